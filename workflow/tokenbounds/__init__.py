@@ -1,0 +1,3 @@
+"""Generalization certificates for language models: from a corpus to bounds that anyone can recompute."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,29 @@
+"""The errors a user can mend. Every message names the file, key or value at fault and what to do about it."""
+
+
+class TokenboundsError(Exception):
+    """Base of all errors raised on purpose; the command line prints its message without a traceback."""
+
+
+class ConfigError(TokenboundsError):
+    """The configuration does not describe a study that can run."""
+
+
+class CorpusError(TokenboundsError):
+    """A corpus source, a tokenizer or a token shard cannot be used."""
+
+
+class ModelError(TokenboundsError):
+    """A model cannot be built, loaded or trained."""
+
+
+class MessageError(TokenboundsError):
+    """A message is damaged, hostile, or of a version this decoder does not know. The only error decoding raises."""
+
+
+class ScoreError(TokenboundsError):
+    """Scoring failed, or a score file breaks its contract."""
+
+
+class CertificateError(TokenboundsError):
+    """A certificate cannot be computed, or does not survive verification."""

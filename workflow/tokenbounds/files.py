@@ -1,0 +1,105 @@
+"""Atomic writes, hashes and canonical JSON: every file of the pipeline is written through this module."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tokenbounds.errors import TokenboundsError
+
+_CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary sibling of `path` to write to; it becomes `path` only if the block succeeds.
+
+    The data are synced to disk before the rename, so that a killed job or a full disk leaves either the whole
+    file or none.
+
+    Raises
+    ------
+    TokenboundsError
+        If the system refuses the write (no space, no permission); the message names `path`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise TokenboundsError(f"cannot write {path}: {error.strerror or error}. Free space or choose another folder.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def canonical_json(value: Any, *, indent: int | None = None) -> str:
+    """Render `value` with sorted keys and no NaN, so that equal values have equal text."""
+    separators = (",", ":") if indent is None else (",", ": ")
+    return json.dumps(value, sort_keys=True, indent=indent, separators=separators, allow_nan=False, ensure_ascii=False)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as canonical, indented JSON with a final newline, atomically."""
+    write_bytes(path, (canonical_json(value, indent=2) + "\n").encode())
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    TokenboundsError
+        If the file is missing or is not JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise TokenboundsError(f"{path} does not exist. Run the workflow that makes it, or correct the path.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TokenboundsError(f"{path} is not valid JSON ({error}). Make it again.") from error
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hexadecimal SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hexadecimal SHA-256 of a file's bytes, read in chunks.
+
+    Raises
+    ------
+    TokenboundsError
+        If the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise TokenboundsError(f"cannot read {path}: {error.strerror or error}.") from error
+    return digest.hexdigest()

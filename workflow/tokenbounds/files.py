@@ -33,9 +33,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         _sync(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
-        raise TokenboundsError(f"cannot write {path}: {error.strerror or error}. Free space or choose another folder.") from error
+        raise TokenboundsError(f"cannot write {path}: {error}. Free space, or choose another folder.") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -77,7 +77,7 @@ def read_json(path: Path | str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise TokenboundsError(f"{path} does not exist. Run the workflow that makes it, or correct the path.") from error
+        raise TokenboundsError(f"{path} does not exist. Run the rule that makes it, or correct the path.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise TokenboundsError(f"{path} is not valid JSON ({error}). Make it again.") from error
 
@@ -97,7 +97,7 @@ def sha256_file(path: Path | str) -> str:
     """
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as stream:
+        with Path(path).open("rb") as stream:
             while chunk := stream.read(_CHUNK_BYTES):
                 digest.update(chunk)
     except OSError as error:

@@ -1,0 +1,235 @@
+"""The certificate as a file: its fields, its canonical bytes, and the hash it carries of itself.
+
+The JSON schema `workflow/schemas/certificate.schema.json` is generated from these types; `docs/certificates.md`
+explains every field. A certificate is a plain dictionary everywhere else in the library.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from tokenbounds.errors import CertificateError, TokenboundsError
+from tokenbounds.files import canonical_json, sha256_bytes, write_bytes
+from typing_extensions import TypedDict
+
+SCHEMA_VERSION = 1
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file's bytes, hexadecimal")]
+RelativeFile = Annotated[str, Field(min_length=1, description="path relative to the certificate's folder")]
+Count = Annotated[int, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+@with_config(_STRICT)
+class FileRecord(TypedDict):
+    """A file and the hash that ties it to the certificate."""
+
+    file: RelativeFile
+    sha256: Sha256
+
+
+@with_config(_STRICT)
+class MessageRecord(TypedDict):
+    """The message: the bits that are paid for."""
+
+    name: Annotated[str, Field(description="the message's row in the study")]
+    file: RelativeFile
+    sha256: Sha256
+    size_bits: Annotated[int, Field(ge=8, description="8 × the file's size: C of the bounds, in bits")]
+    breakdown: Annotated[dict[str, Count], Field(description="bits by part; sums to size_bits")]
+    header: Annotated[dict[str, Any], Field(description="the message's header: model card, quantizer, coder")]
+
+
+@with_config(_STRICT)
+class ShardRecord(TypedDict):
+    """One token shard of the corpus."""
+
+    file: RelativeFile
+    sha256: Sha256
+    documents: Count
+    tokens: Count
+
+
+@with_config(_STRICT)
+class ManifestRecord(TypedDict):
+    """The corpus: its manifest, and through it every shard."""
+
+    file: RelativeFile
+    sha256: Sha256
+    source: Annotated[dict[str, Any], Field(description="where the documents came from")]
+    licence: str
+    tokenizer: Annotated[dict[str, Any], Field(description="identity, hash, vocabulary size, start token")]
+    documents: Annotated[int, Field(ge=1)]
+    documents_file: FileRecord
+    shards: Annotated[list[ShardRecord], Field(min_length=1)]
+
+
+@with_config(_STRICT)
+class PlanRecord(TypedDict):
+    """Which tokens were scored, and how often each block counts."""
+
+    file: RelativeFile
+    sha256: Sha256
+    mode: Literal["exhaustive", "sampled"]
+    blocks: Annotated[int, Field(ge=1, description="distinct blocks scored")]
+    draws: Annotated[int, Field(ge=1, description="with-replacement draws; equals blocks when exhaustive")]
+    seed: Annotated[int | None, Field(description="seed of the sampling; null when exhaustive")]
+
+
+@with_config(_STRICT)
+class ScoreRecord(TypedDict):
+    """One Parquet file of per-token scores."""
+
+    file: RelativeFile
+    sha256: Sha256
+    rows: Count
+
+
+Row = TypedDict(
+    "Row",
+    {
+        "metric": Annotated[str, Field(description="bpd (bits per token) or top{k}_error (a probability)")],
+        "bound": Annotated[str, Field(description="the theorem: azuma, freedman or betting")],
+        "value": Annotated[float, Field(description="the certified upper bound, in the metric's unit")],
+        "empirical": Annotated[float, Field(description="average over the scored tokens, in the metric's unit")],
+        "gap": Annotated[float, Field(description="value − empirical")],
+        "complexity": Annotated[float, Field(ge=0, description="L in nats: message, α and λ prices, ln(1/delta)")],
+        "range": Annotated[float, Field(gt=0, description="Δ: the loss's range, in the metric's unit")],
+        "alpha": Annotated[Probability | None, Field(description="smoothing chosen from the grid; null for top-k")],
+        "lambda": Annotated[float | None, Field(description="λ chosen from the grid; null for azuma")],
+        "sampling": Annotated[float, Field(ge=0, description="part of the gap owed to sampling the corpus")],
+        "random_guess": Annotated[float, Field(description="what uniform guessing gives: log2 V or 1 − k/V")],
+        "vacuous": Annotated[bool, Field(description="whether value ≥ random_guess")],
+        "delta": Annotated[Probability, Field(description="failure probability of this row")],
+    },
+)
+with_config(_STRICT)(Row)
+
+
+@with_config(_STRICT)
+class LedgerEntry(TypedDict):
+    """One spending of failure probability."""
+
+    metric: str
+    bound: str
+    purpose: Annotated[Literal["martingale", "sampling"], Field(description="the event this share pays for")]
+    delta: Probability
+
+
+@with_config(_STRICT)
+class Certificate(TypedDict):
+    """A certificate of how well a compressed model predicts the corpus's source."""
+
+    schema_version: Literal[1]
+    certificate: Annotated[str, Field(description="the certificate's row in the study")]
+    study: str
+    corpus: str
+    model: str
+    message: MessageRecord
+    manifest: ManifestRecord
+    plan: PlanRecord
+    scores: Annotated[list[ScoreRecord], Field(min_length=1)]
+    tokens: Annotated[int, Field(ge=1, description="m: tokens of the corpus")]
+    scored_tokens: Annotated[int, Field(ge=1, description="distinct tokens scored")]
+    vocabulary_size: Annotated[int, Field(ge=2, description="V")]
+    delta: Annotated[Probability, Field(description="total failure probability of all rows together")]
+    ledger: Annotated[list[LedgerEntry], Field(min_length=1)]
+    bounds: Annotated[dict[str, Any], Field(description="the bounds row of the study: metrics, bounds and grids")]
+    rows: Annotated[list[Row], Field(min_length=1)]
+    notes: list[str]
+    assumptions: Annotated[list[str], Field(min_length=1)]
+    software: dict[str, str]
+    certificate_sha256: Annotated[Sha256, Field(description="hash of the rest of the certificate, canonical JSON")]
+
+
+_CERTIFICATE: TypeAdapter[Certificate] = TypeAdapter(Certificate)
+
+
+def self_hash(certificate: dict[str, Any]) -> str:
+    """SHA-256 of the compact canonical JSON of everything but `certificate_sha256`."""
+    rest = {key: value for key, value in certificate.items() if key != "certificate_sha256"}
+    return sha256_bytes(canonical_json(rest).encode())
+
+
+def render(certificate: dict[str, Any]) -> bytes:
+    """The only bytes a file holding `certificate` may have."""
+    return (canonical_json(certificate, indent=2) + "\n").encode()
+
+
+def seal(certificate: dict[str, Any]) -> dict[str, Any]:
+    """Return `certificate` with `certificate_sha256` set."""
+    rest = {key: value for key, value in certificate.items() if key != "certificate_sha256"}
+    return {**rest, "certificate_sha256": self_hash(rest)}
+
+
+def write_certificate(path: Path | str, certificate: dict[str, Any]) -> None:
+    """Seal and write `certificate` atomically.
+
+    Raises
+    ------
+    CertificateError
+        If the certificate does not have the documented fields (a fault of the caller).
+    """
+    sealed = seal(certificate)
+    _validate(sealed, path)
+    write_bytes(path, render(sealed))
+
+
+def read_certificate(path: Path | str) -> dict[str, Any]:
+    """Read a certificate, refusing any whose bytes or own hash are not what the writer would have written.
+
+    Raises
+    ------
+    CertificateError
+        If the file is missing, is not canonical JSON, breaks the schema, or its hash of itself does not match.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise CertificateError(f"cannot read certificate {path}: {error.strerror or error}.") from error
+    damaged = f"{path} is not the certificate that was written"
+    try:
+        certificate = json.loads(data)
+        canonical = isinstance(certificate, dict) and render(certificate) == data
+    except (ValueError, RecursionError) as error:
+        raise CertificateError(f"{damaged}: not JSON. Get an intact copy, or certify again.") from error
+    if not canonical:
+        raise CertificateError(f"{damaged}: its bytes are not canonical JSON. Get an intact copy, or certify again.")
+    _refuse_unknown_version(certificate, path)
+    if certificate.get("certificate_sha256") != self_hash(certificate):
+        raise CertificateError(f"{damaged}: certificate_sha256 does not match. Get an intact copy, or certify again.")
+    _validate(certificate, path)
+    return certificate
+
+
+def _refuse_unknown_version(certificate: dict[str, Any], path: Path | str) -> None:
+    version = certificate.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise CertificateError(
+            f"{path} has schema_version {version!r}, and this version reads {SCHEMA_VERSION}. "
+            "Get an intact copy, or the tokenbounds version that wrote it."
+        )
+
+
+def _validate(certificate: dict[str, Any], path: Path | str) -> None:
+    try:
+        _CERTIFICATE.validate_python(certificate)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CertificateError(f"{path}: {where}: {first['msg']}. It was not written by this version.") from error
+
+
+def certificate_schema() -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of a certificate file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_CERTIFICATE.json_schema()}
+
+
+def as_certificate_error(error: TokenboundsError, path: Path | str) -> CertificateError:
+    """Restate another stage's error as the certificate's, naming the file it concerns."""
+    text = str(error)
+    return CertificateError(text if str(path) in text else f"{path}: {text}")

@@ -1,0 +1,328 @@
+"""The scoring plan: which tokens of a corpus are scored, in which windows, by which job.
+
+A *window* shows the model at most `context` tokens and a *block* is what one window scores. The first window of a
+document starts from `start_id` and scores up to `context` tokens. Each further window moves on by `stride` tokens,
+scores those, and sees `context - stride` more of what came before. Every token lies in exactly one block, so block
+averages weighted by block length give the corpus mean exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tokenbounds.errors import ScoreError
+from tokenbounds.files import atomic_path, sha256_file
+
+SCHEMA_VERSION = 1
+PLAN_SCHEMA = pa.schema(
+    [
+        ("block", pa.int64()),
+        ("document", pa.int64()),
+        ("start", pa.int64()),
+        ("length", pa.int32()),
+        ("context", pa.int32()),
+        ("draws", pa.int32()),
+        ("shard", pa.int32()),
+    ]
+)
+_BLOCKS_PER_CHUNK = 1 << 20
+_TEXT_KEYS = ("mode", "manifest_sha256")
+_INTEGER_KEYS = ("draws", "tokens", "documents", "blocks", "context", "stride", "seed", "shards")
+
+Int64Array = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan as read from its file.
+
+    Attributes
+    ----------
+    table
+        One row a block (`PLAN_SCHEMA`), in corpus order. A block scores the tokens `start … start + length - 1` of
+        its document; its window also predicts, without counting them, the `context` tokens before `start`. So the
+        window's inputs are the tokens `start - context - 1 … start + length - 2`, where token -1 is `start_id`.
+        `draws` says how often the block was drawn (1 if everything is scored).
+    mode
+        "exhaustive" or "sampled".
+    draws
+        Number of draws (sampled), or of blocks (exhaustive).
+    tokens, documents, blocks
+        Size of the whole corpus, in tokens, documents and blocks of the exhaustive numbering.
+    sha256
+        Of the plan's file.
+    """
+
+    table: pa.Table
+    mode: Literal["exhaustive", "sampled"]
+    draws: int
+    tokens: int
+    documents: int
+    blocks: int
+    context: int
+    stride: int
+    seed: int
+    shards: int
+    manifest_sha256: str
+    sha256: str
+
+    @property
+    def planned_tokens(self) -> int:
+        """Number of distinct tokens that the plan scores."""
+        return int(pc.sum(self.table["length"]).as_py() or 0)
+
+    def shard(self, shard: int) -> pa.Table:
+        """Rows of one shard, in corpus order; possibly none.
+
+        Raises
+        ------
+        ScoreError
+            If the plan has no such shard.
+        """
+        if not 0 <= shard < self.shards:
+            raise ScoreError(f"the plan has shards 0 to {self.shards - 1}, not {shard}. Ask for one of those.")
+        return self.table.filter(pc.equal(self.table["shard"], shard))
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Documents and their blocks, before any table exists. Arrays are int64[documents + 1] running totals."""
+
+    lengths: Int64Array
+    context: int
+    stride: int
+    first_token: Int64Array
+    first_block: Int64Array
+
+
+def plan_scoring(
+    lengths: Int64Array, *, context: int, stride: int | None, sample_tokens: int | None, seed: int, shards: int
+) -> pa.Table:
+    """Plan the blocks of a corpus, all of them or a sample.
+
+    A sample is `ceil(sample_tokens / mean block length)` draws, with replacement, of a token index uniform on
+    0 … m-1; the block around it is scored. A block is thus drawn with probability proportional to its length, which
+    makes the average over draws of block averages an unbiased estimate of the corpus mean. The draws depend on
+    `seed` and m alone.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of every document, in corpus order; zeros allowed. int64[documents].
+    context, stride
+        Window length and step, in tokens; a `stride` of None means `context`.
+    sample_tokens
+        Approximate number of tokens to draw; None scores everything.
+    seed
+        Of the draws.
+    shards
+        Number of jobs; each gets a contiguous run of blocks with nearly the same number of tokens.
+
+    Returns
+    -------
+    pyarrow.Table
+        `PLAN_SCHEMA`, sorted by block, with what `Plan` holds (except the hashes) as schema metadata.
+
+    Raises
+    ------
+    ScoreError
+        If the corpus has no tokens or a setting is out of range.
+    """
+    stride = context if stride is None else stride
+    lengths = np.ascontiguousarray(lengths, dtype=np.int64)
+    _check_settings(lengths, context, stride, sample_tokens, shards)
+    layout = _lay_out(lengths, context, stride)
+    tokens, blocks = int(layout.first_token[-1]), int(layout.first_block[-1])
+    if sample_tokens is None:
+        drawn, draws = None, blocks
+        chunks = (_block_columns(layout, ids) for ids in _block_ranges(blocks))
+    else:
+        draws = -(-sample_tokens * blocks // tokens)
+        drawn = _draw_blocks(layout, draws, seed)
+        chunks = (_block_columns(layout, *part) for part in _chunked(*drawn))
+    scored = tokens if drawn is None else int(_block_columns(layout, drawn[0])["length"].sum())
+    metadata = {"mode": "exhaustive" if drawn is None else "sampled", "draws": draws, "tokens": tokens}
+    metadata |= {"documents": len(lengths), "blocks": blocks, "context": context, "stride": stride}
+    metadata |= {"seed": seed, "shards": shards, "schema_version": SCHEMA_VERSION}
+    schema = PLAN_SCHEMA.with_metadata({key: str(value) for key, value in metadata.items()})
+    return pa.Table.from_batches(_assign_shards(chunks, schema, scored, shards), schema=schema)
+
+
+def write_plan(table: pa.Table, path: Path | str, *, manifest_sha256: str) -> None:
+    """Write a table of `plan_scoring` as Parquet, atomically, bound to the corpus manifest it was made for."""
+    metadata = {**(table.schema.metadata or {}), b"manifest_sha256": manifest_sha256.encode()}
+    with atomic_path(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+
+
+def plan_corpus(corpus_directory: Path | str, spec: Any, out: Path | str) -> None:
+    """Plan the scoring of a tokenized corpus and write the plan.
+
+    Parameters
+    ----------
+    corpus_directory
+        Folder of `manifest.json` and the token shards.
+    spec
+        An `EvaluationSpec`: `context`, `stride`, `sample_tokens`, `seed` and `shards` are used.
+    out
+        The plan's Parquet file.
+    """
+    from tokenbounds.corpus.shards import Corpus
+
+    corpus = Corpus.open(Path(corpus_directory))
+    table = plan_scoring(
+        corpus.lengths,
+        context=spec.context,
+        stride=spec.stride,
+        sample_tokens=spec.sample_tokens,
+        seed=spec.seed,
+        shards=spec.shards,
+    )
+    write_plan(table, out, manifest_sha256=sha256_file(Path(corpus_directory) / "manifest.json"))
+
+
+def read_plan(path: Path | str) -> Plan:
+    """Read a plan and its metadata.
+
+    Raises
+    ------
+    ScoreError
+        If the file is missing, damaged, no plan, or of an unknown version.
+    """
+    path = Path(path)
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise ScoreError(f"{path} cannot be read as a plan ({error}). Run plan_scoring again.") from error
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    if metadata.get("schema_version") != str(SCHEMA_VERSION):
+        found = metadata.get("schema_version", "none")
+        raise ScoreError(f"{path} has schema version {found}, not {SCHEMA_VERSION}. Plan again with this release.")
+    if not table.schema.equals(PLAN_SCHEMA):
+        raise ScoreError(f"{path} does not have the columns of a plan. Run plan_scoring again.")
+    try:
+        numbers = {key: int(metadata[key]) for key in _INTEGER_KEYS}
+        texts: dict[str, Any] = {key: metadata[key] for key in _TEXT_KEYS}
+    except (KeyError, ValueError) as error:
+        raise ScoreError(f"{path} lacks plan metadata ({error}). Run plan_scoring again.") from error
+    return Plan(table=table, sha256=sha256_file(path), **numbers, **texts)
+
+
+def expand_blocks(rows: pa.Table | pa.RecordBatch) -> dict[str, Int64Array]:
+    """Columns `block`, `document` and `position`, int64[sum of length], of every token that plan rows score."""
+    lengths = column(rows, "length")
+    ends = np.cumsum(lengths)
+    inside = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+    return {
+        "block": np.repeat(column(rows, "block"), lengths),
+        "document": np.repeat(column(rows, "document"), lengths),
+        "position": np.repeat(column(rows, "start"), lengths) + inside,
+    }
+
+
+def column(rows: pa.Table | pa.RecordBatch, name: str) -> Int64Array:
+    """One integer column of a table as int64[rows]."""
+    values: Int64Array = rows[name].to_numpy().astype(np.int64, copy=False)
+    return values
+
+
+def _check_settings(lengths: Int64Array, context: int, stride: int, sample_tokens: int | None, shards: int) -> None:
+    if lengths.ndim != 1 or np.any(lengths < 0):
+        raise ScoreError("document lengths must be one list of numbers that are not negative. Tokenize again.")
+    if not lengths.any():
+        raise ScoreError("the corpus has no tokens, so there is nothing to score. Check its source.")
+    if context < 1 or not 1 <= stride <= context:
+        raise ScoreError(f"context {context} and stride {stride} do not fit: choose 1 <= stride <= context.")
+    if sample_tokens is not None and sample_tokens < 1:
+        raise ScoreError(f"sample_tokens is {sample_tokens}; choose a positive number, or null to score everything.")
+    if shards < 1:
+        raise ScoreError(f"shards is {shards}; choose at least 1.")
+
+
+def _lay_out(lengths: Int64Array, context: int, stride: int) -> _Layout:
+    further = -(-np.maximum(lengths - context, 0) // stride)
+    blocks = further + (lengths > 0)
+    zero = np.zeros(1, np.int64)
+    first_token = np.concatenate([zero, np.cumsum(lengths)])
+    return _Layout(lengths, context, stride, first_token, np.concatenate([zero, np.cumsum(blocks)]))
+
+
+def _block_ranges(blocks: int) -> Iterator[Int64Array]:
+    for first in range(0, blocks, _BLOCKS_PER_CHUNK):
+        yield np.arange(first, min(first + _BLOCKS_PER_CHUNK, blocks), dtype=np.int64)
+
+
+def _chunked(*arrays: Int64Array) -> Iterator[tuple[Int64Array, ...]]:
+    for first in range(0, len(arrays[0]), _BLOCKS_PER_CHUNK):
+        yield tuple(array[first : first + _BLOCKS_PER_CHUNK] for array in arrays)
+
+
+def _block_columns(layout: _Layout, blocks: Int64Array, draws: Int64Array | None = None) -> dict[str, Int64Array]:
+    """Columns of the plan, except `shard`, for the given block numbers."""
+    document = np.searchsorted(layout.first_block, blocks, side="right") - 1
+    within = blocks - layout.first_block[document]
+    first = within == 0
+    start = np.where(first, 0, layout.context + (within - 1) * layout.stride)
+    length = np.minimum(layout.lengths[document] - start, np.where(first, layout.context, layout.stride))
+    return {
+        "block": blocks,
+        "document": document,
+        "start": start,
+        "length": length,
+        "context": np.where(first, 0, layout.context - layout.stride),
+        "draws": np.ones_like(blocks) if draws is None else draws,
+    }
+
+
+def _blocks_of_tokens(layout: _Layout, tokens: Int64Array) -> Int64Array:
+    """Block numbers of tokens given by their index in the corpus."""
+    document = np.searchsorted(layout.first_token, tokens, side="right") - 1
+    beyond = tokens - layout.first_token[document] - layout.context
+    within = np.where(beyond < 0, 0, beyond // layout.stride + 1)
+    result: Int64Array = layout.first_block[document] + within
+    return result
+
+
+def _draw_blocks(layout: _Layout, draws: int, seed: int) -> tuple[Int64Array, Int64Array]:
+    """Distinct drawn blocks in corpus order, and how often each was drawn."""
+    tokens = uniform_integers(int(layout.first_token[-1]), draws, seed)
+    blocks, counts = np.unique(_blocks_of_tokens(layout, tokens), return_counts=True)
+    return blocks, counts.astype(np.int64)
+
+
+def uniform_integers(bound: int, count: int, seed: int) -> Int64Array:
+    """Draw `count` independent integers, exactly uniform on 0 … bound-1, the same on every machine and release.
+
+    Raw 64-bit words of Philox are used, whose stream numpy guarantees, and words past the largest multiple of
+    `bound` are drawn again so that no residue is favoured.
+    """
+    generator = np.random.Philox(seed)
+    last = np.uint64((2**64 // bound) * bound - 1)
+    drawn = np.empty(0, np.uint64)
+    while len(drawn) < count:
+        words = generator.random_raw(count - len(drawn))
+        drawn = np.concatenate([drawn, words[words <= last]])
+    return (drawn % np.uint64(bound)).astype(np.int64)
+
+
+def _assign_shards(
+    chunks: Iterator[dict[str, Int64Array]], schema: pa.Schema, scored: int, shards: int
+) -> Iterator[pa.RecordBatch]:
+    """Finish the columns: block i goes to the shard in which the middle of its tokens falls."""
+    before = 0
+    for columns in chunks:
+        ends = before + np.cumsum(columns["length"])
+        middle_doubled = 2 * ends - columns["length"]
+        columns["shard"] = middle_doubled * shards // (2 * scored)
+        before = int(ends[-1])
+        arrays = [pa.array(columns[field.name]).cast(field.type) for field in schema]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -211,10 +211,13 @@ def read_plan(path: Path | str) -> Plan:
         raise ScoreError(f"{path} does not have the columns of a plan. Run plan_scoring again.")
     try:
         numbers = {key: int(metadata[key]) for key in _INTEGER_KEYS}
-        texts: dict[str, Any] = {key: metadata[key] for key in _TEXT_KEYS}
+        texts: dict[str, str] = {key: metadata[key] for key in _TEXT_KEYS}
     except (KeyError, ValueError) as error:
         raise ScoreError(f"{path} lacks plan metadata ({error}). Run plan_scoring again.") from error
-    return Plan(table=table, sha256=sha256_file(path), **numbers, **texts)
+    if texts["mode"] not in ("exhaustive", "sampled"):
+        raise ScoreError(f"{path} has the unknown mode {texts['mode']!r}. Plan again with this release.")
+    values: dict[str, Any] = {**numbers, **texts}
+    return Plan(table=table, sha256=sha256_file(path), **values)
 
 
 def expand_blocks(rows: pa.Table | pa.RecordBatch) -> dict[str, Int64Array]:

@@ -1,0 +1,387 @@
+"""The score files: Parquet with one row a scored token, and readers that trust nothing.
+
+A shard file holds exactly the tokens that its plan gives the shard, sorted by document and position. Every reader
+checks that while it streams, so a lost, doubled or moved row cannot enter a certificate.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenbounds.errors import ScoreError
+from tokenbounds.files import atomic_path, canonical_json
+from tokenbounds.scores.plan import Int64Array, Plan, column, expand_blocks
+
+SCHEMA_VERSION = 1
+SCORE_SCHEMA = pa.schema(
+    [
+        ("block", pa.int64()),
+        ("document", pa.int64()),
+        ("position", pa.int64()),
+        ("token", pa.int32()),
+        ("nll_bits", pa.float32()),
+        ("rank", pa.int32()),
+    ]
+)
+_KEYS = ("block", "document", "position")
+_ROWS_PER_GROUP = 1 << 20
+_QUEUED_BATCHES = 4
+_BLOCKS_PER_SLICE = 4096
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a score file was made from and with; kept in its schema metadata.
+
+    `software` maps package names to versions, and "device" to the kind of device that computed the scores.
+    """
+
+    message_sha256: str
+    manifest_sha256: str
+    plan_sha256: str
+    shard: int
+    dtype: str
+    vocabulary_size: int
+    software: dict[str, str]
+
+    def to_metadata(self) -> dict[str, str]:
+        """Schema metadata: one text a field, plus the schema version."""
+        fields = {
+            name: value if isinstance(value, str) else canonical_json(value) for name, value in asdict(self).items()
+        }
+        return {"schema_version": str(SCHEMA_VERSION), **fields}
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[bytes, bytes] | None, path: Path) -> Provenance:
+        """Read the provenance back.
+
+        Raises
+        ------
+        ScoreError
+            If a field is missing or damaged, or the schema version is unknown.
+        """
+        found = {
+            key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in (metadata or {}).items()
+        }
+        if found.get("schema_version") != str(SCHEMA_VERSION):
+            version = found.get("schema_version", "none")
+            raise ScoreError(f"{path} has schema version {version}, not {SCHEMA_VERSION}. Score with this release.")
+        try:
+            software = json.loads(found["software"])
+            return cls(
+                message_sha256=found["message_sha256"],
+                manifest_sha256=found["manifest_sha256"],
+                plan_sha256=found["plan_sha256"],
+                shard=int(found["shard"]),
+                dtype=found["dtype"],
+                vocabulary_size=int(found["vocabulary_size"]),
+                software={str(name): str(version) for name, version in software.items()},
+            )
+        except (KeyError, ValueError, AttributeError) as error:
+            raise ScoreError(f"{path} has no readable provenance ({error!r}). Score this shard again.") from error
+
+
+class ScoreWriter:
+    """Writes record batches of `SCORE_SCHEMA` from a background thread, so that writing overlaps with computing."""
+
+    def __init__(self, path: Path, provenance: Provenance) -> None:
+        schema = SCORE_SCHEMA.with_metadata(provenance.to_metadata())
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(_QUEUED_BATCHES)
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="score-writer", daemon=True)
+        self._thread.start()
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Queue a batch; an error of an earlier write is raised here."""
+        self._raise_failure()
+        self._queue.put(batch)
+
+    def close(self) -> None:
+        """Write what is queued and the footer."""
+        self.abandon()
+        self._raise_failure()
+
+    def abandon(self) -> None:
+        """Stop the thread and close the file without raising its errors."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        """Take batches until None. After a failure go on taking, so that the producer never blocks."""
+        pending: list[pa.RecordBatch] = []
+        rows = 0
+        while (batch := self._queue.get()) is not None:
+            if self._failure is not None:
+                continue
+            pending.append(batch)
+            rows += batch.num_rows
+            if rows >= _ROWS_PER_GROUP:
+                self._attempt(pending)
+                pending, rows = [], 0
+        if pending and self._failure is None:
+            self._attempt(pending)
+        try:
+            self._writer.close()
+        except BaseException as error:
+            self._failure = self._failure or error
+
+    def _attempt(self, pending: list[pa.RecordBatch]) -> None:
+        try:
+            table = pa.Table.from_batches(pending).replace_schema_metadata(self._writer.schema.metadata)
+            self._writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
+        except BaseException as error:
+            self._failure = error
+
+
+@contextmanager
+def score_writer(path: Path | str, provenance: Provenance) -> Iterator[ScoreWriter]:
+    """Write one shard's scores; `path` appears only if the block ends without an error.
+
+    Raises
+    ------
+    TokenboundsError
+        If the system refuses the write.
+    """
+    with atomic_path(path) as temporary:
+        writer = ScoreWriter(temporary, provenance)
+        try:
+            yield writer
+            writer.close()
+        finally:
+            writer.abandon()
+
+
+@dataclass(frozen=True)
+class _ScoreFile:
+    path: Path
+    rows: int
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one message on one corpus, over all shard files.
+
+    Attributes
+    ----------
+    parts
+        The shard files, in order of shards and hence in corpus order.
+    plan
+        What the rows are checked against, if given.
+    """
+
+    parts: tuple[_ScoreFile, ...]
+    plan: Plan | None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Paths in order of shards."""
+        return tuple(part.path for part in self.parts)
+
+    @property
+    def rows(self) -> int:
+        """Number of scored tokens over all files."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def provenance(self) -> Provenance:
+        """Provenance common to all files; `shard` is the first file's."""
+        return self.parts[0].provenance
+
+    def iter_batches(self, columns: Sequence[str] | None = None, batch_rows: int = 1 << 18) -> Iterator[pa.RecordBatch]:
+        """Stream the scores in corpus order, in memory that does not grow with them, checking every row.
+
+        With a plan each row must be the token that the plan has next; without one, document and position must
+        increase strictly.
+
+        Parameters
+        ----------
+        columns
+            Names of `SCORE_SCHEMA`; None for all.
+        batch_rows
+            Most rows a batch.
+
+        Raises
+        ------
+        ScoreError
+            If rows are missing, doubled, foreign or out of order, or a loss is negative or not finite, or a file is
+            damaged; the message names the file.
+        """
+        wanted = list(columns) if columns is not None else SCORE_SCHEMA.names
+        read = [name for name in SCORE_SCHEMA.names if name in {*wanted, *_KEYS}]
+        last = (-1, -1)
+        for part in self.parts:
+            expected = None if self.plan is None else _ExpectedRows(self.plan.shard(part.provenance.shard))
+            for batch in _read_batches(part.path, read, batch_rows):
+                if expected is not None:
+                    _check_planned(batch, expected.take(batch.num_rows), part.path)
+                else:
+                    last = _check_increasing(batch, last, part.path)
+                _check_values(batch, self.provenance.vocabulary_size, part.path)
+                yield batch.select(wanted)
+
+    def check(self) -> int:
+        """Read everything once, with all checks of `iter_batches`; return the number of rows."""
+        return sum(batch.num_rows for batch in self.iter_batches())
+
+
+def open_scores(
+    paths: Sequence[Path | str],
+    *,
+    plan: Plan | None = None,
+    message_sha256: str | None = None,
+    manifest_sha256: str | None = None,
+) -> Scores:
+    """Open the shard files of one scoring and check that they belong together.
+
+    Parameters
+    ----------
+    paths
+        The shard files, in any order.
+    plan
+        If given, the files must be exactly the plan's shards, made with this plan and its manifest, with the planned
+        number of rows; `Scores.iter_batches` then also checks every row.
+    message_sha256, manifest_sha256
+        If given, what the files must have been made from.
+
+    Raises
+    ------
+    ScoreError
+        If a file is missing, damaged, of an unknown version or of another provenance; the message names it.
+    """
+    if not paths:
+        raise ScoreError("no score files were given. Run score_shard for every shard of the plan.")
+    parts = tuple(sorted((_open_part(Path(path)) for path in paths), key=lambda part: part.provenance.shard))
+    _check_one_origin(parts)
+    wanted = {"message_sha256": message_sha256, "manifest_sha256": manifest_sha256}
+    if plan is not None:
+        wanted["plan_sha256"] = plan.sha256
+        wanted["manifest_sha256"] = manifest_sha256 or plan.manifest_sha256
+        _check_shards(parts, plan)
+    for name, value in wanted.items():
+        found = getattr(parts[0].provenance, name)
+        if value is not None and found != value:
+            what = name.removesuffix("_sha256")
+            raise ScoreError(f"{parts[0].path} was made with {what} {found[:12]}…, not {value[:12]}…. Score again.")
+    return Scores(parts, plan)
+
+
+class _ExpectedRows:
+    """Expands a shard's plan rows token by token, a bounded slice of blocks at a time."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self._rows = rows
+        self._next_block = 0
+        self._ready = {name: np.empty(0, np.int64) for name in _KEYS}
+
+    def take(self, count: int) -> dict[str, Int64Array]:
+        """The next `count` rows, or fewer if the plan ends."""
+        pieces = [self._ready]
+        available = len(self._ready["block"])
+        while available < count and self._next_block < self._rows.num_rows:
+            pieces.append(expand_blocks(self._rows.slice(self._next_block, _BLOCKS_PER_SLICE)))
+            self._next_block += _BLOCKS_PER_SLICE
+            available += len(pieces[-1]["block"])
+        joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in _KEYS}
+        self._ready = {name: values[count:] for name, values in joined.items()}
+        return {name: values[:count] for name, values in joined.items()}
+
+
+def _open_part(path: Path) -> _ScoreFile:
+    try:
+        with pq.ParquetFile(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise ScoreError(f"{path} cannot be read as scores ({error}). Score this shard again.") from error
+    provenance = Provenance.from_metadata(schema.metadata, path)
+    if not schema.equals(SCORE_SCHEMA):
+        raise ScoreError(f"{path} does not have the columns {', '.join(SCORE_SCHEMA.names)}. Score this shard again.")
+    return _ScoreFile(path, rows, provenance)
+
+
+def _check_one_origin(parts: tuple[_ScoreFile, ...]) -> None:
+    first = parts[0]
+    for before, part in itertools.pairwise(parts):
+        if part.provenance.shard == before.provenance.shard:
+            raise ScoreError(f"{before.path} and {part.path} are both shard {part.provenance.shard}. Remove one.")
+        if replace(part.provenance, shard=first.provenance.shard) != first.provenance:
+            ours, theirs = asdict(part.provenance), asdict(first.provenance)
+            differing = ", ".join(name for name in ours if name != "shard" and ours[name] != theirs[name])
+            raise ScoreError(f"{part.path} differs from {first.path} in {differing}. Score both with the same inputs.")
+
+
+def _check_shards(parts: tuple[_ScoreFile, ...], plan: Plan) -> None:
+    found = {part.provenance.shard for part in parts}
+    missing = sorted(set(range(plan.shards)) - found)
+    if missing:
+        raise ScoreError(f"shards {missing} of {plan.shards} are missing beside {parts[0].path}. Score them too.")
+    shards, lengths = column(plan.table, "shard"), column(plan.table, "length")
+    planned = np.bincount(shards, weights=lengths, minlength=plan.shards)
+    for part in parts:
+        if part.provenance.shard >= plan.shards:
+            raise ScoreError(f"{part.path} is shard {part.provenance.shard}, but the plan has {plan.shards}.")
+        expected = int(planned[part.provenance.shard])
+        if part.rows != expected:
+            raise ScoreError(f"{part.path} holds {part.rows} tokens, the plan {expected}. Score this shard again.")
+
+
+def _read_batches(path: Path, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """Stream a file with one row group in memory at a time; a damaged page is a ScoreError."""
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            yield from file.iter_batches(batch_size=batch_rows, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise ScoreError(f"{path} is damaged ({error}). Score this shard again.") from error
+
+
+def _check_planned(batch: pa.RecordBatch, expected: dict[str, Int64Array], path: Path) -> None:
+    """Check that the rows are the next ones of the plan. (A null is read as NaN, cast, and equals no number.)"""
+    for name in _KEYS:
+        found, wanted = column(batch, name), expected[name]
+        if not np.array_equal(found, wanted):
+            shared = min(len(found), len(wanted))
+            row = int(np.argmax(found[:shared] != wanted[:shared])) if shared else 0
+            value = "nothing" if row >= len(wanted) else str(wanted[row])
+            raise ScoreError(
+                f"{path}: {name} {found[row]} stands where the plan has {value}: a token is missing, doubled or "
+                "misplaced. Score this shard again."
+            )
+
+
+def _check_increasing(batch: pa.RecordBatch, last: tuple[int, int], path: Path) -> tuple[int, int]:
+    """Check that (document, position) increase strictly after `last`; return the batch's last pair."""
+    document = np.concatenate([[last[0]], column(batch, "document")])
+    position = np.concatenate([[last[1]], column(batch, "position")])
+    step = np.diff(document)
+    bad = (step < 0) | ((step == 0) & (np.diff(position) <= 0))
+    if bad.any():
+        row = int(np.argmax(bad)) + 1
+        raise ScoreError(f"{path}: document {document[row]} position {position[row]} is doubled or out of order.")
+    return int(document[-1]), int(position[-1])
+
+
+def _check_values(batch: pa.RecordBatch, vocabulary_size: int, path: Path) -> None:
+    """Check the ranges of the values among the columns that were read."""
+    highest = {"token": (0, vocabulary_size - 1), "rank": (1, vocabulary_size), "nll_bits": (0.0, np.finfo("f4").max)}
+    for name, (low, high) in highest.items():
+        if name in batch.schema.names:
+            values = batch[name].to_numpy(zero_copy_only=False)
+            if batch[name].null_count or not np.all((values >= low) & (values <= high)):
+                raise ScoreError(f"{path}: column {name} has a value outside {low} to {high}. Score this shard again.")

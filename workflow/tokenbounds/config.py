@@ -95,12 +95,14 @@ class ByteTokenizer:
 class TransformersTokenizer:
     """A tokenizer that `transformers.AutoTokenizer` loads, by hub name, by folder, or from a GGUF file.
 
-    `trained_on` is `published` when it was fixed before and independently of the corpus, or the name of the corpus
-    row it was trained on: that row must share no document with this one.
+    `name` is a hub name or a folder; with `package`, the folder of that installed Python package. `trained_on` is
+    `published` when it was fixed before and independently of the corpus, or the name of the corpus row it was trained
+    on: that row must share no document with this one.
     """
 
     kind: Literal["transformers"]
-    name: str
+    name: str | None = None
+    package: str | None = None
     revision: str | None = None
     gguf_file: str | None = None
     trained_on: str = "published"
@@ -467,6 +469,10 @@ def _semantic_faults(study: Study) -> Any:
     for name, evaluation in study.evaluations.items():
         if evaluation.stride is not None and evaluation.stride > evaluation.context:
             yield f"  evaluations.{name}.stride: {evaluation.stride} is longer than the context {evaluation.context}."
+    for name, corpus in study.corpora.items():
+        tokenizer = corpus.tokenizer
+        if isinstance(tokenizer, TransformersTokenizer) and (tokenizer.name is None) == (tokenizer.package is None):
+            yield f"  corpora.{name}.tokenizer: give exactly one of 'name' and 'package'."
     for name, model in study.models.items():
         if isinstance(model, TrainedModel) and model.architecture.hidden % model.architecture.heads:
             yield f"  models.{name}.architecture: hidden {model.architecture.hidden} is no multiple of heads."

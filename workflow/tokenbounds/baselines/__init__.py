@@ -1,0 +1,1 @@
+"""Cheap models to compare with, themselves coded into messages."""

@@ -1,0 +1,113 @@
+"""The manifest of a corpus: what its shards hold, where they come from, and their hashes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenbounds.errors import CorpusError, TokenboundsError
+from tokenbounds.files import read_json
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class TokenizerEntry:
+    """Which tokenizer made the tokens."""
+
+    identity: str
+    sha256: str
+    vocabulary_size: int
+    start_id: int
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard file and what it holds."""
+
+    file: str
+    sha256: str
+    documents: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file beside the manifest."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything known about a corpus but its tokens."""
+
+    corpus: str
+    source: dict[str, Any]
+    licence: str
+    tokenizer: TokenizerEntry
+    documents: int
+    tokens: int
+    shards: tuple[ShardEntry, ...]
+    documents_file: FileEntry
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as JSON values."""
+        return {**asdict(self), "shards": [asdict(shard) for shard in self.shards]}
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """Read and check a manifest.
+
+    Raises
+    ------
+    CorpusError
+        If it is missing, of another version, incomplete, or does not add up.
+    """
+    try:
+        raw = read_json(path)
+    except TokenboundsError as error:
+        raise CorpusError(f"{error} (A corpus without a manifest was not finished: tokenize it again.)") from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise CorpusError(f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}. Tokenize again.")
+    try:
+        manifest = _parse(raw)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CorpusError(f"{path} is no complete manifest ({error!r}). Tokenize the corpus again.") from error
+    _check(manifest, Path(path))
+    return manifest
+
+
+def _parse(raw: dict[str, Any]) -> Manifest:
+    return Manifest(
+        corpus=raw["corpus"],
+        source=raw["source"],
+        licence=raw["licence"],
+        tokenizer=TokenizerEntry(**raw["tokenizer"]),
+        documents=raw["documents"],
+        tokens=raw["tokens"],
+        shards=tuple(ShardEntry(**shard) for shard in raw["shards"]),
+        documents_file=FileEntry(**raw["documents_file"]),
+    )
+
+
+def _check(manifest: Manifest, path: Path) -> None:
+    numbers = [manifest.documents, manifest.tokens, manifest.tokenizer.vocabulary_size, manifest.tokenizer.start_id]
+    numbers += [number for shard in manifest.shards for number in (shard.documents, shard.tokens)]
+    files = [shard.file for shard in manifest.shards] + [manifest.documents_file.file]
+    valid = (
+        all(type(number) is int and number >= 0 for number in numbers)
+        and all(isinstance(file, str) and _FILE_NAME.fullmatch(file) for file in files)
+        and manifest.tokenizer.start_id < manifest.tokenizer.vocabulary_size
+        and sum(shard.documents for shard in manifest.shards) == manifest.documents
+        and sum(shard.tokens for shard in manifest.shards) == manifest.tokens
+    )
+    if not valid:
+        raise CorpusError(f"{path} does not add up: its counts or file names were altered. Tokenize the corpus again.")

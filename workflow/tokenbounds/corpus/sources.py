@@ -1,0 +1,238 @@
+"""Where documents come from. Every source is read as a stream, in an order that depends on its contents alone."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import platform
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenbounds.config import (
+    HuggingFaceSource,
+    JsonLinesSource,
+    ParquetSource,
+    PythonStdlibSource,
+    Source,
+    TextSource,
+)
+from tokenbounds.errors import CorpusError
+
+_STDLIB_EXCLUDED = frozenset({"site-packages", "dist-packages", "__pycache__"})
+_ROWS_PER_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document: a name that leads back to its origin, and its text (bytes where they need not be UTF-8)."""
+
+    name: str
+    text: str | bytes
+
+    @property
+    def raw(self) -> bytes:
+        """The document's bytes: as found, or its text in UTF-8."""
+        return self.text if isinstance(self.text, bytes) else self.text.encode("utf-8", errors="surrogatepass")
+
+
+def read_documents(source: Source) -> Iterator[Document]:
+    """Stream the documents of a source in its deterministic order.
+
+    Raises
+    ------
+    CorpusError
+        If a path, a field or a column is missing, or a file cannot be read; the message names it.
+    """
+    match source:
+        case PythonStdlibSource():
+            return _read_stdlib()
+        case TextSource():
+            return _read_text(source)
+        case JsonLinesSource():
+            return _read_json_lines(source)
+        case ParquetSource():
+            return _read_parquet(source)
+        case HuggingFaceSource():
+            return _read_huggingface(source)
+    raise CorpusError(f"source of kind {getattr(source, 'kind', source)!r} is not known.")
+
+
+def describe_source(source: Source) -> dict[str, Any]:
+    """The source's settings for the manifest, with the interpreter's version where that decides the documents."""
+    settings = json.loads(json.dumps(asdict(source)))
+    if isinstance(source, PythonStdlibSource):
+        settings["python"] = f"{platform.python_implementation()} {platform.python_version()}"
+    return settings
+
+
+def source_licence(source: Source) -> str:
+    """The licence of a source's documents, as stated in its row."""
+    return "PSF-2.0" if isinstance(source, PythonStdlibSource) else source.licence
+
+
+def find_files(patterns: tuple[str, ...], suffixes: tuple[str, ...]) -> list[Path]:
+    """Resolve files, folders (searched for `suffixes`) and glob patterns to a sorted list without repetition.
+
+    Raises
+    ------
+    CorpusError
+        If one of `patterns` matches no file.
+    """
+    found: set[Path] = set()
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_file():
+            matches = {path}
+        elif path.is_dir():
+            matches = {item for item in path.rglob("*") if item.is_file() and item.name.endswith(suffixes)}
+        else:
+            anchor = Path(path.anchor)  # Path.glob takes patterns relative to a folder only
+            matches = {item for item in anchor.glob(str(path.relative_to(anchor))) if item.is_file()}
+        if not matches:
+            wanted = " or ".join(f"*{suffix}" for suffix in suffixes)
+            state = f"holds no {wanted} file" if path.is_dir() else "matches no file"
+            raise CorpusError(f"{pattern} {state}. Correct the source's 'paths'.")
+        found |= matches
+    return sorted(found, key=lambda item: item.as_posix())
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CorpusError(f"cannot read {path}: {error.strerror or error}. Check its permissions.") from error
+
+
+def _read_stdlib() -> Iterator[Document]:
+    root = Path(sysconfig.get_path("stdlib"))
+    paths = (path.relative_to(root) for path in root.rglob("*.py"))
+    relative = sorted(path.as_posix() for path in paths if _STDLIB_EXCLUDED.isdisjoint(path.parts))
+    if not relative:
+        raise CorpusError(f"{root} holds no Python sources. Run an interpreter whose standard library is unpacked.")
+    for name in relative:
+        if (root / name).is_file():
+            yield Document(name, _read_bytes(root / name))
+
+
+def _read_text(source: TextSource) -> Iterator[Document]:
+    for path in find_files(source.paths, (".txt",)):
+        try:
+            yield Document(path.as_posix(), _read_bytes(path).decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise CorpusError(f"{path} is not UTF-8 text ({error}). Convert it to UTF-8.") from error
+
+
+def _read_json_lines(source: JsonLinesSource) -> Iterator[Document]:
+    for path in find_files(source.paths, (".jsonl", ".jsonl.gz")):
+        try:
+            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+                for number, line in enumerate(stream, start=1):
+                    if line.strip():
+                        where = f"{path.as_posix()}:{number}"
+                        yield Document(where, _field_of_line(line, source.field, where))
+        except (OSError, EOFError) as error:
+            raise CorpusError(f"cannot read {path}: {error}. Replace the file with an intact one.") from error
+
+
+def _field_of_line(line: bytes, field: str, where: str) -> str:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise CorpusError(f"{where} is not valid JSON ({error}). Mend or remove the line.") from error
+    if not isinstance(row, dict):
+        raise CorpusError(f"{where} holds no JSON object. Each line must be an object with the key '{field}'.")
+    return _text_of(row, field, where)
+
+
+def _text_of(row: dict[str, Any], field: str, where: str) -> str:
+    """The text under `field`, or an error that tells what there is instead."""
+    if field not in row:
+        raise CorpusError(f"{where} has no field '{field}' (it has: {_listed(row)}). Set the source's 'field'.")
+    if not isinstance(row[field], str):
+        kind = type(row[field]).__name__
+        raise CorpusError(f"{where}: the field '{field}' is of type {kind}, not text. Set the source's 'field'.")
+    return row[field]
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(str(name) for name in names) or "nothing"
+
+
+def _read_parquet(source: ParquetSource) -> Iterator[Document]:
+    for path in find_files(source.paths, (".parquet",)):
+        try:
+            with pq.ParquetFile(path) as file:
+                yield from _rows_of_parquet(file, source.field, path.as_posix())
+        except (OSError, pa.ArrowException) as error:
+            raise CorpusError(f"cannot read {path} as Parquet: {error}. Replace it with an intact file.") from error
+
+
+def _rows_of_parquet(file: pq.ParquetFile, field: str, where: str) -> Iterator[Document]:
+    names = file.schema_arrow.names
+    if field not in names:
+        raise CorpusError(f"{where} has no column '{field}' (it has: {_listed(names)}). Set the source's 'field'.")
+    row = 0
+    for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=[field]):
+        for value in batch.column(0).to_pylist():
+            name = f"{where}:{row}"
+            yield Document(name, _text_of({field: value}, field, name))
+            row += 1
+
+
+def _read_huggingface(source: HuggingFaceSource) -> Iterator[Document]:
+    dataset = _open_huggingface(source)
+    columns = dataset.column_names
+    if columns is not None and source.field not in columns:
+        raise CorpusError(
+            f"dataset {source.name} has no field '{source.field}' (it has: {_listed(columns)}). "
+            "Set the source's 'field'."
+        )
+    if columns is not None:
+        dataset = dataset.select_columns([source.field])
+    rows = islice(_guarded(dataset, source.name), source.documents)
+    for number, row in enumerate(rows):
+        name = f"{source.name}:{source.split}:{number}"
+        yield Document(name, _text_of(row, source.field, name))
+
+
+def _guarded(dataset: Any, name: str) -> Iterator[dict[str, Any]]:
+    """Iterate over a dataset's rows; whatever goes wrong in reading them becomes one error that names the dataset."""
+    rows = iter(dataset)
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise CorpusError(f"cannot read dataset {name}: {error}. Download or save it again.") from error
+        yield row
+
+
+def _open_huggingface(source: HuggingFaceSource) -> Any:
+    """Open the dataset on disk or, streaming, on the hub; no code of a dataset repository is ever run."""
+    import datasets
+
+    try:
+        if (Path(source.name) / "dataset_dict.json").is_file() or (Path(source.name) / "state.json").is_file():
+            dataset = datasets.load_from_disk(source.name)
+        else:
+            dataset = datasets.load_dataset(
+                source.name, source.subset, split=source.split, revision=source.revision, streaming=True
+            )
+    except Exception as error:
+        raise CorpusError(
+            f"cannot open dataset {source.name} (subset {source.subset}, split {source.split}): {error}. "
+            "Give a folder written by save_to_disk, or a hub name this machine can reach."
+        ) from error
+    if isinstance(dataset, dict):
+        if source.split not in dataset:
+            raise CorpusError(f"dataset {source.name} has no split '{source.split}' (it has: {_listed(dataset)}).")
+        dataset = dataset[source.split]
+    return dataset

@@ -1,0 +1,134 @@
+"""Certificates as the report reads them: read through the certificate's own schema, then seen as typed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenbounds.bounds import certificate_schema
+from tokenbounds.errors import CertificateError
+from tokenbounds.report.formats import metric_order
+
+
+@dataclass(frozen=True)
+class BoundRow:
+    """One statement of a certificate: an upper bound on one metric, and what it is made of."""
+
+    metric: str
+    bound: str
+    value: float
+    empirical: float
+    gap: float
+    random_guess: float
+    vacuous: bool
+    complexity: float
+    range: float
+    alpha: float | None
+    lambda_: float | None
+    sampling: float
+    delta: float
+
+    @property
+    def share_of_guess(self) -> float:
+        """The bound as a share of the risk of random guessing; below one means non-vacuous."""
+        return self.value / self.random_guess
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate file and the values the report shows; `raw` is the whole JSON."""
+
+    path: Path
+    name: str
+    study: str
+    corpus: str
+    model: str
+    message: str
+    message_bits: int
+    tokens: int
+    vocabulary_size: int
+    delta: float
+    rows: tuple[BoundRow, ...]
+    raw: dict[str, Any] = field(repr=False)
+
+    def row(self, metric: str, bound: str | None = None) -> BoundRow | None:
+        """The row of `metric` by `bound`, or by whichever bound is smallest; None if there is none."""
+        rows = [row for row in self.rows if row.metric == metric and bound in (None, row.bound)]
+        return min(rows, key=lambda row: row.value, default=None)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of this certificate in reading order."""
+        return tuple(sorted({row.metric for row in self.rows}, key=metric_order))
+
+    @property
+    def bounds(self) -> tuple[str, ...]:
+        """The bounds of this certificate, in the file's order."""
+        return tuple(dict.fromkeys(row.bound for row in self.rows))
+
+    @property
+    def token(self) -> str:
+        """What a token of this corpus is called: "byte" if the tokenizer has one token a byte."""
+        return "byte" if self.raw["manifest"]["tokenizer"].get("identity") in ("byte", "bytes") else "token"
+
+
+def read_certificate(path: Path | str) -> Certificate:
+    """Read one certificate.
+
+    Raises
+    ------
+    CertificateError
+        If the file is missing, is no certificate, is damaged, or contradicts itself; the message names file and key.
+    """
+    raw = certificate_schema.read_certificate(path)
+    return Certificate(
+        path=Path(path),
+        name=raw["certificate"],
+        study=raw["study"],
+        corpus=raw["corpus"],
+        model=raw["model"],
+        message=raw["message"]["name"],
+        message_bits=raw["message"]["size_bits"],
+        tokens=raw["tokens"],
+        vocabulary_size=raw["vocabulary_size"],
+        delta=raw["delta"],
+        rows=tuple(_bound_row(path, index, row) for index, row in enumerate(raw["rows"])),
+        raw=raw,
+    )
+
+
+def read_certificates(paths: Iterable[Path | str]) -> list[Certificate]:
+    """Read certificates, sorted by corpus, then by message size, then by name.
+
+    Raises
+    ------
+    CertificateError
+        If one cannot be read, two have the same name, or there is none.
+    """
+    certificates = [read_certificate(path) for path in paths]
+    if not certificates:
+        raise CertificateError("there is no certificate to report. Name at least one under 'certificates' and run it.")
+    seen: dict[str, Path] = {}
+    for certificate in certificates:
+        if certificate.name in seen:
+            raise CertificateError(
+                f"{certificate.path} and {seen[certificate.name]} are both named '{certificate.name}'. Rename one."
+            )
+        seen[certificate.name] = certificate.path
+    return sorted(certificates, key=lambda one: (one.corpus, one.message_bits, one.name))
+
+
+def short_labels(certificates: Sequence[Certificate]) -> dict[str, str]:
+    """Label of each certificate (by its name) in figures: its message's name where that is unambiguous."""
+    messages = [certificate.message for certificate in certificates]
+    return {one.name: one.message if messages.count(one.message) == 1 else one.name for one in certificates}
+
+
+def _bound_row(path: Path | str, index: int, raw: dict[str, Any]) -> BoundRow:
+    if raw["random_guess"] <= 0:
+        raise CertificateError(f"{path}: rows[{index}].random_guess must be positive. Make the certificate again.")
+    if raw["vacuous"] != (raw["value"] >= raw["random_guess"]):
+        raise CertificateError(f"{path}: rows[{index}].vacuous contradicts its value. Make the certificate again.")
+    return BoundRow(lambda_=raw["lambda"], **{key: value for key, value in raw.items() if key != "lambda"})

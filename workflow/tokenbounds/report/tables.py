@@ -1,0 +1,233 @@
+"""The table of certificates: one row per certificate, metric and bound, as Parquet, CSV and Markdown."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from tokenbounds.files import atomic_path, write_bytes
+from tokenbounds.report.formats import format_bytes, format_value, metric_label, metric_order, round_up
+from tokenbounds.report.records import BoundRow, Certificate, read_certificates
+
+SCHEMA_VERSION = 1
+
+SCHEMA = pa.schema(
+    [
+        pa.field("study", pa.string(), nullable=False),
+        pa.field("corpus", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("bound", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("empirical", pa.float64(), nullable=False),
+        pa.field("gap", pa.float64(), nullable=False),
+        pa.field("random_guess", pa.float64(), nullable=False),
+        pa.field("vacuous", pa.bool_(), nullable=False),
+        pa.field("message_bits", pa.int64(), nullable=False),
+        pa.field("tokens", pa.int64(), nullable=False),
+        pa.field("vocabulary_size", pa.int64(), nullable=False),
+        pa.field("delta", pa.float64(), nullable=False),
+        pa.field("certificate", pa.string(), nullable=False),
+        pa.field("complexity_nats", pa.float64(), nullable=False),
+        pa.field("range", pa.float64(), nullable=False),
+        pa.field("alpha", pa.float64()),
+        pa.field("lambda", pa.float64()),
+        pa.field("sampling", pa.float64(), nullable=False),
+        pa.field("row_delta", pa.float64(), nullable=False),
+        pa.field("mode", pa.string(), nullable=False),
+        pa.field("scored_tokens", pa.int64(), nullable=False),
+        pa.field("message_file", pa.string(), nullable=False),
+        pa.field("message_sha256", pa.string(), nullable=False),
+        pa.field("certificate_file", pa.string(), nullable=False),
+    ],
+    metadata={b"schema_version": str(SCHEMA_VERSION).encode()},
+)
+
+
+def tabulate(certificate_paths: Iterable[Path | str], directory: Path | str) -> pa.Table:
+    """Write certificates.parquet, .csv and .md into `directory`.
+
+    Rows are sorted by corpus, metric, value and certificate. Units: `value`, `empirical`, `gap`, `random_guess`,
+    `range` and `sampling` are bits per token for the metric `bpd` and probabilities for top-k errors; `delta` is the
+    failure probability of the whole certificate, `row_delta` that of the row; files are relative to `directory`.
+
+    Raises
+    ------
+    CertificateError
+        If a certificate cannot be read; see `read_certificates`.
+    """
+    directory = Path(directory)
+    certificates = read_certificates(certificate_paths)
+    table = certificate_table(certificates, directory)
+    with atomic_path(directory / "certificates.parquet") as temporary:
+        pq.write_table(table, temporary)
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    write_bytes(directory / "certificates.csv", frame.write_csv().encode())
+    write_bytes(directory / "certificates.md", render_markdown(certificates).encode())
+    return table
+
+
+def certificate_table(certificates: Sequence[Certificate], directory: Path) -> pa.Table:
+    """The rows of `SCHEMA`; paths are given relative to `directory`."""
+    rows = [_record(certificate, row, directory) for certificate in certificates for row in certificate.rows]
+    rows.sort(key=lambda row: (row["corpus"], metric_order(str(row["metric"])), row["value"], row["certificate"]))
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _record(certificate: Certificate, row: BoundRow, directory: Path) -> dict[str, object]:
+    message = certificate.raw["message"]
+    return {
+        "study": certificate.study,
+        "corpus": certificate.corpus,
+        "model": certificate.model,
+        "message": certificate.message,
+        "metric": row.metric,
+        "bound": row.bound,
+        "value": row.value,
+        "empirical": row.empirical,
+        "gap": row.gap,
+        "random_guess": row.random_guess,
+        "vacuous": row.vacuous,
+        "message_bits": certificate.message_bits,
+        "tokens": certificate.tokens,
+        "vocabulary_size": certificate.vocabulary_size,
+        "delta": certificate.delta,
+        "certificate": certificate.name,
+        "complexity_nats": row.complexity,
+        "range": row.range,
+        "alpha": row.alpha,
+        "lambda": row.lambda_,
+        "sampling": row.sampling,
+        "row_delta": row.delta,
+        "mode": certificate.raw["plan"]["mode"],
+        "scored_tokens": certificate.raw["scored_tokens"],
+        "message_file": _relative(certificate.path.parent / message["file"], directory),
+        "message_sha256": message["sha256"],
+        "certificate_file": _relative(certificate.path, directory),
+    }
+
+
+def _relative(path: Path, directory: Path) -> str:
+    return Path(os.path.relpath(path, directory)).as_posix()
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------------------
+
+
+def render_markdown(certificates: Sequence[Certificate]) -> str:
+    """The table for people: one section a corpus, one row per metric, bound and certificate, best values in bold."""
+    parts = ["# Certificates\n"]
+    for corpus in dict.fromkeys(certificate.corpus for certificate in certificates):
+        parts.append(_markdown_corpus(corpus, [one for one in certificates if one.corpus == corpus]))
+    parts.append(
+        "Each value is an upper bound (rounded up) that holds with the stated confidence, for all rows of one "
+        "certificate together. **Bold**: the best of its metric. *Vacuous*: no better than random guessing. "
+        "BPD: bits per token."
+    )
+    return "\n".join(parts) + "\n"
+
+
+def _markdown_corpus(corpus: str, certificates: Sequence[Certificate]) -> str:
+    header = ("metric", "bound", "certified", "empirical", "of guessing", "message", "model", "size", "confidence")
+    lines = [f"## {_cell(corpus)}\n", f"| {' | '.join(header)} | certificate |"]
+    lines.append("|:--|:--|--:|--:|--:|:--|:--|--:|--:|:--|")
+    pairs = [(certificate, row) for certificate in certificates for row in certificate.rows]
+    for metric in sorted({row.metric for _, row in pairs}, key=metric_order):
+        chosen = sorted((pair for pair in pairs if pair[1].metric == metric), key=lambda pair: pair[1].value)
+        lines += [_markdown_row(certificate, row, row is chosen[0][1]) for certificate, row in chosen]
+        for guess in sorted({row.random_guess for _, row in chosen}):
+            value = format_value(metric, guess)
+            lines.append(f"| {metric_label(metric)} | – | {value} | | 100 % | random guess | | | | |")
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(certificate: Certificate, row: BoundRow, best: bool) -> str:
+    value = format_value(row.metric, row.value)
+    value = f"**{value}**" if best and not row.vacuous else value
+    cells = [
+        metric_label(row.metric),
+        row.bound,
+        f"{value} *vacuous*" if row.vacuous else value,
+        format_value(row.metric, row.empirical),
+        f"{round_up(100 * row.share_of_guess, 1)} %",
+        certificate.message,
+        certificate.model,
+        format_bytes(certificate.message_bits),
+        f"{100 * (1 - certificate.delta):g} %",
+        certificate.name,
+    ]
+    return "| " + " | ".join(_cell(cell) if cell != cells[2] else cell for cell in cells) + " |"
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of a Markdown table cell or become markup."""
+    flat = " ".join(text.split())
+    for character in "\\|*_`<>[]":
+        flat = flat.replace(character, f"\\{character}")
+    return flat
+
+
+# --- the terminal -----------------------------------------------------------------------------------------------------
+
+
+def print_table(
+    certificate_paths: Iterable[Path | str], report: Path | str | None = None, *, console: Console | None = None
+) -> None:
+    """Print one row a certificate to stdout, and where the report is: colours on a terminal, plain text elsewhere."""
+    certificates = read_certificates(certificate_paths)
+    if console is None:
+        console = Console() if sys.stdout.isatty() else Console(width=160, no_color=True, force_terminal=False)
+    for corpus in dict.fromkeys(certificate.corpus for certificate in certificates):
+        console.print(_terminal_table([one for one in certificates if one.corpus == corpus]))
+    if report is not None:
+        console.print(Text(f"Report: {report}"))
+
+
+def _terminal_table(certificates: Sequence[Certificate]) -> RichTable:
+    first = certificates[0]
+    table = RichTable(
+        title=Text(f"{first.study} · {first.corpus}: upper bounds, {first.tokens:,} {first.token}s"),
+        title_justify="left",
+        caption=Text("Upper bounds, rounded up. Percentages of BPD are shares of random guessing. * best, ! vacuous."),
+        caption_justify="left",
+    )
+    bounds = list(dict.fromkeys(bound for one in certificates for bound in one.bounds))
+    errors = sorted({metric for one in certificates for metric in one.metrics if metric != "bpd"}, key=metric_order)
+    for name in ("certificate", "message"):
+        table.add_column(Text(name), justify="left" if name == "certificate" else "right", no_wrap=name == "message")
+    columns = [f"BPD {bound}" for bound in bounds] + ["empirical", "of guess"] + [metric_label(one) for one in errors]
+    for name in columns:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    best = {metric: min(_values(certificates, metric)) for metric in ["bpd", *errors] if _values(certificates, metric)}
+    for one in certificates:
+        cells = [Text(one.name), Text(format_bytes(one.message_bits))]
+        cells += [_terminal_value(one.row("bpd", bound), best) for bound in bounds]
+        row = one.row("bpd")
+        cells.append(Text(format_value("bpd", row.empirical) if row else "–"))
+        cells.append(Text(f"{round_up(100 * row.share_of_guess, 1)} %" if row else "–"))
+        table.add_row(*cells, *[_terminal_value(one.row(metric), best) for metric in errors])
+    return table
+
+
+def _values(certificates: Sequence[Certificate], metric: str) -> list[float]:
+    return [row.value for one in certificates for row in one.rows if row.metric == metric]
+
+
+def _terminal_value(row: BoundRow | None, best: dict[str, float]) -> Text:
+    if row is None:
+        return Text("–")
+    text = format_value(row.metric, row.value)
+    if row.vacuous:
+        return Text(f"{text} !", style="red")
+    return Text(f"{text} *", style="bold green") if row.value == best[row.metric] else Text(f"{text}  ")

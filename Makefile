@@ -1,0 +1,63 @@
+# make run      the default study, from nothing to certificates and a report
+# make test     the tests, with coverage
+# make check    everything CI checks before it runs the study: style, types, lint, tests
+# make help     the other targets
+#
+# Variables: PYTHON=/path/to/python3.12  CORES=4  ARGS="--configfile config/studies/smollm2.yaml"
+
+PYTHON ?= python3
+VENV ?= .venv
+CORES ?= all
+BIN := $(VENV)/bin
+export PYTHON VENV
+# Snakemake's own tools and the tests' subprocesses must find the environment first.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+PYTEST := $(BIN)/python -m pytest
+TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 POLARS_MAX_THREADS=1 TOKENIZERS_PARALLELISM=false \
+	HF_HUB_OFFLINE=1 MPLBACKEND=Agg
+
+.PHONY: run test check style types lint generate lock slurm-test bench clean help install install-dev
+
+run: install  ## run the study (config/config.yaml, or ARGS="--configfile ...")
+	$(BIN)/snakemake --cores $(CORES) $(ARGS)
+
+test: install-dev  ## run the tests with coverage
+	$(TESTING) $(PYTEST) -n 2 --dist loadgroup -m "not slurm" --cov --cov-report=term:skip-covered $(ARGS)
+
+check: style types lint test  ## all the gates; the tests include the tiny workflow
+
+style: install-dev  ## ruff and snakefmt
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+
+types: install-dev  ## mypy
+	$(BIN)/mypy
+
+lint: install-dev  ## snakemake's own advice
+	$(BIN)/snakemake --lint
+
+generate: install-dev  ## write config/README.md and the JSON schema again, from config.py
+	$(BIN)/python -m tokenbounds.config_docs
+
+lock:  ## write envs/*.lock again, from pyproject.toml
+	envs/lock.sh
+
+slurm-test: install-dev  ## bring up a SLURM (as root, on Debian), run a small study through it, stop it
+	tests/slurm/run.sh
+
+bench: install-dev  ## speed and memory, printed as ratios within one run
+	$(TESTING) $(BIN)/python -m benchmarks $(ARGS)
+
+clean:  ## remove results, logs and caches; the environment stays
+	rm -rf results logs .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+
+install:
+	@envs/install.sh run
+
+install-dev:
+	@envs/install.sh dev
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Create .venv and install the locked packages, or do nothing if that is already so.
+#
+#   envs/install.sh run      what the workflow needs
+#   envs/install.sh dev      that and the tools of the tests and checks
+#
+# PYTHON chooses the interpreter (default: python3); VENV the folder (default: .venv).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+KIND=${1:?usage: envs/install.sh run|dev}
+PYTHON=${PYTHON:-python3}
+VENV=${VENV:-.venv}
+case $KIND in
+  run) locks=(envs/requirements.lock) ;;
+  dev) locks=(envs/requirements.lock envs/requirements-dev.lock) ;;
+  *) echo "install: '$KIND' is neither run nor dev" >&2; exit 2 ;;
+esac
+die() { echo "install: $*" >&2; exit 1; }
+
+command -v "$PYTHON" >/dev/null || die "there is no '$PYTHON'. Install Python 3.11 or newer, or set PYTHON=/path/to/python3."
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+  die "$("$PYTHON" --version 2>&1) is too old. Install Python 3.11 or newer, or set PYTHON=/path/to/python3."
+
+stamp="$VENV/installed-$KIND"
+wanted=$(cat "${locks[@]}" pyproject.toml | sha256sum | cut -d ' ' -f 1)
+[ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || exit 0
+
+if [ ! -x "$VENV/bin/python" ]; then
+  echo "install: creating $VENV with $("$PYTHON" --version)"
+  "$PYTHON" -m venv "$VENV" ||
+    die "cannot create $VENV. On Debian and Ubuntu: apt-get install python3-venv. Or set PYTHON=/path/to/python3."
+fi
+echo "install: installing ${locks[-1]} into $VENV (minutes the first time)"
+"$VENV/bin/python" -m pip install --disable-pip-version-check --quiet -r "${locks[-1]}"
+"$VENV/bin/python" -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+echo "$wanted" >"$stamp"
+[ "$KIND" != dev ] || cat envs/requirements.lock pyproject.toml | sha256sum | cut -d ' ' -f 1 >"$VENV/installed-run"

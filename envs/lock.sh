@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Write the lock files: install what pyproject.toml asks for into a fresh environment, and write down what that was.
+#
+#   envs/lock.sh                 (or: make lock)
+#
+# requirements.lock      what `make run` needs: the dependencies with the extras gguf and slurm
+# requirements-dev.lock  what `make test` and `make check` need on top
+#
+# The CPU and the CUDA build of torch carry the same version, so one pin serves both; the CUDA libraries that torch
+# asks for by itself are left out, because a machine without a GPU may not have them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+TORCH=${TORCH:-2.13.0}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+frozen() { # the environment's packages, one `name==version` a line
+  "$work/venv/bin/pip" freeze --exclude tokenbounds --exclude pip --exclude setuptools --exclude wheel |
+    sed -e 's/+cpu$//' | grep -Eiv '^(nvidia-|cuda-|triton==)' | sort -f
+}
+
+"$PYTHON" -m venv "$work/venv"
+"$work/venv/bin/pip" install --quiet "torch==$TORCH"
+"$work/venv/bin/pip" install --quiet ".[gguf,slurm]"
+frozen >"$work/run"
+"$work/venv/bin/pip" install --quiet ".[dev]"
+frozen >"$work/dev"
+
+changed=$(comm -23 <(sort "$work/run") <(sort "$work/dev"))
+[ -z "$changed" ] || { echo "lock: the dev extra changes versions of the run environment: $changed" >&2; exit 1; }
+{ echo "# Written by envs/lock.sh from pyproject.toml; do not edit."; cat "$work/run"; } >envs/requirements.lock
+{
+  echo "# Written by envs/lock.sh from pyproject.toml; do not edit."
+  echo "-r requirements.lock"
+  comm -13 <(sort "$work/run") <(sort "$work/dev") | sort -f
+} >envs/requirements-dev.lock
+wc -l envs/requirements.lock envs/requirements-dev.lock

@@ -1,0 +1,1 @@
+"""Language models: cards that describe them, parameterizations, training, loading and checkpoints."""

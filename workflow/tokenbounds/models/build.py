@@ -1,0 +1,191 @@
+"""From a card to a model: structure, fixed part and places for the coded values, with no code but transformers' own."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from tokenbounds.errors import ModelError
+from tokenbounds.models.card import ModelCard
+from tokenbounds.models.families import Family, family_of
+from tokenbounds.models.generator import uniform
+from tokenbounds.models.parameterizations import apply_parameterization
+
+MAX_PARAMETERS = 1 << 40
+
+_DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout")
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterCounts:
+    """Numbers of values of a model: `total` with the fixed part, `coded` those a message must hold."""
+
+    total: int
+    coded: int
+
+
+def build_model(
+    card: ModelCard, *, max_parameters: int = MAX_PARAMETERS, max_coded: int | None = None
+) -> PreTrainedModel:
+    """Build the model a card describes: coded parameters zero, fixed part generated from the seed.
+
+    Parameters
+    ----------
+    card
+        The description, which may come from a hostile message.
+    max_parameters, max_coded
+        Largest numbers of values to accept, in all and coded; checked before anything is allocated.
+
+    Returns
+    -------
+    A transformers model on the CPU, float32, in evaluation mode, with scaled-dot-product attention.
+
+    Raises
+    ------
+    ModelError
+        If the model is larger than allowed or its values contradict each other.
+    """
+    counts = count_parameters(card)
+    if counts.total > max_parameters:
+        raise ModelError(f"the card describes {counts.total} parameters; at most {max_parameters} are allowed here.")
+    if max_coded is not None and counts.coded > max_coded:
+        raise ModelError(f"the card describes {counts.coded} coded values; at most {max_coded} are allowed here.")
+    try:
+        model = _structure(card, torch.device("cpu"))
+    except (RuntimeError, MemoryError) as error:
+        raise ModelError(f"a model of {counts.total} parameters does not fit into memory: {error}") from error
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    _generate_fixed(model, card)
+    return model.eval()
+
+
+def count_parameters(card: ModelCard) -> ParameterCounts:
+    """Count a model's values exactly without allocating them, whatever sizes the card claims.
+
+    All blocks of a family have the same shapes, so that models of one and of two blocks on torch's meta device,
+    which holds shapes only, give the count for any number of blocks.
+
+    Raises
+    ------
+    ModelError
+        If transformers refuses the configuration.
+    """
+    key = family_of(card.family).layers_key
+    total, coded = [], []
+    for layers in (1, 2):
+        small = dataclasses.replace(card, config={**card.config, key: layers})
+        try:
+            model = _structure(small, torch.device("meta"))
+        except Exception as error:  # whatever transformers raises on a hostile configuration
+            raise ModelError(f"no {card.family} model fits this card: {error}") from error
+        coded.append(sum(parameter.numel() for parameter in model.parameters()))
+        total.append(coded[-1] + sum(buffer.numel() for buffer in model.buffers()))
+    return ParameterCounts(*(one + (card.layers - 1) * (two - one) for one, two in (total, coded)))
+
+
+def coded_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters a message must hold, by name, in the model's own order, tied tensors once."""
+    return dict(model.named_parameters())
+
+
+def initialize(model: PreTrainedModel, seed: int) -> None:
+    """Draw initial values of the coded parameters, in place: norms one, biases and LoRA's B zero, others uniform.
+
+    Weights have GPT-2's standard deviation, 0.02 at width 768 and ∝ 1/√width, with those that write to the residual
+    stream divided by √(2 · layers); LoRA's A has 1/√(3 · inputs).
+    """
+    with torch.no_grad():
+        for name, parameter in coded_parameters(model).items():
+            shape = tuple(parameter.shape)
+            if name.endswith(("bias", "lora_b")):
+                parameter.zero_()
+            elif len(shape) == 1:
+                parameter.fill_(1.0)
+            else:
+                std = 1 / math.sqrt(3 * shape[1]) if name.endswith("lora_a") else _initial_std(model.config, name)
+                parameter.copy_(torch.from_numpy(uniform(seed, f"initial/{name}", shape, std)))
+
+
+def to_dense(model: PreTrainedModel) -> PreTrainedModel:
+    """A plain transformers model that computes the same function, in the same dtype; `model` stays as it is."""
+    family = family_of(model.config.model_type)
+    dense = _skeleton(family, copy.deepcopy(model.config), model.device).to(model.dtype)
+    with torch.no_grad():
+        for name, parameter in dense.named_parameters():
+            owner, _, _ = name.rpartition(".")
+            source = model.get_submodule(owner)
+            if name.endswith(".weight") and hasattr(source, "dense_weight"):
+                weight = source.dense_weight()
+                value = weight if _is_upright(dense.get_submodule(owner)) else weight.T
+            else:
+                value = model.get_parameter(name)
+            parameter.copy_(value)
+    return dense.train(model.training)
+
+
+def transformers_config(card: ModelCard) -> PreTrainedConfig:
+    """The transformers configuration of a card, every field given explicitly, dropout off."""
+    family = family_of(card.family)
+    values: dict[str, Any] = {**family.fixed, **card.config}
+    values |= {"vocab_size": card.vocabulary_size, family.context_key: card.context, "use_cache": False}
+    values |= {"bos_token_id": card.start_id, "eos_token_id": None, "pad_token_id": None}
+    values |= dict.fromkeys(_DROPOUTS if card.family == "gpt2" else ("attention_dropout",), 0.0)
+    if family.has_rope:
+        values["num_key_value_heads"] = values["num_key_value_heads"] or values["num_attention_heads"]
+        if "head_dim" in values:
+            values["head_dim"] = values["head_dim"] or values["hidden_size"] // values["num_attention_heads"]
+        values["rope_parameters"] = dict(values["rope_parameters"])
+    config = getattr(transformers, family.config_class)(**values)
+    config._attn_implementation = "sdpa"
+    return config
+
+
+def _structure(card: ModelCard, device: torch.device) -> PreTrainedModel:
+    """The model's modules, parameterized, with whatever values the memory held (fixed parts zero)."""
+    family = family_of(card.family)
+    model = _skeleton(family, transformers_config(card), device)
+    with device:
+        apply_parameterization(model, card.parameterization, family.role)
+    return model
+
+
+def _skeleton(family: Family, config: PreTrainedConfig, device: torch.device) -> PreTrainedModel:
+    with device, no_init_weights():
+        model = getattr(transformers, family.model_class)(config)
+    model.tie_weights()
+    return model
+
+
+def _generate_fixed(model: PreTrainedModel, card: ModelCard) -> None:
+    """Fill every buffer named `fixed` from the card's seed; a tensor shared by two modules is named by the first."""
+    for name, buffer in model.named_buffers():
+        owner, _, leaf = name.rpartition(".")
+        if leaf == "fixed":
+            std = _initial_std(model.config, owner)
+            values = uniform(card.seed, f"fixed/{owner}", tuple(buffer.shape), std)
+            buffer.copy_(torch.from_numpy(values))
+
+
+def _initial_std(config: PreTrainedConfig, name: str) -> float:
+    """GPT-2's scheme (Radford et al., 2019, section 2.3), scaled with the width."""
+    family = family_of(config.model_type)
+    std = 0.02 * math.sqrt(768 / getattr(config, family.hidden_key))
+    layer = name.removesuffix(".weight")
+    if layer.endswith(family.residual):
+        std /= math.sqrt(2 * getattr(config, family.layers_key))
+    return std
+
+
+def _is_upright(layer: nn.Module) -> bool:
+    """Whether a plain layer keeps its weight as [outputs, inputs]."""
+    return not isinstance(layer, transformers.pytorch_utils.Conv1D)

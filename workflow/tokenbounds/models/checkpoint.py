@@ -1,0 +1,95 @@
+"""Checkpoints on disk: `model.safetensors` (coded parameters only), `card.json`, `training.parquet`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from tokenbounds.errors import ModelError
+from tokenbounds.files import atomic_path, read_json, write_json
+from tokenbounds.models.build import build_model, coded_parameters
+from tokenbounds.models.card import ModelCard
+
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "card.json"
+TRAINING_FILE = "training.parquet"
+
+
+def save_checkpoint(
+    directory: Path | str, model: PreTrainedModel, card: ModelCard, training: pa.Table | None = None
+) -> None:
+    """Write a model's coded parameters, its card and, if given, its loss curve; each file atomically.
+
+    The card is written last: a folder with a card is whole.
+    """
+    directory = Path(directory)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in coded_parameters(model).items()}
+    with atomic_path(directory / WEIGHTS_FILE) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    if training is not None:
+        with atomic_path(directory / TRAINING_FILE) as temporary:
+            pq.write_table(training, temporary)
+    write_json(directory / CARD_FILE, card.to_dict())
+
+
+def load_checkpoint(directory: Path | str) -> tuple[PreTrainedModel, ModelCard]:
+    """Rebuild the model that `save_checkpoint` wrote.
+
+    Raises
+    ------
+    ModelError
+        If the weights are missing, damaged, or do not fit the card.
+    """
+    directory = Path(directory)
+    card = load_card(directory)
+    path = directory / WEIGHTS_FILE
+    if not path.is_file():
+        raise ModelError(f"{path} does not exist. Train or load the model again.")
+    model = build_model(card)
+    load_weights(path, model)
+    return model, card
+
+
+def load_card(directory: Path | str) -> ModelCard:
+    """Read and check a checkpoint's card.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing or holds no valid card.
+    """
+    path = Path(directory) / CARD_FILE
+    try:
+        return ModelCard.from_dict(read_json(path))
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def load_weights(path: Path, model: PreTrainedModel) -> None:
+    """Copy tensors of a safetensors file into the coded parameters of `model`, which must match it exactly.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged, or names, shapes or types differ.
+    """
+    parameters = coded_parameters(model)
+    try:
+        with safe_open(path, framework="pt") as file, torch.no_grad():
+            if differing := set(file.keys()) ^ set(parameters):
+                raise ModelError(f"{path} and its card disagree on the tensor {min(differing)}. Make them again.")
+            for name, parameter in parameters.items():
+                value = file.get_tensor(name)
+                if value.shape != parameter.shape or not value.is_floating_point():
+                    raise ModelError(
+                        f"{path}: {name} is {value.dtype}{list(value.shape)}, not {list(parameter.shape)}."
+                    )
+                parameter.copy_(value)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read as safetensors: {error}. Make it again.") from error

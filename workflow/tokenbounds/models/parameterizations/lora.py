@@ -1,0 +1,100 @@
+"""Low-rank parameterization of targeted layers: W = W0 + (scale / r) · B · A, with W0 from the seed alone.
+
+W0 is a buffer, filled by `build_model`; A (r × inputs) and B (outputs × r) are parameters. The rank r of a layer is
+the wanted rank, or the layer's smaller dimension if that is less. Source: Hu et al., 2022, "LoRA", equation 3, here
+on a random initialization (Lotfi et al., 2024, section 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+
+class LoraLayer(nn.Module):
+    """Weights shared by a low-rank linear layer and a low-rank embedding.
+
+    Attributes
+    ----------
+    fixed
+        W0, float[outputs, inputs]; for an embedding outputs are tokens, inputs the width.
+    lora_a, lora_b
+        Parameters float[r, inputs] and float[outputs, r].
+    factor
+        scale / r.
+    """
+
+    fixed: torch.Tensor
+
+    def __init__(self, outputs: int, inputs: int, settings: Mapping[str, Any], device: torch.device) -> None:
+        super().__init__()
+        rank = min(settings["rank"], outputs, inputs)
+        self.factor = settings["scale"] / rank
+        self.register_buffer("fixed", torch.zeros(outputs, inputs, device=device), persistent=False)
+        self.lora_a = nn.Parameter(torch.zeros(rank, inputs, device=device))
+        self.lora_b = nn.Parameter(torch.zeros(outputs, rank, device=device))
+
+    def dense_weight(self) -> torch.Tensor:
+        """W0 + (scale / r) · B · A as one tensor [outputs, inputs]."""
+        return torch.addmm(self.fixed, self.lora_b, self.lora_a, alpha=self.factor)
+
+    def share(self, other: LoraLayer) -> None:
+        """Take the tensors of `other` for one's own, as tied layers do."""
+        self.fixed, self.lora_a, self.lora_b = other.fixed, other.lora_a, other.lora_b
+
+
+class LoraLinear(LoraLayer):
+    """A linear layer x ↦ x Wᵀ + b with low-rank W; stands for `nn.Linear` and for transformers' `Conv1D`."""
+
+    def __init__(self, layer: nn.Module, settings: Mapping[str, Any]) -> None:
+        self_shape = linear_shape(layer)
+        super().__init__(*self_shape, settings, layer.weight.device)
+        self.out_features, self.in_features = self_shape
+        self.bias = layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map float[..., inputs] to float[..., outputs] without forming W."""
+        base = functional.linear(x, self.fixed, self.bias)
+        low = functional.linear(x, self.lora_a * self.factor)
+        return base + functional.linear(low, self.lora_b)
+
+
+class LoraEmbedding(LoraLayer):
+    """An embedding whose table W is low-rank."""
+
+    def __init__(self, layer: nn.Embedding, settings: Mapping[str, Any]) -> None:
+        super().__init__(layer.num_embeddings, layer.embedding_dim, settings, layer.weight.device)
+        self.num_embeddings, self.embedding_dim = layer.num_embeddings, layer.embedding_dim
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Map int[...] to float[..., width]."""
+        low = functional.linear(functional.embedding(ids, self.lora_b), (self.lora_a * self.factor).T)
+        return functional.embedding(ids, self.fixed) + low
+
+
+def linear_shape(layer: nn.Module) -> tuple[int, int]:
+    """Outputs and inputs of a linear layer; `Conv1D` keeps its weight transposed."""
+    rows, columns = layer.weight.shape
+    return (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)
+
+
+def apply(model: nn.Module, settings: Mapping[str, Any], role: Callable[[str], str | None]) -> None:
+    """Replace the layers whose role is targeted; tied layers stay tied, and either one's role targets both."""
+    layers = {name: module for name, module in model.named_modules() if role(name) is not None}
+    targeted = {id(layer.weight) for name, layer in layers.items() if role(name) in settings["targets"]}
+    replaced: dict[int, LoraLayer] = {}
+    for name, layer in layers.items():
+        if id(layer.weight) not in targeted:
+            continue
+        is_embedding = isinstance(layer, nn.Embedding)
+        new: LoraLayer = LoraEmbedding(layer, settings) if is_embedding else LoraLinear(layer, settings)
+        if id(layer.weight) in replaced:
+            new.share(replaced[id(layer.weight)])
+        replaced.setdefault(id(layer.weight), new)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, new)

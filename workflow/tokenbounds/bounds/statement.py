@@ -1,0 +1,43 @@
+"""A certificate in one sentence that needs no statistics to read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def best_row(certificate: dict[str, Any], metric: str | None = None) -> dict[str, Any]:
+    """The row with the smallest value of `metric` (default: bpd where stated, else the certificate's first metric)."""
+    metrics = [row["metric"] for row in certificate["rows"]]
+    wanted = metric or ("bpd" if "bpd" in metrics else metrics[0])
+    return min((row for row in certificate["rows"] if row["metric"] == wanted), key=lambda row: row["value"])
+
+
+def state_result(certificate: dict[str, Any]) -> str:
+    """Say what the certificate certifies: its best row, the confidence, and what random guessing gives."""
+    row = best_row(certificate)
+    confidence = 100 * (1 - certificate["delta"])
+    sentence = (
+        f"With probability at least {confidence:g} % over the process that wrote the corpus '{certificate['corpus']}', "
+        f"the compressed model's {_quantity(row, certificate)} is at most {_amount(row, row['value'])} "
+        f"(random guess: {_amount(row, row['random_guess'])})."
+    )
+    if row["vacuous"]:
+        return sentence + " Random guessing does as well: the certificate is vacuous."
+    return sentence
+
+
+def _quantity(row: dict[str, Any], certificate: dict[str, Any]) -> str:
+    what = "expected loss" if row["metric"] == "bpd" else "probability of missing the next token"
+    detail = "" if row["metric"] == "bpd" else f" with {_guesses(row['metric'])}"
+    return f"{what}{detail}, averaged over the {certificate['tokens']:,} tokens given what precedes each,"
+
+
+def _guesses(metric: str) -> str:
+    k = int(metric.removeprefix("top").removesuffix("_error"))
+    return "one guess" if k == 1 else f"{k} guesses"
+
+
+def _amount(row: dict[str, Any], value: float) -> str:
+    if row["metric"] == "bpd":
+        return f"{value:.3f} bits per token"
+    return f"{100 * value:.2f} %"

@@ -1,0 +1,108 @@
+"""The command line: thin wrappers around library calls. Heavy imports happen inside the commands that need them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from tokenbounds import __version__
+from tokenbounds.errors import TokenboundsError
+
+app = typer.Typer(
+    name="tokenbounds",
+    help="Certificates of how well a language model generalizes: check them, read them, take them apart.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+CertificateArgument = Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="A certificate's JSON file.")]
+MessageArgument = Annotated[Path, typer.Argument(metavar="MESSAGE", help="A message (.tbm).")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def verify(
+    certificates: Annotated[
+        list[Path], typer.Argument(metavar="CERTIFICATE...", help="Certificates' JSON files, or folders of them.")
+    ],
+    rescore: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Score N random blocks again from the decoded message.")
+    ] = 0,
+    seed: Annotated[int | None, typer.Option(help="Choose the blocks by this seed; default: unpredictably.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Score every block again. Slow.")] = False,
+) -> None:
+    """Recompute certificates from their files and say what was checked. The exit status is 0 only if all is well."""
+    from tokenbounds.bounds.verify import ALL_BLOCKS, find_certificates, verify_certificate
+    from tokenbounds.console import show_checks
+
+    console = Console()
+    for path in find_certificates(certificates):
+        checks = verify_certificate(path, rescore=ALL_BLOCKS if everything else rescore, seed=seed)
+        show_checks(console, str(path), checks)
+
+
+@app.command()
+def show(certificate: CertificateArgument) -> None:
+    """Print a certificate for people: the sentence, its numbers, and where they come from."""
+    from tokenbounds.bounds.certificate_schema import read_certificate
+    from tokenbounds.console import show_certificate
+
+    show_certificate(Console(), read_certificate(certificate))
+
+
+@app.command()
+def inspect(message: MessageArgument) -> None:
+    """Print a message's header and its bits by part."""
+    from tokenbounds.console import show_message
+    from tokenbounds.messages.container import read_message
+
+    content = read_message(message)
+    show_message(Console(), content.header, content.breakdown)
+
+
+@app.command()
+def decode(
+    message: MessageArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write the model to.")],
+) -> None:
+    """Decode a message into a folder that transformers' AutoModelForCausalLM.from_pretrained loads."""
+    from tokenbounds.messages.decode import export_huggingface
+
+    export_huggingface(message, output)
+    typer.echo(f"{output}: model decoded from {message}")
+
+
+@app.command()
+def config(
+    path: Annotated[Path, typer.Argument(metavar="CONFIG", help="A study's YAML file.")],
+) -> None:
+    """Check a configuration and list its rows."""
+    from tokenbounds.config import load_study
+    from tokenbounds.console import show_study
+
+    show_study(Console(), load_study(path))
+
+
+def main() -> None:
+    """Run the command line. A mistake the user can mend is one line on stderr and exit status 1."""
+    try:
+        app()
+    except TokenboundsError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {escape(str(error))}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

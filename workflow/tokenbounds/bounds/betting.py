@@ -1,0 +1,196 @@
+"""The betting form of the martingale bound, and its 0/1 case, the inverse kl (docs/bounds.md, "Betting").
+
+Losses lie in [0, ceiling]; lambda in (0, 1 / ceiling). A constant centre changes nothing but the name of lambda
+(docs/bounds.md, "Centres"), so none is used.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenbounds.bounds.azuma import check_budget
+from tokenbounds.bounds.result import Bound
+from tokenbounds.errors import CertificateError
+
+Floats = npt.NDArray[np.float64]
+
+_SMALLEST_FRACTION = 1e-4
+_LARGEST_FRACTION = 0.995
+_BLOCK = 1 << 16
+
+
+def lambda_fractions(size: int) -> Floats:
+    """The grid of lambda x ceiling: `size` points in (0, 1), evenly spaced in log(x / (1 - x)).
+
+    It depends on nothing but its size, so ln(size) nats pay for choosing from it with the data in view.
+
+    Raises
+    ------
+    CertificateError
+        If `size` is less than one.
+    """
+    if size < 1:
+        raise CertificateError(f"a grid of {size} lambdas; it needs at least one.")
+    low, high = (math.log(x / (1.0 - x)) for x in (_SMALLEST_FRACTION, _LARGEST_FRACTION))
+    position = (np.arange(size) + 0.5) / size
+    return 1.0 / (1.0 + np.exp(-(low + (high - low) * position)))
+
+
+def lambda_grid(size: int, ceiling: float) -> Floats:
+    """`lambda_fractions(size) / ceiling`: the lambdas allowed for losses of at most `ceiling`."""
+    return lambda_fractions(size) / ceiling
+
+
+def mean_log(losses: npt.ArrayLike, lambdas: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Floats:
+    """Weighted averages of ln(1 - lambda x loss) for each lambda.
+
+    Parameters
+    ----------
+    losses
+        [n], any unit.
+    lambdas
+        [k], 1 / that unit; every lambda x loss < 1.
+    weights
+        Counts or weights [n]; one each by default.
+
+    Returns
+    -------
+    float64 [k], nats.
+    """
+    values = np.asarray(losses, dtype=np.float64)
+    mass = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
+    grid = np.atleast_1d(np.asarray(lambdas, dtype=np.float64))
+    total = mass.sum()
+    return np.array([_weighted_log(values, mass, each) / total for each in grid])
+
+
+def _weighted_log(values: Floats, mass: Floats, lambda_: float) -> float:
+    parts = []
+    for start in range(0, values.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        logs = np.log1p(-lambda_ * values[block])
+        parts.append(float(np.sum(logs * mass[block])))
+    return math.fsum(parts)
+
+
+def betting_value(mean_log_nats: float, lambda_: float, complexity_nats: float, samples: int) -> float:
+    """(1 - exp(f - L/m)) / lambda, for one lambda fixed before the data; f is the average of ln(1 - lambda x loss)."""
+    return -math.expm1(mean_log_nats - complexity_nats / samples) / lambda_
+
+
+def bound_betting(
+    losses: npt.ArrayLike,
+    ceiling: float,
+    complexity_nats: float,
+    *,
+    lambdas: int = 32,
+    weights: npt.ArrayLike | None = None,
+    samples: int | None = None,
+) -> Bound:
+    """The betting bound with the best lambda of a priced grid.
+
+    Source: docs/bounds.md, "Betting". At least as tight as `freedman.bound_freedman` for each lambda.
+
+    Parameters
+    ----------
+    losses
+        Losses [n], at most `ceiling` each; with `weights`, the values of a histogram.
+    ceiling
+        An upper bound on every loss, fixed before the data, same unit.
+    complexity_nats
+        L without the price of the lambdas, nats.
+    lambdas
+        Size of the grid; ln(lambdas) nats are added.
+    weights
+        Counts [n] of the values.
+    samples
+        m; the sum of the weights by default.
+    """
+    values = np.asarray(losses, dtype=np.float64)
+    mass = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
+    count = round(float(mass.sum())) if samples is None else samples
+    check_losses(values, ceiling)
+    price = math.log(lambdas)
+    total = complexity_nats + price
+    check_budget(total, count)
+    grid = lambda_grid(lambdas, ceiling)
+    logs = mean_log(values, grid, mass)
+    bounds = -np.expm1(logs - total / count) / grid
+    best = int(np.argmin(bounds))
+    empirical = float(np.sum(values * mass) / mass.sum())
+    return Bound(float(bounds[best]), empirical, total, count, ceiling, price, float(grid[best]))
+
+
+def check_losses(values: Floats, ceiling: float) -> None:
+    """Refuse losses that are not numbers or exceed their ceiling.
+
+    Raises
+    ------
+    CertificateError
+        Naming the largest loss.
+    """
+    if values.size == 0:
+        raise CertificateError("no losses were given; a bound needs at least one scored token.")
+    largest = float(np.max(values))
+    if not largest <= ceiling * (1.0 + 1e-9):
+        raise CertificateError(f"a loss is {largest}, above the ceiling {ceiling} that the bound assumes.")
+
+
+def binary_kl(q: float, p: float) -> float:
+    """kl(q, p) between Bernoulli distributions, nats."""
+    if not 0.0 <= q <= 1.0 or not 0.0 <= p <= 1.0:
+        raise CertificateError(f"kl({q}, {p}) needs two numbers between 0 and 1.")
+    first = 0.0 if q == 0 else (math.inf if p == 0 else q * math.log(q / p))
+    second = 0.0 if q == 1 else (math.inf if p == 1 else (1 - q) * math.log((1 - q) / (1 - p)))
+    return max(0.0, first + second)
+
+
+def inverse_kl(empirical: float, budget_nats: float) -> float:
+    """Largest p with kl(empirical, p) <= `budget_nats`, rounded up to the end of the last bisection interval."""
+    low, high = empirical, 1.0
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        if middle in (low, high):
+            break
+        if binary_kl(empirical, middle) <= budget_nats:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def bound_errors(empirical: float, complexity_nats: float, samples: int, *, lambdas: int = 32) -> Bound:
+    """The betting bound for 0/1 losses: a grid of lambdas, or the inverse kl, whichever is smaller.
+
+    Half of the probability goes to the grid (price ln(2 x lambdas) nats), half to the m + 1 lambdas that are best for
+    each possible number of errors (price ln(2 (m + 1)) nats); optimising lambda over the latter is the inverse kl.
+    Source: docs/bounds.md, "Errors".
+
+    Parameters
+    ----------
+    empirical
+        Share of tokens whose rank exceeds k (or an upper bound on it, if only a sample was scored).
+    complexity_nats
+        L without the price of the lambdas, nats.
+    samples
+        m, the number of tokens.
+    lambdas
+        Size of the grid.
+    """
+    check_budget(complexity_nats, samples)
+    grid = lambda_fractions(lambdas)
+    grid_price = math.log(2.0 * lambdas)
+    total = complexity_nats + grid_price
+    values = -np.expm1(empirical * np.log1p(-grid) - total / samples) / grid
+    best = int(np.argmin(values))
+    from_grid = Bound(float(values[best]), empirical, total, samples, 1.0, grid_price, float(grid[best]))
+    kl_price = math.log(2.0) + math.log1p(samples)
+    total = complexity_nats + kl_price
+    value = inverse_kl(empirical, total / samples)
+    if value >= from_grid.value:
+        return from_grid
+    lambda_ = (value - empirical) / (value * (1.0 - empirical)) if empirical < 1 else 0.0
+    return Bound(value, empirical, total, samples, 1.0, kl_price, lambda_)

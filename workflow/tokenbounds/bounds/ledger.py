@@ -1,0 +1,176 @@
+"""The ledger of a certificate: how delta is split, and what each row pays (docs/bounds.md, "The ledger").
+
+Probabilities are fractions, so that the shares add up to delta exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from tokenbounds.errors import CertificateError
+
+
+@dataclass(frozen=True)
+class RowBudget:
+    """What one row (a metric under a bound) may spend.
+
+    Attributes
+    ----------
+    metric, bound
+        The row.
+    delta
+        Failure probability of the row: `delta_generalization + delta_sampling`.
+    message_bits
+        C, bits of the message.
+    alpha_grid_bits
+        log2 of the number of smoothing weights it may choose from, bits; 0 for errors, which smoothing leaves alone.
+    sampling_cells
+        Number of averages that the sampling statement must cover at once: the candidates of the row.
+    """
+
+    metric: str
+    bound: str
+    delta: Fraction
+    delta_generalization: Fraction
+    delta_sampling: Fraction
+    message_bits: int
+    alpha_grid_bits: float
+    sampling_cells: int
+
+    @property
+    def complexity_nats(self) -> float:
+        """L without the price of lambdas: (message + alpha grid) ln 2 + ln(1 / delta_generalization), nats."""
+        bits = self.message_bits + self.alpha_grid_bits
+        return bits * math.log(2.0) - _log(self.delta_generalization)
+
+    @property
+    def delta_per_cell(self) -> float:
+        """Failure probability of one sampling statement; 0 if everything was scored."""
+        return float(self.delta_sampling / self.sampling_cells)
+
+    def entries(self, lambda_grid_nats: float) -> list[dict[str, Any]]:
+        """Lines of the ledger: name, amount, unit.
+
+        Parameters
+        ----------
+        lambda_grid_nats
+            What the bound function added for its lambdas (`Bound.price_nats`), nats.
+        """
+        lines: list[tuple[str, float | int | str, str]] = [
+            ("delta", str(self.delta), "probability"),
+            ("delta_generalization", str(self.delta_generalization), "probability"),
+            ("delta_sampling", str(self.delta_sampling), "probability"),
+            ("sampling_cells", self.sampling_cells, "candidates"),
+            ("message", self.message_bits, "bits"),
+            ("alpha_grid", self.alpha_grid_bits, "bits"),
+            ("lambda_grid", lambda_grid_nats, "nats"),
+            ("confidence", -_log(self.delta_generalization), "nats"),
+            ("complexity", self.complexity_nats + lambda_grid_nats, "nats"),
+        ]
+        return [{"name": name, "amount": amount, "unit": unit} for name, amount, unit in lines]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The split of a certificate's delta over its rows, which hold jointly with probability 1 - delta."""
+
+    delta: Fraction
+    rows: tuple[RowBudget, ...]
+
+    def row(self, metric: str, bound: str) -> RowBudget:
+        """Budget of one row.
+
+        Raises
+        ------
+        CertificateError
+            If there is no such row.
+        """
+        for budget in self.rows:
+            if (budget.metric, budget.bound) == (metric, bound):
+                return budget
+        raise CertificateError(f"the ledger has no row for metric '{metric}' under bound '{bound}'.")
+
+    def check(self) -> None:
+        """Check that the shares add up exactly.
+
+        Raises
+        ------
+        CertificateError
+            Naming the row, or the total, that does not add up.
+        """
+        for budget in self.rows:
+            if budget.delta_generalization + budget.delta_sampling != budget.delta:
+                raise CertificateError(f"the delta of row {budget.metric}/{budget.bound} does not add up.")
+        total = sum((budget.delta for budget in self.rows), Fraction(0))
+        if total != self.delta:
+            raise CertificateError(f"the rows' deltas add up to {total}, not to {self.delta}.")
+
+
+def split_delta(
+    delta: float | str | Fraction,
+    rows: Sequence[tuple[str, str]],
+    *,
+    message_bits: int,
+    alphas: int,
+    lambdas: int,
+    sampling_share: float | str | Fraction | None = None,
+) -> Ledger:
+    """Split delta evenly over rows, each between generalization and sampling, and price the grids.
+
+    Parameters
+    ----------
+    delta
+        Failure probability of the whole certificate.
+    rows
+        Pairs (metric, bound): metric "bpd" or "top{k}_error"; bound "azuma", "freedman" or "betting".
+    message_bits
+        8 x the size of the message's file; 0 for a model that never saw the corpus.
+    alphas, lambdas
+        Sizes of the grids.
+    sampling_share
+        Share of each row's delta that pays for sampling; None if every token was scored.
+
+    Raises
+    ------
+    CertificateError
+        If a share or a size is out of its domain, or a row appears twice.
+    """
+    total = _fraction(delta)
+    share = Fraction(0) if sampling_share is None else _fraction(sampling_share)
+    if not 0 < total < 1 or not 0 <= share < 1 or (sampling_share is not None and share == 0):
+        raise CertificateError(f"delta {delta} and sampling share {sampling_share} must lie strictly between 0 and 1.")
+    if message_bits < 0 or alphas < 1 or lambdas < 1 or not rows:
+        raise CertificateError("a ledger needs at least one row, one alpha and one lambda, and no negative bits.")
+    if len(set(rows)) != len(rows):
+        raise CertificateError("a row appears twice in the ledger; name each metric and bound once.")
+    each = total / len(rows)
+    budgets = []
+    for metric, bound in rows:
+        smoothed = metric == "bpd"
+        priced = bound != "azuma"
+        budgets.append(
+            RowBudget(
+                metric=metric,
+                bound=bound,
+                delta=each,
+                delta_generalization=each * (1 - share),
+                delta_sampling=each * share,
+                message_bits=message_bits,
+                alpha_grid_bits=math.log2(alphas) if smoothed else 0.0,
+                sampling_cells=(alphas if smoothed else 1) * (lambdas if priced and smoothed else 1),
+            )
+        )
+    return Ledger(total, tuple(budgets))
+
+
+def _fraction(value: float | str | Fraction) -> Fraction:
+    """The decimal number that was written: 0.05 is 1/20, not the nearest binary number."""
+    return value if isinstance(value, Fraction) else Fraction(str(value))
+
+
+def _log(value: Fraction) -> float:
+    return math.log(value.numerator) - math.log(value.denominator)

@@ -1,0 +1,209 @@
+"""Bounds on the mean of the whole corpus from a random sample of blocks (docs/bounds.md, "Sampling").
+
+A draw is a uniform token index, with replacement; its value is the average over the block that holds it. Draws are
+i.i.d. given corpus and model, and their expectation is the average over all tokens. The statements here are about the
+draw alone: they hold for every corpus and every model chosen without looking at the draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import logsumexp
+
+from tokenbounds.bounds.betting import lambda_fractions
+from tokenbounds.errors import CertificateError
+
+Floats = npt.NDArray[np.float64]
+Method = Literal["betting", "predictable", "bernstein", "hoeffding"]
+
+_PORTFOLIO = 64
+_BISECTIONS = 60
+
+
+def upper_mean(values: npt.ArrayLike, low: float, high: float, delta: float, method: Method = "betting") -> float:
+    """Upper confidence bound on the expectation of i.i.d. values in [low, high], at level 1 - delta.
+
+    Parameters
+    ----------
+    values
+        [n], one per draw (a block drawn twice appears twice), in an order that does not depend on them: the order of
+        the draws, or `draw_order`. Only "predictable" depends on the order.
+    low, high
+        Interval, fixed before the draw, that holds every value.
+    delta
+        Failure probability of this one statement.
+    method
+        "betting": average wealth of a fixed portfolio of bets (Waudby-Smith & Ramdas 2024, theorem 3 and section 4;
+        Orabona & Jun 2024). "predictable": one bet at a time, tuned to the draws before (Waudby-Smith & Ramdas 2024,
+        theorem 3). "bernstein": Maurer & Pontil 2009, theorem 4. "hoeffding": Hoeffding 1963.
+
+    Raises
+    ------
+    CertificateError
+        If a value lies outside the interval or an argument is out of its domain.
+    """
+    scaled = _scale(values, low, high)
+    if not 0.0 < delta < 1.0:
+        raise CertificateError(f"a failure probability of {delta}; it lies strictly between 0 and 1.")
+    bound = _METHODS[method](scaled, delta)
+    return low + (high - low) * min(1.0, bound)
+
+
+def lower_mean(values: npt.ArrayLike, low: float, high: float, delta: float, method: Method = "betting") -> float:
+    """Lower confidence bound: `upper_mean` of the negated values."""
+    return -upper_mean(-np.asarray(values, dtype=np.float64), -high, -low, delta, method)
+
+
+def _scale(values: npt.ArrayLike, low: float, high: float) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise CertificateError("no draws were given; a sample needs at least one.")
+    if not high > low:
+        raise CertificateError(f"[{low}, {high}] is no interval.")
+    scaled = (array - low) / (high - low)
+    if not (scaled.min() >= -1e-9 and scaled.max() <= 1.0 + 1e-9):
+        raise CertificateError(f"a draw lies outside [{low}, {high}], the interval that the sampling bound assumes.")
+    return np.clip(scaled, 0.0, 1.0)
+
+
+def _hoeffding(values: Floats, delta: float) -> float:
+    return float(values.mean()) + math.sqrt(math.log(1.0 / delta) / (2.0 * values.size))
+
+
+def _bernstein(values: Floats, delta: float) -> float:
+    n = values.size
+    if n < 2:
+        return 1.0
+    log = math.log(2.0 / delta)
+    return float(values.mean()) + math.sqrt(2.0 * values.var(ddof=1) * log / n) + 7.0 * log / (3.0 * (n - 1))
+
+
+def _betting(values: Floats, delta: float) -> float:
+    bets = lambda_fractions(_PORTFOLIO)
+    won = np.array([np.log1p(-bet * values).sum() for bet in bets])
+
+    def log_wealth(mean: float) -> float:
+        return float(logsumexp(won - values.size * np.log1p(-bets * mean))) - math.log(_PORTFOLIO)
+
+    return _first_refuted(log_wealth, float(values.mean()), delta)
+
+
+def _predictable(values: Floats, delta: float) -> float:
+    n = values.size
+    step = np.arange(1, n + 1)
+    means = (0.5 + np.cumsum(values)) / (step + 1)
+    variances = (0.25 + np.cumsum((values - means) ** 2)) / (step + 1)
+    before = np.concatenate([[0.25], variances[:-1]])
+    bets = np.sqrt(2.0 * math.log(1.0 / delta) / (n * before))
+
+    def log_wealth(mean: float) -> float:
+        clipped = np.minimum(bets, 0.75 / max(1.0 - mean, 1e-12))
+        return float(np.max(np.cumsum(np.log1p(clipped * (mean - values)))))
+
+    return _first_refuted(log_wealth, 0.0, delta)
+
+
+def _first_refuted(log_wealth: Callable[[float], float], start: float, delta: float) -> float:
+    """Smallest mean at which the wealth, non-decreasing in the mean, reaches 1 / delta (from above)."""
+    target = math.log(1.0 / delta)
+    low, high = start, 1.0
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        if log_wealth(middle) >= target:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+_METHODS: dict[str, Callable[[Floats, float], float]] = {
+    "betting": _betting,
+    "predictable": _predictable,
+    "bernstein": _bernstein,
+    "hoeffding": _hoeffding,
+}
+
+
+def draw_order(draws: npt.ArrayLike, seed: int) -> npt.NDArray[np.int64]:
+    """Indices of the blocks, each as often as it was drawn, in a seeded random order.
+
+    The plan stores how often each block was drawn, not when. I.i.d. draws are exchangeable: given the multiset every
+    order is equally likely, so an order drawn afresh, without looking at the losses, has the law of the true one.
+
+    Parameters
+    ----------
+    draws
+        How often each block was drawn [blocks].
+    seed
+        The plan's seed; a stream of its own is derived from it.
+
+    Returns
+    -------
+    int64 [sum of draws], indices into `draws`.
+    """
+    repeats = np.asarray(draws, dtype=np.int64)
+    if repeats.size and repeats.min() < 0:
+        raise CertificateError("a block was drawn a negative number of times.")
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 0x6F72646572])))
+    return generator.permutation(np.repeat(np.arange(repeats.size), repeats))
+
+
+class BlockSums:
+    """Averages over blocks, from a stream of rows in any order.
+
+    Parameters
+    ----------
+    blocks
+        Identifiers of the blocks [blocks], int64, distinct.
+    """
+
+    def __init__(self, blocks: npt.ArrayLike) -> None:
+        identifiers = np.asarray(blocks, dtype=np.int64)
+        self._order = np.argsort(identifiers, kind="stable")
+        self._sorted = identifiers[self._order]
+        if self._sorted.size and np.any(self._sorted[1:] == self._sorted[:-1]):
+            raise CertificateError("a block appears twice in the plan; make the plan again.")
+        self._sums = np.zeros(identifiers.size)
+        self._counts = np.zeros(identifiers.size, dtype=np.int64)
+
+    def add(self, blocks: npt.ArrayLike, values: npt.ArrayLike) -> None:
+        """Add rows: the block of each [n] and its value [n]."""
+        identifiers = np.asarray(blocks, dtype=np.int64)
+        place = np.searchsorted(self._sorted, identifiers)
+        if np.any(place >= self._sorted.size) or np.any(self._sorted[place] != identifiers):
+            raise CertificateError("a scored row belongs to no block of the plan.")
+        index = self._order[place]
+        size = self._sums.size
+        self._sums += np.bincount(index, weights=np.asarray(values, dtype=np.float64), minlength=size)
+        self._counts += np.bincount(index, minlength=size)
+
+    def means(self) -> Floats:
+        """Average of each block [blocks], in the order given."""
+        if np.any(self._counts == 0):
+            raise CertificateError("a block of the plan has no scored row; score it again.")
+        return self._sums / self._counts
+
+
+def draws_for_width(deviation: float, value_range: float, width: float, delta: float) -> int:
+    """Number of draws for which the upper bound lies about `width` above the mean (a plan, not a statement).
+
+    Parameters
+    ----------
+    deviation
+        Guessed standard deviation of block averages; same unit as `value_range` and `width`.
+    value_range
+        Width of the interval that holds them.
+    width
+        Wanted distance between the bound and the mean.
+    delta
+        Failure probability of the statement.
+    """
+    if not (width > 0 and value_range > 0 and deviation >= 0):
+        raise CertificateError("the wanted width and the range must be positive, the deviation not negative.")
+    log = math.log(1.0 / delta) + 0.5 * math.log(_PORTFOLIO)
+    return math.ceil(2.0 * log * (deviation / width) ** 2 + 2.0 * log * value_range / (3.0 * width))

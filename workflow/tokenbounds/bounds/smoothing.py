@@ -1,0 +1,88 @@
+"""Prediction smoothing: a model mixed with a floor has bounded losses (docs/bounds.md, "Smoothing").
+
+Everything here acts on stored raw losses, after the fact: another alpha never runs a model again. Losses are in bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenbounds.errors import CertificateError
+
+Floats = npt.NDArray[np.float64]
+
+
+def smooth(nll_bits: npt.ArrayLike, alpha: npt.ArrayLike, vocabulary_size: int) -> Floats:
+    """Losses of (1 - alpha) p + alpha / V, from the raw losses -log2 p.
+
+    Parameters
+    ----------
+    nll_bits
+        Raw losses [n], bits; infinity is allowed.
+    alpha
+        Smoothing weight in (0, 1), one for all or one per token [n].
+    vocabulary_size
+        V.
+
+    Returns
+    -------
+    float64 [n], bits; non-decreasing in `nll_bits`, at most log2(V / alpha).
+    """
+    weight = np.asarray(alpha, dtype=np.float64)
+    probability = np.exp2(-np.asarray(nll_bits, dtype=np.float64))
+    return -np.log2((1.0 - weight) * probability + weight / vocabulary_size)
+
+
+def smooth_towards(nll_bits: npt.ArrayLike, base_bits: npt.ArrayLike, alpha: npt.ArrayLike) -> Floats:
+    """Losses of (1 - alpha) p + alpha q minus the losses of q: the difference a telescoped link bounds, in bits.
+
+    Parameters
+    ----------
+    nll_bits
+        Raw losses of p [n], bits.
+    base_bits
+        Losses of the cheaper model q [n], bits, finite.
+    alpha
+        Weight of q in (0, 1).
+
+    Returns
+    -------
+    float64 [n], bits; at most log2(1 / alpha), and at least minus `base_bits`.
+    """
+    weight = np.asarray(alpha, dtype=np.float64)
+    ratio = np.exp2(np.asarray(base_bits, dtype=np.float64) - np.asarray(nll_bits, dtype=np.float64))
+    return -np.log2((1.0 - weight) * ratio + weight)
+
+
+def loss_ceiling(alpha: float, vocabulary_size: int) -> float:
+    """Largest smoothed loss, log2(V / alpha), bits."""
+    check_alpha(alpha)
+    return float(np.log2(vocabulary_size) - np.log2(alpha))
+
+
+def loss_floor(alpha: float, vocabulary_size: int) -> float:
+    """Smallest smoothed loss, -log2(1 - alpha + alpha / V), bits."""
+    check_alpha(alpha)
+    return float(-np.log1p(-alpha * (1.0 - 1.0 / vocabulary_size)) / np.log(2.0))
+
+
+def loss_range(alpha: float, vocabulary_size: int) -> float:
+    """Width of the interval of smoothed losses, log2(1 + (1 - alpha) V / alpha) = ceiling - floor, bits.
+
+    Lotfi et al. 2024 (arXiv 2407.18158), section 4.1.
+    """
+    check_alpha(alpha)
+    return float(np.log1p((1.0 - alpha) * vocabulary_size / alpha) / np.log(2.0))
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuse a smoothing weight outside (0, 1).
+
+    Raises
+    ------
+    CertificateError
+        Naming the value.
+    """
+    if not 0.0 < alpha < 1.0:
+        raise CertificateError(f"alpha is {alpha}; a smoothing weight lies strictly between 0 and 1.")

@@ -1,0 +1,1 @@
+"""Messages: quantizers, entropy coding, and the container whose size a certificate pays for."""

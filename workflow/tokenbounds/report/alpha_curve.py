@@ -1,0 +1,116 @@
+"""The bound at every smoothing weight of a certificate's grid: the certificate itself states only the best one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenbounds.bounds.azuma import bound_azuma
+from tokenbounds.bounds.betting import bound_betting
+from tokenbounds.bounds.freedman import bound_freedman
+from tokenbounds.bounds.histogram import LossHistogram
+from tokenbounds.bounds.result import Bound
+from tokenbounds.bounds.smoothing import loss_ceiling, loss_range
+from tokenbounds.errors import TokenboundsError
+from tokenbounds.report.records import BoundRow, Certificate, short_labels
+
+_BOUNDS = {"betting": bound_betting, "freedman": bound_freedman}
+_SCHEMA: dict[str, pl.DataType] = {
+    **{name: pl.String() for name in ("corpus", "certificate", "label", "bound")},
+    **{name: pl.Float64() for name in ("alpha", "value", "empirical", "random_guess")},
+    "certified": pl.Boolean(),
+}
+
+
+def alpha_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
+    """Bits per token against the smoothing weight: one row per certificate, bound and weight of the grid.
+
+    One streaming pass over each certificate's scores. Losses are rounded up to 2^-12 bit, so that values may exceed
+    the certificate's by as much; `certified` marks the weight that the certificate chose. If only a sample was
+    scored, the price of sampling at that weight is added everywhere.
+
+    Raises
+    ------
+    TokenboundsError
+        If a score file or plan that a certificate names cannot be read.
+    """
+    labels = short_labels(certificates)
+    rows = []
+    for certificate in certificates:
+        chosen = [row for row in certificate.rows if row.metric == "bpd" and row.alpha is not None]
+        if not chosen:
+            continue
+        histogram = loss_histogram(certificate)
+        for row in chosen:
+            for alpha in sorted({*certificate.raw["bounds"]["alphas"], row.alpha}):
+                bound = _bound(certificate, row, histogram, alpha)
+                rows.append(
+                    {
+                        "corpus": certificate.corpus,
+                        "certificate": certificate.name,
+                        "label": labels[certificate.name],
+                        "bound": row.bound,
+                        "alpha": alpha,
+                        "value": bound.value + row.sampling,
+                        "empirical": bound.empirical,
+                        "random_guess": row.random_guess,
+                        "certified": alpha == row.alpha,
+                    }
+                )
+    return pl.DataFrame(rows, schema=_SCHEMA)
+
+
+def loss_histogram(certificate: Certificate) -> LossHistogram:
+    """Histogram of the raw losses a certificate rests on; a sampled block weighs its draws, split over its tokens.
+
+    Raises
+    ------
+    TokenboundsError
+        If a score file or plan cannot be read.
+    """
+    folder = certificate.path.parent
+    histogram = LossHistogram(certificate.vocabulary_size)
+    weights = _block_weights(folder / certificate.raw["plan"]["file"]) if _is_sampled(certificate) else None
+    for score in certificate.raw["scores"]:
+        path = folder / score["file"]
+        try:
+            for batch in pq.ParquetFile(path).iter_batches(columns=["nll_bits", "block"]):
+                blocks = batch["block"].to_numpy()
+                histogram.update(batch["nll_bits"].to_numpy(), weights=None if weights is None else weights[blocks])
+        except (OSError, pa.ArrowException, KeyError, IndexError) as error:
+            raise TokenboundsError(f"{path} cannot be read ({error}). Run scoring again.") from error
+    return histogram
+
+
+def _is_sampled(certificate: Certificate) -> bool:
+    return bool(certificate.raw["plan"]["mode"] == "sampled")
+
+
+def _block_weights(plan: Path) -> np.ndarray:
+    """Weight of each token of a block: the block's draws divided by its length, at the block's index."""
+    try:
+        table = pq.read_table(plan, columns=["block", "draws", "length"])
+    except (OSError, pa.ArrowException) as error:
+        raise TokenboundsError(f"{plan} cannot be read ({error}). Plan the scoring again.") from error
+    block = table["block"].to_numpy()
+    weights = np.zeros(int(block.max()) + 1)
+    weights[block] = table["draws"].to_numpy() / table["length"].to_numpy()
+    return weights
+
+
+def _bound(certificate: Certificate, row: BoundRow, histogram: LossHistogram, alpha: float) -> Bound:
+    """The row's bound at `alpha`, with the complexity that the row paid."""
+    losses, weights = histogram.losses(alpha)
+    if row.bound == "azuma":
+        mean = float(np.sum(losses * weights) / np.sum(weights))
+        return bound_azuma(mean, loss_range(alpha, certificate.vocabulary_size), row.complexity, certificate.tokens)
+    lambdas = int(certificate.raw["bounds"]["lambdas"])
+    unpriced = row.complexity - float(np.log(lambdas))
+    ceiling = loss_ceiling(alpha, certificate.vocabulary_size)
+    compute = _BOUNDS[row.bound]
+    return compute(losses, ceiling, unpriced, lambdas=lambdas, weights=weights, samples=certificate.tokens)

@@ -1,0 +1,154 @@
+"""The tidy tables behind the figures: one function a figure, explicit columns, one row a drawn mark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from tokenbounds.errors import TokenboundsError
+from tokenbounds.report.records import Certificate, short_labels
+
+BINS_PER_OCTAVE = 4
+PART_ORDER = ("header", "codebooks", "scales", "symbols", "container")
+_MODEL_FIELDS: dict[str, pl.DataType] = {"corpus": pl.String(), "certificate": pl.String(), "label": pl.String()}
+
+
+def size_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
+    """Bits per token against message size: one row per certificate and bound.
+
+    `gap_complexity` and `gap_sampling` add up to `value - empirical`; all three are in bits per token.
+    """
+    labels = short_labels(certificates)
+    rows = [
+        {
+            "corpus": certificate.corpus,
+            "certificate": certificate.name,
+            "label": labels[certificate.name],
+            "model": certificate.model,
+            "bound": row.bound,
+            "message_bits": certificate.message_bits,
+            "value": row.value,
+            "empirical": row.empirical,
+            "gap_complexity": row.gap - row.sampling,
+            "gap_sampling": row.sampling,
+            "random_guess": row.random_guess,
+            "vacuous": row.vacuous,
+        }
+        for certificate in certificates
+        for row in certificate.rows
+        if row.metric == "bpd"
+    ]
+    numbers = ("value", "empirical", "gap_complexity", "gap_sampling", "random_guess")
+    schema = {**_MODEL_FIELDS, "model": pl.String(), "bound": pl.String(), "message_bits": pl.Int64()}
+    return pl.DataFrame(rows, schema={**schema, **dict.fromkeys(numbers, pl.Float64()), "vacuous": pl.Boolean()})
+
+
+def anatomy_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
+    """Bits of each message by part: one row per message and part, parts in the order of the file."""
+    rows, seen = [], set()
+    for certificate in certificates:
+        message = certificate.raw["message"]
+        if message["sha256"] in seen:
+            continue
+        seen.add(message["sha256"])
+        for part, bits in sorted(message["breakdown"].items(), key=lambda item: part_order(item[0])):
+            share = bits / certificate.message_bits
+            rows.append({"label": certificate.message, "part": part, "size_bits": bits, "share": share})
+    schema = {"label": pl.String(), "part": pl.String(), "size_bits": pl.Int64(), "share": pl.Float64()}
+    return pl.DataFrame(rows, schema=schema)
+
+
+def part_order(part: str) -> tuple[int, str]:
+    """Sort key of a message's parts: known parts in the order of the file, then the others by name."""
+    return (PART_ORDER.index(part) if part in PART_ORDER else len(PART_ORDER), part)
+
+
+def training_table(curves: Mapping[str, Path]) -> pl.DataFrame:
+    """Training loss of each model: columns model, step, loss_bits, learning_rate.
+
+    Raises
+    ------
+    TokenboundsError
+        If a file is no loss curve.
+    """
+    columns = {"step": pl.Int64(), "loss_bits": pl.Float64(), "learning_rate": pl.Float64()}
+    frames = [pl.DataFrame(schema={"model": pl.String(), **columns})]
+    for model, path in sorted(curves.items()):
+        try:
+            frame = pl.read_parquet(path, columns=list(columns)).cast(dict(columns))
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise TokenboundsError(f"{path} is no loss curve ({error}). Train model '{model}' again.") from error
+        frames.append(frame.select(pl.lit(model).alias("model"), *columns).sort("step"))
+    return pl.concat(frames)
+
+
+def position_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
+    """Mean raw loss by position, in one streaming pass over each certificate's scores.
+
+    Positions are counted from 0 and grouped into `BINS_PER_OCTAVE` logarithmic bins an octave of (position + 1).
+    `axis` is "document" (tokens of the document before this one) or "window" (tokens the model saw). A block counts
+    as often as it was drawn.
+
+    Raises
+    ------
+    TokenboundsError
+        If a score file or plan that a certificate names cannot be read.
+    """
+    labels = short_labels(certificates)
+    columns = {"axis": pl.String(), "first": pl.Int64(), "last": pl.Int64(), "tokens": pl.Int64()}
+    frames = [pl.DataFrame(schema={**_MODEL_FIELDS, **columns, "nll_bits": pl.Float64()})]
+    for certificate in certificates:
+        names = (certificate.corpus, certificate.name, labels[certificate.name])
+        constants = [pl.lit(name).alias(column) for column, name in zip(_MODEL_FIELDS, names, strict=True)]
+        for axis in ("document", "window"):
+            frames.append(_binned(certificate, axis).select(*constants, *columns, "nll_bits"))
+    return pl.concat(frames)
+
+
+def _binned(certificate: Certificate, axis: str) -> pl.DataFrame:
+    folder = certificate.path.parent
+    scores = [folder / score["file"] for score in certificate.raw["scores"]]
+    plan = folder / certificate.raw["plan"]["file"]
+    try:
+        blocks = pl.scan_parquet(plan, glob=False).select("block", "start", "context", "draws")
+        losses = pl.scan_parquet(scores, glob=False).select("block", "position", "nll_bits")
+        place = pl.col("position") if axis == "document" else pl.col("position") - pl.col("start") + pl.col("context")
+        octave_bin = (BINS_PER_OCTAVE * (place + 1).cast(pl.Float64).log(2) + 1e-9).floor().cast(pl.Int64)
+        weight = pl.col("draws").cast(pl.Int64)
+        weighted = (pl.col("nll_bits").cast(pl.Float64) * weight).sum() / weight.sum()
+        return (
+            losses.join(blocks, on="block")
+            .group_by(octave_bin.alias("bin"))
+            .agg(
+                place.min().cast(pl.Int64).alias("first"),
+                place.max().cast(pl.Int64).alias("last"),
+                weight.sum().alias("tokens"),
+                weighted.alias("nll_bits"),
+            )
+            .sort("bin")
+            .with_columns(pl.lit(axis).alias("axis"))
+            .collect(engine="streaming")
+        )
+    except (pl.exceptions.PolarsError, OSError) as error:
+        name = certificate.path
+        raise TokenboundsError(f"the scores named by {name} cannot be read: {error}. Run scoring again.") from error
+
+
+def choose_series(certificates: Sequence[Certificate], limit: int = 8) -> list[Certificate]:
+    """At most `limit` certificates a corpus for a line chart: the best of every model first, then the best others."""
+    chosen: list[Certificate] = []
+    for corpus in dict.fromkeys(certificate.corpus for certificate in certificates):
+        ranked = sorted((one for one in certificates if one.corpus == corpus), key=_best_bpd)
+        leaders = list({one.model: one for one in reversed(ranked)}.values())
+        leaders.sort(key=_best_bpd)
+        others = [one for one in ranked if one not in leaders]
+        chosen += sorted((leaders + others)[:limit], key=_best_bpd)
+    return chosen
+
+
+def _best_bpd(certificate: Certificate) -> float:
+    row = certificate.row("bpd")
+    return row.value if row else math.inf

@@ -1,0 +1,328 @@
+"""The figures: each function draws one tidy table; `draw_figures` writes every figure that has data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from tokenbounds.report import figure_data, style
+from tokenbounds.report.alpha_curve import alpha_table
+from tokenbounds.report.formats import format_bytes
+from tokenbounds.report.records import read_certificates
+
+_WIDTH_INCHES = 7.2
+_MIN_TOKENS_DRAWN = 30
+
+
+def draw_figures(
+    certificate_paths: Iterable[Path | str], directory: Path | str, *, training: Mapping[str, Path] | None = None
+) -> list[Path]:
+    """Write every figure that has data as SVG, PNG and its data (Parquet, CSV) into `directory`.
+
+    Parameters
+    ----------
+    certificate_paths
+        Certificates; the score and plan files they name are read, too.
+    directory
+        Where figures go.
+    training
+        Loss curve (Parquet: step, loss_bits, learning_rate) of each trained model.
+
+    Returns
+    -------
+    list of Path
+        The SVG files, in reading order.
+
+    Raises
+    ------
+    TokenboundsError
+        If a certificate, or a file it names, cannot be read.
+    """
+    directory = Path(directory)
+    certificates = read_certificates(certificate_paths)
+    series = figure_data.choose_series(certificates)
+    tables: list[tuple[str, pl.DataFrame, Callable[[pl.DataFrame], Figure]]] = [
+        ("bound_by_size", figure_data.size_table(certificates), draw_bound_by_size),
+        ("bound_by_alpha", alpha_table(series), draw_bound_by_alpha),
+        ("loss_by_position", figure_data.position_table(series), draw_loss_by_position),
+        ("message_anatomy", figure_data.anatomy_table(certificates), draw_message_anatomy),
+        ("training", figure_data.training_table(training or {}), draw_training),
+    ]
+    with style.figure_style():
+        return [style.save(draw(table), table, directory, name) for name, table, draw in tables if table.height]
+
+
+# --- bound against message size ---------------------------------------------------------------------------------------
+
+
+def draw_bound_by_size(table: pl.DataFrame) -> Figure:
+    """Certified bound and its parts against message size, one panel a corpus, the random-guess line on top."""
+    corpora = table["corpus"].unique(maintain_order=True).to_list()
+    figure, panels = _panels(len(corpora), height=3.9)
+    colours = style.colours(table["model"].to_list())
+    for axes, corpus in zip(panels, corpora, strict=True):
+        _draw_size_panel(axes, table.filter(pl.col("corpus") == corpus), colours)
+        _title(axes, corpus, len(corpora))
+    return figure
+
+
+def _draw_size_panel(axes: Axes, table: pl.DataFrame, colours: dict[str, str]) -> None:
+    guess = table["random_guess"].max()
+    axes.set_xscale("log")
+    low, high = table["message_bits"].min() / 8, table["message_bits"].max() / 8
+    axes.set_xlim(low / 1.6, high * 1.6)
+    # From zero, so that a bound of half the guess stands half as high; far above the guess nothing is to be seen.
+    axes.set_ylim(0, max(1.1 * guess, min(1.04 * table["value"].max(), 1.25 * guess)))
+    best = table.sort("value").unique("certificate", keep="first", maintain_order=True)
+    ceiling = axes.get_ylim()[1]
+    for row in best.iter_rows(named=True):
+        _draw_stem(axes, row, colours[row["model"]], ceiling)
+    for model in best["model"].unique(maintain_order=True):
+        line = best.filter((pl.col("model") == model) & (pl.col("value") < ceiling)).sort("message_bits")
+        axes.plot(line["message_bits"] / 8, line["value"], color=colours[model], linewidth=1.1, zorder=2.5)
+    for row in table.join(best, on=["certificate", "bound"], how="anti").iter_rows(named=True):
+        style_ring = {"marker": "o", "markersize": 4.5, "markerfacecolor": style.PAPER, "markeredgewidth": 1.1}
+        if row["value"] < ceiling:
+            axes.plot(row["message_bits"] / 8, row["value"], color=colours[row["model"]], **style_ring, zorder=3)
+    _guess_line(axes, guess)
+    _size_axis(axes)
+    axes.set_ylabel("bits per token")
+    _size_key(axes, table, best)
+    _label_models(axes, table, colours, ceiling)
+
+
+def _draw_stem(axes: Axes, row: dict, colour: str, ceiling: float) -> None:
+    """One certificate: empirical risk at the foot, complexity above it, sampling on top, the bound as a dot."""
+    x = row["message_bits"] / 8
+    paid = row["empirical"] + row["gap_complexity"]
+    axes.plot([x, x], [row["empirical"], min(paid, ceiling)], color=colour, alpha=0.38, linewidth=3.2, zorder=2)
+    if row["gap_sampling"] > 0 and paid < ceiling:
+        axes.plot([x, x], [paid, min(row["value"], ceiling)], color=colour, linewidth=1.2, linestyle=":", zorder=2)
+    axes.plot(x, row["empirical"], marker="_", markersize=9, markeredgewidth=1.8, color=colour, zorder=3)
+    if row["value"] < ceiling:
+        axes.plot(x, row["value"], marker="o", markersize=6.5, color=colour, zorder=3.5)
+    else:
+        axes.plot(x, ceiling, marker="^", markersize=7, color=colour, clip_on=False, zorder=3.5)
+
+
+def _label_models(axes: Axes, table: pl.DataFrame, colours: dict[str, str], ceiling: float) -> None:
+    """Name each model beside the dot of its best certificate, clear of every mark."""
+    marks = []
+    for row in table.iter_rows(named=True):
+        heights = (row["empirical"] + step / 6 * (row["value"] - row["empirical"]) for step in range(7))
+        marks += [(row["message_bits"] / 8, height) for height in heights if height < ceiling]
+    best = table.sort("value").unique("model", keep="first", maintain_order=True)
+    labels = [
+        (row["message_bits"] / 8, min(row["value"], ceiling), row["model"], colours[row["model"]])
+        for row in best.iter_rows(named=True)
+    ]
+    style.label_marks(axes, labels, marks)
+
+
+def _size_key(axes: Axes, table: pl.DataFrame, best: pl.DataFrame) -> None:
+    mark = {"linestyle": "none", "color": style.MUTED}
+    bounds = " / ".join(sorted(best["bound"].unique()))
+    keys = [Line2D([], [], marker="o", markersize=6.5, label=f"certified bound ({bounds})", **mark)]
+    others = sorted(table.join(best, on=["certificate", "bound"], how="anti")["bound"].unique())
+    if others:
+        ring = {"markerfacecolor": style.PAPER, "markeredgewidth": 1.1}
+        keys.append(Line2D([], [], marker="o", markersize=4.5, label=" / ".join(others), **ring, **mark))
+    keys.append(Line2D([], [], color=style.MUTED, alpha=0.38, linewidth=3.2, label="price of the message"))
+    if (best["gap_sampling"] > 0).any():
+        keys.append(Line2D([], [], color=style.MUTED, linewidth=1.2, linestyle=":", label="price of sampling"))
+    keys.append(Line2D([], [], marker="_", markersize=9, markeredgewidth=1.8, label="empirical risk", **mark))
+    _legend(axes, keys)
+
+
+# --- bound against alpha ----------------------------------------------------------------------------------------------
+
+
+def draw_bound_by_alpha(table: pl.DataFrame) -> Figure:
+    """Best bound at every smoothing weight of the grid, the certified one as a dot, the empirical risk dashed."""
+    corpora = table["corpus"].unique(maintain_order=True).to_list()
+    figure, panels = _panels(len(corpora), height=3.7)
+    for axes, corpus in zip(panels, corpora, strict=True):
+        rows = table.filter(pl.col("corpus") == corpus)
+        colours = style.colours(rows["label"].to_list())
+        guess = rows["random_guess"].max()
+        axes.set_xscale("log")
+        _draw_alpha_lines(axes, rows, colours)
+        axes.set_xlim(rows["alpha"].min(), rows["alpha"].max())
+        axes.set_ylim(0.9 * rows["empirical"].min(), 1.08 * guess)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+        axes.set_xlabel("smoothing weight α (share of the uniform distribution)")
+        axes.set_ylabel("bits per token")
+        _guess_line(axes, guess)
+        _title(axes, corpus, len(corpora))
+        _alpha_key(axes)
+        figure.canvas.draw()
+        ends = rows.filter(pl.col("alpha") == rows["alpha"].max()).sort("value").unique("label", keep="first")
+        ends = ends.filter(pl.col("value") < 1.08 * guess).sort("value")
+        style.label_ends(
+            axes, [(row["alpha"], row["value"], row["label"], colours[row["label"]]) for row in ends.to_dicts()]
+        )
+    return figure
+
+
+def _draw_alpha_lines(axes: Axes, rows: pl.DataFrame, colours: dict[str, str]) -> None:
+    for label, colour in colours.items():
+        line = rows.filter(pl.col("label") == label)
+        best = line.filter(pl.col("certified")).sort("value")["bound"][0]
+        line = line.filter(pl.col("bound") == best).sort("alpha")
+        axes.plot(line["alpha"], line["value"], color=colour, linewidth=1.6)
+        axes.plot(line["alpha"], line["empirical"], color=colour, linewidth=0.9, linestyle=(0, (3, 2)), alpha=0.7)
+        dot = line.filter(pl.col("certified"))
+        axes.plot(dot["alpha"], dot["value"], "o", markersize=6, color=colour, clip_on=False, zorder=3.5)
+
+
+def _alpha_key(axes: Axes) -> None:
+    grey = {"color": style.MUTED}
+    dashed = {"linestyle": (0, (3, 2)), "linewidth": 0.9}
+    keys = [
+        Line2D([], [], linewidth=1.6, label="bound", **grey),
+        Line2D([], [], marker="o", markersize=6, linestyle="none", label="certified", **grey),
+        Line2D([], [], label="empirical risk", **dashed, **grey),
+    ]
+    _legend(axes, keys)
+
+
+# --- loss by position -------------------------------------------------------------------------------------------------
+
+
+def draw_loss_by_position(table: pl.DataFrame) -> Figure:
+    """Mean raw loss by tokens before in the document (left) and by tokens visible to the model (right)."""
+    corpora = table["corpus"].unique(maintain_order=True).to_list()
+    figure = Figure(figsize=(_WIDTH_INCHES, 3.5 * len(corpora)), layout="constrained")
+    grid = figure.subplots(len(corpora), 2, sharey="row", squeeze=False)
+    for panels, corpus in zip(grid, corpora, strict=True):
+        rows = table.filter((pl.col("corpus") == corpus) & (pl.col("tokens") >= _MIN_TOKENS_DRAWN))
+        colours = style.colours(rows["label"].to_list())
+        for axes, axis in zip(panels, ("document", "window"), strict=True):
+            _draw_position_panel(axes, rows.filter(pl.col("axis") == axis), colours)
+        panels[0].set_xlabel("place in the document (1: first token)")
+        panels[1].set_xlabel("place in the window (1: no context)")
+        panels[0].set_ylabel("raw loss, bits per token")
+        _title(panels[0], corpus, len(corpora))
+        figure.canvas.draw()
+        ends = [line for line in panels[1].get_lines() if len(line.get_xdata())]
+        labels = [(line.get_xdata()[-1], line.get_ydata()[-1], line.get_label(), line.get_color()) for line in ends]
+        style.label_ends(panels[1], labels)
+    return figure
+
+
+def _draw_position_panel(axes: Axes, rows: pl.DataFrame, colours: dict[str, str]) -> None:
+    axes.set_xscale("log")
+    for label, colour in colours.items():
+        line = rows.filter(pl.col("label") == label).sort("first")
+        middle = ((line["first"] + 1) * (line["last"] + 1)).sqrt()
+        axes.plot(middle.to_numpy(), line["nll_bits"].to_numpy(), color=colour, label=label, linewidth=1.5)
+    axes.set_xlim(left=1)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+# --- training and anatomy ---------------------------------------------------------------------------------------------
+
+
+def draw_training(table: pl.DataFrame) -> Figure:
+    """Training loss against step: every record faintly, a running mean on top, models named at their ends."""
+    figure, (axes,) = _panels(1, height=3.4)
+    colours = style.colours(table["model"].to_list())
+    labels = []
+    for model, colour in colours.items():
+        curve = table.filter(pl.col("model") == model)
+        window = max(1, curve.height // 40)
+        smooth = curve["loss_bits"].rolling_mean(window, min_samples=1, center=True)
+        axes.plot(curve["step"], curve["loss_bits"], color=colour, linewidth=0.6, alpha=0.3)
+        axes.plot(curve["step"], smooth, color=colour, linewidth=1.6)
+        labels.append((curve["step"][-1], smooth[-1], model, colour))
+    axes.set_xlim(left=0)
+    axes.set_xlabel("training step")
+    axes.set_ylabel("training loss, bits per token")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    figure.canvas.draw()
+    style.label_ends(axes, labels)
+    return figure
+
+
+def draw_message_anatomy(table: pl.DataFrame) -> Figure:
+    """What each message's bits are spent on: one bar a message, divided by part, the total size beside it."""
+    labels = table["label"].unique(maintain_order=True).to_list()
+    parts = sorted(table["part"].unique(), key=figure_data.part_order)
+    colours = style.colours(sorted(parts, key=lambda part: part != "symbols"))
+    figure, (axes,) = _panels(1, height=0.9 + 0.34 * len(labels))
+    for height, label in enumerate(labels):
+        left, rows = 0.0, table.filter(pl.col("label") == label)
+        for row in sorted(rows.iter_rows(named=True), key=lambda row: figure_data.part_order(row["part"])):
+            axes.barh(height, row["share"], left=left, height=0.62, color=colours[row["part"]], linewidth=0)
+            left += row["share"]
+        axes.text(1.015, height, format_bytes(rows["size_bits"].sum()), va="center", fontsize=9)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    axes.set_xlabel("share of the message's bits")
+    _legend(axes, [Patch(color=colours[part], linewidth=0, label=part) for part in parts])
+    return figure
+
+
+# --- what they share --------------------------------------------------------------------------------------------------
+
+
+def _panels(count: int, height: float) -> tuple[Figure, Sequence[Axes]]:
+    figure = Figure(figsize=(_WIDTH_INCHES, height * count), layout="constrained")
+    return figure, list(figure.subplots(count, 1, squeeze=False)[:, 0])
+
+
+def _title(axes: Axes, corpus: str, corpora: int) -> None:
+    if corpora > 1:
+        axes.set_title(corpus)
+
+
+def _legend(axes: Axes, keys: Sequence[Artist]) -> None:
+    axes.legend(
+        handles=keys,
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.0),
+        ncols=len(keys),
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=style.INK,
+        handletextpad=0.5,
+        columnspacing=1.4,
+        borderpad=0.2,
+    )
+
+
+def _guess_line(axes: Axes, guess: float) -> None:
+    axes.axhline(guess, color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
+    axes.annotate(
+        f"random guessing: {guess:.3g}",
+        (1, guess),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 4),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8.5,
+        color=style.MUTED,
+    )
+
+
+def _size_axis(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(LogLocator(base=10, numticks=12))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_bytes(round(value * 8))))
+    axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("message size")

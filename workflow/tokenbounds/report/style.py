@@ -1,0 +1,198 @@
+"""How figures look: one palette, one set of sizes, and savings that give the same bytes every time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tokenbounds.files import atomic_path, write_bytes
+
+# Each colour has one role, so that the page can restyle a figure for a dark background by replacing colours.
+INK = "#20242b"
+MUTED = "#6b7280"
+RULE = "#d8dbe0"
+PAPER = "#ffffff"
+# Okabe and Ito's colours for colour-blind readers, darkened a little for text on white; then greys.
+SERIES = ("#0b6bb0", "#c8500a", "#08835f", "#b0578a", "#8a6a00", "#3a8fc4", "#7a4fb5", "#7f7f7f")
+
+_FONT_STACK = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+_SETTINGS = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlepad": 10,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.7,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "figure.facecolor": PAPER,
+    "axes.facecolor": "none",
+    "savefig.facecolor": PAPER,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tokenbounds",
+    "path.simplify": False,
+}
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Draw inside this: matplotlib's settings for the project, restored afterwards."""
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg", **_SETTINGS}):
+        yield
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """One colour for each distinct name, in order of appearance; names beyond the palette share its last, a grey."""
+    distinct = list(dict.fromkeys(names))
+    return {name: SERIES[min(index, len(SERIES) - 1)] for index, name in enumerate(distinct)}
+
+
+def save(figure: Figure, table: pl.DataFrame, directory: Path, name: str) -> Path:
+    """Write `name`.svg, .png, .parquet and .csv into `directory`; the same input gives the same bytes.
+
+    Returns
+    -------
+    Path
+        The SVG.
+    """
+    svg = directory / f"{name}.svg"
+    with atomic_path(svg) as temporary:
+        figure.savefig(temporary, format="svg", bbox_inches="tight", pad_inches=0.08, metadata={"Date": None})
+        temporary.write_text(_finish_svg(temporary.read_text(encoding="utf-8")), encoding="utf-8")
+    with atomic_path(directory / f"{name}.png") as temporary:
+        figure.savefig(
+            temporary, format="png", dpi=180, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None}
+        )
+    with atomic_path(directory / f"{name}.parquet") as temporary:
+        table.write_parquet(temporary)
+    write_bytes(directory / f"{name}.csv", table.write_csv().encode())
+    return svg
+
+
+def _finish_svg(svg: str) -> str:
+    """Drop comments (they repeat texts) and let the reader's own sans-serif face set the text."""
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    return svg.replace("'DejaVu Sans'", _FONT_STACK)
+
+
+def spread(positions: Sequence[float], distance: float) -> list[float]:
+    """Move label positions apart until neighbours are `distance` apart, each as little as possible.
+
+    Labels that would overlap form a block that is centred on the mean of its members' wishes (the pool-adjacent-
+    violators solution of the least-squares problem).
+    """
+    order = sorted(range(len(positions)), key=lambda index: positions[index])
+    blocks: list[tuple[float, int]] = []
+    for rank, index in enumerate(order):
+        block = (positions[index] - rank * distance, 1)
+        while blocks and blocks[-1][0] >= block[0]:
+            mean, size = blocks.pop()
+            block = ((mean * size + block[0] * block[1]) / (size + block[1]), size + block[1])
+        blocks.append(block)
+    wishes = [mean for mean, size in blocks for _ in range(size)]
+    result = [0.0] * len(positions)
+    for rank, index in enumerate(order):
+        result[index] = wishes[rank] + rank * distance
+    return result
+
+
+def label_ends(axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write labels to the right of points, apart from each other, each joined to its point if it had to move.
+
+    Parameters
+    ----------
+    axes
+        Axes whose limits are final; texts go beyond its right edge.
+    labels
+        (x, y, text, colour) of each label, in data coordinates.
+    """
+    if not labels:
+        return
+    figure = axes.get_figure(root=True)
+    height_points = axes.get_window_extent().height / figure.dpi * 72
+    to_axes = axes.transLimits.transform
+    points = [axes.transScale.transform((x, y)) for x, y, _, _ in labels]
+    places = [to_axes(point) for point in points]
+    leader = {"arrowstyle": "-", "linewidth": 0.6, "alpha": 0.45, "shrinkA": 2, "shrinkB": 4, "relpos": (0, 0.5)}
+    heights = spread([float(place[1]) for place in places], 12.5 / height_points)
+    for (_, _, text, colour), place, height in zip(labels, places, heights, strict=True):
+        axes.annotate(
+            text,
+            xy=(float(place[0]), float(place[1])),
+            xytext=(1.03, height),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            va="center",
+            fontsize=9,
+            color=colour,
+            arrowprops=leader | {"color": colour},
+            annotation_clip=False,
+        )
+
+
+def label_marks(
+    axes: Axes, labels: Sequence[tuple[float, float, str, str]], marks: Sequence[tuple[float, float]]
+) -> None:
+    """Write each label near its point, at the nearest free height: clear of the marks and of the other labels.
+
+    Parameters
+    ----------
+    axes
+        Axes whose limits and texts are final.
+    labels
+        (x, y, text, colour) of each label, in data coordinates.
+    marks
+        Points (x, y) to stay clear of, in data coordinates.
+    """
+    figure = axes.get_figure(root=True)
+    figure.canvas.draw()
+    scale = 72 / figure.dpi
+    frame = axes.get_window_extent()
+    taken = []
+    for x, y in axes.transData.transform(list(marks)) * scale:
+        taken.append((x - 6, x + 6, y - 4, y + 4))
+    for x, y, text, colour in labels:
+        anchor_x, anchor_y = axes.transData.transform((x, y)) * scale
+        half = 2.9 * len(text)
+        centre = min(max(anchor_x, frame.x0 * scale + half), frame.x1 * scale - half)
+        for offset in (12, -13, 24, -25, 36, -37, 48, -49, 60):
+            middle = anchor_y + offset
+            box = (centre - half, centre + half, middle - 5.5, middle + 5.5)
+            inside = frame.y0 * scale + 6 < middle < frame.y1 * scale - 6
+            if inside and not any(_overlap(box, other) for other in taken):
+                break
+        taken.append(box)
+        shift = (centre - anchor_x, offset)
+        style = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 9, "color": colour}
+        axes.annotate(text, (x, y), xytext=shift, zorder=4, **style)
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[1] and other[0] < one[1] and one[2] < other[3] and other[2] < one[3]

@@ -103,6 +103,24 @@ def find_files(patterns: tuple[str, ...], suffixes: tuple[str, ...]) -> list[Pat
     return sorted(found, key=lambda item: item.as_posix())
 
 
+def source_files(source: Source) -> list[Path]:
+    """The files a source is read from, sorted; none for a source that is not made of files.
+
+    Raises
+    ------
+    CorpusError
+        If one of the source's paths matches no file.
+    """
+    match source:
+        case TextSource():
+            return find_files(source.paths, (".txt",))
+        case JsonLinesSource():
+            return find_files(source.paths, (".jsonl", ".jsonl.gz"))
+        case ParquetSource():
+            return find_files(source.paths, (".parquet",))
+    return []
+
+
 def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -122,7 +140,7 @@ def _read_stdlib() -> Iterator[Document]:
 
 
 def _read_text(source: TextSource) -> Iterator[Document]:
-    for path in find_files(source.paths, (".txt",)):
+    for path in source_files(source):
         try:
             yield Document(path.as_posix(), _read_bytes(path).decode("utf-8"))
         except UnicodeDecodeError as error:
@@ -130,7 +148,7 @@ def _read_text(source: TextSource) -> Iterator[Document]:
 
 
 def _read_json_lines(source: JsonLinesSource) -> Iterator[Document]:
-    for path in find_files(source.paths, (".jsonl", ".jsonl.gz")):
+    for path in source_files(source):
         try:
             with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
                 for number, line in enumerate(stream, start=1):
@@ -166,7 +184,7 @@ def _listed(names: Any) -> str:
 
 
 def _read_parquet(source: ParquetSource) -> Iterator[Document]:
-    for path in find_files(source.paths, (".parquet",)):
+    for path in source_files(source):
         try:
             with pq.ParquetFile(path) as file:
                 yield from _rows_of_parquet(file, source.field, path.as_posix())

@@ -1,0 +1,53 @@
+"""From a corpus and language models to certificates: `snakemake --cores all`, with `--configfile` for your own study."""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+# A study given on the command line replaces the default one; Snakemake by itself would merge the two.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+pathvars:
+    results=study.results,
+    benchmarks=f"{study.results}/benchmarks",
+
+
+wildcard_constraints:
+    corpus=one_of(study.corpora),
+    model=one_of(study.models),
+    message=one_of(study.messages),
+    evaluation=one_of(study.evaluations),
+    certificate=one_of(study.certificates),
+    shard=r"\d{5}",
+
+
+localrules:
+    all,
+    plan_scoring,
+    tabulate_certificates,
+    draw_figures,
+    write_report,
+
+
+include: "workflow/rules/corpus.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/messages.smk"
+include: "workflow/rules/scores.smk"
+include: "workflow/rules/bounds.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.write_report.output,
+
+
+onsuccess:
+    print_summary(study)

@@ -1,0 +1,60 @@
+"""Corpora: documents become token shards.
+
+In    the files of a text, JSON lines or Parquet source; other sources are not files
+Out   <results>/corpora/{corpus}/manifest.json       tokens, documents, hashes of the shards beside it
+      <results>/corpora/{corpus}/documents.parquet   one row a document
+      <results>/corpora/{corpus}/shard-*.arrow       document, tokens; as many as the corpus's row says
+"""
+
+from tokenbounds.corpus.sources import source_files
+
+
+def corpus_sources(wildcards) -> list[str]:
+    """Files of the corpus's source, so that editing one tokenizes again."""
+    try:
+        return [
+            str(path) for path in source_files(study.corpora[wildcards.corpus].source)
+        ]
+    except TokenboundsError as error:
+        raise WorkflowError(f"corpora.{wildcards.corpus}: {error}") from None
+
+
+def disjoint_corpus(wildcards) -> list[str]:
+    """Manifest of the corpus that the tokenizer was trained on, if there is one."""
+    trained_on = getattr(
+        study.corpora[wildcards.corpus].tokenizer, "trained_on", "published"
+    )
+    return (
+        []
+        if trained_on == "published"
+        else [f"<results>/corpora/{trained_on}/manifest.json"]
+    )
+
+
+def corpus_row(wildcards) -> str:
+    """The corpus's row of the study."""
+    return row_json(study.corpora[wildcards.corpus])
+
+
+rule tokenize_corpus:
+    """Write a corpus as Arrow shards of tokens, and a manifest that names them by hash."""
+    input:
+        sources=corpus_sources,
+        disjoint=disjoint_corpus,
+    output:
+        manifest="<results>/corpora/{corpus}/manifest.json",
+        documents="<results>/corpora/{corpus}/documents.parquet",
+    log:
+        "<logs>/tokenize_corpus/{corpus}.log",
+    benchmark:
+        "<benchmarks>/tokenize_corpus/{corpus}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 2
+    resources:
+        mem_mb=growing(2500),
+        runtime=growing(30, 0.05),
+    params:
+        row=corpus_row,
+    script:
+        "../scripts/tokenize_corpus.py"

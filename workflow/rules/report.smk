@@ -1,0 +1,104 @@
+"""Report: all certificates as tables, figures and one page.
+
+In    <results>/certificates/*.json; figures also read the score files that certificates name
+Out   <results>/tables/certificates.{parquet,csv,md}     one row per certificate, metric and bound
+      <results>/figures/*.{svg,png,parquet}              each figure with its data
+      <results>/report.html                              everything on one page, without other files
+"""
+
+from tokenbounds.report.tables import print_table
+
+CERTIFICATES = [
+    f"<results>/certificates/{name}.json" for name in sorted(study.certificates)
+]
+CERTIFIED_MODELS = {
+    study.messages[row.message].model for row in study.certificates.values()
+}
+CURVES = {
+    name: f"<results>/models/{name}/training.parquet"
+    for name in sorted(CERTIFIED_MODELS)
+    if study.models[name].kind == "trained"
+}
+FIGURES = ["bound_by_size", "loss_by_position", "message_anatomy"] + (
+    ["training"] if CURVES else []
+)
+
+
+def print_summary(study) -> None:
+    """Print the certificates of a finished run, and where the report is."""
+    folder = Path(study.results)
+    paths = [
+        folder / "certificates" / f"{name}.json" for name in sorted(study.certificates)
+    ]
+    print_table([path for path in paths if path.is_file()], folder / "report.html")
+
+
+rule tabulate_certificates:
+    """One row per certificate, metric and bound."""
+    input:
+        certificates=CERTIFICATES,
+    output:
+        parquet="<results>/tables/certificates.parquet",
+        csv="<results>/tables/certificates.csv",
+        markdown="<results>/tables/certificates.md",
+    log:
+        "<logs>/tabulate_certificates.log",
+    benchmark:
+        "<benchmarks>/tabulate_certificates.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(1500),
+        runtime=growing(10),
+    script:
+        "../scripts/tabulate_certificates.py"
+
+
+rule draw_figures:
+    """Bounds against message size, loss by position, messages by part, training curves."""
+    input:
+        certificates=CERTIFICATES,
+        curves=list(CURVES.values()),
+    output:
+        expand(
+            "<results>/figures/{figure}.{format}",
+            figure=FIGURES,
+            format=["svg", "png", "parquet"],
+        ),
+    log:
+        "<logs>/draw_figures.log",
+    benchmark:
+        "<benchmarks>/draw_figures.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(2500),
+        runtime=growing(20),
+    params:
+        models=list(CURVES),
+    script:
+        "../scripts/draw_figures.py"
+
+
+rule write_report:
+    """One page for people, every number linked to its certificate."""
+    input:
+        certificates=CERTIFICATES,
+        tables=rules.tabulate_certificates.output,
+        figures=rules.draw_figures.output,
+    output:
+        report="<results>/report.html",
+    log:
+        "<logs>/write_report.log",
+    benchmark:
+        "<benchmarks>/write_report.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(1500),
+        runtime=growing(10),
+    script:
+        "../scripts/write_report.py"

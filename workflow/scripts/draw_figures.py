@@ -1,0 +1,14 @@
+"""Draw the figures (rule draw_figures)."""
+
+from pathlib import Path
+
+from tokenbounds.jobs import job
+from tokenbounds.report.figures import draw_figures
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], snakemake.threads):
+        draw_figures(
+            snakemake.input.certificates,
+            Path(snakemake.output[0]).parent,
+            training=dict(zip(snakemake.params.models, map(Path, snakemake.input.curves), strict=True)),
+        )

@@ -1,0 +1,16 @@
+"""Count one corpus's k-grams (rule fit_markov)."""
+
+from pathlib import Path
+
+from tokenbounds.baselines.markov import fit_markov
+from tokenbounds.config import MarkovModel, parse_row
+from tokenbounds.corpus.shards import Corpus
+from tokenbounds.jobs import job
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], snakemake.threads):
+        fit_markov(
+            parse_row(MarkovModel, snakemake.params.row),
+            Corpus.open(Path(snakemake.input.manifest).parent),
+            Path(snakemake.output.card).parent,
+        )

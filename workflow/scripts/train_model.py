@@ -1,0 +1,17 @@
+"""Train one model from scratch (rule train_model)."""
+
+from pathlib import Path
+
+from tokenbounds.config import TrainedModel, parse_row
+from tokenbounds.corpus.shards import Corpus
+from tokenbounds.jobs import job
+from tokenbounds.models.training import train_model
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], snakemake.threads):
+        train_model(
+            parse_row(TrainedModel, snakemake.params.row),
+            Corpus.open(Path(snakemake.input.manifest).parent),
+            Path(snakemake.output.card).parent,
+            Path(snakemake.params.workdir),
+        )

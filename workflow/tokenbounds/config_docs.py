@@ -1,0 +1,175 @@
+"""What is generated from the configuration's types: the JSON schema, and `config/README.md`, which explains every key.
+
+`python -m tokenbounds.config_docs` writes both into the checkout; with `--check` it only compares, and fails if a
+file is not what the types say.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+import typing
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from tokenbounds import config
+from tokenbounds.config_keys import INTRODUCTION, KEYS
+from tokenbounds.files import canonical_json, write_bytes
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA_FILE = Path("workflow/schemas/study.schema.json")
+README_FILE = Path("config/README.md")
+
+_SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
+    ("Study", (config.Study,)),
+    ("Corpora", (config.CorpusSpec,)),
+    (
+        "Sources of a corpus",
+        (
+            config.PythonStdlibSource,
+            config.TextSource,
+            config.JsonLinesSource,
+            config.ParquetSource,
+            config.HuggingFaceSource,
+        ),
+    ),
+    ("Tokenizers", (config.ByteTokenizer, config.TransformersTokenizer)),
+    ("Models", (config.TrainedModel, config.PretrainedModel, config.MarkovModel)),
+    ("Architecture and training of a model", (config.Architecture, config.Training)),
+    ("Parameterizations", (config.Dense, config.Lora)),
+    ("Messages", (config.MessageSpec,)),
+    (
+        "Quantizers",
+        (config.CodebookQuantizer, config.UniformQuantizer, config.CountsQuantizer, config.Finetuning),
+    ),
+    ("Evaluations", (config.EvaluationSpec,)),
+    ("Certificates", (config.CertificateSpec, config.BoundsSpec)),
+)
+
+
+def render_schema() -> str:
+    """The JSON schema of a configuration file."""
+    return canonical_json(config.study_schema(), indent=2) + "\n"
+
+
+def render_readme() -> str:
+    """The reference of all keys, in Markdown."""
+    parts = ["<!-- Written by `make generate` from workflow/tokenbounds/config.py; do not edit. -->", INTRODUCTION]
+    for title, kinds in _SECTIONS:
+        parts.append(f"## {title}")
+        parts.extend(_render_type(kind, alone=len(kinds) == 1) for kind in kinds)
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def documented_types() -> tuple[type, ...]:
+    """Every type of the reference, in its order."""
+    return tuple(kind for _, kinds in _SECTIONS for kind in kinds)
+
+
+def keys_of(kind: type) -> dict[str, Field[Any]]:
+    """A type's keys, except `kind`, whose only value is part of the heading."""
+    assert is_dataclass(kind)
+    return {field.name: field for field in fields(kind) if field.name != "kind"}
+
+
+def _render_type(kind: type, *, alone: bool) -> str:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    title = f"kind: {get_args(hints['kind'])[0]}" if "kind" in hints else _key_of(kind)
+    lines = [] if alone else [f"### `{title}`"]
+    lines.append("\n".join(line.strip() for line in (kind.__doc__ or "").strip().splitlines()))
+    keys = keys_of(kind)
+    if keys:
+        rows = [_render_key(kind, field, hints[name]) for name, field in keys.items()]
+        lines.append("\n".join(["| key | value | default | meaning |", "|:--|:--|:--|:--|", *rows]))
+    return "\n\n".join(lines)
+
+
+def _key_of(kind: type) -> str:
+    """The key under which a type without `kind` stands in a configuration."""
+    return kind.__name__.removesuffix("Spec").lower()
+
+
+def _render_key(kind: type, field: Field[Any], hint: Any) -> str:
+    meaning = KEYS[f"{kind.__name__}.{field.name}"]
+    cells = (f"`{field.name}`", _render_hint(hint), _render_default(field), meaning)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _render_default(field: Field[Any]) -> str:
+    default = field.default
+    factory = field.default_factory
+    if isinstance(default, FieldInfo):
+        factory = typing.cast(Any, default.default_factory) or MISSING
+        default = MISSING
+    if factory is not MISSING:
+        value = typing.cast(Any, factory)()
+        tag = getattr(value, "kind", None)
+        return f"`kind: {tag}`" if tag else "the defaults"
+    if default is MISSING:
+        return "required"
+    return f"`{canonical_json(default)}`"
+
+
+def _render_hint(hint: Any) -> str:
+    """A type in words a user of YAML knows."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is typing.Annotated:
+        return _render_hint(arguments[0]) + _render_limits(arguments[1:])
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return _render_union(arguments)
+    if origin is tuple:
+        return f"list of {_render_hint(arguments[0])}"
+    if origin is dict:
+        return f"rows: name → {_render_hint(arguments[1])}"
+    if is_dataclass(hint):
+        return _render_link(hint)
+    names = {int: "integer", float: "number", str: "text", bool: "`true` or `false`", type(None): "`null`"}
+    return names[hint]
+
+
+def _render_link(kind: type) -> str:
+    title = next(title for title, kinds in _SECTIONS if kind in kinds)
+    return f"see [{title}](#{title.lower().replace(' ', '-')})"
+
+
+def _render_union(members: tuple[Any, ...]) -> str:
+    if all(is_dataclass(member) for member in members):
+        tags = [get_args(typing.get_type_hints(member)["kind"])[0] for member in members]
+        return "of `kind` " + ", ".join(f"`{tag}`" for tag in tags)
+    return " or ".join(_render_hint(member) for member in members)
+
+
+def _render_limits(notes: tuple[Any, ...]) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    limits = []
+    for note in notes:
+        for constraint in getattr(note, "metadata", []):
+            limits += [
+                f"{sign} {getattr(constraint, name):g}" for name, sign in signs.items() if hasattr(constraint, name)
+            ]
+            if hasattr(constraint, "min_length"):
+                limits.append(f"at least {constraint.min_length}")
+    return f" ({', '.join(limits)})" if limits else ""
+
+
+def main(arguments: list[str]) -> int:
+    """Write the generated files, or with `--check` compare them; the exit status tells whether all is well."""
+    stale = []
+    for path, text in ((SCHEMA_FILE, render_schema()), (README_FILE, render_readme())):
+        if (ROOT / path).exists() and (ROOT / path).read_text(encoding="utf-8") == text:
+            continue
+        stale.append(path)
+        if "--check" not in arguments:
+            write_bytes(ROOT / path, text.encode())
+    for path in stale:
+        print(f"{path}: {'is not what config.py says; run `make generate`' if '--check' in arguments else 'written'}")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,124 @@
+"""The meaning of every key of a configuration, in one sentence each; `config_docs` joins them with the types."""
+
+INTRODUCTION = """
+# Configuration
+
+A configuration file is one study: named rows that refer to each other by name. Give yours to Snakemake with
+`snakemake --cores all --configfile my-study.yaml`; it replaces the default study, `config/config.yaml`. The smallest
+useful one has a corpus, a model, a message and a certificate:
+
+```yaml
+study: my-study
+corpora:
+  notes: {source: {kind: text, paths: [notes/]}}
+models:
+  markov: {kind: markov, corpus: notes, order: 1}
+messages:
+  markov: {model: markov, quantizer: {kind: counts}}
+certificates:
+  markov: {message: markov, corpus: notes}
+```
+
+Names may hold letters, digits, `.`, `_` and `-`; they become file names. Unknown keys are errors. Editing a row makes
+the next run repeat only what depends on that row; comments and the order of keys mean nothing. Editors that know JSON
+schemas can complete keys from `workflow/schemas/study.schema.json`. Memory, run time and GPUs are not part of a study:
+they are the business of Snakemake's profile (`slurm/config.yaml`).
+"""
+
+KEYS: dict[str, str] = {
+    "Study.study": "Name of the study; it stands in certificates, tables and the report.",
+    "Study.corpora": "The texts that models are trained on and certified for.",
+    "Study.models": "What is to be compressed.",
+    "Study.messages": "How models become bits.",
+    "Study.certificates": "What is to be certified. Only what a certificate needs is computed.",
+    "Study.evaluations": "How tokens are scored. Without this key there is one row, `default`, all defaults.",
+    "Study.results": "Folder of all results, relative to where Snakemake runs.",
+    "CorpusSpec.source": "Where the documents come from.",
+    "CorpusSpec.tokenizer": "How documents become tokens.",
+    "CorpusSpec.shards": "Number of files that the tokens are spread over. It changes no result.",
+    "TextSource.paths": "Files, folders (searched for `*.txt`) or glob patterns.",
+    "TextSource.licence": "The documents' licence, for the manifest.",
+    "JsonLinesSource.paths": "Files, folders (searched for `*.jsonl` and `*.jsonl.gz`) or glob patterns.",
+    "JsonLinesSource.field": "Key of each line's object that holds the text.",
+    "JsonLinesSource.licence": "The documents' licence, for the manifest.",
+    "ParquetSource.paths": "Files, folders (searched for `*.parquet`) or glob patterns.",
+    "ParquetSource.field": "Column that holds the text.",
+    "ParquetSource.licence": "The documents' licence, for the manifest.",
+    "HuggingFaceSource.name": "Name on the hub, or a folder written by `save_to_disk`.",
+    "HuggingFaceSource.subset": "Configuration of the dataset, if it has several.",
+    "HuggingFaceSource.split": "Split to read.",
+    "HuggingFaceSource.field": "Column that holds the text.",
+    "HuggingFaceSource.revision": "Branch, tag or commit on the hub; pin it for results that can be repeated.",
+    "HuggingFaceSource.documents": "Take only this many documents, from the first on.",
+    "HuggingFaceSource.licence": "The documents' licence, for the manifest.",
+    "TransformersTokenizer.name": "Hub name, folder, or folder of the GGUF file. Give exactly one of `name` and "
+    "`package`.",
+    "TransformersTokenizer.package": "Installed Python package whose folder holds the tokenizer.",
+    "TransformersTokenizer.revision": "Branch, tag or commit on the hub.",
+    "TransformersTokenizer.gguf_file": "Take the tokenizer from this GGUF file in the folder or package.",
+    "TransformersTokenizer.trained_on": "`published` (fixed before and independently of the corpus), or the corpus row "
+    "it was trained on, which must share no document with this one.",
+    "TrainedModel.corpus": "Corpus row to train on.",
+    "TrainedModel.architecture": "Shape of the transformer.",
+    "TrainedModel.parameterization": "Which parameters are trained and coded.",
+    "TrainedModel.training": "Budget and optimizer.",
+    "TrainedModel.seed": "Draws the fixed part and the initial values of the trained part.",
+    "PretrainedModel.name": "Hub name or folder. Give exactly one of `name` and `package`.",
+    "PretrainedModel.package": "Installed Python package whose folder holds the checkpoint.",
+    "PretrainedModel.gguf_file": "GGUF file inside the folder or package.",
+    "PretrainedModel.revision": "Branch, tag or commit on the hub; pin it for results that can be repeated.",
+    "MarkovModel.corpus": "Corpus row to count.",
+    "MarkovModel.order": "Number of preceding tokens that the next one depends on.",
+    "Architecture.family": "Family of transformers models.",
+    "Architecture.layers": "Number of transformer blocks.",
+    "Architecture.hidden": "Width of the residual stream; a multiple of `heads`.",
+    "Architecture.heads": "Attention heads.",
+    "Architecture.key_value_heads": "Heads of keys and values, if fewer (llama, mistral).",
+    "Architecture.feed_forward": "Width of the feed-forward layers; `null` leaves the family's usual ratio.",
+    "Architecture.context": "Longest window of tokens the model can see.",
+    "Architecture.tied_embedding": "Whether input and output embedding are one matrix, coded once.",
+    "Training.steps": "Optimizer steps.",
+    "Training.batch_tokens": "Tokens in one step.",
+    "Training.learning_rate": "Highest learning rate.",
+    "Training.warmup_fraction": "Share of the steps in which the learning rate rises; then it falls as a cosine.",
+    "Training.weight_decay": "AdamW's weight decay.",
+    "Training.seed": "Draws the batches.",
+    "Training.dtype": "Precision of forward and backward passes; values are kept in float32.",
+    "Training.gradient_checkpointing": "Compute activations twice to save memory.",
+    "Training.save_steps": "Steps between the checkpoints from which a killed job goes on.",
+    "Lora.rank": "Rank of the trained factors.",
+    "Lora.scale": "Factor of their product, divided by the rank.",
+    "Lora.targets": "Layers that are parameterized so; all others are trained and coded whole.",
+    "MessageSpec.model": "Model row to compress.",
+    "MessageSpec.quantizer": "How its values become few distinct symbols.",
+    "MessageSpec.coder": "Entropy coder: `adaptive` learns symbol frequencies while it codes, `static` sends a table.",
+    "CodebookQuantizer.levels": "Number of values in each tensor's codebook.",
+    "CodebookQuantizer.finetuning": "Further training of codes and codebooks.",
+    "UniformQuantizer.step_ratio": "Step between values, as a share of the tensor's root mean square.",
+    "UniformQuantizer.finetuning": "Further training of quantized values.",
+    "CountsQuantizer.levels": "Steps of the logarithmic scale of counts.",
+    "CountsQuantizer.threshold": "Smallest count that is coded.",
+    "Finetuning.steps": "Optimizer steps; 0 quantizes once and leaves it at that.",
+    "Finetuning.batch_tokens": "Tokens in one step.",
+    "Finetuning.learning_rate": "Highest learning rate.",
+    "Finetuning.rate_weight": "Weight of the message's size in the training loss.",
+    "Finetuning.seed": "Draws the batches.",
+    "EvaluationSpec.context": "Tokens in a window.",
+    "EvaluationSpec.stride": "Tokens that a window moves on by; `null`: by its whole length. A shorter stride shows "
+    "every token more context and costs more.",
+    "EvaluationSpec.sample_tokens": "Approximate number of tokens to draw and score; `null` scores all.",
+    "EvaluationSpec.seed": "Draws the sample.",
+    "EvaluationSpec.shards": "Number of scoring jobs.",
+    "EvaluationSpec.dtype": "Precision of the model's matrix products; losses are computed in float32.",
+    "EvaluationSpec.batch_tokens": "Tokens in one forward pass. It changes speed and memory only.",
+    "CertificateSpec.message": "Message row that is certified.",
+    "CertificateSpec.corpus": "Corpus row it is certified for.",
+    "CertificateSpec.evaluation": "Evaluation row that says how it is scored.",
+    "CertificateSpec.bounds": "What the certificate states.",
+    "BoundsSpec.delta": "Probability with which any of the certificate's bounds may fail.",
+    "BoundsSpec.sampling_share": "Share of each bound's failure probability that pays for scoring a sample only.",
+    "BoundsSpec.top_k": "Bound the error of the k likeliest tokens, for each k.",
+    "BoundsSpec.bounds": "Which bounds to compute for each metric.",
+    "BoundsSpec.alphas": "Grid of smoothing weights; the choice among them is paid for.",
+    "BoundsSpec.lambdas": "Size of the grid of the bounds' own parameter λ; the choice is paid for.",
+}

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+
 from tokenbounds import __version__
 from tokenbounds.errors import TokenboundsError
 

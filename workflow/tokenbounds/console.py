@@ -87,10 +87,15 @@ def _breakdown_table(breakdown: dict[str, int]) -> Table:
     return table
 
 
-def _ledger_table(ledger: list[dict[str, Any]]) -> Table:
-    table = _grid()
-    for entry in ledger:
-        table.add_row(entry["metric"], entry["bound"], entry["purpose"], f"{entry['delta']:.6g}")
+def _ledger_table(ledger: dict[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("row")
+    for entry in ledger["rows"][0]["entries"]:
+        table.add_column(f"{entry['name'].replace('_', ' ')}\n{entry['unit']}", justify="right")
+    for row in ledger["rows"]:
+        amounts = (entry["amount"] for entry in row["entries"])
+        cells = (f"{amount:,.6g}" if isinstance(amount, float) else str(amount) for amount in amounts)
+        table.add_row(f"{row['metric']} {row['bound']}", *cells)
     return table
 
 

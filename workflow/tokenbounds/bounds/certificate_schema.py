@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.files import canonical_json, sha256_bytes, write_bytes
-from typing_extensions import TypedDict
 
 SCHEMA_VERSION = 1
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -77,7 +78,9 @@ class PlanRecord(TypedDict):
     mode: Literal["exhaustive", "sampled"]
     blocks: Annotated[int, Field(ge=1, description="distinct blocks scored")]
     draws: Annotated[int, Field(ge=1, description="with-replacement draws; equals blocks when exhaustive")]
-    seed: Annotated[int | None, Field(description="seed of the sampling; null when exhaustive")]
+    seed: Annotated[int, Field(description="seed of the draws; without effect when exhaustive")]
+    context: Annotated[int, Field(ge=1, description="tokens a window shows the model at most")]
+    stride: Annotated[int, Field(ge=1, description="tokens a window moves on by, and scores")]
 
 
 @with_config(_STRICT)
@@ -112,12 +115,28 @@ with_config(_STRICT)(Row)
 
 @with_config(_STRICT)
 class LedgerEntry(TypedDict):
-    """One spending of failure probability."""
+    """One line of a row's ledger."""
+
+    name: Annotated[str, Field(description="what is paid for")]
+    amount: Annotated[int | float | str, Field(description="exact fraction as text for a probability, else a number")]
+    unit: Literal["probability", "candidates", "bits", "nats"]
+
+
+@with_config(_STRICT)
+class LedgerRow(TypedDict):
+    """What one row spends: its share of delta, and its complexity by part."""
 
     metric: str
     bound: str
-    purpose: Annotated[Literal["martingale", "sampling"], Field(description="the event this share pays for")]
-    delta: Probability
+    entries: Annotated[list[LedgerEntry], Field(min_length=1)]
+
+
+@with_config(_STRICT)
+class LedgerRecord(TypedDict):
+    """How delta is split over the rows."""
+
+    delta: Annotated[str, Field(description="total failure probability, an exact fraction")]
+    rows: Annotated[list[LedgerRow], Field(min_length=1)]
 
 
 @with_config(_STRICT)
@@ -137,7 +156,7 @@ class Certificate(TypedDict):
     scored_tokens: Annotated[int, Field(ge=1, description="distinct tokens scored")]
     vocabulary_size: Annotated[int, Field(ge=2, description="V")]
     delta: Annotated[Probability, Field(description="total failure probability of all rows together")]
-    ledger: Annotated[list[LedgerEntry], Field(min_length=1)]
+    ledger: LedgerRecord
     bounds: Annotated[dict[str, Any], Field(description="the bounds row of the study: metrics, bounds and grids")]
     rows: Annotated[list[Row], Field(min_length=1)]
     notes: list[str]

@@ -1,0 +1,114 @@
+"""Certification: from a message, a corpus, a plan and scores to a certificate that anyone can recompute."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from tokenbounds import __version__
+from tokenbounds.bounds.assumptions import state_assumptions
+from tokenbounds.bounds.certificate_schema import SCHEMA_VERSION, seal, write_certificate
+from tokenbounds.bounds.evidence import CertificateInputs, Evidence, gather_evidence
+from tokenbounds.bounds.rows import state_bounds
+from tokenbounds.config import BoundsSpec
+from tokenbounds.errors import CertificateError, TokenboundsError
+
+__all__ = ["CertificateInputs", "certify_bound", "compute_certificate"]
+
+_PACKAGES = ("numpy", "scipy", "pyarrow")
+
+
+def certify_bound(
+    name: str, study: str, inputs: CertificateInputs, spec: BoundsSpec, out: Path | str, *, model: str
+) -> dict[str, Any]:
+    """Certify how well the model that a message decodes to predicts a corpus, and write the certificate.
+
+    Parameters
+    ----------
+    name, study, model
+        Labels: rows of the study.
+    inputs
+        Message, corpus, plan and score files.
+    spec
+        Failure probability, metrics, bounds and grids.
+    out
+        The certificate's file; paths inside are relative to its folder.
+
+    Returns
+    -------
+    dict
+        The certificate as written.
+
+    Raises
+    ------
+    CertificateError
+        If a file is missing, damaged, or was made from something else (the message names it), or a bound's
+        assumption does not hold for the data. Nothing is written then.
+    """
+    out = Path(out)
+    evidence = gather_evidence(inputs, out.parent)
+    certificate = compute_certificate({"certificate": name, "study": study, "model": model}, evidence, spec)
+    write_certificate(out, certificate)
+    return seal(certificate)
+
+
+def compute_certificate(names: dict[str, str], evidence: Evidence, spec: BoundsSpec) -> dict[str, Any]:
+    """Compute a certificate from evidence; the same evidence gives the same certificate.
+
+    Parameters
+    ----------
+    names
+        The labels `certificate`, `study` and `model`.
+    evidence
+        Files that are known to belong together.
+    spec
+        Failure probability, metrics, bounds and grids.
+
+    Raises
+    ------
+    CertificateError
+        If the scores break their contract or a bound's assumption does not hold.
+    """
+    manifest = evidence.manifest
+    try:
+        statement = state_bounds(
+            evidence.scores, evidence.plan, evidence.message.size_bits, evidence.vocabulary_size, spec
+        )
+    except CertificateError:
+        raise
+    except TokenboundsError as error:
+        raise CertificateError(str(error)) from error
+    records = evidence.records
+    return {
+        **names,
+        **records,
+        "schema_version": SCHEMA_VERSION,
+        "corpus": manifest.corpus,
+        "tokens": manifest.tokens,
+        "scored_tokens": evidence.scores.rows,
+        "vocabulary_size": evidence.vocabulary_size,
+        "delta": spec.delta,
+        "ledger": statement.ledger,
+        "bounds": TypeAdapter(BoundsSpec).dump_python(spec, mode="json"),
+        "rows": statement.rows,
+        "notes": statement.notes,
+        "assumptions": state_assumptions(
+            evidence.message.header, records["manifest"]["tokenizer"], records["plan"], evidence.dtype, spec.delta
+        ),
+        "software": _software(),
+    }
+
+
+def _software() -> dict[str, str]:
+    """Versions of what computed the certificate."""
+    versions = {"tokenbounds": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "unknown"
+    return versions

@@ -1,0 +1,253 @@
+"""The rows of a certificate: every metric under every bound, with the best of the priced grids.
+
+Grid cells are chosen on a histogram of the losses; the values stated are exact, from a second pass. What may be
+chosen from is paid for beforehand by the ledger, so that how it is chosen needs no proof.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tokenbounds.bounds.azuma import bound_azuma
+from tokenbounds.bounds.betting import betting_value, bound_errors, lambda_grid
+from tokenbounds.bounds.freedman import bound_freedman, freedman_value
+from tokenbounds.bounds.histogram import LossHistogram
+from tokenbounds.bounds.ledger import Ledger, RowBudget, split_delta
+from tokenbounds.bounds.result import Bound
+from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range
+from tokenbounds.bounds.survey import Average, Cell, Sample, average_cells, survey_scores
+from tokenbounds.config import BoundsSpec
+from tokenbounds.scores.plan import Plan
+from tokenbounds.scores.store import Scores
+
+_LOG_VALUES: dict[str, Callable[[float, float, float, int], float]] = {
+    "betting": betting_value,
+    "freedman": freedman_value,
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows share.
+
+    Attributes
+    ----------
+    spec
+        Metrics, bounds and grids.
+    tokens
+        m, tokens of the corpus.
+    vocabulary_size
+        V.
+    sample
+        The sampled blocks; None if every token was scored.
+    """
+
+    spec: BoundsSpec
+    tokens: int
+    vocabulary_size: int
+    sample: Sample | None
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """The distinct smoothing weights that may be chosen."""
+        return tuple(sorted(set(self.spec.alphas)))
+
+    @property
+    def lambda_price_nats(self) -> float:
+        """What choosing a lambda with the data in view costs, nats."""
+        return math.log(self.spec.lambdas)
+
+    @property
+    def top_k(self) -> tuple[int, ...]:
+        """The k that a vocabulary of V tokens can be wrong about."""
+        return tuple(sorted({k for k in self.spec.top_k if k < self.vocabulary_size}))
+
+
+@dataclass(frozen=True)
+class Statement:
+    """The rows of a certificate, and what they were paid with."""
+
+    rows: list[dict[str, Any]]
+    ledger: dict[str, Any]
+    notes: list[str]
+
+
+def state_bounds(scores: Scores, plan: Plan, message_bits: int, vocabulary_size: int, spec: BoundsSpec) -> Statement:
+    """Compute every row of a certificate in two passes over its scores.
+
+    Parameters
+    ----------
+    scores, plan
+        The scores, opened against their plan.
+    message_bits
+        C: 8 × the size of the message's file.
+    vocabulary_size
+        V.
+    spec
+        Failure probability, metrics, bounds and grids.
+
+    Raises
+    ------
+    CertificateError
+        If a bound's assumption does not hold for the data.
+    ScoreError
+        If the scores do not keep to the plan.
+    """
+    setting = Setting(spec, plan.tokens, vocabulary_size, Sample.of(plan))
+    ledger = _split(setting, message_bits)
+    survey = survey_scores(scores, setting.sample, vocabulary_size, setting.top_k)
+    candidates = {budget: _candidates(budget, survey.histogram, setting) for budget in ledger.rows}
+    wanted = [each for cells in candidates.values() for cell in cells for each in ((cell[0], None), cell)]
+    averages = average_cells(scores, setting.sample, vocabulary_size, wanted)
+    rows, entries = [], []
+    for budget in ledger.rows:
+        if budget.metric == "bpd":
+            bounds = [_bound_loss(budget, cell, averages, setting) for cell in candidates[budget]]
+            bound = min(bounds, key=lambda each: each.value)
+        else:
+            bound = _bound_errors(budget, survey.errors[_k(budget.metric)], setting)
+        rows.append(_row(budget, bound, setting))
+        lines = budget.entries(bound.price_nats)
+        entries.append({"metric": budget.metric, "bound": budget.bound, "entries": lines})
+    return Statement(rows, {"delta": str(ledger.delta), "rows": entries}, _notes(setting))
+
+
+def _split(setting: Setting, message_bits: int) -> Ledger:
+    spec = setting.spec
+    metrics = ["bpd", *(f"top{k}_error" for k in setting.top_k)]
+    ledger = split_delta(
+        spec.delta,
+        [(metric, bound) for metric in metrics for bound in dict.fromkeys(spec.bounds)],
+        message_bits=message_bits,
+        alphas=len(setting.alphas),
+        lambdas=spec.lambdas,
+        sampling_share=None if setting.sample is None else spec.sampling_share,
+    )
+    ledger.check()
+    return ledger
+
+
+def _candidates(budget: RowBudget, histogram: LossHistogram, setting: Setting) -> list[Cell]:
+    """Cells whose exact values are worth computing: for a sample the best of each alpha, else the best of all."""
+    if budget.metric != "bpd":
+        return []
+    guesses: dict[Cell, float]
+    if budget.bound == "azuma":
+        guesses = {(alpha, None): _guess_azuma(budget, histogram, alpha, setting) for alpha in setting.alphas}
+    else:
+        guesses = dict(_guess_lambda(budget, histogram, alpha, setting) for alpha in setting.alphas)
+    return list(guesses) if setting.sample is not None else [min(guesses, key=lambda cell: guesses[cell])]
+
+
+def _guess_azuma(budget: RowBudget, histogram: LossHistogram, alpha: float, setting: Setting) -> float:
+    width = loss_range(alpha, setting.vocabulary_size)
+    return bound_azuma(histogram.mean_loss(alpha), width, budget.complexity_nats, setting.tokens).value
+
+
+def _guess_lambda(budget: RowBudget, histogram: LossHistogram, alpha: float, setting: Setting) -> tuple[Cell, float]:
+    """The lambda that looks best for `alpha`, and its value, on the histogram.
+
+    For a sample the guess allows for the sampling bound as if the tokens of a block were independent.
+    """
+    losses, weights = histogram.losses(alpha)
+    grid = lambda_grid(setting.spec.lambdas, loss_ceiling(alpha, setting.vocabulary_size))
+    complexity = budget.complexity_nats + setting.lambda_price_nats
+    values = []
+    for lambda_ in grid:
+        logs = np.log1p(-lambda_ * losses)
+        mean = float(np.average(logs, weights=weights))
+        if setting.sample is not None:
+            variance = float(np.average((logs - mean) ** 2, weights=weights)) / setting.sample.lengths.mean()
+            penalty = -math.log(budget.delta_per_cell) / len(setting.sample.order)
+            span = -math.log1p(-lambda_ * loss_ceiling(alpha, setting.vocabulary_size))
+            mean -= math.sqrt(2.0 * variance * penalty) + span * penalty / 3.0
+        values.append(_LOG_VALUES[budget.bound](mean, float(lambda_), complexity, setting.tokens))
+    best = int(np.argmin(values))
+    return (alpha, float(grid[best])), values[best]
+
+
+def _bound_loss(budget: RowBudget, cell: Cell, averages: dict[Cell, Average], setting: Setting) -> Bound:
+    """The bound of one cell from exact averages."""
+    alpha, lambda_ = cell
+    size = setting.vocabulary_size
+    low, high = loss_floor(alpha, size), loss_ceiling(alpha, size)
+    loss = averages[alpha, None]
+    if lambda_ is None:
+        risk = loss.upper(low, high, budget.delta_per_cell)
+        bound = bound_azuma(risk, loss_range(alpha, size), budget.complexity_nats, setting.tokens)
+        return replace(bound, empirical=loss.mean, alpha=alpha, sampling=risk - loss.mean)
+    log = averages[cell]
+    complexity = budget.complexity_nats + setting.lambda_price_nats
+    lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), budget.delta_per_cell)
+    value, unsampled = (
+        _LOG_VALUES[budget.bound](each, lambda_, complexity, setting.tokens) for each in (lowest, log.mean)
+    )
+    return Bound(
+        value=value,
+        empirical=loss.mean,
+        complexity_nats=complexity,
+        samples=setting.tokens,
+        range=high,
+        price_nats=setting.lambda_price_nats,
+        lambda_=lambda_,
+        alpha=alpha,
+        sampling=value - unsampled,
+    )
+
+
+def _bound_errors(budget: RowBudget, errors: Average, setting: Setting) -> Bound:
+    """The bound of a top-k error; every bound used is non-decreasing in the share of errors."""
+    highest = errors.upper(0.0, 1.0, budget.delta_per_cell)
+    bound, unsampled = (_error_bound(budget, share, setting) for share in (highest, errors.mean))
+    return replace(bound, empirical=errors.mean, sampling=bound.value - unsampled.value)
+
+
+def _error_bound(budget: RowBudget, share: float, setting: Setting) -> Bound:
+    if budget.bound == "azuma":
+        return bound_azuma(share, 1.0, budget.complexity_nats, setting.tokens)
+    if budget.bound == "betting":
+        return bound_errors(share, budget.complexity_nats, setting.tokens, lambdas=setting.spec.lambdas)
+    return bound_freedman(
+        [0.0, 1.0],
+        1.0,
+        budget.complexity_nats,
+        lambdas=setting.spec.lambdas,
+        weights=[1.0 - share, share],
+        samples=setting.tokens,
+    )
+
+
+def _row(budget: RowBudget, bound: Bound, setting: Setting) -> dict[str, Any]:
+    size = setting.vocabulary_size
+    guess = math.log2(size) if budget.metric == "bpd" else 1.0 - _k(budget.metric) / size
+    return {
+        "metric": budget.metric,
+        "bound": budget.bound,
+        "value": float(bound.value),
+        "empirical": float(bound.empirical),
+        "gap": float(bound.gap),
+        "complexity": float(bound.complexity_nats),
+        "range": float(bound.range),
+        "alpha": bound.alpha,
+        "lambda": bound.lambda_,
+        "sampling": max(0.0, float(bound.sampling)),
+        "random_guess": guess,
+        "vacuous": bool(bound.value >= guess),
+        "delta": float(budget.delta),
+    }
+
+
+def _k(metric: str) -> int:
+    return int(metric.removeprefix("top").removesuffix("_error"))
+
+
+def _notes(setting: Setting) -> list[str]:
+    skipped = sorted({k for k in setting.spec.top_k if k >= setting.vocabulary_size})
+    return [
+        f"Top-{k} error is not stated: {k} guesses out of {setting.vocabulary_size} tokens never miss." for k in skipped
+    ]

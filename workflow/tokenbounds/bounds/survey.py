@@ -1,0 +1,148 @@
+"""Passes over the score files: a first one to choose smoothing weights and lambdas by, a second for exact averages.
+
+Both stream in constant memory. When everything was scored an average is a number; when blocks were sampled it also
+keeps one value a draw, from which `sampling` bounds the average over the whole corpus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenbounds.bounds.histogram import LossHistogram, SmoothedSums
+from tokenbounds.bounds.sampling import BlockSums, draw_order, lower_mean, upper_mean
+from tokenbounds.bounds.smoothing import smooth
+from tokenbounds.scores.plan import Plan, column
+from tokenbounds.scores.store import Scores
+
+Floats = npt.NDArray[np.float64]
+Cell = tuple[float, float | None]
+
+
+@dataclass(frozen=True)
+class Average:
+    """An average over the scored tokens.
+
+    Attributes
+    ----------
+    mean
+        Over all tokens, or over the draws of block averages.
+    draws
+        The block averages, one a draw, in an order independent of them; None if every token was scored.
+    """
+
+    mean: float
+    draws: Floats | None = None
+
+    def upper(self, low: float, high: float, delta: float) -> float:
+        """Bound the corpus average from above; values lie in [low, high]; `delta` is used only for a sample."""
+        return self.mean if self.draws is None else upper_mean(self.draws, low, high, delta)
+
+    def lower(self, low: float, high: float, delta: float) -> float:
+        """Bound the corpus average from below; values lie in [low, high]; `delta` is used only for a sample."""
+        return self.mean if self.draws is None else lower_mean(self.draws, low, high, delta)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The sampled blocks of a plan, each with how often it was drawn."""
+
+    blocks: npt.NDArray[np.int64]
+    draws: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    order: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Sample | None:
+        """The sample of a plan, or None if it scores everything."""
+        if plan.mode == "exhaustive":
+            return None
+        draws = column(plan.table, "draws")
+        return cls(column(plan.table, "block"), draws, column(plan.table, "length"), draw_order(draws, plan.seed))
+
+    def weights(self, blocks: npt.NDArray[np.int64]) -> Floats:
+        """Weight of each row [n], by its block: draws / length."""
+        place = np.searchsorted(self.blocks, blocks)
+        weights: Floats = self.draws[place] / self.lengths[place]
+        return weights
+
+    def average(self, sums: BlockSums) -> Average:
+        """The average of finished block sums."""
+        drawn = sums.means()[self.order]
+        return Average(float(drawn.mean()), drawn)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the first pass finds: the histogram of raw losses, and the share of errors for each k."""
+
+    histogram: LossHistogram
+    errors: dict[int, Average]
+
+
+def survey_scores(scores: Scores, sample: Sample | None, vocabulary_size: int, top_k: Sequence[int]) -> Survey:
+    """Read all scores once.
+
+    Parameters
+    ----------
+    scores
+        The score files, checked against their plan while they are read.
+    sample
+        The sampled blocks; None if every token was scored.
+    vocabulary_size
+        V.
+    top_k
+        The k whose errors (rank > k) are wanted.
+    """
+    histogram = LossHistogram(vocabulary_size, top_k)
+    sums = {} if sample is None else {k: BlockSums(sample.blocks) for k in top_k}
+    for block, nll_bits, rank in _stream(scores, ("block", "nll_bits", "rank")):
+        histogram.update(nll_bits, rank if top_k else None, None if sample is None else sample.weights(block))
+        for k, errors in sums.items():
+            errors.add(block, rank > k)
+    if sample is None:
+        return Survey(histogram, {k: Average(histogram.error_rate(k)) for k in top_k})
+    return Survey(histogram, {k: sample.average(errors) for k, errors in sums.items()})
+
+
+def average_cells(
+    scores: Scores, sample: Sample | None, vocabulary_size: int, cells: Iterable[Cell]
+) -> dict[Cell, Average]:
+    """Exact averages for chosen cells, in a second pass.
+
+    A cell (alpha, None) is the smoothed loss in bits; (alpha, lambda) is ln(1 - lambda × smoothed loss) in nats.
+    """
+    wanted = dict.fromkeys(cells)
+    if not wanted:
+        return {}
+    if sample is not None:
+        return _average_drawn_cells(scores, sample, vocabulary_size, list(wanted))
+    exact = SmoothedSums(vocabulary_size, wanted)
+    for (nll_bits,) in _stream(scores, ("nll_bits",)):
+        exact.update(nll_bits)
+    return {
+        (alpha, lambda_): Average(exact.mean_loss(alpha) if lambda_ is None else exact.mean_log(alpha, lambda_))
+        for alpha, lambda_ in wanted
+    }
+
+
+def _average_drawn_cells(
+    scores: Scores, sample: Sample, vocabulary_size: int, cells: Sequence[Cell]
+) -> dict[Cell, Average]:
+    sums = {cell: BlockSums(sample.blocks) for cell in cells}
+    for block, nll_bits in _stream(scores, ("block", "nll_bits")):
+        smoothed = {alpha: smooth(nll_bits, alpha, vocabulary_size) for alpha, _ in cells}
+        for (alpha, lambda_), total in sums.items():
+            losses = smoothed[alpha]
+            total.add(block, losses if lambda_ is None else np.log1p(-lambda_ * losses))
+    return {cell: sample.average(total) for cell, total in sums.items()}
+
+
+def _stream(scores: Scores, columns: tuple[str, ...]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+    for batch in scores.iter_batches(columns):
+        if batch.num_rows:
+            yield tuple(batch[name].to_numpy() for name in columns)

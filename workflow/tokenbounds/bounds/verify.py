@@ -1,0 +1,272 @@
+"""Verification: take a certificate apart and make it again from its files, trusting nothing it says."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenbounds.bounds.certificate import compute_certificate
+from tokenbounds.bounds.certificate_schema import read_certificate
+from tokenbounds.bounds.evidence import CertificateInputs, Evidence, gather_evidence
+from tokenbounds.config import BoundsSpec, parse_row
+from tokenbounds.corpus.manifest import MANIFEST_NAME
+from tokenbounds.corpus.reader import Corpus
+from tokenbounds.errors import CertificateError, TokenboundsError
+from tokenbounds.files import canonical_json, sha256_file
+from tokenbounds.scores.plan import plan_scoring
+
+ALL_BLOCKS = -1
+_RELATIVE_TOLERANCE = 1e-9
+_NOT_RECOMPUTED = ("software", "certificate_sha256")
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check that passed: its name, the file it concerns, and what was found."""
+
+    name: str
+    file: str
+    detail: str
+
+
+def find_certificates(paths: Sequence[Path]) -> list[Path]:
+    """Expand folders to the certificates (`*.json`) in them, in order of name.
+
+    Raises
+    ------
+    CertificateError
+        If a folder holds none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not inside:
+            raise CertificateError(f"{path} holds no certificate (*.json). Run the study, or name another folder.")
+        found += inside
+    return found
+
+
+def verify_certificate(path: Path | str, *, rescore: int = 0, seed: int | None = None) -> list[Check]:
+    """Check a certificate against its files, and its files against one another.
+
+    Parameters
+    ----------
+    path
+        The certificate. The files it names are looked for relative to its folder.
+    rescore
+        Number of blocks to score again from the decoded message; `ALL_BLOCKS` for every one.
+    seed
+        Of the choice of blocks; None chooses unpredictably, so that nobody can prepare for it.
+
+    Returns
+    -------
+    list of Check
+        Everything that was checked, in order.
+
+    Raises
+    ------
+    CertificateError
+        At the first check that fails; the message names the file.
+    """
+    path = Path(path)
+    try:
+        return list(_run_checks(path, rescore, seed))
+    except CertificateError:
+        raise
+    except TokenboundsError as error:
+        raise CertificateError(str(error)) from error
+
+
+def _run_checks(path: Path, rescore: int, seed: int | None) -> Iterator[Check]:
+    certificate = read_certificate(path)
+    yield Check("certificate intact", str(path), "canonical bytes, fields, hash of itself")
+    yield _check_ledger(path, certificate)
+    yield _check_files(path, certificate)
+    inputs = _locate(path, certificate)
+    evidence = gather_evidence(inputs, path.parent)
+    yield Check("files belong together", str(path), "scores → message, manifest, plan; plan → manifest → shards")
+    corpus = Corpus.open(inputs.corpus)
+    yield _check_plan(inputs, evidence, corpus)
+    yield _check_tokens(evidence, corpus)
+    yield _check_message(inputs.message, evidence)
+    yield _check_recomputation(path, certificate, evidence)
+    if rescore:
+        from tokenbounds.bounds.rescoring import rescore_blocks
+
+        detail = rescore_blocks(evidence, corpus, None if rescore == ALL_BLOCKS else rescore, seed)
+        yield Check("scored again", str(inputs.message), detail)
+
+
+def _check_ledger(path: Path, certificate: dict[str, Any]) -> Check:
+    """Every row is paid for, nothing else is, and the shares add up to delta exactly."""
+    ledger = certificate["ledger"]
+    rows = {(row["metric"], row["bound"]): row["delta"] for row in certificate["rows"]}
+    paid = {(row["metric"], row["bound"]): row["entries"] for row in ledger["rows"]}
+    if set(rows) != set(paid) or len(rows) != len(certificate["rows"]) or len(paid) != len(ledger["rows"]):
+        raise CertificateError(f"{path}: the ledger and the rows do not name the same metrics and bounds.")
+    total = Fraction(0)
+    for row, entries in paid.items():
+        delta, parts = _row_shares(path, entries)
+        if delta != sum(parts) or float(delta) != rows[row]:
+            raise CertificateError(f"{path}: the delta of row {'/'.join(row)} does not add up in the ledger.")
+        total += delta
+    if total != Fraction(str(certificate["delta"])) or str(total) != ledger["delta"]:
+        raise CertificateError(f"{path}: the ledger spends {total}, but delta is {certificate['delta']}.")
+    return Check("ledger adds up", str(path), f"delta {certificate['delta']:g} = {total} over {len(rows)} rows")
+
+
+def _row_shares(path: Path, entries: list[dict[str, Any]]) -> tuple[Fraction, list[Fraction]]:
+    """A row's delta and its parts, exactly."""
+    amounts = {entry["name"]: entry["amount"] for entry in entries if entry["unit"] == "probability"}
+    try:
+        shares = {name: Fraction(str(amount)) for name, amount in amounts.items()}
+        delta = shares.pop("delta")
+    except (ValueError, KeyError, ZeroDivisionError) as error:
+        raise CertificateError(f"{path}: the ledger holds a probability that is no fraction ({error}).") from error
+    if any(share < 0 for share in shares.values()):
+        raise CertificateError(f"{path}: the ledger holds a negative probability.")
+    return delta, list(shares.values())
+
+
+def _check_files(path: Path, certificate: dict[str, Any]) -> Check:
+    records = list(_file_records(certificate))
+    for record in records:
+        file = _resolve(path, record)
+        if not file.is_file():
+            raise CertificateError(f"{file} does not exist, but {path} rests on it. Restore it.")
+        found = sha256_file(file)
+        if found != record["sha256"]:
+            raise CertificateError(
+                f"{file} is not the file that {path} was made from: its SHA-256 is {found[:16]}…, "
+                f"not {record['sha256'][:16]}…. Restore it, or certify again."
+            )
+    return Check("files intact", str(path), f"SHA-256 of {len(records)} files")
+
+
+def _file_records(certificate: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    manifest = certificate["manifest"]
+    yield certificate["message"]
+    yield manifest
+    yield manifest["documents_file"]
+    yield from manifest["shards"]
+    yield certificate["plan"]
+    yield from certificate["scores"]
+
+
+def _locate(path: Path, certificate: dict[str, Any]) -> CertificateInputs:
+    manifest = _resolve(path, certificate["manifest"])
+    if manifest.name != MANIFEST_NAME:
+        raise CertificateError(f"{path} names {manifest} as manifest; a corpus's manifest is called {MANIFEST_NAME}.")
+    return CertificateInputs(
+        message=_resolve(path, certificate["message"]),
+        corpus=manifest.parent,
+        plan=_resolve(path, certificate["plan"]),
+        scores=tuple(_resolve(path, record) for record in certificate["scores"]),
+    )
+
+
+def _resolve(path: Path, record: dict[str, Any]) -> Path:
+    """Where a file of the certificate at `path` lies."""
+    return Path(os.path.normpath(path.parent / record["file"]))
+
+
+def _check_plan(inputs: CertificateInputs, evidence: Evidence, corpus: Corpus) -> Check:
+    """Plan again from the corpus's document lengths; a sample must be the one its seed draws."""
+    plan = evidence.plan
+    # The smallest number of tokens for which the planner makes this number of draws.
+    sample_tokens = max(1, plan.draws * plan.tokens // plan.blocks) if plan.mode == "sampled" else None
+    again = plan_scoring(
+        corpus.lengths,
+        context=plan.context,
+        stride=plan.stride,
+        sample_tokens=sample_tokens,
+        seed=plan.seed,
+        shards=plan.shards,
+    )
+    if not again.equals(plan.table):
+        raise CertificateError(f"{inputs.plan} is not the plan that its settings and the corpus give. Plan again.")
+    what = "every token once" if plan.mode == "exhaustive" else f"{plan.draws} draws of seed {plan.seed}"
+    return Check("plan made again", str(inputs.plan), what)
+
+
+def _check_tokens(evidence: Evidence, corpus: Corpus) -> Check:
+    """The scored token ids are the corpus's, position by position."""
+    batches = evidence.scores.iter_batches(("document", "position", "token"))
+    checked = 0
+    for batch in batches:
+        document, position, token = (batch.column(i).to_numpy() for i in range(3))
+        starts = np.flatnonzero(np.diff(document, prepend=document[0] - 1)) if len(document) else np.empty(0, int)
+        for start, stop in zip(starts, [*starts[1:], len(document)], strict=True):
+            expected = corpus.document(int(document[start]))[position[start:stop]]
+            if not np.array_equal(expected, token[start:stop]):
+                at = int(np.argmax(expected != token[start:stop]))
+                raise CertificateError(
+                    f"{_score_file(evidence, checked + int(start) + at)}: document {document[start]} position "
+                    f"{position[start + at]} holds token {token[start + at]}, the corpus {expected[at]}. Score again."
+                )
+        checked += len(document)
+    return Check("scored tokens are the corpus's", str(evidence.inputs.corpus), f"{checked:,} tokens")
+
+
+def _score_file(evidence: Evidence, row: int) -> Path:
+    """The score file that holds a row, by its number over all files."""
+    for part in evidence.scores.parts:
+        if row < part.rows:
+            return part.path
+        row -= part.rows
+    return evidence.scores.files[-1]
+
+
+def _check_message(path: Path, evidence: Evidence) -> Check:
+    if importlib.util.find_spec("torch") is None:
+        return Check("message read", str(path), f"{evidence.message.size_bits:,} bits; not decoded: torch is missing")
+    from tokenbounds.messages.decode import decode_message
+
+    try:
+        decode_message(path)
+    except TokenboundsError as error:
+        raise CertificateError(f"{path} does not decode to a model: {error}") from error
+    return Check("message decodes", str(path), f"to a model, from {evidence.message.size_bits:,} bits by part")
+
+
+def _check_recomputation(path: Path, certificate: dict[str, Any], evidence: Evidence) -> Check:
+    try:
+        spec = parse_row(BoundsSpec, json.dumps(certificate["bounds"]))
+    except ValueError as error:
+        raise CertificateError(f"{path}: 'bounds' is no bounds row of a study: {error}") from error
+    names = {key: certificate[key] for key in ("certificate", "study", "model")}
+    again = compute_certificate(names, evidence, spec)
+    kept = {key: value for key, value in certificate.items() if key not in _NOT_RECOMPUTED}
+    recomputed = {key: value for key, value in again.items() if key not in _NOT_RECOMPUTED}
+    if difference := next(_differences(kept, recomputed, ""), None):
+        raise CertificateError(f"{path} is not what its files give: {difference}. Certify again.")
+    exact = canonical_json(kept) == canonical_json(recomputed)
+    how = "identical" if exact else f"equal within {_RELATIVE_TOLERANCE:g} (this machine's logarithms round otherwise)"
+    return Check("recomputed", str(path), f"{len(certificate['rows'])} rows, {how}")
+
+
+def _differences(stated: Any, found: Any, where: str) -> Iterator[str]:
+    """Yield where two JSON values differ; floating-point numbers may differ by rounding."""
+    if isinstance(stated, dict) and isinstance(found, dict):
+        for key in sorted({*stated, *found}):
+            if key not in stated or key not in found:
+                yield f"'{where}{key}' is in only one of them"
+            else:
+                yield from _differences(stated[key], found[key], f"{where}{key}.")
+    elif isinstance(stated, list) and isinstance(found, list) and len(stated) == len(found):
+        for index, pair in enumerate(zip(stated, found, strict=True)):
+            yield from _differences(*pair, f"{where}{index}.")
+    elif isinstance(stated, float) and isinstance(found, float):
+        if not math.isclose(stated, found, rel_tol=_RELATIVE_TOLERANCE, abs_tol=_RELATIVE_TOLERANCE):
+            yield f"'{where.rstrip('.')}' is {stated}, recomputed {found}"
+    elif type(stated) is not type(found) or stated != found:
+        yield f"'{where.rstrip('.')}' is {stated!r}, recomputed {found!r}"

@@ -28,7 +28,8 @@ def bound_freedman(
 ) -> Bound:
     """The empirical Freedman bound with the best lambda of a priced grid.
 
-    Source: Finzi et al. 2025 (arXiv 2504.15208), its empirical Freedman inequality, with a constant centre. The parameters are those of `betting.bound_betting`, which is never larger.
+    Source: Finzi et al. 2025 (arXiv 2504.15208), its empirical Freedman inequality, with a constant centre. See
+    docs/bounds.md, "Freedman". The parameters are those of `betting.bound_betting`, which is never larger.
 
     Parameters
     ----------

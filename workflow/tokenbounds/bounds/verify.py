@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -97,13 +96,15 @@ def _run_checks(path: Path, rescore: int, seed: int | None) -> Iterator[Check]:
     corpus = Corpus.open(inputs.corpus)
     yield _check_plan(inputs, evidence, corpus)
     yield _check_tokens(evidence, corpus)
-    yield _check_message(inputs.message, evidence)
     yield _check_recomputation(path, certificate, evidence)
+    predictor = _decode(inputs.message)
+    yield Check("message decodes", str(inputs.message), f"to a model, from {evidence.message.size_bits:,} bits")
     if rescore:
         from tokenbounds.bounds.rescoring import rescore_blocks
 
-        detail = rescore_blocks(evidence, corpus, None if rescore == ALL_BLOCKS else rescore, seed)
-        yield Check("scored again", str(inputs.message), detail)
+        blocks = None if rescore == ALL_BLOCKS else rescore
+        detail = rescore_blocks(predictor, evidence, corpus, blocks, seed)
+        yield Check("scored again", str(inputs.scores[0].parent), detail)
 
 
 def _check_ledger(path: Path, certificate: dict[str, Any]) -> Check:
@@ -226,16 +227,14 @@ def _score_file(evidence: Evidence, row: int) -> Path:
     return evidence.scores.files[-1]
 
 
-def _check_message(path: Path, evidence: Evidence) -> Check:
-    if importlib.util.find_spec("torch") is None:
-        return Check("message read", str(path), f"{evidence.message.size_bits:,} bits; not decoded: torch is missing")
+def _decode(message: Path) -> Any:
+    """The model a message decodes to."""
     from tokenbounds.messages.decode import decode_message
 
     try:
-        decode_message(path)
+        return decode_message(message)
     except TokenboundsError as error:
-        raise CertificateError(f"{path} does not decode to a model: {error}") from error
-    return Check("message decodes", str(path), f"to a model, from {evidence.message.size_bits:,} bits by part")
+        raise CertificateError(f"{message} does not decode to a model: {error}") from error
 
 
 def _check_recomputation(path: Path, certificate: dict[str, Any], evidence: Evidence) -> Check:

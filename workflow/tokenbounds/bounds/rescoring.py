@@ -1,0 +1,143 @@
+"""Scoring blocks again from the decoded message, to compare with what a certificate rests on."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokenbounds.bounds.evidence import Evidence
+from tokenbounds.corpus.reader import Corpus
+from tokenbounds.errors import CertificateError
+from tokenbounds.scores.scoring import ChainPredictor, ScoringOptions, make_scorer, score_blocks
+from tokenbounds.scores.store import Scores
+
+_COLUMNS = ("block", "document", "position", "nll_bits", "rank")
+_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far two machines may differ.
+
+    Attributes
+    ----------
+    token_bits
+        In the loss of one token, bits.
+    mean_bits
+        In the average loss of the compared tokens, bits.
+    rank_share
+        In a rank: this share of it, and `rank_slack` more.
+    rank_slack
+        See `rank_share`.
+    """
+
+    token_bits: float
+    mean_bits: float
+    rank_share: float
+    rank_slack: int
+
+
+TOLERANCES = {
+    "chain": Tolerance(token_bits=1e-4, mean_bits=1e-5, rank_share=0.0, rank_slack=1),
+    "float32": Tolerance(token_bits=1e-3, mean_bits=1e-4, rank_share=0.05, rank_slack=2),
+    "bfloat16": Tolerance(token_bits=0.5, mean_bits=0.02, rank_share=0.5, rank_slack=20),
+}
+
+
+def rescore_blocks(predictor: Any, evidence: Evidence, corpus: Corpus, blocks: int | None, seed: int | None) -> str:
+    """Score blocks again and compare losses and ranks with the stored ones.
+
+    Parameters
+    ----------
+    predictor
+        What the message decodes to.
+    evidence, corpus
+        The certificate's.
+    blocks
+        How many blocks of the plan, chosen uniformly without replacement; None for all.
+    seed
+        Of the choice; None takes the system's randomness.
+
+    Returns
+    -------
+    str
+        What was compared, for people.
+
+    Raises
+    ------
+    CertificateError
+        If a loss or rank differs by more than the tolerance; the message names the score file, document and position.
+    """
+    plan = evidence.plan.table
+    dtype = _known_dtype(evidence)
+    if seed is None:
+        seed = secrets.randbits(64)
+    count = plan.num_rows if blocks is None else min(blocks, plan.num_rows)
+    chosen = np.sort(np.random.default_rng(seed).choice(plan.num_rows, size=count, replace=False))
+    rows = plan.take(chosen)
+    tolerance = TOLERANCES["chain" if isinstance(predictor, ChainPredictor) else dtype]
+    scorer = make_scorer(predictor, corpus, ScoringOptions(dtype=dtype, batch_tokens=_BATCH_TOKENS))
+    again = _columns(score_blocks(scorer, corpus, rows, _BATCH_TOKENS))
+    stored = _stored(evidence.scores, rows["block"].to_numpy())
+    difference = _compare(again, stored, tolerance, evidence.scores.files)
+    return (
+        f"{len(again['block']):,} tokens of {count} blocks (seed {seed}): losses differ by at most {difference:.2g} "
+        f"bits (tolerance {tolerance.token_bits:g})"
+    )
+
+
+def _known_dtype(evidence: Evidence) -> Literal["float32", "bfloat16"]:
+    if evidence.dtype == "float32":
+        return "float32"
+    if evidence.dtype == "bfloat16":
+        return "bfloat16"
+    raise CertificateError(f"{evidence.scores.files[0]} was scored in unknown arithmetic '{evidence.dtype}'.")
+
+
+def _columns(batches: Any) -> dict[str, npt.NDArray[Any]]:
+    """Named columns of a stream of record batches, whole."""
+    parts = [[batch[name].to_numpy() for name in _COLUMNS] for batch in batches]
+    return {name: np.concatenate(values) for name, values in zip(_COLUMNS, zip(*parts, strict=True), strict=True)}
+
+
+def _stored(scores: Scores, blocks: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+    """The stored rows of some blocks, in corpus order."""
+
+    def chosen() -> Any:
+        for batch in scores.iter_batches(_COLUMNS):
+            yield batch.filter(pa.array(np.isin(batch["block"].to_numpy(), blocks)))
+
+    return _columns(chosen())
+
+
+def _compare(
+    again: dict[str, npt.NDArray[Any]],
+    stored: dict[str, npt.NDArray[Any]],
+    tolerance: Tolerance,
+    files: tuple[Path, ...],
+) -> float:
+    """Largest difference of a loss, bits; refuses more than the tolerance."""
+    where = files[0].parent
+    off = np.abs(again["nll_bits"].astype(np.float64) - stored["nll_bits"])
+    rank_off = np.abs(again["rank"].astype(np.int64) - stored["rank"])
+    bad = (off > tolerance.token_bits) | (rank_off > tolerance.rank_slack + tolerance.rank_share * stored["rank"])
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise CertificateError(
+            f"{where}: document {stored['document'][at]} position {stored['position'][at]} is stored with "
+            f"{stored['nll_bits'][at]:.6f} bits and rank {stored['rank'][at]}, but the decoded message gives "
+            f"{again['nll_bits'][at]:.6f} and {again['rank'][at]}. These are not the message's scores: score again."
+        )
+    mean = abs(float(np.mean(again["nll_bits"].astype(np.float64) - stored["nll_bits"])))
+    if mean > tolerance.mean_bits:
+        raise CertificateError(
+            f"{where}: the decoded message's average loss differs by {mean:.2g} bits from the stored one, more than "
+            f"{tolerance.mean_bits:g}. Score again."
+        )
+    return float(off.max())

@@ -346,13 +346,16 @@ def _read_batches(path: Path, columns: list[str], batch_rows: int) -> Iterator[p
     """Stream a file with one row group in memory at a time; a damaged page is a ScoreError."""
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
-            yield from file.iter_batches(batch_size=batch_rows, columns=columns)
+            for batch in file.iter_batches(batch_size=batch_rows, columns=columns):
+                if any(values.null_count for values in batch.columns):
+                    raise ScoreError(f"{path} has empty cells. Score this shard again.")
+                yield batch
     except (OSError, pa.ArrowException) as error:
         raise ScoreError(f"{path} is damaged ({error}). Score this shard again.") from error
 
 
 def _check_planned(batch: pa.RecordBatch, expected: dict[str, Int64Array], path: Path) -> None:
-    """Check that the rows are the next ones of the plan. (A null is read as NaN, cast, and equals no number.)"""
+    """Check that the rows are the next ones of the plan."""
     for name in _KEYS:
         found, wanted = column(batch, name), expected[name]
         if not np.array_equal(found, wanted):
@@ -383,5 +386,5 @@ def _check_values(batch: pa.RecordBatch, vocabulary_size: int, path: Path) -> No
     for name, (low, high) in highest.items():
         if name in batch.schema.names:
             values = batch[name].to_numpy(zero_copy_only=False)
-            if batch[name].null_count or not np.all((values >= low) & (values <= high)):
+            if not np.all((values >= low) & (values <= high)):
                 raise ScoreError(f"{path}: column {name} has a value outside {low} to {high}. Score this shard again.")

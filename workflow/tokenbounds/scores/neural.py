@@ -1,0 +1,181 @@
+"""Scoring with transformers models, at little more than the cost of the forward pass.
+
+The trunk runs on batches of windows of similar length; its output embedding is applied to a few positions at a time,
+and from those logits, in float32, come log-sum-exp, the target's logit and its rank. The logits of a whole batch never
+exist at once, and nothing is sorted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokenbounds.errors import ScoreError
+from tokenbounds.scores.plan import Int64Array
+from tokenbounds.scores.scoring import Group, Losses, ScoringOptions
+
+# Keys by which transformers' configurations change logits after the output embedding.
+_LOGIT_TRANSFORMS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "output_multiplier",
+    "logits_soft_cap",
+    "softcap",
+)
+# Chosen by benchmarks/scoring.py: the logits of one chunk should stay in a CPU's cache, but a matrix product of fewer
+# than 64 rows is slow; on a GPU chunks only bound memory.
+_CPU_HEAD_ELEMENTS, _CPU_HEAD_ROWS = 1 << 18, 64
+_GPU_HEAD_ELEMENTS = 1 << 26
+_PROBE_TOKENS = 6
+_PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+
+
+class NeuralScorer:
+    """Scores windows with a causal language model whose trunk and output embedding can be called apart.
+
+    Windows are padded on the right to the longest of their batch. Attention is causal, so padding needs no mask: it
+    comes after everything that is scored. Positions start at 0 in every window.
+
+    Parameters
+    ----------
+    model
+        A transformers causal language model; it is moved to the device, cast, and set to evaluation, in place.
+    start_id
+        Token before the first of a document (used here for padding and probing).
+
+    Raises
+    ------
+    ScoreError
+        If the model transforms its logits after the output embedding, or looks at tokens to the right.
+    """
+
+    def __init__(self, model: Any, start_id: int, options: ScoringOptions) -> None:
+        self._name = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+        self._device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[options.dtype]
+        self._batch_tokens = options.batch_tokens
+        self._start_id = start_id
+        self._refuse_unknown_logits(model)
+        _cast(model, self._device, self._dtype)
+        self._trunk, self._head = model.base_model, model.get_output_embeddings()
+        self.device_kind = self._device.type
+        self.longest_window: int | None = getattr(model.config, "max_position_embeddings", None)
+        self.vocabulary_size = self._probe(model)
+        self._head_rows = options.head_rows or self._choose_head_rows()
+
+    @torch.inference_mode()
+    def score(self, group: Group) -> Losses:
+        """Losses in bits and ranks of a group's scored tokens, in plan order."""
+        total = int(group.length.sum())
+        nll_bits, rank = np.empty(total, np.float32), np.empty(total, np.int32)
+        first_row = np.cumsum(group.length) - group.length
+        for blocks in self._batches(group.width):
+            inputs, scored = _pad(group, blocks, self._start_id)
+            hidden = self._scored_states(inputs, scored)
+            lengths = group.length[blocks]
+            begins = np.cumsum(lengths) - lengths
+            inside = np.arange(len(hidden)) - np.repeat(begins, lengths)
+            first_target = group.first[blocks] + 1 + group.context[blocks]
+            targets = group.tokens[np.repeat(first_target, lengths) + inside]
+            rows = np.repeat(first_row[blocks], lengths) + inside
+            nll_bits[rows], rank[rows] = self._score_states(hidden, targets)
+        return nll_bits, rank
+
+    def _batches(self, width: Int64Array) -> Iterator[Int64Array]:
+        """Yield block indices, long windows first, at most `batch_tokens` padded inputs together."""
+        order = np.argsort(-width, kind="stable")
+        first = 0
+        while first < len(order):
+            count = max(1, self._batch_tokens // int(width[order[first]]))
+            yield order[first : first + count]
+            first += count
+
+    def _scored_states(self, inputs: Int64Array, scored: np.ndarray) -> torch.Tensor:
+        """Last hidden states of the scored positions, [sum of length, hidden], block by block."""
+        states = self._states(torch.from_numpy(inputs).to(self._device))
+        states = states.reshape(-1, states.shape[-1])
+        if scored.all():
+            return states
+        return states[torch.from_numpy(np.flatnonzero(scored)).to(self._device)]
+
+    def _score_states(self, states: torch.Tensor, targets: Int64Array) -> tuple[np.ndarray, np.ndarray]:
+        """Losses in bits and ranks of targets int64[n] from states [n, hidden], a chunk of logits at a time."""
+        wanted = torch.from_numpy(targets).to(self._device)[:, None]
+        nll_bits = torch.empty(len(states), dtype=torch.float32, device=self._device)
+        rank = torch.empty(len(states), dtype=torch.float32, device=self._device)
+        for first in range(0, len(states), self._head_rows):
+            chunk = slice(first, first + self._head_rows)
+            # The head's output is ours alone, so it may be overwritten.
+            logits = self._head(states[chunk]).float()
+            target = logits.gather(1, wanted[chunk])
+            nll_bits[chunk] = torch.logsumexp(logits, dim=1) - target[:, 0]
+            # Float sums of zeros and ones are exact up to 2^24 tokens, and several times as fast as integer ones.
+            rank[chunk] = logits.ge_(target).sum(dim=1)
+        nll_bits.mul_(1 / math.log(2)).clamp_(min=0)
+        return nll_bits.cpu().numpy(), rank.to(torch.int32).cpu().numpy()
+
+    def _states(self, inputs: torch.Tensor) -> torch.Tensor:
+        states: torch.Tensor = self._trunk(input_ids=inputs, use_cache=False).last_hidden_state
+        return states
+
+    def _choose_head_rows(self) -> int:
+        if self._device.type == "cpu":
+            return max(_CPU_HEAD_ROWS, _CPU_HEAD_ELEMENTS // self.vocabulary_size)
+        return max(_CPU_HEAD_ROWS, _GPU_HEAD_ELEMENTS // self.vocabulary_size)
+
+    def _refuse_unknown_logits(self, model: Any) -> None:
+        config = getattr(model, "config", None)
+        head = getattr(model, "get_output_embeddings", lambda: None)()
+        if config is None or head is None or getattr(model, "base_model", model) is model:
+            raise ScoreError(f"model family '{self._name}' has no separate output embedding. Use a causal LM.")
+        text_config = config.get_text_config()
+        for key in _LOGIT_TRANSFORMS:
+            if getattr(text_config, key, None) not in (None, 1, 1.0):
+                raise ScoreError(
+                    f"model family '{self._name}' transforms its logits ({key}), which scoring does not support yet."
+                )
+
+    @torch.inference_mode()
+    def _probe(self, model: Any) -> int:
+        """Check on a few tokens that trunk and head give the model's logits, and see no future; return V."""
+        window = _PROBE_TOKENS if self.longest_window is None else min(_PROBE_TOKENS, self.longest_window)
+        tokens = torch.arange(self._start_id, self._start_id + window, device=self._device)
+        inputs = torch.stack([tokens, tokens]) % model.config.get_text_config().vocab_size
+        inputs[1, -1] = inputs[0, 0]
+        states = self._states(inputs)
+        ours = self._head(states).float()
+        theirs = model(input_ids=inputs, use_cache=False).logits.float()
+        tolerance = _PROBE_TOLERANCE[self._dtype] * max(1.0, float(theirs.abs().amax()))
+        if ours.shape != theirs.shape or bool(((ours - theirs).abs() > tolerance).any()):
+            raise ScoreError(
+                f"model family '{self._name}' does more to its logits than its output embedding; scoring does not "
+                "support it yet."
+            )
+        seen = (ours[0, :-1] - ours[1, :-1]).abs() > tolerance
+        if window > 1 and bool(seen.any()):
+            raise ScoreError(f"model family '{self._name}' looks at tokens to the right. Use a causal language model.")
+        return int(ours.shape[-1])
+
+
+def _cast(model: Any, device: torch.device, dtype: torch.dtype) -> None:
+    """Move and cast a model in place, but leave rotary frequencies in float32: rounded, they spoil far positions."""
+    frequencies = {name: value for name, value in model.named_buffers() if "inv_freq" in name}
+    model.to(device=device, dtype=dtype).eval()
+    for name, value in frequencies.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, value.to(device))
+
+
+def _pad(group: Group, blocks: Int64Array, pad_id: int) -> tuple[Int64Array, np.ndarray]:
+    """Inputs int64[B, T] of the given blocks, padded on the right, and which positions are scored, bool[B, T]."""
+    width, context = group.width[blocks][:, None], group.context[blocks][:, None]
+    column = np.arange(int(width.max()))[None, :]
+    index = group.first[blocks][:, None] + column
+    inputs = np.where(column < width, group.tokens[np.minimum(index, len(group.tokens) - 1)], pad_id)
+    return inputs, (column >= context) & (column < width)

@@ -1,0 +1,369 @@
+"""Scoring: the raw loss and rank of every planned token, from a transformers model or a Markov chain.
+
+The loss is -log2 of the probability the predictor gives the true token, before any smoothing. The rank is the number
+of tokens whose logit (or probability) is at least the true token's, itself included: the best possible rank is 1, and
+every tie counts against the predictor.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tokenbounds.errors import ScoreError
+from tokenbounds.scores.plan import Int64Array, Plan, column, expand_blocks, read_plan
+from tokenbounds.scores.store import SCORE_SCHEMA, Provenance, score_writer
+
+_log = logging.getLogger(__name__)
+_BATCHES_PER_GROUP = 16
+_SECONDS_BETWEEN_LOGS = 30.0
+
+Float32Array = NDArray[np.float32]
+Int32Array = NDArray[np.int32]
+Losses = tuple[Float32Array, Int32Array]
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How to compute, not what: losses agree between all settings up to rounding.
+
+    Attributes
+    ----------
+    dtype
+        Of the model's weights and matrix products. Log-sum-exp is float32 always.
+    batch_tokens
+        Most tokens (padding included) in one forward pass, unless a single window is longer.
+    device
+        A torch device; None takes CUDA if there is any.
+    head_rows
+        Positions whose logits exist at one time; None chooses by vocabulary and device.
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch_tokens: int = 16384
+    device: str | None = None
+    head_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ScoreError(f"dtype is {self.dtype!r}; choose float32 or bfloat16.")
+        if self.batch_tokens < 1 or (self.head_rows is not None and self.head_rows < 1):
+            raise ScoreError("batch_tokens and head_rows must be at least 1.")
+
+
+class TokenReader(Protocol):
+    """The part of a corpus that scoring reads."""
+
+    vocabulary_size: int
+    start_id: int
+    tokens: int
+
+    def document(self, number: int) -> NDArray[Any]:
+        """Tokens of one document, int[n]."""
+
+
+@runtime_checkable
+class ChainPredictor(Protocol):
+    """A predictor that scores a whole document at once, such as a Markov chain."""
+
+    vocabulary_size: int
+
+    def score(self, tokens: NDArray[Any], start_id: int) -> Losses:
+        """Losses in bits, float32[n], and ranks, int32[n], of a document's n tokens."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A run of consecutive blocks of the plan, with their tokens.
+
+    Attributes
+    ----------
+    document, start, length, context
+        As in the plan. int64[blocks].
+    tokens
+        For every block in turn, its window's tokens after the one that precedes them: `1 + context + length` values,
+        the first of which is `start_id` at the start of a document. All but the last are the window's inputs, all
+        but the first its targets. int64[sum of (1 + context + length)].
+    """
+
+    document: Int64Array
+    start: Int64Array
+    length: Int64Array
+    context: Int64Array
+    tokens: Int64Array
+
+    @property
+    def width(self) -> Int64Array:
+        """Inputs in each window, int64[blocks]."""
+        return self.context + self.length
+
+    @property
+    def first(self) -> Int64Array:
+        """Where in `tokens` each block's part begins, int64[blocks]."""
+        return np.cumsum(self.width + 1) - self.width - 1
+
+    def targets(self) -> Int64Array:
+        """The scored tokens in plan order, int64[sum of length]."""
+        ends = np.cumsum(self.length)
+        inside = np.arange(ends[-1]) - np.repeat(ends - self.length, self.length)
+        targets: Int64Array = self.tokens[np.repeat(self.first + 1 + self.context, self.length) + inside]
+        return targets
+
+
+class Scorer(Protocol):
+    """Computes losses and ranks of a group's scored tokens, in plan order."""
+
+    vocabulary_size: int
+    longest_window: int | None
+    device_kind: str
+
+    def score(self, group: Group) -> Losses:
+        """Losses in bits, float32[sum of length], and ranks, int32[sum of length]."""
+
+
+class ChainScorer:
+    """Scores with a Markov chain: whole documents, from which the planned tokens are picked.
+
+    A chain of order k always sees the k tokens before the one it predicts, also at the start of a window; its
+    prediction is a function of preceding tokens all the same, so every bound holds.
+    """
+
+    longest_window: int | None = None
+    device_kind = "cpu"
+
+    def __init__(self, chain: ChainPredictor, corpus: TokenReader) -> None:
+        self.vocabulary_size = chain.vocabulary_size
+        self._chain = chain
+        self._corpus = corpus
+        self._document = -1
+        self._losses: Losses = (np.empty(0, np.float32), np.empty(0, np.int32))
+
+    def score(self, group: Group) -> Losses:
+        """Losses and ranks in plan order; a document is scored once for all its consecutive blocks."""
+        parts = []
+        for document, start, length in zip(group.document, group.start, group.length, strict=True):
+            if document != self._document:
+                self._losses = self._chain.score(self._corpus.document(int(document)), self._corpus.start_id)
+                self._document = int(document)
+            parts.append(tuple(values[start : start + length] for values in self._losses))
+        nll_bits, rank = (np.concatenate(values) for values in zip(*parts, strict=True))
+        return nll_bits.astype(np.float32), rank.astype(np.int32)
+
+
+def make_scorer(predictor: Any, corpus: TokenReader, options: ScoringOptions) -> Scorer:
+    """Wrap a predictor for a corpus.
+
+    Parameters
+    ----------
+    predictor
+        A transformers causal language model, which is moved to the device and cast in place, or a `ChainPredictor`.
+
+    Raises
+    ------
+    ScoreError
+        If the model cannot be scored, or its vocabulary is smaller than the corpus's.
+    """
+    scorer: Scorer
+    if isinstance(predictor, ChainPredictor):
+        scorer = ChainScorer(predictor, corpus)
+    else:
+        from tokenbounds.scores.neural import NeuralScorer
+
+        scorer = NeuralScorer(predictor, corpus.start_id, options)
+    if scorer.vocabulary_size < corpus.vocabulary_size:
+        raise ScoreError(
+            f"the model predicts {scorer.vocabulary_size} tokens, but the corpus's tokenizer has "
+            f"{corpus.vocabulary_size}. Use the model's own tokenizer for this corpus."
+        )
+    return scorer
+
+
+def score_blocks(
+    scorer: Scorer, corpus: TokenReader, rows: pa.Table, batch_tokens: int = 16384
+) -> Iterator[pa.RecordBatch]:
+    """Score plan rows and yield `SCORE_SCHEMA` batches in plan order, in memory that does not grow with the plan.
+
+    Parameters
+    ----------
+    rows
+        Any rows of a plan, in corpus order.
+    batch_tokens
+        Windows are reordered by length within groups of 16 times as many tokens.
+
+    Raises
+    ------
+    ScoreError
+        If a loss is not finite (NaN or infinite logits), naming document and position; if a window is longer than
+        the model's positions, or the corpus is not the one that was planned.
+    """
+    longest = int((column(rows, "length") + column(rows, "context")).max(initial=0))
+    if scorer.longest_window is not None and longest > scorer.longest_window:
+        raise ScoreError(
+            f"the plan's windows have up to {longest} tokens, but the model has positions for only "
+            f"{scorer.longest_window}. Choose a smaller context for this evaluation."
+        )
+    for part in _groups(rows, batch_tokens * _BATCHES_PER_GROUP):
+        group = _gather(part, corpus)
+        nll_bits, rank = scorer.score(group)
+        where = expand_blocks(part)
+        _check_finite(nll_bits, where)
+        values = {**where, "token": group.targets(), "nll_bits": nll_bits, "rank": rank}
+        arrays = [pa.array(values[field.name]).cast(field.type) for field in SCORE_SCHEMA]
+        yield pa.RecordBatch.from_arrays(arrays, schema=SCORE_SCHEMA)
+
+
+def score_shard(
+    predictor: Any,
+    corpus: TokenReader,
+    plan: Plan,
+    shard: int,
+    out: Path | str,
+    *,
+    message_sha256: str,
+    options: ScoringOptions | None = None,
+) -> int:
+    """Score one shard of a plan and write it; `out` appears only if all went well.
+
+    Parameters
+    ----------
+    predictor
+        The decoded model: a transformers causal language model (moved to the device and cast in place) or a chain.
+    corpus
+        Reader of the corpus that was planned.
+    message_sha256
+        Of the message the predictor was decoded from.
+
+    Returns
+    -------
+    int
+        Rows written, one a scored token.
+
+    Raises
+    ------
+    ScoreError
+        See `make_scorer` and `score_blocks`; also if `corpus` and `plan` disagree in size.
+    TokenboundsError
+        If the file cannot be written.
+    """
+    options = options or ScoringOptions()
+    if corpus.tokens != plan.tokens:
+        raise ScoreError(f"the plan is for {plan.tokens} tokens, the corpus has {corpus.tokens}. Plan again.")
+    rows = plan.shard(shard)
+    scorer = make_scorer(predictor, corpus, options)
+    provenance = Provenance(
+        message_sha256=message_sha256,
+        manifest_sha256=plan.manifest_sha256,
+        plan_sha256=plan.sha256,
+        shard=shard,
+        dtype=options.dtype,
+        vocabulary_size=scorer.vocabulary_size,
+        software={**_software_versions(), "device": scorer.device_kind},
+    )
+    progress = _Progress(int(column(rows, "length").sum()))
+    with score_writer(out, provenance) as writer:
+        for batch in score_blocks(scorer, corpus, rows, options.batch_tokens):
+            writer.write(batch)
+            progress.add(batch.num_rows)
+    return progress.done
+
+
+def score_message(
+    message: Path | str,
+    corpus_directory: Path | str,
+    plan_path: Path | str,
+    shard: int,
+    out: Path | str,
+    *,
+    options: ScoringOptions | None = None,
+) -> int:
+    """Decode a message and score one shard with it; nothing but the files named here is read. See `score_shard`."""
+    from tokenbounds.corpus.shards import Corpus
+    from tokenbounds.files import sha256_file
+    from tokenbounds.messages.decode import decode_message
+
+    plan = read_plan(plan_path)
+    manifest = Path(corpus_directory) / "manifest.json"
+    if sha256_file(manifest) != plan.manifest_sha256:
+        raise ScoreError(f"{plan_path} was made for another corpus than {manifest} describes. Plan again.")
+    corpus = Corpus.open(Path(corpus_directory))
+    predictor = decode_message(Path(message))
+    message_sha256 = sha256_file(message)
+    return score_shard(predictor, corpus, plan, shard, out, message_sha256=message_sha256, options=options)
+
+
+def _groups(rows: pa.Table, group_tokens: int) -> Iterator[pa.Table]:
+    """Cut plan rows into consecutive runs of at most `group_tokens` window tokens (or one block)."""
+    ends = np.cumsum(column(rows, "length") + column(rows, "context"))
+    first = 0
+    while first < rows.num_rows:
+        before = int(ends[first - 1]) if first else 0
+        last = int(np.searchsorted(ends, before + group_tokens, side="right"))
+        last = max(last, first + 1)
+        yield rows.slice(first, last - first)
+        first = last
+
+
+def _gather(rows: pa.Table, corpus: TokenReader) -> Group:
+    """Read the tokens of a group's windows."""
+    document, start, length, context = (column(rows, name) for name in ("document", "start", "length", "context"))
+    pieces: list[NDArray[Any]] = []
+    number, tokens = -1, np.empty(0, np.int64)
+    start_token = np.array([corpus.start_id])
+    for block in range(len(document)):
+        if document[block] != number:
+            number = int(document[block])
+            tokens = corpus.document(number)
+        low, high = int(start[block] - context[block]) - 1, int(start[block] + length[block])
+        if high > len(tokens):
+            raise ScoreError(f"document {number} has {len(tokens)} tokens, the plan wants {high}. Plan again.")
+        if low < 0:
+            pieces.append(start_token)
+        pieces.append(tokens[max(low, 0) : high])
+    return Group(document, start, length, context, np.concatenate(pieces).astype(np.int64, copy=False))
+
+
+def _check_finite(nll_bits: Float32Array, where: dict[str, Int64Array]) -> None:
+    finite = np.isfinite(nll_bits)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise ScoreError(
+            f"the model's logits are not finite at document {where['document'][row]} position "
+            f"{where['position'][row]} (loss {nll_bits[row]}). Try float32, or train the model again."
+        )
+
+
+def _software_versions() -> dict[str, str]:
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in ("tokenbounds", "torch", "transformers", "pyarrow", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "absent"
+    return versions
+
+
+class _Progress:
+    """Counts scored tokens and logs the speed now and then."""
+
+    def __init__(self, total: int) -> None:
+        self.done = 0
+        self._total = total
+        self._started = self._logged = time.monotonic()
+
+    def add(self, tokens: int) -> None:
+        self.done += tokens
+        now = time.monotonic()
+        if now - self._logged >= _SECONDS_BETWEEN_LOGS or self.done == self._total:
+            self._logged = now
+            speed = self.done / max(now - self._started, 1e-9)
+            _log.info("scored %d of %d tokens, %.0f tokens/s", self.done, self._total, speed)

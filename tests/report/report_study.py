@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from tokenbounds.bounds import certificate_schema
+from tokenbounds.bounds.ledger import split_delta
 
 TOKENS = 10_600_000
 TOP_K = (1, 10, 100)
@@ -29,9 +30,11 @@ def certificate_dict(
     for k in (k for k in TOP_K if k < vocabulary):
         error = min(0.999, 0.06 * empirical * (1 + math.log(3)) / (1 + math.log(k) * 2.2) * 1.8)
         rows += [_row(f"top{k}_error", bound, error, vocabulary, size_bits, k) for bound in ("azuma", "betting")]
-    ledger = [
-        {"metric": row["metric"], "bound": row["bound"], "purpose": "martingale", "delta": row["delta"]} for row in rows
-    ]
+    budget = split_delta(
+        0.05, [(row["metric"], row["bound"]) for row in rows], message_bits=size_bits, alphas=6, lambdas=32
+    )
+    entries = [{"metric": row.metric, "bound": row.bound, "entries": row.entries(math.log(32))} for row in budget.rows]
+    ledger = {"delta": str(budget.delta), "rows": entries}
     sha = "".join(f"{(37 * i + len(name)) % 16:x}" for i in range(64))
     parts = {"header": 1352, "codebooks": 2176, "scales": 1536, "container": 328}
     parts = {**parts, "symbols": size_bits - sum(parts.values())} if size_bits > 6000 else {"symbols": size_bits}

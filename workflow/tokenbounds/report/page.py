@@ -1,0 +1,148 @@
+"""The report: one self-contained HTML page that says what the certificates say, and leads every number to its source.
+
+Texts of certificates are escaped by the template; the only markup that passes is that of figures and sections, which
+this library makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+import tokenbounds
+from tokenbounds.errors import TokenboundsError
+from tokenbounds.files import write_bytes
+from tokenbounds.report import page_content as content
+from tokenbounds.report.formats import format_value, metric_label
+from tokenbounds.report.inline_svg import inline_svg
+from tokenbounds.report.records import read_certificates
+
+_CAPTIONS = {
+    "bound_by_size": (
+        "The price of a message",
+        "Each certificate stands at the size of its message. The foot is the loss measured on the corpus; the dot is "
+        "the certified bound, higher by what the message costs. Larger messages fit better and cost more: the best "
+        "certificate lies where the two balance. Above the dashed line a bound is vacuous; a triangle is a bound "
+        "beyond the frame.",
+    ),
+    "bound_by_alpha": (
+        "The price of surprise",
+        "Mixing a share α of the uniform distribution into every prediction caps the loss of a token that comes as a "
+        "surprise, and so lowers the gap; too much of it dulls the model. Certificates pay for choosing the best α of "
+        "the grid, shown as a dot. Solid: certified. Dashed: measured.",
+    ),
+    "loss_by_position": (
+        "Loss by position",
+        "What the decoded model loses, before smoothing, by a token’s place in its document and in the window that "
+        "the model saw. Places are grouped logarithmically; groups of fewer than 30 tokens are left out.",
+    ),
+    "message_anatomy": (
+        "What the bits are spent on",
+        "Each message by part, and its size. Every bit the decoder needs is inside and is paid for.",
+    ),
+    "training": ("Training", "Training loss of the models before compression: every record, and a running mean."),
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A further part of the page, between the figures and the certificates in full.
+
+    Attributes
+    ----------
+    anchor
+        Its id in the page, unique.
+    title
+        Its heading, plain text.
+    body
+        Its HTML. Only `Markup` passes as it is; a plain string is escaped.
+    """
+
+    anchor: str
+    title: str
+    body: Markup | str
+
+
+def write_report(
+    certificate_paths: Iterable[Path | str],
+    out: Path | str,
+    *,
+    figures: Sequence[Path | str] = (),
+    sections: Sequence[Section] = (),
+) -> None:
+    """Write the page.
+
+    Parameters
+    ----------
+    certificate_paths
+        Certificates; the page links to them relative to `out`.
+    out
+        The HTML file.
+    figures
+        SVG files of `draw_figures`, in order; files beside them with the same stem are linked as data.
+    sections
+        Further parts of the page.
+
+    Raises
+    ------
+    TokenboundsError
+        If a certificate or a figure cannot be read, or two parts of the page have the same id.
+    """
+    out = Path(out)
+    write_bytes(out, render_report(certificate_paths, out, figures=figures, sections=sections).encode())
+
+
+def render_report(
+    certificate_paths: Iterable[Path | str],
+    out: Path,
+    *,
+    figures: Sequence[Path | str] = (),
+    sections: Sequence[Section] = (),
+) -> str:
+    """The page's HTML; parameters and errors are those of `write_report`."""
+    certificates = read_certificates(certificate_paths)
+    anchors = content.anchors(certificates)
+    _check_anchors([*anchors.values(), *(section.anchor for section in sections)])
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals.update(shown=format_value, label=metric_label, exact=repr)
+    folder = resources.files(__package__ or "tokenbounds.report")
+    template = environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8"))
+    headline = content.headline(certificates, anchors)
+    return template.render(
+        css=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        study=", ".join(dict.fromkeys(one.study for one in certificates)),
+        count=f"{len(certificates)} certificate{'s' if len(certificates) != 1 else ''}",
+        headline=headline,
+        cards=content.cards(headline["certificate"]),
+        tables=content.tables(certificates, anchors),
+        figures=[_figure(Path(path), out) for path in figures],
+        sections=sections,
+        details=[content.detail(one, anchors[one.name], out) for one in certificates],
+        assumptions=content.assumptions(certificates),
+        citation=content.citation(headline["certificate"]),
+        verify_all=content.verify_all(certificates),
+        version=tokenbounds.__version__,
+    )
+
+
+def _check_anchors(anchors: Sequence[str]) -> None:
+    own = {"certificates", "figures", "details", "assumptions", "citing", "glossary"}
+    for index, anchor in enumerate(anchors):
+        if anchor in own or anchor in anchors[:index]:
+            raise TokenboundsError(f"two parts of the report have the id '{anchor}'. Rename one.")
+
+
+def _figure(path: Path, out: Path) -> dict[str, Any]:
+    title, caption = _CAPTIONS.get(path.stem, (path.stem.replace("_", " ").capitalize(), ""))
+    formats = {"SVG": ".svg", "PNG": ".png", "Parquet": ".parquet", "CSV": ".csv"}
+    siblings = {text: path.with_suffix(suffix) for text, suffix in formats.items()}
+    links = [
+        {"href": content.relative_href(file, out), "text": text} for text, file in siblings.items() if file.is_file()
+    ]
+    return {"name": path.stem, "svg": inline_svg(path, title), "title": title, "caption": caption, "links": links}

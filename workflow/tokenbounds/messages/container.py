@@ -32,17 +32,18 @@ PART_KINDS = {"codebooks": 1, "scales": 2, "symbols": 3, "values": 4}
 _KIND_NAMES = {code: name for name, code in PART_KINDS.items()}
 _VARINT_MAX_BYTES = 8
 
-# Typical headers, most usual text last, where deflate reaches it with the shortest distances.
+# Usual headers and keys, the most usual text last, where deflate reaches it with the shortest distances.
 _DICTIONARY = (
-    b'{"coder":"static","model":{"family":"markov","order":1,"start_id":0,"vocabulary_size":256},'
-    b'"quantizer":{"kind":"counts","levels":16,"threshold":2}}'
-    b'"head_dim":64,"rope_theta":10000.0,"sliding_window":null,"mistral","llama","num_key_value_heads":'
-    b'"num_hidden_layers":"num_attention_heads":"intermediate_size":"hidden_size":"max_position_embeddings":'
-    b'"rms_norm_eps":1e-05,"tie_word_embeddings":true,"attention_bias":false,"mlp_bias":false'
-    b'{"kind":"dense"}"targets":["embedding","head"]"kind":"codebook","levels":16'
-    b'{"coder":"adaptive","model":{"config":{"n_embd":128,"n_head":4,"n_inner":512,"n_layer":4,"n_positions":256,'
-    b'"tie_word_embeddings":true},"context":256,"family":"gpt2","parameterization":{"kind":"lora","rank":8,"scale":16.0,'
-    b'"targets":["attention","mlp"]},"seed":0,"start_id":0,"vocabulary_size":256},"quantizer":{"kind":"uniform"}}'
+    b'"activation_function":"gelu","layer_norm_epsilon":1e-05,"scale_attn_weights":true,"hidden_act":"silu"'
+    b'"attention_bias":true,"mlp_bias":true,"sliding_window":4096,"head_dim":64,"rope_parameters":{"rope_theta":10000.0,'
+    b'"rope_type":"default"},"qwen3","qwen2","mistral"},"coder":"static","quantizer":{"kind":"counts","levels":16,'
+    b'"model":{"family":"markov","order":2,"start_id":0,"threshold":2,"vocabulary_size":256'
+    b'{"coder":"adaptive","model":{"config":{"hidden_size":576,"intermediate_size":1536,"num_attention_heads":9,'
+    b'"num_hidden_layers":30,"num_key_value_heads":3,"rms_norm_eps":1e-05,"tie_word_embeddings":true},"context":1024,'
+    b'"family":"llama","start_id":1,"vocabulary_size":49152},"quantizer":{"kind":"codebook"}}'
+    b'{"coder":"adaptive","model":{"config":{"n_embd":128,"n_head":4,"n_inner":512,"n_layer":4,'
+    b'"tie_word_embeddings":false},"context":128,"family":"gpt2","parameterization":{"kind":"lora","rank":16,"scale":32.0,'
+    b'"targets":["attention","mlp","head","embedding"]},"seed":1,"vocabulary_size":256},"quantizer":{"kind":"uniform"}}'
 )
 
 

@@ -1,0 +1,164 @@
+"""From a checkpoint to a message: quantize, fine-tune, write, decode again, compare, report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import lzma
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tokenbounds.config import CountsQuantizer, MessageSpec, row_json
+from tokenbounds.errors import MessageError
+from tokenbounds.files import write_bytes, write_json
+from tokenbounds.messages.container import Message, parse_message, render_message
+from tokenbounds.messages.decode import decode_message
+from tokenbounds.messages.quantizers import Quantized, quantizer_class
+from tokenbounds.models.build import coded_parameters
+from tokenbounds.models.checkpoint import load_checkpoint
+
+if TYPE_CHECKING:
+    from tokenbounds.corpus.reader import Corpus
+    from tokenbounds.models.card import ModelCard
+
+LOGGER = logging.getLogger(__name__)
+REPORT_VERSION = 1
+_COMPARED_BYTES = 1 << 26  # beyond this general-purpose compressors are left out of the report: they are slow
+
+
+def encode_model(
+    model_directory: Path | str, spec: MessageSpec, out: Path | str, report: Path | str, corpus: Corpus | None = None
+) -> Message:
+    """Write the message of a model and a report about it.
+
+    Parameters
+    ----------
+    model_directory : path
+        A checkpoint folder, or the folder of a Markov chain's counts.
+    spec : MessageSpec
+    out, report : path
+        The message, and a JSON file: size and its parts in bits, hashes, comparisons, losses of the fine-tuning.
+    corpus : Corpus, optional
+        The tokens of straight-through fine-tuning; needed if the quantizer asks for any step of it.
+
+    Returns
+    -------
+    Message
+        As read back from the bytes written.
+
+    Raises
+    ------
+    MessageError
+        If fine-tuning lacks a corpus, or what decodes differs from what was encoded. Nothing is written then.
+    """
+    if isinstance(spec.quantizer, CountsQuantizer):
+        return _encode_markov(Path(model_directory), spec, Path(out), Path(report))
+    model, card = load_checkpoint(model_directory)
+    quantized, history = _quantize(model, card, spec, corpus)
+    described = {**card.to_dict(), "vocabulary_size": card.vocabulary_size}  # named always: auditors read it
+    header = {"model": described, "quantizer": quantized.header(), "coder": spec.coder}
+    data = render_message(header, quantized.to_parts(spec.coder))
+    message = parse_message(data)
+    _check_decoded(data, quantized.dequantize())
+    write_bytes(out, data)
+    write_json(report, _report(message, quantized, spec, history))
+    LOGGER.info("%s: %d bits, %.3f a coded value", out, message.size_bits, message.size_bits / _count(quantized))
+    return message
+
+
+def _quantize(
+    model: torch.nn.Module, card: ModelCard, spec: MessageSpec, corpus: Corpus | None
+) -> tuple[Quantized, dict[str, Any] | None]:
+    tensors = {name: value.detach().float().cpu().numpy() for name, value in coded_parameters(model).items()}
+    quantized = quantizer_class(spec.quantizer.kind).quantize(spec.quantizer, tensors)
+    if isinstance(spec.quantizer, CountsQuantizer) or spec.quantizer.finetuning.steps == 0:
+        return quantized, None
+    if corpus is None:
+        raise MessageError("fine-tuning needs a corpus. Pass it, or set finetuning.steps to 0.")
+    from tokenbounds.messages.finetune import finetune
+
+    return finetune(model, quantized, corpus, context=card.context, spec=spec.quantizer.finetuning)
+
+
+def _check_decoded(data: bytes, values: dict[str, np.ndarray]) -> None:
+    """Decode from the bytes alone and compare every tensor bit for bit."""
+    decoded = decode_message(data)
+    assert isinstance(decoded, torch.nn.Module)
+    parameters = coded_parameters(decoded)
+    for name, value in values.items():
+        if parameters[name].detach().numpy().tobytes() != np.ascontiguousarray(value).tobytes():
+            raise MessageError(f"{name} decodes to other values than were encoded. Report this as a defect.")
+
+
+def _encode_markov(model_directory: Path, spec: MessageSpec, out: Path, report: Path) -> Message:
+    from tokenbounds.baselines.markov import encode_counts
+    from tokenbounds.messages.container import read_message
+
+    encode_counts(model_directory, spec, out)
+    message = read_message(out)
+    write_json(report, _common_report(message, spec))
+    return message
+
+
+def _common_report(message: Message, spec: MessageSpec) -> dict[str, Any]:
+    return {
+        "schema_version": REPORT_VERSION,
+        "size_bits": message.size_bits,
+        "breakdown": message.breakdown,
+        "sha256": message.sha256,
+        "message": json.loads(row_json(spec)),
+        "header": message.header,
+    }
+
+
+def _report(
+    message: Message, quantized: Quantized, spec: MessageSpec, history: dict[str, Any] | None
+) -> dict[str, Any]:
+    names = list(quantized.dequantize())
+    symbols = quantized.symbols()
+    entropies = {name: round(symbols_entropy_bits(codes), 1) for name, codes in zip(names, symbols, strict=True)}
+    return {
+        **_common_report(message, spec),
+        "coded_parameters": _count(quantized),
+        "bits_per_parameter": message.size_bits / _count(quantized),
+        "tensors": [
+            {"name": name, "shape": list(codes.shape), "entropy_bits": entropies[name]}
+            for name, codes in zip(names, symbols, strict=True)
+        ],
+        "symbols_entropy_bits": sum(entropies.values()),
+        "symbols_compressed_bits": compressed_bits(symbols),
+        "finetuning": history,
+    }
+
+
+def symbols_entropy_bits(codes: np.ndarray) -> float:
+    """Empirical order-0 entropy of an integer array, in bits in all; a table of frequencies is not counted."""
+    if codes.size == 0:
+        return 0.0
+    counts = np.unique(codes, return_counts=True)[1]
+    return float(-(counts * np.log2(counts / codes.size)).sum())
+
+
+def compressed_bits(symbols: list[np.ndarray]) -> dict[str, int]:
+    """Bits that gzip, xz and zstd need for the same symbols, one byte each if they fit, else four."""
+    flat = np.concatenate([codes.reshape(-1) for codes in symbols])
+    fits = flat.size == 0 or (flat.min() >= -128 and flat.max() < 128)
+    data = flat.astype("<i1" if fits else "<i4").tobytes()
+    if len(data) > _COMPARED_BYTES:
+        return {}
+    import pyarrow as pa
+
+    deflater = zlib.compressobj(9, zlib.DEFLATED, 31)
+    return {
+        "gzip": 8 * len(deflater.compress(data) + deflater.flush()),
+        "xz": 8 * len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
+        "zstd": 8 * len(pa.Codec("zstd", compression_level=19).compress(data, asbytes=True)),
+    }
+
+
+def _count(quantized: Quantized) -> int:
+    return max(sum(codes.size for codes in quantized.symbols()), 1)

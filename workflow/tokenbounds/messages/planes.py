@@ -1,0 +1,89 @@
+"""Symbols of many tensors in one part: shapes are known to the decoder, so that only codes are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tokenbounds.errors import MessageError
+from tokenbounds.messages.adaptive import MAX_MAGNITUDE, decode_planes, encode_planes
+from tokenbounds.messages.coding import Coder
+from tokenbounds.messages.container import read_varint, write_varint
+from tokenbounds.messages.static import decode_static, encode_static
+
+Shape = tuple[int, ...]
+
+
+def encode_codes(arrays: Sequence[np.ndarray], coder: Coder) -> bytes:
+    """Code signed integer arrays of any shape, matrices before vectors.
+
+    Adaptive: one stream. Static: one table a matrix and one for all vectors together.
+    """
+    shapes = [array.shape for array in arrays]
+    if coder == "adaptive":
+        return encode_planes([arrays[index].reshape(_plane(shapes[index])) for index in _order(shapes)])
+    blocks = []
+    for group in _groups(shapes):
+        codes = np.concatenate([arrays[index].reshape(-1) for index in group]).astype(np.int64)
+        least = int(codes.min()) if codes.size else 0
+        block = encode_static(codes - least, 1 << 30)
+        blocks += [write_varint(2 * abs(least) + (least < 0)), write_varint(len(block)), block]
+    return b"".join(blocks)
+
+
+def decode_codes(data: bytes, shapes: Sequence[Shape], coder: Coder) -> list[np.ndarray]:
+    """Decode what `encode_codes` wrote: int32 arrays of the given shapes.
+
+    Raises
+    ------
+    MessageError
+        If the bytes are damaged in a way that shows.
+    """
+    if coder == "adaptive":
+        order = _order(shapes)
+        decoded = decode_planes(data, [_plane(shapes[index]) for index in order])
+        arrays = dict(zip(order, decoded, strict=True))
+    elif coder == "static":
+        arrays = _decode_static_groups(data, shapes)
+    else:
+        raise MessageError(f"unknown coder {coder!r:.40}. Known: adaptive, static.")
+    return [arrays[index].reshape(shape) for index, shape in enumerate(shapes)]
+
+
+def _decode_static_groups(data: bytes, shapes: Sequence[Shape]) -> dict[int, np.ndarray]:
+    arrays, offset = {}, 0
+    for group in _groups(shapes):
+        zigzag, offset = read_varint(data, offset)
+        size, offset = read_varint(data, offset)
+        if size > len(data) - offset or zigzag > 2 * MAX_MAGNITUDE:
+            raise MessageError("the symbols' lengths do not fit the part that holds them.")
+        least = -(zigzag // 2) if zigzag % 2 else zigzag // 2
+        sizes = [math.prod(shapes[index]) for index in group]
+        codes = decode_static(data[offset : offset + size], sum(sizes), 1 << 30).astype(np.int64) + least
+        offset += size
+        if codes.size and max(-int(codes.min()), int(codes.max())) > MAX_MAGNITUDE:
+            raise MessageError(f"a decoded value lies beyond ±{MAX_MAGNITUDE}.")
+        pieces = np.split(codes.astype(np.int32), np.cumsum(sizes)[:-1])
+        arrays.update(zip(group, pieces, strict=True))
+    if offset != len(data):
+        raise MessageError("bytes are left over behind the coded symbols.")
+    return arrays
+
+
+def _order(shapes: Sequence[Shape]) -> list[int]:
+    return sorted(range(len(shapes)), key=lambda index: len(shapes[index]) < 2)
+
+
+def _groups(shapes: Sequence[Shape]) -> list[list[int]]:
+    order = _order(shapes)
+    vectors = [index for index in order if len(shapes[index]) < 2]
+    matrices = [[index] for index in order if len(shapes[index]) >= 2]
+    return [*matrices, vectors] if vectors else matrices
+
+
+def _plane(shape: Shape) -> tuple[int, int]:
+    if len(shape) < 2:
+        return 1, math.prod(shape)
+    return math.prod(shape[:-1]), shape[-1]

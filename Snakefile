@@ -35,6 +35,7 @@ localrules:
     write_report,
 
 
+include: "workflow/rules/inputs.smk"
 include: "workflow/rules/corpus.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/messages.smk"

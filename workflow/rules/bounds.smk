@@ -5,26 +5,6 @@ Out   <results>/certificates/{certificate}.json   every bound with its ingredien
 """
 
 
-def certified(wildcards) -> dict[str, str | list[str]]:
-    """Files that a certificate rests on."""
-    row = study.certificates[wildcards.certificate]
-    shards = study.evaluations[row.evaluation].shards
-    return {
-        "message": f"<results>/messages/{row.message}.tbm",
-        "manifest": f"<results>/corpora/{row.corpus}/manifest.json",
-        "plan": f"<results>/plans/{row.corpus}/{row.evaluation}.parquet",
-        "scores": [
-            f"<results>/scores/{row.corpus}/{row.evaluation}/{row.message}/shard-{shard:05d}.parquet"
-            for shard in range(shards)
-        ],
-    }
-
-
-def certificate_row(wildcards) -> str:
-    """The certificate's row of the study."""
-    return row_json(study.certificates[wildcards.certificate])
-
-
 rule certify_bound:
     """Compute every bound of a certificate in one pass over its scores."""
     input:
@@ -43,6 +23,7 @@ rule certify_bound:
         runtime=growing(20, 0.02),
     params:
         study=study.study,
-        row=certificate_row,
+        model=certified_model,
+        bounds=bounds_row,
     script:
         "../scripts/certify_bound.py"

@@ -6,35 +6,6 @@ Out   <results>/corpora/{corpus}/manifest.json       tokens, documents, hashes o
       <results>/corpora/{corpus}/shard-*.arrow       document, tokens; as many as the corpus's row says
 """
 
-from tokenbounds.corpus.sources import source_files
-
-
-def corpus_sources(wildcards) -> list[str]:
-    """Files of the corpus's source, so that editing one tokenizes again."""
-    try:
-        return [
-            str(path) for path in source_files(study.corpora[wildcards.corpus].source)
-        ]
-    except TokenboundsError as error:
-        raise WorkflowError(f"corpora.{wildcards.corpus}: {error}") from None
-
-
-def disjoint_corpus(wildcards) -> list[str]:
-    """Manifest of the corpus that the tokenizer was trained on, if there is one."""
-    trained_on = getattr(
-        study.corpora[wildcards.corpus].tokenizer, "trained_on", "published"
-    )
-    return (
-        []
-        if trained_on == "published"
-        else [f"<results>/corpora/{trained_on}/manifest.json"]
-    )
-
-
-def corpus_row(wildcards) -> str:
-    """The corpus's row of the study."""
-    return row_json(study.corpora[wildcards.corpus])
-
 
 rule tokenize_corpus:
     """Write a corpus as Arrow shards of tokens, and a manifest that names them by hash."""

@@ -7,32 +7,6 @@ Out   <results>/messages/{message}.tbm       the message: C = 8 × its size in b
 """
 
 
-def model_files(wildcards) -> list[str]:
-    """Card and values of the model that a message holds."""
-    name = study.messages[wildcards.message].model
-    values = (
-        "counts.arrow" if study.models[name].kind == "markov" else "model.safetensors"
-    )
-    return [f"<results>/models/{name}/card.json", f"<results>/models/{name}/{values}"]
-
-
-def finetuning_corpus(wildcards) -> list[str]:
-    """Manifest of the model's training corpus, if the message's weights are trained further."""
-    message = study.messages[wildcards.message]
-    corpus = getattr(study.models[message.model], "corpus", None)
-    steps = (
-        message.quantizer.finetuning.steps
-        if hasattr(message.quantizer, "finetuning")
-        else 0
-    )
-    return [f"<results>/corpora/{corpus}/manifest.json"] if corpus and steps else []
-
-
-def message_row(wildcards) -> str:
-    """The message's row of the study."""
-    return row_json(study.messages[wildcards.message])
-
-
 rule encode_model:
     """Quantize a model, write its message, decode it again and compare tensor by tensor."""
     input:
@@ -51,7 +25,7 @@ rule encode_model:
     resources:
         mem_mb=growing(6000, 6),
         runtime=growing(120, 1),
-        gpu=0,
+        gres="",
     params:
         row=message_row,
     script:

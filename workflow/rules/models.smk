@@ -8,43 +8,6 @@ Out   <results>/models/{model}/card.json             what rebuilds the model aro
 """
 
 
-def training_corpus(wildcards) -> str:
-    """Manifest of the corpus that a model is trained on or counted from."""
-    return f"<results>/corpora/{study.models[wildcards.model].corpus}/manifest.json"
-
-
-def pretrained_files(wildcards) -> list[str]:
-    """Files of a checkpoint in a folder; none for one in a package or on the hub."""
-    model = study.models[wildcards.model]
-    folder = Path(model.name or "")
-    if model.package is not None or not folder.is_dir():
-        return []
-    return sorted(
-        str(path)
-        for path in folder.iterdir()
-        if path.suffix in {".safetensors", ".gguf", ".json"}
-    )
-
-
-def model_row(wildcards) -> str:
-    """The model's row of the study."""
-    return row_json(study.models[wildcards.model])
-
-
-def training_workdir(wildcards) -> str:
-    """Where training keeps resumable checkpoints: a folder of this row alone, so that no other row resumes from it."""
-    digest = hashlib.sha256(model_row(wildcards).encode()).hexdigest()[:12]
-    return f"{study.results}/work/{wildcards.model}-{digest}"
-
-
-def training_minutes(wildcards, attempt) -> int:
-    """Twenty minutes, plus the time of 6 operations a parameter and token at a modest 2·10^10 operations a second."""
-    model = study.models[wildcards.model]
-    parameters = 12 * model.architecture.layers * model.architecture.hidden**2
-    seconds = 6 * parameters * model.training.steps * model.training.batch_tokens / 2e10
-    return int((20 + seconds / 60) * attempt)
-
-
 rule train_model:
     """Train a transformer from scratch; a killed job goes on from its last checkpoint."""
     input:
@@ -65,7 +28,7 @@ rule train_model:
     resources:
         mem_mb=growing(6000),
         runtime=training_minutes,
-        gpu=0,
+        gres="",
     params:
         row=model_row,
         workdir=training_workdir,

@@ -6,32 +6,6 @@ Out   <results>/tables/certificates.{parquet,csv,md}     one row per certificate
       <results>/report.html                              everything on one page, without other files
 """
 
-from tokenbounds.report.tables import print_table
-
-CERTIFICATES = [
-    f"<results>/certificates/{name}.json" for name in sorted(study.certificates)
-]
-CERTIFIED_MODELS = {
-    study.messages[row.message].model for row in study.certificates.values()
-}
-CURVES = {
-    name: f"<results>/models/{name}/training.parquet"
-    for name in sorted(CERTIFIED_MODELS)
-    if study.models[name].kind == "trained"
-}
-FIGURES = ["bound_by_size", "loss_by_position", "message_anatomy"] + (
-    ["training"] if CURVES else []
-)
-
-
-def print_summary(study) -> None:
-    """Print the certificates of a finished run, and where the report is."""
-    folder = Path(study.results)
-    paths = [
-        folder / "certificates" / f"{name}.json" for name in sorted(study.certificates)
-    ]
-    print_table([path for path in paths if path.is_file()], folder / "report.html")
-
 
 rule tabulate_certificates:
     """One row per certificate, metric and bound."""

@@ -6,11 +6,6 @@ Out   <results>/plans/{corpus}/{evaluation}.parquet                          blo
 """
 
 
-def evaluation_row(wildcards) -> str:
-    """The evaluation's row of the study."""
-    return row_json(study.evaluations[wildcards.evaluation])
-
-
 rule plan_scoring:
     """Decide which tokens are scored, in which windows, by which job."""
     input:
@@ -52,7 +47,7 @@ rule score_shard:
     resources:
         mem_mb=growing(4000, 60),
         runtime=growing(120, 10),
-        gpu=0,
+        gres="",
     params:
         row=evaluation_row,
     script:

@@ -126,7 +126,7 @@ def _render_hint(hint: Any) -> str:
         return f"list of {_render_hint(arguments[0])}"
     if origin is dict:
         return f"rows: name → {_render_hint(arguments[1])}"
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         return _render_link(hint)
     names = {int: "integer", float: "number", str: "text", bool: "`true` or `false`", type(None): "`null`"}
     return names[hint]

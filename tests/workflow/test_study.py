@@ -1,0 +1,157 @@
+"""A whole run of the tiny study, from text to report, and what later runs repeat of it."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_study import TINY, environment, parse_jobs, tiny_config
+
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+
+REPORT_JOBS = {"tabulate_certificates", "draw_figures", "write_report"}
+
+
+def test_a_full_run_leaves_every_kind_of_result(finished):
+    folder = finished[0].folder / "results"
+    expected = {
+        "corpora/letters/manifest.json",
+        "corpora/letters/shard-00001.arrow",
+        "models/transformer/model.safetensors",
+        "models/chain/counts.arrow",
+        "messages/transformer-codebook.tbm",
+        "messages/chain.json",
+        "plans/letters/sampled.parquet",
+        "scores/letters/default/transformer-codebook/shard-00001.parquet",
+        "certificates/transformer-uniform.json",
+        "tables/certificates.parquet",
+        "tables/certificates.md",
+        "figures/bound_by_size.svg",
+        "figures/training.png",
+        "report.html",
+    }
+    assert {path for path in expected if not (folder / path).is_file()} == set()
+    rows = list(csv.DictReader((folder / "tables" / "certificates.csv").open()))
+    assert {row["certificate"] for row in rows} == set(tiny_config()["certificates"])
+    assert {row["metric"] for row in rows if row["certificate"] == "chain"} == {"bpd", "top1_error", "top3_error"}
+
+
+def test_a_full_run_ends_with_the_table_and_the_place_of_the_report(finished):
+    output = finished[1]
+    assert all(name in output for name in tiny_config()["certificates"])
+    assert "results/report.html" in output
+
+
+def test_every_job_leaves_a_log_and_its_cost(finished):
+    folder = finished[0].folder
+    for rule in ("tokenize_corpus", "train_model", "fit_markov", "encode_model", "score_shard", "certify_bound"):
+        assert list((folder / "logs" / rule).rglob("*.log")), rule
+        assert list((folder / "results" / "benchmarks" / rule).rglob("*.tsv")), rule
+
+
+def test_certificates_verify_from_the_command_line(finished):
+    paths = sorted((finished[0].folder / "results" / "certificates").glob("*.json"))
+    command = [str(Path(sys.executable).parent / "tokenbounds"), "verify", *map(str, paths)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(paths) == 3
+
+
+def test_messages_are_what_certificates_pay_for(finished):
+    folder = finished[0].folder / "results"
+    for path in (folder / "certificates").glob("*.json"):
+        message = json.loads(path.read_text())["message"]
+        assert message["size_bits"] == 8 * (path.parent / message["file"]).stat().st_size
+        assert sum(message["breakdown"].values()) == message["size_bits"]
+
+
+# --- what a change of the configuration repeats -----------------------------------------------------------------------
+
+
+def test_nothing_is_repeated_after_a_full_run(finished):
+    done = finished[0].snakemake("--dry-run")
+    assert done.returncode == 0
+    assert "Nothing to be done" in done.stdout + done.stderr
+    assert parse_jobs(done.stdout + done.stderr) == set()
+
+
+def test_comments_and_the_order_of_keys_repeat_nothing(copied):
+    config = tiny_config()
+    shuffled = {key: config[key] for key in reversed(config)}
+    for section in ("corpora", "models", "messages", "evaluations", "certificates"):
+        shuffled[section] = {name: config[section][name] for name in reversed(config[section])}
+    path = copied.folder / "shuffled.yaml"
+    path.write_text("# A new comment.\n" + yaml.safe_dump(shuffled, sort_keys=False))
+    done = copied.snakemake("--dry-run", config=path)
+    assert parse_jobs(done.stdout + done.stderr) == set(), done.stdout
+
+
+def test_writing_out_a_default_repeats_nothing(copied):
+    config = tiny_config()
+    config["messages"]["chain"]["coder"] = "adaptive"
+    config["certificates"]["chain"]["bounds"]["delta"] = 0.05
+    assert copied.planned_jobs(config) == set()
+
+
+@pytest.mark.parametrize("change", [{"delta": 0.01}, {"alphas": [0.001, 0.05]}, {"lambdas": 5}, {"top_k": [2]}])
+def test_a_change_of_bounds_repeats_certification_alone(copied, change):
+    config = tiny_config()
+    config["certificates"]["chain"]["bounds"] = {"top_k": [1, 3], **change}
+    assert copied.planned_jobs(config) == REPORT_JOBS | {"certify_bound certificate=chain"}
+
+
+def test_a_change_of_a_quantizer_repeats_its_message_s_branch_alone(copied):
+    config = tiny_config()
+    config["messages"]["transformer-codebook"]["quantizer"]["levels"] = 4
+    assert copied.planned_jobs(config) == REPORT_JOBS | {
+        "encode_model message=transformer-codebook",
+        "score_shard corpus=letters evaluation=default message=transformer-codebook shard=00000",
+        "score_shard corpus=letters evaluation=default message=transformer-codebook shard=00001",
+        "certify_bound certificate=transformer-codebook",
+    }
+
+
+def test_the_number_of_shards_repeats_tokenization_and_what_follows(copied):
+    config = tiny_config()
+    config["corpora"]["numbers"]["shards"] = 3
+    assert copied.planned_jobs(config) == REPORT_JOBS | {
+        "tokenize_corpus corpus=numbers",
+        "fit_markov model=chain",
+        "encode_model message=chain",
+        "plan_scoring corpus=numbers evaluation=sampled",
+        "score_shard corpus=numbers evaluation=sampled message=chain shard=00000",
+        "certify_bound certificate=chain",
+    }
+
+
+def test_a_new_certificate_of_scored_tokens_only_certifies(copied):
+    config = tiny_config()
+    config["certificates"]["strict"] = {"message": "chain", "corpus": "numbers", "evaluation": "sampled"}
+    config["certificates"]["strict"]["bounds"] = {"delta": 0.001}
+    assert copied.planned_jobs(config) == REPORT_JOBS | {"certify_bound certificate=strict"}
+
+
+def test_a_changed_document_is_tokenized_again(copied):
+    with (copied.folder / "numbers" / "00.txt").open("a") as stream:
+        stream.write("1+1=2\n")
+    jobs = copied.planned_jobs(tiny_config())
+    assert "tokenize_corpus corpus=numbers" in jobs
+    assert "tokenize_corpus corpus=letters" not in jobs
+
+
+def test_scoring_needs_the_message_and_not_the_checkpoint(copied):
+    results = copied.folder / "results"
+    (results / "models" / "transformer" / "model.safetensors").unlink()
+    scores = results / "scores/letters/sampled/transformer-uniform/shard-00000.parquet"
+    before = scores.read_bytes()
+    scores.unlink()
+    assert copied.planned_jobs(tiny_config()) >= {
+        "score_shard corpus=letters evaluation=sampled message=transformer-uniform shard=00000"
+    }
+    done = copied.snakemake(str(scores.relative_to(copied.folder)), config=TINY)
+    assert done.returncode == 0, done.stderr
+    assert not (results / "models" / "transformer" / "model.safetensors").exists()
+    assert scores.read_bytes() == before

@@ -1,0 +1,138 @@
+"""What each step reads, and the rows of the study it depends on: functions of wildcards, in the order of the stages."""
+
+# --- corpus -----------------------------------------------------------------------------------------------------------
+
+
+def corpus_sources(wildcards) -> list[str]:
+    """Files of the corpus's source, so that editing one tokenizes again."""
+    try:
+        return [str(path) for path in source_files(study.corpora[wildcards.corpus].source)]
+    except TokenboundsError as error:
+        raise WorkflowError(f"corpora.{wildcards.corpus}: {error}") from None
+
+
+def disjoint_corpus(wildcards) -> list[str]:
+    """Manifest of the corpus that the tokenizer was trained on, if there is one."""
+    trained_on = getattr(study.corpora[wildcards.corpus].tokenizer, "trained_on", "published")
+    return [] if trained_on == "published" else [f"<results>/corpora/{trained_on}/manifest.json"]
+
+
+def corpus_row(wildcards) -> str:
+    """The corpus's row of the study."""
+    return row_json(study.corpora[wildcards.corpus])
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def training_corpus(wildcards) -> str:
+    """Manifest of the corpus that a model is trained on or counted from."""
+    return f"<results>/corpora/{study.models[wildcards.model].corpus}/manifest.json"
+
+
+def pretrained_files(wildcards) -> list[str]:
+    """Files of a checkpoint in a folder; none for one in a package or on the hub."""
+    model = study.models[wildcards.model]
+    folder = Path(model.name or "")
+    if model.package is not None or not folder.is_dir():
+        return []
+    return sorted(str(path) for path in folder.iterdir() if path.suffix in {".safetensors", ".gguf", ".json"})
+
+
+def model_row(wildcards) -> str:
+    """The model's row of the study."""
+    return row_json(study.models[wildcards.model])
+
+
+def training_workdir(wildcards) -> str:
+    """Where training keeps resumable checkpoints: a folder of this row alone, so that no other row resumes from it."""
+    digest = hashlib.sha256(model_row(wildcards).encode()).hexdigest()[:12]
+    return f"{study.results}/work/{wildcards.model}-{digest}"
+
+
+def training_minutes(wildcards, attempt) -> int:
+    """Twenty minutes, plus the time of 6 operations a parameter and token at a modest 2·10^10 operations a second."""
+    model = study.models[wildcards.model]
+    parameters = 12 * model.architecture.layers * model.architecture.hidden**2
+    seconds = 6 * parameters * model.training.steps * model.training.batch_tokens / 2e10
+    return int((20 + seconds / 60) * attempt)
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+def model_files(wildcards) -> list[str]:
+    """Card and values of the model that a message holds."""
+    name = study.messages[wildcards.message].model
+    values = "counts.arrow" if study.models[name].kind == "markov" else "model.safetensors"
+    return [f"<results>/models/{name}/card.json", f"<results>/models/{name}/{values}"]
+
+
+def finetuning_corpus(wildcards) -> list[str]:
+    """Manifest of the model's training corpus, if the message's weights are trained further."""
+    message = study.messages[wildcards.message]
+    corpus = getattr(study.models[message.model], "corpus", None)
+    finetuning = getattr(message.quantizer, "finetuning", None)
+    steps = finetuning.steps if finetuning else 0
+    return [f"<results>/corpora/{corpus}/manifest.json"] if corpus and steps else []
+
+
+def message_row(wildcards) -> str:
+    """The message's row of the study."""
+    return row_json(study.messages[wildcards.message])
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def evaluation_row(wildcards) -> str:
+    """The evaluation's row of the study."""
+    return row_json(study.evaluations[wildcards.evaluation])
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+def certified(wildcards) -> dict[str, str | list[str]]:
+    """Files that a certificate rests on."""
+    row = study.certificates[wildcards.certificate]
+    shards = study.evaluations[row.evaluation].shards
+    return {
+        "message": f"<results>/messages/{row.message}.tbm",
+        "manifest": f"<results>/corpora/{row.corpus}/manifest.json",
+        "plan": f"<results>/plans/{row.corpus}/{row.evaluation}.parquet",
+        "scores": [
+            f"<results>/scores/{row.corpus}/{row.evaluation}/{row.message}/shard-{shard:05d}.parquet"
+            for shard in range(shards)
+        ],
+    }
+
+
+def bounds_row(wildcards) -> str:
+    """What the certificate states: its failure probability, metrics, bounds and grids."""
+    return row_json(study.certificates[wildcards.certificate].bounds)
+
+
+def certified_model(wildcards) -> str:
+    """Name of the model that the certificate's message decodes to."""
+    return study.messages[study.certificates[wildcards.certificate].message].model
+
+
+# --- report -----------------------------------------------------------------------------------------------------------
+
+
+CERTIFICATES = [f"<results>/certificates/{name}.json" for name in sorted(study.certificates)]
+CERTIFIED_MODELS = {study.messages[row.message].model for row in study.certificates.values()}
+CURVES = {
+    name: f"<results>/models/{name}/training.parquet"
+    for name in sorted(CERTIFIED_MODELS)
+    if study.models[name].kind == "trained"
+}
+FIGURES = ["bound_by_size", "bound_by_alpha", "loss_by_position", "message_anatomy", *(["training"] if CURVES else [])]
+
+
+def print_summary(study) -> None:
+    """Print the certificates of a finished run, and where the report is."""
+    folder = Path(study.results)
+    paths = [folder / "certificates" / f"{name}.json" for name in sorted(study.certificates)]
+    print_table([path for path in paths if path.is_file()], folder / "report.html")

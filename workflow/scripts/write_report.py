@@ -1,0 +1,12 @@
+"""Write the page that shows everything (rule write_report)."""
+
+from pathlib import Path
+
+from tokenbounds.jobs import job
+from tokenbounds.report.page import write_report
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], snakemake.threads):
+        write_report(
+            snakemake.input.certificates, Path(snakemake.input.figures[0]).parent, Path(snakemake.output.report)
+        )

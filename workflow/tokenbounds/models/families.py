@@ -103,7 +103,7 @@ FAMILIES: dict[str, Family] = {
             "n_embd": Integer(768, 1, _MAX_WIDTH),
             "n_head": Integer(12, 1, _MAX_HEADS),
             "n_inner": Integer(None, 1, _MAX_WIDTH),
-            "activation_function": Choice("gelu_new", _ACTIVATIONS),
+            "activation_function": Choice("gelu_pytorch_tanh", _ACTIVATIONS),
             "layer_norm_epsilon": Real(1e-5, 0.0, 1.0),
             "scale_attn_weights": Flag(True),
             "scale_attn_by_inverse_layer_idx": Flag(False),

@@ -1,0 +1,284 @@
+"""Training from scratch with transformers' Trainer: seeded, resumable after a kill, on one device or several.
+
+On several GPUs, start the same call under accelerate, one process a GPU:
+`accelerate launch --num_processes 4 script.py`. Every step's batch is the same whatever the number of processes: each
+takes its share of the rows. Checkpoints in the working folder hold weights as safetensors; optimizer and random
+states are the Trainer's own files, which it reads back with `weights_only`, so that nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from tokenbounds.config import TrainedModel, Training
+from tokenbounds.corpus.reader import Corpus
+from tokenbounds.errors import ModelError
+from tokenbounds.files import canonical_json, read_json, sha256_bytes, write_json
+from tokenbounds.models.architecture import card_from_spec
+from tokenbounds.models.build import build_model, initialize
+from tokenbounds.models.checkpoint import WEIGHTS_FILE, save_checkpoint
+from tokenbounds.models.data import BlockSampler
+from tokenbounds.models.loss import IGNORED, summed_loss_nats
+
+_CURVE_POINTS = 200
+_BETAS = (0.9, 0.95)
+_RUN_FILE = "run.json"
+_STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", WEIGHTS_FILE)
+
+CURVE_SCHEMA = pa.schema([("step", pa.int64()), ("loss_bits", pa.float64()), ("learning_rate", pa.float64())])
+
+
+def train_model(
+    spec: TrainedModel,
+    corpus: Corpus,
+    directory: Path | str,
+    workdir: Path | str,
+    *,
+    callbacks: tuple[TrainerCallback, ...] = (),
+) -> None:
+    """Train a model and write its checkpoint to `directory`.
+
+    Parameters
+    ----------
+    spec
+        Architecture, parameterization, training and seed.
+    corpus
+        The corpus to train on; it gives the vocabulary and the start token.
+    directory
+        Where `model.safetensors`, `card.json` and `training.parquet` go.
+    workdir
+        Where the state is saved every `save_steps` steps. A call with the same spec and corpus goes on from the last
+        whole state there, and ends with the same weights as an uninterrupted run on the same machine; a state of
+        another spec or corpus is discarded. Removed at the end.
+    callbacks
+        More callbacks for the Trainer.
+
+    Raises
+    ------
+    ModelError
+        If the spec contradicts itself, or the loss stops being finite.
+    """
+    directory, workdir = Path(directory), Path(workdir)
+    card = card_from_spec(spec, vocabulary_size=corpus.vocabulary_size, start_id=corpus.start_id)
+    model = build_model(card)
+    initialize(model, spec.seed)
+    arguments = _arguments(spec.training, workdir)
+    with arguments.main_process_first(local=False):
+        if arguments.process_index == 0:
+            _prepare(workdir, _identity(spec, card.to_dict(), corpus))
+    sampler = BlockSampler(corpus, card.context, spec.training.batch_tokens, spec.training.seed)
+    trainer = _trainer(model, sampler, spec.training, arguments, callbacks)
+    last = _last_state(workdir)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if trainer.is_world_process_zero():
+        save_checkpoint(directory, model, card, _loss_curve(trainer))
+        shutil.rmtree(workdir, ignore_errors=True)
+
+
+class _StepDataset(torch.utils.data.Dataset):
+    """Item i is one process's share of the rows of a step's batch: step i // processes, share i % processes."""
+
+    def __init__(self, sampler: BlockSampler, steps: int, processes: int) -> None:
+        if sampler.rows % processes:
+            raise ModelError(f"{sampler.rows} rows a batch cannot be shared by {processes} processes equally.")
+        self._sampler, self._steps, self._processes = sampler, steps, processes
+
+    def __len__(self) -> int:
+        return self._steps * self._processes
+
+    def __getitem__(self, item: int) -> dict[str, torch.Tensor]:
+        inputs, targets = self._sampler.batch(item // self._processes)
+        share = slice(item % self._processes, None, self._processes)
+        scale = self._processes / max(1, int((targets != IGNORED).sum()))
+        return {
+            "inputs": torch.from_numpy(inputs[share]),
+            "targets": torch.from_numpy(targets[share]),
+            "scale": torch.tensor(scale, dtype=torch.float32),
+        }
+
+
+class _WithLoss(nn.Module):
+    """A language model that returns its loss, in nats a token of the whole batch."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": summed_loss_nats(self.model, inputs, targets) * scale}
+
+
+class _Trainer(Trainer):
+    """A Trainer whose checkpoints hold the trained parameters, once each, and no pickled arguments."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.losses: list[torch.Tensor] = []
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            tensors = {name: value.detach().contiguous() for name, value in self.model.named_parameters()}
+            save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Stay silent about tied and generated tensors, which no checkpoint holds."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.losses.append(loss)
+        return loss
+
+
+class _Watch(TrainerCallback):
+    """Stops at the first loss that is not finite, looking only when a log or a checkpoint waits for the device."""
+
+    trainer: _Trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not (control.should_log or control.should_save or control.should_training_stop):
+            return
+        losses = torch.stack(self.trainer.losses).float().cpu()
+        self.trainer.losses = []
+        first = state.global_step - len(losses) + 1
+        for step, loss in enumerate(losses.tolist(), start=first):
+            if not math.isfinite(loss):
+                raise ModelError(
+                    f"training diverged: the loss of step {step} is {loss}. Lower training.learning_rate, or lengthen "
+                    "the warm-up."
+                )
+
+
+def _trainer(
+    model: PreTrainedModel,
+    sampler: BlockSampler,
+    training: Training,
+    arguments: TrainingArguments,
+    callbacks: tuple[TrainerCallback, ...],
+) -> _Trainer:
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.to(arguments.device)
+    watch = _Watch()
+    trainer = _Trainer(
+        model=_WithLoss(model),
+        args=arguments,
+        train_dataset=_StepDataset(sampler, training.steps, arguments.world_size),
+        data_collator=_only_item,
+        optimizers=_optimizer(model, training),
+        callbacks=[watch, *callbacks],
+    )
+    watch.trainer = trainer
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _only_item(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Each item of the dataset is a whole batch already."""
+    return items[0]
+
+
+def _arguments(training: Training, workdir: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(workdir),
+        max_steps=training.steps,
+        per_device_train_batch_size=1,
+        train_sampling_strategy="sequential",
+        bf16=training.dtype == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        max_grad_norm=1.0,
+        seed=training.seed % (1 << 32),
+        logging_steps=_logging_steps(training),
+        logging_nan_inf_filter=False,
+        save_steps=training.save_steps,
+        save_total_limit=2,
+        average_tokens_across_devices=False,
+        remove_unused_columns=False,
+        disable_tqdm=not sys.stderr.isatty(),
+        report_to="none",
+        log_level="error",
+    )
+
+
+def _logging_steps(training: Training) -> int:
+    """The coarsest interval with enough points that divides `save_steps`, so that resuming leaves the curve alone."""
+    wanted = max(1, training.steps // _CURVE_POINTS)
+    return max(size for size in range(1, wanted + 1) if training.save_steps % size == 0)
+
+
+def _optimizer(
+    model: PreTrainedModel, training: Training
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW with decay on matrices only; linear warm-up, then a cosine to zero."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": training.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, betas=_BETAS, fused=True)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, training))
+
+
+def learning_rate_factor(step: int, training: Training) -> float:
+    """The learning rate of step 0, 1, … as a share of the largest."""
+    warmup = math.ceil(training.warmup_fraction * training.steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, training.steps - warmup)))
+
+
+def _loss_curve(trainer: Trainer) -> pa.Table:
+    rows = [
+        {"step": entry["step"], "loss_bits": entry["loss"] / math.log(2), "learning_rate": entry["learning_rate"]}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+    return pa.Table.from_pylist(rows, schema=CURVE_SCHEMA)
+
+
+def _identity(spec: TrainedModel, card: dict[str, Any], corpus: Corpus) -> dict[str, Any]:
+    """What must be equal for a saved state to be gone on from."""
+    training = {name: getattr(spec.training, name) for name in spec.training.__dataclass_fields__}
+    shards = [shard.sha256 for shard in corpus.manifest.shards]
+    return {
+        "card": card,
+        "training": training,
+        "seed": spec.seed,
+        "corpus_sha256": sha256_bytes(canonical_json(shards).encode()),
+    }
+
+
+def _prepare(workdir: Path, identity: dict[str, Any]) -> None:
+    """Empty the working folder unless it holds states of the same run."""
+    record = workdir / _RUN_FILE
+    if workdir.exists() and not (record.is_file() and read_json(record) == identity):
+        shutil.rmtree(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(record, identity)
+
+
+def _last_state(workdir: Path) -> Path | None:
+    """The newest whole checkpoint: the Trainer writes `trainer_state.json` last, so that a kill leaves it out."""
+    found = sorted(workdir.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return next((path for path in found if _is_whole(path)), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    if not all((checkpoint / name).is_file() for name in _STATE_FILES):
+        return False
+    try:
+        return bool(read_json(checkpoint / "trainer_state.json"))
+    except Exception:
+        return False

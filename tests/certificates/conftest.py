@@ -50,8 +50,7 @@ class TinyStudy:
         if not self.inputs.message.exists():
             self._build_message()
         if not self.inputs.plan.exists():
-            spec = EvaluationSpec(context=32, stride=24, sample_tokens=self.sample_tokens, seed=5, shards=2)
-            plan_corpus(self.inputs.corpus, spec, self.inputs.plan)
+            self._build_plan()
         if not self.inputs.scores[0].exists():
             self._build_scores()
         return self
@@ -75,6 +74,10 @@ class TinyStudy:
         header = {"coder": "static", "model": model, "quantizer": {"kind": "counts", "levels": 16, "threshold": 2}}
         data = np.random.default_rng(self.message_seed).bytes(25)
         write_message(self.inputs.message, header, [Part("symbols", data)])
+
+    def _build_plan(self) -> None:
+        spec = EvaluationSpec(context=32, stride=24, sample_tokens=self.sample_tokens, seed=5, shards=2)
+        plan_corpus(self.inputs.corpus, spec, self.inputs.plan)
 
     def _build_scores(self) -> None:
         corpus, plan = Corpus.open(self.inputs.corpus), read_plan(self.inputs.plan)

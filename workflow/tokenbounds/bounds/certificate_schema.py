@@ -1,7 +1,7 @@
 """The certificate as a file: its fields, its canonical bytes, and the hash it carries of itself.
 
-The JSON schema `workflow/schemas/certificate.schema.json` is generated from these types; `docs/certificates.md`
-explains every field. A certificate is a plain dictionary everywhere else in the library.
+The JSON schema `workflow/schemas/certificate.schema.json` is generated from these types, by
+`python -m tokenbounds.bounds.certificate_schema`; `docs/certificates.md` explains every field. A certificate is a plain dictionary everywhere else in the library.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from tokenbounds.errors import CertificateError, TokenboundsError
+from tokenbounds.errors import CertificateError
 from tokenbounds.files import canonical_json, sha256_bytes, write_bytes
 
 SCHEMA_VERSION = 1
+SCHEMA_FILE = Path("workflow/schemas/certificate.schema.json")
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file's bytes, hexadecimal")]
@@ -248,7 +249,10 @@ def certificate_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_CERTIFICATE.json_schema()}
 
 
-def as_certificate_error(error: TokenboundsError, path: Path | str) -> CertificateError:
-    """Restate another stage's error as the certificate's, naming the file it concerns."""
-    text = str(error)
-    return CertificateError(text if str(path) in text else f"{path}: {text}")
+def render_schema() -> bytes:
+    """The bytes of `workflow/schemas/certificate.schema.json`."""
+    return render(certificate_schema())
+
+
+if __name__ == "__main__":
+    write_bytes(Path(__file__).resolve().parents[3] / SCHEMA_FILE, render_schema())

@@ -74,11 +74,11 @@ def training_table(curves: Mapping[str, Path]) -> pl.DataFrame:
     TokenboundsError
         If a file is no loss curve.
     """
-    columns = {"step": pl.Int64(), "loss_bits": pl.Float64(), "learning_rate": pl.Float64()}
+    columns: dict[str, pl.DataType] = {"step": pl.Int64(), "loss_bits": pl.Float64(), "learning_rate": pl.Float64()}
     frames = [pl.DataFrame(schema={"model": pl.String(), **columns})]
     for model, path in sorted(curves.items()):
         try:
-            frame = pl.read_parquet(path, columns=list(columns)).cast(dict(columns))
+            frame = pl.read_parquet(path, columns=list(columns)).cast(columns)  # type: ignore[arg-type]
         except (pl.exceptions.PolarsError, OSError) as error:
             raise TokenboundsError(f"{path} is no loss curve ({error}). Train model '{model}' again.") from error
         frames.append(frame.select(pl.lit(model).alias("model"), *columns).sort("step"))

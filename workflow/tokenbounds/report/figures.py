@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import polars as pl
 from matplotlib.artist import Artist
@@ -75,12 +76,12 @@ def draw_bound_by_size(table: pl.DataFrame) -> Figure:
 
 
 def _draw_size_panel(axes: Axes, table: pl.DataFrame, colours: dict[str, str]) -> None:
-    guess = table["random_guess"].max()
+    guess = _extent(table["random_guess"])[1]
     axes.set_xscale("log")
-    low, high = table["message_bits"].min() / 8, table["message_bits"].max() / 8
+    low, high = (bits / 8 for bits in _extent(table["message_bits"]))
     axes.set_xlim(low / 1.6, high * 1.6)
     # From zero, so that a bound of half the guess stands half as high; far above the guess nothing is to be seen.
-    axes.set_ylim(0, max(1.1 * guess, min(1.04 * table["value"].max(), 1.25 * guess)))
+    axes.set_ylim(0, max(1.1 * guess, min(1.04 * _extent(table["value"])[1], 1.25 * guess)))
     best = table.sort("value").unique("certificate", keep="first", maintain_order=True)
     ceiling = axes.get_ylim()[1]
     for row in best.iter_rows(named=True):
@@ -88,18 +89,18 @@ def _draw_size_panel(axes: Axes, table: pl.DataFrame, colours: dict[str, str]) -
     for model in best["model"].unique(maintain_order=True):
         line = best.filter((pl.col("model") == model) & (pl.col("value") < ceiling)).sort("message_bits")
         axes.plot(line["message_bits"] / 8, line["value"], color=colours[model], linewidth=1.1, zorder=2.5)
+    ring: dict[str, Any] = {"markersize": 4.5, "markerfacecolor": style.PAPER, "markeredgewidth": 1.1}
     for row in table.join(best, on=["certificate", "bound"], how="anti").iter_rows(named=True):
-        style_ring = {"marker": "o", "markersize": 4.5, "markerfacecolor": style.PAPER, "markeredgewidth": 1.1}
         if row["value"] < ceiling:
-            axes.plot(row["message_bits"] / 8, row["value"], color=colours[row["model"]], **style_ring, zorder=3)
-    _guess_line(axes, guess)
+            axes.plot(row["message_bits"] / 8, row["value"], "o", color=colours[row["model"]], zorder=3, **ring)
+    _guess_line(axes, guess, "left")
     _size_axis(axes)
     axes.set_ylabel("bits per token")
     _size_key(axes, table, best)
     _label_models(axes, table, colours, ceiling)
 
 
-def _draw_stem(axes: Axes, row: dict, colour: str, ceiling: float) -> None:
+def _draw_stem(axes: Axes, row: dict[str, Any], colour: str, ceiling: float) -> None:
     """One certificate: empirical risk at the foot, complexity above it, sampling on top, the bound as a dot."""
     x = row["message_bits"] / 8
     paid = row["empirical"] + row["gap_complexity"]
@@ -128,12 +129,12 @@ def _label_models(axes: Axes, table: pl.DataFrame, colours: dict[str, str], ceil
 
 
 def _size_key(axes: Axes, table: pl.DataFrame, best: pl.DataFrame) -> None:
-    mark = {"linestyle": "none", "color": style.MUTED}
+    mark: dict[str, Any] = {"linestyle": "none", "color": style.MUTED}
     bounds = " / ".join(sorted(best["bound"].unique()))
     keys = [Line2D([], [], marker="o", markersize=6.5, label=f"certified bound ({bounds})", **mark)]
     others = sorted(table.join(best, on=["certificate", "bound"], how="anti")["bound"].unique())
     if others:
-        ring = {"markerfacecolor": style.PAPER, "markeredgewidth": 1.1}
+        ring: dict[str, Any] = {"markerfacecolor": style.PAPER, "markeredgewidth": 1.1}
         keys.append(Line2D([], [], marker="o", markersize=4.5, label=" / ".join(others), **ring, **mark))
     keys.append(Line2D([], [], color=style.MUTED, alpha=0.38, linewidth=3.2, label="price of the message"))
     if (best["gap_sampling"] > 0).any():
@@ -152,17 +153,17 @@ def draw_bound_by_alpha(table: pl.DataFrame) -> Figure:
     for axes, corpus in zip(panels, corpora, strict=True):
         rows = table.filter(pl.col("corpus") == corpus)
         colours = style.colours(rows["label"].to_list())
-        guess = rows["random_guess"].max()
+        guess = _extent(rows["random_guess"])[1]
         axes.set_xscale("log")
         _draw_alpha_lines(axes, rows, colours)
-        axes.set_xlim(rows["alpha"].min(), rows["alpha"].max())
-        axes.set_ylim(0.9 * rows["empirical"].min(), 1.08 * guess)
+        axes.set_xlim(*_extent(rows["alpha"]))
+        axes.set_ylim(0.9 * _extent(rows["empirical"])[0], 1.08 * guess)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
         axes.set_xlabel("smoothing weight α (share of the uniform distribution)")
         axes.set_ylabel("bits per token")
-        _guess_line(axes, guess)
+        _guess_line(axes, guess, "right")
         _title(axes, corpus, len(corpora))
         _alpha_key(axes)
         figure.canvas.draw()
@@ -186,8 +187,8 @@ def _draw_alpha_lines(axes: Axes, rows: pl.DataFrame, colours: dict[str, str]) -
 
 
 def _alpha_key(axes: Axes) -> None:
-    grey = {"color": style.MUTED}
-    dashed = {"linestyle": (0, (3, 2)), "linewidth": 0.9}
+    grey: dict[str, Any] = {"color": style.MUTED}
+    dashed: dict[str, Any] = {"linestyle": (0, (3, 2)), "linewidth": 0.9}
     keys = [
         Line2D([], [], linewidth=1.6, label="bound", **grey),
         Line2D([], [], marker="o", markersize=6, linestyle="none", label="certified", **grey),
@@ -266,7 +267,7 @@ def draw_message_anatomy(table: pl.DataFrame) -> Figure:
         for row in sorted(rows.iter_rows(named=True), key=lambda row: figure_data.part_order(row["part"])):
             axes.barh(height, row["share"], left=left, height=0.62, color=colours[row["part"]], linewidth=0)
             left += row["share"]
-        axes.text(1.015, height, format_bytes(rows["size_bits"].sum()), va="center", fontsize=9)
+        axes.text(1.015, height, format_bytes(int(rows["size_bits"].sum())), va="center", fontsize=9)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.grid(False)
@@ -284,6 +285,12 @@ def draw_message_anatomy(table: pl.DataFrame) -> Figure:
 def _panels(count: int, height: float) -> tuple[Figure, Sequence[Axes]]:
     figure = Figure(figsize=(_WIDTH_INCHES, height * count), layout="constrained")
     return figure, list(figure.subplots(count, 1, squeeze=False)[:, 0])
+
+
+def _extent(column: pl.Series) -> tuple[float, float]:
+    """Smallest and largest value."""
+    values = column.to_numpy()
+    return float(values.min()), float(values.max())
 
 
 def _title(axes: Axes, corpus: str, corpora: int) -> None:
@@ -306,15 +313,15 @@ def _legend(axes: Axes, keys: Sequence[Artist]) -> None:
     )
 
 
-def _guess_line(axes: Axes, guess: float) -> None:
+def _guess_line(axes: Axes, guess: float, side: Literal["left", "right"]) -> None:
     axes.axhline(guess, color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
     axes.annotate(
         f"random guessing: {guess:.3g}",
-        (1, guess),
+        (0 if side == "left" else 1, guess),
         xycoords=("axes fraction", "data"),
-        xytext=(-2, 4),
+        xytext=(4 if side == "left" else -2, 4),
         textcoords="offset points",
-        ha="right",
+        ha=side,
         fontsize=8.5,
         color=style.MUTED,
     )

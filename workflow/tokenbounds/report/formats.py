@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from decimal import ROUND_CEILING, Context, Decimal
 
+_SPACE = "\u00a0"  # no line break between a number and its unit
 _TOP_K = re.compile(r"top(\d{1,9})_error")
 
 
@@ -36,8 +37,18 @@ def format_value(metric: str, value: float) -> str:
     """A value of `metric` rounded up: bits per token with three decimals, errors as per cent with one."""
     if is_error(metric):
         # Decimal keeps 0.1 + 0.2 from spilling into the next tenth of a per cent.
-        return f"{_ceiling(Decimal(repr(float(value))).scaleb(2), 1)} %"
+        return format_percent(value)
     return round_up(value, 3)
+
+
+def format_percent(share: float) -> str:
+    """A share as per cent with one decimal, rounded up."""
+    return f"{_ceiling(Decimal(repr(float(share))).scaleb(2), 1)}{_SPACE}%"
+
+
+def format_confidence(delta: float) -> str:
+    """The probability, at least, with which a certificate of failure probability `delta` holds."""
+    return f"{float(100 * (1 - Decimal(repr(delta)))):g}{_SPACE}%"
 
 
 def _ceiling(value: Decimal, digits: int) -> Decimal:
@@ -49,9 +60,9 @@ def format_bytes(size_bits: int) -> str:
     """A size in bits as bytes in decimal units: "1.23 kB"; whole bytes below 1000."""
     size = size_bits / 8
     if size < 1000:
-        return f"{size:,.0f} bytes"
+        return f"{size:,.0f}{_SPACE}bytes"
     for unit in ("kB", "MB", "GB"):
         size /= 1000
         if size < 999.5 or unit == "GB":
             break
-    return f"{size:.3g} {unit}" if size < 100 else f"{size:,.0f} {unit}"
+    return f"{size:.3g}{_SPACE}{unit}" if size < 100 else f"{size:,.0f}{_SPACE}{unit}"

@@ -12,7 +12,15 @@ from urllib.parse import quote
 
 from tokenbounds.files import canonical_json, sha256_bytes
 from tokenbounds.report.figure_data import part_order
-from tokenbounds.report.formats import format_bytes, format_value, is_error, metric_label, metric_order, round_up
+from tokenbounds.report.formats import (
+    format_bytes,
+    format_confidence,
+    format_percent,
+    format_value,
+    is_error,
+    metric_label,
+    metric_order,
+)
 from tokenbounds.report.records import BoundRow, Certificate
 
 _CLOSE_PERCENT = 100.0
@@ -53,7 +61,10 @@ def headline(certificates: Sequence[Certificate], anchors: dict[str, str]) -> di
         "corpus": best.corpus,
         "tokens": f"{best.tokens:,}",
         "token": best.token,
-        "confidence": confidence(best),
+        "confidence": format_confidence(best.delta),
+        # A label ends at its mark; where there is no room to the left of the mark it starts at the edge.
+        "empirical_side": "start" if empirical < 30 else "",
+        "value_side": "start" if certified < 30 else "",
         "empirical_percent": f"{empirical:.2f}",
         "value_percent": f"{certified:.2f}",
         "paid_percent": f"{max(0.0, certified - empirical):.2f}",
@@ -66,19 +77,14 @@ def short_guess(row: BoundRow) -> str:
     return shown if is_error(row.metric) else shown.rstrip("0").rstrip(".")
 
 
-def confidence(certificate: Certificate) -> str:
-    """The probability, at least, with which all rows of a certificate hold."""
-    return f"{100 * (1 - certificate.delta):g} %"
-
-
 def cards(certificate: Certificate) -> list[dict[str, str]]:
     """The headline certificate in a few large numbers."""
     result = []
     for metric in certificate.metrics:
         row = certificate.row(metric)
-        if row is None or (is_error(metric) and metric not in ("top1_error", "top10_error")):
+        if row is None or (is_error(metric) and metric != "top1_error"):
             continue
-        share = f"{round_up(100 * row.share_of_guess, 1)} %"
+        share = format_percent(row.share_of_guess)
         text = f"bits per {certificate.token} at most: {share} of guessing"
         if is_error(metric):
             text = f"{metric_label(metric)} at most; guessing: {short_guess(row)}"
@@ -89,7 +95,7 @@ def cards(certificate: Certificate) -> list[dict[str, str]]:
     how = "every one scored" if scored == certificate.tokens else f"{scored:,} of them scored"
     evidence = f"{certificate.token}s of evidence, {how}"
     result.append({"value": _short_count(certificate.tokens), "text": evidence})
-    return result[:5]
+    return result
 
 
 def _short_count(count: int) -> str:
@@ -117,7 +123,7 @@ def _table(group: Sequence[Certificate], anchors: dict[str, str]) -> dict[str, A
         "tokens": f"{first.tokens:,}",
         "token": first.token,
         "vocabulary": f"{first.vocabulary_size:,}",
-        "confidence": confidence(first),
+        "confidence": format_confidence(first.delta),
         "bounds": list(dict.fromkeys(row.bound for row in rows if row.metric == "bpd")),
         "errors": [metric for metric in metrics if metric != "bpd"],
         "best": {metric: min(row.value for row in rows if row.metric == metric) for metric in metrics},
@@ -134,7 +140,7 @@ def _line(certificate: Certificate, anchor: str) -> dict[str, Any]:
         "anchor": anchor,
         "size": format_bytes(certificate.message_bits),
         "empirical": format_value("bpd", row.empirical) if row else "–",
-        "share": f"{round_up(100 * row.share_of_guess, 1)} %" if row else "–",
+        "share": format_percent(row.share_of_guess) if row else "–",
     }
 
 
@@ -195,17 +201,14 @@ def sentence(certificate: Certificate) -> str:
     metric = certificate.metrics[0]
     row = certificate.row(metric)
     assert row is not None
-    what = f"bits per {certificate.token}" if metric == "bpd" else metric_label(metric)
-    amount = (
-        f"{format_value(metric, row.value)} {what}"
-        if metric == "bpd"
-        else f"a {what} of {format_value(metric, row.value)}"
-    )
+    value, holds = format_value(metric, row.value), format_confidence(certificate.delta)
+    claim = f"needs at most {value} bits per {certificate.token}" if metric == "bpd" else ""
+    claim = claim or f"has a {metric_label(metric)} of at most {value}"
     verdict = " That is no better than guessing: the certificate is vacuous." if row.vacuous else ""
     return (
-        f"With probability at least {confidence(certificate)}, the model that {certificate.message} decodes to, of "
-        f"{format_bytes(certificate.message_bits)}, has at most {amount} on {certificate.corpus}; "
-        f"guessing has {short_guess(row)}.{verdict}"
+        f"With probability at least {holds}, the model decoded from {certificate.message} "
+        f"({format_bytes(certificate.message_bits)}) {claim} on {certificate.corpus}; "
+        f"guessing {'needs' if metric == 'bpd' else 'has'} {short_guess(row)}.{verdict}"
     )
 
 
@@ -251,10 +254,11 @@ def citation(certificate: Certificate) -> str:
     metric = certificate.metrics[0]
     row = certificate.row(metric)
     assert row is not None
+    value, holds = format_value(metric, row.value), format_confidence(certificate.delta)
     version = certificate.raw["software"].get("tokenbounds", "")
     return (
-        f"{metric_label(metric)} ≤ {format_value(metric, row.value)} on {certificate.corpus} with probability "
-        f"≥ {confidence(certificate)}\n{row.bound} bound, certificate “{certificate.name}”, tokenbounds {version}\n"
+        f"{metric_label(metric)} ≤ {value} on {certificate.corpus} with probability ≥ {holds}\n"
+        f"{row.bound} bound, certificate “{certificate.name}”, tokenbounds {version}\n"
         f"SHA-256 {certificate.raw['certificate_sha256']}"
     )
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import polars as pl
@@ -23,7 +24,8 @@ PAPER = "#ffffff"
 SERIES = ("#0b6bb0", "#c8500a", "#08835f", "#b0578a", "#8a6a00", "#3a8fc4", "#7a4fb5", "#7f7f7f")
 
 _FONT_STACK = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_SETTINGS = {
+_TRIM: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.08}
+_SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "text.color": INK,
@@ -64,7 +66,8 @@ _SETTINGS = {
 @contextmanager
 def figure_style() -> Iterator[None]:
     """Draw inside this: matplotlib's settings for the project, restored afterwards."""
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg", **_SETTINGS}):
+    settings: Any = {**matplotlib.rcParamsDefault, "backend": "agg", **_SETTINGS}
+    with matplotlib.rc_context(settings):
         yield
 
 
@@ -84,12 +87,12 @@ def save(figure: Figure, table: pl.DataFrame, directory: Path, name: str) -> Pat
     """
     svg = directory / f"{name}.svg"
     with atomic_path(svg) as temporary:
-        figure.savefig(temporary, format="svg", bbox_inches="tight", pad_inches=0.08, metadata={"Date": None})
+        figure.savefig(
+            temporary, format="svg", bbox_inches="tight", pad_inches=0.08, metadata={"Date": None, "Creator": None}
+        )
         temporary.write_text(_finish_svg(temporary.read_text(encoding="utf-8")), encoding="utf-8")
     with atomic_path(directory / f"{name}.png") as temporary:
-        figure.savefig(
-            temporary, format="png", dpi=180, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None}
-        )
+        figure.savefig(temporary, format="png", dpi=180, metadata={"Software": None}, **_TRIM)
     with atomic_path(directory / f"{name}.parquet") as temporary:
         table.write_parquet(temporary)
     write_bytes(directory / f"{name}.csv", table.write_csv().encode())
@@ -135,12 +138,19 @@ def label_ends(axes: Axes, labels: Sequence[tuple[float, float, str, str]]) -> N
     """
     if not labels:
         return
-    figure = axes.get_figure(root=True)
+    figure = _figure_of(axes)
     height_points = axes.get_window_extent().height / figure.dpi * 72
     to_axes = axes.transLimits.transform
     points = [axes.transScale.transform((x, y)) for x, y, _, _ in labels]
     places = [to_axes(point) for point in points]
-    leader = {"arrowstyle": "-", "linewidth": 0.6, "alpha": 0.45, "shrinkA": 2, "shrinkB": 4, "relpos": (0, 0.5)}
+    leader: dict[str, Any] = {
+        "arrowstyle": "-",
+        "linewidth": 0.6,
+        "alpha": 0.45,
+        "shrinkA": 2,
+        "shrinkB": 4,
+        "relpos": (0, 0.5),
+    }
     heights = spread([float(place[1]) for place in places], 12.5 / height_points)
     for (_, _, text, colour), place, height in zip(labels, places, heights, strict=True):
         axes.annotate(
@@ -171,7 +181,7 @@ def label_marks(
     marks
         Points (x, y) to stay clear of, in data coordinates.
     """
-    figure = axes.get_figure(root=True)
+    figure = _figure_of(axes)
     figure.canvas.draw()
     scale = 72 / figure.dpi
     frame = axes.get_window_extent()
@@ -190,8 +200,14 @@ def label_marks(
                 break
         taken.append(box)
         shift = (centre - anchor_x, offset)
-        style = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 9, "color": colour}
-        axes.annotate(text, (x, y), xytext=shift, zorder=4, **style)
+        look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "color": colour, "zorder": 4}
+        axes.annotate(text, (x, y), xytext=shift, textcoords="offset points", **look)
+
+
+def _figure_of(axes: Axes) -> Figure:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure
 
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

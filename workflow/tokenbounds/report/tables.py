@@ -15,7 +15,14 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from tokenbounds.files import atomic_path, write_bytes
-from tokenbounds.report.formats import format_bytes, format_value, metric_label, metric_order, round_up
+from tokenbounds.report.formats import (
+    format_bytes,
+    format_confidence,
+    format_percent,
+    format_value,
+    metric_label,
+    metric_order,
+)
 from tokenbounds.report.records import BoundRow, Certificate, read_certificates
 
 SCHEMA_VERSION = 1
@@ -160,11 +167,11 @@ def _markdown_row(certificate: Certificate, row: BoundRow, best: bool) -> str:
         row.bound,
         f"{value} *vacuous*" if row.vacuous else value,
         format_value(row.metric, row.empirical),
-        f"{round_up(100 * row.share_of_guess, 1)} %",
+        format_percent(row.share_of_guess),
         certificate.message,
         certificate.model,
         format_bytes(certificate.message_bits),
-        f"{100 * (1 - certificate.delta):g} %",
+        format_confidence(certificate.delta),
         certificate.name,
     ]
     return "| " + " | ".join(_cell(cell) if cell != cells[2] else cell for cell in cells) + " |"
@@ -215,7 +222,7 @@ def _terminal_table(certificates: Sequence[Certificate]) -> RichTable:
         cells += [_terminal_value(one.row("bpd", bound), best) for bound in bounds]
         row = one.row("bpd")
         cells.append(Text(format_value("bpd", row.empirical) if row else "–"))
-        cells.append(Text(f"{round_up(100 * row.share_of_guess, 1)} %" if row else "–"))
+        cells.append(Text(format_percent(row.share_of_guess) if row else "–"))
         table.add_row(*cells, *[_terminal_value(one.row(metric), best) for metric in errors])
     return table
 

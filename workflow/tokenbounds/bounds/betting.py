@@ -113,10 +113,10 @@ def bound_betting(
     mass = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
     count = round(float(mass.sum())) if samples is None else samples
     check_losses(values, ceiling)
+    grid = lambda_grid(lambdas, ceiling)
     price = math.log(lambdas)
     total = complexity_nats + price
     check_budget(total, count)
-    grid = lambda_grid(lambdas, ceiling)
     logs = mean_log(values, grid, mass)
     bounds = -np.expm1(logs - total / count) / grid
     best = int(np.argmin(bounds))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +11,20 @@ import numpy.typing as npt
 from tokenbounds.bounds.azuma import check_budget
 from tokenbounds.bounds.betting import check_losses, lambda_grid, mean_log
 from tokenbounds.bounds.result import Bound
+from tokenbounds.errors import CertificateError
 
 
-def freedman_value(mean_log_nats: float, lambda_: float, complexity_nats: float, samples: int) -> float:
-    """(L/m - f) / lambda, for one lambda fixed before the data; f is the average of ln(1 - lambda x loss)."""
-    return (complexity_nats / samples - mean_log_nats) / lambda_
+def freedman_value(
+    mean_log_nats: float, lambda_: float, complexity_nats: float, samples: int, center: float = 0.0
+) -> float:
+    """The bound for one lambda and one constant centre c, both fixed before the data.
+
+    f is the average of ln(1 - lambda x loss), **not** centred. With kappa = lambda / (1 - lambda c) this is
+    c + (L/m - average of ln(1 - kappa (loss - c))) / kappa, since 1 - kappa (loss - c) is 1 - lambda x loss divided by
+    1 - lambda c. Over all c < 1 / lambda its smallest value is `betting.betting_value`.
+    """
+    rest = 1.0 - lambda_ * center
+    return center + rest * (complexity_nats / samples + math.log(rest) - mean_log_nats) / lambda_
 
 
 def bound_freedman(
@@ -23,13 +33,14 @@ def bound_freedman(
     complexity_nats: float,
     *,
     lambdas: int = 32,
+    centers: Sequence[float] = (0.0,),
     weights: npt.ArrayLike | None = None,
     samples: int | None = None,
 ) -> Bound:
-    """The empirical Freedman bound with the best lambda of a priced grid.
+    """The empirical Freedman bound with the best lambda and centre of a priced grid.
 
-    Source: Finzi et al. 2025 (arXiv 2504.15208), its empirical Freedman inequality, with a constant centre. See
-    docs/bounds.md, "Freedman". The parameters are those of `betting.bound_betting`, which is never larger.
+    Source: Finzi et al. 2025 (arXiv 2504.15208), its empirical Freedman inequality, with constant centres. See
+    docs/bounds.md, "Freedman". `betting.bound_betting` is never larger.
 
     Parameters
     ----------
@@ -38,9 +49,11 @@ def bound_freedman(
     ceiling
         An upper bound on every loss, fixed before the data, same unit.
     complexity_nats
-        L without the price of the lambdas, nats.
+        L without the price of lambdas and centres, nats.
     lambdas
-        Size of the grid; ln(lambdas) nats are added.
+        Size of the grid.
+    centers
+        Candidates for the centre, fixed before the data, each in [0, ceiling); ln(lambdas x centres) nats are added.
     weights
         Counts [n] of the values.
     samples
@@ -50,11 +63,17 @@ def bound_freedman(
     mass = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
     count = round(float(mass.sum())) if samples is None else samples
     check_losses(values, ceiling)
-    price = math.log(lambdas)
+    if not centers or not all(0.0 <= center < ceiling for center in centers):
+        raise CertificateError(f"the centres {list(centers)} must lie in [0, {ceiling}), and be at least one.")
+    grid = lambda_grid(lambdas, ceiling)
+    price = math.log(lambdas * len(centers))
     total = complexity_nats + price
     check_budget(total, count)
-    grid = lambda_grid(lambdas, ceiling)
-    bounds = (total / count - mean_log(values, grid, mass)) / grid
-    best = int(np.argmin(bounds))
+    logs = mean_log(values, grid, mass)
+    value, lambda_ = min(
+        (freedman_value(float(log), float(each), total, count, center), float(each))
+        for log, each in zip(logs, grid, strict=True)
+        for center in centers
+    )
     empirical = float(np.sum(values * mass) / mass.sum())
-    return Bound(float(bounds[best]), empirical, total, count, ceiling, price, float(grid[best]))
+    return Bound(value, empirical, total, count, ceiling, price, lambda_)

@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import logsumexp
 
 from tokenbounds.bounds.betting import lambda_fractions
 from tokenbounds.errors import CertificateError
@@ -22,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 Method = Literal["betting", "predictable", "bernstein", "hoeffding"]
 
 _PORTFOLIO = 64
-_BISECTIONS = 60
+_BISECTIONS = 50
 
 
 def upper_mean(values: npt.ArrayLike, low: float, high: float, delta: float, method: Method = "betting") -> float:
@@ -88,7 +87,9 @@ def _betting(values: Floats, delta: float) -> float:
     won = np.array([np.log1p(-bet * values).sum() for bet in bets])
 
     def log_wealth(mean: float) -> float:
-        return float(logsumexp(won - values.size * np.log1p(-bets * mean))) - math.log(_PORTFOLIO)
+        logs = won - values.size * np.log1p(-bets * mean)
+        largest = float(logs.max())
+        return largest + math.log(float(np.exp(logs - largest).sum()) / _PORTFOLIO)
 
     return _first_refuted(log_wealth, float(values.mean()), delta)
 

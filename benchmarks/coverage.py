@@ -1,0 +1,327 @@
+"""Are the bounds valid? Coverage on sources whose conditional risks are known exactly.
+
+Binary sources whose next-token probability an adversary sets with the whole past in view: it follows the deviations
+of every context and freezes a context (makes it deterministic) as soon as its deviation is large, so that luck is
+kept. A model names one token for each context (1 bit each); the one that deviates most from its true risk is chosen
+**with the data and the truth in view**, which a bound that holds for all models at once must survive.
+Broken variants of each bound must fail the same check.
+
+    python benchmarks/coverage.py --replications 20000 --out docs/figures
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
+from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, lambda_grid
+from tokenbounds.bounds.documents import bound_documents, bound_documents_betting
+from tokenbounds.bounds.freedman import bound_freedman
+from tokenbounds.bounds.sampling import lower_mean, upper_mean
+from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range, smooth
+from tokenbounds.bounds.telescoped import bound_telescoped, link_ceilings, link_losses
+
+Floats = npt.NDArray[np.float64]
+
+VOCABULARY = 2
+ALPHAS = (0.05, 0.2)
+LAMBDAS = 16
+DELTA = 0.05
+BLOCK = 16
+DRAWS = 12
+SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Trajectories [replications, tokens]: context, token, and the true probability that the token is 1."""
+
+    context: npt.NDArray[np.int64]
+    token: npt.NDArray[np.int64]
+    chance: Floats
+    contexts: int
+
+
+def simulate(replications: int, tokens: int, phases: int, calm: bool, seed: int) -> Sequences:
+    """Draw sequences from the adversary: fair coins in each context until a deviation can be kept.
+
+    The context is the position modulo `phases` and the last token. It is frozen when its count of ones is one
+    standard deviation (of its expected final count) away from its expectation: from then on its token is certain,
+    so that the deviation stays. With `calm`, every other block of tokens repeats one token, so that blocks differ.
+    """
+    rng = np.random.default_rng(seed)
+    contexts = 2 * phases
+    rows = np.arange(replications)
+    last = rng.integers(0, 2, replications)
+    deviation = np.zeros((replications, contexts))
+    frozen = np.zeros((replications, contexts), dtype=bool)
+    limit = 0.5 * math.sqrt(tokens / contexts / (2 if calm else 1))
+    shape = (replications, tokens)
+    history = Sequences(np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape), contexts)
+    for step in range(tokens):
+        block = step // BLOCK
+        state = 2 * (step % phases) + last
+        certain = float((block // 2) % 2 if calm else (step // phases) % 2)
+        resting = frozen[rows, state] | (calm and block % 2 == 1)
+        chance = np.where(resting, certain, 0.5)
+        token = (rng.random(replications) < chance).astype(np.int64)
+        history.context[:, step], history.token[:, step], history.chance[:, step] = state, token, chance
+        deviation[rows, state] += token - chance
+        frozen[rows, state] |= np.abs(deviation[rows, state]) >= limit
+        last = token
+    return history
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One replication: raw losses of the chosen model, its errors, and what they were expected to be, per token."""
+
+    nll_bits: Floats
+    expected_bits: Callable[[float], Floats]
+    error: Floats
+    expected_error: Floats
+    contexts: int
+    context: npt.NDArray[np.int64]
+    prediction: Floats
+    chance: Floats
+
+    @property
+    def message_bits(self) -> int:
+        return self.contexts
+
+
+def choose_model(history: Sequences, index: int) -> Trial:
+    """The model whose empirical risk flatters it most, context by context, among all 2^contexts."""
+    context, token, chance = history.context[index], history.token[index], history.chance[index]
+    ones = np.bincount(context, weights=token - chance, minlength=history.contexts)
+    prediction = (ones > 0).astype(np.float64)[context]
+    probability = np.where(token == 1, prediction, 1.0 - prediction)
+    with np.errstate(divide="ignore"):
+        nll = -np.log2(probability)
+    guess = (prediction > 0.5).astype(np.int64)
+    wrong = np.where(guess == 1, 1.0 - chance, chance)
+
+    def expected(alpha: float) -> Floats:
+        one, zero = _both_losses(prediction, alpha)
+        return chance * one + (1.0 - chance) * zero
+
+    return Trial(
+        nll, expected, (guess != token).astype(np.float64), wrong, history.contexts, context, prediction, chance
+    )
+
+
+def _both_losses(prediction: Floats, alpha: float | Floats) -> tuple[Floats, Floats]:
+    with np.errstate(divide="ignore"):
+        return smooth(-np.log2(prediction), alpha, VOCABULARY), smooth(-np.log2(1.0 - prediction), alpha, VOCABULARY)
+
+
+def budget(bits: float, delta: float = DELTA, alphas: int = len(ALPHAS)) -> float:
+    """L without the price of lambdas, nats."""
+    return bits * math.log(2.0) + math.log(alphas) + math.log(1.0 / delta)
+
+
+# --- one function per bound: the truth minus the bound, a violation if positive ---------------------------------------
+
+
+@dataclass(frozen=True)
+class Fault:
+    """How a bound is broken on purpose: factors on the range and on the message's bits; sampling left out."""
+
+    span: float = 1.0
+    bits: float = 1.0
+    ignore_sampling: bool = False
+
+
+def excess_azuma(trial: Trial, fault: Fault) -> float:
+    total = budget(fault.bits * trial.message_bits)
+    found = []
+    for alpha in ALPHAS:
+        span = fault.span * loss_range(alpha, VOCABULARY)
+        mean = float(smooth(trial.nll_bits, alpha, VOCABULARY).mean())
+        found.append((bound_azuma(mean, span, total, trial.error.size).value, alpha))
+    value, alpha = min(found)
+    return float(trial.expected_bits(alpha).mean()) - value
+
+
+def excess_azuma_predictable(trial: Trial, fault: Fault) -> float:
+    alpha = np.where(trial.context % 2 == 0, *ALPHAS)
+    spans = fault.span * np.where(trial.context % 2 == 0, *(loss_range(each, VOCABULARY) for each in ALPHAS))
+    mean = float(smooth(trial.nll_bits, alpha, VOCABULARY).mean())
+    one, zero = _both_losses(trial.prediction, alpha)
+    truth = float((trial.chance * one + (1.0 - trial.chance) * zero).mean())
+    total = budget(fault.bits * trial.message_bits, alphas=1)
+    guesses = fault.span * np.geomspace(*sorted(loss_range(each, VOCABULARY) for each in ALPHAS), 4)
+    return truth - bound_azuma_predictable(mean, float((spans**2).mean()), guesses, total, spans.size).value
+
+
+def _excess_by_lambda(trial: Trial, fault: Fault, bound: Callable[..., object]) -> float:
+    total = budget(fault.bits * trial.message_bits)
+    found = []
+    for alpha in ALPHAS:
+        ceiling = loss_ceiling(alpha, VOCABULARY)
+        floor = loss_floor(alpha, VOCABULARY)
+        losses = floor + fault.span * (smooth(trial.nll_bits, alpha, VOCABULARY) - floor)
+        result = bound(losses, floor + fault.span * (ceiling - floor), total, lambdas=LAMBDAS)
+        gap = result.value - result.empirical  # type: ignore[attr-defined]
+        mean = float(smooth(trial.nll_bits, alpha, VOCABULARY).mean())
+        found.append((mean + gap, alpha))
+    value, alpha = min(found)
+    return float(trial.expected_bits(alpha).mean()) - value
+
+
+def excess_freedman(trial: Trial, fault: Fault) -> float:
+    def bound(losses: Floats, ceiling: float, total: float, *, lambdas: int) -> object:
+        centers = [ceiling * part for part in (0.0, 0.25, 0.5, 0.75)]
+        return bound_freedman(losses, ceiling, total, lambdas=lambdas, centers=centers)
+
+    return _excess_by_lambda(trial, fault, bound)
+
+
+def excess_betting(trial: Trial, fault: Fault) -> float:
+    return _excess_by_lambda(trial, fault, bound_betting)
+
+
+def excess_errors(trial: Trial, fault: Fault) -> float:
+    total = budget(fault.bits * trial.message_bits, alphas=1)
+    empirical = float(trial.error.mean())
+    gap = bound_errors(empirical, total, trial.error.size, lambdas=LAMBDAS).value - empirical
+    return float(trial.expected_error.mean()) - empirical - fault.span * gap
+
+
+def excess_telescoped(trial: Trial, fault: Fault) -> float:
+    """A two-model chain: a base that sees the last token only, then the chosen model."""
+    with np.errstate(divide="ignore"):
+        base_prediction = np.where(trial.context % 2 == 1, 0.75, 0.25)
+    one_token = np.isclose(trial.nll_bits, 0.0) == (trial.prediction > 0.5)
+    base_nll = -np.log2(np.where(one_token, base_prediction, 1.0 - base_prediction))
+    alphas = (ALPHAS[0], ALPHAS[1])
+    links = link_losses([base_nll, trial.nll_bits], alphas, VOCABULARY)
+    base_bits = fault.bits * 4
+    totals = [budget(base_bits, DELTA / 2, 1), budget(base_bits + fault.bits * trial.message_bits, DELTA / 2, 1)]
+    result = bound_telescoped(links, link_ceilings(alphas, VOCABULARY), totals, lambdas=LAMBDAS)
+    truth = 0.0
+    for token, weight in ((1, trial.chance), (0, 1.0 - trial.chance)):
+        with np.errstate(divide="ignore"):
+            streams = [-np.log2(p if token else 1.0 - p) for p in (base_prediction, trial.prediction)]
+        truth += float(np.mean(weight * np.add(*link_losses(streams, alphas, VOCABULARY))))
+    return truth - result.empirical - fault.span * result.gap
+
+
+# --- with sampling ----------------------------------------------------------------------------------------------------
+
+
+def _draw_blocks(trial: Trial) -> npt.NDArray[np.int64]:
+    seed = int(1e6 * trial.chance.sum()) + 7919 * int(trial.error.sum()) + int(trial.context[:64] @ np.arange(64))
+    return np.random.default_rng(seed).integers(0, trial.error.size // BLOCK, DRAWS)
+
+
+def _block_means(values: Floats, blocks: npt.NDArray[np.int64]) -> Floats:
+    return values.reshape(-1, BLOCK).mean(axis=1)[blocks]
+
+
+def excess_sampled_azuma(trial: Trial, fault: Fault) -> float:
+    blocks = _draw_blocks(trial)
+    total = budget(fault.bits * trial.message_bits, DELTA * (1 - SHARE))
+    found = []
+    for alpha in ALPHAS:
+        means = _block_means(smooth(trial.nll_bits, alpha, VOCABULARY), blocks)
+        low, high = loss_floor(alpha, VOCABULARY), loss_ceiling(alpha, VOCABULARY)
+        share = DELTA * SHARE / len(ALPHAS)
+        mean = float(means.mean()) if fault.ignore_sampling else upper_mean(means, low, high, share)
+        span = fault.span * loss_range(alpha, VOCABULARY)
+        found.append((bound_azuma(mean, span, total, trial.error.size).value, alpha))
+    value, alpha = min(found)
+    return float(trial.expected_bits(alpha).mean()) - value
+
+
+def excess_sampled_betting(trial: Trial, fault: Fault) -> float:
+    blocks = _draw_blocks(trial)
+    total = budget(fault.bits * trial.message_bits, DELTA * (1 - SHARE)) + math.log(LAMBDAS)
+    share = DELTA * SHARE / (len(ALPHAS) * LAMBDAS)
+    found = []
+    for alpha in ALPHAS:
+        losses = smooth(trial.nll_bits, alpha, VOCABULARY)
+        for lambda_ in lambda_grid(LAMBDAS, loss_ceiling(alpha, VOCABULARY)):
+            logs = _block_means(np.log1p(-lambda_ * losses), blocks)
+            found.append((betting_value(float(logs.mean()), lambda_, total, losses.size), alpha, lambda_, logs))
+    value, alpha, lambda_, logs = min(found, key=lambda cell: cell[0])
+    if not fault.ignore_sampling:
+        low = math.log1p(-lambda_ * loss_ceiling(alpha, VOCABULARY))
+        mean = lower_mean(logs, low, math.log1p(-lambda_ * loss_floor(alpha, VOCABULARY)), share)
+        value = betting_value(mean, lambda_, total, trial.error.size)
+    return float(trial.expected_bits(alpha).mean()) - value
+
+
+def excess_sampled_errors(trial: Trial, fault: Fault) -> float:
+    blocks = _draw_blocks(trial)
+    means = _block_means(trial.error, blocks)
+    total = budget(fault.bits * trial.message_bits, DELTA * (1 - SHARE), alphas=1)
+    mean = float(means.mean()) if fault.ignore_sampling else upper_mean(means, 0.0, 1.0, DELTA * SHARE)
+    return float(trial.expected_error.mean()) - bound_errors(mean, total, trial.error.size, lambdas=LAMBDAS).value
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+KINDS = 16
+
+
+def documents_excess(replications: int, seed: int, betting: bool, fault: Fault) -> Floats:
+    """Documents are one fair coin, repeated; a model names the token of each of 16 kinds (1 bit each)."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.integers(0, KINDS, (replications, 200))
+    coins = rng.integers(0, 2, kinds.shape)
+    excess = np.empty(replications)
+    for index in range(replications):
+        ones = np.bincount(kinds[index], weights=coins[index] - 0.5, minlength=KINDS)
+        losses = (coins[index] != (ones > 0)[kinds[index]]).astype(np.float64)
+        total = budget(fault.bits * KINDS, alphas=1)
+        if betting:
+            gap = bound_documents_betting(losses, 1.0, total, lambdas=LAMBDAS).gap
+        else:
+            gap = bound_documents(losses, 1.0, total).gap
+        excess[index] = 0.5 - losses.mean() - fault.span * gap
+    return excess
+
+
+# --- the check --------------------------------------------------------------------------------------------------------
+
+TOKEN_LEVEL = {
+    "azuma": excess_azuma,
+    "azuma_predictable": excess_azuma_predictable,
+    "freedman": excess_freedman,
+    "betting": excess_betting,
+    "inverse_kl": excess_errors,
+    "telescoped": excess_telescoped,
+}
+SAMPLED = {
+    "azuma_sampled": excess_sampled_azuma,
+    "betting_sampled": excess_sampled_betting,
+    "inverse_kl_sampled": excess_sampled_errors,
+}
+DOCUMENTS = {"documents": False, "documents_betting": True}
+FAULTS = {"range_halved": Fault(span=0.5), "complexity_dropped": Fault(bits=0.0)}
+SAMPLING_FAULT = {"sampling_ignored": Fault(ignore_sampling=True)}
+
+
+def violations(name: str, fault: Fault, replications: int, seed: int = 1) -> int:
+    """Number of replications in which the bound `name`, broken by `fault`, lies below the true risk."""
+    if name in DOCUMENTS:
+        return int(np.sum(documents_excess(replications, seed, DOCUMENTS[name], fault) > 0))
+    excess = TOKEN_LEVEL.get(name) or SAMPLED[name]
+    sampled = name in SAMPLED
+    history = simulate(replications, 4096 if sampled else 2048, 1 if sampled else 32, sampled, seed)
+    return sum(bool(excess(choose_model(history, index), fault) > 0) for index in range(replications))
+
+
+def allowed(replications: int, delta: float = DELTA) -> float:
+    """Largest number of violations that delta and three binomial standard deviations explain."""
+    return replications * delta + 3.0 * math.sqrt(replications * delta * (1.0 - delta))
+
+
+def faults_of(name: str) -> dict[str, Fault]:
+    """The broken variants that the check must catch for this bound."""
+    return SAMPLING_FAULT if name in SAMPLED else FAULTS

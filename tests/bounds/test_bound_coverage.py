@@ -1,0 +1,56 @@
+"""Validity by simulation (the full version, with its figure, is benchmarks/coverage.py).
+
+Each bound must fail in at most a share delta of the replications, against an adversary; each broken variant must fail
+more often than that.
+"""
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenbounds.bounds.sampling import upper_mean
+
+_PATH = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+_SPEC = importlib.util.spec_from_file_location("coverage_benchmark", _PATH)
+coverage = importlib.util.module_from_spec(_SPEC)
+sys.modules[_SPEC.name] = coverage
+_SPEC.loader.exec_module(coverage)
+
+REPLICATIONS = 2000
+BROKEN_REPLICATIONS = 300
+NAMES = [*coverage.TOKEN_LEVEL, *coverage.SAMPLED, *coverage.DOCUMENTS]
+BROKEN = [(name, fault) for name in NAMES for fault in coverage.faults_of(name)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bound_fails_at_most_as_often_as_it_says(name):
+    assert coverage.violations(name, coverage.Fault(), REPLICATIONS) <= coverage.allowed(REPLICATIONS)
+
+
+@pytest.mark.parametrize(("name", "fault"), BROKEN)
+def test_a_broken_bound_is_caught(name, fault):
+    broken = coverage.faults_of(name)[fault]
+    assert coverage.violations(name, broken, BROKEN_REPLICATIONS) > coverage.allowed(BROKEN_REPLICATIONS)
+
+
+def _missed(bound, replications=2000, draws=40, rare=0.02, delta=0.1):
+    """How often `bound` lies below the mean of a variable that is rarely 1 and otherwise 0.2 or 0.3."""
+    rng = np.random.default_rng(9)
+    values = np.where(rng.random((replications, draws)) < rare, 1.0, rng.choice([0.2, 0.3], (replications, draws)))
+    truth = rare + (1 - rare) * 0.25
+    return sum(bound(row, delta) < truth for row in values)
+
+
+@pytest.mark.parametrize("method", ["betting", "predictable", "bernstein", "hoeffding"])
+def test_sampling_bounds_cover_rare_large_blocks(method):
+    assert _missed(lambda row, delta: upper_mean(row, 0.0, 1.0, delta, method)) <= coverage.allowed(2000, 0.1)
+
+
+def test_a_normal_approximation_is_caught():
+    def approximate(row, delta):
+        return row.mean() + math.sqrt(2 * row.var(ddof=1) * math.log(1 / delta) / row.size)
+
+    assert _missed(approximate) > coverage.allowed(2000, 0.1)

@@ -1,0 +1,71 @@
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+from tokenbounds.bounds.ledger import split_delta
+from tokenbounds.errors import CertificateError
+
+ROWS = [
+    ("bpd", "azuma"),
+    ("bpd", "betting"),
+    ("top1_error", "azuma"),
+    ("top1_error", "betting"),
+    ("top10_error", "azuma"),
+]
+
+
+def test_the_shares_add_up_exactly():
+    ledger = split_delta(0.05, ROWS, message_bits=800, alphas=8, lambdas=32, sampling_share=0.2)
+    ledger.check()
+    assert sum(row.delta for row in ledger.rows) == Fraction(1, 20)
+    assert {row.delta_generalization for row in ledger.rows} == {Fraction(1, 125)}
+    assert {row.delta_sampling for row in ledger.rows} == {Fraction(1, 500)}
+
+
+def test_each_row_pays_for_what_it_may_choose():
+    ledger = split_delta(0.05, ROWS, message_bits=800, alphas=8, lambdas=32, sampling_share=0.2)
+    confidence = math.log(125)
+    assert ledger.row("bpd", "betting").complexity_nats == pytest.approx(803 * math.log(2) + confidence)
+    assert ledger.row("top1_error", "betting").complexity_nats == pytest.approx(800 * math.log(2) + confidence)
+    assert [row.sampling_cells for row in ledger.rows] == [8, 256, 1, 1, 1]
+    assert ledger.row("bpd", "betting").delta_per_cell == pytest.approx(1 / 500 / 256)
+
+
+def test_nothing_is_paid_for_sampling_if_everything_was_scored():
+    row = split_delta(0.05, ROWS, message_bits=0, alphas=1, lambdas=1).row("bpd", "azuma")
+    assert row.delta_sampling == 0 and row.delta_per_cell == 0.0
+    assert row.complexity_nats == pytest.approx(math.log(100))
+
+
+def test_entries_carry_units_and_add_up():
+    row = split_delta(0.05, ROWS, message_bits=800, alphas=8, lambdas=32, sampling_share=0.2).row("bpd", "betting")
+    amounts = {line["name"]: line["amount"] for line in row.entries(math.log(32))}
+    units = {line["name"]: line["unit"] for line in row.entries(math.log(32))}
+    assert amounts["complexity"] == pytest.approx(
+        (amounts["message"] + amounts["alpha_grid"]) * math.log(2) + amounts["lambda_grid"] + amounts["confidence"]
+    )
+    assert Fraction(amounts["delta_generalization"]) + Fraction(amounts["delta_sampling"]) == Fraction(amounts["delta"])
+    assert units["message"] == "bits" and units["lambda_grid"] == "nats" and units["delta"] == "probability"
+
+
+def test_a_ledger_that_does_not_add_up_is_caught():
+    ledger = split_delta("0.05", ROWS, message_bits=8, alphas=1, lambdas=1)
+    greedy = replace(ledger.rows[0], delta=Fraction(1, 50), delta_generalization=Fraction(1, 50))
+    with pytest.raises(CertificateError, match="add up to"):
+        replace(ledger, rows=(greedy, *ledger.rows[1:])).check()
+    with pytest.raises(CertificateError, match="bpd/azuma"):
+        replace(ledger, rows=(replace(ledger.rows[0], delta_sampling=Fraction(1)), *ledger.rows[1:])).check()
+
+
+@pytest.mark.parametrize(
+    "change", [{"delta": 0.0}, {"delta": 1.0}, {"sampling_share": 1.0}, {"sampling_share": 0.0}, {"message_bits": -1}]
+)
+def test_impossible_ledgers_are_refused(change):
+    arguments = {"delta": 0.05, "rows": ROWS, "message_bits": 8, "alphas": 2, "lambdas": 2} | change
+    with pytest.raises(CertificateError):
+        split_delta(arguments.pop("delta"), arguments.pop("rows"), **arguments)
+    with pytest.raises(CertificateError):
+        split_delta(0.05, [ROWS[0], ROWS[0]], message_bits=8, alphas=1, lambdas=1)
+    with pytest.raises(CertificateError):
+        split_delta(0.05, ROWS, message_bits=8, alphas=1, lambdas=1).row("bpd", "telescoped")

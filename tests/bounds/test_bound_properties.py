@@ -1,0 +1,162 @@
+"""What must hold for every data set: which bound is tighter, and in which direction each moves."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenbounds.bounds.azuma import bound_azuma
+from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, inverse_kl, lambda_grid, mean_log
+from tokenbounds.bounds.freedman import bound_freedman, freedman_value
+from tokenbounds.bounds.histogram import LossHistogram
+from tokenbounds.bounds.smoothing import loss_ceiling, loss_range, smooth
+from tokenbounds.bounds.telescoped import ChainHistogram, ChainSums, bound_telescoped, link_ceilings, link_losses
+
+CEILING = 20.0
+losses_lists = st.lists(st.floats(0.0, CEILING), min_size=1, max_size=60)
+complexities = st.floats(0.01, 1e4)
+quick = settings(max_examples=60, deadline=None)
+
+
+@quick
+@given(losses_lists, complexities)
+def test_betting_is_at_most_freedman_at_every_lambda_and_centre(losses, complexity):
+    for lambda_ in lambda_grid(8, CEILING):
+        f = mean_log(losses, lambda_)[0]
+        bet = betting_value(f, lambda_, complexity, len(losses))
+        for center in (0.0, 3.0, 19.0):
+            rival = freedman_value(f, lambda_, complexity, len(losses), center)
+            assert bet <= rival + 1e-9 * (1 + abs(rival))
+    assert bound_betting(losses, CEILING, complexity).value <= bound_freedman(losses, CEILING, complexity).value + 1e-9
+
+
+@quick
+@given(losses_lists, complexities, st.floats(0.0, 19.0))
+def test_centred_freedman_is_the_textbook_formula(losses, complexity, center):
+    lambda_ = 0.6 / CEILING
+    kappa = lambda_ / (1 - lambda_ * center)
+    centred = np.log1p(-kappa * (np.array(losses) - center)).mean()
+    textbook = center + (complexity / len(losses) - centred) / kappa
+    f = mean_log(losses, lambda_)[0]
+    assert freedman_value(f, lambda_, complexity, len(losses), center) == pytest.approx(textbook, rel=1e-9)
+
+
+@quick
+@given(losses_lists, complexities)
+def test_betting_never_falls_below_the_empirical_risk(losses, complexity):
+    assert bound_betting(losses, CEILING, complexity).value >= np.mean(losses) - 1e-9
+
+
+@quick
+@given(st.floats(0.0, 1.0), st.floats(1e-9, 5.0))
+def test_inverse_kl_is_at_most_pinsker(empirical, budget):
+    bound = inverse_kl(empirical, budget)
+    assert empirical <= bound <= min(1.0, empirical + math.sqrt(budget / 2)) + 1e-12
+
+
+@quick
+@given(st.integers(0, 300), complexities)
+def test_inverse_kl_is_the_betting_form_with_the_best_lambda(errors, complexity):
+    empirical, share = errors / 300, complexity / 300
+    fractions = np.concatenate([np.linspace(1e-5, 1 - 1e-9, 4001), 1 - np.geomspace(1e-9, 1e-3, 200)])
+    best = (-np.expm1(empirical * np.log1p(-fractions) - share) / fractions).min()
+    exact = inverse_kl(empirical, share)
+    assert exact <= best + 1e-9
+    assert best <= max(exact * 1.02, exact + 1e-4)
+
+
+bounds = {
+    "azuma": lambda losses, total, m: bound_azuma(float(np.mean(losses)), CEILING, total, m),
+    "freedman": lambda losses, total, m: bound_freedman(losses, CEILING, total, samples=m),
+    "betting": lambda losses, total, m: bound_betting(losses, CEILING, total, samples=m),
+    "errors": lambda losses, total, m: bound_errors(float(np.mean(losses)) / CEILING, total, m),
+    "telescoped": lambda losses, total, m: bound_telescoped(
+        [np.repeat(losses, m // 100), np.repeat(losses, m // 100) - 10.0], [CEILING, 10.0], [total, total]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", bounds)
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0.0, CEILING), min_size=2, max_size=9), st.floats(0.1, 50.0), st.floats(1.01, 9.0))
+def test_more_tokens_help_and_more_bits_or_confidence_hurt(name, losses, total, factor):
+    bound = bounds[name]
+    value = bound(losses, total, 1000).value
+    assert bound(losses, total, 4000).value <= value + 1e-9
+    assert bound(losses, total * factor, 1000).value >= value - 1e-9  # more bits
+    assert bound(losses, total + math.log(factor), 1000).value >= value - 1e-9  # a smaller delta
+
+
+@quick
+@given(losses_lists, st.randoms(use_true_random=False))
+def test_order_does_not_matter(losses, random):
+    shuffled = list(losses)
+    random.shuffle(shuffled)
+    assert bound_betting(shuffled, CEILING, 5.0).value == pytest.approx(bound_betting(losses, CEILING, 5.0).value)
+
+
+@quick
+@given(st.lists(st.floats(0.0, 70.0), min_size=1, max_size=50), complexities)
+def test_a_trivial_chain_is_the_betting_bound(nll, complexity):
+    links = link_losses([nll], [0.05], 1000)
+    chain = bound_telescoped(links, link_ceilings([0.05], 1000), [complexity])
+    single = bound_betting(smooth(nll, 0.05, 1000), loss_ceiling(0.05, 1000), complexity)
+    assert chain.value == single.value
+    assert chain.links[0] == single
+
+
+def _pair(size, seed):
+    rng = np.random.default_rng(seed)
+    base = rng.exponential(5.0, size)
+    finer = np.maximum(base * 0.7 + rng.normal(0.0, 1.0, size), 0.0)
+    finer[::97] = np.inf
+    return [base.astype(np.float32), finer.astype(np.float32)]
+
+
+def test_chain_histogram_is_close_above_and_chain_sums_are_exact():
+    streams = _pair(30_000, 5)
+    candidates = [(0.01, 0.1), (0.05, 0.02)]
+    histogram = ChainHistogram(5000, candidates)
+    for part in np.array_split(np.arange(30_000), 7):
+        histogram.update([stream[part] for stream in streams])
+    complexities = [60.0, 900.0]
+    winner, coarse = histogram.best(complexities)
+    alphas = candidates[winner]
+    exact = bound_telescoped(link_losses(streams, alphas, 5000), link_ceilings(alphas, 5000), complexities)
+    assert exact.value <= coarse.value <= exact.value + 2 / 256
+    sums = ChainSums(5000, alphas, [link.lambda_ for link in exact.links])
+    for part in np.array_split(np.arange(30_000), 3):
+        sums.update([stream[part] for stream in streams])
+    assert sums.bound(complexities).value == pytest.approx(exact.value, rel=1e-10)
+
+
+def test_a_good_cheaper_model_makes_the_chain_tighter_than_any_single_model():
+    """The point of telescoping: at a large message the chain wins, and wins over every alpha of the single model."""
+    rng = np.random.default_rng(11)
+    base = rng.gamma(2.0, 3.0, 50_000)
+    finer = np.maximum(base - 0.6 + rng.normal(0, 0.7, base.size), 0.0)
+    alphas = (0.003, 0.01, 0.03, 0.1, 0.3)
+    total, small = 0.1 * base.size, 0.002 * base.size
+    single = min(bound_betting(smooth(finer, a, 50_000), loss_ceiling(a, 50_000), total).value for a in alphas)
+    chain = ChainHistogram(50_000, [(a, b) for a in alphas for b in alphas])
+    chain.update([base, finer])
+    assert chain.best([small, total])[1].value < single
+
+
+@quick
+@given(st.lists(st.floats(0.0, 80.0, width=32), min_size=1, max_size=80), st.integers(1, 40))
+def test_histogram_bounds_lie_just_above_exact_ones_whatever_the_batches(nll, batch):
+    whole, parts = LossHistogram(500), LossHistogram(500)
+    whole.update(np.array(nll, dtype=np.float32))
+    for start in range(0, len(nll), batch):
+        parts.update(np.array(nll[start : start + batch], dtype=np.float32))
+    assert np.array_equal(whole.counts, parts.counts)
+    for alpha in (0.001, 0.2):
+        values, weights = parts.losses(alpha)
+        ceiling = loss_ceiling(alpha, 500)
+        exact = bound_betting(smooth(np.array(nll, dtype=np.float32), alpha, 500), ceiling, 4.0)
+        coarse = bound_betting(values, ceiling, 4.0, weights=weights)
+        assert exact.empirical <= coarse.empirical + 1e-12 <= exact.empirical + 2**-12 + 1e-9
+        assert exact.value <= coarse.value + 1e-12
+        assert bound_azuma(coarse.empirical, loss_range(alpha, 500), 4.0, len(nll)).value >= exact.empirical

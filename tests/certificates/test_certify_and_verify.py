@@ -1,0 +1,112 @@
+"""The whole way with real messages: a Markov chain and a tiny transformer, decoded, scored, certified, verified."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tokenbounds.baselines.markov import fit_markov
+from tokenbounds.bounds.certificate import certify_bound
+from tokenbounds.bounds.verify import ALL_BLOCKS, verify_certificate
+from tokenbounds.config import BoundsSpec, CountsQuantizer, MarkovModel, MessageSpec, UniformQuantizer
+from tokenbounds.corpus.reader import Corpus
+from tokenbounds.errors import CertificateError
+from tokenbounds.messages.encode import encode_model
+from tokenbounds.models.build import build_model, initialize
+from tokenbounds.models.card import ModelCard
+from tokenbounds.models.checkpoint import save_checkpoint
+from tokenbounds.scores.scoring import score_message
+
+SPEC = BoundsSpec(top_k=(1,), alphas=(0.1, 0.3), lambdas=8)
+
+
+def encode_chain(folder: Path, corpus: Corpus, message: Path) -> None:
+    fit_markov(MarkovModel(kind="markov", corpus="letters", order=1), corpus, folder)
+    encode_model(
+        folder, MessageSpec(model="m", quantizer=CountsQuantizer(kind="counts")), message, message.with_suffix(".json")
+    )
+
+
+def encode_transformer(folder: Path, corpus: Corpus, message: Path) -> None:
+    config = {"n_embd": 8, "n_head": 2, "n_inner": 16, "n_layer": 1, "tie_word_embeddings": True}
+    card = ModelCard("gpt2", config, vocabulary_size=256, start_id=0, context=32, parameterization={"kind": "dense"})
+    model = build_model(card)
+    initialize(model, seed=1)
+    save_checkpoint(folder, model, card)
+    spec = MessageSpec(model="m", quantizer=UniformQuantizer(kind="uniform"))
+    encode_model(folder, spec, message, message.with_suffix(".json"))
+
+
+@pytest.fixture(scope="module", params=[encode_chain, encode_transformer], ids=["chain", "transformer"])
+def certified(request, study, tmp_path_factory):
+    """A study whose scores come from the decoded message, and its certificate."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("real")
+    real = replace(study, root=root, message="real")
+    real._build_corpus()
+    real._build_plan()
+    inputs = real.inputs
+    inputs.message.parent.mkdir()
+    request.param(root / "model", Corpus.open(inputs.corpus), inputs.message)
+    for shard, path in enumerate(inputs.scores):
+        score_message(inputs.message, inputs.corpus, inputs.plan, shard, path)
+    certify_bound("c", "tiny", inputs, SPEC, root / "certificates/c.json", model="m")
+    return real
+
+
+def test_it_verifies_and_scores_again(certified):
+    path = certified.root / "certificates/c.json"
+    for rescore in (5, ALL_BLOCKS):
+        checks = verify_certificate(path, rescore=rescore, seed=3)
+        assert checks[-1].name == "scored again" and "seed 3" in checks[-1].detail
+    assert "2,315 tokens" in checks[-1].detail
+
+
+def test_the_choice_of_blocks_is_unpredictable_unless_seeded(certified):
+    path = certified.root / "certificates/c.json"
+    seeded = {verify_certificate(path, rescore=2, seed=1)[-1].detail for _ in range(2)}
+    free = {verify_certificate(path, rescore=2)[-1].detail for _ in range(2)}
+    assert len(seeded) == 1 and len(free) == 2
+
+
+@pytest.mark.parametrize(
+    ("column", "change"), [("nll_bits", lambda x: x * np.float32(0.9)), ("rank", lambda x: np.ones_like(x))]
+)
+def test_invented_scores_do_not_survive_rescoring(certified, column, change, tmp_path):
+    """Every hash matches and the numbers follow from the scores, but the message does not give them."""
+    inputs = certified.inputs
+    scores = tuple(tmp_path / path.name for path in inputs.scores)
+    for old, new in zip(inputs.scores, scores, strict=True):
+        table = pq.read_table(old)
+        index = table.schema.get_field_index(column)
+        invented = change(table[column].to_numpy())
+        pq.write_table(table.set_column(index, table.schema.field(index), [invented]), new)
+    certify_bound("c", "tiny", replace(inputs, scores=scores), SPEC, tmp_path / "c.json", model="m")
+    verify_certificate(tmp_path / "c.json")
+    with pytest.raises(CertificateError, match="decoded message gives"):
+        verify_certificate(tmp_path / "c.json", rescore=ALL_BLOCKS)
+
+
+def test_a_message_that_does_not_decode_is_named(certified, tmp_path, monkeypatch):
+    from tokenbounds.errors import MessageError
+
+    def refuse(source):
+        raise MessageError("no model in it")
+
+    monkeypatch.setattr("tokenbounds.messages.decode.decode_message", refuse)
+    with pytest.raises(CertificateError, match=f"{certified.inputs.message.name} does not decode"):
+        verify_certificate(certified.root / "certificates/c.json")
+
+
+def test_the_certificate_pays_for_every_bit(certified):
+    from tokenbounds.bounds.certificate_schema import read_certificate
+
+    certificate = read_certificate(certified.root / "certificates/c.json")
+    assert certificate["message"]["size_bits"] == 8 * certified.inputs.message.stat().st_size
+    row = next(row for row in certificate["rows"] if row["bound"] == "azuma" and row["metric"] == "bpd")
+    bits = pl.read_parquet(certified.inputs.scores)["nll_bits"].to_numpy().astype(float)
+    smoothed = -np.log2((1 - row["alpha"]) * 2.0**-bits + row["alpha"] / 256)
+    assert row["empirical"] == pytest.approx(smoothed.mean(), rel=1e-9)

@@ -1,0 +1,148 @@
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from report_study import certificate_dict, write_study, write_training
+from tokenbounds.bounds import certificate_schema
+from tokenbounds.errors import TokenboundsError
+from tokenbounds.report import figure_data, style
+from tokenbounds.report.alpha_curve import alpha_table
+from tokenbounds.report.figures import draw_bound_by_size, draw_figures
+from tokenbounds.report.records import read_certificate, read_certificates
+
+NAMES = ["bound_by_size", "bound_by_alpha", "loss_by_position", "message_anatomy", "training"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    paths = write_study(root)
+    training = {"lora": write_training(root / "models" / "lora" / "training.parquet")}
+    return paths, training, draw_figures(paths[:4], root / "figures", training=training)
+
+
+def test_every_figure_comes_with_its_data(study):
+    _, _, figures = study
+    assert [path.stem for path in figures] == NAMES
+    for path in figures:
+        frame = pl.read_parquet(path.with_suffix(".parquet"))
+        assert frame.height > 0
+        assert pl.read_csv(path.with_suffix(".csv")).columns == frame.columns
+        assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_are_deterministic(study, tmp_path):
+    paths, training, figures = study
+    for first, second in zip(
+        figures, draw_figures(list(reversed(paths[:4])), tmp_path, training=training), strict=True
+    ):
+        for suffix in (".svg", ".png", ".csv"):
+            assert first.with_suffix(suffix).read_bytes() == second.with_suffix(suffix).read_bytes()
+    assert b"<dc:date>" not in figures[0].read_bytes()
+
+
+def test_no_training_no_training_figure(study, tmp_path):
+    assert [path.stem for path in draw_figures(study[0][:1], tmp_path)] == NAMES[:-1]
+
+
+def test_parts_of_the_gap_add_up(study):
+    table = figure_data.size_table(read_certificates(study[0]))
+    parts = table["empirical"] + table["gap_complexity"] + table["gap_sampling"]
+    assert np.allclose(parts, table["value"], rtol=0, atol=1e-12)
+
+
+def test_anatomy_shares_add_up_to_one(study):
+    table = figure_data.anatomy_table(read_certificates(study[0]))
+    assert np.allclose(table.group_by("label").agg(pl.col("share").sum())["share"], 1.0)
+
+
+def small_study(root, losses, *, start=0, context=0, draws=1):
+    """One document of one block with the given losses; returns its certificate."""
+    raw = certificate_dict()
+    path = root / "certificates" / "c.json"
+    certificate_schema.write_certificate(path, raw)
+    scores, plan = (path.parent / raw[key]["file"] for key in ("message", "plan"))
+    scores = path.parent / raw["scores"][0]["file"]
+    for file in (scores, plan):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    count = len(losses)
+    positions = np.arange(start, start + count)
+    blocks = np.zeros(count, np.int64)
+    pl.DataFrame({"block": blocks, "position": positions, "nll_bits": np.float32(losses)}).write_parquet(scores)
+    row = {"block": [0], "start": [start], "length": [count], "context": [context], "draws": [draws]}
+    pl.DataFrame(row).write_parquet(plan)
+    return read_certificate(path)
+
+
+def test_positions_by_hand(tmp_path):
+    certificate = small_study(tmp_path, [8.0, 4.0, 2.0, 1.0], start=10, context=0, draws=3)
+    table = figure_data.position_table([certificate])
+    window = table.filter(pl.col("axis") == "window")
+    assert window["first"].to_list() == [0, 1, 2, 3]
+    assert window["nll_bits"].to_list() == [8.0, 4.0, 2.0, 1.0]
+    assert window["tokens"].to_list() == [3, 3, 3, 3]
+    # Places 11 … 14 of the document lie in the bins from 2^(13/4), 2^(14/4) and 2^(15/4) on: {11}, {12, 13}, {14}.
+    document = table.filter(pl.col("axis") == "document")
+    assert document["first"].to_list() == [10, 11, 13]
+    assert document["nll_bits"].to_list() == [8.0, 3.0, 1.0]
+
+
+def test_visible_context_counts_as_place_in_the_window(tmp_path):
+    certificate = small_study(tmp_path, [5.0], start=256, context=128)
+    window = figure_data.position_table([certificate]).filter(pl.col("axis") == "window")
+    assert (window["first"][0], window["last"][0]) == (128, 128)
+
+
+def test_missing_scores_name_the_certificate(tmp_path):
+    certificate = small_study(tmp_path, [5.0])
+    (certificate.path.parent / certificate.raw["scores"][0]["file"]).unlink()
+    with pytest.raises(TokenboundsError, match=r"c\.json"):
+        figure_data.position_table([certificate])
+    with pytest.raises(TokenboundsError, match="shard-00000"):
+        alpha_table([certificate])
+
+
+def test_alpha_curve_by_hand(tmp_path):
+    """Azuma at every weight: smoothed mean plus range × sqrt(L / 2m), from the definition."""
+    losses = np.array([0.5, 1.25, 9.0])
+    certificate = small_study(tmp_path, losses)
+    table = alpha_table([certificate]).filter(pl.col("bound") == "azuma")
+    row = certificate.row("bpd", "azuma")
+    assert table["alpha"].to_list() == certificate.raw["bounds"]["alphas"]
+    assert table.filter(pl.col("certified"))["alpha"].to_list() == [row.alpha]
+    for alpha, value, empirical in table.select("alpha", "value", "empirical").iter_rows():
+        mean = np.mean(-np.log2((1 - alpha) * 2.0**-losses + alpha / 256))
+        width = np.log2(1 + (1 - alpha) * 256 / alpha)
+        assert mean - 1e-12 <= empirical <= mean + 2**-12
+        assert value - empirical == pytest.approx(width * np.sqrt(row.complexity / (2 * certificate.tokens)), rel=1e-12)
+
+
+def test_series_take_every_model_first(study):
+    chosen = figure_data.choose_series(read_certificates(study[0]), limit=5)
+    assert {one.model for one in chosen} == {"lora", "dense", "markov-0", "markov-1", "markov-2"}
+    assert [one.name for one in chosen if one.model == "lora"] == ["lora-32"]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.01, 0.2))
+def test_labels_are_spread_in_order(positions, distance):
+    result = style.spread(positions, distance)
+    order = np.argsort(positions, kind="stable")
+    assert np.all(np.diff(np.array(result)[order]) >= distance - 1e-9)
+    apart = len(positions) == 1 or np.min(np.diff(np.sort(positions))) >= distance
+    if apart:
+        assert np.allclose(result, positions)
+
+
+def test_hostile_names_are_drawn_as_text(tmp_path):
+    raw = certificate_dict()
+    name = "$\\frac{<script>--></svg>"
+    raw = {**raw, "model": name, "message": {**raw["message"], "name": name}}
+    path = tmp_path / "certificates" / "c.json"
+    certificate_schema.write_certificate(path, raw)
+    table = figure_data.size_table([read_certificate(path)])
+    with style.figure_style():
+        svg = style.save(draw_bound_by_size(table), table, tmp_path, "hostile").read_text()
+    assert "<script" not in svg
+    assert svg.count("</svg>") == 1

@@ -23,6 +23,7 @@ Floats = npt.NDArray[np.float64]
 BINS_PER_BIT = 4096
 CAP_BITS = 64
 _INFINITE_BIN = CAP_BITS * BINS_PER_BIT + 1
+_ROWS = 1 << 18
 _CHUNK = 1 << 15
 _FIXED_POINT = 2.0**40
 
@@ -69,11 +70,12 @@ class LossHistogram:
         losses = np.asarray(nll_bits)
         mass = None if weights is None else np.asarray(weights, dtype=np.float64)
         ranks = self._checked_ranks(rank, losses.size)
-        for start in range(0, losses.size, _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for start in range(0, losses.size, _ROWS):
+            part = slice(start, start + _ROWS)
             each = None if mass is None else mass[part]
             bins = bin_losses(losses[part])
-            self.counts += np.bincount(bins, weights=each, minlength=self.counts.size)
+            found = np.bincount(bins, weights=each)
+            self.counts[: found.size] += found
             if ranks is not None:
                 self._errors += self._count_errors(ranks[part], each)
         self.tokens += losses.size

@@ -226,6 +226,7 @@ class Finetuning:
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     rate_weight: Annotated[float, Field(ge=0)] = 0.0
     seed: Annotated[int, Field(ge=0)] = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.container import Message, read_message
@@ -24,7 +25,7 @@ FREE_LAYERS, BYTES_PER_LAYER = 64, 16
 _HEADER_KEYS = {"model", "quantizer", "coder"}
 
 
-def decode_message(source: Path | str | bytes) -> torch.nn.Module | MarkovChain:
+def decode_message(source: Path | str | bytes) -> PreTrainedModel | MarkovChain:
     """Decode a message into the model that is scored.
 
     Parameters
@@ -87,7 +88,7 @@ def export_huggingface(source: Path | str | bytes, directory: Path | str) -> Non
     from tokenbounds.models.build import to_dense
 
     model = decode_message(source)
-    if not isinstance(model, torch.nn.Module):
+    if not isinstance(model, PreTrainedModel):
         raise MessageError("a Markov chain cannot be written as a Hugging Face folder; only transformers can.")
     try:
         to_dense(model).save_pretrained(Path(directory), safe_serialization=True)
@@ -95,7 +96,7 @@ def export_huggingface(source: Path | str | bytes, directory: Path | str) -> Non
         raise MessageError(f"cannot write {directory}: {error.strerror or error}. Choose another folder.") from error
 
 
-def _decode_transformer(message: Message) -> torch.nn.Module:
+def _decode_transformer(message: Message) -> PreTrainedModel:
     if set(message.header) != _HEADER_KEYS:
         raise MessageError(f"the header needs exactly the keys {', '.join(sorted(_HEADER_KEYS))}.")
     card = _checked_card(message.header["model"], message.size_bytes)

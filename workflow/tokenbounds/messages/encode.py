@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from tokenbounds.config import CountsQuantizer, MessageSpec, row_json
 from tokenbounds.errors import MessageError
@@ -71,7 +72,7 @@ def encode_model(
 
 
 def _quantize(
-    model: torch.nn.Module, card: ModelCard, spec: MessageSpec, corpus: Corpus | None
+    model: PreTrainedModel, card: ModelCard, spec: MessageSpec, corpus: Corpus | None
 ) -> tuple[Quantized, dict[str, Any] | None]:
     tensors = {name: value.detach().float().cpu().numpy() for name, value in coded_parameters(model).items()}
     quantized = quantizer_class(spec.quantizer.kind).quantize(spec.quantizer, tensors)

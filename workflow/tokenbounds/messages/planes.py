@@ -53,7 +53,8 @@ def decode_codes(data: bytes, shapes: Sequence[Shape], coder: Coder) -> list[np.
 
 
 def _decode_static_groups(data: bytes, shapes: Sequence[Shape]) -> dict[int, np.ndarray]:
-    arrays, offset = {}, 0
+    arrays: dict[int, np.ndarray] = {}
+    offset = 0
     for group in _groups(shapes):
         zigzag, offset = read_varint(data, offset)
         size, offset = read_varint(data, offset)

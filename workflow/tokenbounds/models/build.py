@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -17,7 +17,7 @@ from tokenbounds.errors import ModelError
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.families import Family, family_of
 from tokenbounds.models.generator import uniform
-from tokenbounds.models.parameterizations import apply_parameterization
+from tokenbounds.models.parameterizations import DenseWeight, apply_parameterization
 
 MAX_PARAMETERS = 1 << 40
 
@@ -119,12 +119,13 @@ def initialize(model: PreTrainedModel, seed: int) -> None:
 def to_dense(model: PreTrainedModel) -> PreTrainedModel:
     """A plain transformers model that computes the same function, in the same dtype; `model` stays as it is."""
     family = family_of(model.config.model_type)
-    dense = _skeleton(family, copy.deepcopy(model.config), model.device).to(model.dtype)
+    dense = _skeleton(family, copy.deepcopy(model.config), model.device)
+    cast(nn.Module, dense).to(model.dtype)
     with torch.no_grad():
         for name, parameter in dense.named_parameters():
             owner, _, _ = name.rpartition(".")
             source = model.get_submodule(owner)
-            if name.endswith(".weight") and hasattr(source, "dense_weight"):
+            if name.endswith(".weight") and isinstance(source, DenseWeight):
                 weight = source.dense_weight()
                 value = weight if _is_upright(dense.get_submodule(owner)) else weight.T
             else:

@@ -12,7 +12,7 @@ import math
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import torch
@@ -128,9 +128,10 @@ class _Trainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
+            folder = Path(output_dir or self.args.output_dir or ".")
             folder.mkdir(parents=True, exist_ok=True)
-            tensors = {name: value.detach().contiguous() for name, value in self.model.named_parameters()}
+            parameters = cast(nn.Module, self.model).named_parameters()
+            tensors = {name: value.detach().contiguous() for name, value in parameters}
             save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
@@ -169,8 +170,8 @@ def _trainer(
     callbacks: tuple[TrainerCallback, ...],
 ) -> _Trainer:
     if training.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.to(arguments.device)
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    cast(nn.Module, model).to(arguments.device)
     watch = _Watch()
     trainer = _Trainer(
         model=_WithLoss(model),

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tokenbounds.errors import ModelError
 from tokenbounds.models.families import ROLES
 from tokenbounds.models.fields import Field, Integer, Real, Subset, check_values, without_defaults
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 KINDS: dict[str, dict[str, Field]] = {
     "dense": {},
@@ -26,6 +26,14 @@ KINDS: dict[str, dict[str, Field]] = {
         "targets": Subset(("attention", "mlp"), ROLES),
     },
 }
+
+
+@runtime_checkable
+class DenseWeight(Protocol):
+    """A layer that stands for a linear layer or embedding and can give its weight as one tensor."""
+
+    def dense_weight(self) -> Tensor:
+        """The weight, float[outputs, inputs]."""
 
 
 def check_parameterization(raw: Any) -> dict[str, Any]:

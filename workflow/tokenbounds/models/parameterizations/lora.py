@@ -8,7 +8,7 @@ on a random initialization (Lotfi et al., 2024, section 4).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -30,6 +30,7 @@ class LoraLayer(nn.Module):
     """
 
     fixed: torch.Tensor
+    bias: torch.Tensor | None
 
     def __init__(self, outputs: int, inputs: int, settings: Mapping[str, Any], device: torch.device) -> None:
         super().__init__()
@@ -52,10 +53,10 @@ class LoraLinear(LoraLayer):
     """A linear layer x ↦ x Wᵀ + b with low-rank W; stands for `nn.Linear` and for transformers' `Conv1D`."""
 
     def __init__(self, layer: nn.Module, settings: Mapping[str, Any]) -> None:
-        self_shape = linear_shape(layer)
-        super().__init__(*self_shape, settings, layer.weight.device)
-        self.out_features, self.in_features = self_shape
-        self.bias = layer.bias
+        shape = linear_shape(layer)
+        super().__init__(*shape, settings, weight_of(layer).device)
+        self.out_features, self.in_features = shape
+        self.bias = cast("nn.Parameter | None", layer.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map float[..., inputs] to float[..., outputs] without forming W."""
@@ -77,9 +78,14 @@ class LoraEmbedding(LoraLayer):
         return functional.embedding(ids, self.fixed) + low
 
 
+def weight_of(layer: nn.Module) -> torch.Tensor:
+    """The weight of a linear layer or embedding."""
+    return cast(torch.Tensor, layer.weight)
+
+
 def linear_shape(layer: nn.Module) -> tuple[int, int]:
     """Outputs and inputs of a linear layer; `Conv1D` keeps its weight transposed."""
-    rows, columns = layer.weight.shape
+    rows, columns = weight_of(layer).shape
     return (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)
 
 

@@ -7,7 +7,7 @@ from report_study import certificate_dict, write_study, write_training
 from tokenbounds.bounds import certificate_schema
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.report import figure_data, style
-from tokenbounds.report.alpha_curve import alpha_table
+from tokenbounds.report.alpha_curve import alpha_table, loss_histogram
 from tokenbounds.report.figures import draw_bound_by_size, draw_figures
 from tokenbounds.report.records import read_certificate, read_certificates
 
@@ -137,7 +137,7 @@ def test_labels_are_spread_in_order(positions, distance):
 
 def test_hostile_names_are_drawn_as_text(tmp_path):
     raw = certificate_dict()
-    name = "$\\frac{<script>--></svg>"
+    name = "$\\frac{<script>--></svg>$"
     raw = {**raw, "model": name, "message": {**raw["message"], "name": name}}
     path = tmp_path / "certificates" / "c.json"
     certificate_schema.write_certificate(path, raw)
@@ -146,3 +146,18 @@ def test_hostile_names_are_drawn_as_text(tmp_path):
         svg = style.save(draw_bound_by_size(table), table, tmp_path, "hostile").read_text()
     assert "<script" not in svg
     assert svg.count("</svg>") == 1
+
+
+def test_sampled_blocks_weigh_their_draws_over_their_length(tmp_path):
+    certificate = small_study(tmp_path, [1.0, 3.0])
+    raw = {**certificate.raw, "plan": {**certificate.raw["plan"], "mode": "sampled"}}
+    folder = certificate.path.parent
+    blocks = {"block": [0, 7, 7], "position": [0, 0, 1], "nll_bits": np.float32([1.0, 2.0, 4.0])}
+    pl.DataFrame(blocks).write_parquet(folder / raw["scores"][0]["file"])
+    plan = {"block": [0, 7], "start": [0, 0], "length": [1, 2], "context": [0, 0], "draws": [3, 2]}
+    pl.DataFrame(plan).write_parquet(folder / raw["plan"]["file"])
+    certificate_schema.write_certificate(certificate.path, raw)
+    histogram = loss_histogram(read_certificate(certificate.path))
+    used = np.flatnonzero(histogram.counts)
+    assert (used / 4096).tolist() == [1.0, 2.0, 4.0]
+    assert histogram.counts[used].tolist() == [3.0, 1.0, 1.0]

@@ -8,5 +8,7 @@ from tokenbounds.report.page import write_report
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
         write_report(
-            snakemake.input.certificates, Path(snakemake.input.figures[0]).parent, Path(snakemake.output.report)
+            snakemake.input.certificates,
+            Path(snakemake.output.report),
+            figures=[path for path in snakemake.input.figures if path.endswith(".svg")],
         )

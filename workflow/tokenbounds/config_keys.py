@@ -103,6 +103,7 @@ KEYS: dict[str, str] = {
     "Finetuning.learning_rate": "Highest learning rate.",
     "Finetuning.rate_weight": "Weight of the message's size in the training loss.",
     "Finetuning.seed": "Draws the batches.",
+    "Finetuning.dtype": "Precision of forward and backward passes; values are kept in float32.",
     "EvaluationSpec.context": "Tokens in a window.",
     "EvaluationSpec.stride": "Tokens that a window moves on by; `null`: by its whole length. A shorter stride shows "
     "every token more context and costs more.",

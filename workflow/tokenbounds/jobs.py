@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tokenbounds import __version__
 from tokenbounds.errors import TokenboundsError
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -42,8 +44,11 @@ def job(log: Path | str, threads: int = 1) -> Iterator[logging.Logger]:
     logging.captureWarnings(True)
     _limit_threads(threads)
     logger = logging.getLogger("tokenbounds")
+    logger.info("%s starts: tokenbounds %s, threads: %d", path.stem, __version__, threads)
+    begun = time.monotonic()
     try:
         yield logger
+        logger.info("done in %.1f s", time.monotonic() - begun)
     except TokenboundsError as error:
         logger.error("%s", error)
         print(f"error: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from tokenbounds.baselines.codec import MAX_LEVELS, Coder, Entries, decode_levels, encode_levels
+from tokenbounds.baselines.codec import MAX_LEVELS, Coder, decode_levels, encode_levels
 from tokenbounds.baselines.counts import MarkovCard, fit_markov, gram_codes, load_counts
 from tokenbounds.baselines.levels import Level, distributions, find, probability, suffix
 from tokenbounds.baselines.pruning import Pruner
@@ -21,6 +21,7 @@ __all__ = ["MarkovCard", "MarkovChain", "encode_counts", "fit_markov"]
 
 _FIRST_PRICE = 20.0
 _ROUNDS = 4
+_PRICE_FACTOR = 0.7
 _PASSES = 3
 _CONFIDENCE_NATS = 3.0  # about ln(1/0.05): only steers the search for a good size
 _DENSE_CELLS = 1 << 24
@@ -219,20 +220,30 @@ def encode_counts(directory: Path | str, spec: MessageSpec, out: Path | str) -> 
 
 
 def _search(card: MarkovCard, grams: np.ndarray, counts: np.ndarray, spec: CountsQuantizer, coder: Coder) -> bytes:
-    """Code the chain at several prices of a bit and return the bytes that promise the best certificate."""
+    """Code the chain at several prices of a bit and return the bytes that promise the best certificate.
+
+    From the marginal price of a first attempt on, the price falls by a factor as long as that helps, then rises.
+    """
     pruner = Pruner(card, grams, counts, spec.levels, spec.threshold)
-    price, best, best_value = _FIRST_PRICE, b"", np.inf
-    for attempt in range(_ROUNDS):
-        entries: list[Entries] = pruner.run(price, _PASSES if attempt == 0 else 1)
-        data, levels = encode_levels(card, entries, spec.levels, coder)
+
+    def attempt(price: float, passes: int) -> tuple[float, float, bytes]:
+        data, levels = encode_levels(card, pruner.run(price, passes), spec.levels, coder)
         losses = -np.log2(probability(levels, card.order, grams, card.vocabulary_size))
-        value, marginal = promised_loss(losses, counts, 8 * len(data), card.vocabulary_size)
-        if value < best_value:
-            best, best_value = data, value
-        if abs(marginal / price - 1) < 0.1:
+        return *promised_loss(losses, counts, 8 * len(data), card.vocabulary_size), data
+
+    first, marginal, data = attempt(_FIRST_PRICE, _PASSES)
+    best, best_price = (first, data), _FIRST_PRICE
+    price, factor = marginal, _PRICE_FACTOR
+    for _ in range(_ROUNDS):
+        value, _, data = attempt(price, 1)
+        if value < best[0]:
+            best, best_price = (value, data), price
+        elif factor < 1:
+            factor = 1 / factor
+        else:
             break
-        price = marginal
-    return best
+        price = best_price * factor
+    return best[1]
 
 
 def promised_loss(losses: np.ndarray, counts: np.ndarray, size_bits: int, vocabulary_size: int) -> tuple[float, float]:

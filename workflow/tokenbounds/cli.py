@@ -86,6 +86,29 @@ def decode(
 
 
 @app.command()
+def bound(
+    scores: Annotated[list[Path], typer.Argument(metavar="SCORES...", help="Parquet files, one row a scored token.")],
+    bits: Annotated[int, typer.Option(min=0, help="Bits of the message that decodes to the scored model.")],
+    vocabulary_size: Annotated[int, typer.Option("--vocabulary-size", "-V", min=2, help="Tokens the model predicts.")],
+    nll_column: Annotated[str, typer.Option(help="Column of the losses, before any smoothing.")] = "nll_bits",
+    rank_column: Annotated[str | None, typer.Option(help="Column of the true token's rank, from 1.")] = None,
+    nats: Annotated[bool, typer.Option("--nats", help="Losses are in nats, not bits.")] = False,
+    delta: Annotated[float, typer.Option(help="Failure probability of all bounds together.")] = 0.05,
+) -> None:
+    """Compute every bound from your own Parquet of token losses: all tokens of a corpus, each once, in order."""
+    from tokenbounds.bounds.foreign import ForeignScores, bound_scores
+    from tokenbounds.config import BoundsSpec
+    from tokenbounds.console import show_statement
+    from tokenbounds.errors import ConfigError
+
+    if not 0 < delta < 1:
+        raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
+    spec = BoundsSpec(delta=delta, bounds=("azuma", "freedman", "betting"))
+    stream = ForeignScores(tuple(scores), nll_column, rank_column, nats)
+    show_statement(Console(), bound_scores(stream, bits, vocabulary_size, spec))
+
+
+@app.command()
 def config(
     path: Annotated[Path, typer.Argument(metavar="CONFIG", help="A study's YAML file.")],
 ) -> None:

@@ -13,20 +13,39 @@ from rich.text import Text
 from tokenbounds.bounds.statement import state_result
 
 _HASH_CHARACTERS = 16
+_SAMPLING_ENTRIES = ("delta_generalization", "delta_sampling", "sampling_cells")
+_HEADINGS = {
+    "random_guess": "guess",
+    "delta_generalization": "for bound",
+    "delta_sampling": "for sample",
+    "sampling_cells": "cells",
+    "alpha_grid": "α grid",
+    "lambda_grid": "λ grid",
+    "confidence": "ln 1/delta",
+    "complexity": "L",
+}
 
 
 def show_certificate(console: Console, certificate: dict[str, Any]) -> None:
     """Print a certificate: its sentence, its rows, and where each number comes from."""
     title = Text.assemble((certificate["certificate"], "bold"), f"  study {certificate['study']}")
     console.print(title)
-    console.print(Padding(Text(state_result(certificate)), (1, 2)))
-    _section(console, "Bounds", _rows_table(certificate))
+    console.print(Padding(Text(state_result(certificate)), (1, 2), expand=False))
+    _section(console, "Bounds", _rows_table(certificate["rows"]))
     _section(console, "Message", _breakdown_table(certificate["message"]["breakdown"]))
     _section(console, f"Failure probability: {certificate['delta']:g} in all", _ledger_table(certificate["ledger"]))
     _section(console, "Evidence", _hash_table(certificate))
     _section(console, "Assumptions", _list(certificate["assumptions"]))
     if certificate["notes"]:
         _section(console, "Notes", _list(certificate["notes"]))
+
+
+def show_statement(console: Console, statement: Any) -> None:
+    """Print bounds that belong to no certificate: rows, ledger and notes."""
+    _section(console, "Bounds", _rows_table(statement.rows))
+    _section(console, f"Failure probability: {statement.ledger['delta']} in all", _ledger_table(statement.ledger))
+    if statement.notes:
+        _section(console, "Notes", _list(statement.notes))
 
 
 def show_message(console: Console, header: dict[str, Any], breakdown: dict[str, int]) -> None:
@@ -41,12 +60,12 @@ def show_checks(console: Console, certificate_path: str, checks: Iterable[Any]) 
     for check in checks:
         table.add_row(Text("✓", style="green"), check.name, Text(check.detail, style="dim"))
     console.print(Text(certificate_path, style="bold"))
-    console.print(Padding(table, (0, 0, 1, 2)))
+    console.print(Padding(table, (0, 0, 1, 2), expand=False))
 
 
 def _section(console: Console, title: str, body: RenderableType) -> None:
     console.print(Text(title, style="bold"))
-    console.print(Padding(body, (0, 0, 1, 2)))
+    console.print(Padding(body, (0, 0, 1, 2), expand=False))
 
 
 def _grid() -> Table:
@@ -60,18 +79,17 @@ def _list(sentences: list[str]) -> Group:
     return Group(table)
 
 
-def _rows_table(certificate: dict[str, Any]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("metric", "bound"):
-        table.add_column(name)
-    for name in ("value", "empirical", "gap", "sampling", "random guess", "α", "λ", "delta"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for row in certificate["rows"]:
-        numbers = [row[key] for key in ("value", "empirical", "gap", "sampling", "random_guess")]
-        choices = ["" if row[key] is None else f"{row[key]:.4g}" for key in ("alpha", "lambda", "delta")]
-        verdict = Text("vacuous", style="yellow") if row["vacuous"] else Text("")
-        table.add_row(row["metric"], row["bound"], *(f"{number:.4f}" for number in numbers), *choices, verdict)
+def _rows_table(rows: list[dict[str, Any]]) -> Table:
+    """The rows; columns that would be zero or empty throughout are left out."""
+    sampled, vacuous = any(row["sampling"] for row in rows), any(row["vacuous"] for row in rows)
+    numbers = ["value", "empirical", "gap", *(["sampling"] if sampled else []), "random_guess"]
+    table = _columns(["metric", "bound"], [*(_HEADINGS.get(name, name) for name in numbers), "α", "λ"])
+    if vacuous:
+        table.add_column("")
+    for row in rows:
+        choices = ["" if row[key] is None else f"{row[key]:.4g}" for key in ("alpha", "lambda")]
+        verdict = [Text("vacuous" if row["vacuous"] else "", style="yellow")] if vacuous else []
+        table.add_row(row["metric"], row["bound"], *(f"{row[name]:.4f}" for name in numbers), *choices, *verdict)
     return table
 
 
@@ -88,24 +106,39 @@ def _breakdown_table(breakdown: dict[str, int]) -> Table:
 
 
 def _ledger_table(ledger: dict[str, Any]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("row")
-    for entry in ledger["rows"][0]["entries"]:
-        table.add_column(f"{entry['name'].replace('_', ' ')}\n{entry['unit']}", justify="right")
-    for row in ledger["rows"]:
-        amounts = (entry["amount"] for entry in row["entries"])
-        cells = (f"{amount:,.6g}" if isinstance(amount, float) else str(amount) for amount in amounts)
+    """What each row pays; how its delta is split is shown only if a sample took part of it."""
+    entries = [row["entries"] for row in ledger["rows"]]
+    sampled = any(entry["name"] == "delta_sampling" and entry["amount"] != "0" for row in entries for entry in row)
+    shown = [i for i, entry in enumerate(entries[0]) if sampled or entry["name"] not in _SAMPLING_ENTRIES]
+    headings = [_HEADINGS.get(entries[0][i]["name"], entries[0][i]["name"]) for i in shown]
+    units = [entries[0][i]["unit"] if entries[0][i]["unit"] in ("bits", "nats") else "" for i in shown]
+    table = _columns(["row"], [f"{heading}\n{unit}" for heading, unit in zip(headings, units, strict=True)])
+    for row, parts in zip(ledger["rows"], entries, strict=True):
+        amounts = (parts[i]["amount"] for i in shown)
+        cells = (f"{amount:,.4g}" if isinstance(amount, float) else f"{amount}" for amount in amounts)
         table.add_row(f"{row['metric']} {row['bound']}", *cells)
+    return table
+
+
+def _columns(left: list[str], right: list[str]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    for heading in left:
+        table.add_column(heading, no_wrap=True)
+    for heading in right:
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
 def _hash_table(certificate: dict[str, Any]) -> Table:
     table = _grid()
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     manifest = certificate["manifest"]
     records = [certificate["message"], manifest, manifest["documents_file"], *manifest["shards"]]
     for record in [*records, certificate["plan"], *certificate["scores"]]:
-        table.add_row(record["file"], Text(record["sha256"][:_HASH_CHARACTERS], style="dim"))
-    table.add_row("this certificate", Text(certificate["certificate_sha256"], style="dim"))
+        table.add_row(Text(record["sha256"][:_HASH_CHARACTERS], style="dim"), record["file"])
+    own = certificate["certificate_sha256"][:_HASH_CHARACTERS]
+    table.add_row(Text(own, style="dim"), "this certificate without its own hash")
     return table
 
 

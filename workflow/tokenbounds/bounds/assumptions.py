@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokenbounds.bounds.statement import confidence_percent
+
 
 def state_assumptions(
     header: dict[str, Any], tokenizer: dict[str, Any], plan: dict[str, Any], dtype: str, delta: float
@@ -32,7 +34,8 @@ def state_assumptions(
         )
     sentences.append(
         "The bounds, metrics, grids and delta, and the context windows of the scoring plan, were chosen before the "
-        f"scores were seen. All rows of this certificate hold together with probability at least {1 - delta:g}."
+        "scores were seen. All rows of this certificate hold together with probability at least "
+        f"{confidence_percent(delta)} %."
     )
     return sentences
 

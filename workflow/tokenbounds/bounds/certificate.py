@@ -13,7 +13,8 @@ from tokenbounds import __version__
 from tokenbounds.bounds.assumptions import state_assumptions
 from tokenbounds.bounds.certificate_schema import SCHEMA_VERSION, seal, write_certificate
 from tokenbounds.bounds.evidence import CertificateInputs, Evidence, gather_evidence
-from tokenbounds.bounds.rows import state_bounds
+from tokenbounds.bounds.rows import Setting, state_bounds
+from tokenbounds.bounds.survey import Sample
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError, TokenboundsError
 
@@ -75,9 +76,8 @@ def compute_certificate(names: dict[str, str], evidence: Evidence, spec: BoundsS
     """
     manifest = evidence.manifest
     try:
-        statement = state_bounds(
-            evidence.scores, evidence.plan, evidence.message.size_bits, evidence.vocabulary_size, spec
-        )
+        setting = Setting(spec, manifest.tokens, evidence.vocabulary_size, Sample.of(evidence.plan))
+        statement = state_bounds(evidence.scores, setting, evidence.message.size_bits)
     except CertificateError:
         raise
     except TokenboundsError as error:

@@ -1,7 +1,8 @@
 """The certificate as a file: its fields, its canonical bytes, and the hash it carries of itself.
 
 The JSON schema `workflow/schemas/certificate.schema.json` is generated from these types, by
-`python -m tokenbounds.bounds.certificate_schema`; `docs/certificates.md` explains every field. A certificate is a plain dictionary everywhere else in the library.
+`python -m tokenbounds.bounds.certificate_schema`; `docs/certificates.md` explains every field. A certificate is a
+plain dictionary everywhere else in the library.
 """
 
 from __future__ import annotations

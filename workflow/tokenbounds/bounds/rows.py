@@ -20,10 +20,8 @@ from tokenbounds.bounds.histogram import LossHistogram
 from tokenbounds.bounds.ledger import Ledger, RowBudget, split_delta
 from tokenbounds.bounds.result import Bound
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range
-from tokenbounds.bounds.survey import Average, Cell, Sample, average_cells, survey_scores
+from tokenbounds.bounds.survey import Average, Cell, Sample, ScoreStream, average_cells, survey_scores
 from tokenbounds.config import BoundsSpec
-from tokenbounds.scores.plan import Plan
-from tokenbounds.scores.store import Scores
 
 _LOG_VALUES: dict[str, Callable[[float, float, float, int], float]] = {
     "betting": betting_value,
@@ -77,33 +75,30 @@ class Statement:
     notes: list[str]
 
 
-def state_bounds(scores: Scores, plan: Plan, message_bits: int, vocabulary_size: int, spec: BoundsSpec) -> Statement:
+def state_bounds(scores: ScoreStream, setting: Setting, message_bits: int) -> Statement:
     """Compute every row of a certificate in two passes over its scores.
 
     Parameters
     ----------
-    scores, plan
-        The scores, opened against their plan.
+    scores
+        Losses and ranks of the scored tokens.
+    setting
+        Failure probability, metrics, bounds, grids, and the corpus's and vocabulary's sizes.
     message_bits
         C: 8 × the size of the message's file.
-    vocabulary_size
-        V.
-    spec
-        Failure probability, metrics, bounds and grids.
 
     Raises
     ------
     CertificateError
         If a bound's assumption does not hold for the data.
     ScoreError
-        If the scores do not keep to the plan.
+        If the scores break their contract.
     """
-    setting = Setting(spec, plan.tokens, vocabulary_size, Sample.of(plan))
     ledger = _split(setting, message_bits)
-    survey = survey_scores(scores, setting.sample, vocabulary_size, setting.top_k)
+    survey = survey_scores(scores, setting.sample, setting.vocabulary_size, setting.top_k)
     candidates = {budget: _candidates(budget, survey.histogram, setting) for budget in ledger.rows}
     wanted = [each for cells in candidates.values() for cell in cells for each in ((cell[0], None), cell)]
-    averages = average_cells(scores, setting.sample, vocabulary_size, wanted)
+    averages = average_cells(scores, setting.sample, setting.vocabulary_size, wanted)
     rows, entries = [], []
     for budget in ledger.rows:
         if budget.metric == "bpd":

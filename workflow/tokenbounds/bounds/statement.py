@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 
@@ -15,15 +16,19 @@ def best_row(certificate: dict[str, Any], metric: str | None = None) -> dict[str
 def state_result(certificate: dict[str, Any]) -> str:
     """Say what the certificate certifies: its best row, the confidence, and what random guessing gives."""
     row = best_row(certificate)
-    confidence = 100 * (1 - certificate["delta"])
     sentence = (
-        f"With probability at least {confidence:g} % over the process that wrote the corpus '{certificate['corpus']}', "
-        f"the compressed model's {_quantity(row, certificate)} is at most {_amount(row, row['value'])} "
-        f"(random guess: {_amount(row, row['random_guess'])})."
+        f"With probability at least {confidence_percent(certificate['delta'])} % over the process that wrote the "
+        f"corpus '{certificate['corpus']}', the compressed model's {_quantity(row, certificate)} is at most "
+        f"{_amount(row, row['value'])} (random guess: {_amount(row, row['random_guess'])})."
     )
     if row["vacuous"]:
         return sentence + " Random guessing does as well: the certificate is vacuous."
     return sentence
+
+
+def confidence_percent(delta: float) -> str:
+    """100 (1 - delta) in full, so that no rounding turns a probability into certainty."""
+    return f"{(100 * (1 - Decimal(str(delta)))).normalize():f}"
 
 
 def _quantity(row: dict[str, Any], certificate: dict[str, Any]) -> str:

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from tokenbounds.bounds.histogram import LossHistogram, SmoothedSums
 from tokenbounds.bounds.sampling import BlockSums, draw_order, lower_mean, upper_mean
 from tokenbounds.bounds.smoothing import smooth
 from tokenbounds.scores.plan import Plan, column
-from tokenbounds.scores.store import Scores
 
 Floats = npt.NDArray[np.float64]
 Cell = tuple[float, float | None]
+
+
+class ScoreStream(Protocol):
+    """Scores that can be read more than once, e.g. `tokenbounds.scores.store.Scores`."""
+
+    def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield batches with the named columns among `block`, `nll_bits` and `rank`, in a fixed order."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ class Survey:
     errors: dict[int, Average]
 
 
-def survey_scores(scores: Scores, sample: Sample | None, vocabulary_size: int, top_k: Sequence[int]) -> Survey:
+def survey_scores(scores: ScoreStream, sample: Sample | None, vocabulary_size: int, top_k: Sequence[int]) -> Survey:
     """Read all scores once.
 
     Parameters
@@ -100,17 +107,19 @@ def survey_scores(scores: Scores, sample: Sample | None, vocabulary_size: int, t
     """
     histogram = LossHistogram(vocabulary_size, top_k)
     sums = {} if sample is None else {k: BlockSums(sample.blocks) for k in top_k}
+    if sample is None:
+        for nll_bits, *ranks in _stream(scores, ("nll_bits", "rank") if top_k else ("nll_bits",)):
+            histogram.update(nll_bits, ranks[0] if ranks else None)
+        return Survey(histogram, {k: Average(histogram.error_rate(k)) for k in top_k})
     for block, nll_bits, rank in _stream(scores, ("block", "nll_bits", "rank")):
-        histogram.update(nll_bits, rank if top_k else None, None if sample is None else sample.weights(block))
+        histogram.update(nll_bits, rank if top_k else None, sample.weights(block))
         for k, errors in sums.items():
             errors.add(block, rank > k)
-    if sample is None:
-        return Survey(histogram, {k: Average(histogram.error_rate(k)) for k in top_k})
     return Survey(histogram, {k: sample.average(errors) for k, errors in sums.items()})
 
 
 def average_cells(
-    scores: Scores, sample: Sample | None, vocabulary_size: int, cells: Iterable[Cell]
+    scores: ScoreStream, sample: Sample | None, vocabulary_size: int, cells: Iterable[Cell]
 ) -> dict[Cell, Average]:
     """Exact averages for chosen cells, in a second pass.
 
@@ -131,7 +140,7 @@ def average_cells(
 
 
 def _average_drawn_cells(
-    scores: Scores, sample: Sample, vocabulary_size: int, cells: Sequence[Cell]
+    scores: ScoreStream, sample: Sample, vocabulary_size: int, cells: Sequence[Cell]
 ) -> dict[Cell, Average]:
     sums = {cell: BlockSums(sample.blocks) for cell in cells}
     for block, nll_bits in _stream(scores, ("block", "nll_bits")):
@@ -142,7 +151,7 @@ def _average_drawn_cells(
     return {cell: sample.average(total) for cell, total in sums.items()}
 
 
-def _stream(scores: Scores, columns: tuple[str, ...]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+def _stream(scores: ScoreStream, columns: tuple[str, ...]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
     for batch in scores.iter_batches(columns):
         if batch.num_rows:
             yield tuple(batch[name].to_numpy() for name in columns)

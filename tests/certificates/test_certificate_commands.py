@@ -1,0 +1,136 @@
+"""`tokenbounds verify`, `show` and `bound` on the tiny study."""
+
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from tokenbounds import cli
+from tokenbounds.bounds import verify
+from tokenbounds.bounds.certificate import certify_bound
+from tokenbounds.bounds.certificate_schema import read_certificate
+from tokenbounds.config import BoundsSpec
+
+SPEC = BoundsSpec(top_k=(1, 300))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command line; return exit status, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run_command(*arguments):
+        monkeypatch.setattr("sys.argv", ["tokenbounds", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        output = capsys.readouterr()
+        return status, output.out, output.err
+
+    return run_command
+
+
+@pytest.fixture
+def certificate(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "_decode", lambda message: None)
+    certify_bound("chain-tiny", "tiny", study.inputs, SPEC, tmp_path / "c.json", model="m")
+    return tmp_path / "c.json"
+
+
+def test_verify_prints_its_checks(run, certificate):
+    status, out, err = run("verify", certificate)
+    assert (status, err) == (0, "")
+    assert str(certificate) in out.replace("\n", "") and out.count("✓") == 8
+
+
+def test_verify_a_folder(run, certificate):
+    shutil.copy(certificate, certificate.with_name("d.json"))
+    status, out, _ = run("verify", certificate.parent)
+    assert status == 0 and out.count("✓") == 16
+
+
+def test_a_failed_verification_is_one_line_and_status_one(run, certificate):
+    data = bytearray(certificate.read_bytes())
+    data[100] ^= 1
+    certificate.write_bytes(data)
+    status, out, err = run("verify", certificate)
+    assert status == 1 and "✓" not in out
+    assert err.startswith("error: ") and str(certificate) in err
+    assert err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_one_bad_certificate_among_good_ones_fails_the_command(run, certificate):
+    certificate.with_name("a.json").write_text("{}\n")
+    assert run("verify", certificate, certificate.with_name("a.json"))[0] == 1
+
+
+def test_show_says_it_in_a_sentence_and_fits_a_terminal(run, certificate):
+    status, out, _ = run("show", certificate)
+    text = " ".join(out.split())
+    content = read_certificate(certificate)
+    best = min(row["value"] for row in content["rows"] if row["metric"] == "bpd")
+    assert status == 0
+    assert "With probability at least 95 %" in text
+    assert f"at most {best:.3f} bits per token (random guess: 8.000 bits per token)" in text
+    sections = ("top1_error", "symbols", "Assumptions", "Kraft", "ln 1/delta", "Notes")
+    assert all(word in text for word in (*sections, content["message"]["sha256"][:16]))
+    assert "…" not in out and max(map(len, out.splitlines())) <= 80
+
+
+def test_show_of_a_sample_and_of_a_vacuous_certificate(run, sampled_study, tmp_path):
+    inputs, out_file = sampled_study.inputs, tmp_path / "s.json"
+    certify_bound("s", "tiny", inputs, replace(SPEC, delta=1e-9), out_file, model="m")
+    _, out, _ = run("show", out_file)
+    assert "for sample" in out and "sampling" in out and "99.9999999 %" in " ".join(out.split())
+
+
+def test_bound_gives_the_certificates_numbers(run, study, certificate):
+    content = read_certificate(certificate)
+    bits = content["message"]["size_bits"]
+    arguments = ["--bits", bits, "--vocabulary-size", 256, "--rank-column", "rank"]
+    status, out, err = run("bound", *study.inputs.scores, *arguments)
+    assert (status, err) == (0, "")
+    empirical = {f"{row['empirical']:.4f}" for row in content["rows"]}
+    assert all(value in out for value in empirical)
+    assert re.search(r"bpd +betting", out) and re.search(r"top100_error +freedman", out)
+
+
+def test_bound_reads_other_columns_and_units(run, study, tmp_path):
+    table = pq.read_table(study.inputs.scores[0])
+    nats = (table["nll_bits"].to_numpy() * np.log(2)).astype(np.float64)
+    foreign = table.select([]).append_column("surprise", [nats])
+    pq.write_table(foreign, tmp_path / "f.parquet")
+    _, wanted, _ = run("bound", study.inputs.scores[0], "--bits", 80, "-V", 256)
+    status, found, _ = run(
+        "bound", tmp_path / "f.parquet", "--bits", 80, "-V", 256, "--nll-column", "surprise", "--nats"
+    )
+    assert status == 0 and found == wanted
+    assert "top" not in found
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--nll-column", "loss"], "no column 'loss'"),
+        (["--rank-column", "place"], "no column 'place'"),
+        (["--delta", "2"], "--delta is 2"),
+    ],
+)
+def test_bound_complains_in_one_line(run, study, options, complaint):
+    status, _, err = run("bound", study.inputs.scores[0], "--bits", 80, "-V", 256, *options)
+    assert status == 1 and complaint in err and err.count("\n") == 1
+
+
+def test_bound_refuses_what_is_no_parquet_and_empty_cells(run, tmp_path):
+    import pyarrow as pa
+
+    (tmp_path / "a.parquet").write_text("no")
+    pq.write_table(pa.table({"nll_bits": pa.array([1.0, None])}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"nll_bits": pa.array([1.0, float("nan")])}), tmp_path / "c.parquet")
+    for name in ("a", "b", "c", "missing"):
+        status, _, err = run("bound", tmp_path / f"{name}.parquet", "--bits", 80, "-V", 256)
+        assert status == 1 and err.startswith("error: ")

@@ -11,9 +11,12 @@ Broken variants of each bound must fail the same check.
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +37,7 @@ DELTA = 0.05
 BLOCK = 16
 DRAWS = 12
 SHARE = 0.4
+_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -313,8 +317,12 @@ def violations(name: str, fault: Fault, replications: int, seed: int = 1) -> int
         return int(np.sum(documents_excess(replications, seed, DOCUMENTS[name], fault) > 0))
     excess = TOKEN_LEVEL.get(name) or SAMPLED[name]
     sampled = name in SAMPLED
-    history = simulate(replications, 4096 if sampled else 2048, 1 if sampled else 32, sampled, seed)
-    return sum(bool(excess(choose_model(history, index), fault) > 0) for index in range(replications))
+    found = 0
+    for first in range(0, replications, _AT_ONCE):
+        size = min(_AT_ONCE, replications - first)
+        history = simulate(size, 4096 if sampled else 2048, 1 if sampled else 32, sampled, seed + first)
+        found += sum(bool(excess(choose_model(history, index), fault) > 0) for index in range(size))
+    return found
 
 
 def allowed(replications: int, delta: float = DELTA) -> float:
@@ -325,3 +333,67 @@ def allowed(replications: int, delta: float = DELTA) -> float:
 def faults_of(name: str) -> dict[str, Fault]:
     """The broken variants that the check must catch for this bound."""
     return SAMPLING_FAULT if name in SAMPLED else FAULTS
+
+
+# --- the full version -------------------------------------------------------------------------------------------------
+
+
+def run(replications: int, seed: int) -> list[dict[str, str | int | float]]:
+    """Count violations of every bound, sound and broken."""
+    table: list[dict[str, str | int | float]] = []
+    for name in [*TOKEN_LEVEL, *SAMPLED, *DOCUMENTS]:
+        for variant, fault in {"sound": Fault(), **faults_of(name)}.items():
+            count = violations(name, fault, replications, seed)
+            share = count / replications
+            table.append({"bound": name, "variant": variant, "violations": count, "replications": replications})
+            print(f"{name:20} {variant:20} {count:6} of {replications} ({100 * share:.2f} %)", flush=True)
+    return table
+
+
+def draw(table: list[dict[str, str | int | float]], path: Path) -> None:
+    """Share of violations by bound and variant, with delta and what chance allows."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "coverage"
+    from matplotlib import pyplot as plt
+
+    names = list(dict.fromkeys(str(row["bound"]) for row in table))
+    replications = int(table[0]["replications"])
+    figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    marks = {"sound": ("o", "#1b6ca8"), "range_halved": ("x", "#c0392b"), "complexity_dropped": ("+", "#c0392b")}
+    marks["sampling_ignored"] = ("^", "#c0392b")
+    for variant, (mark, colour) in marks.items():
+        rows = [row for row in table if row["variant"] == variant]
+        shares = [int(row["violations"]) / replications for row in rows]
+        label = variant.replace("_", " ") + ("" if variant == "sound" else " (broken on purpose)")
+        axes.scatter(shares, [names.index(str(row["bound"])) for row in rows], marker=mark, color=colour, label=label)
+    axes.axvline(DELTA, color="black", linewidth=0.8)
+    axes.axvspan(DELTA, allowed(replications) / replications, color="0.85", label="three standard deviations")
+    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axes.invert_yaxis()
+    axes.set_xscale("symlog", linthresh=0.01)
+    axes.set_xlim(-0.001, 1.2)
+    axes.set_xticks([0, 0.01, DELTA, 0.2, 1], ["0", "1 %", "delta = 5 %", "20 %", "100 %"])
+    axes.set_xlabel(f"share of {replications:,} replications in which the certificate is false")
+    axes.legend(loc="center right", fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replications", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("docs/figures"))
+    arguments = parser.parse_args()
+    table = run(arguments.replications, arguments.seed)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "coverage.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    draw(table, arguments.out / "coverage.svg")
+    limit = allowed(arguments.replications)
+    wrong = [row for row in table if (int(row["violations"]) <= limit) != (row["variant"] == "sound")]
+    raise SystemExit(f"unexpected: {wrong}" if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Certification speed: rows of score Parquet a second, and peak memory.
+
+    python benchmarks/certification.py                  # 10^7 rows
+    python benchmarks/certification.py --rows 100000000 # 10^8 rows: about 1.2 GB of disk in a temporary folder
+
+Three measurements, each in a process of its own (peak memory is that process's `ru_maxrss`, imports included):
+
+    read       only reading the columns nll_bits and rank with pyarrow, nothing computed
+    bounds     every row of a certificate (loss and top-1/10/100 errors under azuma, freedman and betting), from a
+               stream of the two columns: a histogram pass and a pass of exact sums
+    certified  the same through the project's reader, which compares every row with the scoring plan
+
+The ratios to `read` are what carries over to other machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+VOCABULARY = 49152
+DOCUMENT = 4096
+CONTEXT = 1024
+BATCH = 1 << 18
+MODES = ("read", "bounds", "certified")
+
+
+class PlainStream:
+    """The two columns that bounds need, from one Parquet file, unchecked."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Stream the named columns."""
+        with pq.ParquetFile(self._path) as file:
+            yield from file.iter_batches(batch_size=BATCH, columns=columns)
+
+
+def make_scores(directory: Path, rows: int) -> None:
+    """Write a plan and one shard of plausible scores: a third easy tokens, a long tail, a few impossible ones."""
+    from tokenbounds.files import sha256_file
+    from tokenbounds.scores.plan import expand_blocks, plan_scoring, write_plan
+    from tokenbounds.scores.store import SCORE_SCHEMA, Provenance, score_writer
+
+    lengths = np.full(-(-rows // DOCUMENT), DOCUMENT, dtype=np.int64)
+    lengths[-1] = rows - DOCUMENT * (len(lengths) - 1)
+    plan = plan_scoring(lengths, context=CONTEXT, stride=None, sample_tokens=None, seed=0, shards=1)
+    write_plan(plan, directory / "plan.parquet", manifest_sha256="0" * 64)
+    plan_sha256 = sha256_file(directory / "plan.parquet")
+    provenance = Provenance("0" * 64, "0" * 64, plan_sha256, 0, "float32", VOCABULARY, {})
+    rng = np.random.default_rng(0)
+    with score_writer(directory / "shard-00000.parquet", provenance) as writer:
+        for first in range(0, plan.num_rows, BATCH // CONTEXT):
+            columns = expand_blocks(plan.slice(first, BATCH // CONTEXT))
+            size = len(columns["block"])
+            nll = np.where(rng.random(size) < 0.3, rng.exponential(0.1, size), rng.gamma(2.0, 2.6, size))
+            values = {
+                **columns,
+                "token": rng.integers(0, VOCABULARY, size),
+                "nll_bits": nll.astype(np.float32),
+                "rank": np.minimum(np.exp2(nll * 0.7), VOCABULARY).astype(np.int32) + (nll > 1.0),
+            }
+            values["rank"] = np.clip(values["rank"], 1, VOCABULARY)
+            writer.write(pa.record_batch([pa.array(values[f.name], f.type) for f in SCORE_SCHEMA], SCORE_SCHEMA))
+
+
+def measure(directory: Path, mode: str) -> dict[str, float]:
+    """Run one measurement in this process."""
+    from tokenbounds.bounds.rows import Setting, state_bounds
+    from tokenbounds.config import BoundsSpec
+    from tokenbounds.scores.plan import read_plan
+    from tokenbounds.scores.store import open_scores
+
+    path = directory / "shard-00000.parquet"
+    rows = pq.ParquetFile(path).metadata.num_rows
+    start, cpu_start = time.perf_counter(), time.process_time()
+    if mode == "read":
+        for batch in PlainStream(path).iter_batches(["nll_bits", "rank"]):
+            batch["nll_bits"].to_numpy()
+    else:
+        spec = BoundsSpec(bounds=("azuma", "freedman", "betting"))
+        scores = PlainStream(path)
+        if mode == "certified":
+            scores = open_scores([path], plan=read_plan(directory / "plan.parquet"))
+        state_bounds(scores, Setting(spec, rows, VOCABULARY, None), message_bits=rows // 20)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    cpu = time.process_time() - cpu_start
+    return {"rows": rows, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--measure", nargs=2, metavar=("FOLDER", "MODE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(Path(arguments.measure[0]), arguments.measure[1])))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        make_scores(Path(folder), arguments.rows)
+        results = {}
+        for mode in MODES:
+            command = [sys.executable, __file__, "--measure", folder, mode]
+            results[mode] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    print(f"{'mode':10} {'rows':>12} {'seconds':>8} {'M rows/s':>9} {'CPU s':>7} {'of read':>8} {'peak MiB':>9}")
+    for mode, result in results.items():
+        speed = result["rows"] / result["seconds"] / 1e6
+        print(
+            f"{mode:10} {result['rows']:12,} {result['seconds']:8.2f} {speed:9.1f} {result['cpu_seconds']:7.2f} "
+            f"{results['read']['seconds'] / result['seconds']:8.2f} {result['peak_mib']:9.0f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

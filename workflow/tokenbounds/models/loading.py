@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from tokenbounds.config import PretrainedModel
@@ -90,7 +91,7 @@ def card_from_config(config: PreTrainedConfig, *, start_id: int | None = None) -
 
 def _drop_implied(values: dict[str, Any]) -> None:
     """Replace, in place, what follows from other values by None: shorter, and equal cards for equal models."""
-    if values.get("num_key_value_heads") == values.get("num_attention_heads"):
+    if "num_key_value_heads" in values and values["num_key_value_heads"] == values["num_attention_heads"]:
         values["num_key_value_heads"] = None
     if "head_dim" in values and values["head_dim"] == values["hidden_size"] // values["num_attention_heads"]:
         values["head_dim"] = None
@@ -153,7 +154,7 @@ def _read(where: str, files: dict[str, str | None], family: Family) -> PreTraine
         options["use_safetensors"] = True
     try:
         model, info = model_class.from_pretrained(where, **files, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, NotImplementedError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise ModelError(f"cannot load {where}: {_first_line(error)}") from error
     strange = sorted(map(str, [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]))
     if strange:

@@ -130,7 +130,7 @@ def test_truncated_extended_and_missing_files(copy, kind):
         (lambda c: c["rows"][0].update(alpha=0.3 if c["rows"][0]["alpha"] == 0.1 else 0.1), "rows.0"),
         (lambda c: c.update(delta=0.01), "delta"),
         (lambda c: c["rows"][0].update(delta=0.001), "does not add up"),
-        (lambda c: c["bounds"].update(delta=0.5), "recomputed .* 0.5"),
+        (lambda c: c["bounds"].update(delta=0.5), "recomputed .* 50 %"),
         (lambda c: c["bounds"].update(alphas=[0.1]), "'bounds|ledger|rows"),
         (lambda c: c["bounds"].update(colour="red"), "bounds"),
         (lambda c: c["message"].update(size_bits=c["message"]["size_bits"] - 80), "message.size_bits"),

@@ -52,11 +52,10 @@ class Level:
 
 
 def weight_table(levels: int) -> np.ndarray:
-    """Weights of the symbols 0 … `levels`: zero, then a geometric sequence, in integer arithmetic."""
-    step = max(1, round(_SPAN_SIXTEENTHS / max(levels - 1, 1)))
+    """Weights of the symbols 0 … `levels` (≥ 2): zero, then a geometric sequence, in integer arithmetic."""
     weights = [0]
     for index in range(levels):
-        octave, root = divmod(_LEAST_SIXTEENTHS + index * step, 16)
+        octave, root = divmod(_LEAST_SIXTEENTHS + index * _SPAN_SIXTEENTHS // (levels - 1), 16)
         weights.append((_ROOTS[root] << octave) + (1 << 15) >> 16)
     return np.array(weights, dtype=np.int64)
 

@@ -9,24 +9,6 @@ from tokenbounds.corpus.shards import Corpus, tokenize_corpus
 
 TEXT = "the cat sat on a mat while another dog ran under this old table and then slept"
 WORDS = TEXT.split()
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "mat",
-    "while",
-    "another",
-    "dog",
-    "ran",
-    "under",
-    "this",
-    "old",
-    "table",
-    "and",
-    "then",
-    "slept",
-]
 
 
 @pytest.fixture(scope="session")

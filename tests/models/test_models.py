@@ -76,6 +76,12 @@ def test_card_of_the_default_model_is_short():
     assert canonical_json(card.to_dict()) == '{"config":{"n_embd":128,"n_head":4,"n_layer":4},"family":"gpt2"}'
 
 
+def test_card_stores_only_unusual_rotary_parameters():
+    card = make_card("llama", rope_parameters={"rope_theta": 500.0})
+    assert card.to_dict()["config"]["rope_parameters"] == {"rope_theta": 500.0}
+    assert "rope_parameters" not in make_card("llama").to_dict()["config"]
+
+
 HOSTILE = [
     ("family", "mamba", "'mamba' is not supported"),
     ("family", 7, "7 is not supported"),
@@ -260,14 +266,26 @@ def test_initial_values():
 
 
 @pytest.mark.parametrize("kind", ["linear", "linear-no-bias", "conv1d"])
-def test_low_rank_product_equals_dense_product(kind):
+@pytest.mark.parametrize("rows", [2, 40])
+def test_low_rank_product_equals_dense_product(kind, rows):
     plain = Conv1D(7, 5) if kind == "conv1d" else nn.Linear(5, 7, bias=kind == "linear")
     layer = LoraLinear(plain, {"rank": 3, "scale": 2.0}).double()
     assert layer.factor == pytest.approx(2 / 3)
     layer.fixed = torch.randn(7, 5, dtype=torch.float64)
     fill(layer)
-    x = torch.randn(2, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert layer._should_form_weight(2 * rows) == (rows == 40)
+    x = torch.randn(2, rows, 5, dtype=torch.float64, requires_grad=True)
     check_same(layer, x, lambda: nn.functional.linear(x, layer.dense_weight(), layer.bias))
+
+
+def test_wide_layers_form_their_weight_only_without_gradients():
+    layer = LoraLinear(nn.Linear(200, 200), {"rank": 1, "scale": 2.0})
+    assert not layer._should_form_weight(4096)
+    with torch.no_grad():
+        assert layer._should_form_weight(4096)
+        assert not layer._should_form_weight(1)
+        x = fill(layer)(torch.ones(16, 200))
+    torch.testing.assert_close(layer(torch.ones(16, 200)), x, rtol=1e-4, atol=1e-3)
 
 
 def test_low_rank_embedding_equals_dense_embedding():

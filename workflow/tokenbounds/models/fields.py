@@ -164,6 +164,12 @@ def check_values(fields: Mapping[str, Field], values: Any, where: str) -> dict[s
 
 
 def without_defaults(fields: Mapping[str, Field], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep only the values that differ from their fields' defaults; tuples become lists, as in JSON."""
-    kept = {key: value for key, value in values.items() if value != fields[key].default}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in kept.items()}
+    """Keep only what differs from the fields' defaults, in mappings too; tuples become lists, as in JSON."""
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        default = fields[key].default
+        if isinstance(value, Mapping):
+            kept[key] = {name: item for name, item in value.items() if name not in default or default[name] != item}
+        else:
+            kept[key] = list(value) if isinstance(value, tuple) else value
+    return {key: value for key, value in kept.items() if values[key] != fields[key].default}

@@ -15,6 +15,9 @@ from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+_ROWS_PER_RANK = 8
+_MAX_DENSE_SHARE = 32
+
 
 class LoraLayer(nn.Module):
     """Weights shared by a low-rank linear layer and a low-rank embedding.
@@ -59,10 +62,23 @@ class LoraLinear(LoraLayer):
         self.bias = cast("nn.Parameter | None", layer.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map float[..., inputs] to float[..., outputs] without forming W."""
+        """Map float[..., inputs] to float[..., outputs] in whichever of two equal ways is faster."""
+        if self._should_form_weight(x.numel() // self.in_features):
+            return functional.linear(x, self.dense_weight(), self.bias)
         base = functional.linear(x, self.fixed, self.bias)
         low = functional.linear(x, self.lora_a * self.factor)
         return base + functional.linear(low, self.lora_b)
+
+    def _should_form_weight(self, rows: int) -> bool:
+        """Whether to form W first: one wide product beats three, two of them thin, once there are enough rows.
+
+        With gradients it costs W's gradient as well, which pays only for narrow layers (measured on a CPU).
+        """
+        rank = self.lora_a.shape[0]
+        if rows < _ROWS_PER_RANK * rank:
+            return False
+        share = self.in_features * self.out_features / (rank * (self.in_features + self.out_features))
+        return not torch.is_grad_enabled() or share <= _MAX_DENSE_SHARE
 
 
 class LoraEmbedding(LoraLayer):

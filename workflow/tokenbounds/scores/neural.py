@@ -30,7 +30,7 @@ _LOGIT_TRANSFORMS = (
 )
 # Chosen by benchmarks/scoring.py: the logits of one chunk should stay in a CPU's cache, but a matrix product of fewer
 # than 64 rows is slow; on a GPU chunks only bound memory.
-_CPU_HEAD_ELEMENTS, _CPU_HEAD_ROWS = 1 << 18, 64
+_CPU_HEAD_ELEMENTS, _CPU_HEAD_ROWS = 1 << 16, 64
 _GPU_HEAD_ELEMENTS = 1 << 26
 _PROBE_TOKENS = 6
 _PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}

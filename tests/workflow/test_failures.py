@@ -27,7 +27,7 @@ def test_a_source_that_matches_no_file_is_named(fresh):
     config["corpora"]["numbers"]["source"]["paths"] = ["nowhere/*.txt"]
     done = fresh.snakemake(config=fresh.write_config(config))
     assert done.returncode != 0
-    assert "corpora.numbers: nowhere/*.txt matches no file" in done.stdout + done.stderr
+    assert "corpora.numbers.source: nowhere/*.txt matches no file" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 

@@ -3,13 +3,13 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from tokenbounds.config import parse_study, row_json
 from tokenbounds.corpus.sources import source_files
 from tokenbounds.errors import TokenboundsError
-from tokenbounds.report.tables import print_table
 
 
 def checked_study(raw: dict):

@@ -3,12 +3,18 @@
 # --- corpus -----------------------------------------------------------------------------------------------------------
 
 
+@cache
+def files_of_source(corpus: str) -> list[str]:
+    """Files of a corpus's source; none if it is not made of files."""
+    try:
+        return [str(path) for path in source_files(study.corpora[corpus].source)]
+    except TokenboundsError as error:
+        raise WorkflowError(f"corpora.{corpus}.source: {error}") from None
+
+
 def corpus_sources(wildcards) -> list[str]:
     """Files of the corpus's source, so that editing one tokenizes again."""
-    try:
-        return [str(path) for path in source_files(study.corpora[wildcards.corpus].source)]
-    except TokenboundsError as error:
-        raise WorkflowError(f"corpora.{wildcards.corpus}: {error}") from None
+    return files_of_source(wildcards.corpus)
 
 
 def disjoint_corpus(wildcards) -> list[str]:
@@ -133,6 +139,14 @@ FIGURES = ["bound_by_size", "bound_by_alpha", "loss_by_position", "message_anato
 
 def print_summary(study) -> None:
     """Print the certificates of a finished run, and where the report is."""
+    from tokenbounds.report.tables import print_table
+
     folder = Path(study.results)
     paths = [folder / "certificates" / f"{name}.json" for name in sorted(study.certificates)]
     print_table([path for path in paths if path.is_file()], folder / "report.html")
+
+
+# Missing sources end the run before any job starts, in one line; an input function would add a traceback.
+if workflow.is_main_process:
+    for corpus in study.corpora:
+        files_of_source(corpus)

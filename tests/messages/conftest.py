@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
 from tokenbounds.models.build import build_model, coded_parameters, initialize
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint

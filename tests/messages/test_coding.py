@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tokenbounds.errors import MessageError
 from tokenbounds.messages import adaptive
 from tokenbounds.messages.adaptive import decode_planes, encode_planes

@@ -5,7 +5,6 @@ import zlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tokenbounds.errors import MessageError
 from tokenbounds.messages import container
 from tokenbounds.messages.container import Part, parse_message, read_varint, render_message, write_message, write_varint

@@ -9,8 +9,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
-
 from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.container import read_message, write_message
@@ -18,6 +16,7 @@ from tokenbounds.messages.decode import decode_message, export_huggingface
 from tokenbounds.messages.encode import encode_model
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.checkpoint import load_checkpoint
+from transformers import AutoModelForCausalLM
 
 FAMILIES = ("gpt2", "llama", "mistral")
 DIGESTS = """

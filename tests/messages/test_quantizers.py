@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from tokenbounds.config import CodebookQuantizer, UniformQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.container import Part, parse_message, render_message

@@ -1,0 +1,134 @@
+"""Fuzz the decoder: mutated messages decode, or end in MessageError, within bounded time and memory.
+
+    python benchmarks/fuzz_messages.py 100000
+
+Half of the mutants get a valid checksum again, so that they reach the parsers behind it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+from tokenbounds.config import MessageSpec, parse_row
+from tokenbounds.errors import MessageError
+from tokenbounds.files import canonical_json
+from tokenbounds.messages.container import CHECKSUM_BYTES, Message, parse_message, render_message, write_varint
+from tokenbounds.messages.container import _checksum as checksum
+from tokenbounds.messages.decode import decode_message
+from tokenbounds.messages.encode import encode_model
+from tokenbounds.models.build import build_model, initialize
+from tokenbounds.models.card import ModelCard
+from tokenbounds.models.checkpoint import save_checkpoint
+
+_LLAMA = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2}
+_MODELS = [
+    ("gpt2", {"n_layer": 1, "n_embd": 8, "n_head": 2}, {"kind": "dense"}),
+    ("gpt2", {"n_layer": 2, "n_embd": 8, "n_head": 2}, {"kind": "lora", "rank": 2}),
+    ("llama", _LLAMA, {"kind": "dense"}),
+]
+
+
+def seeds() -> list[bytes]:
+    """Small valid messages of every kind."""
+    messages = []
+    with tempfile.TemporaryDirectory() as folder:
+        for family, config, parameterization in _MODELS:
+            card = ModelCard(family, config, 32, 0, 16, parameterization)
+            model = build_model(card)
+            initialize(model, 0)
+            save_checkpoint(folder, model, card)
+            for kind, coder in (("uniform", "adaptive"), ("codebook", "adaptive"), ("uniform", "static")):
+                row = json.dumps({"model": "m", "quantizer": {"kind": kind}, "coder": coder})
+                out = Path(folder) / "m.tbm"
+                encode_model(folder, parse_row(MessageSpec, row), out, Path(folder) / "m.json")
+                messages.append(out.read_bytes())
+    return messages
+
+
+def mutate(rng: random.Random, messages: list[bytes]) -> bytes:
+    """One mutant of one or two messages."""
+    data = bytearray(rng.choice(messages))
+    if rng.random() < 0.15:
+        return mutate_header(rng, parse_message(bytes(data)))
+    body = data[:-CHECKSUM_BYTES]
+    for _ in range(rng.choice((1, 1, 1, 2, 5))):
+        position = rng.randrange(len(body)) if body else 0
+        action = rng.randrange(6)
+        if action == 0 and body:
+            body[position] ^= 1 << rng.randrange(8)
+        elif action == 1 and body:
+            body[position] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
+        elif action == 2:
+            del body[position:]
+        elif action == 3:
+            other = rng.choice(messages)
+            body[position:] = other[rng.randrange(len(other)) :]
+        elif action == 4:
+            body[position:position] = write_varint(rng.choice((1 << 20, 1 << 31, 1 << 40, (1 << 56) - 1)))
+        else:
+            body[position:position] = rng.randbytes(rng.randrange(1, 9))
+    return bytes(body) + (checksum(bytes(body)) if rng.random() < 0.5 else bytes(data[-CHECKSUM_BYTES:]))
+
+
+_VALUES = (0, 1, -1, 7, 1 << 12, 1 << 20, 1 << 31, 1 << 63, 1 << 70, 0.5, 1e308, "", "gpt2", "../x", None, True, [], {})
+
+
+def mutate_header(rng: random.Random, message: Message) -> bytes:
+    """A well-formed message whose header has another value, or key, somewhere."""
+    header = json.loads(canonical_json(message.header))
+    node = header
+    while True:
+        key = rng.choice([*node, "n_inner", "kind", "extra"])
+        if isinstance(node.get(key), dict) and node[key] and rng.random() < 0.8:
+            node = node[key]
+            continue
+        if rng.random() < 0.2:
+            node.pop(key, None)
+        else:
+            node[key] = rng.choice(_VALUES)
+        return render_message(header, message.parts)
+
+
+def fuzz(count: int, seed: int = 0) -> tuple[Counter[str], float]:
+    """Decode `count` mutants; return how many ended how, and the longest time in seconds.
+
+    Any other exception than MessageError escapes.
+    """
+    rng, messages, outcomes, longest = random.Random(seed), seeds(), Counter[str](), 0.0
+    for _ in range(count):
+        mutant = mutate(rng, messages)
+        start = time.perf_counter()
+        try:
+            decode_message(mutant)
+            outcomes["decoded"] += 1
+        except MessageError:
+            outcomes["refused"] += 1
+        longest = max(longest, time.perf_counter() - start)
+    return outcomes, longest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("count", type=int, nargs="?", default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    fuzz(10, arguments.seed)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    outcomes, longest = fuzz(arguments.count, arguments.seed)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(f"{arguments.count} mutants in {time.perf_counter() - start:.0f} s: {dict(outcomes)}")
+    print(f"longest decoding {longest:.2f} s, peak memory grew by {grown:.0f} MiB, no other exception")
+
+
+if __name__ == "__main__":
+    main()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 REPORT_VERSION = 1
-_COMPARED_BYTES = 1 << 26  # beyond this general-purpose compressors are left out of the report: they are slow
+_COMPARED_BYTES = 1 << 24  # beyond this general-purpose compressors are left out of the report: they are slow
 
 
 def encode_model(

@@ -4,7 +4,6 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
-
 from tokenbounds.messages.adaptive import encode_planes
 
 LIMIT = 2900

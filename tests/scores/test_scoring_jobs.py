@@ -9,8 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from scoring_cases import VOCABULARY, make_corpus, make_model, make_plan
+from tokenbounds.config import ByteTokenizer, CorpusSpec, EvaluationSpec, TextSource
+from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.errors import ScoreError
-from tokenbounds.scores.scoring import ScoringOptions, make_scorer, score_blocks, score_shard
+from tokenbounds.files import sha256_file
+from tokenbounds.scores.plan import plan_corpus, read_plan
+from tokenbounds.scores.scoring import ScoringOptions, make_scorer, score_blocks, score_message, score_shard
 from tokenbounds.scores.store import open_scores
 
 CPU = ScoringOptions(device="cpu", batch_tokens=40)
@@ -166,3 +170,33 @@ def test_provenance_is_in_the_file(corpus, tmp_path):
     assert metadata[b"plan_sha256"].decode() == plan.sha256 and metadata[b"dtype"] == b"float32"
     software = open_scores([path], plan=plan).provenance.software
     assert software["torch"] == torch.__version__ and software["device"] == "cpu"
+
+
+def test_a_message_alone_suffices(corpus, tmp_path, monkeypatch):
+    """`score_message` reads the message, the corpus and the plan, and refuses a plan made for another corpus."""
+    spec = CorpusSpec(
+        source=TextSource(kind="text", paths=(str(tmp_path / "a.txt"),)), tokenizer=ByteTokenizer("bytes")
+    )
+    (tmp_path / "a.txt").write_text("what a message says is what is scored")
+    tokenize_corpus(spec, "words", tmp_path / "words")
+    plan_corpus(tmp_path / "words", EvaluationSpec(context=16, shards=1), tmp_path / "plan.parquet")
+    (tmp_path / "chain.tbm").write_bytes(b"message")
+    chain = Uniform()
+    monkeypatch.setattr("tokenbounds.messages.decode.decode_message", lambda path: chain)
+    arguments = (tmp_path / "chain.tbm", tmp_path / "words", tmp_path / "plan.parquet", 0, tmp_path / "s.parquet")
+    assert score_message(*arguments) == 37
+    scores = open_scores([tmp_path / "s.parquet"], plan=read_plan(tmp_path / "plan.parquet"))
+    assert scores.provenance.message_sha256 == sha256_file(tmp_path / "chain.tbm") and scores.check() == 37
+    manifest = tmp_path / "words" / "manifest.json"
+    manifest.write_text(manifest.read_text() + " ")
+    with pytest.raises(ScoreError, match="another corpus"):
+        score_message(*arguments)
+
+
+class Uniform:
+    """Every byte equally likely."""
+
+    vocabulary_size = 256
+
+    def score(self, tokens, start_id):
+        return np.full(len(tokens), 8, np.float32), np.full(len(tokens), 256, np.int32)

@@ -28,10 +28,11 @@ _LOGIT_TRANSFORMS = (
     "logits_soft_cap",
     "softcap",
 )
-# Chosen by benchmarks/scoring.py: the logits of one chunk should stay in a CPU's cache, but a matrix product of fewer
-# than 64 rows is slow; on a GPU chunks only bound memory.
-_CPU_HEAD_ELEMENTS, _CPU_HEAD_ROWS = 1 << 16, 64
-_GPU_HEAD_ELEMENTS = 1 << 26
+# Chosen by benchmarks/scoring.py. A matrix product of fewer than 128 rows is slow on a CPU; what follows it goes over
+# the logits several times and is fastest on few enough to stay in the cache. On a GPU chunks only bound memory.
+_CPU_HEAD_ROWS = 128
+_CPU_ELEMENTS = 1 << 18
+_GPU_ELEMENTS = 1 << 26
 _PROBE_TOKENS = 6
 _PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
@@ -67,7 +68,7 @@ class NeuralScorer:
         self.device_kind = self._device.type
         self.longest_window: int | None = getattr(model.config, "max_position_embeddings", None)
         self.vocabulary_size = self._probe(model)
-        self._head_rows = options.head_rows or self._choose_head_rows()
+        self._head_rows, self._reduced_rows = self._choose_rows(options.head_rows)
 
     @torch.inference_mode()
     def score(self, group: Group) -> Losses:
@@ -107,27 +108,30 @@ class NeuralScorer:
     def _score_states(self, states: torch.Tensor, targets: Int64Array) -> tuple[np.ndarray, np.ndarray]:
         """Losses in bits and ranks of targets int64[n] from states [n, hidden], a chunk of logits at a time."""
         wanted = torch.from_numpy(targets).to(self._device)[:, None]
-        nll_bits = torch.empty(len(states), dtype=torch.float32, device=self._device)
+        nll_nats = torch.empty(len(states), dtype=torch.float32, device=self._device)
         rank = torch.empty(len(states), dtype=torch.float32, device=self._device)
+        scratch = torch.empty((self._reduced_rows, self.vocabulary_size), dtype=torch.float32, device=self._device)
         for first in range(0, len(states), self._head_rows):
-            chunk = slice(first, first + self._head_rows)
-            # The head's output is ours alone, so it may be overwritten.
-            logits = self._head(states[chunk]).float()
-            target = logits.gather(1, wanted[chunk])
-            nll_bits[chunk] = torch.logsumexp(logits, dim=1) - target[:, 0]
-            # Float sums of zeros and ones are exact up to 2^24 tokens, and several times as fast as integer ones.
-            rank[chunk] = logits.ge_(target).sum(dim=1)
-        nll_bits.mul_(1 / math.log(2)).clamp_(min=0)
+            logits = self._head(states[first : first + self._head_rows])
+            for part in range(0, len(logits), self._reduced_rows):
+                some = logits[part : part + self._reduced_rows].float()
+                rows = slice(first + part, first + part + len(some))
+                nll_nats[rows], rank[rows] = _reduce(some, wanted[rows], scratch[: len(some)])
+        nll_bits = nll_nats.mul_(1 / math.log(2))
         return nll_bits.cpu().numpy(), rank.to(torch.int32).cpu().numpy()
 
     def _states(self, inputs: torch.Tensor) -> torch.Tensor:
         states: torch.Tensor = self._trunk(input_ids=inputs, use_cache=False).last_hidden_state
         return states
 
-    def _choose_head_rows(self) -> int:
-        if self._device.type == "cpu":
-            return max(_CPU_HEAD_ROWS, _CPU_HEAD_ELEMENTS // self.vocabulary_size)
-        return max(_CPU_HEAD_ROWS, _GPU_HEAD_ELEMENTS // self.vocabulary_size)
+    def _choose_rows(self, wanted: int | None) -> tuple[int, int]:
+        """How many positions have logits at one time, and how many of those are reduced at one time."""
+        if self._device.type != "cpu":
+            rows = wanted or max(_CPU_HEAD_ROWS, _GPU_ELEMENTS // self.vocabulary_size)
+            return rows, rows
+        reduced = max(1, _CPU_ELEMENTS // self.vocabulary_size)
+        rows = wanted or max(_CPU_HEAD_ROWS, reduced)
+        return rows, min(rows, reduced)
 
     def _refuse_unknown_logits(self, model: Any) -> None:
         config = getattr(model, "config", None)
@@ -161,6 +165,19 @@ class NeuralScorer:
         if window > 1 and bool(seen.any()):
             raise ScoreError(f"model family '{self._name}' looks at tokens to the right. Use a causal language model.")
         return int(ours.shape[-1])
+
+
+def _reduce(logits: torch.Tensor, targets: torch.Tensor, scratch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses in nats and ranks, float32[n], from logits float32[n, V], which are overwritten, as is `scratch` [n, V].
+
+    The loss is ln Σ exp(l - max) + (max - l_target): both terms are at least zero, so no rounding makes it negative.
+    Ranks are sums of zeros and ones in floats, exact up to 2^24 tokens and several times as fast as integers.
+    """
+    target = logits.gather(1, targets)
+    rank = torch.ge(logits, target, out=scratch).sum(dim=1)
+    largest = logits.amax(dim=1, keepdim=True)
+    log_sum = logits.sub_(largest).exp_().sum(dim=1).log_()
+    return log_sum + (largest - target)[:, 0], rank
 
 
 def _cast(model: Any, device: torch.device, dtype: torch.dtype) -> None:

@@ -28,8 +28,8 @@ _LOGIT_TRANSFORMS = (
     "logits_soft_cap",
     "softcap",
 )
-# On a CPU `benchmarks/scoring.py --sweep` was best, by a little, at 128 rows a matrix product. What follows goes over the
-# logits several times, and in single trials took least on parts that stay in the cache. GPU values are not measured.
+# On a CPU `benchmarks/scoring.py --sweep` was best, by a little, at 128 rows a matrix product. What follows goes over
+# the logits several times, and in single trials took least on parts that stay in the cache. GPU values: not measured.
 _CPU_HEAD_ROWS = 128
 _CPU_ELEMENTS = 1 << 18
 _GPU_ELEMENTS = 1 << 26

@@ -1,4 +1,4 @@
-"""Validity by simulation (the full version, with its figure, is benchmarks/coverage.py).
+"""Validity by simulation (the full version, with its figure, is benchmarks/bound_coverage.py).
 
 Each bound must fail in at most a share delta of the replications, against an adversary; each broken variant must fail
 more often than that.
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tokenbounds.bounds.sampling import upper_mean
 
-_PATH = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+_PATH = Path(__file__).parents[2] / "benchmarks" / "bound_coverage.py"
 _SPEC = importlib.util.spec_from_file_location("coverage_benchmark", _PATH)
 coverage = importlib.util.module_from_spec(_SPEC)
 sys.modules[_SPEC.name] = coverage

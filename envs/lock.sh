@@ -16,20 +16,37 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 frozen() { # the environment's packages, one `name==version` a line
-  "$work/venv/bin/pip" freeze --exclude tokenbounds --exclude pip --exclude setuptools --exclude wheel |
+  "$work/venv/bin/pip" freeze --exclude pip --exclude setuptools --exclude wheel |
     sed -e 's/+cpu$//' | grep -Eiv '^(nvidia-|cuda-|triton==)' | sort -f
+}
+
+stated() { # EXTRA...: what pyproject.toml asks for, with these extras
+  "$PYTHON" - "$@" <<'END'
+import sys, tomllib
+with open("pyproject.toml", "rb") as stream:
+    project = tomllib.load(stream)["project"]
+print(*project["dependencies"], *(one for extra in sys.argv[1:] for one in project["optional-dependencies"][extra]), sep="\n")
+END
 }
 
 "$PYTHON" -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet "torch==$TORCH"
-"$work/venv/bin/pip" install --quiet ".[gguf,slurm]"
+stated gguf slurm >"$work/stated"
+"$work/venv/bin/pip" install --quiet -r "$work/stated"
 frozen >"$work/run"
-"$work/venv/bin/pip" install --quiet ".[dev]"
+stated dev >"$work/stated"
+"$work/venv/bin/pip" install --quiet -r "$work/stated"
 frozen >"$work/dev"
 
 changed=$(comm -23 <(sort "$work/run") <(sort "$work/dev"))
-[ -z "$changed" ] || { echo "lock: the dev extra changes versions of the run environment: $changed" >&2; exit 1; }
-{ echo "# Written by envs/lock.sh from pyproject.toml; do not edit."; cat "$work/run"; } >envs/requirements.lock
+[ -z "$changed" ] || {
+  echo "lock: the dev extra changes versions of the run environment: $changed" >&2
+  exit 1
+}
+{
+  echo "# Written by envs/lock.sh from pyproject.toml; do not edit."
+  cat "$work/run"
+} >envs/requirements.lock
 {
   echo "# Written by envs/lock.sh from pyproject.toml; do not edit."
   echo "-r requirements.lock"

@@ -4,7 +4,10 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 VENV=${VENV:-.venv}
 export SLURM_STATE=${SLURM_STATE:-/tmp/tokenbounds-slurm}
-[ "$(id -u)" = 0 ] || { echo "slurm-test: needs root to install and start SLURM" >&2; exit 2; }
+[ "$(id -u)" = 0 ] || {
+  echo "slurm-test: needs root to install and start SLURM" >&2
+  exit 2
+}
 
 trap 'tests/slurm/slurm-down.sh' EXIT
 trap 'exit 130' INT TERM

@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 
 BINS_PER_BIT = 4096
 CAP_BITS = 64
-_INFINITE_BIN = CAP_BITS * BINS_PER_BIT + 1
+INFINITE_BIN = CAP_BITS * BINS_PER_BIT + 1
 _ROWS = 1 << 18
 _CHUNK = 1 << 15
 _FIXED_POINT = 2.0**40
@@ -45,7 +45,7 @@ class LossHistogram:
         self.vocabulary_size = vocabulary_size
         self.top_k = tuple(top_k)
         self.tokens = 0
-        self.counts = np.zeros(_INFINITE_BIN + 1, dtype=np.float64)
+        self.counts = np.zeros(INFINITE_BIN + 1, dtype=np.float64)
         self._errors = np.zeros(len(self.top_k), dtype=np.float64)
 
     def update(
@@ -73,12 +73,16 @@ class LossHistogram:
         for start in range(0, losses.size, _ROWS):
             part = slice(start, start + _ROWS)
             each = None if mass is None else mass[part]
-            bins = bin_losses(losses[part])
-            found = np.bincount(bins, weights=each)
-            self.counts[: found.size] += found
+            scaled = losses[part] * np.float32(BINS_PER_BIT)
+            self._add(scaled, _bin(scaled), each)
             if ranks is not None:
                 self._errors += self._count_errors(ranks[part], each)
-        self.tokens += losses.size
+            self.tokens += scaled.size
+
+    def _add(self, scaled: npt.NDArray[np.floating], bins: npt.NDArray[np.int64], mass: Floats | None) -> None:
+        """Count losses, given in units of a bin, in their bins."""
+        found = np.bincount(bins, weights=mass)
+        self.counts[: found.size] += found
 
     def _checked_ranks(self, rank: npt.ArrayLike | None, size: int) -> npt.NDArray[np.int64] | None:
         if not self.top_k:
@@ -117,7 +121,7 @@ class LossHistogram:
         check_alpha(alpha)
         used = np.flatnonzero(self.counts)
         edges = used / BINS_PER_BIT
-        edges[used == _INFINITE_BIN] = np.inf
+        edges[used == INFINITE_BIN] = np.inf
         return smooth(edges, alpha, self.vocabulary_size), self.counts[used]
 
     def mean_loss(self, alpha: float) -> float:
@@ -134,11 +138,15 @@ def bin_losses(nll_bits: npt.ArrayLike) -> npt.NDArray[np.int64]:
     ScoreError
         If a loss is NaN or negative. Negative values of at most 2^-12 bit are rounding and count as 0.
     """
-    scaled = np.ceil(np.asarray(nll_bits) * np.float32(BINS_PER_BIT))
-    if scaled.size and not scaled.min() >= 0:
+    return _bin(np.asarray(nll_bits) * np.float32(BINS_PER_BIT))
+
+
+def _bin(scaled: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    bins = np.ceil(scaled)
+    if bins.size and not bins.min() >= 0:
         raise ScoreError("a loss is negative or not a number; score the tokens again.")
-    np.minimum(scaled, np.float32(_INFINITE_BIN), out=scaled)
-    return scaled.astype(np.int64)
+    np.minimum(bins, np.float32(INFINITE_BIN), out=bins)
+    return bins.astype(np.int64)
 
 
 class SmoothedSums:

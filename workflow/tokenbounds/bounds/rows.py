@@ -1,7 +1,7 @@
 """The rows of a certificate: every metric under every bound, with the best of the priced grids.
 
-Grid cells are chosen on a histogram of the losses; the values stated are exact, from a second pass. What may be
-chosen from is paid for beforehand by the ledger, so that how it is chosen needs no proof.
+Grid cells are chosen on a histogram of the losses; the values stated are exact to within 2^-36. What may be chosen
+from is paid for beforehand by the ledger, so that how it is chosen needs no proof.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def state_bounds(scores: ScoreStream, setting: Setting, message_bits: int) -> St
     survey = survey_scores(scores, setting.sample, setting.vocabulary_size, setting.top_k)
     candidates = {budget: _candidates(budget, survey.histogram, setting) for budget in ledger.rows}
     wanted = [each for cells in candidates.values() for cell in cells for each in ((cell[0], None), cell)]
-    averages = average_cells(scores, setting.sample, setting.vocabulary_size, wanted)
+    averages = average_cells(scores, setting.sample, survey, wanted)
     rows, entries = [], []
     for budget in ledger.rows:
         if budget.metric == "bpd":

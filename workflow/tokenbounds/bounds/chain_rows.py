@@ -95,12 +95,8 @@ def bound_chains(
     streams = [model.scores for model in models]
     searched, weights = _thin(streams, sample, tokens)
     drawn = (0, 1.0) if sample is None else (len(sample.order), float(sample.lengths.mean()))
-    choices = {
-        name: ChainSearch(problem, searched, weights, *drawn).best(_EXACT) for name, problem in problems.items()
-    }
-    sums = {
-        name: [_ChoiceSums(problems[name], choice, sample) for choice in found] for name, found in choices.items()
-    }
+    choices = {name: ChainSearch(problem, searched, weights, *drawn).best(_EXACT) for name, problem in problems.items()}
+    sums = {name: [_ChoiceSums(problems[name], choice, sample) for choice in found] for name, found in choices.items()}
     for block, nll_bits in align_scores(streams):
         for start in range(0, block.size, _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -236,9 +232,7 @@ def _describe(
             }
         )
         lines += _link_lines(f"link{place + 1}", share, paid, link)
-    return ChainRow(
-        bound, described, [{"name": name, "amount": amount, "unit": unit} for name, amount, unit in lines]
-    )
+    return ChainRow(bound, described, [{"name": name, "amount": amount, "unit": unit} for name, amount, unit in lines])
 
 
 def _link_lines(name: str, share: Fraction, paid_bits: int, link: Bound) -> list[tuple[str, float | int | str, str]]:

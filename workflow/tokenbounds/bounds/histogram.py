@@ -1,8 +1,9 @@
-"""One streaming pass over token losses: a fine histogram of raw losses, error counts, and exact sums for chosen cells.
+"""One streaming pass over token losses: a fine histogram of raw losses, and error counts.
 
 Raw losses are rounded **up** to a multiple of 2^-12 bit, and losses above 64 bits to infinity. Every bound is
 non-decreasing in the loss, so a bound computed from the histogram is valid, and within 2^-12 bit of the exact one
-for every smoothing weight and lambda. `SmoothedSums` gives the exact sums for the cells finally chosen.
+for every smoothing weight and lambda. `moments.LossMoments` adds what makes averages exact; `SmoothedSums` computes
+them row by row.
 
 Memory is a few megabytes, whatever the number of tokens. Results do not depend on the order of the rows or on how
 they are cut into batches: counts are integers and exact sums are kept in fixed point.
@@ -73,7 +74,8 @@ class LossHistogram:
         for start in range(0, losses.size, _ROWS):
             part = slice(start, start + _ROWS)
             each = None if mass is None else mass[part]
-            scaled = losses[part] * np.float32(BINS_PER_BIT)
+            with np.errstate(over="ignore"):
+                scaled = losses[part] * np.float32(BINS_PER_BIT)
             self._add(scaled, _bin(scaled), each)
             if ranks is not None:
                 self._errors += self._count_errors(ranks[part], each)

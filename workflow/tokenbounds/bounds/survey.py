@@ -20,6 +20,7 @@ from tokenbounds.bounds.moments import LossMoments
 from tokenbounds.bounds.sampling import BlockSums, draw_order, lower_mean, upper_mean
 from tokenbounds.bounds.smoothing import smooth
 from tokenbounds.scores.plan import Plan, column
+from tokenbounds.scores.prefetch import read_ahead
 
 Floats = npt.NDArray[np.float64]
 Cell = tuple[float, float | None]
@@ -167,6 +168,6 @@ def _average_drawn_cells(
 
 
 def _stream(scores: ScoreStream, columns: tuple[str, ...]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
-    for batch in scores.iter_batches(columns):
+    for batch in read_ahead(scores.iter_batches(columns)):
         if batch.num_rows:
             yield tuple(batch[name].to_numpy() for name in columns)

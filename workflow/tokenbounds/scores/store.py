@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +37,12 @@ SCORE_SCHEMA = pa.schema(
     ]
 )
 _ROWS_PER_GROUP = 1 << 20
+# Chosen for reading: losses are nearly incompressible, so they are stored plainly, the positions as steps.
+_LAYOUT: dict[str, Any] = {
+    "compression": {name: "none" if name == "nll_bits" else "zstd" for name in SCORE_SCHEMA.names},
+    "use_dictionary": ["block", "document", "token", "rank"],
+    "column_encoding": {"position": "DELTA_BINARY_PACKED"},
+}
 _QUEUED_BATCHES = 4
 
 
@@ -96,7 +103,7 @@ class ScoreWriter:
 
     def __init__(self, path: Path, provenance: Provenance) -> None:
         schema = SCORE_SCHEMA.with_metadata(provenance.to_metadata())
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._writer = pq.ParquetWriter(path, schema, **_LAYOUT)
         self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(_QUEUED_BATCHES)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="score-writer", daemon=True)

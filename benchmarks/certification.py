@@ -45,7 +45,7 @@ class PlainStream:
 
     def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Stream the named columns."""
-        with pq.ParquetFile(self._path) as file:
+        with pq.ParquetFile(self._path, pre_buffer=False) as file:
             yield from file.iter_batches(batch_size=BATCH, columns=columns)
 
 

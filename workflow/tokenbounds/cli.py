@@ -55,10 +55,22 @@ def verify(
 
 
 @app.command()
-def show(certificate: CertificateArgument) -> None:
+def show(
+    certificate: CertificateArgument,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="OUT", help="Write it as one HTML page instead of printing it.")
+    ] = None,
+) -> None:
     """Print a certificate for people: the sentence, its numbers, and where they come from."""
     from tokenbounds.bounds.certificate_schema import read_certificate
     from tokenbounds.console import show_certificate
+
+    if html is not None:
+        from tokenbounds.report.page import write_certificate_page
+
+        write_certificate_page(certificate, html)
+        typer.echo(f"{html}: {certificate}")
+        return
 
     show_certificate(Console(), read_certificate(certificate))
 

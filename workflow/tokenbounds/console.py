@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenbounds.bounds.statement import state_result
+from tokenbounds.rounding import round_up
 
 _HASH_CHARACTERS = 16
 _SAMPLING_ENTRIES = ("delta_generalization", "delta_sampling", "sampling_cells")
@@ -89,7 +90,7 @@ def _rows_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         choices = ["" if row[key] is None else f"{row[key]:.4g}" for key in ("alpha", "lambda")]
         verdict = [Text("vacuous" if row["vacuous"] else "", style="yellow")] if vacuous else []
-        table.add_row(row["metric"], row["bound"], *(f"{row[name]:.4f}" for name in numbers), *choices, *verdict)
+        table.add_row(row["metric"], row["bound"], *(round_up(row[name], 4) for name in numbers), *choices, *verdict)
     return table
 
 

@@ -63,7 +63,7 @@ class ForeignScores:
         wanted = {name: names[name] for name in columns or ("nll_bits",)}
         for path in self.files:
             try:
-                with pq.ParquetFile(path) as file:
+                with pq.ParquetFile(path, pre_buffer=False) as file:
                     for batch in file.iter_batches(_BATCH_ROWS, columns=list(wanted.values())):
                         yield self._renamed(batch, wanted, path)
             except (OSError, pa.ArrowException) as error:

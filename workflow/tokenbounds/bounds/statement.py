@@ -1,9 +1,11 @@
-"""A certificate in one sentence that needs no statistics to read."""
+"""A certificate in one sentence that needs no statistics to read; its numbers are rounded up."""
 
 from __future__ import annotations
 
 from decimal import Decimal
 from typing import Any
+
+from tokenbounds.rounding import percent_up, round_up
 
 
 def best_row(certificate: dict[str, Any], metric: str | None = None) -> dict[str, Any]:
@@ -44,5 +46,5 @@ def _guesses(metric: str) -> str:
 
 def _amount(row: dict[str, Any], value: float) -> str:
     if row["metric"] == "bpd":
-        return f"{value:.3f} bits per token"
-    return f"{100 * value:.2f} %"
+        return f"{round_up(value, 3)} bits per token"
+    return f"{percent_up(value, 2)} %"

@@ -25,5 +25,6 @@ def test_per_cent_is_never_below(share):
     [("bpd", 3.2101, "3.211 bits"), ("bpd", 3.21, "3.210"), ("top1_error", 0.3, "30.00 %")],
 )
 def test_the_sentence_rounds_its_bound_up(metric, value, shown):
-    row = {"metric": metric, "value": value, "random_guess": 8.0, "vacuous": False}
-    assert shown in state_result({"rows": [row], "delta": 0.05, "corpus": "c", "tokens": 1234})
+    row = {"metric": metric, "bound": "betting", "value": value, "random_guess": 8.0, "vacuous": False}
+    prior = {"kind": "message", "trained_on": []}
+    assert shown in state_result({"rows": [row], "delta": 0.05, "corpus": "c", "tokens": 1234, "prior": prior})

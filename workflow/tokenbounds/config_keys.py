@@ -128,5 +128,5 @@ KEYS: dict[str, str] = {
     "scored.",
     "BoundsSpec.alphas": "Grid of smoothing weights; the choice among them is paid for.",
     "BoundsSpec.lambdas": "Size of the grid of the bounds' own parameter λ; the choice is paid for.",
-    "BoundsSpec.link_alphas": "Grid of smoothing weights towards a cheaper model of the `chain`; the choice is paid for.",
+    "BoundsSpec.link_alphas": "Grid of smoothing weights towards a cheaper model of the `chain`; the choice is paid.",
 }

@@ -1,6 +1,4 @@
-"""Reading ahead, and the comparison of rows with the plan at every cut of the stream."""
-
-import threading
+"""The comparison of rows with the plan at every cut of the stream."""
 
 import numpy as np
 import pyarrow as pa
@@ -10,27 +8,6 @@ from tokenbounds.errors import ScoreError
 from tokenbounds.scores import checks
 from tokenbounds.scores.checks import PlannedRows
 from tokenbounds.scores.plan import expand_blocks
-from tokenbounds.scores.prefetch import read_ahead
-
-
-def test_items_come_in_order_and_an_error_in_its_place():
-    def items():
-        yield from range(20)
-        raise ScoreError("shard-3 is damaged")
-
-    found = []
-    with pytest.raises(ScoreError, match="shard-3"):
-        for item in read_ahead(items()):
-            found.append(item)
-    assert found == list(range(20))
-    assert list(read_ahead([])) == []
-
-
-def test_stopping_early_ends_the_thread():
-    stream = read_ahead(iter(range(10**9)))
-    assert [next(stream) for _ in range(3)] == [0, 1, 2]
-    stream.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
 
 
 @pytest.fixture(params=[1, 3, 1 << 14])

@@ -45,8 +45,7 @@ class LossMoments(LossHistogram):
         distance = _distances(scaled)
         squares = (distance * distance + _ROUND_SQUARE) - _ROUND_SQUARE
         for sums, values in zip(self._pending_sums, (distance, squares), strict=True):
-            found = np.bincount(bins, weights=values)
-            sums[: found.size] += found
+            np.add.at(sums, bins, values.astype(np.float64))
         self._pending += bins.size
         if self._pending > _MOST_PENDING:
             self._settle()

@@ -7,7 +7,9 @@ a second pass computes them for the chosen cells.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,10 +22,11 @@ from tokenbounds.bounds.moments import LossMoments
 from tokenbounds.bounds.sampling import BlockSums, draw_order, lower_mean, upper_mean
 from tokenbounds.bounds.smoothing import smooth
 from tokenbounds.scores.plan import Plan, column
-from tokenbounds.scores.prefetch import read_ahead
 
 Floats = npt.NDArray[np.float64]
 Cell = tuple[float, float | None]
+
+_THREADS = 2
 
 
 class ScoreStream(Protocol):
@@ -120,9 +123,7 @@ def survey_scores(scores: ScoreStream, sample: Sample | None, vocabulary_size: i
         The k whose errors (rank > k) are wanted.
     """
     if sample is None:
-        moments = LossMoments(vocabulary_size, tuple(top_k))
-        for nll_bits, *ranks in _stream(scores, ("nll_bits", "rank") if top_k else ("nll_bits",)):
-            moments.update(nll_bits, ranks[0] if ranks else None)
+        moments = _sum_moments(scores, vocabulary_size, tuple(top_k))
         return Survey(moments, moments, {k: Average(moments.error_rate(k)) for k in top_k})
     histogram = LossHistogram(vocabulary_size, top_k)
     sums = {k: BlockSums(sample.blocks) for k in top_k}
@@ -131,6 +132,35 @@ def survey_scores(scores: ScoreStream, sample: Sample | None, vocabulary_size: i
         for k, errors in sums.items():
             errors.add(block, rank > k)
     return Survey(histogram, None, {k: sample.average(errors) for k, errors in sums.items()})
+
+
+def _sum_moments(scores: ScoreStream, vocabulary_size: int, top_k: tuple[int, ...]) -> LossMoments:
+    """Sum in a few threads, each into moments of its own: one reads and checks while others compute.
+
+    Which thread gets which batch leaves no trace, as the sums are exact.
+    """
+    stream = _stream(scores, ("nll_bits", "rank") if top_k else ("nll_bits",))
+    turn, failed = threading.Lock(), threading.Event()
+
+    def work() -> LossMoments:
+        moments = LossMoments(vocabulary_size, top_k)
+        try:
+            while not failed.is_set():
+                with turn:
+                    batch = next(stream, None)
+                if batch is None:
+                    break
+                moments.update(batch[0], batch[1] if top_k else None)
+        except BaseException:
+            failed.set()
+            raise
+        return moments
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        whole, *others = [future.result() for future in [pool.submit(work) for _ in range(_THREADS)]]
+    for other in others:
+        whole.merge(other)
+    return whole
 
 
 def average_cells(
@@ -168,6 +198,6 @@ def _average_drawn_cells(
 
 
 def _stream(scores: ScoreStream, columns: tuple[str, ...]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
-    for batch in read_ahead(scores.iter_batches(columns)):
+    for batch in scores.iter_batches(columns):
         if batch.num_rows:
             yield tuple(batch[name].to_numpy() for name in columns)

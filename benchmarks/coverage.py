@@ -14,23 +14,28 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
 from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, lambda_grid
+from tokenbounds.bounds.chain_rows import ChainModel, bound_chains
 from tokenbounds.bounds.documents import bound_documents, bound_documents_betting
 from tokenbounds.bounds.freedman import bound_freedman
+from tokenbounds.bounds.ledger import split_delta
 from tokenbounds.bounds.sampling import lower_mean, upper_mean
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range, smooth
 from tokenbounds.bounds.telescoped import bound_telescoped, link_ceilings, link_losses
+from tokenbounds.config import BoundsSpec
 
 Floats = npt.NDArray[np.float64]
 
 VOCABULARY = 2
+WIDE_VOCABULARY = 256
 ALPHAS = (0.05, 0.2)
 LAMBDAS = 16
 DELTA = 0.05
@@ -215,6 +220,43 @@ def excess_telescoped(trial: Trial, fault: Fault) -> float:
     return truth - result.empirical - fault.span * result.gap
 
 
+class _Stream:
+    """One model's losses on one sequence, as score files give them."""
+
+    def __init__(self, nll_bits: Floats) -> None:
+        rows = np.arange(nll_bits.size)
+        names = ("block", "document", "position", "nll_bits")
+        columns = (rows // BLOCK, np.zeros_like(rows), rows, nll_bits)
+        self._batch = pa.RecordBatch.from_arrays([pa.array(values) for values in columns], names=list(names))
+
+    def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """All rows at once."""
+        yield self._batch.select(list(columns or self._batch.schema.names))
+
+
+def excess_chain(trial: Trial, fault: Fault) -> float:
+    """A chain of fair coins and the chosen model; sub-chain, weights and split of delta are searched with the data.
+
+    Models choose among many tokens, of which two occur, so that smoothing towards the coins pays.
+    """
+    fair = np.full_like(trial.prediction, 0.5)
+    models = [
+        ChainModel("fair", round(fault.bits * 4), WIDE_VOCABULARY, _Stream(np.ones_like(fair))),
+        ChainModel("chosen", round(fault.bits * trial.message_bits), WIDE_VOCABULARY, _Stream(trial.nll_bits)),
+    ]
+    spec = BoundsSpec(bounds=("telescoped",), alphas=ALPHAS, link_alphas=ALPHAS, lambdas=LAMBDAS)
+    shares = split_delta(DELTA, [("bpd", "telescoped")], message_bits=0, alphas=1, lambdas=1).rows
+    found = bound_chains(shares, models, spec, trial.error.size, None)["telescoped"]
+    names, alphas = found.links[-1]["messages"], found.links[-1]["alphas"]
+    predictions = {"fair": fair, "chosen": trial.prediction}
+    truth = 0.0
+    for token, weight in ((1, trial.chance), (0, 1.0 - trial.chance)):
+        with np.errstate(divide="ignore"):
+            streams = [-np.log2(p if token else 1.0 - p) for p in (predictions[name] for name in names)]
+        truth += float(np.mean(weight * np.sum(link_losses(streams, alphas, WIDE_VOCABULARY), axis=0)))
+    return truth - found.bound.empirical - fault.span * found.bound.gap
+
+
 # --- with sampling ----------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +342,7 @@ TOKEN_LEVEL = {
     "betting": excess_betting,
     "inverse_kl": excess_errors,
     "telescoped": excess_telescoped,
+    "chain": excess_chain,
 }
 SAMPLED = {
     "azuma_sampled": excess_sampled_azuma,

@@ -134,9 +134,9 @@ def _held_out_assumptions(trained_on: Sequence[dict[str, Any]]) -> list[str]:
     if trained_on:
         names = ", ".join(f"'{record['corpus']}' (manifest {record['sha256'][:12]}…)" for record in trained_on)
         because = (
-            f"trained in this study on {names}, which shares no document with this corpus (compared by the SHA-256 of "
-            "every document that is not empty; near copies and quotations are not noticed), and on nothing else that "
-            "depends on this corpus"
+            f"either trained in this study on {names} or published before this corpus was drawn. No document of this "
+            "corpus is in those (compared by the SHA-256 of every document that is not empty; near copies and "
+            "quotations are not noticed), and no model was trained on anything else that depends on this corpus"
         )
     else:
         because = "published before this corpus was drawn, or at least trained on nothing that depends on it"

@@ -135,3 +135,24 @@ def test_bound_refuses_what_is_no_parquet_and_empty_cells(run, tmp_path):
     for name in ("a", "b", "c", "missing"):
         status, _, err = run("bound", tmp_path / f"{name}.parquet", "--bits", 80, "-V", 256)
         assert status == 1 and err.startswith("error: ")
+
+
+def test_plan_prints_what_to_expect(run, study):
+    arguments = ["--message", study.inputs.message, "--corpus", study.inputs.corpus, "-V", 256]
+    status, out, err = run("plan", *arguments, "--losses", study.inputs.scores[0], "--block", 24)
+    assert (status, err) == (0, "")
+    assert "2,315 tokens" in out and re.search(r"betting +all +\d", out) and "fewest tokens" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert run("plan", *arguments, "--losses", "2.9,3.1")[0] == 0
+
+
+@pytest.mark.parametrize("options", [["--losses", "many"], ["--losses", "1,1", "--delta", "1"]])
+def test_plan_complains_in_one_line(run, options):
+    status, _, err = run("plan", "--message", 80, "--corpus", 9, "-V", 256, *options)
+    assert status == 1 and err.startswith("error: ")
+
+
+def test_show_as_a_page(run, certificate, tmp_path):
+    status, out, _ = run("show", certificate, "--html", tmp_path / "c.html")
+    assert status == 0 and str(tmp_path / "c.html") in out.replace("\n", "")
+    assert read_certificate(certificate)["certificate_sha256"] in (tmp_path / "c.html").read_text()

@@ -121,6 +121,31 @@ def bound(
 
 
 @app.command()
+def plan(
+    message: Annotated[str, typer.Option(metavar="FILE|BITS", help="A message, or the bits that one may have.")],
+    corpus: Annotated[str, typer.Option(metavar="FOLDER|TOKENS", help="A tokenized corpus, or its number of tokens.")],
+    losses: Annotated[
+        str, typer.Option(metavar="PARQUET|MEAN,DEVIATION", help="Scores of a pilot, or a guess of both, in bits.")
+    ],
+    vocabulary_size: Annotated[int, typer.Option("--vocabulary-size", "-V", min=2, help="Tokens the model predicts.")],
+    width: Annotated[float, typer.Option(min=1e-9, help="What sampling may add to a bound, bits per token.")] = 0.05,
+    block: Annotated[int, typer.Option(min=1, metavar="TOKENS", help="Tokens of a sampled block.")] = 1024,
+    delta: Annotated[float, typer.Option(help="Failure probability of the certificate.")] = 0.05,
+) -> None:
+    """Say which bounds to expect, how large a sample to score, and what would make them vacuous."""
+    from tokenbounds.bounds.forecast import Forecast
+    from tokenbounds.bounds.pilot import find_bits, find_pilot, find_tokens
+    from tokenbounds.config import BoundsSpec
+    from tokenbounds.console import show_forecast
+    from tokenbounds.errors import ConfigError
+
+    if not 0 < delta < 1:
+        raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
+    forecast = Forecast(find_pilot(losses), vocabulary_size, BoundsSpec(delta=delta), block)
+    show_forecast(Console(), forecast, find_bits(message), find_tokens(corpus), width)
+
+
+@app.command()
 def config(
     path: Annotated[Path, typer.Argument(metavar="CONFIG", help="A study's YAML file.")],
 ) -> None:

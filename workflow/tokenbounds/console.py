@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -216,3 +217,27 @@ def _one_line(row: Any) -> str:
         if kind is not None or isinstance(value, str | int | float):
             parts.append(f"{key}={kind if kind is not None else value}")
     return ", ".join(parts)
+
+
+def show_forecast(console: Console, forecast: Any, message_bits: int, tokens: int, width: float) -> None:
+    """Print the bounds to expect, the samples to draw, and the sizes from which bounds are vacuous."""
+    from tokenbounds.bounds.forecast import BOUNDS
+
+    sizes = [size for size in (100, 1000, 10_000, 100_000) if size * forecast.block_tokens < tokens]
+    table = _columns(["bound"], ["scored tokens", "expected", "measured", "gap", "α", ""])
+    for bound in BOUNDS:
+        for draws in (*sizes, None):
+            row = forecast.expect(bound, message_bits, tokens, draws)
+            scored = "all" if draws is None else f"{draws * forecast.block_tokens:,}"
+            numbers = (round_up(each, 3) for each in (row.value, row.empirical, row.value - row.empirical))
+            vacuous = Text("vacuous" if row.value >= forecast.random_guess else "", style="yellow")
+            table.add_row(bound, scored, *numbers, f"{row.alpha:g}", vacuous)
+    console.print(f"{message_bits:,} bits, {tokens:,} tokens: L/m about {message_bits * math.log(2) / tokens:.3g} nats")
+    _section(console, f"Bits per token to expect (random guess {forecast.random_guess:.3f})", table)
+    needs = _columns(["bound"], [f"tokens to score for {width:g} bits", "most bits", "fewest tokens"])
+    for bound in BOUNDS:
+        draws = forecast.draws_needed(bound, message_bits, tokens, width)
+        needed = min(tokens, draws * forecast.block_tokens)
+        limits = (forecast.most_bits(bound, tokens), forecast.fewest_tokens(bound, message_bits))
+        needs.add_row(bound, f"{needed:,}", *("none" if limit is None else f"{limit:,}" for limit in limits))
+    _section(console, "What it takes (last two: not to be vacuous with every token scored)", needs)

@@ -237,6 +237,8 @@ def _facts(certificate: Certificate) -> list[tuple[str, str]]:
     how = "every token" if plan["mode"] == "exhaustive" else f"a sample of {plan['draws']:,} draws, seed {plan['seed']}"
     return [
         ("model", certificate.model),
+        *(("prior", "held out: no message is paid for") for _ in range(certificate.prior == "held_out")),
+        *((f"links, {row.bound}", _links(row)) for row in certificate.rows if row.links),
         ("header", canonical_json(message["header"])),
         ("corpus", f"{manifest['documents']:,} documents, licence {manifest['licence']}"),
         ("source", canonical_json(manifest["source"])),
@@ -247,6 +249,14 @@ def _facts(certificate: Certificate) -> list[tuple[str, str]]:
         *((name, f"{record['file']} · SHA-256 {record['sha256']}") for name, record in _files(raw)),
         ("certificate", f"SHA-256 {raw['certificate_sha256']}"),
     ]
+
+
+def _links(row: BoundRow) -> str:
+    """The models of a row's chain with their weights of what lies below, and what each link adds to the bound."""
+    last = row.links[-1]
+    models = zip(last["messages"], last["alphas"], strict=True)
+    chain = " ← ".join(f"{name} ({alpha:g})" for name, alpha in models)
+    return f"{chain}; bounds of the links: {', '.join(format_value(row.metric, link['value']) for link in row.links)}"
 
 
 def _files(raw: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

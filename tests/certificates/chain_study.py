@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from conftest import VOCABULARY, TinyStudy
+from certified_study import VOCABULARY, TinyStudy
 from tokenbounds.bounds.evidence import CertificateInputs, LinkInputs
 from tokenbounds.config import EvaluationSpec
 from tokenbounds.messages.container import Part, write_message

@@ -10,8 +10,8 @@ from fractions import Fraction
 import numpy as np
 import polars as pl
 import pytest
+from certified_study import TinyStudy
 from chain_study import LargeMessage, build_chain, chain_inputs
-from conftest import TinyStudy
 from tokenbounds.bounds import verify
 from tokenbounds.bounds.betting import lambda_grid
 from tokenbounds.bounds.certificate import certify_bound

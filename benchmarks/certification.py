@@ -71,15 +71,15 @@ def make_scores(directory: Path, rows: int) -> None:
                 **columns,
                 "token": rng.integers(0, VOCABULARY, size),
                 "nll_bits": nll.astype(np.float32),
-                "rank": np.minimum(np.exp2(nll * 0.7), VOCABULARY).astype(np.int32) + (nll > 1.0),
+                "rank": np.clip(np.exp2(nll * 0.7).astype(np.int64) + (nll > 1.0), 1, VOCABULARY),
             }
-            values["rank"] = np.clip(values["rank"], 1, VOCABULARY)
             writer.write(pa.record_batch([pa.array(values[f.name], f.type) for f in SCORE_SCHEMA], SCORE_SCHEMA))
 
 
 def measure(directory: Path, mode: str) -> dict[str, float]:
     """Run one measurement in this process."""
     from tokenbounds.bounds.rows import Setting, state_bounds
+    from tokenbounds.bounds.survey import ScoreStream
     from tokenbounds.config import BoundsSpec
     from tokenbounds.scores.plan import read_plan
     from tokenbounds.scores.store import open_scores
@@ -92,7 +92,7 @@ def measure(directory: Path, mode: str) -> dict[str, float]:
             batch["nll_bits"].to_numpy()
     else:
         spec = BoundsSpec(bounds=("azuma", "freedman", "betting"))
-        scores = PlainStream(path)
+        scores: ScoreStream = PlainStream(path)
         if mode == "certified":
             scores = open_scores([path], plan=read_plan(directory / "plan.parquet"))
         state_bounds(scores, Setting(spec, rows, VOCABULARY, None), message_bits=rows // 20)

@@ -14,23 +14,29 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
 from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, lambda_grid
+from tokenbounds.bounds.chain_rows import ChainModel, bound_chains
 from tokenbounds.bounds.documents import bound_documents, bound_documents_betting
 from tokenbounds.bounds.freedman import bound_freedman
-from tokenbounds.bounds.sampling import lower_mean, upper_mean
+from tokenbounds.bounds.ledger import split_delta
+from tokenbounds.bounds.sampling import draw_order, lower_mean, upper_mean
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range, smooth
+from tokenbounds.bounds.survey import Sample
 from tokenbounds.bounds.telescoped import bound_telescoped, link_ceilings, link_losses
+from tokenbounds.config import BoundsSpec
 
 Floats = npt.NDArray[np.float64]
 
 VOCABULARY = 2
+WIDE_VOCABULARY = 256
 ALPHAS = (0.05, 0.2)
 LAMBDAS = 16
 DELTA = 0.05
@@ -215,6 +221,45 @@ def excess_telescoped(trial: Trial, fault: Fault) -> float:
     return truth - result.empirical - fault.span * result.gap
 
 
+class _Stream:
+    """One model's losses on one sequence, or on some blocks of it, as score files give them."""
+
+    def __init__(self, nll_bits: Floats, rows: npt.NDArray[np.int64] | None = None) -> None:
+        rows = np.arange(nll_bits.size) if rows is None else rows
+        names = ("block", "document", "position", "nll_bits")
+        columns = (rows // BLOCK, np.zeros_like(rows), rows, nll_bits[rows])
+        self._batch = pa.RecordBatch.from_arrays([pa.array(values) for values in columns], names=list(names))
+
+    def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """All rows at once."""
+        yield self._batch.select(list(columns or self._batch.schema.names))
+
+
+def excess_chain(trial: Trial, fault: Fault, sample: Sample | None = None) -> float:
+    """A chain of fair coins and the chosen model; sub-chain, weights and split of delta are searched with the data.
+
+    Models choose among many tokens, of which two occur, so that smoothing towards the coins pays.
+    """
+    fair = np.full_like(trial.prediction, 0.5)
+    rows = None if sample is None else (sample.blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
+    streams = {"fair": _Stream(np.ones_like(fair), rows), "chosen": _Stream(trial.nll_bits, rows)}
+    bits = {"fair": round(fault.bits * 4), "chosen": round(fault.bits * trial.message_bits)}
+    models = [ChainModel(name, bits[name], WIDE_VOCABULARY, stream) for name, stream in streams.items()]
+    spec = BoundsSpec(bounds=("telescoped",), alphas=ALPHAS, link_alphas=ALPHAS, lambdas=LAMBDAS)
+    share = None if sample is None else SHARE
+    named = [("bpd", "telescoped")]
+    budgets = split_delta(DELTA, named, message_bits=0, alphas=1, lambdas=1, sampling_share=share).rows
+    found = bound_chains(budgets, models, spec, trial.error.size, sample)["telescoped"]
+    predictions = {"fair": fair, "chosen": trial.prediction}
+    truth = 0.0
+    for token, weight in ((1, trial.chance), (0, 1.0 - trial.chance)):
+        with np.errstate(divide="ignore"):
+            nll = [-np.log2(p if token else 1.0 - p) for p in (predictions[n] for n in found.links[-1]["messages"])]
+        truth += float(np.mean(weight * np.sum(link_losses(nll, found.links[-1]["alphas"], WIDE_VOCABULARY), axis=0)))
+    ignored = found.bound.sampling if fault.ignore_sampling else 0.0
+    return truth - found.bound.empirical - fault.span * (found.bound.gap - ignored)
+
+
 # --- with sampling ----------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +313,12 @@ def excess_sampled_errors(trial: Trial, fault: Fault) -> float:
     return float(trial.expected_error.mean()) - bound_errors(mean, total, trial.error.size, lambdas=LAMBDAS).value
 
 
+def excess_sampled_chain(trial: Trial, fault: Fault) -> float:
+    blocks, draws = np.unique(_draw_blocks(trial), return_counts=True)
+    lengths = np.full(blocks.size, BLOCK, dtype=np.int64)
+    return excess_chain(trial, fault, Sample(blocks, draws, lengths, draw_order(draws, 1)))
+
+
 # --- documents --------------------------------------------------------------------------------------------------------
 
 KINDS = 16
@@ -300,11 +351,13 @@ TOKEN_LEVEL = {
     "betting": excess_betting,
     "inverse_kl": excess_errors,
     "telescoped": excess_telescoped,
+    "chain": excess_chain,
 }
 SAMPLED = {
     "azuma_sampled": excess_sampled_azuma,
     "betting_sampled": excess_sampled_betting,
     "inverse_kl_sampled": excess_sampled_errors,
+    "chain_sampled": excess_sampled_chain,
 }
 DOCUMENTS = {"documents": False, "documents_betting": True}
 FAULTS = {"range_halved": Fault(span=0.5), "complexity_dropped": Fault(bits=0.0)}

@@ -12,6 +12,7 @@ from tokenbounds.bounds import verify
 from tokenbounds.bounds.certificate import certify_bound
 from tokenbounds.bounds.certificate_schema import read_certificate
 from tokenbounds.config import BoundsSpec
+from tokenbounds.rounding import round_up
 
 SPEC = BoundsSpec(top_k=(1, 300))
 
@@ -75,7 +76,7 @@ def test_show_says_it_in_a_sentence_and_fits_a_terminal(run, certificate):
     best = min(row["value"] for row in content["rows"] if row["metric"] == "bpd")
     assert status == 0
     assert "With probability at least 95 %" in text
-    assert f"at most {best:.3f} bits per token (random guess: 8.000 bits per token)" in text
+    assert f"at most {round_up(best, 3)} bits per token (random guess: 8.000 bits per token)" in text
     sections = ("top1_error", "symbols", "Assumptions", "Kraft", "ln 1/delta", "Notes")
     assert all(word in text for word in (*sections, content["message"]["sha256"][:16]))
     assert "…" not in out and max(map(len, out.splitlines())) <= 80
@@ -94,7 +95,7 @@ def test_bound_gives_the_certificates_numbers(run, study, certificate):
     arguments = ["--bits", bits, "--vocabulary-size", 256, "--rank-column", "rank"]
     status, out, err = run("bound", *study.inputs.scores, *arguments)
     assert (status, err) == (0, "")
-    empirical = {f"{row['empirical']:.4f}" for row in content["rows"]}
+    empirical = {round_up(row["empirical"], 4) for row in content["rows"]}
     assert all(value in out for value in empirical)
     assert re.search(r"bpd +betting", out) and re.search(r"top100_error +freedman", out)
 
@@ -134,3 +135,24 @@ def test_bound_refuses_what_is_no_parquet_and_empty_cells(run, tmp_path):
     for name in ("a", "b", "c", "missing"):
         status, _, err = run("bound", tmp_path / f"{name}.parquet", "--bits", 80, "-V", 256)
         assert status == 1 and err.startswith("error: ")
+
+
+def test_plan_prints_what_to_expect(run, study):
+    arguments = ["--message", study.inputs.message, "--corpus", study.inputs.corpus, "-V", 256]
+    status, out, err = run("plan", *arguments, "--losses", study.inputs.scores[0], "--block", 24)
+    assert (status, err) == (0, "")
+    assert "2,315 tokens" in out and re.search(r"betting +all +\d", out) and "fewest tokens" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert run("plan", *arguments, "--losses", "2.9,3.1")[0] == 0
+
+
+@pytest.mark.parametrize("options", [["--losses", "many"], ["--losses", "1,1", "--delta", "1"]])
+def test_plan_complains_in_one_line(run, options):
+    status, _, err = run("plan", "--message", 80, "--corpus", 9, "-V", 256, *options)
+    assert status == 1 and err.startswith("error: ")
+
+
+def test_show_as_a_page(run, certificate, tmp_path):
+    status, out, _ = run("show", certificate, "--html", tmp_path / "c.html")
+    assert status == 0 and str(tmp_path / "c.html") in out.replace("\n", "")
+    assert read_certificate(certificate)["certificate_sha256"] in (tmp_path / "c.html").read_text()

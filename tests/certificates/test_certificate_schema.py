@@ -40,8 +40,9 @@ def test_confidence_is_never_rounded_to_certainty(delta, text):
 
 
 def test_the_sentence_of_top_k_and_vacuous_certificates():
-    row = {"metric": "top10_error", "value": 0.97, "random_guess": 0.96, "vacuous": True}
-    text = state_result({"rows": [row], "delta": 0.05, "corpus": "c", "tokens": 1234})
+    row = {"metric": "top10_error", "bound": "azuma", "value": 0.97, "random_guess": 0.96, "vacuous": True}
+    prior = {"kind": "message", "trained_on": []}
+    text = state_result({"rows": [row], "delta": 0.05, "corpus": "c", "tokens": 1234, "prior": prior})
     assert "with 10 guesses" in text and "97.00 %" in text and text.endswith("vacuous.")
 
 

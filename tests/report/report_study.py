@@ -52,6 +52,8 @@ def certificate_dict(
             "breakdown": parts,
             "header": {"coder": "adaptive", "model": {"family": "gpt2", "parameterization": {"kind": "lora"}}},
         },
+        "chain": [],
+        "prior": {"kind": "message", "trained_on": []},
         "manifest": {
             "file": f"../corpora/{corpus}/manifest.json",
             "sha256": sha[::-1],

@@ -11,7 +11,7 @@ from tokenbounds.errors import TokenboundsError
 from tokenbounds.report.figures import draw_figures
 from tokenbounds.report.formats import format_value
 from tokenbounds.report.inline_svg import inline_svg
-from tokenbounds.report.page import Section, write_report
+from tokenbounds.report.page import Section, write_certificate_page, write_report
 
 HOSTILE = """<script>alert(1)</script>"'&{{ 7*7 }} onload=x"""
 
@@ -211,3 +211,21 @@ def test_figures_follow_the_page_colours(tmp_path):
     assert 'id="figure-a"' in svg
     assert 'href="#figure-a"' in svg
     assert "&#34;label&#34;" in svg
+
+
+def test_one_certificate_as_a_page(tmp_path):
+    path = write_study(tmp_path)[0]
+    raw = json.loads(path.read_text())
+    write_certificate_page(path, tmp_path / "pages" / "one.html")
+    text = (tmp_path / "pages" / "one.html").read_text()
+    page = Page(text)
+    words = " ".join("".join(page.text).split())
+    best = min(row["value"] for row in raw["rows"] if row["metric"] == "bpd")
+    assert format_value("bpd", best) in words and "With probability at least 95" in words
+    assert all(" ".join(each.split()) in words for each in raw["assumptions"])
+    assert all(part in words for part in raw["message"]["breakdown"])
+    assert raw["certificate_sha256"] in words and raw["message"]["sha256"] in words
+    assert f"tokenbounds verify {path}" in words and "delta generalization" in words
+    assert unquote(f"../{path.relative_to(tmp_path)}") in map(unquote, page.links)
+    assert "certificates" not in page.ids and page.tags.count(("details", {"open": None})) == 2
+    assert not [link for link in page.links if link.startswith("#") and link[1:] not in page.ids]

@@ -109,7 +109,7 @@ def test_markdown_cells_cannot_be_broken_out_of(tmp_path):
     tabulate([write(tmp_path / "c.json", corpus="c", certificate=hostile)], tmp_path)
     text = (tmp_path / "certificates.md").read_text()
     assert "<script>" not in text.replace("\\<script\\>", "")
-    assert all(len(line.replace("\\|", "").split("|")) == 12 for line in text.splitlines() if line.startswith("|"))
+    assert all(len(line.replace("\\|", "").split("|")) == 13 for line in text.splitlines() if line.startswith("|"))
 
 
 def test_numbers_are_rounded_up():

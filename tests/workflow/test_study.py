@@ -155,3 +155,50 @@ def test_scoring_needs_the_message_and_not_the_checkpoint(copied):
     }
     assert not (results / "models" / "transformer" / "model.safetensors").exists()
     assert scores.read_bytes() == before
+
+
+# --- chains and held-out models ---------------------------------------------------------------------------------------
+
+
+def _with_chain(config):
+    row = {"message": "transformer-uniform", "corpus": "letters", "evaluation": "sampled"}
+    bounds = {"bounds": ["betting", "telescoped"], "top_k": [1]}
+    config["certificates"]["chained"] = {**row, "chain": ["transformer-codebook"], "bounds": bounds}
+    config["certificates"]["elsewhere"] = {
+        "message": "chain",
+        "corpus": "letters",
+        "evaluation": "sampled",
+        "prior": "held_out",
+        "bounds": {"top_k": [1]},
+    }
+    return config
+
+
+def test_chains_and_held_out_models_are_scored_certified_and_verified(copied):
+    config = _with_chain(tiny_config())
+    scored = "score_shard corpus=letters evaluation=sampled message={} shard=00000"
+    assert copied.planned_jobs(config) == REPORT_JOBS | {
+        scored.format("transformer-codebook"),
+        scored.format("chain"),
+        "certify_bound certificate=chained",
+        "certify_bound certificate=elsewhere",
+    }
+    done = copied.snakemake(config=copied.write_config(config))
+    assert done.returncode == 0, done.stderr
+    folder = copied.folder / "results" / "certificates"
+    chained, elsewhere = (json.loads((folder / f"{name}.json").read_text()) for name in ("chained", "elsewhere"))
+    assert [link["message"]["name"] for link in chained["chain"]] == ["transformer-codebook"]
+    assert [record["corpus"] for record in elsewhere["prior"]["trained_on"]] == ["numbers"]
+    command = [str(Path(sys.executable).parent / "tokenbounds"), "verify", "--rescore", "2", str(folder)]
+    verified = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert verified.returncode == 0, verified.stderr
+    rows = list(csv.DictReader((copied.folder / "results/tables/certificates.csv").open()))
+    assert {row["prior"] for row in rows if row["certificate"] == "elsewhere"} == {"held_out"}
+    assert {row["paid_bits"] for row in rows if row["certificate"] == "elsewhere"} == {"0"}
+
+    assert copied.planned_jobs(config) == set()
+    config["certificates"]["elsewhere"]["prior"] = "message"
+    assert copied.planned_jobs(config) == REPORT_JOBS | {"certify_bound certificate=elsewhere"}
+    config = _with_chain(tiny_config())
+    config["messages"]["transformer-codebook"]["quantizer"]["levels"] = 4
+    assert "certify_bound certificate=chained" in copied.planned_jobs(config)

@@ -1,12 +1,13 @@
 """Bounds: scores and the message's size become a certificate.
 
-In    <results>/messages/{message}.tbm, <results>/corpora/{corpus}/…, the plan and all its score shards
+In    <results>/messages/{message}.tbm, <results>/corpora/{corpus}/…, the plan and all its score shards;
+      the same of every message of the chain; manifests of the corpora that held-out models were trained on
 Out   <results>/certificates/{certificate}.json   every bound with its ingredients, every input by hash
 """
 
 
 rule certify_bound:
-    """Compute every bound of a certificate in one pass over its scores."""
+    """Compute every bound of a certificate from its scores."""
     input:
         unpack(certified),
     output:
@@ -25,5 +26,6 @@ rule certify_bound:
         study=study.study,
         model=certified_model,
         bounds=bounds_row,
+        choices=certificate_choices,
     script:
         "../scripts/certify_bound.py"

@@ -102,16 +102,28 @@ def evaluation_row(wildcards) -> str:
 def certified(wildcards) -> dict[str, str | list[str]]:
     """Files that a certificate rests on."""
     row = study.certificates[wildcards.certificate]
-    shards = study.evaluations[row.evaluation].shards
+    held_out = training_corpora(study, row) if row.prior == "held_out" else []
     return {
         "message": f"<results>/messages/{row.message}.tbm",
         "manifest": f"<results>/corpora/{row.corpus}/manifest.json",
         "plan": f"<results>/plans/{row.corpus}/{row.evaluation}.parquet",
-        "scores": [
-            f"<results>/scores/{row.corpus}/{row.evaluation}/{row.message}/shard-{shard:05d}.parquet"
-            for shard in range(shards)
-        ],
+        "scores": score_files(row, row.message),
+        "chain_messages": [f"<results>/messages/{message}.tbm" for message in row.chain],
+        "chain_scores": [path for message in row.chain for path in score_files(row, message)],
+        "trained_on": [f"<results>/corpora/{corpus}/manifest.json" for corpus in held_out],
     }
+
+
+def score_files(row, message: str) -> list[str]:
+    """Score files of a message, as a certificate's evaluation scores it."""
+    folder = f"<results>/scores/{row.corpus}/{row.evaluation}/{message}"
+    return [f"{folder}/shard-{shard:05d}.parquet" for shard in range(study.evaluations[row.evaluation].shards)]
+
+
+def certificate_choices(wildcards) -> list[str]:
+    """What a certificate's files alone do not tell: its prior, and the order of its chain."""
+    row = study.certificates[wildcards.certificate]
+    return [row.prior, *row.chain]
 
 
 def bounds_row(wildcards) -> str:

@@ -3,12 +3,16 @@
 from pathlib import Path
 
 from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.evidence import CertificateInputs
+from tokenbounds.bounds.evidence import CertificateInputs, LinkInputs
 from tokenbounds.config import BoundsSpec, parse_row
 from tokenbounds.jobs import job
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
+        scores = list(map(Path, snakemake.input.scores))
+        links = map(Path, snakemake.input.chain_messages)
+        chain_scores = list(map(Path, snakemake.input.chain_scores))
+        prior = snakemake.params.choices[0]
         certify_bound(
             snakemake.wildcards.certificate,
             snakemake.params.study,
@@ -16,7 +20,14 @@ if __name__ == "__main__":
                 message=Path(snakemake.input.message),
                 corpus=Path(snakemake.input.manifest).parent,
                 plan=Path(snakemake.input.plan),
-                scores=tuple(map(Path, snakemake.input.scores)),
+                scores=tuple(scores),
+                chain=tuple(
+                    LinkInputs(link, tuple(chain_scores[place * len(scores) : (place + 1) * len(scores)]))
+                    for place, link in enumerate(links)
+                ),
+                held_out=tuple(Path(path).parent for path in snakemake.input.trained_on)
+                if prior == "held_out"
+                else None,
             ),
             parse_row(BoundsSpec, snakemake.params.bounds),
             Path(snakemake.output.certificate),

@@ -55,10 +55,22 @@ def verify(
 
 
 @app.command()
-def show(certificate: CertificateArgument) -> None:
+def show(
+    certificate: CertificateArgument,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="OUT", help="Write it as one HTML page instead of printing it.")
+    ] = None,
+) -> None:
     """Print a certificate for people: the sentence, its numbers, and where they come from."""
     from tokenbounds.bounds.certificate_schema import read_certificate
     from tokenbounds.console import show_certificate
+
+    if html is not None:
+        from tokenbounds.report.page import write_certificate_page
+
+        write_certificate_page(certificate, html)
+        typer.echo(f"{html}: {certificate}")
+        return
 
     show_certificate(Console(), read_certificate(certificate))
 
@@ -106,6 +118,31 @@ def bound(
     spec = BoundsSpec(delta=delta, bounds=("azuma", "freedman", "betting"))
     stream = ForeignScores(tuple(scores), nll_column, rank_column, nats)
     show_statement(Console(), bound_scores(stream, bits, vocabulary_size, spec))
+
+
+@app.command()
+def plan(
+    message: Annotated[str, typer.Option(metavar="FILE|BITS", help="A message, or the bits that one may have.")],
+    corpus: Annotated[str, typer.Option(metavar="FOLDER|TOKENS", help="A tokenized corpus, or its number of tokens.")],
+    losses: Annotated[
+        str, typer.Option(metavar="PARQUET|MEAN,DEVIATION", help="Scores of a pilot, or a guess of both, in bits.")
+    ],
+    vocabulary_size: Annotated[int, typer.Option("--vocabulary-size", "-V", min=2, help="Tokens the model predicts.")],
+    width: Annotated[float, typer.Option(min=1e-9, help="What sampling may add to a bound, bits per token.")] = 0.05,
+    block: Annotated[int, typer.Option(min=1, metavar="TOKENS", help="Tokens of a sampled block.")] = 1024,
+    delta: Annotated[float, typer.Option(help="Failure probability of the certificate.")] = 0.05,
+) -> None:
+    """Say which bounds to expect, how large a sample to score, and what would make them vacuous."""
+    from tokenbounds.bounds.forecast import Forecast
+    from tokenbounds.bounds.pilot import find_bits, find_pilot, find_tokens
+    from tokenbounds.config import BoundsSpec
+    from tokenbounds.console import show_forecast
+    from tokenbounds.errors import ConfigError
+
+    if not 0 < delta < 1:
+        raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
+    forecast = Forecast(find_pilot(losses), vocabulary_size, BoundsSpec(delta=delta), block)
+    show_forecast(Console(), forecast, find_bits(message), find_tokens(corpus), width)
 
 
 @app.command()

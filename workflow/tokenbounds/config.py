@@ -16,6 +16,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from tokenbounds.config_certificates import certificate_faults
 from tokenbounds.errors import ConfigError
 from tokenbounds.files import canonical_json
 
@@ -24,6 +25,17 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
+BoundName = Literal[
+    "azuma",
+    "freedman",
+    "betting",
+    "telescoped",
+    "mixture",
+    "documents",
+    "documents_betting",
+    "sequences",
+    "sequences_betting",
+]
 
 
 # --- corpora ----------------------------------------------------------------------------------------------------------
@@ -294,10 +306,7 @@ class BoundsSpec:
     delta: Probability = 0.05
     sampling_share: Probability = 0.2
     top_k: tuple[PositiveInt, ...] = (1, 10, 100)
-    bounds: Annotated[tuple[Literal["azuma", "freedman", "betting"], ...], Field(min_length=1)] = (
-        "azuma",
-        "betting",
-    )
+    bounds: Annotated[tuple[BoundName, ...], Field(min_length=1)] = ("azuma", "betting")
     alphas: Annotated[tuple[Probability, ...], Field(min_length=1)] = (
         0.0001,
         0.0003,
@@ -309,15 +318,22 @@ class BoundsSpec:
         0.2,
     )
     lambdas: PositiveInt = 32
+    link_alphas: Annotated[tuple[Probability, ...], Field(min_length=1)] = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
 
 
 @dataclass(frozen=True, config=_STRICT)
 class CertificateSpec:
-    """A certificate: which message, on which corpus, scored how, stating which bounds."""
+    """A certificate: which message, on which corpus, scored how, stating which bounds.
+
+    `chain` names cheaper messages, cheapest first, towards which the bounds `telescoped` and `mixture` smooth the
+    certified one. With `prior: held_out` nothing is paid for messages, which must not depend on the corpus.
+    """
 
     message: str
     corpus: str
     evaluation: str = "default"
+    chain: Annotated[tuple[str, ...], Field(max_length=5)] = ()
+    prior: Literal["message", "held_out"] = "message"
     bounds: BoundsSpec = Field(default_factory=BoundsSpec)
 
 
@@ -441,6 +457,7 @@ def _reference_faults(study: Study) -> Any:
         references.append((f"messages.{name}.model", message.model, study.models))
     for name, certificate in study.certificates.items():
         references.append((f"certificates.{name}.message", certificate.message, study.messages))
+        references += [(f"certificates.{name}.chain", link, study.messages) for link in certificate.chain]
         references.append((f"certificates.{name}.corpus", certificate.corpus, study.corpora))
         references.append((f"certificates.{name}.evaluation", certificate.evaluation, study.evaluations))
     for name, corpus in study.corpora.items():
@@ -467,6 +484,7 @@ def _semantic_faults(study: Study) -> Any:
         if model is not None and isinstance(model, MarkovModel) != is_counts:
             wanted = "counts" if isinstance(model, MarkovModel) else "codebook or uniform"
             yield f"  messages.{name}.quantizer: model '{message.model}' needs a quantizer of kind {wanted}."
+    yield from certificate_faults(study)
     for name, evaluation in study.evaluations.items():
         if evaluation.stride is not None and evaluation.stride > evaluation.context:
             yield f"  evaluations.{name}.stride: {evaluation.stride} is longer than the context {evaluation.context}."

@@ -115,11 +115,18 @@ KEYS: dict[str, str] = {
     "CertificateSpec.message": "Message row that is certified.",
     "CertificateSpec.corpus": "Corpus row it is certified for.",
     "CertificateSpec.evaluation": "Evaluation row that says how it is scored.",
+    "CertificateSpec.chain": "Cheaper messages, cheapest first, scored by the same evaluation; the bounds `telescoped` "
+    "and `mixture` smooth the certified model towards the best of them, and pay for their bits.",
+    "CertificateSpec.prior": "`message`: the bits of every message are paid for. `held_out`: none are, because the "
+    "models never saw this corpus; models of this study must share no document with it.",
     "CertificateSpec.bounds": "What the certificate states.",
     "BoundsSpec.delta": "Probability with which any of the certificate's bounds may fail.",
     "BoundsSpec.sampling_share": "Share of each bound's failure probability that pays for scoring a sample only.",
     "BoundsSpec.top_k": "Bound the error of the k likeliest tokens, for each k.",
-    "BoundsSpec.bounds": "Which bounds to compute for each metric.",
+    "BoundsSpec.bounds": "Which bounds to compute. `telescoped` and `mixture` (bits per token only) need a `chain`; "
+    "those over `documents` and `sequences` (the plan's blocks) assume that these are i.i.d. and need every token "
+    "scored.",
     "BoundsSpec.alphas": "Grid of smoothing weights; the choice among them is paid for.",
     "BoundsSpec.lambdas": "Size of the grid of the bounds' own parameter λ; the choice is paid for.",
+    "BoundsSpec.link_alphas": "Grid of smoothing weights towards a cheaper model of the `chain`; the choice is paid.",
 }

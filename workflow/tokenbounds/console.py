@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenbounds.bounds.statement import state_result
+from tokenbounds.rounding import round_up
 
 _HASH_CHARACTERS = 16
 _SAMPLING_ENTRIES = ("delta_generalization", "delta_sampling", "sampling_cells")
@@ -32,6 +34,9 @@ def show_certificate(console: Console, certificate: dict[str, Any]) -> None:
     console.print(title)
     console.print(Padding(Text(state_result(certificate)), (1, 2), expand=False))
     _section(console, "Bounds", _rows_table(certificate["rows"]))
+    links = [(row, link) for row in certificate["rows"] for link in row.get("links", [])]
+    if links:
+        _section(console, "Links", _links_table(links))
     _section(console, "Message", _breakdown_table(certificate["message"]["breakdown"]))
     _section(console, f"Failure probability: {certificate['delta']:g} in all", _ledger_table(certificate["ledger"]))
     _section(console, "Evidence", _hash_table(certificate))
@@ -89,7 +94,17 @@ def _rows_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         choices = ["" if row[key] is None else f"{row[key]:.4g}" for key in ("alpha", "lambda")]
         verdict = [Text("vacuous" if row["vacuous"] else "", style="yellow")] if vacuous else []
-        table.add_row(row["metric"], row["bound"], *(f"{row[name]:.4f}" for name in numbers), *choices, *verdict)
+        table.add_row(row["metric"], row["bound"], *(round_up(row[name], 4) for name in numbers), *choices, *verdict)
+    return table
+
+
+def _links_table(links: list[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
+    """The links of rows that use the chain: the models each depends on, and its part of the row's value."""
+    table = _columns(["row", "models and their weights of what lies below"], ["value", "empirical", "range", "λ"])
+    for row, link in links:
+        models = zip(link["messages"], link["alphas"], strict=True)
+        numbers = (f"{link[name]:.4g}" for name in ("value", "empirical", "range", "lambda"))
+        table.add_row(row["bound"], " ← ".join(f"{name} ({alpha:g})" for name, alpha in models), *numbers)
     return table
 
 
@@ -105,19 +120,43 @@ def _breakdown_table(breakdown: dict[str, int]) -> Table:
     return table
 
 
-def _ledger_table(ledger: dict[str, Any]) -> Table:
+def _ledger_table(ledger: dict[str, Any]) -> Group:
     """What each row pays; how its delta is split is shown only if a sample took part of it."""
-    entries = [row["entries"] for row in ledger["rows"]]
-    sampled = any(entry["name"] == "delta_sampling" and entry["amount"] != "0" for row in entries for entry in row)
-    shown = [i for i, entry in enumerate(entries[0]) if sampled or entry["name"] not in _SAMPLING_ENTRIES]
-    headings = [_HEADINGS.get(entries[0][i]["name"], entries[0][i]["name"]) for i in shown]
-    units = [entries[0][i]["unit"] if entries[0][i]["unit"] in ("bits", "nats") else "" for i in shown]
-    table = _columns(["row"], [f"{heading}\n{unit}" for heading, unit in zip(headings, units, strict=True)])
-    for row, parts in zip(ledger["rows"], entries, strict=True):
-        amounts = (parts[i]["amount"] for i in shown)
-        cells = (f"{amount:,.4g}" if isinstance(amount, float) else f"{amount}" for amount in amounts)
-        table.add_row(f"{row['metric']} {row['bound']}", *cells)
+    plain = [row for row in ledger["rows"] if not _has_links(row)]
+    tables: list[RenderableType] = [_plain_ledger(plain)] if plain else []
+    return Group(*tables, *(_link_ledger(row) for row in ledger["rows"] if _has_links(row)))
+
+
+def _has_links(row: dict[str, Any]) -> bool:
+    return any(entry["name"].startswith("link1_") for entry in row["entries"])
+
+
+def _plain_ledger(rows: list[dict[str, Any]]) -> Table:
+    entries = [{entry["name"]: entry for entry in row["entries"]} for row in rows]
+    sampled = any(each["delta_sampling"]["amount"] != "0" for each in entries)
+    found = {name: entry["unit"] for each in entries for name, entry in each.items()}
+    shown = [name for name in found if sampled or name not in _SAMPLING_ENTRIES]
+    units = [found[name] if found[name] in ("bits", "nats") else "" for name in shown]
+    headings = [f"{_HEADINGS.get(name, name)}\n{unit}" for name, unit in zip(shown, units, strict=True)]
+    table = _columns(["row"], headings)
+    for row, each in zip(rows, entries, strict=True):
+        amounts = (_entry_amount(each[name]) if name in each else "" for name in shown)
+        table.add_row(f"{row['metric']} {row['bound']}", *amounts)
     return table
+
+
+def _link_ledger(row: dict[str, Any]) -> Table:
+    """What a row with links pays: entry by entry."""
+    table = _columns([f"{row['metric']} {row['bound']}"], ["", ""])
+    for entry in row["entries"]:
+        unit = entry["unit"] if entry["unit"] != "probability" else ""
+        table.add_row(entry["name"].replace("_", " "), _entry_amount(entry), unit)
+    return table
+
+
+def _entry_amount(entry: dict[str, Any]) -> str:
+    amount = entry["amount"]
+    return f"{amount:,.4g}" if isinstance(amount, float) else f"{amount}"
 
 
 def _columns(left: list[str], right: list[str]) -> Table:
@@ -135,7 +174,10 @@ def _hash_table(certificate: dict[str, Any]) -> Table:
     table.add_column(overflow="fold")
     manifest = certificate["manifest"]
     records = [certificate["message"], manifest, manifest["documents_file"], *manifest["shards"]]
-    for record in [*records, certificate["plan"], *certificate["scores"]]:
+    records += [certificate["plan"], *certificate["scores"], *certificate["prior"]["trained_on"]]
+    for link in certificate["chain"]:
+        records += [link["message"], *link["scores"]]
+    for record in records:
         table.add_row(Text(record["sha256"][:_HASH_CHARACTERS], style="dim"), record["file"])
     own = certificate["certificate_sha256"][:_HASH_CHARACTERS]
     table.add_row(Text(own, style="dim"), "this certificate without its own hash")
@@ -175,3 +217,27 @@ def _one_line(row: Any) -> str:
         if kind is not None or isinstance(value, str | int | float):
             parts.append(f"{key}={kind if kind is not None else value}")
     return ", ".join(parts)
+
+
+def show_forecast(console: Console, forecast: Any, message_bits: int, tokens: int, width: float) -> None:
+    """Print the bounds to expect, the samples to draw, and the sizes from which bounds are vacuous."""
+    from tokenbounds.bounds.forecast import BOUNDS
+
+    sizes = [size for size in (100, 1000, 10_000, 100_000) if size * forecast.block_tokens < tokens]
+    table = _columns(["bound"], ["scored tokens", "expected", "measured", "gap", "α", ""])
+    for bound in BOUNDS:
+        for draws in (*sizes, None):
+            row = forecast.expect(bound, message_bits, tokens, draws)
+            scored = "all" if draws is None else f"{draws * forecast.block_tokens:,}"
+            numbers = (round_up(each, 3) for each in (row.value, row.empirical, row.value - row.empirical))
+            vacuous = Text("vacuous" if row.value >= forecast.random_guess else "", style="yellow")
+            table.add_row(bound, scored, *numbers, f"{row.alpha:g}", vacuous)
+    console.print(f"{message_bits:,} bits, {tokens:,} tokens: L/m about {message_bits * math.log(2) / tokens:.3g} nats")
+    _section(console, f"Bits per token to expect (random guess {forecast.random_guess:.3f})", table)
+    needs = _columns(["bound"], [f"tokens to score for {width:g} bits", "most bits", "fewest tokens"])
+    for bound in BOUNDS:
+        draws = forecast.draws_needed(bound, message_bits, tokens, width)
+        needed = min(tokens, draws * forecast.block_tokens)
+        limits = (forecast.most_bits(bound, tokens), forecast.fewest_tokens(bound, message_bits))
+        needs.add_row(bound, f"{needed:,}", *("none" if limit is None else f"{limit:,}" for limit in limits))
+    _section(console, "What it takes (last two: not to be vacuous with every token scored)", needs)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tokenbounds.bounds.statement import confidence_percent
 
 
 def state_assumptions(
-    header: dict[str, Any], tokenizer: dict[str, Any], plan: dict[str, Any], dtype: str, delta: float
+    header: dict[str, Any],
+    tokenizer: dict[str, Any],
+    plan: dict[str, Any],
+    dtype: str,
+    delta: float,
+    prior: dict[str, Any] | None = None,
 ) -> list[str]:
     """List the assumptions of a certificate.
 
@@ -24,8 +30,13 @@ def state_assumptions(
         Arithmetic the scores were computed in.
     delta
         Total failure probability of the certificate.
+    prior
+        The certificate's account of its prior; None if messages are paid for.
     """
-    sentences = [*_sequence_assumptions(tokenizer), *_prior_assumptions(header), _arithmetic_assumption(header, dtype)]
+    held_out = prior is not None and prior["kind"] == "held_out"
+    sentences = _sequence_assumptions(tokenizer)
+    sentences += _held_out_assumptions(prior["trained_on"]) if prior and held_out else _prior_assumptions(header)
+    sentences.append(_arithmetic_assumption(header, dtype))
     if plan["mode"] == "sampled":
         sentences.append(
             f"The sampling seed ({plan['seed']}) was fixed without looking at the corpus, the model or any score, and "
@@ -75,3 +86,63 @@ def _arithmetic_assumption(header: dict[str, Any], dtype: str) -> str:
         f"The certified predictor is the decoded model as it runs in {dtype} arithmetic on the machine that scored it. "
         "Another machine rounds differently; `tokenbounds verify --rescore` measures by how much."
     )
+
+
+def state_chain_assumptions(links: Sequence[tuple[dict[str, Any], str, str]], held_out: bool) -> list[str]:
+    """What the rows of a chain take for granted beside the others.
+
+    Parameters
+    ----------
+    links
+        Header, name and arithmetic of every cheaper message, cheapest first; none without a chain.
+    held_out
+        Whether messages are not paid for.
+    """
+    if not links:
+        return []
+    names = ", ".join(f"'{name}'" for _, name, _ in links)
+    sentences = [
+        f"Rows 'telescoped' and 'mixture' speak of the certified model mixed with cheaper ones of the chain ({names}), "
+        "with the weights and the models that the row lists. The number of messages in the chain and their order were "
+        "chosen before the scores were seen"
+        + ("." if held_out else "; the messages themselves may have been chosen with the corpus in view.")
+    ]
+    return sentences + [f"For '{name}': {_arithmetic_assumption(header, dtype)}" for header, name, dtype in links]
+
+
+def state_unit_assumptions(bounds: Sequence[str]) -> list[str]:
+    """What rows over documents or sequences take for granted: much more than the others.
+
+    Parameters
+    ----------
+    bounds
+        Names of the certificate's bounds.
+    """
+    kinds = dict.fromkeys(bound.removesuffix("_betting") for bound in bounds)
+    sentences = {
+        "documents": "Rows 'documents' and 'documents_betting' assume that documents with at least one token are "
+        "independent draws from one distribution; they bound the expected mean loss per token of a new document.",
+        "sequences": "Rows 'sequences' and 'sequences_betting' assume that the scored blocks, each with the token "
+        "before it, are independent draws from one distribution, although neighbours come from one document; they "
+        "bound the expected mean loss per token of a new block.",
+    }
+    return [sentence for kind, sentence in sentences.items() if kind in kinds]
+
+
+def _held_out_assumptions(trained_on: Sequence[dict[str, Any]]) -> list[str]:
+    """Why nothing is paid for the model."""
+    if trained_on:
+        names = ", ".join(f"'{record['corpus']}' (manifest {record['sha256'][:12]}…)" for record in trained_on)
+        because = (
+            f"either trained in this study on {names} or published before this corpus was drawn. No document of this "
+            "corpus is in those (compared by the SHA-256 of every document that is not empty; near copies and "
+            "quotations are not noticed), and no model was trained on anything else that depends on this corpus"
+        )
+    else:
+        because = "published before this corpus was drawn, or at least trained on nothing that depends on it"
+    return [
+        "The model is held out (C = 0: its message's bits are not paid for): every model of this certificate was "
+        f"{because}. Nothing but this statement makes the certificate valid.",
+        "The model, its quantization included, was not chosen by its scores on this corpus. Of several held-out "
+        "certificates, picking the best is not covered by delta.",
+    ]

@@ -10,11 +10,13 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from tokenbounds import __version__
-from tokenbounds.bounds.assumptions import state_assumptions
+from tokenbounds.bounds.assumptions import state_assumptions, state_chain_assumptions, state_unit_assumptions
 from tokenbounds.bounds.certificate_schema import SCHEMA_VERSION, seal, write_certificate
+from tokenbounds.bounds.chain_rows import ChainModel
 from tokenbounds.bounds.evidence import CertificateInputs, Evidence, gather_evidence
-from tokenbounds.bounds.rows import Setting, state_bounds
+from tokenbounds.bounds.rows import Setting, Statement, state_bounds
 from tokenbounds.bounds.survey import Sample
+from tokenbounds.bounds.unit_rows import Units
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError, TokenboundsError
 
@@ -76,8 +78,7 @@ def compute_certificate(names: dict[str, str], evidence: Evidence, spec: BoundsS
     """
     manifest = evidence.manifest
     try:
-        setting = Setting(spec, manifest.tokens, evidence.vocabulary_size, Sample.of(evidence.plan))
-        statement = state_bounds(evidence.scores, setting, evidence.message.size_bits)
+        statement = _state(evidence, spec)
     except CertificateError:
         raise
     except TokenboundsError as error:
@@ -96,11 +97,34 @@ def compute_certificate(names: dict[str, str], evidence: Evidence, spec: BoundsS
         "bounds": TypeAdapter(BoundsSpec).dump_python(spec, mode="json"),
         "rows": statement.rows,
         "notes": statement.notes,
-        "assumptions": state_assumptions(
-            evidence.message.header, records["manifest"]["tokenizer"], records["plan"], evidence.dtype, spec.delta
-        ),
+        "assumptions": _assume(evidence, spec),
         "software": _software(),
     }
+
+
+def _assume(evidence: Evidence, spec: BoundsSpec) -> list[str]:
+    records = evidence.records
+    header, tokenizer = evidence.message.header, records["manifest"]["tokenizer"]
+    links = [(link.message.header, link.path.stem, link.dtype) for link in evidence.chain]
+    return [
+        *state_assumptions(header, tokenizer, records["plan"], evidence.dtype, spec.delta, records["prior"]),
+        *state_chain_assumptions(links, evidence.inputs.held_out is not None),
+        *state_unit_assumptions(spec.bounds),
+    ]
+
+
+def _state(evidence: Evidence, spec: BoundsSpec) -> Statement:
+    """Every row, with what its messages cost under the certificate's prior."""
+    manifest, plan = evidence.manifest, evidence.plan
+    held_out = evidence.inputs.held_out is not None
+    units = Units(manifest.documents, plan.blocks, plan.stride < plan.context) if plan.mode == "exhaustive" else None
+    setting = Setting(spec, manifest.tokens, evidence.vocabulary_size, Sample.of(plan), units)
+    models = [
+        ChainModel(link.path.stem, 0 if held_out else link.message.size_bits, link.vocabulary_size, link.scores)
+        for link in evidence.links
+    ]
+    own = models[-1]
+    return state_bounds(own.scores, setting, own.message_bits, name=own.name, chain=models[:-1])
 
 
 def _software() -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -94,11 +94,52 @@ class ScoreRecord(TypedDict):
     rows: Count
 
 
+@with_config(_STRICT)
+class ChainRecord(TypedDict):
+    """A cheaper message of the chain, and its scores by the same plan."""
+
+    message: MessageRecord
+    scores: Annotated[list[ScoreRecord], Field(min_length=1)]
+
+
+@with_config(_STRICT)
+class TrainingRecord(TypedDict):
+    """A corpus that a held-out model was trained on; it shares no document with the certified one."""
+
+    corpus: Annotated[str, Field(description="the corpus's name, as in its manifest")]
+    file: RelativeFile
+    sha256: Sha256
+    documents_file: FileRecord
+
+
+@with_config(_STRICT)
+class PriorRecord(TypedDict):
+    """Whether messages are paid for."""
+
+    kind: Annotated[Literal["message", "held_out"], Field(description="held_out: C = 0, only delta is paid")]
+    trained_on: Annotated[list[TrainingRecord], Field(description="training corpora of held-out models")]
+
+
+LinkRecord = TypedDict(
+    "LinkRecord",
+    {
+        "messages": Annotated[list[str], Field(min_length=1, description="names of the messages that it depends on")],
+        "alphas": Annotated[list[Probability], Field(min_length=1, description="weight of what lies below each")],
+        "lambda": Annotated[float, Field(description="λ chosen from the grid")],
+        "value": Annotated[float, Field(description="bound of the link's average, bits")],
+        "empirical": Annotated[float, Field(description="the link's average over the scored tokens, bits")],
+        "complexity": Annotated[float, Field(ge=0, description="L of the link, nats")],
+        "range": Annotated[float, Field(gt=0, description="largest value of the link, bits")],
+        "delta": Annotated[Probability, Field(description="the link's share of delta_generalization")],
+    },
+)
+with_config(_STRICT)(LinkRecord)
+
 Row = TypedDict(
     "Row",
     {
         "metric": Annotated[str, Field(description="bpd (bits per token) or top{k}_error (a probability)")],
-        "bound": Annotated[str, Field(description="the theorem: azuma, freedman or betting")],
+        "bound": Annotated[str, Field(description="the theorem: a name of the settings' bounds")],
         "value": Annotated[float, Field(description="the certified upper bound, in the metric's unit")],
         "empirical": Annotated[float, Field(description="average over the scored tokens, in the metric's unit")],
         "gap": Annotated[float, Field(description="value − empirical")],
@@ -110,6 +151,7 @@ Row = TypedDict(
         "random_guess": Annotated[float, Field(description="what uniform guessing gives: log2 V or 1 − k/V")],
         "vacuous": Annotated[bool, Field(description="whether value ≥ random_guess")],
         "delta": Annotated[Probability, Field(description="failure probability of this row")],
+        "links": NotRequired[Annotated[list[LinkRecord], Field(description="telescoped and mixture rows only")]],
     },
 )
 with_config(_STRICT)(Row)
@@ -121,7 +163,7 @@ class LedgerEntry(TypedDict):
 
     name: Annotated[str, Field(description="what is paid for")]
     amount: Annotated[int | float | str, Field(description="exact fraction as text for a probability, else a number")]
-    unit: Literal["probability", "candidates", "bits", "nats"]
+    unit: Literal["probability", "candidates", "bits", "nats", "documents", "sequences"]
 
 
 @with_config(_STRICT)
@@ -151,6 +193,8 @@ class Certificate(TypedDict):
     corpus: str
     model: str
     message: MessageRecord
+    chain: Annotated[list[ChainRecord], Field(description="cheaper messages, cheapest first; often none")]
+    prior: PriorRecord
     manifest: ManifestRecord
     plan: PlanRecord
     scores: Annotated[list[ScoreRecord], Field(min_length=1)]

@@ -94,9 +94,14 @@ class DocumentSums:
         identifiers = np.asarray(document, dtype=np.int64)
         if identifiers.size and not 0 <= identifiers.min() <= identifiers.max() < self._sums.size:
             raise CertificateError(f"a scored row belongs to no document in 0..{self._sums.size - 1}.")
+        if identifiers.size == 0:
+            return
         values = np.asarray(losses, dtype=np.float64)
-        self._sums += np.bincount(identifiers, weights=values, minlength=self._sums.size)
-        self._counts += np.bincount(identifiers, minlength=self._sums.size)
+        # Streams come in corpus order: only the documents in sight are touched.
+        near = slice(int(identifiers.min()), int(identifiers.max()) + 1)
+        place = identifiers - near.start
+        self._sums[near] += np.bincount(place, weights=values)
+        self._counts[near] += np.bincount(place)
 
     def means(self) -> Floats:
         """Mean loss of each document that has tokens."""

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from tokenbounds.bounds.rows import Setting, Statement, state_bounds
 from tokenbounds.config import BoundsSpec
-from tokenbounds.errors import ScoreError
+from tokenbounds.config_certificates import CHAIN_BOUNDS, UNIT_BOUNDS
+from tokenbounds.errors import CertificateError, ScoreError
 
 _BATCH_ROWS = 1 << 18
 
@@ -62,7 +63,7 @@ class ForeignScores:
         wanted = {name: names[name] for name in columns or ("nll_bits",)}
         for path in self.files:
             try:
-                with pq.ParquetFile(path) as file:
+                with pq.ParquetFile(path, pre_buffer=False) as file:
                     for batch in file.iter_batches(_BATCH_ROWS, columns=list(wanted.values())):
                         yield self._renamed(batch, wanted, path)
             except (OSError, pa.ArrowException) as error:
@@ -108,9 +109,16 @@ def bound_scores(scores: ForeignScores, message_bits: int, vocabulary_size: int,
 
     Raises
     ------
+    CertificateError
+        If a bound needs more than losses and ranks.
     ScoreError
         If a file or a value is not usable.
     """
+    unusable = [bound for bound in spec.bounds if bound in CHAIN_BOUNDS + UNIT_BOUNDS]
+    if unusable:
+        raise CertificateError(
+            f"bound '{unusable[0]}' needs score files with documents and blocks, of a study. Name other bounds."
+        )
     if scores.rank_column is None:
         spec = replace(spec, top_k=())
     return state_bounds(scores, Setting(spec, scores.rows, vocabulary_size, None), message_bits)

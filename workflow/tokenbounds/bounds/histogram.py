@@ -1,8 +1,9 @@
-"""One streaming pass over token losses: a fine histogram of raw losses, error counts, and exact sums for chosen cells.
+"""One streaming pass over token losses: a fine histogram of raw losses, and error counts.
 
 Raw losses are rounded **up** to a multiple of 2^-12 bit, and losses above 64 bits to infinity. Every bound is
 non-decreasing in the loss, so a bound computed from the histogram is valid, and within 2^-12 bit of the exact one
-for every smoothing weight and lambda. `SmoothedSums` gives the exact sums for the cells finally chosen.
+for every smoothing weight and lambda. `moments.LossMoments` adds what makes averages exact; `SmoothedSums` computes
+them row by row.
 
 Memory is a few megabytes, whatever the number of tokens. Results do not depend on the order of the rows or on how
 they are cut into batches: counts are integers and exact sums are kept in fixed point.
@@ -22,8 +23,8 @@ Floats = npt.NDArray[np.float64]
 
 BINS_PER_BIT = 4096
 CAP_BITS = 64
-_INFINITE_BIN = CAP_BITS * BINS_PER_BIT + 1
-_ROWS = 1 << 18
+INFINITE_BIN = CAP_BITS * BINS_PER_BIT + 1
+_ROWS = 1 << 16
 _CHUNK = 1 << 15
 _FIXED_POINT = 2.0**40
 
@@ -45,7 +46,7 @@ class LossHistogram:
         self.vocabulary_size = vocabulary_size
         self.top_k = tuple(top_k)
         self.tokens = 0
-        self.counts = np.zeros(_INFINITE_BIN + 1, dtype=np.float64)
+        self.counts = np.zeros(INFINITE_BIN + 1, dtype=np.float64)
         self._errors = np.zeros(len(self.top_k), dtype=np.float64)
 
     def update(
@@ -73,12 +74,17 @@ class LossHistogram:
         for start in range(0, losses.size, _ROWS):
             part = slice(start, start + _ROWS)
             each = None if mass is None else mass[part]
-            bins = bin_losses(losses[part])
-            found = np.bincount(bins, weights=each)
-            self.counts[: found.size] += found
+            with np.errstate(over="ignore"):
+                scaled = losses[part] * np.float32(BINS_PER_BIT)
+            self._add(scaled, _bin(scaled), each)
             if ranks is not None:
                 self._errors += self._count_errors(ranks[part], each)
-        self.tokens += losses.size
+            self.tokens += scaled.size
+
+    def _add(self, scaled: npt.NDArray[np.floating], bins: npt.NDArray[np.int64], mass: Floats | None) -> None:
+        """Count losses, given in units of a bin, in their bins."""
+        # Unlike bincount, add.at makes no array of all bins for each part of the stream.
+        np.add.at(self.counts, bins, 1.0 if mass is None else mass)
 
     def _checked_ranks(self, rank: npt.ArrayLike | None, size: int) -> npt.NDArray[np.int64] | None:
         if not self.top_k:
@@ -117,7 +123,7 @@ class LossHistogram:
         check_alpha(alpha)
         used = np.flatnonzero(self.counts)
         edges = used / BINS_PER_BIT
-        edges[used == _INFINITE_BIN] = np.inf
+        edges[used == INFINITE_BIN] = np.inf
         return smooth(edges, alpha, self.vocabulary_size), self.counts[used]
 
     def mean_loss(self, alpha: float) -> float:
@@ -134,11 +140,15 @@ def bin_losses(nll_bits: npt.ArrayLike) -> npt.NDArray[np.int64]:
     ScoreError
         If a loss is NaN or negative. Negative values of at most 2^-12 bit are rounding and count as 0.
     """
-    scaled = np.ceil(np.asarray(nll_bits) * np.float32(BINS_PER_BIT))
-    if scaled.size and not scaled.min() >= 0:
+    return _bin(np.asarray(nll_bits) * np.float32(BINS_PER_BIT))
+
+
+def _bin(scaled: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    bins = np.ceil(scaled)
+    if bins.size and not bins.min() >= 0:
         raise ScoreError("a loss is negative or not a number; score the tokens again.")
-    np.minimum(scaled, np.float32(_INFINITE_BIN), out=scaled)
-    return scaled.astype(np.int64)
+    np.minimum(bins, np.float32(INFINITE_BIN), out=bins)
+    return bins.astype(np.int64)
 
 
 class SmoothedSums:

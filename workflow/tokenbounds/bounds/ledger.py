@@ -13,6 +13,8 @@ from typing import Any
 
 from tokenbounds.errors import CertificateError
 
+_WITHOUT_LAMBDA = ("azuma", "documents", "sequences")
+
 
 @dataclass(frozen=True)
 class RowBudget:
@@ -45,7 +47,7 @@ class RowBudget:
     def complexity_nats(self) -> float:
         """L without the price of lambdas: (message + alpha grid) ln 2 + ln(1 / delta_generalization), nats."""
         bits = self.message_bits + self.alpha_grid_bits
-        return bits * math.log(2.0) - _log(self.delta_generalization)
+        return bits * math.log(2.0) - log_fraction(self.delta_generalization)
 
     @property
     def delta_per_cell(self) -> float:
@@ -68,7 +70,7 @@ class RowBudget:
             ("message", self.message_bits, "bits"),
             ("alpha_grid", self.alpha_grid_bits, "bits"),
             ("lambda_grid", lambda_grid_nats, "nats"),
-            ("confidence", -_log(self.delta_generalization), "nats"),
+            ("confidence", -log_fraction(self.delta_generalization), "nats"),
             ("complexity", self.complexity_nats + lambda_grid_nats, "nats"),
         ]
         return [{"name": name, "amount": amount, "unit": unit} for name, amount, unit in lines]
@@ -126,7 +128,7 @@ def split_delta(
     delta
         Failure probability of the whole certificate.
     rows
-        Pairs (metric, bound): metric "bpd" or "top{k}_error"; bound "azuma", "freedman" or "betting".
+        Pairs (metric, bound): metric "bpd" or "top{k}_error"; bound a name of `BoundsSpec.bounds`.
     message_bits
         8 x the size of the message's file; 0 for a model that never saw the corpus.
     alphas, lambdas
@@ -151,7 +153,7 @@ def split_delta(
     budgets = []
     for metric, bound in rows:
         smoothed = metric == "bpd"
-        priced = bound != "azuma"
+        priced = bound not in _WITHOUT_LAMBDA
         budgets.append(
             RowBudget(
                 metric=metric,
@@ -172,5 +174,6 @@ def _fraction(value: float | str | Fraction) -> Fraction:
     return value if isinstance(value, Fraction) else Fraction(str(value))
 
 
-def _log(value: Fraction) -> float:
+def log_fraction(value: Fraction) -> float:
+    """Natural logarithm of a fraction, which may be too small for a float."""
     return math.log(value.numerator) - math.log(value.denominator)

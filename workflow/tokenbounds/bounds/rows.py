@@ -1,13 +1,13 @@
 """The rows of a certificate: every metric under every bound, with the best of the priced grids.
 
-Grid cells are chosen on a histogram of the losses; the values stated are exact, from a second pass. What may be
-chosen from is paid for beforehand by the ledger, so that how it is chosen needs no proof.
+Grid cells are chosen on a histogram of the losses; the values stated are exact to within 2^-36. What may be chosen
+from is paid for beforehand by the ledger, so that how it is chosen needs no proof.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,13 +15,16 @@ import numpy as np
 
 from tokenbounds.bounds.azuma import bound_azuma
 from tokenbounds.bounds.betting import betting_value, bound_errors, lambda_grid
+from tokenbounds.bounds.chain_rows import ChainModel, ChainRow, bound_chains
 from tokenbounds.bounds.freedman import bound_freedman, freedman_value
 from tokenbounds.bounds.histogram import LossHistogram
 from tokenbounds.bounds.ledger import Ledger, RowBudget, split_delta
 from tokenbounds.bounds.result import Bound
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range
 from tokenbounds.bounds.survey import Average, Cell, Sample, ScoreStream, average_cells, survey_scores
+from tokenbounds.bounds.unit_rows import Units, bound_units, unit_of
 from tokenbounds.config import BoundsSpec
+from tokenbounds.config_certificates import CHAIN_BOUNDS, UNIT_BOUNDS
 
 _LOG_VALUES: dict[str, Callable[[float, float, float, int], float]] = {
     "betting": betting_value,
@@ -43,12 +46,15 @@ class Setting:
         V.
     sample
         The sampled blocks; None if every token was scored.
+    units
+        Numbers of documents and blocks; None if only a sample was scored.
     """
 
     spec: BoundsSpec
     tokens: int
     vocabulary_size: int
     sample: Sample | None
+    units: Units | None = None
 
     @property
     def alphas(self) -> tuple[float, ...]:
@@ -75,8 +81,15 @@ class Statement:
     notes: list[str]
 
 
-def state_bounds(scores: ScoreStream, setting: Setting, message_bits: int) -> Statement:
-    """Compute every row of a certificate in two passes over its scores.
+def state_bounds(
+    scores: ScoreStream,
+    setting: Setting,
+    message_bits: int,
+    *,
+    name: str = "message",
+    chain: Sequence[ChainModel] = (),
+) -> Statement:
+    """Compute every row of a certificate in a few passes over its scores.
 
     Parameters
     ----------
@@ -85,7 +98,11 @@ def state_bounds(scores: ScoreStream, setting: Setting, message_bits: int) -> St
     setting
         Failure probability, metrics, bounds, grids, and the corpus's and vocabulary's sizes.
     message_bits
-        C: 8 × the size of the message's file.
+        C: 8 × the size of the message's file; 0 for a model that never saw the corpus.
+    name
+        What the certified message is called.
+    chain
+        Cheaper models, cheapest first, towards which the model may be smoothed.
 
     Raises
     ------
@@ -95,21 +112,59 @@ def state_bounds(scores: ScoreStream, setting: Setting, message_bits: int) -> St
         If the scores break their contract.
     """
     ledger = _split(setting, message_bits)
-    survey = survey_scores(scores, setting.sample, setting.vocabulary_size, setting.top_k)
-    candidates = {budget: _candidates(budget, survey.histogram, setting) for budget in ledger.rows}
-    wanted = [each for cells in candidates.values() for cell in cells for each in ((cell[0], None), cell)]
-    averages = average_cells(scores, setting.sample, setting.vocabulary_size, wanted)
+    models = [*chain, ChainModel(name, message_bits, setting.vocabulary_size, scores)]
+    chains = _bound_chains(ledger, setting, models)
+    units = bound_units(
+        [budget for budget in ledger.rows if budget.bound in UNIT_BOUNDS],
+        scores,
+        setting.units,
+        setting.alphas,
+        setting.vocabulary_size,
+        setting.spec.lambdas,
+    )
+    single = [budget for budget in ledger.rows if budget.bound not in CHAIN_BOUNDS + UNIT_BOUNDS]
+    tokens = _bound_tokens(single, scores, setting)
     rows, entries = [], []
     for budget in ledger.rows:
+        key = (budget.metric, budget.bound)
+        if budget.bound in chains:
+            found = chains[budget.bound]
+            rows.append({**_row(budget, found.bound, setting), "links": found.links})
+            lines = found.entries
+        else:
+            bound = units[key] if key in units else tokens[key]
+            rows.append(_row(budget, bound, setting))
+            lines = budget.entries(bound.price_nats)
+            if key in units:
+                lines.append({"name": "units", "amount": bound.samples, "unit": unit_of(budget.bound)})
+        entries.append({"metric": budget.metric, "bound": budget.bound, "entries": lines})
+    return Statement(rows, {"delta": str(ledger.delta), "rows": entries}, _notes(setting))
+
+
+def _bound_chains(ledger: Ledger, setting: Setting, models: Sequence[ChainModel]) -> dict[str, ChainRow]:
+    budgets = [budget for budget in ledger.rows if budget.bound in CHAIN_BOUNDS]
+    if not budgets:
+        return {}
+    return bound_chains(budgets, models, setting.spec, setting.tokens, setting.sample)
+
+
+def _bound_tokens(budgets: Sequence[RowBudget], scores: ScoreStream, setting: Setting) -> dict[tuple[str, str], Bound]:
+    """The rows of one model over tokens, by metric and bound."""
+    if not budgets:
+        return {}
+    survey = survey_scores(scores, setting.sample, setting.vocabulary_size, setting.top_k)
+    candidates = {budget: _candidates(budget, survey.histogram, setting) for budget in budgets}
+    wanted = [each for cells in candidates.values() for cell in cells for each in ((cell[0], None), cell)]
+    averages = average_cells(scores, setting.sample, survey, wanted)
+    found = {}
+    for budget in budgets:
         if budget.metric == "bpd":
             bounds = [_bound_loss(budget, cell, averages, setting) for cell in candidates[budget]]
             bound = min(bounds, key=lambda each: each.value)
         else:
             bound = _bound_errors(budget, survey.errors[_k(budget.metric)], setting)
-        rows.append(_row(budget, bound, setting))
-        lines = budget.entries(bound.price_nats)
-        entries.append({"metric": budget.metric, "bound": budget.bound, "entries": lines})
-    return Statement(rows, {"delta": str(ledger.delta), "rows": entries}, _notes(setting))
+        found[budget.metric, budget.bound] = bound
+    return found
 
 
 def _split(setting: Setting, message_bits: int) -> Ledger:
@@ -117,7 +172,12 @@ def _split(setting: Setting, message_bits: int) -> Ledger:
     metrics = ["bpd", *(f"top{k}_error" for k in setting.top_k)]
     ledger = split_delta(
         spec.delta,
-        [(metric, bound) for metric in metrics for bound in dict.fromkeys(spec.bounds)],
+        [
+            (metric, bound)
+            for metric in metrics
+            for bound in dict.fromkeys(spec.bounds)
+            if metric == "bpd" or bound not in CHAIN_BOUNDS
+        ],
         message_bits=message_bits,
         alphas=len(setting.alphas),
         lambdas=spec.lambdas,
@@ -243,6 +303,13 @@ def _k(metric: str) -> int:
 
 def _notes(setting: Setting) -> list[str]:
     skipped = sorted({k for k in setting.spec.top_k if k >= setting.vocabulary_size})
-    return [
+    notes = [
         f"Top-{k} error is not stated: {k} guesses out of {setting.vocabulary_size} tokens never miss." for k in skipped
     ]
+    used = [bound for bound in dict.fromkeys(setting.spec.bounds) if bound in CHAIN_BOUNDS]
+    if used and setting.top_k:
+        notes.append(
+            f"Top-k errors have no row for {' and '.join(used)}: ranks under the models mixed are not known from their "
+            "ranks one by one, and a difference of two errors has no shorter range than an error."
+        )
+    return notes

@@ -208,3 +208,10 @@ def draws_for_width(deviation: float, value_range: float, width: float, delta: f
         raise CertificateError("the wanted width and the range must be positive, the deviation not negative.")
     log = math.log(1.0 / delta) + 0.5 * math.log(_PORTFOLIO)
     return math.ceil(2.0 * log * (deviation / width) ** 2 + 2.0 * log * value_range / (3.0 * width))
+
+
+def width_of_draws(deviation: float, value_range: float, draws: int, delta: float) -> float:
+    """The width that `draws_for_width` would ask this many draws for: its inverse, in the values' unit."""
+    log = math.log(1.0 / delta) + 0.5 * math.log(_PORTFOLIO)
+    linear = 2.0 * log * value_range / 3.0
+    return (linear + math.sqrt(linear**2 + 8.0 * draws * log * deviation**2)) / (2.0 * draws)

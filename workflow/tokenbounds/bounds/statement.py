@@ -1,16 +1,20 @@
-"""A certificate in one sentence that needs no statistics to read."""
+"""A certificate in one sentence that needs no statistics to read; its numbers are rounded up."""
 
 from __future__ import annotations
 
 from decimal import Decimal
 from typing import Any
 
+from tokenbounds.config_certificates import UNIT_BOUNDS
+from tokenbounds.rounding import percent_up, round_up
+
 
 def best_row(certificate: dict[str, Any], metric: str | None = None) -> dict[str, Any]:
-    """The row with the smallest value of `metric` (default: bpd where stated, else the certificate's first metric)."""
+    """The row over tokens with the smallest value of `metric` (default: bpd where stated, else the first metric)."""
     metrics = [row["metric"] for row in certificate["rows"]]
     wanted = metric or ("bpd" if "bpd" in metrics else metrics[0])
-    return min((row for row in certificate["rows"] if row["metric"] == wanted), key=lambda row: row["value"])
+    rows = [row for row in certificate["rows"] if row["metric"] == wanted]
+    return min(rows, key=lambda row: (row["bound"] in UNIT_BOUNDS, row["value"]))
 
 
 def state_result(certificate: dict[str, Any]) -> str:
@@ -18,7 +22,7 @@ def state_result(certificate: dict[str, Any]) -> str:
     row = best_row(certificate)
     sentence = (
         f"With probability at least {confidence_percent(certificate['delta'])} % over the process that wrote the "
-        f"corpus '{certificate['corpus']}', the compressed model's {_quantity(row, certificate)} is at most "
+        f"corpus '{certificate['corpus']}', {_quantity(row, certificate)} is at most "
         f"{_amount(row, row['value'])} (random guess: {_amount(row, row['random_guess'])})."
     )
     if row["vacuous"]:
@@ -32,9 +36,18 @@ def confidence_percent(delta: float) -> str:
 
 
 def _quantity(row: dict[str, Any], certificate: dict[str, Any]) -> str:
+    """What the row bounds: of which model, or mixture of models, and averaged over what."""
     what = "expected loss" if row["metric"] == "bpd" else "probability of missing the next token"
     detail = "" if row["metric"] == "bpd" else f" with {_guesses(row['metric'])}"
-    return f"{what}{detail}, averaged over the {certificate['tokens']:,} tokens given what precedes each,"
+    model = "held-out model" if certificate["prior"]["kind"] == "held_out" else "compressed model"
+    cheaper = row["links"][-1]["messages"][:-1] if "links" in row else []
+    subject = f"the {model}'s {what}{detail}"
+    if cheaper:
+        subject = f"the {what}{detail} of the {model} mixed with cheaper ones ({', '.join(cheaper)})"
+    if row["bound"] in UNIT_BOUNDS:
+        unit = "document" if row["bound"].startswith("documents") else "sequence"
+        return f"{subject}, averaged over the tokens of a new {unit},"
+    return f"{subject}, averaged over the {certificate['tokens']:,} tokens given what precedes each,"
 
 
 def _guesses(metric: str) -> str:
@@ -44,5 +57,5 @@ def _guesses(metric: str) -> str:
 
 def _amount(row: dict[str, Any], value: float) -> str:
     if row["metric"] == "bpd":
-        return f"{value:.3f} bits per token"
-    return f"{100 * value:.2f} %"
+        return f"{round_up(value, 3)} bits per token"
+    return f"{percent_up(value, 2)} %"

@@ -1,12 +1,15 @@
-"""Passes over the score files: a first one to choose smoothing weights and lambdas by, a second for exact averages.
+"""Passes over the score files: one to choose smoothing weights and lambdas by, and for the averages of the chosen.
 
-Both stream in constant memory. When everything was scored an average is a number; when blocks were sampled it also
-keeps one value a draw, from which `sampling` bounds the average over the whole corpus.
+All stream in constant memory. When everything was scored an average is a number, and one pass gives all of them; when
+blocks were sampled it also keeps one value a draw, from which `sampling` bounds the average over the whole corpus, and
+a second pass computes them for the chosen cells.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,13 +17,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenbounds.bounds.histogram import LossHistogram, SmoothedSums
+from tokenbounds.bounds.histogram import LossHistogram
+from tokenbounds.bounds.moments import LossMoments
 from tokenbounds.bounds.sampling import BlockSums, draw_order, lower_mean, upper_mean
 from tokenbounds.bounds.smoothing import smooth
 from tokenbounds.scores.plan import Plan, column
 
 Floats = npt.NDArray[np.float64]
 Cell = tuple[float, float | None]
+
+_THREADS = 2
 
 
 class ScoreStream(Protocol):
@@ -85,9 +91,20 @@ class Sample:
 
 @dataclass(frozen=True)
 class Survey:
-    """What the first pass finds: the histogram of raw losses, and the share of errors for each k."""
+    """What the first pass finds.
+
+    Attributes
+    ----------
+    histogram
+        Raw losses; weighted by draws if blocks were sampled.
+    moments
+        The same with moments, if every token was scored.
+    errors
+        Share of errors for each k.
+    """
 
     histogram: LossHistogram
+    moments: LossMoments | None
     errors: dict[int, Average]
 
 
@@ -105,23 +122,51 @@ def survey_scores(scores: ScoreStream, sample: Sample | None, vocabulary_size: i
     top_k
         The k whose errors (rank > k) are wanted.
     """
-    histogram = LossHistogram(vocabulary_size, top_k)
-    sums = {} if sample is None else {k: BlockSums(sample.blocks) for k in top_k}
     if sample is None:
-        for nll_bits, *ranks in _stream(scores, ("nll_bits", "rank") if top_k else ("nll_bits",)):
-            histogram.update(nll_bits, ranks[0] if ranks else None)
-        return Survey(histogram, {k: Average(histogram.error_rate(k)) for k in top_k})
+        moments = _sum_moments(scores, vocabulary_size, tuple(top_k))
+        return Survey(moments, moments, {k: Average(moments.error_rate(k)) for k in top_k})
+    histogram = LossHistogram(vocabulary_size, top_k)
+    sums = {k: BlockSums(sample.blocks) for k in top_k}
     for block, nll_bits, rank in _stream(scores, ("block", "nll_bits", "rank")):
         histogram.update(nll_bits, rank if top_k else None, sample.weights(block))
         for k, errors in sums.items():
             errors.add(block, rank > k)
-    return Survey(histogram, {k: sample.average(errors) for k, errors in sums.items()})
+    return Survey(histogram, None, {k: sample.average(errors) for k, errors in sums.items()})
+
+
+def _sum_moments(scores: ScoreStream, vocabulary_size: int, top_k: tuple[int, ...]) -> LossMoments:
+    """Sum in a few threads, each into moments of its own: one reads and checks while others compute.
+
+    Which thread gets which batch leaves no trace, as the sums are exact.
+    """
+    stream = _stream(scores, ("nll_bits", "rank") if top_k else ("nll_bits",))
+    turn, failed = threading.Lock(), threading.Event()
+
+    def work() -> LossMoments:
+        moments = LossMoments(vocabulary_size, top_k)
+        try:
+            while not failed.is_set():
+                with turn:
+                    batch = next(stream, None)
+                if batch is None:
+                    break
+                moments.update(batch[0], batch[1] if top_k else None)
+        except BaseException:
+            failed.set()
+            raise
+        return moments
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        whole, *others = [future.result() for future in [pool.submit(work) for _ in range(_THREADS)]]
+    for other in others:
+        whole.merge(other)
+    return whole
 
 
 def average_cells(
-    scores: ScoreStream, sample: Sample | None, vocabulary_size: int, cells: Iterable[Cell]
+    scores: ScoreStream, sample: Sample | None, survey: Survey, cells: Iterable[Cell]
 ) -> dict[Cell, Average]:
-    """Exact averages for chosen cells, in a second pass.
+    """Averages for chosen cells: from the first pass if every token was scored, else from a second one.
 
     A cell (alpha, None) is the smoothed loss in bits; (alpha, lambda) is ln(1 - lambda × smoothed loss) in nats.
     """
@@ -129,12 +174,13 @@ def average_cells(
     if not wanted:
         return {}
     if sample is not None:
-        return _average_drawn_cells(scores, sample, vocabulary_size, list(wanted))
-    exact = SmoothedSums(vocabulary_size, wanted)
-    for (nll_bits,) in _stream(scores, ("nll_bits",)):
-        exact.update(nll_bits)
+        return _average_drawn_cells(scores, sample, survey.histogram.vocabulary_size, list(wanted))
+    moments = survey.moments
+    assert moments is not None
     return {
-        (alpha, lambda_): Average(exact.mean_loss(alpha) if lambda_ is None else exact.mean_log(alpha, lambda_))
+        (alpha, lambda_): Average(
+            moments.exact_mean_loss(alpha) if lambda_ is None else moments.exact_mean_log(alpha, lambda_)
+        )
         for alpha, lambda_ in wanted
     }
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ import numpy as np
 
 from tokenbounds.bounds.certificate import compute_certificate
 from tokenbounds.bounds.certificate_schema import read_certificate
-from tokenbounds.bounds.evidence import CertificateInputs, Evidence, gather_evidence
+from tokenbounds.bounds.evidence import CertificateInputs, Evidence, LinkEvidence, LinkInputs, gather_evidence
 from tokenbounds.config import BoundsSpec, parse_row
 from tokenbounds.corpus.manifest import MANIFEST_NAME
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.files import canonical_json, sha256_file
 from tokenbounds.scores.plan import plan_scoring
+from tokenbounds.scores.store import Scores
 
 ALL_BLOCKS = -1
 _RELATIVE_TOLERANCE = 1e-9
@@ -95,16 +96,26 @@ def _run_checks(path: Path, rescore: int, seed: int | None) -> Iterator[Check]:
     yield Check("files belong together", str(path), "scores → message, manifest, plan; plan → manifest → shards")
     corpus = Corpus.open(inputs.corpus)
     yield _check_plan(inputs, evidence, corpus)
-    yield _check_tokens(evidence, corpus)
+    for link in evidence.links:
+        yield _check_tokens(link, corpus, inputs.corpus)
     yield _check_recomputation(path, certificate, evidence)
-    predictor = _decode(inputs.message)
-    yield Check("message decodes", str(inputs.message), f"to a model, from {evidence.message.size_bits:,} bits")
+    for link in evidence.links:
+        yield from _check_message(link, evidence, corpus, rescore, seed)
+
+
+def _check_message(
+    link: LinkEvidence, evidence: Evidence, corpus: Corpus, rescore: int, seed: int | None
+) -> Iterator[Check]:
+    """A message decodes to a model, which gives the stored scores."""
+    predictor = _decode(link.path)
+    yield Check("message decodes", str(link.path), f"to a model, from {link.message.size_bits:,} bits")
     if rescore:
         from tokenbounds.bounds.rescoring import rescore_blocks
 
         blocks = None if rescore == ALL_BLOCKS else rescore
-        detail = rescore_blocks(predictor, evidence, corpus, blocks, seed)
-        yield Check("scored again", str(inputs.scores[0].parent), detail)
+        own = replace(evidence, message=link.message, scores=link.scores, dtype=link.dtype)
+        detail = rescore_blocks(predictor, own, corpus, blocks, seed)
+        yield Check("scored again", str(link.scores.files[0].parent), detail)
 
 
 def _check_ledger(path: Path, certificate: dict[str, Any]) -> Check:
@@ -155,24 +166,45 @@ def _check_files(path: Path, certificate: dict[str, Any]) -> Check:
 
 def _file_records(certificate: dict[str, Any]) -> Iterator[dict[str, Any]]:
     manifest = certificate["manifest"]
-    yield certificate["message"]
+    for link in (certificate, *certificate["chain"]):
+        yield link["message"]
+        yield from link["scores"]
+    for corpus in certificate["prior"]["trained_on"]:
+        yield corpus
+        yield corpus["documents_file"]
     yield manifest
     yield manifest["documents_file"]
     yield from manifest["shards"]
     yield certificate["plan"]
-    yield from certificate["scores"]
 
 
 def _locate(path: Path, certificate: dict[str, Any]) -> CertificateInputs:
-    manifest = _resolve(path, certificate["manifest"])
+    prior = certificate["prior"]
+    own = _locate_link(path, certificate)
+    return CertificateInputs(
+        message=own.message,
+        corpus=_locate_corpus(path, certificate["manifest"]),
+        plan=_resolve(path, certificate["plan"]),
+        scores=own.scores,
+        chain=tuple(_locate_link(path, link) for link in certificate["chain"]),
+        held_out=(
+            tuple(_locate_corpus(path, record) for record in prior["trained_on"])
+            if prior["kind"] == "held_out"
+            else None
+        ),
+    )
+
+
+def _locate_link(path: Path, record: dict[str, Any]) -> LinkInputs:
+    return LinkInputs(_resolve(path, record["message"]), tuple(_resolve(path, each) for each in record["scores"]))
+
+
+def _locate_corpus(path: Path, record: dict[str, Any]) -> Path:
+    """The folder of a corpus, from the record of its manifest."""
+    manifest = _resolve(path, record)
     if manifest.name != MANIFEST_NAME:
         raise CertificateError(f"{path} names {manifest} as manifest; a corpus's manifest is called {MANIFEST_NAME}.")
-    return CertificateInputs(
-        message=_resolve(path, certificate["message"]),
-        corpus=manifest.parent,
-        plan=_resolve(path, certificate["plan"]),
-        scores=tuple(_resolve(path, record) for record in certificate["scores"]),
-    )
+    return manifest.parent
 
 
 def _resolve(path: Path, record: dict[str, Any]) -> Path:
@@ -199,9 +231,9 @@ def _check_plan(inputs: CertificateInputs, evidence: Evidence, corpus: Corpus) -
     return Check("plan made again", str(inputs.plan), what)
 
 
-def _check_tokens(evidence: Evidence, corpus: Corpus) -> Check:
+def _check_tokens(link: LinkEvidence, corpus: Corpus, folder: Path) -> Check:
     """The scored token ids are the corpus's, position by position."""
-    batches = evidence.scores.iter_batches(("document", "position", "token"))
+    batches = link.scores.iter_batches(("document", "position", "token"))
     checked = 0
     for batch in batches:
         document, position, token = (batch.column(i).to_numpy() for i in range(3))
@@ -211,20 +243,20 @@ def _check_tokens(evidence: Evidence, corpus: Corpus) -> Check:
             if not np.array_equal(expected, token[start:stop]):
                 at = int(np.argmax(expected != token[start:stop]))
                 raise CertificateError(
-                    f"{_score_file(evidence, checked + int(start) + at)}: document {document[start]} position "
+                    f"{_score_file(link.scores, checked + int(start) + at)}: document {document[start]} position "
                     f"{position[start + at]} holds token {token[start + at]}, the corpus {expected[at]}. Score again."
                 )
         checked += len(document)
-    return Check("scored tokens are the corpus's", str(evidence.inputs.corpus), f"{checked:,} tokens")
+    return Check("scored tokens are the corpus's", str(folder), f"{checked:,} tokens")
 
 
-def _score_file(evidence: Evidence, row: int) -> Path:
+def _score_file(scores: Scores, row: int) -> Path:
     """The score file that holds a row, by its number over all files."""
-    for part in evidence.scores.parts:
+    for part in scores.parts:
         if row < part.rows:
             return part.path
         row -= part.rows
-    return evidence.scores.files[-1]
+    return scores.files[-1]
 
 
 def _decode(message: Path) -> Any:

@@ -42,7 +42,7 @@ def alpha_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     labels = short_labels(certificates)
     rows = []
     for certificate in certificates:
-        chosen = [row for row in certificate.rows if row.metric == "bpd" and row.alpha is not None]
+        chosen = [row for row in certificate.rows if _has_curve(row)]
         if not chosen:
             continue
         histogram = loss_histogram(certificate)
@@ -63,6 +63,11 @@ def alpha_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
                     }
                 )
     return pl.DataFrame(rows, schema=_SCHEMA)
+
+
+def _has_curve(row: BoundRow) -> bool:
+    """Whether a row is a bound over tokens with one smoothing weight."""
+    return row.metric == "bpd" and row.alpha is not None and row.token_level
 
 
 def loss_histogram(certificate: Certificate) -> LossHistogram:

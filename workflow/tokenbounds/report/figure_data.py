@@ -22,6 +22,8 @@ def size_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     `gap_complexity` and `gap_sampling` add up to `value - empirical`; all three are in bits per token.
     """
     labels = short_labels(certificates)
+    # What a message costs is not to be seen where nothing is paid for it.
+    paid = [one for one in certificates if one.prior == "message"] or certificates
     rows = [
         {
             "corpus": certificate.corpus,
@@ -37,9 +39,9 @@ def size_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
             "random_guess": row.random_guess,
             "vacuous": row.vacuous,
         }
-        for certificate in certificates
+        for certificate in paid
         for row in certificate.rows
-        if row.metric == "bpd"
+        if row.metric == "bpd" and row.token_level
     ]
     numbers = ("value", "empirical", "gap_complexity", "gap_sampling", "random_guess")
     schema = {**_MODEL_FIELDS, "model": pl.String(), "bound": pl.String(), "message_bits": pl.Int64()}

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 import re
-from decimal import ROUND_CEILING, Context, Decimal
+from decimal import Decimal
+
+from tokenbounds.rounding import percent_up, round_up
+
+__all__ = [
+    "format_bytes",
+    "format_confidence",
+    "format_percent",
+    "format_value",
+    "is_error",
+    "metric_label",
+    "metric_order",
+    "round_up",
+]
 
 _SPACE = "\u00a0"  # no line break between a number and its unit
 _TOP_K = re.compile(r"top(\d{1,9})_error")
@@ -28,32 +41,21 @@ def is_error(metric: str) -> bool:
     return _TOP_K.fullmatch(metric) is not None
 
 
-def round_up(value: float, digits: int) -> str:
-    """`value` with `digits` decimals, rounded up: a rounded upper bound is still an upper bound."""
-    return str(_ceiling(Decimal(repr(float(value))), digits))
-
-
 def format_value(metric: str, value: float) -> str:
     """A value of `metric` rounded up: bits per token with three decimals, errors as per cent with one."""
     if is_error(metric):
-        # Decimal keeps 0.1 + 0.2 from spilling into the next tenth of a per cent.
         return format_percent(value)
     return round_up(value, 3)
 
 
 def format_percent(share: float) -> str:
     """A share as per cent with one decimal, rounded up."""
-    return f"{_ceiling(Decimal(repr(float(share))).scaleb(2), 1)}{_SPACE}%"
+    return f"{percent_up(share, 1)}{_SPACE}%"
 
 
 def format_confidence(delta: float) -> str:
     """The probability, at least, with which a certificate of failure probability `delta` holds."""
     return f"{float(100 * (1 - Decimal(repr(delta)))):g}{_SPACE}%"
-
-
-def _ceiling(value: Decimal, digits: int) -> Decimal:
-    # Enough digits for every finite float, so that an absurd value is shown and not an error.
-    return value.quantize(Decimal(1).scaleb(-digits), rounding=ROUND_CEILING, context=Context(prec=400))
 
 
 def format_bytes(size_bits: int) -> str:

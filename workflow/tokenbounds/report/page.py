@@ -21,7 +21,7 @@ from tokenbounds.files import write_bytes
 from tokenbounds.report import page_content as content
 from tokenbounds.report.formats import format_value, metric_label
 from tokenbounds.report.inline_svg import inline_svg
-from tokenbounds.report.records import read_certificates
+from tokenbounds.report.records import Certificate, read_certificates
 
 _CAPTIONS = {
     "bound_by_size": (
@@ -106,7 +106,36 @@ def render_report(
     sections: Sequence[Section] = (),
 ) -> str:
     """The page's HTML; parameters and errors are those of `write_report`."""
-    certificates = read_certificates(certificate_paths)
+    return _render(read_certificates(certificate_paths), out, figures, sections, single=False)
+
+
+def write_certificate_page(certificate_path: Path | str, out: Path | str) -> None:
+    """Write one certificate as a page: its sentence, numbers, assumptions, bits, ledger, hashes, and how to verify it.
+
+    Parameters
+    ----------
+    certificate_path
+        The certificate; the page links to it relative to `out`.
+    out
+        The HTML file.
+
+    Raises
+    ------
+    CertificateError
+        If the certificate cannot be read.
+    """
+    out = Path(out)
+    write_bytes(out, _render(read_certificates([certificate_path]), out, (), (), single=True).encode())
+
+
+def _render(
+    certificates: Sequence[Certificate],
+    out: Path,
+    figures: Sequence[Path | str],
+    sections: Sequence[Section],
+    *,
+    single: bool,
+) -> str:
     anchors = content.anchors(certificates)
     _check_anchors([*anchors.values(), *(section.anchor for section in sections)])
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -116,6 +145,7 @@ def render_report(
     headline = content.headline(certificates, anchors)
     return template.render(
         css=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        single=single,
         study=", ".join(dict.fromkeys(one.study for one in certificates)),
         count=f"{len(certificates)} certificate{'s' if len(certificates) != 1 else ''}",
         headline=headline,

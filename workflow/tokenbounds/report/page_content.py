@@ -21,7 +21,7 @@ from tokenbounds.report.formats import (
     metric_label,
     metric_order,
 )
-from tokenbounds.report.records import BoundRow, Certificate
+from tokenbounds.report.records import BoundRow, Certificate, best_values
 
 _CLOSE_PERCENT = 100.0
 
@@ -43,6 +43,7 @@ def relative_href(file: Path, page: Path) -> str:
 
 def headline(certificates: Sequence[Certificate], anchors: dict[str, str]) -> dict[str, Any]:
     """The best certificate of the study: the smallest bound as a share of guessing, on BPD where there is any."""
+    certificates = [one for one in certificates if one.prior == "message"] or certificates
     metrics = {metric for one in certificates for metric in one.metrics}
     metric = min(metrics, key=metric_order)
     pairs = [(one, row) for one in certificates if (row := one.row(metric)) is not None]
@@ -89,13 +90,22 @@ def cards(certificate: Certificate) -> list[dict[str, str]]:
         if is_error(metric):
             text = f"{metric_label(metric)} at most; guessing: {short_guess(row)}"
         result.append({"value": format_value(metric, row.value), "text": text})
-    parts = f"the whole model as one file: {certificate.message_bits:,} bits, all of them paid for"
-    result.append({"value": format_bytes(certificate.message_bits), "text": parts})
+    result.append({"value": format_bytes(certificate.message_bits), "text": _paid(certificate)})
     scored = certificate.raw["scored_tokens"]
     how = "every one scored" if scored == certificate.tokens else f"{scored:,} of them scored"
     evidence = f"{certificate.token}s of evidence, {how}"
     result.append({"value": _short_count(certificate.tokens), "text": evidence})
     return result
+
+
+def _paid(certificate: Certificate) -> str:
+    """What the model's file is, and what is paid for it."""
+    size = f"the whole model as one file: {certificate.message_bits:,} bits"
+    if certificate.prior == "held_out":
+        return f"{size}, none paid for: it never saw the corpus"
+    row = certificate.row(certificate.metrics[0])
+    extra = row.paid_bits - certificate.message_bits if row is not None else 0
+    return f"{size}, and {extra:,} of cheaper models, all paid for" if extra > 0 else f"{size}, all of them paid for"
 
 
 def _short_count(count: int) -> str:
@@ -126,7 +136,7 @@ def _table(group: Sequence[Certificate], anchors: dict[str, str]) -> dict[str, A
         "confidence": format_confidence(first.delta),
         "bounds": list(dict.fromkeys(row.bound for row in rows if row.metric == "bpd")),
         "errors": [metric for metric in metrics if metric != "bpd"],
-        "best": {metric: min(row.value for row in rows if row.metric == metric) for metric in metrics},
+        "best": best_values(group),
         "guesses": [{"bpd": "", **guesses}],
         "lines": [_line(one, anchors[one.name]) for one in group],
     }
@@ -138,7 +148,7 @@ def _line(certificate: Certificate, anchor: str) -> dict[str, Any]:
         "certificate": certificate,
         "name": certificate.name,
         "anchor": anchor,
-        "size": format_bytes(certificate.message_bits),
+        "size": format_bytes(certificate.message_bits) + (" (held out)" if certificate.prior == "held_out" else ""),
         "empirical": format_value("bpd", row.empirical) if row else "–",
         "share": format_percent(row.share_of_guess) if row else "–",
     }
@@ -205,11 +215,18 @@ def sentence(certificate: Certificate) -> str:
     claim = f"needs at most {value} bits per {certificate.token}" if metric == "bpd" else ""
     claim = claim or f"has a {metric_label(metric)} of at most {value}"
     verdict = " That is no better than guessing: the certificate is vacuous." if row.vacuous else ""
+    mixed = f", mixed with {', '.join(cheaper)}," if (cheaper := cheaper_models(row)) else ""
+    held_out = ", which never saw the corpus," if certificate.prior == "held_out" else ""
     return (
         f"With probability at least {holds}, the model decoded from {certificate.message} "
-        f"({format_bytes(certificate.message_bits)}) {claim} on {certificate.corpus}; "
+        f"({format_bytes(certificate.message_bits)}){held_out}{mixed} {claim} on {certificate.corpus}; "
         f"guessing {'needs' if metric == 'bpd' else 'has'} {short_guess(row)}.{verdict}"
     )
+
+
+def cheaper_models(row: BoundRow) -> list[str]:
+    """Names of the messages that a row mixes the certified model with; none without a chain."""
+    return list(row.links[-1]["messages"][:-1]) if row.links else []
 
 
 def _facts(certificate: Certificate) -> list[tuple[str, str]]:
@@ -220,6 +237,8 @@ def _facts(certificate: Certificate) -> list[tuple[str, str]]:
     how = "every token" if plan["mode"] == "exhaustive" else f"a sample of {plan['draws']:,} draws, seed {plan['seed']}"
     return [
         ("model", certificate.model),
+        *(("prior", "held out: no message is paid for") for _ in range(certificate.prior == "held_out")),
+        *((f"links, {row.bound}", _links(row)) for row in certificate.rows if row.links),
         ("header", canonical_json(message["header"])),
         ("corpus", f"{manifest['documents']:,} documents, licence {manifest['licence']}"),
         ("source", canonical_json(manifest["source"])),
@@ -232,9 +251,21 @@ def _facts(certificate: Certificate) -> list[tuple[str, str]]:
     ]
 
 
+def _links(row: BoundRow) -> str:
+    """The models of a row's chain with their weights of what lies below, and what each link adds to the bound."""
+    last = row.links[-1]
+    models = zip(last["messages"], last["alphas"], strict=True)
+    chain = " ← ".join(f"{name} ({alpha:g})" for name, alpha in models)
+    return f"{chain}; bounds of the links: {', '.join(format_value(row.metric, link['value']) for link in row.links)}"
+
+
 def _files(raw: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     single = [(name, raw[name]) for name in ("message", "manifest", "plan")]
-    return [*single, *(("scores", record) for record in raw["scores"])]
+    trained = [("trained on", record) for record in raw["prior"]["trained_on"]]
+    files = [*single, *(("scores", record) for record in raw["scores"]), *trained]
+    for link in raw["chain"]:
+        files += [("chain message", link["message"]), *(("chain scores", record) for record in link["scores"])]
+    return files
 
 
 def assumptions(certificates: Sequence[Certificate]) -> list[dict[str, str]]:

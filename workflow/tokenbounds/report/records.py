@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenbounds.bounds import certificate_schema
+from tokenbounds.config_certificates import UNIT_BOUNDS
 from tokenbounds.errors import CertificateError
 from tokenbounds.report.formats import metric_order
 
@@ -29,6 +30,13 @@ class BoundRow:
     lambda_: float | None
     sampling: float
     delta: float
+    paid_bits: int = 0
+    links: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+
+    @property
+    def token_level(self) -> bool:
+        """Whether it bounds the average over this corpus's tokens, rather than a new document's or sequence's loss."""
+        return self.bound not in UNIT_BOUNDS
 
     @property
     def share_of_guess(self) -> float:
@@ -54,9 +62,18 @@ class Certificate:
     raw: dict[str, Any] = field(repr=False)
 
     def row(self, metric: str, bound: str | None = None) -> BoundRow | None:
-        """The row of `metric` by `bound`, or by whichever bound is smallest; None if there is none."""
+        """The row of `metric` by `bound`, or by whichever bound over tokens is smallest; None if there is none."""
         rows = [row for row in self.rows if row.metric == metric and bound in (None, row.bound)]
-        return min(rows, key=lambda row: row.value, default=None)
+        return min(rows, key=lambda row: (not row.token_level, row.value), default=None)
+
+    @property
+    def prior(self) -> str:
+        """`message` if its messages' bits are paid for, `held_out` if the models never saw the corpus."""
+        return str(self.raw["prior"]["kind"])
+
+    def competes(self, row: BoundRow) -> bool:
+        """Whether one of its rows may be called best beside those of other certificates: alike in what it assumes."""
+        return self.prior == "message" and row.token_level
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -94,7 +111,7 @@ def read_certificate(path: Path | str) -> Certificate:
         tokens=raw["tokens"],
         vocabulary_size=raw["vocabulary_size"],
         delta=raw["delta"],
-        rows=tuple(_bound_row(path, index, row) for index, row in enumerate(raw["rows"])),
+        rows=tuple(_bound_row(path, index, row, _paid_bits(raw, row)) for index, row in enumerate(raw["rows"])),
         raw=raw,
     )
 
@@ -126,9 +143,29 @@ def short_labels(certificates: Sequence[Certificate]) -> dict[str, str]:
     return {one.name: one.message if messages.count(one.message) == 1 else one.name for one in certificates}
 
 
-def _bound_row(path: Path | str, index: int, raw: dict[str, Any]) -> BoundRow:
+def best_values(certificates: Sequence[Certificate]) -> dict[str, float]:
+    """The smallest value of each metric, among the rows that may be called best; among all if there is none such."""
+    pairs = [(one, row) for one in certificates for row in one.rows]
+    best: dict[str, float] = {}
+    for metric in dict.fromkeys(row.metric for _, row in pairs):
+        rows = [(one.competes(row), row.value) for one, row in pairs if row.metric == metric]
+        best[metric] = min(value for competes, value in rows if competes or not any(each for each, _ in rows))
+    return best
+
+
+def _paid_bits(raw: dict[str, Any], row: dict[str, Any]) -> int:
+    """Bits of the messages that a row pays for: of its last link, if it has links."""
+    name = f"link{len(row['links'])}_message" if "links" in row else "message"
+    for each in raw["ledger"]["rows"]:
+        if (each["metric"], each["bound"]) == (row["metric"], row["bound"]):
+            return sum(int(entry["amount"]) for entry in each["entries"] if entry["name"] == name)
+    return 0
+
+
+def _bound_row(path: Path | str, index: int, raw: dict[str, Any], paid_bits: int) -> BoundRow:
     if raw["random_guess"] <= 0:
         raise CertificateError(f"{path}: rows[{index}].random_guess must be positive. Make the certificate again.")
     if raw["vacuous"] != (raw["value"] >= raw["random_guess"]):
         raise CertificateError(f"{path}: rows[{index}].vacuous contradicts its value. Make the certificate again.")
-    return BoundRow(lambda_=raw["lambda"], **{key: value for key, value in raw.items() if key != "lambda"})
+    plain = {key: value for key, value in raw.items() if key not in ("lambda", "links")}
+    return BoundRow(lambda_=raw["lambda"], paid_bits=paid_bits, links=tuple(raw.get("links", ())), **plain)

@@ -23,7 +23,7 @@ from tokenbounds.report.formats import (
     metric_label,
     metric_order,
 )
-from tokenbounds.report.records import BoundRow, Certificate, read_certificates
+from tokenbounds.report.records import BoundRow, Certificate, best_values, read_certificates
 
 SCHEMA_VERSION = 1
 
@@ -56,6 +56,8 @@ SCHEMA = pa.schema(
         pa.field("message_file", pa.string(), nullable=False),
         pa.field("message_sha256", pa.string(), nullable=False),
         pa.field("certificate_file", pa.string(), nullable=False),
+        pa.field("paid_bits", pa.int64(), nullable=False),
+        pa.field("prior", pa.string(), nullable=False),
     ],
     metadata={b"schema_version": str(SCHEMA_VERSION).encode()},
 )
@@ -67,6 +69,7 @@ def tabulate(certificate_paths: Iterable[Path | str], directory: Path | str) -> 
     Rows are sorted by corpus, metric, value and certificate. Units: `value`, `empirical`, `gap`, `random_guess`,
     `range` and `sampling` are bits per token for the metric `bpd` and probabilities for top-k errors; `delta` is the
     failure probability of the whole certificate, `row_delta` that of the row; files are relative to `directory`.
+    `paid_bits` are the bits of all messages that the row pays for: none if held out, several if it uses a chain.
 
     Raises
     ------
@@ -122,6 +125,8 @@ def _record(certificate: Certificate, row: BoundRow, directory: Path) -> dict[st
         "message_file": _relative(certificate.path.parent / message["file"], directory),
         "message_sha256": message["sha256"],
         "certificate_file": _relative(certificate.path, directory),
+        "paid_bits": row.paid_bits,
+        "prior": certificate.prior,
     }
 
 
@@ -139,23 +144,24 @@ def render_markdown(certificates: Sequence[Certificate]) -> str:
         parts.append(_markdown_corpus(corpus, [one for one in certificates if one.corpus == corpus]))
     parts.append(
         "Each value is an upper bound (rounded up) that holds with the stated confidence, for all rows of one "
-        "certificate together. **Bold**: the best of its metric. *Vacuous*: no better than random guessing. "
-        "BPD: bits per token."
+        "certificate together. **Bold**: the best of its metric that pays for its message and assumes nothing about "
+        "documents. *Vacuous*: no better than random guessing. BPD: bits per token."
     )
     return "\n".join(parts) + "\n"
 
 
 def _markdown_corpus(corpus: str, certificates: Sequence[Certificate]) -> str:
     header = ("metric", "bound", "certified", "empirical", "of guessing", "message", "model", "size", "confidence")
-    lines = [f"## {_cell(corpus)}\n", f"| {' | '.join(header)} | certificate |"]
-    lines.append("|:--|:--|--:|--:|--:|:--|:--|--:|--:|:--|")
+    lines = [f"## {_cell(corpus)}\n", f"| {' | '.join(header)} | certificate | prior |"]
+    lines.append("|:--|:--|--:|--:|--:|:--|:--|--:|--:|:--|:--|")
     pairs = [(certificate, row) for certificate in certificates for row in certificate.rows]
+    best = best_values(certificates)
     for metric in sorted({row.metric for _, row in pairs}, key=metric_order):
         chosen = sorted((pair for pair in pairs if pair[1].metric == metric), key=lambda pair: pair[1].value)
-        lines += [_markdown_row(certificate, row, row is chosen[0][1]) for certificate, row in chosen]
+        lines += [_markdown_row(certificate, row, row.value == best[metric]) for certificate, row in chosen]
         for guess in sorted({row.random_guess for _, row in chosen}):
             value = format_value(metric, guess)
-            lines.append(f"| {metric_label(metric)} | – | {value} | | 100 % | random guess | | | | |")
+            lines.append(f"| {metric_label(metric)} | – | {value} | | 100 % | random guess | | | | | |")
     return "\n".join(lines) + "\n"
 
 
@@ -173,6 +179,7 @@ def _markdown_row(certificate: Certificate, row: BoundRow, best: bool) -> str:
         format_bytes(certificate.message_bits),
         format_confidence(certificate.delta),
         certificate.name,
+        certificate.prior.replace("_", " "),
     ]
     return "| " + " | ".join(_cell(cell) if cell != cells[2] else cell for cell in cells) + " |"
 
@@ -216,19 +223,16 @@ def _terminal_table(certificates: Sequence[Certificate]) -> RichTable:
     columns = [f"BPD {bound}" for bound in bounds] + ["empirical", "of guess"] + [metric_label(one) for one in errors]
     for name in columns:
         table.add_column(Text(name), justify="right", no_wrap=True)
-    best = {metric: min(_values(certificates, metric)) for metric in ["bpd", *errors] if _values(certificates, metric)}
+    best = best_values(certificates)
     for one in certificates:
-        cells = [Text(one.name), Text(format_bytes(one.message_bits))]
+        name = one.name if one.prior == "message" else f"{one.name} (held out)"
+        cells = [Text(name), Text(format_bytes(one.message_bits))]
         cells += [_terminal_value(one.row("bpd", bound), best) for bound in bounds]
         row = one.row("bpd")
         cells.append(Text(format_value("bpd", row.empirical) if row else "–"))
         cells.append(Text(format_percent(row.share_of_guess) if row else "–"))
         table.add_row(*cells, *[_terminal_value(one.row(metric), best) for metric in errors])
     return table
-
-
-def _values(certificates: Sequence[Certificate], metric: str) -> list[float]:
-    return [row.value for one in certificates for row in one.rows if row.metric == metric]
 
 
 def _terminal_value(row: BoundRow | None, best: dict[str, float]) -> Text:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,8 @@ import pyarrow.parquet as pq
 
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import atomic_path, canonical_json
-from tokenbounds.scores.plan import Int64Array, Plan, column, expand_blocks
+from tokenbounds.scores.checks import KEYS, PlannedRows, check_increasing, check_values
+from tokenbounds.scores.plan import Plan, column
 
 SCHEMA_VERSION = 1
 SCORE_SCHEMA = pa.schema(
@@ -34,10 +36,14 @@ SCORE_SCHEMA = pa.schema(
         ("rank", pa.int32()),
     ]
 )
-_KEYS = ("block", "document", "position")
 _ROWS_PER_GROUP = 1 << 20
+# Chosen for reading: losses are nearly incompressible, so they are stored plainly, the positions as steps.
+_LAYOUT: dict[str, Any] = {
+    "compression": {name: "none" if name == "nll_bits" else "zstd" for name in SCORE_SCHEMA.names},
+    "use_dictionary": ["block", "document", "token", "rank"],
+    "column_encoding": {"position": "DELTA_BINARY_PACKED"},
+}
 _QUEUED_BATCHES = 4
-_BLOCKS_PER_SLICE = 4096
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ class ScoreWriter:
 
     def __init__(self, path: Path, provenance: Provenance) -> None:
         schema = SCORE_SCHEMA.with_metadata(provenance.to_metadata())
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._writer = pq.ParquetWriter(path, schema, **_LAYOUT)
         self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(_QUEUED_BATCHES)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="score-writer", daemon=True)
@@ -225,16 +231,16 @@ class Scores:
             damaged; the message names the file.
         """
         wanted = list(columns) if columns is not None else SCORE_SCHEMA.names
-        read = [name for name in SCORE_SCHEMA.names if name in {*wanted, *_KEYS}]
+        read = [name for name in SCORE_SCHEMA.names if name in {*wanted, *KEYS}]
         last = (-1, -1)
         for part in self.parts:
-            expected = None if self.plan is None else _ExpectedRows(self.plan.shard(part.provenance.shard))
+            planned = None if self.plan is None else PlannedRows(self.plan.shard(part.provenance.shard), part.path)
             for batch in _read_batches(part.path, read, batch_rows):
-                if expected is not None:
-                    _check_planned(batch, expected.take(batch.num_rows), part.path)
+                if planned is not None:
+                    planned.check(batch)
                 else:
-                    last = _check_increasing(batch, last, part.path)
-                _check_values(batch, self.provenance.vocabulary_size, part.path)
+                    last = check_increasing(batch, last, part.path)
+                check_values(batch, self.provenance.vocabulary_size, part.path)
                 yield batch.select(wanted)
 
     def check(self) -> int:
@@ -281,27 +287,6 @@ def open_scores(
             what = name.removesuffix("_sha256")
             raise ScoreError(f"{parts[0].path} was made with {what} {found[:12]}…, not {value[:12]}…. Score again.")
     return Scores(parts, plan)
-
-
-class _ExpectedRows:
-    """Expands a shard's plan rows token by token, a bounded slice of blocks at a time."""
-
-    def __init__(self, rows: pa.Table) -> None:
-        self._rows = rows
-        self._next_block = 0
-        self._ready = {name: np.empty(0, np.int64) for name in _KEYS}
-
-    def take(self, count: int) -> dict[str, Int64Array]:
-        """The next `count` rows, or fewer if the plan ends."""
-        pieces = [self._ready]
-        available = len(self._ready["block"])
-        while available < count and self._next_block < self._rows.num_rows:
-            pieces.append(expand_blocks(self._rows.slice(self._next_block, _BLOCKS_PER_SLICE)))
-            self._next_block += _BLOCKS_PER_SLICE
-            available += len(pieces[-1]["block"])
-        joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in _KEYS}
-        self._ready = {name: values[count:] for name, values in joined.items()}
-        return {name: values[:count] for name, values in joined.items()}
 
 
 def _open_part(path: Path) -> _ScoreFile:
@@ -352,39 +337,3 @@ def _read_batches(path: Path, columns: list[str], batch_rows: int) -> Iterator[p
                 yield batch
     except (OSError, pa.ArrowException) as error:
         raise ScoreError(f"{path} is damaged ({error}). Score this shard again.") from error
-
-
-def _check_planned(batch: pa.RecordBatch, expected: dict[str, Int64Array], path: Path) -> None:
-    """Check that the rows are the next ones of the plan."""
-    for name in _KEYS:
-        found, wanted = column(batch, name), expected[name]
-        if not np.array_equal(found, wanted):
-            shared = min(len(found), len(wanted))
-            row = int(np.argmax(found[:shared] != wanted[:shared])) if shared else 0
-            value = "nothing" if row >= len(wanted) else str(wanted[row])
-            raise ScoreError(
-                f"{path}: {name} {found[row]} stands where the plan has {value}: a token is missing, doubled or "
-                "misplaced. Score this shard again."
-            )
-
-
-def _check_increasing(batch: pa.RecordBatch, last: tuple[int, int], path: Path) -> tuple[int, int]:
-    """Check that (document, position) increase strictly after `last`; return the batch's last pair."""
-    document = np.concatenate([[last[0]], column(batch, "document")])
-    position = np.concatenate([[last[1]], column(batch, "position")])
-    step = np.diff(document)
-    bad = (step < 0) | ((step == 0) & (np.diff(position) <= 0))
-    if bad.any():
-        row = int(np.argmax(bad)) + 1
-        raise ScoreError(f"{path}: document {document[row]} position {position[row]} is doubled or out of order.")
-    return int(document[-1]), int(position[-1])
-
-
-def _check_values(batch: pa.RecordBatch, vocabulary_size: int, path: Path) -> None:
-    """Check the ranges of the values among the columns that were read."""
-    highest = {"token": (0, vocabulary_size - 1), "rank": (1, vocabulary_size), "nll_bits": (0.0, np.finfo("f4").max)}
-    for name, (low, high) in highest.items():
-        if name in batch.schema.names:
-            values = batch[name].to_numpy(zero_copy_only=False)
-            if not np.all((values >= low) & (values <= high)):
-                raise ScoreError(f"{path}: column {name} has a value outside {low} to {high}. Score this shard again.")

@@ -1,0 +1,185 @@
+"""Searched chains on score streams in memory: what they cost, how they behave, and how streams are aligned."""
+
+import itertools
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenbounds.bounds.alignment import align_scores
+from tokenbounds.bounds.betting import bound_betting
+from tokenbounds.bounds.chain import ChainProblem
+from tokenbounds.bounds.chain_rows import ChainModel, bound_chains
+from tokenbounds.bounds.chain_search import SEARCHED_TOKENS, ChainSearch, thin_rows
+from tokenbounds.bounds.ledger import split_delta
+from tokenbounds.bounds.smoothing import loss_ceiling, smooth
+from tokenbounds.config import BoundsSpec
+from tokenbounds.errors import ScoreError
+
+V = 512
+SPEC = BoundsSpec(bounds=("telescoped",), alphas=(0.01, 0.1), link_alphas=(0.05, 0.2, 0.4), lambdas=12)
+
+
+class Stream:
+    """Losses in memory, cut into batches of some size."""
+
+    def __init__(self, nll_bits, batch=1000, first=0):
+        self.nll_bits, self.batch, self.first = np.asarray(nll_bits, np.float32), batch, first
+
+    def iter_batches(self, columns=None):
+        for start in range(0, len(self.nll_bits), self.batch):
+            part = self.nll_bits[start : start + self.batch]
+            rows = self.first + start + np.arange(len(part))
+            every = {"block": rows // 16, "document": rows // 256, "position": rows % 256, "nll_bits": part}
+            yield pa.RecordBatch.from_pydict({name: pa.array(every[name]) for name in columns})
+
+
+def losses(m, seed=0):
+    """A cheap model, a better one and the best, which follow each other."""
+    rng = np.random.default_rng(seed)
+    cheap = rng.gamma(2.0, 2.0, m)
+    middle = np.maximum(cheap - rng.normal(0.8, 0.4, m), 0.0)
+    best = np.maximum(middle - rng.normal(0.3, 0.2, m), 0.0)
+    best[rng.random(m) < 0.01] = 20.0
+    return [cheap, middle, best]
+
+
+def bound(streams, bits=(50, 400, 3000), delta=0.05, whole=False, spec=SPEC, sizes=(V, V, V)):
+    name = "mixture" if whole else "telescoped"
+    (budget,) = split_delta(delta, [("bpd", name)], message_bits=bits[-1], alphas=1, lambdas=1).rows
+    named = zip("abcdef", bits, sizes, streams, strict=False)
+    models = [
+        ChainModel(name, size_bits, size, each if isinstance(each, Stream) else Stream(each))
+        for name, size_bits, size, each in named
+    ]
+    tokens = len(models[0].scores.nll_bits)
+    return bound_chains([budget], models, spec, tokens, None)[budget.bound].bound.value
+
+
+def problem(models=3, whole=False):
+    return ChainProblem(
+        (10,) * models, (V,) * models, SPEC.alphas, SPEC.link_alphas, 12, 1000, Fraction(1, 20), Fraction(0), whole
+    )
+
+
+def test_candidates_are_counted_one_by_one():
+    for models, whole in itertools.product((1, 2, 3, 4), (False, True)):
+        counted = 0
+        for path in problem(models, whole).paths():
+            assert list(path) == sorted(set(path)) and path[-1] == models - 1
+            alphas = list(itertools.product(*(problem(models, whole).grid(place) for place in range(len(path)))))
+            counted += len(alphas) * len(problem(models, whole).ratios(path))
+        assert problem(models, whole).candidates == counted
+    assert problem(3).candidates == 2 + 2 * (2 * 3 * 3) + 2 * 3 * 3 * 3
+
+
+def test_shares_of_delta_add_up_exactly_for_every_candidate():
+    each = problem(4)
+    for path in each.paths():
+        for ratio in each.ratios(path):
+            assert sum(each.shares(path, ratio)) == Fraction(1, 20)
+
+
+def test_no_link_pays_more_than_the_number_of_candidates():
+    each = problem(3)
+    for path in each.paths():
+        for ratio in each.ratios(path):
+            found = zip(each.complexities(path, ratio), each.bits(path), each.shares(path, ratio), strict=True)
+            for complexity, bits, share in found:
+                choice = complexity - bits * math.log(2) + math.log(share)
+                assert choice == pytest.approx(math.log(each.candidates), rel=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.floats(0, 60), min_size=4, max_size=4),
+    st.lists(st.floats(0.001, 0.9), min_size=4, max_size=4),
+    st.booleans(),
+)
+def test_links_stay_in_their_intervals_whatever_the_data(nll, alphas, whole):
+    each = problem(4, whole)
+    for path in each.paths():
+        chosen = alphas[: len(path)]
+        streams = each.streams(path, chosen, [np.array([loss]) for loss in nll])
+        for stream, (low, high) in zip(streams, each.intervals(path, chosen), strict=True):
+            assert low - 1e-9 <= stream[0] <= high + 1e-9
+
+
+def test_a_chain_of_one_is_the_betting_bound():
+    best = losses(3000)[2]
+    complexity = 3000 * math.log(2) + math.log(2 / 0.05)
+    single = min(
+        bound_betting(smooth(best, a, V), loss_ceiling(a, V), complexity, lambdas=12).value for a in SPEC.alphas
+    )
+    for whole in (False, True):
+        assert bound([best], bits=(3000,), whole=whole) == pytest.approx(single, rel=1e-6)
+
+
+def test_a_useful_chain_beats_the_model_alone_and_a_useless_one_costs_its_price():
+    streams = losses(10_000)
+    alone = bound(streams[2:], bits=(3000,))
+    assert bound(streams) < alone - 0.2
+    noise = [np.full(10_000, 30.0), streams[2]]
+    price = math.log(problem(2).candidates / 2) / 10_000 * loss_ceiling(0.01, V)
+    assert alone <= bound(noise, bits=(100_000, 3000)) <= alone + 2 * price
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_order_of_magnitude_properties(whole):
+    streams = losses(4000)
+    value = bound(streams, whole=whole)
+    assert bound(streams, bits=(50, 400, 3500), whole=whole) > value
+    assert bound(streams, delta=0.001, whole=whole) > value
+    assert bound([np.tile(stream, 3) for stream in streams], whole=whole) < value
+    assert value == bound(
+        [Stream(each, batch) for each, batch in zip(streams, (7, 999, 4000), strict=True)], whole=whole
+    )
+
+
+def test_a_smaller_vocabulary_at_the_bottom_is_used():
+    streams = losses(4000)
+    assert bound(streams, sizes=(64, V, V)) < bound(streams)
+
+
+def test_streams_of_other_tokens_are_refused():
+    cheap, middle, best = losses(500)
+    with pytest.raises(ScoreError, match="block 1 where the first scores of the chain have 0"):
+        bound([Stream(cheap), Stream(middle, first=1), Stream(best)])
+    for shorter in ([cheap, middle, best[:-1]], [cheap[:-1], middle, best]):
+        with pytest.raises(ScoreError, match="ends before the other scores"):
+            list(align_scores([Stream(each) for each in shorter]))
+
+
+def test_rows_are_aligned_whatever_the_batches():
+    first, second = np.arange(100.0), np.arange(100.0) + 0.5
+    for batches in ((100, 100), (7, 13), (1, 100)):
+        parts = list(align_scores([Stream(first, batches[0]), Stream(second, batches[1])]))
+        assert np.array_equal(np.concatenate([losses[0] for _, losses in parts]), first)
+        assert np.array_equal(np.concatenate([losses[1] for _, losses in parts]), second)
+
+
+def test_the_searched_part_is_spread_evenly_and_independent_of_batches():
+    total = 40 * SEARCHED_TOKENS
+    whole = thin_rows(0, total, total)
+    assert 0.99 * SEARCHED_TOKENS < whole.sum() < 1.01 * SEARCHED_TOKENS
+    parts = [thin_rows(start, 1000, total) for start in range(0, 10_000, 1000)]
+    assert np.array_equal(np.concatenate(parts), whole[:10_000])
+    classes = np.bincount(np.flatnonzero(whole) % 256, minlength=256)
+    assert classes.min() > 0.8 * classes.mean()
+    assert thin_rows(0, 1000, 1000).all()
+
+
+def test_the_search_finds_what_trying_everything_finds():
+    streams = losses(2000)
+    each = replace(problem(3), message_bits=(50, 400, 3000), tokens=2000)
+    search = ChainSearch(each, streams, np.ones(2000))
+    everything = min(
+        search._guess(path, alphas).guess
+        for path in each.paths()
+        for alphas in itertools.product(*(each.grid(place) for place in range(len(path))))
+    )
+    assert search.best(1)[0].guess == pytest.approx(everything, rel=1e-12)

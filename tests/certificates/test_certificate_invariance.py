@@ -1,0 +1,122 @@
+"""What a certificate's rows may not depend on, and in which direction they must move."""
+
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenbounds.bounds.certificate import certify_bound
+from tokenbounds.bounds.rows import Setting, state_bounds
+from tokenbounds.bounds.survey import Sample
+from tokenbounds.config import BoundsSpec, EvaluationSpec
+from tokenbounds.scores.plan import plan_corpus, read_plan
+from tokenbounds.scores.store import open_scores
+
+SPEC = BoundsSpec(bounds=("azuma", "freedman", "betting"), top_k=(1, 10), alphas=(0.01, 0.1, 0.3), lambdas=16)
+
+TOLERANCE = 2.0**-12
+
+
+class Rebatched:
+    """Scores cut into batches of another size."""
+
+    def __init__(self, scores, batch_rows):
+        self.scores, self.batch_rows = scores, batch_rows
+
+    def iter_batches(self, columns=None):
+        return self.scores.iter_batches(columns, batch_rows=self.batch_rows)
+
+
+def open_study(study):
+    plan = read_plan(study.inputs.plan)
+    return open_scores(study.inputs.scores, plan=plan), Setting(SPEC, plan.tokens, 256, Sample.of(plan))
+
+
+def values(rows):
+    return {(row["metric"], row["bound"]): row["value"] for row in rows}
+
+
+@pytest.mark.parametrize("batch_rows", [1, 17, 1000])
+def test_batches_of_any_size_give_the_same_rows(study, batch_rows):
+    scores, setting = open_study(study)
+    assert state_bounds(Rebatched(scores, batch_rows), setting, 80).rows == state_bounds(scores, setting, 80).rows
+
+
+def test_batches_of_a_sample_differ_by_rounding_at_most(sampled_study):
+    scores, setting = open_study(sampled_study)
+    wanted = values(state_bounds(scores, setting, 80).rows)
+    assert values(state_bounds(Rebatched(scores, 13), setting, 80).rows) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_the_order_of_score_files_does_not_matter(study, tmp_path):
+    first, second = study.inputs.scores
+    one, other = (
+        certify_bound("c", "t", replace(study.inputs, scores=scores), SPEC, tmp_path / "c.json", model="m")
+        for scores in ((first, second), (second, first))
+    )
+    assert one == other
+
+
+def merge_shards(study, folder, layout):
+    """The study's rows again, in one file of another layout, under a plan of one shard."""
+    plan_corpus(study.inputs.corpus, EvaluationSpec(context=32, stride=24, seed=5, shards=1), folder / "plan.parquet")
+    table = pq.read_table(list(study.inputs.scores), partitioning=None)
+    metadata = {**table.schema.metadata, b"plan_sha256": read_plan(folder / "plan.parquet").sha256.encode()}
+    pq.write_table(table.replace_schema_metadata({**metadata, b"shard": b"0"}), folder / "all.parquet", **layout)
+    return replace(study.inputs, plan=folder / "plan.parquet", scores=(folder / "all.parquet",))
+
+
+@pytest.mark.parametrize("layout", [{}, {"row_group_size": 50, "compression": "zstd"}, {"use_dictionary": False}])
+def test_shards_and_layout_of_the_files_do_not_matter(study, tmp_path, layout):
+    """Also: score files laid out as earlier releases wrote them are read."""
+    wanted = certify_bound("c", "t", study.inputs, SPEC, tmp_path / "a.json", model="m")
+    merged = certify_bound("c", "t", merge_shards(study, tmp_path, layout), SPEC, tmp_path / "b.json", model="m")
+    assert merged["rows"] == wanted["rows"] and merged["ledger"] == wanted["ledger"]
+
+
+@settings(max_examples=12, deadline=None)
+@given(bits=st.integers(0, 2000), factor=st.floats(1.01, 50.0))
+def test_more_bits_or_confidence_cost_and_more_tokens_help(study, bits, factor):
+    """Up to the width of a histogram's bin, by which the chosen cell may miss the best one.
+
+    (From a sample the cell is chosen by a guess of what sampling will cost, so there it holds for each cell only.)
+    """
+    scores, setting = open_study(study)
+    base = values(state_bounds(scores, setting, bits).rows)
+    harder = [
+        values(state_bounds(scores, setting, int(bits * factor) + 1).rows),
+        values(state_bounds(scores, replace(setting, spec=replace(SPEC, delta=SPEC.delta / factor)), bits).rows),
+    ]
+    easier = values(state_bounds(scores, replace(setting, tokens=int(setting.tokens * factor)), bits).rows)
+    for row, value in base.items():
+        assert all(each[row] >= value - TOLERANCE for each in harder), row
+        assert easier[row] <= value + TOLERANCE, row
+
+
+def test_through_the_whole_path_a_smaller_delta_costs(study, tmp_path):
+    one, other = (
+        certify_bound("c", "t", study.inputs, replace(SPEC, delta=delta), tmp_path / "c.json", model="m")
+        for delta in (0.2, 0.001)
+    )
+    assert all(values(other["rows"])[row] > value for row, value in values(one["rows"]).items())
+
+
+def test_through_the_whole_path_a_larger_message_costs(study, tmp_path):
+    """The same scores under a message with one more byte: only the price changes."""
+    from tokenbounds.files import sha256_file
+    from tokenbounds.messages.container import Part, read_message, write_message
+
+    content = read_message(study.inputs.message)
+    larger = tmp_path / "larger.tbm"
+    write_message(larger, content.header, [Part(part.kind, part.data + b"\0") for part in content.parts])
+    paths = []
+    for path in study.inputs.scores:
+        table = pq.read_table(path, partitioning=None)
+        metadata = {**table.schema.metadata, b"message_sha256": sha256_file(larger).encode()}
+        pq.write_table(table.replace_schema_metadata(metadata), tmp_path / path.name)
+        paths.append(tmp_path / path.name)
+    inputs = replace(study.inputs, message=larger, scores=tuple(paths))
+    wanted = values(certify_bound("c", "t", study.inputs, SPEC, tmp_path / "a.json", model="m")["rows"])
+    found = values(certify_bound("c", "t", inputs, SPEC, tmp_path / "b.json", model="m")["rows"])
+    assert all(found[row] > value for row, value in wanted.items())

@@ -1,0 +1,72 @@
+"""Settings of certificates that cannot work together are refused before any job starts."""
+
+import copy
+
+import pytest
+from tokenbounds.config import parse_study
+from tokenbounds.config_certificates import training_corpora
+from tokenbounds.errors import ConfigError
+
+STUDY = {
+    "study": "s",
+    "corpora": {name: {"source": {"kind": "text", "paths": [name]}} for name in ("here", "there")},
+    "models": {
+        "zero": {"kind": "markov", "corpus": "here", "order": 0},
+        "one": {"kind": "markov", "corpus": "here"},
+        "other": {"kind": "markov", "corpus": "there"},
+        "published": {"kind": "pretrained", "name": "folder"},
+    },
+    "messages": {
+        **{name: {"model": name, "quantizer": {"kind": "counts"}} for name in ("zero", "one", "other")},
+        "published": {"model": "published", "quantizer": {"kind": "uniform"}},
+    },
+    "evaluations": {"default": {}, "sample": {"sample_tokens": 100}},
+    "certificates": {"c": {"message": "one", "corpus": "here"}},
+}
+
+
+def parse(**row):
+    raw = copy.deepcopy(STUDY)
+    raw["certificates"]["c"] |= row
+    return parse_study(raw)
+
+
+def test_chains_priors_and_units_that_work():
+    parse(chain=["zero"], bounds={"bounds": ["betting", "telescoped", "mixture"]})
+    parse(chain=["other", "zero", "published"], bounds={"bounds": ["mixture"]}, evaluation="sample")
+    parse(message="other", prior="held_out")
+    parse(bounds={"bounds": ["documents", "sequences_betting"]})
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        (
+            {"chain": ["zro"], "bounds": {"bounds": ["telescoped"]}},
+            "c.chain: there is no row 'zro', did you mean 'zero'",
+        ),
+        ({"chain": ["zero"]}, "c.chain: no bound uses it"),
+        ({"bounds": {"bounds": ["telescoped"]}}, "'telescoped' needs a 'chain'"),
+        ({"bounds": {"bounds": ["betting", "mixture"]}}, "'mixture' needs a 'chain'"),
+        ({"chain": ["zero", "zero"], "bounds": {"bounds": ["telescoped"]}}, "appears twice"),
+        ({"chain": ["one"], "bounds": {"bounds": ["telescoped"]}}, "appears twice"),
+        ({"chain": ["zero"] * 6, "bounds": {"bounds": ["telescoped"]}}, "at most 5"),
+        ({"evaluation": "sample", "bounds": {"bounds": ["documents"]}}, "'documents' needs every token scored"),
+        ({"prior": "held_out"}, "trained on corpus 'here' itself"),
+        ({"prior": "held_out", "message": "other", "chain": ["zero"]}, "trained on corpus 'here' itself"),
+        ({"prior": "heldout"}, "message"),
+        ({"bounds": {"bounds": ["telescopd"]}}, "telescoped"),
+        ({"bounds": {"link_alphas": [0.5, 1.0]}}, "link_alphas"),
+    ],
+)
+def test_certificates_that_cannot_work(row, complaint):
+    with pytest.raises(ConfigError) as caught:
+        parse(**row)
+    assert complaint in str(caught.value)
+
+
+def test_training_corpora_of_a_certificate_and_its_chain():
+    study = parse(message="other", chain=["published"], bounds={"bounds": ["mixture"]}, prior="held_out")
+    assert training_corpora(study, study.certificates["c"]) == ["there"]
+    study = parse(message="published", prior="held_out")
+    assert training_corpora(study, study.certificates["c"]) == []

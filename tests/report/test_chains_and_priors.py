@@ -1,0 +1,96 @@
+"""Certificates of chains and of held-out models, beside ordinary ones."""
+
+import io
+
+import pytest
+from report_study import certificate_dict
+from rich.console import Console
+from tokenbounds.bounds import certificate_schema
+from tokenbounds.report.figure_data import size_table
+from tokenbounds.report.page_content import cards, headline, sentence
+from tokenbounds.report.records import best_values, read_certificates
+from tokenbounds.report.tables import SCHEMA, print_table, tabulate
+
+LINK = {"lambda": 0.1, "value": 1.5, "empirical": 1.4, "complexity": 100.0, "range": 9.0, "delta": 0.001}
+
+
+def with_links(certificate):
+    """Its betting row as a telescoped one of two messages."""
+    row = next(row for row in certificate["rows"] if (row["metric"], row["bound"]) == ("bpd", "betting"))
+    first = {**LINK, "messages": ["small"], "alphas": [0.01]}
+    second = {**LINK, "messages": ["small", certificate["message"]["name"]], "alphas": [0.01, 0.2]}
+    row.update({"bound": "telescoped", "alpha": None, "lambda": None, "links": [first, second]})
+    ledger = next(row for row in certificate["ledger"]["rows"] if (row["metric"], row["bound"]) == ("bpd", "betting"))
+    paid = [
+        {"name": f"link{place}_message", "amount": bits, "unit": "bits"} for place, bits in ((1, 100), (2, 252_004))
+    ]
+    ledger.update({"bound": "telescoped", "entries": paid})
+    return certificate
+
+
+def with_documents(certificate):
+    """Its azuma row as one over documents, with a value that flatters."""
+    for rows in (certificate["rows"], certificate["ledger"]["rows"]):
+        next(row for row in rows if (row["metric"], row["bound"]) == ("bpd", "azuma"))["bound"] = "documents"
+    certificate["rows"][0].update(value=0.5, gap=-2.0)
+    return certificate
+
+
+@pytest.fixture
+def paths(tmp_path):
+    rows = [
+        with_links(certificate_dict("chained")),
+        with_documents(certificate_dict("documented", size_bits=260_000)),
+        {**certificate_dict("held", empirical=1.9, model="held"), "prior": {"kind": "held_out", "trained_on": []}},
+    ]
+    for row in rows:
+        certificate_schema.write_certificate(tmp_path / f"{row['certificate']}.json", row)
+    return [tmp_path / f"{row['certificate']}.json" for row in rows]
+
+
+def test_the_table_ends_with_what_was_paid_under_which_prior(paths, tmp_path):
+    assert SCHEMA.names[-2:] == ["paid_bits", "prior"]
+    rows = tabulate(paths, tmp_path / "tables").to_pylist()
+    assert {row["prior"] for row in rows if row["certificate"] == "held"} == {"held_out"}
+    assert {row["paid_bits"] for row in rows if row["bound"] == "telescoped"} == {252_004}
+    assert {row["paid_bits"] for row in rows if row["bound"] == "azuma" and row["certificate"] == "chained"} == {
+        251_904
+    }
+
+
+def test_only_rows_that_assume_no_more_than_others_are_called_best(paths, tmp_path):
+    certificates = read_certificates(paths)
+    chained = next(one for one in certificates if one.name == "chained")
+    assert best_values(certificates)["bpd"] == chained.row("bpd", "telescoped").value
+    tabulate(paths, tmp_path / "tables")
+    bold = [line for line in (tmp_path / "tables/certificates.md").read_text().splitlines() if "| **" in line]
+    assert all("held" not in line and "documents" not in line for line in bold) and "telescoped" in bold[0]
+    assert headline(certificates, {one.name: one.name for one in certificates})["certificate"] is chained
+    held = [one for one in certificates if one.name == "held"]
+    assert best_values(held)["bpd"] == held[0].row("bpd").value
+
+
+def test_a_row_over_documents_is_no_certificate_s_headline(paths):
+    documented = next(one for one in read_certificates(paths) if one.name == "documented")
+    assert documented.row("bpd").bound == "betting"
+    assert documented.row("bpd", "documents").value == 0.5
+
+
+def test_the_terminal_and_the_page_say_what_is_held_out_or_mixed(paths):
+    certificates = read_certificates(paths)
+    console = Console(file=io.StringIO(), width=200)
+    print_table(paths, console=console)
+    assert "held (held out)" in console.file.getvalue()
+    said = {one.name: sentence(one) for one in certificates}
+    assert "which never saw the corpus" in said["held"]
+    assert "mixed with small," in said["chained"]
+    shown = {one.name: " ".join(card["text"] for card in cards(one)) for one in certificates}
+    assert "none paid for" in shown["held"] and "100 of cheaper models, all paid for" in shown["chained"]
+
+
+def test_figures_of_message_size_leave_out_what_pays_for_none(paths):
+    certificates = read_certificates(paths)
+    table = size_table(certificates)
+    assert set(table["certificate"]) == {"chained", "documented"}
+    assert "documents" not in set(table["bound"])
+    assert not size_table([one for one in certificates if one.name == "held"]).is_empty()

@@ -1,0 +1,45 @@
+"""The comparison of rows with the plan at every cut of the stream."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scoring_cases import make_corpus, make_plan
+from tokenbounds.errors import ScoreError
+from tokenbounds.scores import checks
+from tokenbounds.scores.checks import PlannedRows
+from tokenbounds.scores.plan import expand_blocks
+
+
+@pytest.fixture(params=[1, 3, 1 << 14])
+def planned(request, tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "_BLOCKS_PER_SLICE", request.param)
+    plan = make_plan(tmp_path, make_corpus(), stride=5, shards=2, sample_tokens=None)
+    return plan.shard(1)
+
+
+def feed(rows, table, batch_rows):
+    check = PlannedRows(rows, "here.parquet")
+    for batch in pa.table(table).to_batches(max_chunksize=batch_rows):
+        check.check(batch)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 2, 7, 1000])
+def test_the_planned_rows_pass_at_every_cut(planned, batch_rows):
+    feed(planned, expand_blocks(planned), batch_rows)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 7, 1000])
+def test_every_single_altered_key_is_found_and_named(planned, batch_rows):
+    good = expand_blocks(planned)
+    for name in good:
+        for row in range(len(good["block"])):
+            bad = {key: values.copy() for key, values in good.items()}
+            bad[name][row] += 1
+            with pytest.raises(ScoreError, match=rf"here.parquet: {name} {bad[name][row]} .* {good[name][row]}: a"):
+                feed(planned, bad, batch_rows)
+
+
+def test_a_row_beyond_the_plan_is_found(planned):
+    longer = {name: np.append(values, values[-1] + 1) for name, values in expand_blocks(planned).items()}
+    with pytest.raises(ScoreError, match="plan has nothing"):
+        feed(planned, longer, 7)

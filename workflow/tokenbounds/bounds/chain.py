@@ -1,0 +1,139 @@
+"""What a telescoped row may choose from, and what the choice costs (docs/bounds.md, "Telescoping").
+
+A certificate names a chain of messages, cheapest first, the certified one last. Its candidates are all sub-chains that
+keep the order and end with the certified message, with every tuple of smoothing weights and every split of delta from
+fixed grids. There are N of them; each link of each pays ln N, so that all hold at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenbounds.bounds.ledger import log_fraction
+from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor
+from tokenbounds.bounds.telescoped import link_ceilings, link_losses
+
+Floats = npt.NDArray[np.float64]
+Path = tuple[int, ...]
+
+SPLIT_RATIOS = (Fraction(1, 8), Fraction(1), Fraction(8))
+"""Share of delta of a link over that of the link before it: what a split of delta is chosen from."""
+
+
+@dataclass(frozen=True)
+class ChainProblem:
+    """A chain with its grids and its budget, all fixed before the scores were seen.
+
+    Attributes
+    ----------
+    message_bits
+        Bits of each model's message, cheapest model first, the certified one last; 0 for models that never saw the
+        corpus.
+    vocabulary_sizes
+        V of each model.
+    alphas, link_alphas
+        Smoothing weights of a sub-chain's first model (towards uniform) and of the others (towards the one before).
+    lambdas
+        Size of each link's grid.
+    tokens
+        m.
+    delta_generalization, delta_sampling
+        Failure probabilities for all links together; the second is 0 if every token was scored.
+    whole
+        Bound the last model's loss in one piece (a mixture) rather than link by link (telescoped).
+    """
+
+    message_bits: tuple[int, ...]
+    vocabulary_sizes: tuple[int, ...]
+    alphas: tuple[float, ...]
+    link_alphas: tuple[float, ...]
+    lambdas: int
+    tokens: int
+    delta_generalization: Fraction
+    delta_sampling: Fraction
+    whole: bool = False
+
+    def paths(self) -> Iterator[Path]:
+        """Sub-chains, as indices of models: every ordered choice that ends with the certified model."""
+        last = len(self.message_bits) - 1
+        for size in range(last + 1):
+            for kept in itertools.combinations(range(last), size):
+                yield (*kept, last)
+
+    def ratios(self, path: Path) -> tuple[Fraction, ...]:
+        """Splits of delta that a sub-chain may choose from."""
+        return (Fraction(1),) if self.whole or len(path) == 1 else SPLIT_RATIOS
+
+    def grid(self, place: int) -> tuple[float, ...]:
+        """Smoothing weights of the model at a place of a sub-chain."""
+        return self.alphas if place == 0 else self.link_alphas
+
+    @cached_property
+    def candidates(self) -> int:
+        """N: sub-chains × smoothing weights × splits of delta."""
+        return sum(
+            math.prod(len(self.grid(place)) for place in range(len(path))) * len(self.ratios(path))
+            for path in self.paths()
+        )
+
+    def shares(self, path: Path, ratio: Fraction) -> tuple[Fraction, ...]:
+        """Each link's part of `delta_generalization`; they add up to it exactly."""
+        powers = [ratio**place for place in range(1 if self.whole else len(path))]
+        return tuple(self.delta_generalization * power / sum(powers) for power in powers)
+
+    def bits(self, path: Path) -> tuple[int, ...]:
+        """Bits of all messages that each link depends on."""
+        running = tuple(itertools.accumulate(self.message_bits[model] for model in path))
+        return running[-1:] if self.whole else running
+
+    def complexities(self, path: Path, ratio: Fraction) -> tuple[float, ...]:
+        """L of each link in nats: messages, ln N and ln(1 / its share of delta), without the price of lambdas."""
+        price = math.log(self.candidates)
+        return tuple(
+            bits * math.log(2.0) + price - log_fraction(share)
+            for bits, share in zip(self.bits(path), self.shares(path, ratio), strict=True)
+        )
+
+    def sampling_cells(self, path: Path) -> int:
+        """Number of averages that share `delta_sampling`: candidates × lambdas × links."""
+        return self.candidates * self.lambdas * (1 if self.whole else len(path))
+
+    def streams(self, path: Path, alphas: Sequence[float], nll_bits: Sequence[npt.ArrayLike]) -> list[Floats]:
+        """The links' losses [n], bits, from the raw losses [n] of all models of the chain."""
+        links = link_losses([nll_bits[model] for model in path], alphas, self.vocabulary_sizes[path[0]])
+        return [np.sum(links, axis=0)] if self.whole and len(links) > 1 else links
+
+    def intervals(self, path: Path, alphas: Sequence[float]) -> list[tuple[float, float]]:
+        """Smallest and largest value of each link, bits, whatever the data.
+
+        A link is at least -log2((1 - a) / q + a), and the model before it gives a token at least q = the product of
+        the weights before, over V.
+        """
+        size = self.vocabulary_sizes[path[0]]
+        ceilings = link_ceilings(alphas, size)
+        if self.whole and len(path) > 1:
+            return [(0.0, math.fsum(ceilings))]
+        found = [(loss_floor(alphas[0], size), loss_ceiling(alphas[0], size))]
+        for place in range(1, len(path)):
+            alpha, least = alphas[place], math.prod(alphas[:place]) / size
+            found.append((-math.log2((1.0 - alpha) / least + alpha), ceilings[place]))
+        return found
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One candidate: a sub-chain, its smoothing weights, its split of delta, and for each link an index of lambda."""
+
+    path: Path
+    alphas: tuple[float, ...]
+    ratio: Fraction
+    lambdas: tuple[int, ...]
+    guess: float

@@ -1,0 +1,121 @@
+"""Exact averages of every smoothing weight and lambda from one pass (docs/bounds.md, "Numerics").
+
+A histogram of raw losses in bins of 2^-12 bit that also keeps, for each bin, the sum of the losses' distances from its
+centre and of their squares. Both summands of a certificate, the smoothed loss and ln(1 - lambda x smoothed loss), are
+smooth functions of the raw loss, and the second-order expansion around the centres gives their averages to within
+2^-37. That much is added on the safe side. The sums are integers: order and batches leave no trace.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenbounds.bounds.histogram import BINS_PER_BIT, INFINITE_BIN, Floats, LossHistogram
+from tokenbounds.bounds.smoothing import check_alpha, smooth
+from tokenbounds.errors import CertificateError
+
+ROUNDING = 2.0**-37
+MOST_TOKENS = 1 << 38
+_MOST_PENDING = 1 << 26
+_DISTANCE_UNIT = 2.0**25
+_SQUARE_UNIT = 2.0**20
+# Adding and subtracting these rounds a float32 to multiples of 2^-20, and a float64 to multiples of 2^-25.
+_ROUND_SQUARE = np.float32(8.0)
+_ROUND_DISTANCE = 1.5 * 2.0**27
+
+
+class LossMoments(LossHistogram):
+    """A histogram of unweighted losses that can give averages almost exactly; see the module.
+
+    Parameters are those of `LossHistogram`.
+    """
+
+    def __init__(self, vocabulary_size: int, top_k: tuple[int, ...] = ()) -> None:
+        super().__init__(vocabulary_size, top_k)
+        self._distances = np.zeros(INFINITE_BIN + 1, dtype=np.int64)
+        self._squares = np.zeros(INFINITE_BIN + 1, dtype=np.int64)
+        self._pending = 0
+        self._pending_sums = np.zeros((2, INFINITE_BIN + 1))
+
+    def _add(self, scaled: npt.NDArray[np.floating], bins: npt.NDArray[np.int64], mass: Floats | None) -> None:
+        if mass is not None:
+            raise CertificateError("weighted losses have no exact moments; use LossHistogram.")
+        super()._add(scaled, bins, None)
+        distance = _distances(scaled)
+        squares = (distance * distance + _ROUND_SQUARE) - _ROUND_SQUARE
+        for sums, values in zip(self._pending_sums, (distance, squares), strict=True):
+            np.add.at(sums, bins, values.astype(np.float64))
+        self._pending += bins.size
+        if self._pending > _MOST_PENDING:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Move the pending sums, which are still exact in float64, to integers."""
+        if self.tokens > MOST_TOKENS:
+            raise CertificateError(f"more than {MOST_TOKENS} tokens; score a sample of the corpus.")
+        self._distances += (self._pending_sums[0] * _DISTANCE_UNIT).astype(np.int64)
+        self._squares += (self._pending_sums[1] * _SQUARE_UNIT).astype(np.int64)
+        self._pending_sums[:] = 0.0
+        self._pending = 0
+
+    def merge(self, other: LossHistogram) -> None:
+        """Add the counts and moments of another part of the same stream."""
+        if not isinstance(other, LossMoments):
+            raise CertificateError("a histogram without moments cannot be merged into one with them.")
+        super().merge(other)
+        other._settle()
+        self._settle()
+        self._distances += other._distances
+        self._squares += other._squares
+
+    def exact_mean_loss(self, alpha: float) -> float:
+        """Average smoothed loss, bits; at most 2^-36 above the exact one and never below it."""
+        return self._average(alpha, None) + ROUNDING
+
+    def exact_mean_log(self, alpha: float, lambda_: float) -> float:
+        """Average of ln(1 - lambda x smoothed loss), nats; at most 2^-36 below the exact one and never above it."""
+        return self._average(alpha, lambda_) - ROUNDING
+
+    def _average(self, alpha: float, lambda_: float | None) -> float:
+        check_alpha(alpha)
+        self._settle()
+        used = np.flatnonzero(self.counts)
+        if used.size == 0:
+            raise CertificateError("no losses were given; a bound needs at least one scored token.")
+        counts = self.counts[used]
+        centres = (used - 0.5) / BINS_PER_BIT
+        # The first bin holds losses of exactly 0 and the last one stands for infinity: nothing to expand.
+        single = (used == 0) | (used == INFINITE_BIN)
+        centres[single] = np.where(used[single] == 0, 0.0, np.inf)
+        first = np.where(single, 0.0, -self._distances[used] / (_DISTANCE_UNIT * BINS_PER_BIT))
+        second = np.where(single, 0.0, self._squares[used] / (_SQUARE_UNIT * BINS_PER_BIT**2))
+        value, slope, bend = _expand(centres, alpha, self.vocabulary_size, lambda_)
+        return float(np.sum(counts * value + first * slope + 0.5 * second * bend) / np.sum(counts))
+
+
+def _distances(scaled: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    """Centre of the bin minus the loss, in units of a bin: -1/2 to 1/2, in multiples of 2^-25.
+
+    For float32 input the difference is such a multiple by itself; float64 is rounded.
+    """
+    # Losses beyond the last bin stand for infinity: their distance is not used.
+    inside = np.minimum(scaled, np.float32(INFINITE_BIN))
+    distance = np.ceil(inside)
+    distance -= inside.dtype.type(0.5)
+    distance -= inside
+    if distance.dtype == np.float32:
+        return distance
+    return ((distance + _ROUND_DISTANCE) - _ROUND_DISTANCE).astype(np.float32)
+
+
+def _expand(centres: Floats, alpha: float, size: int, lambda_: float | None) -> tuple[Floats, Floats, Floats]:
+    """Value, first and second derivative in the raw loss of the smoothed loss, or of ln(1 - lambda x it)."""
+    loss = smooth(centres, alpha, size)
+    probability = (1.0 - alpha) * np.exp2(-centres)
+    share = probability / (probability + alpha / size)
+    bend = -np.log(2.0) * share * (1.0 - share)
+    if lambda_ is None:
+        return loss, share, bend
+    steepness = lambda_ / (1.0 - lambda_ * loss)
+    return np.log1p(-lambda_ * loss), -steepness * share, -steepness * bend - (steepness * share) ** 2

@@ -1,0 +1,65 @@
+"""What can be wrong with a study's certificates, beyond names that refer to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenbounds.config import CertificateSpec, Study
+
+CHAIN_BOUNDS = ("telescoped", "mixture")
+UNIT_BOUNDS = ("documents", "documents_betting", "sequences", "sequences_betting")
+
+
+def certificate_faults(study: Study) -> Iterator[str]:
+    """Yield a line for every certificate whose settings cannot work together."""
+    for name, row in study.certificates.items():
+        yield from _chain_faults(f"  certificates.{name}", row)
+        yield from _unit_faults(f"  certificates.{name}", study, row)
+        if row.prior == "held_out":
+            yield from _held_out_faults(f"  certificates.{name}", study, row)
+
+
+def training_corpora(study: Study, row: CertificateSpec) -> list[str]:
+    """Names of the corpora that the models of a certificate (and of its chain) were trained on or counted from."""
+    models = [study.messages[name].model for name in (*row.chain, row.message) if name in study.messages]
+    found: dict[str, None] = {}
+    for model in models:
+        seen: set[str] = set()
+        while model in study.models and model not in seen:
+            seen.add(model)
+            corpus = getattr(study.models[model], "corpus", None)
+            if corpus is not None:
+                found[corpus] = None
+            model = getattr(study.models[model], "base", None) or ""
+    return list(found)
+
+
+def _chain_faults(where: str, row: CertificateSpec) -> Iterator[str]:
+    names = (*row.chain, row.message)
+    if len(set(names)) != len(names):
+        yield f"{where}.chain: a message appears twice. Name cheaper messages, each once, and not the certified one."
+    used = [bound for bound in row.bounds.bounds if bound in CHAIN_BOUNDS]
+    if used and not row.chain:
+        yield f"{where}: bound '{used[0]}' needs a 'chain' of cheaper messages. Name at least one."
+    if row.chain and not used:
+        yield f"{where}.chain: no bound uses it. Add 'telescoped' or 'mixture' to 'bounds.bounds', or drop the chain."
+
+
+def _unit_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str]:
+    used = [bound for bound in row.bounds.bounds if bound in UNIT_BOUNDS]
+    evaluation = study.evaluations.get(row.evaluation)
+    if used and evaluation is not None and evaluation.sample_tokens is not None:
+        yield (
+            f"{where}: bound '{used[0]}' needs every token scored, but evaluation '{row.evaluation}' draws a sample. "
+            "Use one with sample_tokens: null."
+        )
+
+
+def _held_out_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str]:
+    if row.corpus in training_corpora(study, row):
+        yield (
+            f"{where}.prior: a model of this certificate was trained on corpus '{row.corpus}' itself, so it is not "
+            "held out. Certify it on another corpus, or with prior: message."
+        )

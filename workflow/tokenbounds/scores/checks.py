@@ -1,0 +1,137 @@
+"""Checks of streamed score rows: that they are the tokens of the plan, in its order, with possible values.
+
+Nothing is expanded token by token unless something is wrong: within a block the document stays and the position goes
+up by one, so it is enough to compare the first row of each block with the plan, and every other row with the row
+before it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tokenbounds.errors import ScoreError
+from tokenbounds.scores.plan import Int64Array, column, expand_blocks
+
+KEYS = ("block", "document", "position")
+_BLOCKS_PER_SLICE = 1 << 14
+
+
+class PlannedRows:
+    """Compares a stream of rows with the plan rows of one shard, a bounded slice of blocks at a time.
+
+    Parameters
+    ----------
+    rows
+        The shard's rows of the plan, in corpus order.
+    path
+        The score file, for messages.
+    """
+
+    def __init__(self, rows: pa.Table, path: Path) -> None:
+        self._rows = rows
+        self._path = path
+        self._next_block = 0
+        self._slice = rows.slice(0, 0)
+        self._ends = np.empty(0, np.int64)
+        self._done = 0
+
+    def check(self, batch: pa.RecordBatch) -> None:
+        """Check that the rows of a batch are the next ones of the plan.
+
+        Raises
+        ------
+        ScoreError
+            Naming the file and the first row that is not.
+        """
+        found = {name: column(batch, name) for name in KEYS}
+        start = 0
+        while start < batch.num_rows:
+            if self._done == (self._ends[-1] if len(self._ends) else 0):
+                self._advance()
+            stop = start + min(batch.num_rows - start, int(self._ends[-1]) - self._done if len(self._ends) else 0)
+            if stop == start:
+                self._refuse("block", found["block"][start], None)
+            self._check_piece({name: values[start:stop] for name, values in found.items()})
+            self._done += stop - start
+            start = stop
+
+    def _advance(self) -> None:
+        """Load the next slice of the plan."""
+        self._slice = self._rows.slice(self._next_block, _BLOCKS_PER_SLICE)
+        self._next_block += _BLOCKS_PER_SLICE
+        self._ends = np.cumsum(column(self._slice, "length"))
+        self._done = 0
+
+    def _check_piece(self, found: dict[str, Int64Array]) -> None:
+        """Check rows that lie within the current slice."""
+        size = len(found["block"])
+        first = int(np.searchsorted(self._ends, self._done, side="right"))
+        last = int(np.searchsorted(self._ends, self._done + size, side="left"))
+        blocks = self._slice.slice(first, last - first + 1)
+        starts = self._ends[first : last + 1] - column(blocks, "length")
+        at = np.maximum(starts - self._done, 0)
+        wanted = {"block": column(blocks, "block"), "document": column(blocks, "document")}
+        wanted["position"] = column(blocks, "start") + np.maximum(self._done - starts, 0)
+        for name in KEYS:
+            values, step = found[name], int(name == "position")
+            if not (np.array_equal(values[at], wanted[name]) and _steps_by(values, step, at)):
+                self._locate(name, values, blocks, int(self._done - starts[0]))
+
+    def _locate(self, name: str, values: Int64Array, blocks: pa.Table, skipped: int) -> None:
+        """Name the first row that differs."""
+        expected = expand_blocks(blocks)[name][skipped : skipped + len(values)]
+        row = int(np.argmax(values != expected))
+        self._refuse(name, values[row], expected[row])
+
+    def _refuse(self, name: str, found: np.int64, wanted: np.int64 | None) -> None:
+        raise ScoreError(
+            f"{self._path}: {name} {found} stands where the plan has {'nothing' if wanted is None else wanted}: a "
+            "token is missing, doubled or misplaced. Score this shard again."
+        )
+
+
+def _steps_by(values: Int64Array, step: int, starts: Int64Array) -> bool:
+    """Whether each value is the one before it plus `step`, except at the rows `starts`."""
+    before = values[:-1] + step if step else values[:-1]
+    wrong: NDArray[np.bool_] = values[1:] != before
+    wrong[starts[starts > 0] - 1] = False
+    return not wrong.any()
+
+
+def check_increasing(batch: pa.RecordBatch, last: tuple[int, int], path: Path) -> tuple[int, int]:
+    """Check that (document, position) increase strictly after `last`; return the batch's last pair.
+
+    Raises
+    ------
+    ScoreError
+        Naming the file and the row.
+    """
+    document = np.concatenate([[last[0]], column(batch, "document")])
+    position = np.concatenate([[last[1]], column(batch, "position")])
+    step = np.diff(document)
+    bad = (step < 0) | ((step == 0) & (np.diff(position) <= 0))
+    if bad.any():
+        row = int(np.argmax(bad)) + 1
+        raise ScoreError(f"{path}: document {document[row]} position {position[row]} is doubled or out of order.")
+    return int(document[-1]), int(position[-1])
+
+
+def check_values(batch: pa.RecordBatch, vocabulary_size: int, path: Path) -> None:
+    """Check the ranges of the values among the columns that were read.
+
+    Raises
+    ------
+    ScoreError
+        Naming the file and the column.
+    """
+    ranges = {"token": (0, vocabulary_size - 1), "rank": (1, vocabulary_size), "nll_bits": (0.0, np.finfo("f4").max)}
+    for name, (low, high) in ranges.items():
+        if name in batch.schema.names and batch.num_rows:
+            values = batch[name].to_numpy(zero_copy_only=False)
+            # A NaN makes both comparisons false.
+            if not (values.min() >= low and values.max() <= high):
+                raise ScoreError(f"{path}: column {name} has a value outside {low} to {high}. Score this shard again.")

@@ -7,8 +7,6 @@ in `workflow/schemas/` and the tables in `config/README.md` are generated from h
 
 from __future__ import annotations
 
-import difflib
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,12 +14,11 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from tokenbounds.config_certificates import certificate_faults
+from tokenbounds.config_faults import explain_errors, study_faults
 from tokenbounds.errors import ConfigError
 from tokenbounds.files import canonical_json
 
 _STRICT = ConfigDict(extra="forbid", strict=False)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -308,14 +305,8 @@ class BoundsSpec:
     top_k: tuple[PositiveInt, ...] = (1, 10, 100)
     bounds: Annotated[tuple[BoundName, ...], Field(min_length=1)] = ("azuma", "betting")
     alphas: Annotated[tuple[Probability, ...], Field(min_length=1)] = (
-        0.0001,
-        0.0003,
-        0.001,
-        0.003,
-        0.01,
-        0.03,
-        0.1,
-        0.2,
+        *(0.0001, 0.0003, 0.001, 0.003),
+        *(0.01, 0.03, 0.1, 0.2),
     )
     lambdas: PositiveInt = 32
     link_alphas: Annotated[tuple[Probability, ...], Field(min_length=1)] = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
@@ -364,8 +355,9 @@ def parse_study(raw: dict[str, Any]) -> Study:
     try:
         study = _STUDY.validate_python(raw)
     except ValidationError as error:
-        raise ConfigError("the configuration is not valid:\n" + "\n".join(_explain(raw, error))) from error
-    faults = list(_reference_faults(study)) + list(_name_faults(study))
+        lines = explain_errors(raw, error, study_schema())
+        raise ConfigError("the configuration is not valid:\n" + "\n".join(lines)) from error
+    faults = list(study_faults(study))
     if faults:
         raise ConfigError("the configuration is not valid:\n" + "\n".join(faults))
     return study
@@ -404,104 +396,3 @@ def study_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of a configuration file."""
     schema = _STUDY.json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def _explain(raw: dict[str, Any], error: ValidationError) -> list[str]:
-    """One line per fault of a pydantic error, in the user's own key paths."""
-    lines = []
-    for fault in error.errors():
-        path = [part for part in fault["loc"] if not _is_union_tag(raw, fault["loc"], part)]
-        where = ".".join(str(part) for part in path)
-        if fault["type"] == "unexpected_keyword_argument":
-            lines.append(f"  {where}: unknown key{_nearest(str(path[-1]), _valid_keys())}.")
-        elif fault["type"] in {"missing", "missing_argument"}:
-            lines.append(f"  {where}: this key is required and missing.")
-        else:
-            lines.append(f"  {where}: {fault['msg']} (given: {fault['input']!r}).")
-    return lines
-
-
-def _is_union_tag(raw: Any, location: tuple[Any, ...], part: Any) -> bool:
-    """Whether `part` of a fault's location is pydantic's name for a union member rather than a key of the user's."""
-    tags = {"trained", "pretrained", "markov", "dense", "lora", "codebook", "uniform", "counts", "bytes"}
-    tags |= {"python_stdlib", "text", "jsonl", "parquet", "huggingface", "transformers"}
-    value = raw
-    for key in location:
-        if isinstance(value, dict) and key in value:
-            value = value[key]
-        elif key == part:
-            return part in tags and isinstance(value, dict) and value.get("kind") == part
-    return False
-
-
-def _valid_keys() -> set[str]:
-    keys: set[str] = set()
-    schema = _STUDY.json_schema()
-    for definition in [schema, *schema.get("$defs", {}).values()]:
-        keys.update(definition.get("properties", {}))
-    return keys
-
-
-def _nearest(word: str, candidates: Any) -> str:
-    close = difflib.get_close_matches(word, sorted(candidates), n=1, cutoff=0.5)
-    return f", did you mean '{close[0]}'?" if close else ""
-
-
-def _reference_faults(study: Study) -> Any:
-    """Yield a line for every name that refers to no row."""
-    references: list[tuple[str, str, dict[str, Any]]] = []
-    for name, model in study.models.items():
-        if not isinstance(model, PretrainedModel):
-            references.append((f"models.{name}.corpus", model.corpus, study.corpora))
-    for name, message in study.messages.items():
-        references.append((f"messages.{name}.model", message.model, study.models))
-    for name, certificate in study.certificates.items():
-        references.append((f"certificates.{name}.message", certificate.message, study.messages))
-        references += [(f"certificates.{name}.chain", link, study.messages) for link in certificate.chain]
-        references.append((f"certificates.{name}.corpus", certificate.corpus, study.corpora))
-        references.append((f"certificates.{name}.evaluation", certificate.evaluation, study.evaluations))
-    for name, corpus in study.corpora.items():
-        trained_on = getattr(corpus.tokenizer, "trained_on", "published")
-        if trained_on == name:
-            yield (
-                f"  corpora.{name}.tokenizer.trained_on: a tokenizer trained on the corpus it tokenizes depends on the "
-                "data, and no bound holds. Train it on a disjoint corpus or use a published one."
-            )
-        elif trained_on != "published":
-            references.append((f"corpora.{name}.tokenizer.trained_on", trained_on, study.corpora))
-    for where, name, rows in references:
-        if name not in rows:
-            known = ", ".join(sorted(rows)) or "none"
-            yield f"  {where}: there is no row '{name}'{_nearest(name, rows)}. Known rows: {known}."
-    yield from _semantic_faults(study)
-
-
-def _semantic_faults(study: Study) -> Any:
-    """Yield a line for every pair of rows that cannot work together."""
-    for name, message in study.messages.items():
-        model = study.models.get(message.model)
-        is_counts = isinstance(message.quantizer, CountsQuantizer)
-        if model is not None and isinstance(model, MarkovModel) != is_counts:
-            wanted = "counts" if isinstance(model, MarkovModel) else "codebook or uniform"
-            yield f"  messages.{name}.quantizer: model '{message.model}' needs a quantizer of kind {wanted}."
-    yield from certificate_faults(study)
-    for name, evaluation in study.evaluations.items():
-        if evaluation.stride is not None and evaluation.stride > evaluation.context:
-            yield f"  evaluations.{name}.stride: {evaluation.stride} is longer than the context {evaluation.context}."
-    for name, corpus in study.corpora.items():
-        tokenizer = corpus.tokenizer
-        if isinstance(tokenizer, TransformersTokenizer) and (tokenizer.name is None) == (tokenizer.package is None):
-            yield f"  corpora.{name}.tokenizer: give exactly one of 'name' and 'package'."
-    for name, model in study.models.items():
-        if isinstance(model, TrainedModel) and model.architecture.hidden % model.architecture.heads:
-            yield f"  models.{name}.architecture: hidden {model.architecture.hidden} is no multiple of heads."
-        if isinstance(model, PretrainedModel) and (model.name is None) == (model.package is None):
-            yield f"  models.{name}: give exactly one of 'name' and 'package'."
-
-
-def _name_faults(study: Study) -> Any:
-    """Yield a line for every row name that cannot be part of a file name."""
-    for section in ("corpora", "models", "messages", "evaluations", "certificates"):
-        for name in getattr(study, section):
-            if not _NAME.fullmatch(name):
-                yield f"  {section}.{name}: use letters, digits, '.', '_' and '-' in names; they become file names."

@@ -1,0 +1,169 @@
+"""What can be wrong with a study, said in the user's own keys, with the nearest valid one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from tokenbounds.config_certificates import certificate_faults
+
+if TYPE_CHECKING:
+    from tokenbounds.config import Study
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_SECTIONS = ("corpora", "models", "messages", "evaluations", "certificates")
+
+
+def explain_errors(raw: dict[str, Any], error: ValidationError, schema: dict[str, Any]) -> list[str]:
+    """One line per fault that pydantic found.
+
+    Parameters
+    ----------
+    raw
+        The configuration as it was read.
+    error
+        Pydantic's error.
+    schema
+        JSON schema of a configuration: what the valid keys are.
+    """
+    lines = []
+    for fault in error.errors():
+        where = ".".join(_key_path(raw, fault["loc"]))
+        if fault["type"] == "unexpected_keyword_argument":
+            lines.append(f"  {where}: unknown key{_nearest(str(fault['loc'][-1]), _valid_keys(schema))}")
+        elif fault["type"] in {"missing", "missing_argument"}:
+            lines.append(f"  {where}: this key is required and missing.")
+        else:
+            lines.append(f"  {where}: {fault['msg']} (given: {fault['input']!r}).")
+    return lines
+
+
+def study_faults(study: Study) -> Iterator[str]:
+    """Yield a line for everything that types alone cannot refuse."""
+    yield from _reference_faults(study)
+    yield from _tokenizer_faults(study)
+    yield from _model_faults(study)
+    yield from _message_faults(study)
+    yield from _evaluation_faults(study)
+    yield from certificate_faults(study)
+    yield from _name_faults(study)
+
+
+def _key_path(raw: Any, location: tuple[Any, ...]) -> Iterator[str]:
+    """Yield the parts of a fault's location that are the user's keys, not pydantic's names of union members.
+
+    Pydantic puts the tag of the member, which is the value of its `kind`, behind the key that holds the union.
+    """
+    value = raw
+    for part in location:
+        if isinstance(value, dict) and part not in value and value.get("kind") == part:
+            continue
+        yield str(part)
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            value = None
+
+
+def _valid_keys(schema: dict[str, Any]) -> set[str]:
+    definitions = [schema, *schema.get("$defs", {}).values()]
+    return {key for definition in definitions for key in definition.get("properties", {})}
+
+
+def _nearest(word: str, candidates: Iterable[str]) -> str:
+    """The end of a sentence about `word`: a guess of what was meant, or a full stop."""
+    close = difflib.get_close_matches(word, sorted(candidates), n=1, cutoff=0.5)
+    return f", did you mean '{close[0]}'?" if close else "."
+
+
+def _reference_faults(study: Study) -> Iterator[str]:
+    """Yield a line for every name that refers to no row."""
+    for where, name, rows in _references(study):
+        if name not in rows:
+            known = ", ".join(sorted(rows)) or "none"
+            yield f"  {where}: there is no row '{name}'{_nearest(name, rows)} Known rows: {known}."
+
+
+def _references(study: Study) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield every use of a row's name: the key that uses it, the name, and the rows it may refer to."""
+    for name, corpus in study.corpora.items():
+        trained_on = getattr(corpus.tokenizer, "trained_on", "published")
+        if trained_on not in ("published", name):
+            yield f"corpora.{name}.tokenizer.trained_on", trained_on, study.corpora
+    for name, model in study.models.items():
+        if model.kind != "pretrained":
+            yield f"models.{name}.corpus", model.corpus, study.corpora
+    for name, message in study.messages.items():
+        yield f"messages.{name}.model", message.model, study.models
+    for name, certificate in study.certificates.items():
+        yield f"certificates.{name}.message", certificate.message, study.messages
+        for link in certificate.chain:
+            yield f"certificates.{name}.chain", link, study.messages
+        yield f"certificates.{name}.corpus", certificate.corpus, study.corpora
+        yield f"certificates.{name}.evaluation", certificate.evaluation, study.evaluations
+
+
+def _tokenizer_faults(study: Study) -> Iterator[str]:
+    for name, corpus in study.corpora.items():
+        tokenizer = corpus.tokenizer
+        if tokenizer.kind != "transformers":
+            continue
+        if tokenizer.trained_on == name:
+            yield (
+                f"  corpora.{name}.tokenizer.trained_on: a tokenizer trained on the corpus it tokenizes depends on the "
+                "data, and no bound holds. Train it on a disjoint corpus or use a published one."
+            )
+        if (tokenizer.name is None) == (tokenizer.package is None):
+            yield f"  corpora.{name}.tokenizer: give exactly one of 'name' and 'package'."
+
+
+def _model_faults(study: Study) -> Iterator[str]:
+    for name, model in study.models.items():
+        if model.kind == "trained" and model.architecture.hidden % model.architecture.heads:
+            yield f"  models.{name}.architecture: hidden {model.architecture.hidden} is no multiple of heads."
+        if model.kind == "pretrained" and (model.name is None) == (model.package is None):
+            yield f"  models.{name}: give exactly one of 'name' and 'package'."
+
+
+def _message_faults(study: Study) -> Iterator[str]:
+    for name, message in study.messages.items():
+        model, quantizer = study.models.get(message.model), message.quantizer
+        if model is None:
+            continue
+        if (model.kind == "markov") != (quantizer.kind == "counts"):
+            wanted = "counts" if model.kind == "markov" else "codebook or uniform"
+            yield f"  messages.{name}.quantizer: model '{message.model}' needs a quantizer of kind {wanted}."
+        elif quantizer.kind != "counts" and model.kind == "pretrained" and quantizer.finetuning.steps:
+            yield (
+                f"  messages.{name}.quantizer.finetuning: model '{message.model}' is pretrained and names no corpus to "
+                "train on. Leave out 'finetuning'."
+            )
+
+
+def _evaluation_faults(study: Study) -> Iterator[str]:
+    for name, evaluation in study.evaluations.items():
+        if evaluation.stride is not None and evaluation.stride > evaluation.context:
+            yield f"  evaluations.{name}.stride: {evaluation.stride} is longer than the context {evaluation.context}."
+    for name, certificate in study.certificates.items():
+        message, window = study.messages.get(certificate.message), study.evaluations.get(certificate.evaluation)
+        if message is None or window is None:
+            continue
+        model = study.models.get(message.model)
+        if model is not None and model.kind == "trained" and window.context > model.architecture.context:
+            yield (
+                f"  certificates.{name}.evaluation: '{certificate.evaluation}' has windows of {window.context} tokens, "
+                f"but model '{message.model}' has {model.architecture.context} positions. Shorten the evaluation's "
+                "context or lengthen the architecture's."
+            )
+
+
+def _name_faults(study: Study) -> Iterator[str]:
+    """Yield a line for every row name that cannot be part of a file name."""
+    for section in _SECTIONS:
+        for name in getattr(study, section):
+            if not _NAME.fullmatch(name):
+                yield f"  {section}.{name}: use letters, digits, '.', '_' and '-' in names; they become file names."

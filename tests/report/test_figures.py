@@ -161,3 +161,15 @@ def test_sampled_blocks_weigh_their_draws_over_their_length(tmp_path):
     used = np.flatnonzero(histogram.counts)
     assert (used / 4096).tolist() == [1.0, 2.0, 4.0]
     assert histogram.counts[used].tolist() == [3.0, 1.0, 1.0]
+
+
+def test_many_bounds_leave_room_for_the_figure(study):
+    """A legend that lists every bound of a chained certificate once squeezed the axes to a fifth of the width."""
+    table = figure_data.size_table(read_certificates(study[0]))
+    names = ["azuma", "betting", "freedman", "mixture", "telescoped"]
+    many = pl.concat(
+        [table.with_columns(bound=pl.lit(name), value=pl.col("value") + i) for i, name in enumerate(names)]
+    )
+    figure = draw_bound_by_size(many)
+    figure.canvas.draw()
+    assert all(axes.get_position().width > 0.6 for axes in figure.axes)

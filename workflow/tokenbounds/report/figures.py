@@ -130,17 +130,21 @@ def _label_models(axes: Axes, table: pl.DataFrame, colours: dict[str, str], ceil
 
 def _size_key(axes: Axes, table: pl.DataFrame, best: pl.DataFrame) -> None:
     mark: dict[str, Any] = {"linestyle": "none", "color": style.MUTED}
-    bounds = " / ".join(sorted(best["bound"].unique()))
-    keys = [Line2D([], [], marker="o", markersize=6.5, label=f"certified bound ({bounds})", **mark)]
-    others = sorted(table.join(best, on=["certificate", "bound"], how="anti")["bound"].unique())
-    if others:
+    keys = [Line2D([], [], marker="o", markersize=6.5, label=_named(best["bound"].unique(), "best bound"), **mark)]
+    others = table.join(best, on=["certificate", "bound"], how="anti")["bound"].unique()
+    if len(others):
         ring: dict[str, Any] = {"markerfacecolor": style.PAPER, "markeredgewidth": 1.1}
-        keys.append(Line2D([], [], marker="o", markersize=4.5, label=" / ".join(others), **ring, **mark))
+        keys.append(Line2D([], [], marker="o", markersize=4.5, label=_named(others, "other bounds"), **ring, **mark))
     keys.append(Line2D([], [], color=style.MUTED, alpha=0.38, linewidth=3.2, label="price of the message"))
     if (best["gap_sampling"] > 0).any():
         keys.append(Line2D([], [], color=style.MUTED, linewidth=1.2, linestyle=":", label="price of sampling"))
     keys.append(Line2D([], [], marker="_", markersize=9, markeredgewidth=1.8, label="empirical risk", **mark))
     _legend(axes, keys)
+
+
+def _named(bounds: pl.Series, many: str) -> str:
+    """The name of the only bound, or `many`: a long list would leave no room for the figure."""
+    return str(bounds[0]) if len(bounds) == 1 else many
 
 
 # --- bound against alpha ----------------------------------------------------------------------------------------------

@@ -170,6 +170,6 @@ def test_many_bounds_leave_room_for_the_figure(study):
     many = pl.concat(
         [table.with_columns(bound=pl.lit(name), value=pl.col("value") + i) for i, name in enumerate(names)]
     )
-    figure = draw_bound_by_size(pl.concat(rows))
+    figure = draw_bound_by_size(many)
     figure.canvas.draw()
     assert all(axes.get_position().width > 0.6 for axes in figure.axes)

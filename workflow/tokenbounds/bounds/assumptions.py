@@ -44,8 +44,8 @@ def state_assumptions(
             "delta: every sample can err on its own."
         )
     sentences.append(
-        "The bounds, metrics, grids and delta, and the context windows of the scoring plan, were chosen before the "
-        "scores were seen. All rows of this certificate hold together with probability at least "
+        "The bounds, metrics, grids and delta, and the context windows and arithmetic of scoring, were chosen before "
+        "the scores were seen. All rows of this certificate hold together with probability at least "
         f"{confidence_percent(delta)} %."
     )
     return sentences
@@ -135,8 +135,8 @@ def _held_out_assumptions(trained_on: Sequence[dict[str, Any]]) -> list[str]:
         names = ", ".join(f"'{record['corpus']}' (manifest {record['sha256'][:12]}…)" for record in trained_on)
         because = (
             f"either trained in this study on {names} or published before this corpus was drawn. No document of this "
-            "corpus is in those (compared by the SHA-256 of every document that is not empty; near copies and "
-            "quotations are not noticed), and no model was trained on anything else that depends on this corpus"
+            "corpus is in those (by the SHA-256 that their tables of documents state for each; near copies "
+            "and quotations are not noticed), and no model was trained on anything else that depends on this corpus"
         )
     else:
         because = "published before this corpus was drawn, or at least trained on nothing that depends on it"

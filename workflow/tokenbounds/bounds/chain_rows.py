@@ -26,6 +26,7 @@ from tokenbounds.bounds.survey import Average, Sample, ScoreStream
 from tokenbounds.config import BoundsSpec
 
 _EXACT = 4
+_ROUNDING = 2.0**-40  # fixed-point sums round each logarithm to the nearest multiple of half of this or less
 _NEIGHBOURS = (-1, 0, 1)
 _CHUNK = 1 << 15
 
@@ -188,7 +189,7 @@ class _ChoiceSums:
         found = []
         for lambda_, total in self._logs[place].items():
             log = total.average()
-            lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), share)
+            lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), share) - _ROUNDING
             value, unsampled = (
                 betting_value(each, lambda_, complexity_nats + price, problem.tokens) for each in (lowest, log.mean)
             )

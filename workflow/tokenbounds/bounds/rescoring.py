@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,22 +36,33 @@ class Tolerance:
         In a rank: this share of it, and `rank_slack` more.
     rank_slack
         See `rank_share`.
+    error_share
+        In the share of tokens whose rank exceeds a certified k, upwards; one token more is always allowed.
     """
 
     token_bits: float
     mean_bits: float
     rank_share: float
     rank_slack: int
+    error_share: float
 
 
 TOLERANCES = {
-    "chain": Tolerance(token_bits=1e-4, mean_bits=1e-5, rank_share=0.0, rank_slack=1),
-    "float32": Tolerance(token_bits=1e-3, mean_bits=1e-4, rank_share=0.05, rank_slack=2),
-    "bfloat16": Tolerance(token_bits=0.5, mean_bits=0.02, rank_share=0.5, rank_slack=20),
+    "chain": Tolerance(token_bits=1e-4, mean_bits=1e-5, rank_share=0.0, rank_slack=1, error_share=0.0),
+    "float32": Tolerance(token_bits=1e-3, mean_bits=1e-4, rank_share=0.05, rank_slack=2, error_share=0.001),
+    "bfloat16": Tolerance(token_bits=0.5, mean_bits=0.02, rank_share=0.5, rank_slack=20, error_share=0.01),
 }
 
 
-def rescore_blocks(predictor: Any, evidence: Evidence, corpus: Corpus, blocks: int | None, seed: int | None) -> str:
+def rescore_blocks(
+    predictor: Any,
+    evidence: Evidence,
+    corpus: Corpus,
+    blocks: int | None,
+    seed: int | None,
+    *,
+    top_k: Sequence[int] = (),
+) -> str:
     """Score blocks again and compare losses and ranks with the stored ones.
 
     Parameters
@@ -63,6 +75,8 @@ def rescore_blocks(predictor: Any, evidence: Evidence, corpus: Corpus, blocks: i
         How many blocks of the plan, chosen uniformly without replacement; None for all.
     seed
         Of the choice; None takes the system's randomness.
+    top_k
+        The k whose errors are certified: their share may not grow by more than the tolerance either.
 
     Returns
     -------
@@ -86,6 +100,7 @@ def rescore_blocks(predictor: Any, evidence: Evidence, corpus: Corpus, blocks: i
     again = _columns(score_blocks(scorer, corpus, rows, _BATCH_TOKENS))
     stored = _stored(evidence.scores, rows["block"].to_numpy())
     difference = _compare(again, stored, tolerance, evidence.scores.files)
+    _compare_errors(again["rank"], stored["rank"], top_k, tolerance, evidence.scores.files)
     return (
         f"{len(again['block']):,} tokens of {count} blocks (seed {seed}): losses differ by at most {difference:.2g} "
         f"bits (tolerance {tolerance.token_bits:g})"
@@ -141,3 +156,24 @@ def _compare(
             f"{tolerance.mean_bits:g}. Score again."
         )
     return float(off.max())
+
+
+def _compare_errors(
+    again: npt.NDArray[Any],
+    stored: npt.NDArray[Any],
+    top_k: Sequence[int],
+    tolerance: Tolerance,
+    files: tuple[Path, ...],
+) -> None:
+    """Refuse ranks that are each within their tolerance but together hide errors.
+
+    A top-k error depends on nothing but rank > k, so that ranks shifted by little, all one way, would change it much.
+    """
+    allowed = 1 + int(tolerance.error_share * len(stored))
+    for k in top_k:
+        hidden = int(np.sum(again > k)) - int(np.sum(stored > k))
+        if hidden > allowed:
+            raise CertificateError(
+                f"{files[0].parent}: of {len(stored):,} tokens scored again, {hidden:,} more have a rank above {k} "
+                f"than are stored so; at most {allowed:,} may differ by rounding. Score again."
+            )

@@ -100,11 +100,11 @@ def _run_checks(path: Path, rescore: int, seed: int | None) -> Iterator[Check]:
         yield _check_tokens(link, corpus, inputs.corpus)
     yield _check_recomputation(path, certificate, evidence)
     for link in evidence.links:
-        yield from _check_message(link, evidence, corpus, rescore, seed)
+        yield from _check_message(link, evidence, corpus, rescore, seed, certificate["bounds"]["top_k"])
 
 
 def _check_message(
-    link: LinkEvidence, evidence: Evidence, corpus: Corpus, rescore: int, seed: int | None
+    link: LinkEvidence, evidence: Evidence, corpus: Corpus, rescore: int, seed: int | None, top_k: Sequence[int]
 ) -> Iterator[Check]:
     """A message decodes to a model, which gives the stored scores."""
     predictor = _decode(link.path)
@@ -114,7 +114,7 @@ def _check_message(
 
         blocks = None if rescore == ALL_BLOCKS else rescore
         own = replace(evidence, message=link.message, scores=link.scores, dtype=link.dtype)
-        detail = rescore_blocks(predictor, own, corpus, blocks, seed)
+        detail = rescore_blocks(predictor, own, corpus, blocks, seed, top_k=top_k)
         yield Check("scored again", str(link.scores.files[0].parent), detail)
 
 
@@ -225,7 +225,9 @@ def _check_plan(inputs: CertificateInputs, evidence: Evidence, corpus: Corpus) -
         seed=plan.seed,
         shards=plan.shards,
     )
-    if not again.equals(plan.table):
+    stated = {name: str(getattr(plan, name)) for name in ("mode", "draws", "tokens", "documents", "blocks")}
+    planned = {key.decode(): value.decode() for key, value in again.schema.metadata.items()}
+    if not again.equals(plan.table) or any(planned[name] != value for name, value in stated.items()):
         raise CertificateError(f"{inputs.plan} is not the plan that its settings and the corpus give. Plan again.")
     what = "every token once" if plan.mode == "exhaustive" else f"{plan.draws} draws of seed {plan.seed}"
     return Check("plan made again", str(inputs.plan), what)

@@ -63,8 +63,7 @@ def bound_freedman(
     mass = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
     count = round(float(mass.sum())) if samples is None else samples
     check_losses(values, ceiling)
-    if not centers or not all(0.0 <= center < ceiling for center in centers):
-        raise CertificateError(f"the centres {list(centers)} must lie in [0, {ceiling}), and be at least one.")
+    _check_centers(centers, ceiling)
     grid = lambda_grid(lambdas, ceiling)
     price = math.log(lambdas * len(centers))
     total = complexity_nats + price
@@ -77,3 +76,8 @@ def bound_freedman(
     )
     empirical = float(np.sum(values * mass) / mass.sum())
     return Bound(value, empirical, total, count, ceiling, price, lambda_)
+
+
+def _check_centers(centers: Sequence[float], ceiling: float) -> None:
+    if not centers or not all(0.0 <= center < ceiling for center in centers):
+        raise CertificateError(f"the centres {list(centers)} must lie in [0, {ceiling}), and be at least one.")

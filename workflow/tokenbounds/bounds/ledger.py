@@ -141,14 +141,8 @@ def split_delta(
     CertificateError
         If a share or a size is out of its domain, or a row appears twice.
     """
-    total = _fraction(delta)
-    share = Fraction(0) if sampling_share is None else _fraction(sampling_share)
-    if not 0 < total < 1 or not 0 <= share < 1 or (sampling_share is not None and share == 0):
-        raise CertificateError(f"delta {delta} and sampling share {sampling_share} must lie strictly between 0 and 1.")
-    if message_bits < 0 or alphas < 1 or lambdas < 1 or not rows:
-        raise CertificateError("a ledger needs at least one row, one alpha and one lambda, and no negative bits.")
-    if len(set(rows)) != len(rows):
-        raise CertificateError("a row appears twice in the ledger; name each metric and bound once.")
+    total, share = _delta_and_share(delta, sampling_share)
+    _check_sizes(rows, message_bits, alphas, lambdas)
     each = total / len(rows)
     budgets = []
     for metric, bound in rows:
@@ -167,6 +161,24 @@ def split_delta(
             )
         )
     return Ledger(total, tuple(budgets))
+
+
+def _delta_and_share(
+    delta: float | str | Fraction, sampling_share: float | str | Fraction | None
+) -> tuple[Fraction, Fraction]:
+    """Both as exact fractions, checked; a share of None is zero."""
+    total = _fraction(delta)
+    share = Fraction(0) if sampling_share is None else _fraction(sampling_share)
+    if not 0 < total < 1 or not 0 <= share < 1 or (sampling_share is not None and share == 0):
+        raise CertificateError(f"delta {delta} and sampling share {sampling_share} must lie strictly between 0 and 1.")
+    return total, share
+
+
+def _check_sizes(rows: Sequence[tuple[str, str]], message_bits: int, alphas: int, lambdas: int) -> None:
+    if message_bits < 0 or alphas < 1 or lambdas < 1 or not rows:
+        raise CertificateError("a ledger needs at least one row, one alpha and one lambda, and no negative bits.")
+    if len(set(rows)) != len(rows):
+        raise CertificateError("a row appears twice in the ledger; name each metric and bound once.")
 
 
 def _fraction(value: float | str | Fraction) -> Fraction:

@@ -114,14 +114,7 @@ def state_bounds(
     ledger = _split(setting, message_bits)
     models = [*chain, ChainModel(name, message_bits, setting.vocabulary_size, scores)]
     chains = _bound_chains(ledger, setting, models)
-    units = bound_units(
-        [budget for budget in ledger.rows if budget.bound in UNIT_BOUNDS],
-        scores,
-        setting.units,
-        setting.alphas,
-        setting.vocabulary_size,
-        setting.spec.lambdas,
-    )
+    units = _bound_units(ledger, scores, setting)
     single = [budget for budget in ledger.rows if budget.bound not in CHAIN_BOUNDS + UNIT_BOUNDS]
     tokens = _bound_tokens(single, scores, setting)
     rows, entries = [], []
@@ -134,11 +127,17 @@ def state_bounds(
         else:
             bound = units[key] if key in units else tokens[key]
             rows.append(_row(budget, bound, setting))
-            lines = budget.entries(bound.price_nats)
-            if key in units:
-                lines.append({"name": "units", "amount": bound.samples, "unit": unit_of(budget.bound)})
+            lines = _entries(budget, bound)
         entries.append({"metric": budget.metric, "bound": budget.bound, "entries": lines})
     return Statement(rows, {"delta": str(ledger.delta), "rows": entries}, _notes(setting))
+
+
+def _entries(budget: RowBudget, bound: Bound) -> list[dict[str, Any]]:
+    """The ledger's entries of a row without links."""
+    lines = budget.entries(bound.price_nats)
+    if budget.bound in UNIT_BOUNDS:
+        lines.append({"name": "units", "amount": bound.samples, "unit": unit_of(budget.bound)})
+    return lines
 
 
 def _bound_chains(ledger: Ledger, setting: Setting, models: Sequence[ChainModel]) -> dict[str, ChainRow]:
@@ -146,6 +145,12 @@ def _bound_chains(ledger: Ledger, setting: Setting, models: Sequence[ChainModel]
     if not budgets:
         return {}
     return bound_chains(budgets, models, setting.spec, setting.tokens, setting.sample)
+
+
+def _bound_units(ledger: Ledger, scores: ScoreStream, setting: Setting) -> dict[tuple[str, str], Bound]:
+    """The rows over documents and sequences, by metric and bound."""
+    budgets = [budget for budget in ledger.rows if budget.bound in UNIT_BOUNDS]
+    return bound_units(budgets, scores, setting.units, setting.alphas, setting.vocabulary_size, setting.spec.lambdas)
 
 
 def _bound_tokens(budgets: Sequence[RowBudget], scores: ScoreStream, setting: Setting) -> dict[tuple[str, str], Bound]:

@@ -74,8 +74,7 @@ def finetune(
             trainable.refit()
         optimizer.zero_grad(set_to_none=True)
         loss_bits, rate_bits = objective.backward(*sampler.batch(step))
-        if not math.isfinite(loss_bits):
-            raise MessageError(f"fine-tuning diverged at step {step}. Lower finetuning.learning_rate.")
+        _check_finite(loss_bits, step)
         torch.nn.utils.clip_grad_norm_(trainable.parameters(), _CLIP_NORM)
         optimizer.step()
         trainable.settle()
@@ -124,6 +123,11 @@ class _LossWithBackward(nn.Module):
             loss = summed_loss_nats(self.model, inputs, targets) / (count * math.log(2))
         (loss + penalty).backward()
         return float(loss.detach())
+
+
+def _check_finite(loss_bits: float, step: int) -> None:
+    if not math.isfinite(loss_bits):
+        raise MessageError(f"fine-tuning diverged at step {step}. Lower finetuning.learning_rate.")
 
 
 def _optimizer(trainable: TrainableQuantization, spec: Finetuning) -> torch.optim.Optimizer:

@@ -152,9 +152,7 @@ def plan_scoring(
     scored = tokens if drawn is None else int(_block_columns(layout, drawn[0])["length"].sum())
     metadata = {"mode": "exhaustive" if drawn is None else "sampled", "draws": draws, "tokens": tokens}
     metadata |= {"documents": len(lengths), "blocks": blocks, "context": context, "stride": stride}
-    metadata |= {"seed": seed, "shards": shards, "schema_version": SCHEMA_VERSION}
-    schema = PLAN_SCHEMA.with_metadata({key: str(value) for key, value in metadata.items()})
-    return pa.Table.from_batches(_assign_shards(chunks, schema, scored, shards), schema=schema)
+    return _make_table(chunks, metadata | {"seed": seed, "shards": shards}, scored, shards)
 
 
 def write_plan(table: pa.Table, path: Path | str, *, manifest_sha256: str) -> None:
@@ -315,6 +313,15 @@ def uniform_integers(bound: int, count: int, seed: int) -> Int64Array:
         words = generator.random_raw(count - len(drawn))
         drawn = np.concatenate([drawn, words[words <= last]])
     return (drawn % np.uint64(bound)).astype(np.int64)
+
+
+def _make_table(
+    chunks: Iterator[dict[str, Int64Array]], metadata: dict[str, Any], scored: int, shards: int
+) -> pa.Table:
+    """The plan's table, with its metadata as text."""
+    texts = {key: str(value) for key, value in (metadata | {"schema_version": SCHEMA_VERSION}).items()}
+    schema = PLAN_SCHEMA.with_metadata(texts)
+    return pa.Table.from_batches(_assign_shards(chunks, schema, scored, shards), schema=schema)
 
 
 def _assign_shards(

@@ -260,7 +260,18 @@ def score_shard(
         raise ScoreError(f"the plan is for {plan.tokens} tokens, the corpus has {corpus.tokens}. Plan again.")
     rows = plan.shard(shard)
     scorer = make_scorer(predictor, corpus, options)
-    provenance = Provenance(
+    provenance = _provenance(scorer, plan, shard, message_sha256, options)
+    progress = _Progress(int(column(rows, "length").sum()))
+    with score_writer(out, provenance) as writer:
+        for batch in score_blocks(scorer, corpus, rows, options.batch_tokens):
+            writer.write(batch)
+            progress.add(batch.num_rows)
+    return progress.done
+
+
+def _provenance(scorer: Scorer, plan: Plan, shard: int, message_sha256: str, options: ScoringOptions) -> Provenance:
+    """What a score file says about where it comes from."""
+    return Provenance(
         message_sha256=message_sha256,
         manifest_sha256=plan.manifest_sha256,
         plan_sha256=plan.sha256,
@@ -269,12 +280,6 @@ def score_shard(
         vocabulary_size=scorer.vocabulary_size,
         software={**_software_versions(), "device": scorer.device_kind},
     )
-    progress = _Progress(int(column(rows, "length").sum()))
-    with score_writer(out, provenance) as writer:
-        for batch in score_blocks(scorer, corpus, rows, options.batch_tokens):
-            writer.write(batch)
-            progress.add(batch.num_rows)
-    return progress.done
 
 
 def score_message(

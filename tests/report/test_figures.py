@@ -28,6 +28,7 @@ def test_every_figure_comes_with_its_data(study):
     for path in figures:
         frame = pl.read_parquet(path.with_suffix(".parquet"))
         assert frame.height > 0
+        assert pl.read_parquet_metadata(path.with_suffix(".parquet"))["schema_version"] == "1"
         assert pl.read_csv(path.with_suffix(".csv")).columns == frame.columns
         assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 

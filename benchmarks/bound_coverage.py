@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+sys.path.append(str(Path(__file__).parent))  # for whoever loads this file by its path
+from _coverage_sources import (
+    ALPHAS,
+    BLOCK,
+    DELTA,
+    VOCABULARY,
+    Floats,
+    Trial,
+    both_losses,
+    budget,
+    choose_model,
+    simulate,
+)
 from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
 from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, lambda_grid
 from tokenbounds.bounds.chain_rows import ChainModel, bound_chains
@@ -33,106 +48,11 @@ from tokenbounds.bounds.survey import Sample
 from tokenbounds.bounds.telescoped import bound_telescoped, link_ceilings, link_losses
 from tokenbounds.config import BoundsSpec
 
-Floats = npt.NDArray[np.float64]
-
-VOCABULARY = 2
 WIDE_VOCABULARY = 256
-ALPHAS = (0.05, 0.2)
 LAMBDAS = 16
-DELTA = 0.05
-BLOCK = 16
 DRAWS = 12
 SHARE = 0.4
 _AT_ONCE = 1000
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """Trajectories [replications, tokens]: context, token, and the true probability that the token is 1."""
-
-    context: npt.NDArray[np.int64]
-    token: npt.NDArray[np.int64]
-    chance: Floats
-    contexts: int
-
-
-def simulate(replications: int, tokens: int, phases: int, calm: bool, seed: int) -> Sequences:
-    """Draw sequences from the adversary: fair coins in each context until a deviation can be kept.
-
-    The context is the position modulo `phases` and the last token. It is frozen when its count of ones is one
-    standard deviation (of its expected final count) away from its expectation: from then on its token is certain,
-    so that the deviation stays. With `calm`, every other block of tokens repeats one token, so that blocks differ.
-    """
-    rng = np.random.default_rng(seed)
-    contexts = 2 * phases
-    rows = np.arange(replications)
-    last = rng.integers(0, 2, replications)
-    deviation = np.zeros((replications, contexts))
-    frozen = np.zeros((replications, contexts), dtype=bool)
-    limit = 0.5 * math.sqrt(tokens / contexts / (2 if calm else 1))
-    shape = (replications, tokens)
-    history = Sequences(np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape), contexts)
-    for step in range(tokens):
-        block = step // BLOCK
-        state = 2 * (step % phases) + last
-        certain = float((block // 2) % 2 if calm else (step // phases) % 2)
-        resting = frozen[rows, state] | (calm and block % 2 == 1)
-        chance = np.where(resting, certain, 0.5)
-        token = (rng.random(replications) < chance).astype(np.int64)
-        history.context[:, step], history.token[:, step], history.chance[:, step] = state, token, chance
-        deviation[rows, state] += token - chance
-        frozen[rows, state] |= np.abs(deviation[rows, state]) >= limit
-        last = token
-    return history
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One replication: raw losses of the chosen model, its errors, and what they were expected to be, per token."""
-
-    nll_bits: Floats
-    expected_bits: Callable[[float], Floats]
-    error: Floats
-    expected_error: Floats
-    contexts: int
-    context: npt.NDArray[np.int64]
-    prediction: Floats
-    chance: Floats
-
-    @property
-    def message_bits(self) -> int:
-        return self.contexts
-
-
-def choose_model(history: Sequences, index: int) -> Trial:
-    """The model whose empirical risk flatters it most, context by context, among all 2^contexts."""
-    context, token, chance = history.context[index], history.token[index], history.chance[index]
-    ones = np.bincount(context, weights=token - chance, minlength=history.contexts)
-    prediction = (ones > 0).astype(np.float64)[context]
-    probability = np.where(token == 1, prediction, 1.0 - prediction)
-    with np.errstate(divide="ignore"):
-        nll = -np.log2(probability)
-    guess = (prediction > 0.5).astype(np.int64)
-    wrong = np.where(guess == 1, 1.0 - chance, chance)
-
-    def expected(alpha: float) -> Floats:
-        one, zero = _both_losses(prediction, alpha)
-        return chance * one + (1.0 - chance) * zero
-
-    return Trial(
-        nll, expected, (guess != token).astype(np.float64), wrong, history.contexts, context, prediction, chance
-    )
-
-
-def _both_losses(prediction: Floats, alpha: float | Floats) -> tuple[Floats, Floats]:
-    with np.errstate(divide="ignore"):
-        return smooth(-np.log2(prediction), alpha, VOCABULARY), smooth(-np.log2(1.0 - prediction), alpha, VOCABULARY)
-
-
-def budget(bits: float, delta: float = DELTA, alphas: int = len(ALPHAS)) -> float:
-    """L without the price of lambdas, nats."""
-    return bits * math.log(2.0) + math.log(alphas) + math.log(1.0 / delta)
-
 
 # --- one function per bound: the truth minus the bound, a violation if positive ---------------------------------------
 
@@ -161,7 +81,7 @@ def excess_azuma_predictable(trial: Trial, fault: Fault) -> float:
     alpha = np.where(trial.context % 2 == 0, *ALPHAS)
     spans = fault.span * np.where(trial.context % 2 == 0, *(loss_range(each, VOCABULARY) for each in ALPHAS))
     mean = float(smooth(trial.nll_bits, alpha, VOCABULARY).mean())
-    one, zero = _both_losses(trial.prediction, alpha)
+    one, zero = both_losses(trial.prediction, alpha)
     truth = float((trial.chance * one + (1.0 - trial.chance) * zero).mean())
     total = budget(fault.bits * trial.message_bits, alphas=1)
     guesses = fault.span * np.geomspace(*sorted(loss_range(each, VOCABULARY) for each in ALPHAS), 4)

@@ -27,15 +27,34 @@ def save_checkpoint(
     """Write a model's coded parameters, its card and, if given, its loss curve; each file atomically.
 
     The card is written last: a folder with a card is whole.
+
+    Raises
+    ------
+    TokenboundsError
+        If a file cannot be written; it is named.
     """
     directory = Path(directory)
     tensors = {name: value.detach().cpu().contiguous() for name, value in coded_parameters(model).items()}
-    with atomic_path(directory / WEIGHTS_FILE) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+    save_tensors(directory / WEIGHTS_FILE, tensors)
     if training is not None:
         with atomic_path(directory / TRAINING_FILE) as temporary:
             pq.write_table(training, temporary)
     write_json(directory / CARD_FILE, card.to_dict())
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write tensors as safetensors, atomically.
+
+    Raises
+    ------
+    TokenboundsError
+        If the file cannot be written; safetensors reports a full disk by an error of its own.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise ModelError(f"cannot write {path}: {error}. Free space, or choose another folder.") from error
 
 
 def load_checkpoint(directory: Path | str) -> tuple[PreTrainedModel, ModelCard]:

@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import pyarrow as pa
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -28,7 +27,7 @@ from tokenbounds.errors import ModelError
 from tokenbounds.files import canonical_json, read_json, sha256_bytes, write_json
 from tokenbounds.models.architecture import card_from_spec
 from tokenbounds.models.build import build_model, initialize
-from tokenbounds.models.checkpoint import WEIGHTS_FILE, save_checkpoint
+from tokenbounds.models.checkpoint import WEIGHTS_FILE, save_checkpoint, save_tensors
 from tokenbounds.models.data import BlockSampler
 from tokenbounds.models.loss import IGNORED, summed_loss_nats
 
@@ -37,6 +36,7 @@ LOGGER = logging.getLogger(__name__)
 _CURVE_POINTS = 200
 _BETAS = (0.9, 0.95)
 _RUN_FILE = "run.json"
+_WRITE_FAILURES = ("No space", "PytorchStreamWriter", "writing")  # how torch.save reports a disk that is full
 _STATE_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", WEIGHTS_FILE)
 
 CURVE_SCHEMA = pa.schema([("step", pa.int64()), ("loss_bits", pa.float64()), ("learning_rate", pa.float64())])
@@ -70,7 +70,7 @@ def train_model(
     Raises
     ------
     ModelError
-        If the spec contradicts itself, or the loss stops being finite.
+        If the spec contradicts itself, the loss stops being finite, or the state cannot be saved.
     """
     directory, workdir = Path(directory), Path(workdir)
     card = card_from_spec(spec, vocabulary_size=corpus.vocabulary_size, start_id=corpus.start_id)
@@ -82,11 +82,24 @@ def train_model(
             _prepare(workdir, _identity(spec, card.to_dict(), corpus))
     sampler = BlockSampler(corpus, card.context, spec.training.batch_tokens, spec.training.seed)
     trainer = _trainer(model, sampler, spec.training, arguments, callbacks)
-    last = _last_state(workdir)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    _train(trainer, workdir)
     if trainer.is_world_process_zero():
         save_checkpoint(directory, model, card, _loss_curve(trainer))
         shutil.rmtree(workdir, ignore_errors=True)
+
+
+def _train(trainer: Trainer, workdir: Path) -> None:
+    """Train from the last whole state; a disk that refuses a state ends in one line."""
+    last = _last_state(workdir)
+    try:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _WRITE_FAILURES):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"cannot save the state of training in {workdir}: {reason}. Free space, or choose another folder."
+        ) from error
 
 
 class _StepDataset(torch.utils.data.Dataset):
@@ -132,10 +145,9 @@ class _Trainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir or ".")
-            folder.mkdir(parents=True, exist_ok=True)
             parameters = cast(nn.Module, self.model).named_parameters()
             tensors = {name: value.detach().contiguous() for name, value in parameters}
-            save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+            save_tensors(folder / WEIGHTS_FILE, tensors)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Stay silent about tied and generated tensors, which no checkpoint holds."""
@@ -277,7 +289,6 @@ def _prepare(workdir: Path, identity: dict[str, Any]) -> None:
     record = workdir / _RUN_FILE
     if workdir.exists() and not (record.is_file() and read_json(record) == identity):
         shutil.rmtree(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     write_json(record, identity)
 
 

@@ -4,6 +4,10 @@ In    the files of a text, JSON lines or Parquet source; other sources are not f
 Out   <results>/corpora/{corpus}/manifest.json       tokens, documents, hashes of the shards beside it
       <results>/corpora/{corpus}/documents.parquet   one row a document
       <results>/corpora/{corpus}/shard-*.arrow       document, tokens; as many as the corpus's row says
+
+Shards are not declared as outputs: their number differs from corpus to corpus, and a rule's outputs are the same for
+all of them. The manifest stands for them. It is written last and holds their hashes, so whoever reads a corpus finds
+a shard that is missing or damaged.
 """
 
 

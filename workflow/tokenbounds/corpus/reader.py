@@ -12,6 +12,8 @@ from tokenbounds.corpus.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest,
 from tokenbounds.errors import CorpusError
 from tokenbounds.files import sha256_file
 
+_REMEDY = "Run `snakemake --forcerun tokenize_corpus`."
+
 
 class Corpus:
     """A tokenized corpus on disk.
@@ -56,7 +58,9 @@ class Corpus:
         shards = [_Shard(directory / entry.file, entry, manifest, i) for i, entry in enumerate(manifest.shards)]
         for number, entry in enumerate(manifest.shards):
             if entry.documents != len(range(number, manifest.documents, count)):
-                raise CorpusError(f"{directory / MANIFEST_NAME}: {entry.file} does not hold each {count}th document.")
+                raise CorpusError(
+                    f"{directory / MANIFEST_NAME}: {entry.file} does not hold each {count}th document. {_REMEDY}"
+                )
         return cls(manifest, shards)
 
     def document(self, number: int) -> np.ndarray:
@@ -93,32 +97,33 @@ class _Shard:
                     self._add(batch, row, shard, len(manifest.shards))
                     row += batch.num_rows
         except (OSError, pa.ArrowException) as error:
-            raise CorpusError(f"cannot read {path}: {error}. Tokenize the corpus again.") from error
+            raise CorpusError(f"cannot read {path}: {error}. {_REMEDY}") from error
         lengths = [np.diff(offsets) for offsets in self._offsets]
         self.lengths = np.concatenate([np.zeros(0, dtype=np.int64), *lengths]).astype(np.int64)
         self._first_rows = np.concatenate([[0], np.cumsum([len(part) for part in lengths])]).astype(np.int64)
         if len(self.lengths) != entry.documents or int(self.lengths.sum()) != entry.tokens:
             raise CorpusError(
                 f"{path} holds {len(self.lengths)} documents and {int(self.lengths.sum())} tokens, its manifest says "
-                f"{entry.documents} and {entry.tokens}. Tokenize the corpus again."
+                f"{entry.documents} and {entry.tokens}. {_REMEDY}"
             )
 
     def _check_schema(self, schema: pa.Schema, manifest: Manifest) -> None:
         metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
         if metadata.get("schema_version") != str(SCHEMA_VERSION):
-            raise CorpusError(f"{self._path}: schema version {metadata.get('schema_version')}, not {SCHEMA_VERSION}.")
+            version = metadata.get("schema_version")
+            raise CorpusError(f"{self._path}: schema version {version}, not {SCHEMA_VERSION}. {_REMEDY}")
         if metadata.get("tokenizer_sha256") != manifest.tokenizer.sha256:
-            raise CorpusError(f"{self._path} was made by another tokenizer than its manifest names. Tokenize again.")
+            raise CorpusError(f"{self._path} was made by another tokenizer than its manifest names. {_REMEDY}")
         wanted = (pa.list_(pa.uint16()), pa.list_(pa.uint32()))
         if schema.names != ["document", "tokens"] or schema.field("tokens").type not in wanted:
-            raise CorpusError(f"{self._path} does not have the columns of a token shard. Tokenize the corpus again.")
+            raise CorpusError(f"{self._path} does not have the columns of a token shard. {_REMEDY}")
 
     def _add(self, batch: pa.RecordBatch, row: int, shard: int, shards: int) -> None:
         documents, tokens = batch.column(0), batch.column(1)
         batch.validate(full=True)
         expected = shard + shards * np.arange(row, row + batch.num_rows, dtype=np.int64)
         if documents.null_count or tokens.null_count or not np.array_equal(documents.to_numpy(), expected):
-            raise CorpusError(f"{self._path}: its documents are not numbered as they should be. Tokenize again.")
+            raise CorpusError(f"{self._path}: its documents are not numbered as they should be. {_REMEDY}")
         self._offsets.append(tokens.offsets.to_numpy())
         self._values.append(tokens.values.to_numpy())
 
@@ -129,13 +134,13 @@ class _Shard:
         if len(tokens) and int(tokens.max()) >= self._vocabulary_size:
             raise CorpusError(
                 f"{self._path} holds token {int(tokens.max())}, outside its vocabulary of {self._vocabulary_size}. "
-                "Tokenize the corpus again."
+                + _REMEDY
             )
         return tokens
 
 
 def _verify(path: Path, sha256: str) -> None:
     if not path.is_file():
-        raise CorpusError(f"{path} does not exist. Tokenize the corpus again.")
+        raise CorpusError(f"{path} does not exist. {_REMEDY}")
     if sha256_file(path) != sha256:
-        raise CorpusError(f"{path} differs from its manifest (SHA-256). Restore it, or tokenize the corpus again.")
+        raise CorpusError(f"{path} differs from its manifest (SHA-256). {_REMEDY}")

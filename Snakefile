@@ -15,6 +15,7 @@ include: "workflow/rules/common.smk"
 
 pathvars:
     results=study.results,
+    logs="logs" if study.results == "results" else f"{study.results}/logs",
     benchmarks=f"{study.results}/benchmarks",
 
 

@@ -56,14 +56,6 @@ def training_workdir(wildcards) -> str:
     return f"{study.results}/work/{wildcards.model}-{digest}"
 
 
-def training_minutes(wildcards, attempt) -> int:
-    """Twenty minutes, plus the time of 6 operations a parameter and token at a modest 2·10^10 operations a second."""
-    model = study.models[wildcards.model]
-    parameters = 12 * model.architecture.layers * model.architecture.hidden**2
-    seconds = 6 * parameters * model.training.steps * model.training.batch_tokens / 2e10
-    return int((20 + seconds / 60) * attempt)
-
-
 # --- messages ---------------------------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ rule train_model:
         "../../envs/environment.yaml"
     threads: 16
     resources:
-        mem_mb=growing(6000),
+        mem_mb=training_megabytes,
         runtime=training_minutes,
         gres="",
     params:
@@ -53,7 +53,7 @@ rule import_model:
         "../../envs/environment.yaml"
     threads: 2
     resources:
-        mem_mb=growing(6000, 4),
+        mem_mb=import_megabytes,
         runtime=growing(60, 0.1),
     params:
         row=model_row,
@@ -78,8 +78,8 @@ rule fit_markov:
         "../../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(60),
+        mem_mb=counting_megabytes,
+        runtime=counting_minutes,
     params:
         row=model_row,
     script:

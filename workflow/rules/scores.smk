@@ -45,8 +45,8 @@ rule score_shard:
         "../../envs/environment.yaml"
     threads: 4
     resources:
-        mem_mb=growing(4000, 60),
-        runtime=growing(120, 10),
+        mem_mb=scoring_megabytes,
+        runtime=scoring_minutes,
         gres="",
     params:
         row=evaluation_row,

@@ -109,10 +109,7 @@ def bound_betting(
     samples
         m; the sum of the weights by default.
     """
-    values = np.asarray(losses, dtype=np.float64)
-    mass = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
-    count = round(float(mass.sum())) if samples is None else samples
-    check_losses(values, ceiling)
+    values, mass, count = weigh_losses(losses, ceiling, weights, samples)
     grid = lambda_grid(lambdas, ceiling)
     price = math.log(lambdas)
     total = complexity_nats + price
@@ -122,6 +119,22 @@ def bound_betting(
     best = int(np.argmin(bounds))
     empirical = float(np.sum(values * mass) / mass.sum())
     return Bound(float(bounds[best]), empirical, total, count, ceiling, price, float(grid[best]))
+
+
+def weigh_losses(
+    losses: npt.ArrayLike, ceiling: float, weights: npt.ArrayLike | None, samples: int | None
+) -> tuple[Floats, Floats, int]:
+    """Losses [n], their weights [n] (one each by default) and m (the sum of the weights by default).
+
+    Raises
+    ------
+    CertificateError
+        If a loss exceeds `ceiling` or there is none.
+    """
+    values = np.asarray(losses, dtype=np.float64)
+    mass = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
+    check_losses(values, ceiling)
+    return values, mass, round(float(mass.sum())) if samples is None else samples
 
 
 def check_losses(values: Floats, ceiling: float) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenbounds.bounds.azuma import check_budget
-from tokenbounds.bounds.betting import check_losses, lambda_grid, mean_log
+from tokenbounds.bounds.betting import lambda_grid, mean_log, weigh_losses
 from tokenbounds.bounds.result import Bound
 from tokenbounds.errors import CertificateError
 
@@ -59,10 +59,7 @@ def bound_freedman(
     samples
         m; the sum of the weights by default.
     """
-    values = np.asarray(losses, dtype=np.float64)
-    mass = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
-    count = round(float(mass.sum())) if samples is None else samples
-    check_losses(values, ceiling)
+    values, mass, count = weigh_losses(losses, ceiling, weights, samples)
     _check_centers(centers, ceiling)
     grid = lambda_grid(lambdas, ceiling)
     price = math.log(lambdas * len(centers))

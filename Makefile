@@ -38,8 +38,8 @@ types: install-dev  ## mypy
 lint: install-dev  ## snakemake's own advice
 	$(BIN)/snakemake --lint
 
-generate: install-dev  ## write config/README.md and the JSON schema again, from config.py
-	$(BIN)/python -m tokenbounds.config_docs
+generate: install-dev  ## write config/README.md and the JSON schema again, from the types in tokenbounds.config
+	$(BIN)/python -m tokenbounds.config.docs
 
 lock:  ## write envs/*.lock again, from pyproject.toml
 	envs/lock.sh

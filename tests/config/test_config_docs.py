@@ -3,8 +3,9 @@ import re
 from dataclasses import is_dataclass
 
 import pytest
-from tokenbounds import config, config_docs
-from tokenbounds.config_keys import KEYS
+from tokenbounds import config
+from tokenbounds.config import docs as config_docs
+from tokenbounds.config.keys import KEYS
 
 
 def test_every_key_is_documented_and_nothing_else():

@@ -2,7 +2,7 @@
 
 import pytest
 from tokenbounds.config import load_study
-from tokenbounds.config_docs import ROOT
+from tokenbounds.config.docs import ROOT
 
 STUDIES = [ROOT / "config" / "config.yaml", *sorted((ROOT / "config" / "studies").glob("*.yaml"))]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from tokenbounds.config import parse_study, row_json
-from tokenbounds.config_certificates import training_corpora
+from tokenbounds.config.certificate_faults import training_corpora
 from tokenbounds.corpus.sources import source_files
 from tokenbounds.errors import TokenboundsError
 

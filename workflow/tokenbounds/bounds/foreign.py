@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tokenbounds.bounds.rows import Setting, Statement, state_bounds
 from tokenbounds.config import BoundsSpec
-from tokenbounds.config_certificates import CHAIN_BOUNDS, UNIT_BOUNDS
+from tokenbounds.config.certificate_faults import CHAIN_BOUNDS, UNIT_BOUNDS
 from tokenbounds.errors import CertificateError, ScoreError
 
 _BATCH_ROWS = 1 << 18

@@ -24,7 +24,7 @@ from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range
 from tokenbounds.bounds.survey import Average, Cell, Sample, ScoreStream, average_cells, survey_scores
 from tokenbounds.bounds.unit_rows import Units, bound_units, unit_of
 from tokenbounds.config import BoundsSpec
-from tokenbounds.config_certificates import CHAIN_BOUNDS, UNIT_BOUNDS
+from tokenbounds.config.certificate_faults import CHAIN_BOUNDS, UNIT_BOUNDS
 
 _LOG_VALUES: dict[str, Callable[[float, float, float, int], float]] = {
     "betting": betting_value,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from tokenbounds.config_certificates import UNIT_BOUNDS
+from tokenbounds.config.certificate_faults import UNIT_BOUNDS
 from tokenbounds.rounding import percent_up, round_up
 
 

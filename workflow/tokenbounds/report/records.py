@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenbounds.bounds import certificate_schema
-from tokenbounds.config_certificates import UNIT_BOUNDS
+from tokenbounds.config.certificate_faults import UNIT_BOUNDS
 from tokenbounds.errors import CertificateError
 from tokenbounds.report.formats import metric_order
 

@@ -1,4 +1,4 @@
-"""The meaning of every key of a configuration, in one sentence each; `config_docs` joins them with the types."""
+"""The meaning of every key of a configuration, in one sentence each; `docs.py` joins them with the types."""
 
 INTRODUCTION = """
 # Configuration

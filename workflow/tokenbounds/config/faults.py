@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from tokenbounds.config_certificates import certificate_faults
+from tokenbounds.config.certificate_faults import certificate_faults
 
 if TYPE_CHECKING:
     from tokenbounds.config import Study

@@ -1,6 +1,6 @@
 """What is generated from the configuration's types: the JSON schema, and `config/README.md`, which explains every key.
 
-`python -m tokenbounds.config_docs` writes both into the checkout; with `--check` it only compares, and fails if a
+`python -m tokenbounds.config.docs` writes both into the checkout; with `--check` it only compares, and fails if a
 file is not what the types say.
 """
 
@@ -16,10 +16,10 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from tokenbounds import config
-from tokenbounds.config_keys import INTRODUCTION, KEYS
+from tokenbounds.config.keys import INTRODUCTION, KEYS
 from tokenbounds.files import canonical_json, write_bytes
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SCHEMA_FILE = Path("workflow/schemas/study.schema.json")
 README_FILE = Path("config/README.md")
 
@@ -57,7 +57,7 @@ def render_schema() -> str:
 
 def render_readme() -> str:
     """The reference of all keys, in Markdown."""
-    parts = ["<!-- Written by `make generate` from workflow/tokenbounds/config.py; do not edit. -->", INTRODUCTION]
+    parts = ["<!-- Written by `make generate` from workflow/tokenbounds/config/; do not edit. -->", INTRODUCTION]
     for title, kinds in _SECTIONS:
         parts.append(f"## {title}")
         parts.extend(_render_type(kind, alone=len(kinds) == 1) for kind in kinds)
@@ -167,7 +167,7 @@ def main(arguments: list[str]) -> int:
         if "--check" not in arguments:
             write_bytes(ROOT / path, text.encode())
     for path in stale:
-        print(f"{path}: {'is not what config.py says; run `make generate`' if '--check' in arguments else 'written'}")
+        print(f"{path}: {'is not what the types say; run `make generate`' if '--check' in arguments else 'written'}")
     return 1 if stale and "--check" in arguments else 0
 
 

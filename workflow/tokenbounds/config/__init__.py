@@ -1,0 +1,90 @@
+"""The configuration as types: what a study is made of, checked before any job runs.
+
+A study is a set of named rows that refer to each other by name: corpora, models, messages, evaluations and
+certificates. Every type is a frozen dataclass; unknown keys are rejected with the nearest valid key; the JSON schema
+in `workflow/schemas/` and the tables in `config/README.md` are generated from here. Every default is visible below.
+"""
+
+from tokenbounds.config.certificates import (
+    BoundName,
+    BoundsSpec,
+    CertificateSpec,
+    EvaluationSpec,
+)
+from tokenbounds.config.corpora import (
+    ByteTokenizer,
+    CorpusSpec,
+    HuggingFaceSource,
+    JsonLinesSource,
+    ParquetSource,
+    PythonStdlibSource,
+    Source,
+    TextSource,
+    TokenizerSpec,
+    TransformersTokenizer,
+)
+from tokenbounds.config.messages import (
+    CodebookQuantizer,
+    CountsQuantizer,
+    Finetuning,
+    MessageSpec,
+    Quantizer,
+    UniformQuantizer,
+)
+from tokenbounds.config.models import (
+    Architecture,
+    Dense,
+    Lora,
+    MarkovModel,
+    ModelSpec,
+    Parameterization,
+    PretrainedModel,
+    TrainedModel,
+    Training,
+)
+from tokenbounds.config.study import (
+    Study,
+    load_study,
+    parse_row,
+    parse_study,
+    row_json,
+    study_schema,
+)
+
+__all__ = [
+    "Architecture",
+    "BoundName",
+    "BoundsSpec",
+    "ByteTokenizer",
+    "CertificateSpec",
+    "CodebookQuantizer",
+    "CorpusSpec",
+    "CountsQuantizer",
+    "Dense",
+    "EvaluationSpec",
+    "Finetuning",
+    "HuggingFaceSource",
+    "JsonLinesSource",
+    "Lora",
+    "MarkovModel",
+    "MessageSpec",
+    "ModelSpec",
+    "Parameterization",
+    "ParquetSource",
+    "PretrainedModel",
+    "PythonStdlibSource",
+    "Quantizer",
+    "Source",
+    "Study",
+    "TextSource",
+    "TokenizerSpec",
+    "TrainedModel",
+    "Training",
+    "TransformersTokenizer",
+    "UniformQuantizer",
+    "load_study",
+    "parse_row",
+    "parse_study",
+    "row_json",
+    "study_schema",
+]

@@ -1,0 +1,101 @@
+"""Rows of models: what is trained, loaded or counted before it is compressed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from tokenbounds.config.base import STRICT, PositiveInt
+
+
+@dataclass(frozen=True, config=STRICT)
+class Architecture:
+    """A decoder-only transformer of a family in the registry; the vocabulary comes from the corpus's tokenizer."""
+
+    family: Literal["gpt2", "llama", "mistral"] = "gpt2"
+    layers: PositiveInt = 4
+    hidden: PositiveInt = 128
+    heads: PositiveInt = 4
+    key_value_heads: PositiveInt | None = None
+    feed_forward: PositiveInt | None = None
+    context: PositiveInt = 256
+    tied_embedding: bool = True
+
+
+@dataclass(frozen=True, config=STRICT)
+class Dense:
+    """Every parameter is trained and coded."""
+
+    kind: Literal["dense"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Lora:
+    """Linear layers are W0 + (scale/rank)·B·A: W0 comes from the seed alone, only A and B are trained and coded."""
+
+    kind: Literal["lora"]
+    rank: PositiveInt = 8
+    scale: Annotated[float, Field(gt=0)] = 16.0
+    targets: Annotated[tuple[Literal["attention", "mlp", "head", "embedding"], ...], Field(min_length=1)] = (
+        "attention",
+        "mlp",
+    )
+
+
+Parameterization = Annotated[Dense | Lora, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Training:
+    """How a model is trained: by steps, with AdamW and a warm-up then cosine schedule."""
+
+    steps: PositiveInt = 1000
+    batch_tokens: PositiveInt = 8192
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    save_steps: PositiveInt = 500
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainedModel:
+    """A transformer trained from scratch on `corpus`. `seed` draws the fixed part and the initial trained part."""
+
+    kind: Literal["trained"]
+    corpus: str
+    architecture: Architecture = Field(default_factory=Architecture)
+    parameterization: Parameterization = Field(default_factory=lambda: Dense(kind="dense"))
+    training: Training = Field(default_factory=Training)
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, config=STRICT)
+class PretrainedModel:
+    """A pretrained causal language model: a hub name or a folder, or a GGUF file in a folder or a Python package.
+
+    `name` is a hub name or a folder; with `package`, the folder of that installed Python package. No code from the
+    model is ever run.
+    """
+
+    kind: Literal["pretrained"]
+    name: str | None = None
+    package: str | None = None
+    gguf_file: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class MarkovModel:
+    """A Markov chain of the given order, its counts taken from `corpus`."""
+
+    kind: Literal["markov"]
+    corpus: str
+    order: Annotated[int, Field(ge=0, le=6)] = 1
+
+
+ModelSpec = Annotated[TrainedModel | PretrainedModel | MarkovModel, Field(discriminator="kind")]

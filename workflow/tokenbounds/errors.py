@@ -17,6 +17,10 @@ class ModelError(TokenboundsError):
     """A model cannot be built, loaded or trained."""
 
 
+class CalibrationError(TokenboundsError):
+    """A model cannot be calibrated, or calibration data do not fit it."""
+
+
 class MessageError(TokenboundsError):
     """A message is damaged, hostile, or of a version this decoder does not know. The only error decoding raises."""
 

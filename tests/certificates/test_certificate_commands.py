@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tokenbounds import cli
 from tokenbounds.bounds import verify
 from tokenbounds.bounds.certificate import certify_bound
 from tokenbounds.bounds.certificate_schema import read_certificate
@@ -15,24 +14,6 @@ from tokenbounds.config import BoundsSpec
 from tokenbounds.rounding import round_up
 
 SPEC = BoundsSpec(top_k=(1, 300))
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command line; return exit status, stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def run_command(*arguments):
-        monkeypatch.setattr("sys.argv", ["tokenbounds", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        output = capsys.readouterr()
-        return status, output.out, output.err
-
-    return run_command
 
 
 @pytest.fixture

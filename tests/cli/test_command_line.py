@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tokenbounds import __version__, cli
+from tokenbounds import __version__
 from tokenbounds.messages.container import Part, write_message
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,23 +20,6 @@ messages:
 certificates:
   first: {message: coarse, corpus: words}
 """
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run_command(*arguments):
-        monkeypatch.setattr("sys.argv", ["tokenbounds", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        output = capsys.readouterr()
-        return status, output.out, output.err
-
-    return run_command
 
 
 @pytest.fixture

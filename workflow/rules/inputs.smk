@@ -142,12 +142,13 @@ FIGURES = ["bound_by_size", "bound_by_alpha", "loss_by_position", "message_anato
 
 
 def print_summary(study) -> None:
-    """Print the certificates of a finished run, and where the report is."""
+    """Print the certificates of a finished run, and where the report is, if this run or an earlier one wrote it."""
     from tokenbounds.report.tables import print_table
 
     folder = Path(study.results)
     paths = [folder / "certificates" / f"{name}.json" for name in sorted(study.certificates)]
-    print_table([path for path in paths if path.is_file()], folder / "report.html")
+    report = folder / "report.html"
+    print_table([path for path in paths if path.is_file()], report if report.is_file() else None)
 
 
 # Missing sources end the run before any job starts, in one line; an input function would add a traceback.

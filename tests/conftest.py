@@ -1,0 +1,26 @@
+"""What the tests of several areas share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tokenbounds import cli
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process; its exit status and what it wrote to stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run_command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["tokenbounds", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        output = capsys.readouterr()
+        return status, output.out, output.err
+
+    return run_command

@@ -11,7 +11,7 @@ from tokenbounds import cli
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command line in this process; its exit status and what it wrote to stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "80")
 
     def run_command(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["tokenbounds", *map(str, arguments)])

@@ -147,8 +147,8 @@ def print_summary(study) -> None:
 
     folder = Path(study.results)
     paths = [folder / "certificates" / f"{name}.json" for name in sorted(study.certificates)]
-    report = folder / "report.html"
-    print_table([path for path in paths if path.is_file()], report if report.is_file() else None)
+    page = folder / "report.html"
+    print_table([path for path in paths if path.is_file()], page if page.is_file() else None)
 
 
 # Missing sources end the run before any job starts, in one line; an input function would add a traceback.

@@ -70,3 +70,24 @@ def test_training_corpora_of_a_certificate_and_its_chain():
     assert training_corpora(study, study.certificates["c"]) == ["there"]
     study = parse(message="published", prior="held_out")
     assert training_corpora(study, study.certificates["c"]) == []
+
+
+def test_a_model_whose_data_are_unknown_may_only_be_held_out():
+    raw = copy.deepcopy(STUDY)
+    raw["models"]["published"] = {"kind": "pretrained", "package": "iglm", "subfolder": "trained_models/IgLM-S"}
+    raw["certificates"]["c"] = {"message": "published", "corpus": "here", "prior": "held_out"}
+    parse_study(raw)
+    raw["certificates"]["c"]["prior"] = "message"
+    with pytest.raises(ConfigError, match=r"c\.prior: model 'published' of package 'iglm'.*held_out"):
+        parse_study(raw)
+    raw["certificates"]["c"] = {"message": "one", "corpus": "here", "chain": ["published"]}
+    raw["certificates"]["c"]["bounds"] = {"bounds": ["mixture"]}
+    with pytest.raises(ConfigError, match="not known"):
+        parse_study(raw)
+
+
+def test_a_subfolder_lies_in_a_package():
+    raw = copy.deepcopy(STUDY)
+    raw["models"]["published"]["subfolder"] = "small"
+    with pytest.raises(ConfigError, match=r"published\.subfolder"):
+        parse_study(raw)

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 CHAIN_BOUNDS = ("telescoped", "mixture")
 UNIT_BOUNDS = ("documents", "documents_betting", "sequences", "sequences_betting")
+# Packages whose models were trained on data that their authors describe but do not name.
+_UNKNOWN_DATA = ("iglm",)
 
 
 def certificate_faults(study: Study) -> Iterator[str]:
@@ -19,6 +21,8 @@ def certificate_faults(study: Study) -> Iterator[str]:
         yield from _unit_faults(f"  certificates.{name}", study, row)
         if row.prior == "held_out":
             yield from _held_out_faults(f"  certificates.{name}", study, row)
+        else:
+            yield from _unknown_data_faults(f"  certificates.{name}", study, row)
 
 
 def training_corpora(study: Study, row: CertificateSpec) -> list[str]:
@@ -63,3 +67,16 @@ def _held_out_faults(where: str, study: Study, row: CertificateSpec) -> Iterator
             f"{where}.prior: a model of this certificate was trained on corpus '{row.corpus}' itself, so it is not "
             "held out. Certify it on another corpus, or with prior: message."
         )
+
+
+def _unknown_data_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str]:
+    """Models whose training data nobody can name may only be held out: then that is a stated assumption."""
+    for message in (*row.chain, row.message):
+        model = study.models.get(study.messages[message].model) if message in study.messages else None
+        package = getattr(model, "package", None)
+        if package in _UNKNOWN_DATA:
+            yield (
+                f"{where}.prior: model '{study.messages[message].model}' of package '{package}' was trained on data "
+                "that are not known, so no certificate about its training data can be made. Certify it with prior: "
+                "held_out, which states the assumption, or fine-tune it and certify the fine-tuned model."
+            )

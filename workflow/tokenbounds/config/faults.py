@@ -127,6 +127,8 @@ def _model_faults(study: Study) -> Iterator[str]:
             yield f"  models.{name}.architecture: hidden {model.architecture.hidden} is no multiple of heads."
         if model.kind == "pretrained" and (model.name is None) == (model.package is None):
             yield f"  models.{name}: give exactly one of 'name' and 'package'."
+        if model.kind == "pretrained" and model.subfolder is not None and model.package is None:
+            yield f"  models.{name}.subfolder: it is a folder inside a 'package'. Name the package."
 
 
 def _message_faults(study: Study) -> Iterator[str]:

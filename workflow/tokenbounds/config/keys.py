@@ -65,6 +65,8 @@ KEYS: dict[str, str] = {
     "TrainedModel.seed": "Draws the fixed part and the initial values of the trained part.",
     "PretrainedModel.name": "Hub name or folder. Give exactly one of `name` and `package`.",
     "PretrainedModel.package": "Installed Python package whose folder holds the checkpoint.",
+    "PretrainedModel.subfolder": "Folder of the checkpoint inside `package`, e.g. `trained_models/IgLM-S` of `iglm`. A "
+    "torch archive there is read as data; nothing in it is run.",
     "PretrainedModel.gguf_file": "GGUF file inside the folder or package.",
     "PretrainedModel.revision": "Branch, tag or commit on the hub; pin it for results that can be repeated.",
     "MarkovModel.corpus": "Corpus row to count.",

@@ -78,13 +78,14 @@ class TrainedModel:
 class PretrainedModel:
     """A pretrained causal language model: a hub name or a folder, or a GGUF file in a folder or a Python package.
 
-    `name` is a hub name or a folder; with `package`, the folder of that installed Python package. No code from the
-    model is ever run.
+    `name` is a hub name or a folder; with `package`, the folder of that installed Python package, or `subfolder` in
+    it. No code from the model is ever run.
     """
 
     kind: Literal["pretrained"]
     name: str | None = None
     package: str | None = None
+    subfolder: str | None = None
     gguf_file: str | None = None
     revision: str | None = None
 

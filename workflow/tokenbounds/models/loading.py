@@ -1,7 +1,8 @@
 """Pretrained models: a hub name, a folder, or a GGUF file, turned into a card and coded values.
 
-The architecture is looked up by name before any weight is read; weights are read from safetensors or GGUF only; no
-code from the model is run. The model handed back is built from the card alone, and checked against the original.
+The architecture is looked up by name before any weight is read; weights are read from safetensors or GGUF, or, where
+an installed package ships nothing else, from a torch archive without unpickling it; no code from the model is run. The
+model handed back is built from the card alone, and checked against the original.
 """
 
 from __future__ import annotations
@@ -21,9 +22,15 @@ from tokenbounds.errors import ModelError
 from tokenbounds.models.build import build_model, coded_parameters
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.families import Family, family_of
+from tokenbounds.models.torch_archive import read_tensors
 
 _PROBE_TOKENS = 32
 _PROBE_TOLERANCE = 1e-4
+_ARCHIVE = "pytorch_model.bin"
+# Constants of transformers' older GPT-2, which stood in checkpoints beside the parameters.
+_MASKS = (".attn.bias", ".attn.masked_bias")
+# IgLM's configuration names a token it does not have; its sequences begin with the kind of chain, here [HEAVY].
+_FIRST_TOKENS = {"iglm": 31}
 
 
 def load_pretrained(spec: PretrainedModel, *, start_id: int | None = None) -> tuple[PreTrainedModel, ModelCard]:
@@ -50,9 +57,14 @@ def load_pretrained(spec: PretrainedModel, *, start_id: int | None = None) -> tu
     where = _locate(spec)
     files = {"revision": spec.revision, "gguf_file": spec.gguf_file}
     family = _check_architecture(where, files)
-    if spec.gguf_file is None and Path(where).is_dir():
-        _check_folder(Path(where))
-    original = _read(where, files, family)
+    if spec.subfolder is not None and (Path(where) / _ARCHIVE).is_file():
+        original = _read_archive(Path(where), family)
+    else:
+        if spec.gguf_file is None and Path(where).is_dir():
+            _check_folder(Path(where))
+        original = _read(where, files, family)
+    if start_id is None:
+        start_id = _FIRST_TOKENS.get(spec.package or "")
     card = card_from_config(original.config, start_id=start_id)
     probe = torch.arange(_PROBE_TOKENS)[None] * 7919 % card.vocabulary_size
     probe = probe[:, : card.context]
@@ -116,10 +128,22 @@ def _locate(spec: PretrainedModel) -> str:
     if found is None or not found.submodule_search_locations:
         raise ModelError(f"the Python package {spec.package!r} is not installed. Install it, or correct 'package'.")
     folder = found.submodule_search_locations[0]
+    if spec.subfolder is not None:
+        return _locate_subfolder(Path(folder), spec)
     if spec.gguf_file is None or not (Path(folder) / spec.gguf_file).is_file():
         there = ", ".join(sorted(path.name for path in Path(folder).glob("*.gguf"))) or "none"
         raise ModelError(f"the package {spec.package} has no file {spec.gguf_file!r}; GGUF files there: {there}.")
     return folder
+
+
+def _locate_subfolder(package: Path, spec: PretrainedModel) -> str:
+    folder = package / str(spec.subfolder)
+    if not (folder / "config.json").is_file():
+        there = sorted(str(path.parent.relative_to(package)) for path in package.rglob("config.json"))
+        raise ModelError(
+            f"the package {spec.package} has no model in {spec.subfolder!r}; there are {', '.join(there) or 'none'}."
+        )
+    return str(folder)
 
 
 def _check_architecture(where: str, files: dict[str, str | None]) -> Family:
@@ -160,6 +184,20 @@ def _read(where: str, files: dict[str, str | None], family: Family) -> PreTraine
     if strange:
         raise ModelError(f"{where}: its weights do not fit a {family.model_class} (first at {strange[0]}).")
     return cast(PreTrainedModel, model.eval())
+
+
+def _read_archive(folder: Path, family: Family) -> PreTrainedModel:
+    """Load the original from a torch archive, read as data; every parameter must come from the file."""
+    tensors = {name: value for name, value in read_tensors(folder / _ARCHIVE).items() if not name.endswith(_MASKS)}
+    config = getattr(transformers, family.config_class).from_pretrained(folder, attn_implementation="sdpa")
+    model = getattr(transformers, family.model_class)(config)
+    try:
+        missing, unexpected = model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise ModelError(f"{folder}: {_first_line(error)}") from error
+    if strange := sorted([*missing, *unexpected]):
+        raise ModelError(f"{folder}: its weights do not fit a {family.model_class} (first at {strange[0]}).")
+    return cast(PreTrainedModel, model.float().eval())
 
 
 def _copy_values(original: PreTrainedModel, model: PreTrainedModel, where: str) -> None:

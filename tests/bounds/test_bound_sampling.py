@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenbounds.bounds.betting import lambda_fractions
-from tokenbounds.bounds.sampling import BlockSums, draw_order, draws_for_width, lower_mean, upper_mean
+from tokenbounds.bounds.drawn import DrawnCells
+from tokenbounds.bounds.sampling import BlockSums, draw_order, draws_for_width, lower_mean, sum_logs, upper_mean
+from tokenbounds.bounds.smoothing import smooth
 from tokenbounds.errors import CertificateError
 
 METHODS = ("betting", "predictable", "bernstein", "hoeffding")
@@ -71,6 +73,34 @@ def test_block_sums_in_any_order_of_rows():
     sums.add([900, 3], [1.0, 2.0])
     sums.add([3, 7, 900, 900], [4.0, 5.0, 2.0, 6.0])
     assert sums.means() == pytest.approx([5.0, 3.0, 3.0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=90), st.sets(st.integers(1, 89), max_size=12))
+def test_sums_of_logarithms_over_runs(values, cuts):
+    starts = np.array([0, *sorted(cut for cut in cuts if cut < len(values))])
+    bets = np.array([1e-4, 0.3, 0.995])
+    wanted = [[np.log1p(-bet * part).sum() for part in np.split(values, starts[1:])] for bet in bets]
+    assert sum_logs(np.array(values), bets, starts) == pytest.approx(np.array(wanted), rel=1e-10, abs=1e-13)
+
+
+def test_block_averages_of_cells_whatever_the_batches():
+    rng = np.random.default_rng(4)
+    block = np.repeat([3, 5, 9], [700, 1, 90])
+    nll = rng.exponential(4.0, block.size).astype(np.float32)
+    cells = [(0.01, np.array([0.01, 0.05])), (0.2, np.empty(0))]
+    for size in (1000, 64, 1):
+        drawn = DrawnCells(np.array([3, 5, 9]), 100, cells)
+        for first in range(0, block.size, size):
+            drawn.update(block[first : first + size], nll[first : first + size])
+        for (alpha, lambdas), means in zip(cells, drawn.means(), strict=True):
+            losses = smooth(nll, alpha, 100)
+            for row, values in zip(means, [losses, *(np.log1p(-x * losses) for x in lambdas)], strict=True):
+                assert row == pytest.approx([values[block == each].mean() for each in (3, 5, 9)], rel=1e-12)
+    with pytest.raises(CertificateError, match="no block"):
+        drawn.update(np.array([4]), nll[:1])
+    with pytest.raises(CertificateError, match="no scored row"):
+        DrawnCells(np.array([3]), 100, cells).means()
 
 
 def test_the_estimate_of_the_sample_size_is_about_right():

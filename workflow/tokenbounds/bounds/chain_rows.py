@@ -141,7 +141,7 @@ class _Total:
     def average(self) -> Average:
         if isinstance(self._sum, BlockSums):
             assert self._sample is not None
-            return self._sample.average(self._sum)
+            return self._sample.average(self._sum.means())
         return Average(self._sum.mean)
 
 

@@ -8,6 +8,8 @@ smooth functions of the raw loss, and the second-order expansion around the cent
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -71,27 +73,61 @@ class LossMoments(LossHistogram):
 
     def exact_mean_loss(self, alpha: float) -> float:
         """Average smoothed loss, bits; at most 2^-36 above the exact one and never below it."""
-        return self._average(alpha, None) + ROUNDING
+        terms = self._expand(alpha)
+        return terms.average(terms.loss, terms.slope, terms.bend) + ROUNDING
 
     def exact_mean_log(self, alpha: float, lambda_: float) -> float:
         """Average of ln(1 - lambda x smoothed loss), nats; at most 2^-36 below the exact one and never above it."""
-        return self._average(alpha, lambda_) - ROUNDING
+        return float(self.exact_mean_logs(alpha, [lambda_])[0])
 
-    def _average(self, alpha: float, lambda_: float | None) -> float:
+    def exact_mean_logs(self, alpha: float, lambdas: npt.ArrayLike) -> Floats:
+        """`exact_mean_log` of every lambda [k]."""
+        terms = self._expand(alpha)
+        found = np.empty(np.size(lambdas))
+        for index, lambda_ in enumerate(np.asarray(lambdas, dtype=np.float64)):
+            steep = lambda_ / (1.0 - lambda_ * terms.loss)
+            bend = -steep * terms.bend - (steep * terms.slope) ** 2
+            found[index] = terms.average(np.log1p(-lambda_ * terms.loss), -steep * terms.slope, bend) - ROUNDING
+        return found
+
+    def _expand(self, alpha: float) -> _Expansion:
         check_alpha(alpha)
         self._settle()
         used = np.flatnonzero(self.counts)
         if used.size == 0:
             raise CertificateError("no losses were given; a bound needs at least one scored token.")
-        counts = self.counts[used]
         centres = (used - 0.5) / BINS_PER_BIT
         # The first bin holds losses of exactly 0 and the last one stands for infinity: nothing to expand.
         single = (used == 0) | (used == INFINITE_BIN)
         centres[single] = np.where(used[single] == 0, 0.0, np.inf)
         first = np.where(single, 0.0, -self._distances[used] / (_DISTANCE_UNIT * BINS_PER_BIT))
         second = np.where(single, 0.0, self._squares[used] / (_SQUARE_UNIT * BINS_PER_BIT**2))
-        value, slope, bend = _expand(centres, alpha, self.vocabulary_size, lambda_)
-        return float(np.sum(counts * value + first * slope + 0.5 * second * bend) / np.sum(counts))
+        probability = (1.0 - alpha) * np.exp2(-centres)
+        share = probability / (probability + alpha / self.vocabulary_size)
+        return _Expansion(
+            counts=self.counts[used],
+            first=first,
+            half_second=0.5 * second,
+            loss=smooth(centres, alpha, self.vocabulary_size),
+            slope=share,
+            bend=-np.log(2.0) * share * (1.0 - share),
+        )
+
+
+@dataclass(frozen=True)
+class _Expansion:
+    """Bins in use: counts, sums of distances and (halved) of their squares; the smoothed loss and two derivatives."""
+
+    counts: Floats
+    first: Floats
+    half_second: Floats
+    loss: Floats
+    slope: Floats
+    bend: Floats
+
+    def average(self, value: Floats, slope: Floats, bend: Floats) -> float:
+        """Average of a function over all losses, by its value and derivatives at the centres."""
+        return float(np.sum(self.counts * value + self.first * slope + self.half_second * bend) / np.sum(self.counts))
 
 
 def _distances(scaled: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
@@ -107,15 +143,3 @@ def _distances(scaled: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     if distance.dtype == np.float32:
         return distance
     return ((distance + _ROUND_DISTANCE) - _ROUND_DISTANCE).astype(np.float32)
-
-
-def _expand(centres: Floats, alpha: float, size: int, lambda_: float | None) -> tuple[Floats, Floats, Floats]:
-    """Value, first and second derivative in the raw loss of the smoothed loss, or of ln(1 - lambda x it)."""
-    loss = smooth(centres, alpha, size)
-    probability = (1.0 - alpha) * np.exp2(-centres)
-    share = probability / (probability + alpha / size)
-    bend = -np.log(2.0) * share * (1.0 - share)
-    if lambda_ is None:
-        return loss, share, bend
-    steepness = lambda_ / (1.0 - lambda_ * loss)
-    return np.log1p(-lambda_ * loss), -steepness * share, -steepness * bend - (steepness * share) ** 2

@@ -1,7 +1,7 @@
 """The rows of a certificate: every metric under every bound, with the best of the priced grids.
 
-Grid cells are chosen on a histogram of the losses; the values stated are exact to within 2^-36. What may be chosen
-from is paid for beforehand by the ledger, so that how it is chosen needs no proof.
+Every cell of the grids is computed, exact to within 2^-36, and the best is stated. What may be chosen from is paid for
+beforehand by the ledger.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tokenbounds.bounds.azuma import bound_azuma
 from tokenbounds.bounds.betting import betting_value, bound_errors, lambda_grid
 from tokenbounds.bounds.chain_rows import ChainModel, ChainRow, bound_chains
 from tokenbounds.bounds.freedman import bound_freedman, freedman_value
-from tokenbounds.bounds.histogram import LossHistogram
 from tokenbounds.bounds.ledger import Ledger, RowBudget, split_delta
 from tokenbounds.bounds.result import Bound
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range
-from tokenbounds.bounds.survey import Average, Cell, Sample, ScoreStream, average_cells, survey_scores
+from tokenbounds.bounds.survey import Average, CellAverages, Sample, ScoreStream, average_cells, survey_scores
 from tokenbounds.bounds.unit_rows import Units, bound_units, unit_of
 from tokenbounds.config import BoundsSpec
 from tokenbounds.config.certificate_faults import CHAIN_BOUNDS, UNIT_BOUNDS
+
+Floats = npt.NDArray[np.float64]
 
 _LOG_VALUES: dict[str, Callable[[float, float, float, int], float]] = {
     "betting": betting_value,
@@ -158,18 +160,32 @@ def _bound_tokens(budgets: Sequence[RowBudget], scores: ScoreStream, setting: Se
     if not budgets:
         return {}
     survey = survey_scores(scores, setting.sample, setting.vocabulary_size, setting.top_k)
-    candidates = {budget: _candidates(budget, survey.histogram, setting) for budget in budgets}
-    wanted = [each for cells in candidates.values() for cell in cells for each in ((cell[0], None), cell)]
-    averages = average_cells(scores, setting.sample, survey, wanted)
-    found = {}
-    for budget in budgets:
-        if budget.metric == "bpd":
-            bounds = [_bound_loss(budget, cell, averages, setting) for cell in candidates[budget]]
-            bound = min(bounds, key=lambda each: each.value)
-        else:
-            bound = _bound_errors(budget, survey.errors[_k(budget.metric)], setting)
-        found[budget.metric, budget.bound] = bound
+    found = {
+        (budget.metric, budget.bound): _bound_errors(budget, survey.errors[_k(budget.metric)], setting)
+        for budget in budgets
+        if budget.metric != "bpd"
+    }
+    losses = [budget for budget in budgets if budget.metric == "bpd"]
+    for cells in average_cells(scores, setting.sample, survey, setting.vocabulary_size, _grids(losses, setting)):
+        for budget in losses:
+            key = (budget.metric, budget.bound)
+            bounds = [_bound_loss(budget, cells, index, setting) for index in _indices(budget, cells)]
+            found[key] = min([*([found[key]] if key in found else []), *bounds], key=lambda bound: bound.value)
     return found
+
+
+def _grids(budgets: Sequence[RowBudget], setting: Setting) -> dict[float, Floats]:
+    """The lambdas of every smoothing weight that the rows need."""
+    if not budgets:
+        return {}
+    size = setting.spec.lambdas if any(budget.bound in _LOG_VALUES for budget in budgets) else 0
+    ceilings = {alpha: loss_ceiling(alpha, setting.vocabulary_size) for alpha in setting.alphas}
+    return {alpha: lambda_grid(size, ceiling) if size else np.empty(0) for alpha, ceiling in ceilings.items()}
+
+
+def _indices(budget: RowBudget, cells: CellAverages) -> Sequence[int | None]:
+    """Which lambdas a row may choose: none for Azuma."""
+    return range(len(cells.lambdas)) if budget.bound in _LOG_VALUES else (None,)
 
 
 def _split(setting: Setting, message_bits: int) -> Ledger:
@@ -192,56 +208,15 @@ def _split(setting: Setting, message_bits: int) -> Ledger:
     return ledger
 
 
-def _candidates(budget: RowBudget, histogram: LossHistogram, setting: Setting) -> list[Cell]:
-    """Cells whose exact values are worth computing: for a sample the best of each alpha, else the best of all."""
-    if budget.metric != "bpd":
-        return []
-    guesses: dict[Cell, float]
-    if budget.bound == "azuma":
-        guesses = {(alpha, None): _guess_azuma(budget, histogram, alpha, setting) for alpha in setting.alphas}
-    else:
-        guesses = dict(_guess_lambda(budget, histogram, alpha, setting) for alpha in setting.alphas)
-    return list(guesses) if setting.sample is not None else [min(guesses, key=lambda cell: guesses[cell])]
-
-
-def _guess_azuma(budget: RowBudget, histogram: LossHistogram, alpha: float, setting: Setting) -> float:
-    width = loss_range(alpha, setting.vocabulary_size)
-    return bound_azuma(histogram.mean_loss(alpha), width, budget.complexity_nats, setting.tokens).value
-
-
-def _guess_lambda(budget: RowBudget, histogram: LossHistogram, alpha: float, setting: Setting) -> tuple[Cell, float]:
-    """The lambda that looks best for `alpha`, and its value, on the histogram.
-
-    For a sample the guess allows for the sampling bound as if the tokens of a block were independent.
-    """
-    losses, weights = histogram.losses(alpha)
-    grid = lambda_grid(setting.spec.lambdas, loss_ceiling(alpha, setting.vocabulary_size))
-    complexity = budget.complexity_nats + setting.lambda_price_nats
-    values = []
-    for lambda_ in grid:
-        logs = np.log1p(-lambda_ * losses)
-        mean = float(np.average(logs, weights=weights))
-        if setting.sample is not None:
-            variance = float(np.average((logs - mean) ** 2, weights=weights)) / setting.sample.lengths.mean()
-            penalty = -math.log(budget.delta_per_cell) / len(setting.sample.order)
-            span = -math.log1p(-lambda_ * loss_ceiling(alpha, setting.vocabulary_size))
-            mean -= math.sqrt(2.0 * variance * penalty) + span * penalty / 3.0
-        values.append(_LOG_VALUES[budget.bound](mean, float(lambda_), complexity, setting.tokens))
-    best = int(np.argmin(values))
-    return (alpha, float(grid[best])), values[best]
-
-
-def _bound_loss(budget: RowBudget, cell: Cell, averages: dict[Cell, Average], setting: Setting) -> Bound:
-    """The bound of one cell from exact averages."""
-    alpha, lambda_ = cell
-    size = setting.vocabulary_size
+def _bound_loss(budget: RowBudget, cells: CellAverages, index: int | None, setting: Setting) -> Bound:
+    """The bound of one cell: a smoothing weight, and the lambda at `index` unless it is Azuma's."""
+    alpha, size = cells.alpha, setting.vocabulary_size
     low, high = loss_floor(alpha, size), loss_ceiling(alpha, size)
-    loss = averages[alpha, None]
-    if lambda_ is None:
-        risk = loss.upper(low, high, budget.delta_per_cell)
+    if index is None:
+        risk = cells.loss.upper(low, high, budget.delta_per_cell)
         bound = bound_azuma(risk, loss_range(alpha, size), budget.complexity_nats, setting.tokens)
-        return replace(bound, empirical=loss.mean, alpha=alpha, sampling=risk - loss.mean)
-    log = averages[cell]
+        return replace(bound, empirical=cells.loss.mean, alpha=alpha, sampling=risk - cells.loss.mean)
+    lambda_, log = float(cells.lambdas[index]), cells.logs[index]
     complexity = budget.complexity_nats + setting.lambda_price_nats
     lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), budget.delta_per_cell)
     value, unsampled = (
@@ -249,7 +224,7 @@ def _bound_loss(budget: RowBudget, cell: Cell, averages: dict[Cell, Average], se
     )
     return Bound(
         value=value,
-        empirical=loss.mean,
+        empirical=cells.loss.mean,
         complexity_nats=complexity,
         samples=setting.tokens,
         range=high,

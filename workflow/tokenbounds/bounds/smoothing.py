@@ -5,12 +5,35 @@ Everything here acts on stored raw losses, after the fact: another alpha never r
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from tokenbounds.errors import CertificateError
 
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TokenAlphas:
+    """Smoothing weights that differ from token to token, each known before its token.
+
+    Attributes
+    ----------
+    levels
+        The values that a weight may have, fixed before the data or inside the message; strictly increasing.
+    """
+
+    levels: tuple[float, ...]
+
+
+Weighting = float | TokenAlphas
+
+
+def least_alpha(weighting: Weighting) -> float:
+    """The least smoothing weight a token may have: it decides how large a smoothed loss can be."""
+    return weighting.levels[0] if isinstance(weighting, TokenAlphas) else weighting
 
 
 def smooth(nll_bits: npt.ArrayLike, alpha: npt.ArrayLike, vocabulary_size: int) -> Floats:

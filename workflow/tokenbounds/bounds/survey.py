@@ -1,14 +1,14 @@
-"""Passes over the score files: one to choose smoothing weights and lambdas by, and for the averages of the chosen.
+"""Passes over the score files: the averages that rows over tokens are made of.
 
-All stream in constant memory. When everything was scored an average is a number, and one pass gives all of them; when
-blocks were sampled it also keeps one value a draw, from which `sampling` bounds the average over the whole corpus, and
-a second pass computes them for the chosen cells.
+When everything was scored an average is a number, and one pass gives all of them in constant memory. When blocks were
+sampled it also keeps one value a draw, from which `sampling` bounds the average over the whole corpus; further passes
+compute these, of so many cells at once that memory stays bounded.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,16 +17,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenbounds.bounds.histogram import LossHistogram
+from tokenbounds.bounds.drawn import DrawnCells
 from tokenbounds.bounds.moments import LossMoments
 from tokenbounds.bounds.sampling import BlockSums, draw_order, lower_mean, upper_mean
-from tokenbounds.bounds.smoothing import smooth
 from tokenbounds.scores.plan import Plan, column
 
 Floats = npt.NDArray[np.float64]
-Cell = tuple[float, float | None]
 
 _THREADS = 2
+_BLOCK_AVERAGES = 1 << 24  # kept at once, if a sample was scored
 
 
 class ScoreStream(Protocol):
@@ -83,10 +82,9 @@ class Sample:
         weights: Floats = self.draws[place] / self.lengths[place]
         return weights
 
-    def average(self, sums: BlockSums) -> Average:
-        """The average of finished block sums."""
-        drawn = sums.means()[self.order]
-        return Average(float(drawn.mean()), drawn)
+    def average(self, means: Floats) -> Average:
+        """The average of block averages [blocks]."""
+        return Average(float(means[self.order].mean()), means[self.order])
 
 
 @dataclass(frozen=True)
@@ -95,17 +93,36 @@ class Survey:
 
     Attributes
     ----------
-    histogram
-        Raw losses; weighted by draws if blocks were sampled.
     moments
-        The same with moments, if every token was scored.
+        Of the raw losses, if every token was scored.
     errors
         Share of errors for each k.
     """
 
-    histogram: LossHistogram
     moments: LossMoments | None
     errors: dict[int, Average]
+
+
+@dataclass(frozen=True)
+class CellAverages:
+    """All averages of one smoothing weight.
+
+    Attributes
+    ----------
+    alpha
+        The weight.
+    loss
+        Of the smoothed loss, bits.
+    lambdas
+        The grid, 1 / bit.
+    logs
+        Of ln(1 - lambda × smoothed loss), nats, for each lambda.
+    """
+
+    alpha: float
+    loss: Average
+    lambdas: Floats
+    logs: tuple[Average, ...]
 
 
 def survey_scores(scores: ScoreStream, sample: Sample | None, vocabulary_size: int, top_k: Sequence[int]) -> Survey:
@@ -124,14 +141,12 @@ def survey_scores(scores: ScoreStream, sample: Sample | None, vocabulary_size: i
     """
     if sample is None:
         moments = _sum_moments(scores, vocabulary_size, tuple(top_k))
-        return Survey(moments, moments, {k: Average(moments.error_rate(k)) for k in top_k})
-    histogram = LossHistogram(vocabulary_size, top_k)
+        return Survey(moments, {k: Average(moments.error_rate(k)) for k in top_k})
     sums = {k: BlockSums(sample.blocks) for k in top_k}
-    for block, nll_bits, rank in _stream(scores, ("block", "nll_bits", "rank")):
-        histogram.update(nll_bits, rank if top_k else None, sample.weights(block))
+    for block, rank in _stream(scores, ("block", "rank")):
         for k, errors in sums.items():
             errors.add(block, rank > k)
-    return Survey(histogram, None, {k: sample.average(errors) for k, errors in sums.items()})
+    return Survey(None, {k: sample.average(errors.means()) for k, errors in sums.items()})
 
 
 def _sum_moments(scores: ScoreStream, vocabulary_size: int, top_k: tuple[int, ...]) -> LossMoments:
@@ -164,37 +179,51 @@ def _sum_moments(scores: ScoreStream, vocabulary_size: int, top_k: tuple[int, ..
 
 
 def average_cells(
-    scores: ScoreStream, sample: Sample | None, survey: Survey, cells: Iterable[Cell]
-) -> dict[Cell, Average]:
-    """Averages for chosen cells: from the first pass if every token was scored, else from a second one.
+    scores: ScoreStream,
+    sample: Sample | None,
+    survey: Survey,
+    vocabulary_size: int,
+    grids: Mapping[float, Floats],
+) -> Iterator[CellAverages]:
+    """Average every cell, that is every pair of a smoothing weight and one of its lambdas, weight by weight.
 
-    A cell (alpha, None) is the smoothed loss in bits; (alpha, lambda) is ln(1 - lambda × smoothed loss) in nats.
+    All are computed, so that the best is the best there is, and what holds for each cell (a bound grows with the
+    message and with 1 / delta) holds for the best of them.
+
+    Parameters
+    ----------
+    scores, sample, vocabulary_size
+        As for `survey_scores`.
+    survey
+        What it found.
+    grids
+        The lambdas of each smoothing weight, 1 / bit.
     """
-    wanted = dict.fromkeys(cells)
-    if not wanted:
-        return {}
-    if sample is not None:
-        return _average_drawn_cells(scores, sample, survey.histogram.vocabulary_size, list(wanted))
     moments = survey.moments
-    assert moments is not None
-    return {
-        (alpha, lambda_): Average(
-            moments.exact_mean_loss(alpha) if lambda_ is None else moments.exact_mean_log(alpha, lambda_)
-        )
-        for alpha, lambda_ in wanted
-    }
+    if moments is not None:
+        for alpha, lambdas in grids.items():
+            logs = tuple(Average(float(log)) for log in moments.exact_mean_logs(alpha, lambdas))
+            yield CellAverages(alpha, Average(moments.exact_mean_loss(alpha)), lambdas, logs)
+        return
+    assert sample is not None
+    pending = list(grids.items())
+    while pending:
+        rows = np.cumsum([1 + len(lambdas) for _, lambdas in pending])
+        fitting = max(1, int(np.searchsorted(rows * len(sample.blocks), _BLOCK_AVERAGES, side="right")))
+        yield from _average_draws(scores, sample, vocabulary_size, pending[:fitting])
+        pending = pending[fitting:]
 
 
-def _average_drawn_cells(
-    scores: ScoreStream, sample: Sample, vocabulary_size: int, cells: Sequence[Cell]
-) -> dict[Cell, Average]:
-    sums = {cell: BlockSums(sample.blocks) for cell in cells}
+def _average_draws(
+    scores: ScoreStream, sample: Sample, vocabulary_size: int, cells: Sequence[tuple[float, Floats]]
+) -> Iterator[CellAverages]:
+    """One value a draw for every cell, from one pass."""
+    drawn = DrawnCells(sample.blocks, vocabulary_size, cells)
     for block, nll_bits in _stream(scores, ("block", "nll_bits")):
-        smoothed = {alpha: smooth(nll_bits, alpha, vocabulary_size) for alpha, _ in cells}
-        for (alpha, lambda_), total in sums.items():
-            losses = smoothed[alpha]
-            total.add(block, losses if lambda_ is None else np.log1p(-lambda_ * losses))
-    return {cell: sample.average(total) for cell, total in sums.items()}
+        drawn.update(block, nll_bits)
+    for (alpha, lambdas), means in zip(cells, drawn.means(), strict=True):
+        loss, *logs = (sample.average(each) for each in means)
+        yield CellAverages(alpha, loss, lambdas, tuple(logs))
 
 
 def _stream(scores: ScoreStream, columns: tuple[str, ...]) -> Iterator[tuple[npt.NDArray[Any], ...]]:

@@ -1,0 +1,73 @@
+"""Block averages of many quantities at once, for samples (docs/bounds.md, "Sampling")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenbounds.bounds.sampling import sum_logs
+from tokenbounds.bounds.smoothing import smooth
+from tokenbounds.errors import CertificateError
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_ROWS = 1 << 14
+
+
+class DrawnCells:
+    """Block averages of the smoothed loss, and of ln(1 - lambda x smoothed loss), for several weights and lambdas.
+
+    Parameters
+    ----------
+    blocks
+        Identifiers of the sampled blocks, increasing.
+    vocabulary_size
+        V.
+    cells
+        Smoothing weights, each with its lambdas [k], 1 / bit.
+    """
+
+    def __init__(self, blocks: Ints, vocabulary_size: int, cells: Sequence[tuple[float, Floats]]) -> None:
+        self._blocks = blocks
+        self._vocabulary_size = vocabulary_size
+        self._cells = list(cells)
+        self._counts = np.zeros(len(blocks))
+        self._sums = [np.zeros((1 + len(lambdas), len(blocks))) for _, lambdas in cells]
+
+    def update(self, block: Ints, nll_bits: npt.NDArray[np.float32]) -> None:
+        """Add rows [n]: block, and raw loss in bits. Neighbours are mostly of one block.
+
+        Raises
+        ------
+        CertificateError
+            If a row belongs to no sampled block.
+        """
+        for first in range(0, len(block), _ROWS):
+            part = slice(first, first + _ROWS)
+            self._update(block[part], nll_bits[part])
+
+    def _update(self, block: Ints, nll_bits: npt.NDArray[np.float32]) -> None:
+        starts = np.flatnonzero(np.diff(block, prepend=block[0] - 1))
+        place = np.minimum(np.searchsorted(self._blocks, block[starts]), len(self._blocks) - 1)
+        if not np.array_equal(self._blocks[place], block[starts]):
+            raise CertificateError("a scored row belongs to no block of the plan.")
+        np.add.at(self._counts, place, np.diff(starts, append=len(block)))
+        for (alpha, lambdas), sums in zip(self._cells, self._sums, strict=True):
+            losses = smooth(nll_bits, alpha, self._vocabulary_size)
+            found = np.vstack([np.add.reduceat(losses, starts), sum_logs(losses, lambdas, starts)])
+            np.add.at(sums.T, place, found.T)
+
+    def means(self) -> list[Floats]:
+        """For each weight the block averages [1 + k, blocks]: of the loss, then of the logarithms.
+
+        Raises
+        ------
+        CertificateError
+            If a block has no row.
+        """
+        if np.any(self._counts == 0):
+            raise CertificateError("a block of the plan has no scored row; score it again.")
+        return [sums / self._counts for sums in self._sums]

@@ -22,6 +22,7 @@ pathvars:
 wildcard_constraints:
     corpus=one_of(study.corpora),
     model=one_of(study.models),
+    calibration=one_of(study.calibrations),
     message=one_of(study.messages),
     evaluation=one_of(study.evaluations),
     certificate=one_of(study.certificates),

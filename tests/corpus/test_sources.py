@@ -12,6 +12,7 @@ from tokenbounds.config import (
     JsonLinesSource,
     ParquetSource,
     PythonStdlibSource,
+    PythonTopicsSource,
     TextSource,
 )
 from tokenbounds.corpus.sources import describe_source, read_documents, source_licence
@@ -36,6 +37,17 @@ def test_standard_library_states_its_version_and_licence():
     source = PythonStdlibSource(kind="python_stdlib")
     assert "CPython" in describe_source(source)["python"]
     assert source_licence(source) == "PSF-2.0"
+
+
+def test_documentation_topics_come_in_two_disjoint_halves():
+    parts = {
+        part: [document.name for document in read_documents(PythonTopicsSource(kind="python_topics", part=part))]
+        for part in ("all", "even", "odd")
+    }
+    assert sorted(parts["even"] + parts["odd"]) == parts["all"]
+    assert "pydoc_data.topics:with" in parts["all"]
+    assert abs(len(parts["even"]) - len(parts["odd"])) <= 1
+    assert "CPython" in describe_source(PythonTopicsSource(kind="python_topics"))["python"]
 
 
 def test_text_files_folders_and_patterns_are_sorted_and_not_repeated(tmp_path):

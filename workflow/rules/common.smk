@@ -91,6 +91,12 @@ def counting_megabytes(wildcards, input, attempt) -> int:
     return int((4000 + 48 * grams / 1e6) * attempt)
 
 
+def calibration_minutes(wildcards, input, attempt) -> int:
+    """Twenty minutes, plus 2.5 operations (two passes forwards, one back) a byte and token at 10^10 a second."""
+    tokens = study.calibrations[wildcards.calibration].tokens
+    return int((20 + 2.5 * input.size_mb * 1e6 * tokens / 1e10 / 60) * attempt)
+
+
 def scored_tokens(wildcards, input) -> float:
     """Tokens of one scoring job: its share of the sample, or of the corpus."""
     evaluation = study.evaluations[wildcards.evaluation]

@@ -59,6 +59,22 @@ def training_workdir(wildcards) -> str:
 # --- messages ---------------------------------------------------------------------------------------------------------
 
 
+def calibrated_model(wildcards) -> list[str]:
+    """Card and values of the model that is calibrated."""
+    name = study.calibrations[wildcards.calibration].model
+    return [f"<results>/models/{name}/card.json", f"<results>/models/{name}/model.safetensors"]
+
+
+def calibration_corpus(wildcards) -> list[str]:
+    """Manifest of the corpus that a model is calibrated on."""
+    return [f"<results>/corpora/{study.calibrations[wildcards.calibration].corpus}/manifest.json"]
+
+
+def calibration_row(wildcards) -> str:
+    """The calibration's row of the study."""
+    return row_json(study.calibrations[wildcards.calibration])
+
+
 def model_files(wildcards) -> list[str]:
     """Card and values of the model that a message holds."""
     name = study.messages[wildcards.message].model

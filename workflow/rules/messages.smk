@@ -1,10 +1,35 @@
 """Messages: a model becomes the bits that count.
 
-In    <results>/models/{model}/…             card and values
-      <results>/corpora/{corpus}/…           only if quantized weights are trained further
-Out   <results>/messages/{message}.tbm       the message: C = 8 × its size in bytes
-      <results>/messages/{message}.json      its bits by part
+In    <results>/models/{model}/…                           card and values
+      <results>/corpora/{corpus}/…                         to calibrate, or if quantized weights are trained further
+Out   <results>/calibrations/{calibration}.safetensors     what its layers see and how much their outputs matter
+      <results>/messages/{message}.tbm                     the message: C = 8 × its size in bytes
+      <results>/messages/{message}.json                    its bits by part
 """
+
+
+rule calibrate_model:
+    """Run a model over calibration tokens, forwards and backwards, one block at a time."""
+    input:
+        model=calibrated_model,
+        manifest=calibration_corpus,
+    output:
+        calibration="<results>/calibrations/{calibration}.safetensors",
+    log:
+        "<logs>/calibrate_model/{calibration}.log",
+    benchmark:
+        "<benchmarks>/calibrate_model/{calibration}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 16
+    resources:
+        mem_mb=growing(5000, 2),
+        runtime=calibration_minutes,
+        gres="",
+    params:
+        row=calibration_row,
+    script:
+        "../scripts/calibrate_model.py"
 
 
 rule encode_model:

@@ -5,6 +5,7 @@ certificates. Every type is a frozen dataclass; unknown keys are rejected with t
 in `workflow/schemas/` and the tables in `config/README.md` are generated from here. Every default is visible below.
 """
 
+from tokenbounds.config.calibrations import CalibrationSpec
 from tokenbounds.config.certificates import (
     BoundName,
     BoundsSpec,
@@ -18,6 +19,7 @@ from tokenbounds.config.corpora import (
     JsonLinesSource,
     ParquetSource,
     PythonStdlibSource,
+    PythonTopicsSource,
     Source,
     TextSource,
     TokenizerSpec,
@@ -56,6 +58,7 @@ __all__ = [
     "BoundName",
     "BoundsSpec",
     "ByteTokenizer",
+    "CalibrationSpec",
     "CertificateSpec",
     "CodebookQuantizer",
     "CorpusSpec",
@@ -73,6 +76,7 @@ __all__ = [
     "ParquetSource",
     "PretrainedModel",
     "PythonStdlibSource",
+    "PythonTopicsSource",
     "Quantizer",
     "Source",
     "Study",

@@ -18,6 +18,17 @@ class PythonStdlibSource:
 
 
 @dataclass(frozen=True, config=STRICT)
+class PythonTopicsSource:
+    """Python's documentation topics, technical English that comes with every interpreter (`pydoc_data.topics`).
+
+    There are about 80. `part` takes every second one by name, so that `even` and `odd` give disjoint corpora.
+    """
+
+    kind: Literal["python_topics"]
+    part: Literal["all", "even", "odd"] = "all"
+
+
+@dataclass(frozen=True, config=STRICT)
 class TextSource:
     """Plain text files, one document each. `paths` are files, folders (searched for *.txt) or glob patterns."""
 
@@ -61,7 +72,8 @@ class HuggingFaceSource:
 
 
 Source = Annotated[
-    PythonStdlibSource | TextSource | JsonLinesSource | ParquetSource | HuggingFaceSource, Field(discriminator="kind")
+    PythonStdlibSource | PythonTopicsSource | TextSource | JsonLinesSource | ParquetSource | HuggingFaceSource,
+    Field(discriminator="kind"),
 ]
 
 

@@ -30,6 +30,7 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
         "Sources of a corpus",
         (
             config.PythonStdlibSource,
+            config.PythonTopicsSource,
             config.TextSource,
             config.JsonLinesSource,
             config.ParquetSource,
@@ -45,6 +46,7 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
         "Quantizers",
         (config.CodebookQuantizer, config.UniformQuantizer, config.CountsQuantizer, config.Finetuning),
     ),
+    ("Calibrations", (config.CalibrationSpec,)),
     ("Evaluations", (config.EvaluationSpec,)),
     ("Certificates", (config.CertificateSpec, config.BoundsSpec)),
 )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tokenbounds.config import Study
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_SECTIONS = ("corpora", "models", "messages", "evaluations", "certificates")
+_SECTIONS = ("corpora", "models", "calibrations", "messages", "evaluations", "certificates")
 
 
 def explain_errors(raw: dict[str, Any], error: ValidationError, schema: dict[str, Any]) -> list[str]:
@@ -47,6 +47,7 @@ def study_faults(study: Study) -> Iterator[str]:
     yield from _reference_faults(study)
     yield from _tokenizer_faults(study)
     yield from _model_faults(study)
+    yield from _calibration_faults(study)
     yield from _message_faults(study)
     yield from _evaluation_faults(study)
     yield from certificate_faults(study)
@@ -97,6 +98,9 @@ def _references(study: Study) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for name, model in study.models.items():
         if model.kind != "pretrained":
             yield f"models.{name}.corpus", model.corpus, study.corpora
+    for name, calibration in study.calibrations.items():
+        yield f"calibrations.{name}.model", calibration.model, study.models
+        yield f"calibrations.{name}.corpus", calibration.corpus, study.corpora
     for name, message in study.messages.items():
         yield f"messages.{name}.model", message.model, study.models
     for name, certificate in study.certificates.items():
@@ -129,6 +133,16 @@ def _model_faults(study: Study) -> Iterator[str]:
             yield f"  models.{name}: give exactly one of 'name' and 'package'."
         if model.kind == "pretrained" and model.subfolder is not None and model.package is None:
             yield f"  models.{name}.subfolder: it is a folder inside a 'package'. Name the package."
+
+
+def _calibration_faults(study: Study) -> Iterator[str]:
+    for name, calibration in study.calibrations.items():
+        model = study.models.get(calibration.model)
+        if model is None:
+            continue
+        parameterization = getattr(model, "parameterization", None)
+        if model.kind == "markov" or (parameterization is not None and parameterization.kind != "dense"):
+            yield f"  calibrations.{name}.model: '{calibration.model}' is no dense transformer. Calibrate one that is."
 
 
 def _message_faults(study: Study) -> Iterator[str]:

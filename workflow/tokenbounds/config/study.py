@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from tokenbounds.config.base import STRICT
+from tokenbounds.config.calibrations import CalibrationSpec
 from tokenbounds.config.certificates import CertificateSpec, EvaluationSpec
 from tokenbounds.config.corpora import CorpusSpec
 from tokenbounds.config.faults import explain_errors, study_faults
@@ -28,6 +29,7 @@ class Study:
     models: Annotated[dict[str, ModelSpec], Field(min_length=1)]
     messages: Annotated[dict[str, MessageSpec], Field(min_length=1)]
     certificates: Annotated[dict[str, CertificateSpec], Field(min_length=1)]
+    calibrations: dict[str, CalibrationSpec] = Field(default_factory=dict)
     evaluations: dict[str, EvaluationSpec] = Field(default_factory=lambda: {"default": EvaluationSpec()})
     results: str = "results"
 

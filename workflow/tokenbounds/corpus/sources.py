@@ -20,6 +20,7 @@ from tokenbounds.config import (
     JsonLinesSource,
     ParquetSource,
     PythonStdlibSource,
+    PythonTopicsSource,
     Source,
     TextSource,
 )
@@ -53,6 +54,8 @@ def read_documents(source: Source) -> Iterator[Document]:
     match source:
         case PythonStdlibSource():
             return _read_stdlib()
+        case PythonTopicsSource():
+            return _read_topics(source)
         case TextSource():
             return _read_text(source)
         case JsonLinesSource():
@@ -67,14 +70,14 @@ def read_documents(source: Source) -> Iterator[Document]:
 def describe_source(source: Source) -> dict[str, Any]:
     """The source's settings for the manifest, with the interpreter's version where that decides the documents."""
     settings = json.loads(json.dumps(asdict(source)))
-    if isinstance(source, PythonStdlibSource):
+    if isinstance(source, PythonStdlibSource | PythonTopicsSource):
         settings["python"] = f"{platform.python_implementation()} {platform.python_version()}"
     return settings
 
 
 def source_licence(source: Source) -> str:
     """The licence of a source's documents, as stated in its row."""
-    return "PSF-2.0" if isinstance(source, PythonStdlibSource) else source.licence
+    return "PSF-2.0" if isinstance(source, PythonStdlibSource | PythonTopicsSource) else source.licence
 
 
 def find_files(patterns: tuple[str, ...], suffixes: tuple[str, ...]) -> list[Path]:
@@ -137,6 +140,15 @@ def _read_stdlib() -> Iterator[Document]:
     for name in relative:
         if (root / name).is_file():
             yield Document(name, _read_bytes(root / name))
+
+
+def _read_topics(source: PythonTopicsSource) -> Iterator[Document]:
+    from pydoc_data import topics
+
+    names = sorted(topics.topics)
+    parts = {"all": names, "even": names[::2], "odd": names[1::2]}
+    for name in parts[source.part]:
+        yield Document(f"pydoc_data.topics:{name}", topics.topics[name])
 
 
 def _read_text(source: TextSource) -> Iterator[Document]:

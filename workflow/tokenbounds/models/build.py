@@ -69,6 +69,14 @@ def build_model(
     return model.eval()
 
 
+def empty_model(card: ModelCard) -> PreTrainedModel:
+    """The structure that a card describes, its coded parameters unset and its fixed part missing.
+
+    Under `accelerate.init_empty_weights` no parameter takes memory, so that they can be loaded one by one.
+    """
+    return _structure(card, torch.device("cpu"))
+
+
 def count_parameters(card: ModelCard) -> ParameterCounts:
     """Count a model's values exactly without allocating them, whatever sizes the card claims.
 

@@ -1,0 +1,118 @@
+"""Which matrices of a model can be calibrated, and how each is stored and used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from tokenbounds.errors import CalibrationError
+from tokenbounds.models.card import ModelCard
+
+# The list of blocks and the norm behind them, by family. Blocks take hidden states first and return hidden states.
+_STRUCTURES = {
+    "gpt2": ("transformer.h", "transformer.ln_f"),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), ("model.layers", "model.norm")),
+}
+# Layers that read the same values as another of their block: second moments are kept once.
+_SHARED_INPUTS = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+
+HEAD_INPUTS, LOOKUP_OUTPUTS = "head", "lookup"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix among a model's coded parameters.
+
+    Attributes
+    ----------
+    name : str
+        Of the parameter.
+    use : {"linear", "lookup", "head", "tied"}
+        A linear layer of a block; a table that tokens or positions are looked up in; the head; table and head in one.
+    transposed : bool
+        Whether it is stored as [inputs, outputs].
+    group : str
+        Names the second moments of its inputs.
+    """
+
+    name: str
+    use: Literal["linear", "lookup", "head", "tied"]
+    transposed: bool
+    group: str
+
+
+def check_calibratable(card: ModelCard) -> None:
+    """Refuse a model that cannot be calibrated, before hours are spent.
+
+    Raises
+    ------
+    CalibrationError
+        The family or the parameterization is named.
+    """
+    if card.family not in _STRUCTURES:
+        raise CalibrationError(
+            f"the architecture '{card.family}' cannot be calibrated; those that can: {', '.join(_STRUCTURES)}."
+        )
+    if card.parameterization["kind"] != "dense":
+        raise CalibrationError(
+            f"a model with the parameterization '{card.parameterization['kind']}' cannot be calibrated, only a dense "
+            "one. Use the quantizers 'uniform' or 'codebook'."
+        )
+
+
+def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The transformer blocks."""
+    return cast(nn.ModuleList, model.get_submodule(_STRUCTURES[model.config.model_type][0]))
+
+
+def blocks_name(model: PreTrainedModel) -> str:
+    """The name of the list of blocks."""
+    return _STRUCTURES[model.config.model_type][0]
+
+
+def final_norm_of(model: PreTrainedModel) -> nn.Module:
+    """The norm between the last block and the head."""
+    return model.get_submodule(_STRUCTURES[model.config.model_type][1])
+
+
+def matrices_of(model: PreTrainedModel) -> list[Matrix]:
+    """All matrices among a model's parameters, in the model's order; values are not looked at.
+
+    Raises
+    ------
+    CalibrationError
+        If one is neither a linear layer nor an embedding; it is named.
+    """
+    tied = model.config.tie_word_embeddings
+    found = []
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            continue
+        owner = name.rpartition(".")[0]
+        module = model.get_submodule(owner)
+        if module is model.get_input_embeddings():
+            found.append(Matrix(name, "tied" if tied else "lookup", False, HEAD_INPUTS if tied else LOOKUP_OUTPUTS))
+        elif isinstance(module, nn.Embedding):
+            found.append(Matrix(name, "lookup", False, LOOKUP_OUTPUTS))
+        elif owner == "lm_head":
+            found.append(Matrix(name, "head", False, HEAD_INPUTS))
+        elif isinstance(module, nn.Linear | Conv1D):
+            found.append(Matrix(name, "linear", isinstance(module, Conv1D), _input_group(owner)))
+        else:
+            raise CalibrationError(f"the matrix {name} of a {type(module).__name__} cannot be calibrated.")
+    return found
+
+
+def of_use(matrices: Sequence[Matrix], *uses: str) -> list[Matrix]:
+    """The matrices of some uses."""
+    return [matrix for matrix in matrices if matrix.use in uses]
+
+
+def _input_group(owner: str) -> str:
+    parent, _, leaf = owner.rpartition(".")
+    return f"{parent}.{_SHARED_INPUTS.get(leaf, leaf)}"

@@ -25,6 +25,8 @@ _BLOCK = 1 << 16
 def lambda_fractions(size: int) -> Floats:
     """The grid of lambda x ceiling: `size` points in (0, 1), evenly spaced in log(x / (1 - x)).
 
+    See docs/bounds.md, "Grids".
+
     It depends on nothing but its size, so ln(size) nats pay for choosing from it with the data in view.
 
     Raises
@@ -40,7 +42,10 @@ def lambda_fractions(size: int) -> Floats:
 
 
 def lambda_grid(size: int, ceiling: float) -> Floats:
-    """`lambda_fractions(size) / ceiling`: the lambdas allowed for losses of at most `ceiling`."""
+    """`lambda_fractions(size) / ceiling`: the lambdas allowed for losses of at most `ceiling`.
+
+    See docs/bounds.md, "Grids".
+    """
     return lambda_fractions(size) / ceiling
 
 
@@ -77,7 +82,10 @@ def _weighted_log(values: Floats, mass: Floats, lambda_: float) -> float:
 
 
 def betting_value(mean_log_nats: float, lambda_: float, complexity_nats: float, samples: int) -> float:
-    """(1 - exp(f - L/m)) / lambda, for one lambda fixed before the data; f is the average of ln(1 - lambda x loss)."""
+    """(1 - exp(f - L/m)) / lambda, for one lambda fixed before the data; f is the average of ln(1 - lambda x loss).
+
+    See docs/bounds.md, "Betting".
+    """
     return -math.expm1(mean_log_nats - complexity_nats / samples) / lambda_
 
 
@@ -162,7 +170,10 @@ def binary_kl(q: float, p: float) -> float:
 
 
 def inverse_kl(empirical: float, budget_nats: float) -> float:
-    """Largest p with kl(empirical, p) <= `budget_nats`, rounded up to the end of the last bisection interval."""
+    """Largest p with kl(empirical, p) <= `budget_nats`, rounded up to the end of the last bisection interval.
+
+    See docs/bounds.md, "Errors".
+    """
     low, high = empirical, 1.0
     for _ in range(200):
         middle = 0.5 * (low + high)

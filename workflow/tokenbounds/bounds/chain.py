@@ -30,7 +30,7 @@ SPLIT_RATIOS = (Fraction(1, 8), Fraction(1), Fraction(8))
 
 @dataclass(frozen=True)
 class ChainProblem:
-    """A chain with its grids and its budget, all fixed before the scores were seen.
+    """A chain with its grids and its budget, all fixed before the scores were seen (docs/bounds.md, "Which chain").
 
     Attributes
     ----------

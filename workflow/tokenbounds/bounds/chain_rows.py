@@ -72,7 +72,7 @@ def bound_chains(
     tokens: int,
     sample: Sample | None,
 ) -> dict[str, ChainRow]:
-    """The rows of a certificate that use its chain, by name of the bound.
+    """The rows of a certificate that use its chain, by name of the bound (docs/bounds.md, "Which chain").
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ def thin_rows(first: int, count: int, total: int) -> npt.NDArray[np.bool_]:
 
 
 class ChainSearch:
-    """Guesses of candidates' bounds from a part of the tokens.
+    """Guesses of candidates' bounds from a part of the tokens (docs/bounds.md, "Which chain").
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def bound_documents(document_losses: npt.ArrayLike, loss_range: float, complexity_nats: float) -> Bound:
-    """Bound the expected mean token loss of a new document: mean + range sqrt(L / (2 N)).
+    """Bound the expected mean token loss of a new document: mean + range sqrt(L / (2 N)) (docs/bounds.md, "Documents").
 
     Source: Lotfi et al. 2024 (arXiv 2312.17173), theorem 3.1 with a finite-hypothesis prior; Hoeffding 1963.
 
@@ -47,6 +47,8 @@ def bound_documents_betting(
 ) -> Bound:
     """The betting form over documents: tighter, because documents vary less than tokens and are its steps.
 
+    See docs/bounds.md, "Documents".
+
     Parameters
     ----------
     document_losses
@@ -72,6 +74,8 @@ def _check_units(document_losses: npt.ArrayLike) -> Floats:
 
 class DocumentSums:
     """Mean loss per document, from a stream of rows in any order. Memory grows with the documents, not the tokens.
+
+    See docs/bounds.md, "Documents".
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ from tokenbounds.errors import CertificateError
 def freedman_value(
     mean_log_nats: float, lambda_: float, complexity_nats: float, samples: int, center: float = 0.0
 ) -> float:
-    """The bound for one lambda and one constant centre c, both fixed before the data.
+    """The bound for one lambda and one constant centre c, both fixed before the data (docs/bounds.md, "Freedman").
 
     f is the average of ln(1 - lambda x loss), **not** centred. With kappa = lambda / (1 - lambda c) this is
     c + (L/m - average of ln(1 - kappa (loss - c))) / kappa, since 1 - kappa (loss - c) is 1 - lambda x loss divided by

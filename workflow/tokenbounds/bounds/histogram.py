@@ -30,7 +30,7 @@ _FIXED_POINT = 2.0**40
 
 
 class LossHistogram:
-    """Counts of raw losses in bins of 2^-12 bit, and of ranks above each k.
+    """Counts of raw losses in bins of 2^-12 bit, and of ranks above each k (docs/bounds.md, "Numerics").
 
     Parameters
     ----------
@@ -153,6 +153,8 @@ def _bin(scaled: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
 
 class SmoothedSums:
     """Exact averages, for chosen cells, of the smoothed loss and of ln(1 - lambda x smoothed loss).
+
+    See docs/bounds.md, "Numerics".
 
     Parameters
     ----------

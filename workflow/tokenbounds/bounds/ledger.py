@@ -78,7 +78,10 @@ class RowBudget:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The split of a certificate's delta over its rows, which hold jointly with probability 1 - delta."""
+    """The split of a certificate's delta over its rows, which hold jointly with probability 1 - delta.
+
+    See docs/bounds.md, "The ledger".
+    """
 
     delta: Fraction
     rows: tuple[RowBudget, ...]
@@ -122,6 +125,8 @@ def split_delta(
     sampling_share: float | str | Fraction | None = None,
 ) -> Ledger:
     """Split delta evenly over rows, each between generalization and sampling, and price the grids.
+
+    See docs/bounds.md, "The ledger".
 
     Parameters
     ----------

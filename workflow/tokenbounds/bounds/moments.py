@@ -30,6 +30,8 @@ _ROUND_DISTANCE = 1.5 * 2.0**27
 class LossMoments(LossHistogram):
     """A histogram of unweighted losses that can give averages almost exactly; see the module.
 
+    See docs/bounds.md, "Numerics".
+
     Parameters are those of `LossHistogram`.
     """
 

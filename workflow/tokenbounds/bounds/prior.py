@@ -21,7 +21,7 @@ from tokenbounds.files import sha256_file
 
 
 def prior_record(held_out: tuple[Path, ...] | None, corpus: Path, folder: Path) -> dict[str, Any]:
-    """What a certificate says about its prior, after comparing documents.
+    """What a certificate says about its prior, after comparing documents (docs/bounds.md, "Other priors").
 
     Parameters
     ----------

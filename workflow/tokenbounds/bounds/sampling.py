@@ -29,6 +29,8 @@ _COLUMNS = 1 << 11
 def upper_mean(values: npt.ArrayLike, low: float, high: float, delta: float, method: Method = "betting") -> float:
     """Upper confidence bound on the expectation of i.i.d. values in [low, high], at level 1 - delta.
 
+    See docs/bounds.md, "Sampling".
+
     Parameters
     ----------
     values
@@ -56,7 +58,7 @@ def upper_mean(values: npt.ArrayLike, low: float, high: float, delta: float, met
 
 
 def lower_mean(values: npt.ArrayLike, low: float, high: float, delta: float, method: Method = "betting") -> float:
-    """Lower confidence bound: `upper_mean` of the negated values."""
+    """Lower confidence bound: `upper_mean` of the negated values (docs/bounds.md, "Sampling")."""
     return -upper_mean(-np.asarray(values, dtype=np.float64), -high, -low, delta, method)
 
 
@@ -168,7 +170,7 @@ _METHODS: dict[str, Callable[[Floats, float], float]] = {
 
 
 def draw_order(draws: npt.ArrayLike, seed: int) -> npt.NDArray[np.int64]:
-    """Indices of the blocks, each as often as it was drawn, in a seeded random order.
+    """Indices of the blocks, each as often as it was drawn, in a seeded random order (docs/bounds.md, "Sampling").
 
     The plan stores how often each block was drawn, not when. I.i.d. draws are exchangeable: given the multiset every
     order is equally likely, so an order drawn afresh, without looking at the losses, has the law of the true one.
@@ -229,6 +231,8 @@ class BlockSums:
 
 def draws_for_width(deviation: float, value_range: float, width: float, delta: float) -> int:
     """Number of draws for which the upper bound lies about `width` above the mean (a plan, not a statement).
+
+    See docs/bounds.md, "Sampling".
 
     Parameters
     ----------

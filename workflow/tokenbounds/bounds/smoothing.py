@@ -37,7 +37,7 @@ def least_alpha(weighting: Weighting) -> float:
 
 
 def smooth(nll_bits: npt.ArrayLike, alpha: npt.ArrayLike, vocabulary_size: int) -> Floats:
-    """Losses of (1 - alpha) p + alpha / V, from the raw losses -log2 p.
+    """Losses of (1 - alpha) p + alpha / V, from the raw losses -log2 p (docs/bounds.md, "Smoothing").
 
     Parameters
     ----------
@@ -60,6 +60,8 @@ def smooth(nll_bits: npt.ArrayLike, alpha: npt.ArrayLike, vocabulary_size: int) 
 def smooth_towards(nll_bits: npt.ArrayLike, base_bits: npt.ArrayLike, alpha: npt.ArrayLike) -> Floats:
     """Losses of (1 - alpha) p + alpha q minus the losses of q: the difference a telescoped link bounds, in bits.
 
+    See docs/bounds.md, "Telescoping".
+
     Parameters
     ----------
     nll_bits
@@ -79,19 +81,21 @@ def smooth_towards(nll_bits: npt.ArrayLike, base_bits: npt.ArrayLike, alpha: npt
 
 
 def loss_ceiling(alpha: float, vocabulary_size: int) -> float:
-    """Largest smoothed loss, log2(V / alpha), bits."""
+    """Largest smoothed loss, log2(V / alpha), bits (docs/bounds.md, "Smoothing")."""
     check_alpha(alpha)
     return float(np.log2(vocabulary_size) - np.log2(alpha))
 
 
 def loss_floor(alpha: float, vocabulary_size: int) -> float:
-    """Smallest smoothed loss, -log2(1 - alpha + alpha / V), bits."""
+    """Smallest smoothed loss, -log2(1 - alpha + alpha / V), bits (docs/bounds.md, "Smoothing")."""
     check_alpha(alpha)
     return float(-np.log1p(-alpha * (1.0 - 1.0 / vocabulary_size)) / np.log(2.0))
 
 
 def loss_range(alpha: float, vocabulary_size: int) -> float:
     """Width of the interval of smoothed losses, log2(1 + (1 - alpha) V / alpha) = ceiling - floor, bits.
+
+    See docs/bounds.md, "Smoothing".
 
     Lotfi et al. 2024 (arXiv 2407.18158), section 4.1.
     """

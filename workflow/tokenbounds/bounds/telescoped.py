@@ -52,7 +52,7 @@ class TelescopedBound:
 
 
 def link_losses(nll_bits: Sequence[npt.ArrayLike], alphas: Sequence[float], vocabulary_size: int) -> list[Floats]:
-    """Split the smoothed losses of a chain's last model into its links.
+    """Split the smoothed losses of a chain's last model into its links (docs/bounds.md, "Telescoping").
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def link_losses(nll_bits: Sequence[npt.ArrayLike], alphas: Sequence[float], voca
 
 
 def link_ceilings(alphas: Sequence[float], vocabulary_size: int) -> list[float]:
-    """Largest value of each link: log2(V / alpha_1), then log2(1 / alpha_j), bits."""
+    """Largest value of each link: log2(V / alpha_1), then log2(1 / alpha_j), bits (docs/bounds.md, "Telescoping")."""
     for alpha in alphas:
         check_alpha(alpha)
     return [loss_ceiling(alphas[0], vocabulary_size)] + [-math.log2(alpha) for alpha in alphas[1:]]
@@ -138,6 +138,8 @@ def _check_chain(links: int, ceilings: int, complexities: int) -> None:
 
 class ChainHistogram:
     """One pass over the aligned score streams of a chain, for many candidate tuples of alphas at once.
+
+    See docs/bounds.md, "Telescoping".
 
     Links are rounded **up** to a multiple of 2^-8 bit, so bounds from it are valid, and within 2^-8 bit per link of
     the exact ones. `ChainSums` gives the exact averages for the cells finally chosen.
@@ -209,7 +211,7 @@ class ChainHistogram:
 
 
 class ChainSums:
-    """Exact averages of a chain's links, and of ln(1 - lambda x link), for one cell.
+    """Exact averages of a chain's links, and of ln(1 - lambda x link), for one cell (docs/bounds.md, "Telescoping").
 
     Parameters
     ----------

@@ -31,6 +31,7 @@ class TinyStudy:
     message_seed: int = 2
     evaluation: str = "default"
     sample_tokens: int | None = None
+    visible_tokens: int | None = None
 
     @property
     def inputs(self) -> CertificateInputs:
@@ -75,7 +76,9 @@ class TinyStudy:
         write_message(self.inputs.message, header, [Part("symbols", data)])
 
     def _build_plan(self) -> None:
-        spec = EvaluationSpec(context=32, stride=24, sample_tokens=self.sample_tokens, seed=5, shards=2)
+        stride = 24 if self.visible_tokens is None else None
+        sampled = {"sample_tokens": self.sample_tokens, "seed": 5, "shards": 2}
+        spec = EvaluationSpec(context=32, stride=stride, visible_tokens=self.visible_tokens, **sampled)
         plan_corpus(self.inputs.corpus, spec, self.inputs.plan)
 
     def _build_scores(self) -> None:

@@ -41,15 +41,16 @@ def test_confidence_is_never_rounded_to_certainty(delta, text):
 
 def test_the_sentence_of_top_k_and_vacuous_certificates():
     row = {"metric": "top10_error", "bound": "azuma", "value": 0.97, "random_guess": 0.96, "vacuous": True}
-    prior = {"kind": "message", "trained_on": []}
-    text = state_result({"rows": [row], "delta": 0.05, "corpus": "c", "tokens": 1234, "prior": prior})
+    told = {"prior": {"kind": "message", "trained_on": []}, "plan": {"visible_tokens": None}}
+    text = state_result({"rows": [row], "delta": 0.05, "corpus": "c", "tokens": 1234, **told})
     assert "with 10 guesses" in text and "97.00 %" in text and text.endswith("vacuous.")
 
 
 def test_assumptions_follow_from_what_was_certified():
-    plan = {"mode": "sampled", "seed": 3}
+    plan = {"mode": "sampled", "seed": 3, "visible_tokens": None}
     lora = {"model": {"family": "gpt2", "parameterization": {"kind": "lora"}}}
     text = " ".join(state_assumptions(lora, {"identity": "bytes"}, plan, "bfloat16", 0.05))
     assert "seed (3)" in text and "'lora'" in text and "bfloat16" in text and "tokenizer (bytes)" in text
-    chain = " ".join(state_assumptions({"model": {"family": "markov"}}, {}, {"mode": "exhaustive"}, "float32", 0.05))
+    plan = {"mode": "exhaustive", "visible_tokens": None}
+    chain = " ".join(state_assumptions({"model": {"family": "markov"}}, {}, plan, "float32", 0.05))
     assert "sampling seed" not in chain and "Markov" in chain and "lora" not in chain

@@ -36,6 +36,16 @@ def edited(path: str, value: Any) -> dict[str, Any]:
     return raw
 
 
+def test_few_visible_tokens_need_few_positions():
+    """A model with 64 positions in blocks of 256 tokens; a chain of higher order than what is visible is refused."""
+    parse_study(edited("evaluations.e", {"context": 256, "visible_tokens": 8}))
+    raw = edited("evaluations.e", {"context": 256, "visible_tokens": 1})
+    raw["models"]["m"]["order"] = 2
+    raw["certificates"]["m4"] = {"message": "m4", "corpus": "c", "evaluation": "e"}
+    with pytest.raises(ConfigError, match="'e' shows 1 tokens, but model 'm' is a chain of order 2"):
+        parse_study(raw)
+
+
 def test_the_study_without_fault_is_accepted():
     study = parse_study(copy.deepcopy(STUDY))
     row = study.models["t"]
@@ -59,6 +69,12 @@ def test_the_study_without_fault_is_accepted():
         ("models.p.package", "too", "models.p: give exactly one of 'name' and 'package'."),
         ("models.t.architecture.hidden", 130, "models.t.architecture: hidden 130 is no multiple of heads."),
         ("evaluations.e.stride", 65, "evaluations.e.stride: 65 is longer than the context 64."),
+        ("evaluations.e", {"context": 8, "stride": 4, "visible_tokens": 2}, "evaluations.e.stride: 'visible_tokens'"),
+        (
+            "evaluations.e",
+            {"context": 8, "visible_tokens": 65},
+            "certificates.t4.evaluation: 'e' has windows of 65 tokens, but model 't'",
+        ),
         (
             "evaluations.e.context",
             128,

@@ -80,6 +80,7 @@ def certificate_dict(
             "seed": 0,
             "context": 256,
             "stride": 256,
+            "visible_tokens": None,
         },
         "scores": [{"file": f"../scores/{corpus}/default/{name}/shard-00000.parquet", "sha256": sha, "rows": TOKENS}],
         "tokens": TOKENS,

@@ -26,5 +26,5 @@ def test_per_cent_is_never_below(share):
 )
 def test_the_sentence_rounds_its_bound_up(metric, value, shown):
     row = {"metric": metric, "bound": "betting", "value": value, "random_guess": 8.0, "vacuous": False}
-    prior = {"kind": "message", "trained_on": []}
-    assert shown in state_result({"rows": [row], "delta": 0.05, "corpus": "c", "tokens": 1234, "prior": prior})
+    told = {"prior": {"kind": "message", "trained_on": []}, "plan": {"visible_tokens": None}}
+    assert shown in state_result({"rows": [row], "delta": 0.05, "corpus": "c", "tokens": 1234, **told})

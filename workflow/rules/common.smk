@@ -115,7 +115,7 @@ def scored_parameters(wildcards, input) -> int:
 def scoring_minutes(wildcards, input, attempt) -> int:
     """Two hours and 10 minutes a MB to decode, plus 50 µs a token and its operations at 2·10^10 a second."""
     evaluation = study.evaluations[wildcards.evaluation]
-    passes = evaluation.context / (evaluation.stride or evaluation.context)
+    passes = evaluation.visible_tokens or evaluation.context / (evaluation.stride or evaluation.context)
     token_seconds = 5e-5 + 2 * scored_parameters(wildcards, input) * passes / 2e10
     return int((120 + 10 * input.size_mb + scored_tokens(wildcards, input) * token_seconds / 60) * attempt)
 

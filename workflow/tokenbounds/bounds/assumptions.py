@@ -37,6 +37,11 @@ def state_assumptions(
     sentences = _sequence_assumptions(tokenizer)
     sentences += _held_out_assumptions(prior["trained_on"]) if prior and held_out else _prior_assumptions(header)
     sentences.append(_arithmetic_assumption(header, dtype))
+    if plan["visible_tokens"] is not None:
+        sentences.append(
+            f"Before each token, the predictor sees the last {plan['visible_tokens']} tokens of its document at most "
+            "(the start token counts); everything else is hidden from it."
+        )
     if plan["mode"] == "sampled":
         sentences.append(
             f"The sampling seed ({plan['seed']}) was fixed without looking at the corpus, the model or any score, and "

@@ -117,7 +117,8 @@ def _state(evidence: Evidence, spec: BoundsSpec) -> Statement:
     """Every row, with what its messages cost under the certificate's prior."""
     manifest, plan = evidence.manifest, evidence.plan
     held_out = evidence.inputs.held_out is not None
-    units = Units(manifest.documents, plan.blocks, plan.stride < plan.context) if plan.mode == "exhaustive" else None
+    overlap = plan.stride < plan.context or plan.visible_tokens is not None
+    units = Units(manifest.documents, plan.blocks, overlap) if plan.mode == "exhaustive" else None
     setting = Setting(spec, manifest.tokens, evidence.vocabulary_size, Sample.of(plan), units)
     models = [
         ChainModel(link.path.stem, 0 if held_out else link.message.size_bits, link.vocabulary_size, link.scores)

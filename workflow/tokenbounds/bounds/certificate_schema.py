@@ -83,6 +83,9 @@ class PlanRecord(TypedDict):
     seed: Annotated[int, Field(description="seed of the draws; without effect when exhaustive")]
     context: Annotated[int, Field(ge=1, description="tokens a window shows the model at most")]
     stride: Annotated[int, Field(ge=1, description="tokens a window moves on by, and scores")]
+    visible_tokens: Annotated[
+        int | None, Field(description="tokens the model sees before each one it predicts; null: all of its window")
+    ]
 
 
 @with_config(_STRICT)

@@ -226,4 +226,5 @@ def _beside(path: Path, entry: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _plan_record(path: Path, plan: Plan, folder: Path) -> dict[str, Any]:
     record = {**file_record(path, plan.sha256, folder), "mode": plan.mode, "blocks": plan.table.num_rows}
-    return {**record, "draws": plan.draws, "seed": plan.seed, "context": plan.context, "stride": plan.stride}
+    record |= {"draws": plan.draws, "seed": plan.seed, "context": plan.context, "stride": plan.stride}
+    return {**record, "visible_tokens": plan.visible_tokens}

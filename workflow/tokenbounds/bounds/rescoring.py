@@ -97,7 +97,7 @@ def rescore_blocks(
     rows = plan.take(chosen)
     tolerance = TOLERANCES["chain" if isinstance(predictor, ChainPredictor) else dtype]
     scorer = make_scorer(predictor, corpus, ScoringOptions(dtype=dtype, batch_tokens=_BATCH_TOKENS))
-    again = _columns(score_blocks(scorer, corpus, rows, _BATCH_TOKENS))
+    again = _columns(score_blocks(scorer, corpus, rows, _BATCH_TOKENS, evidence.plan.visible_tokens))
     stored = _stored(evidence.scores, rows["block"].to_numpy())
     difference = _compare(again, stored, tolerance, evidence.scores.files)
     _compare_errors(again["rank"], stored["rank"], top_k, tolerance, evidence.scores.files)

@@ -40,8 +40,11 @@ def _quantity(row: dict[str, Any], certificate: dict[str, Any]) -> str:
     what = "expected loss" if row["metric"] == "bpd" else "probability of missing the next token"
     detail = "" if row["metric"] == "bpd" else f" with {_guesses(row['metric'])}"
     model = "held-out model" if certificate["prior"]["kind"] == "held_out" else "compressed model"
+    visible = certificate["plan"]["visible_tokens"]
+    if visible is not None:
+        model += f" that sees {f'the last {visible} tokens' if visible > 1 else 'the last token'} only"
     cheaper = row["links"][-1]["messages"][:-1] if "links" in row else []
-    subject = f"the {model}'s {what}{detail}"
+    subject = f"the {model}'s {what}{detail}" if visible is None else f"the {what}{detail} of the {model}"
     if cheaper:
         subject = f"the {what}{detail} of the {model} mixed with cheaper ones ({', '.join(cheaper)})"
     if row["bound"] in UNIT_BOUNDS:

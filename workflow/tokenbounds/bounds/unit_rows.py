@@ -30,7 +30,7 @@ class Units:
     documents, blocks
         Their numbers; identifiers count from 0.
     overlapping
-        Whether a block's window shows tokens of the block before, so that blocks cannot be independent.
+        Whether a block's tokens are predicted from the block before, so that blocks cannot be independent.
     """
 
     documents: int
@@ -52,6 +52,8 @@ def bound_units(
     lambdas: int,
 ) -> dict[tuple[str, str], Bound]:
     """The rows over documents and sequences, by metric and bound; `Bound.samples` is the number of units.
+
+    See docs/bounds.md, "Documents".
 
     One pass; memory grows with the number of units, not of tokens.
 
@@ -96,7 +98,7 @@ def _check_units(bound: str, units: Units | None) -> None:
     if unit_of(bound) == "sequences" and units.overlapping:
         raise CertificateError(
             f"bound '{bound}' takes blocks as independent, but the windows of this plan overlap. Use an evaluation "
-            "whose stride is its context, or drop the bound."
+            "whose stride is its context and that limits no visible_tokens, or drop the bound."
         )
 
 

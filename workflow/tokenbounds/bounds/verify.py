@@ -224,6 +224,7 @@ def _check_plan(inputs: CertificateInputs, evidence: Evidence, corpus: Corpus) -
         sample_tokens=sample_tokens,
         seed=plan.seed,
         shards=plan.shards,
+        visible_tokens=plan.visible_tokens,
     )
     stated = {name: str(getattr(plan, name)) for name in ("mode", "draws", "tokens", "documents", "blocks")}
     planned = {key.decode(): value.decode() for key, value in again.schema.metadata.items()}

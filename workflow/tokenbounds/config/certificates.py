@@ -26,11 +26,13 @@ BoundName = Literal[
 class EvaluationSpec:
     """How tokens are scored: windows of `context` tokens that advance by `stride`, all of them or a sample.
 
+    `visible_tokens` limits what the model sees before each token to that many tokens; null shows the whole window.
     `sample_tokens` is the approximate number of tokens whose blocks are drawn with replacement; null scores all.
     """
 
     context: PositiveInt = 256
     stride: PositiveInt | None = None
+    visible_tokens: PositiveInt | None = None
     sample_tokens: PositiveInt | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     shards: PositiveInt = 2

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tokenbounds.config.certificate_faults import certificate_faults
 
 if TYPE_CHECKING:
-    from tokenbounds.config import Study
+    from tokenbounds.config import EvaluationSpec, ModelSpec, Study
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SECTIONS = ("corpora", "models", "calibrations", "messages", "evaluations", "certificates")
@@ -164,17 +164,32 @@ def _evaluation_faults(study: Study) -> Iterator[str]:
     for name, evaluation in study.evaluations.items():
         if evaluation.stride is not None and evaluation.stride > evaluation.context:
             yield f"  evaluations.{name}.stride: {evaluation.stride} is longer than the context {evaluation.context}."
+        if evaluation.stride is not None and evaluation.visible_tokens is not None:
+            yield (
+                f"  evaluations.{name}.stride: 'visible_tokens' already says what the model sees before each token. "
+                "Leave one of the two out."
+            )
     for name, certificate in study.certificates.items():
         message, window = study.messages.get(certificate.message), study.evaluations.get(certificate.evaluation)
-        if message is None or window is None:
-            continue
-        model = study.models.get(message.model)
-        if model is not None and model.kind == "trained" and window.context > model.architecture.context:
-            yield (
-                f"  certificates.{name}.evaluation: '{certificate.evaluation}' has windows of {window.context} tokens, "
-                f"but model '{message.model}' has {model.architecture.context} positions. Shorten the evaluation's "
-                "context or lengthen the architecture's."
-            )
+        model = None if message is None else study.models.get(message.model)
+        if message is not None and model is not None and window is not None:
+            where = f"  certificates.{name}.evaluation: '{certificate.evaluation}'"
+            yield from _window_faults(where, message.model, model, window)
+
+
+def _window_faults(where: str, name: str, model: ModelSpec, evaluation: EvaluationSpec) -> Iterator[str]:
+    """Yield a line if a model cannot see what the evaluation shows, or sees more."""
+    seen = evaluation.visible_tokens or evaluation.context
+    if model.kind == "trained" and seen > model.architecture.context:
+        yield (
+            f"{where} has windows of {seen} tokens, but model '{name}' has {model.architecture.context} positions. "
+            "Shorten the evaluation's context or lengthen the architecture's."
+        )
+    if model.kind == "markov" and evaluation.visible_tokens is not None and model.order > evaluation.visible_tokens:
+        yield (
+            f"{where} shows {evaluation.visible_tokens} tokens, but model '{name}' is a chain of order {model.order}. "
+            "Show as many, or lower the order."
+        )
 
 
 def _name_faults(study: Study) -> Iterator[str]:

@@ -111,6 +111,10 @@ KEYS: dict[str, str] = {
     "EvaluationSpec.context": "Tokens in a window.",
     "EvaluationSpec.stride": "Tokens that a window moves on by; `null`: by its whole length. A shorter stride shows "
     "every token more context and costs more.",
+    "EvaluationSpec.visible_tokens": "Show the model only this many tokens before each one that it predicts (the token "
+    "before a document's first one counts), as a Markov chain of that order sees; `null`: all of its window. `context` "
+    "then only says how many tokens form a block, and `stride` must be left out. It costs about this many times as "
+    "much as scoring whole windows.",
     "EvaluationSpec.sample_tokens": "Approximate number of tokens to draw and score; `null` scores all.",
     "EvaluationSpec.seed": "Draws the sample.",
     "EvaluationSpec.shards": "Number of scoring jobs.",

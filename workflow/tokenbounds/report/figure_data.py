@@ -117,7 +117,12 @@ def _binned(certificate: Certificate, axis: str) -> pl.DataFrame:
     try:
         blocks = pl.scan_parquet(plan, glob=False).select("block", "start", "context", "draws")
         losses = pl.scan_parquet(scores, glob=False).select("block", "position", "nll_bits")
-        place = pl.col("position") if axis == "document" else pl.col("position") - pl.col("start") + pl.col("context")
+        visible = certificate.raw["plan"]["visible_tokens"]
+        place = pl.col("position")
+        if axis == "window" and visible is None:
+            place = place - pl.col("start") + pl.col("context")
+        elif axis == "window":
+            place = pl.min_horizontal(place, pl.lit(visible - 1))
         octave_bin = (BINS_PER_OCTAVE * (place + 1).cast(pl.Float64).log(2) + 1e-9).floor().cast(pl.Int64)
         weight = pl.col("draws").cast(pl.Int64)
         weighted = (pl.col("nll_bits").cast(pl.Float64) * weight).sum() / weight.sum()

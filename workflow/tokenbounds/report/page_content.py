@@ -233,7 +233,10 @@ def _facts(certificate: Certificate) -> list[tuple[str, str]]:
     raw = certificate.raw
     plan, manifest, message = raw["plan"], raw["manifest"], raw["message"]
     scored = f"{raw['scored_tokens']:,} of {certificate.tokens:,} {certificate.token}s in {plan['blocks']:,} blocks"
-    windows = f"windows of {plan['context']:,} that advance by {plan['stride']:,}"
+    if plan["visible_tokens"] is None:
+        windows = f"windows of {plan['context']:,} that advance by {plan['stride']:,}"
+    else:
+        windows = f"{plan['visible_tokens']:,} tokens visible before each"
     how = "every token" if plan["mode"] == "exhaustive" else f"a sample of {plan['draws']:,} draws, seed {plan['seed']}"
     return [
         ("model", certificate.model),

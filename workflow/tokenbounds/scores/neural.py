@@ -16,7 +16,8 @@ import torch
 
 from tokenbounds.errors import ScoreError
 from tokenbounds.scores.plan import Int64Array
-from tokenbounds.scores.scoring import Group, Losses, ScoringOptions
+from tokenbounds.scores.scoring import Losses, ScoringOptions
+from tokenbounds.scores.windows import Group
 
 # Keys by which transformers' configurations change logits after the output embedding.
 _LOGIT_TRANSFORMS = (
@@ -41,7 +42,8 @@ class NeuralScorer:
     """Scores windows with a causal language model whose trunk and output embedding can be called apart.
 
     Windows are padded on the right to the longest of their batch. Attention is causal, so padding needs no mask: it
-    comes after everything that is scored. Positions start at 0 in every window.
+    comes after everything that is scored. Positions start at 0 in every window. Equal windows of which only the last
+    position is scored are computed once.
 
     Parameters
     ----------
@@ -66,6 +68,7 @@ class NeuralScorer:
         _cast(model, self._device, self._dtype)
         self._trunk, self._head = model.base_model, model.get_output_embeddings()
         self.device_kind = self._device.type
+        self.order: int | None = None
         self.longest_window: int | None = getattr(model.config, "max_position_embeddings", None)
         self.vocabulary_size = self._probe(model)
         self._head_rows, self._reduced_rows = self._choose_rows(options.head_rows)
@@ -76,7 +79,7 @@ class NeuralScorer:
         total = int(group.length.sum())
         nll_bits, rank = np.empty(total, np.float32), np.empty(total, np.int32)
         first_row = np.cumsum(group.length) - group.length
-        for blocks in self._batches(group.width):
+        for blocks in self._batches(group):
             inputs, scored = _pad(group, blocks, self._start_id)
             hidden = self._scored_states(inputs, scored)
             lengths = group.length[blocks]
@@ -88,17 +91,22 @@ class NeuralScorer:
             nll_bits[rows], rank[rows] = self._score_states(hidden, targets)
         return nll_bits, rank
 
-    def _batches(self, width: Int64Array) -> Iterator[Int64Array]:
+    def _batches(self, group: Group) -> Iterator[Int64Array]:
         """Yield block indices, long windows first, at most `batch_tokens` padded inputs together."""
-        order = np.argsort(-width, kind="stable")
-        first = 0
-        while first < len(order):
-            count = max(1, self._batch_tokens // int(width[order[first]]))
-            yield order[first : first + count]
-            first += count
+        width = group.width
+        for order in _order_windows(group):
+            first = 0
+            while first < len(order):
+                count = max(1, self._batch_tokens // int(width[order[first]]))
+                yield order[first : first + count]
+                first += count
 
     def _scored_states(self, inputs: Int64Array, scored: np.ndarray) -> torch.Tensor:
         """Last hidden states of the scored positions, [sum of length, hidden], block by block."""
+        if len(inputs) > 1 and not scored[:, :-1].any():
+            distinct = np.concatenate([[True], (inputs[1:] != inputs[:-1]).any(axis=1)])
+            states = self._states(torch.from_numpy(inputs[distinct]).to(self._device))[:, -1]
+            return states[torch.from_numpy(np.cumsum(distinct) - 1).to(self._device)]
         states = self._states(torch.from_numpy(inputs).to(self._device))
         states = states.reshape(-1, states.shape[-1])
         if scored.all():
@@ -187,6 +195,19 @@ def _cast(model: Any, device: torch.device, dtype: torch.dtype) -> None:
     for name, value in frequencies.items():
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, value.to(device))
+
+
+def _order_windows(group: Group) -> tuple[Int64Array, Int64Array]:
+    """Block indices in two runs: the longest windows that score one token, by content, and all others, longest first.
+
+    Context-limited windows are of the first kind; where they are equal, one pass through the trunk serves all.
+    """
+    width = group.width
+    longest = int(width.max())
+    single = (group.length == 1) & (width == longest)
+    alone, others = np.flatnonzero(single), np.flatnonzero(~single)
+    windows = group.tokens[group.first[alone][:, None] + np.arange(longest)]
+    return alone[np.lexsort(windows.T[::-1])], others[np.argsort(-width[others], kind="stable")]
 
 
 def _pad(group: Group, blocks: Int64Array, pad_id: int) -> tuple[Int64Array, np.ndarray]:

@@ -23,6 +23,8 @@ from tokenbounds.errors import ScoreError
 from tokenbounds.files import atomic_path, sha256_file
 
 SCHEMA_VERSION = 1
+# Of plans with `visible_tokens`: a release that does not know them must not score their tokens with all of the window.
+LIMITED_SCHEMA_VERSION = 2
 PLAN_SCHEMA = pa.schema(
     [
         ("block", pa.int64()),
@@ -58,6 +60,8 @@ class Plan:
         Number of draws (sampled), or of blocks (exhaustive).
     tokens, documents, blocks
         Size of the whole corpus, in tokens, documents and blocks of the exhaustive numbering.
+    visible_tokens
+        Tokens that the model sees before each one it predicts; None for all of its window.
     sha256
         Of the plan's file.
     """
@@ -74,6 +78,7 @@ class Plan:
     shards: int
     manifest_sha256: str
     sha256: str
+    visible_tokens: int | None = None
 
     @property
     def planned_tokens(self) -> int:
@@ -105,7 +110,14 @@ class _Layout:
 
 
 def plan_scoring(
-    lengths: Int64Array, *, context: int, stride: int | None, sample_tokens: int | None, seed: int, shards: int
+    lengths: Int64Array,
+    *,
+    context: int,
+    stride: int | None,
+    sample_tokens: int | None,
+    seed: int,
+    shards: int,
+    visible_tokens: int | None = None,
 ) -> pa.Table:
     """Plan the blocks of a corpus, all of them or a sample.
 
@@ -126,6 +138,8 @@ def plan_scoring(
         Of the draws.
     shards
         Number of jobs; each gets a contiguous run of blocks with nearly the same number of tokens.
+    visible_tokens
+        Tokens that the model sees before each one it predicts; None for all of its window. Blocks stay as they are.
 
     Returns
     -------
@@ -140,6 +154,7 @@ def plan_scoring(
     stride = context if stride is None else stride
     lengths = np.ascontiguousarray(lengths, dtype=np.int64)
     _check_settings(lengths, context, stride, sample_tokens, shards)
+    _check_visible(visible_tokens, context, stride)
     layout = _lay_out(lengths, context, stride)
     tokens, blocks = int(layout.first_token[-1]), int(layout.first_block[-1])
     if sample_tokens is None:
@@ -152,6 +167,8 @@ def plan_scoring(
     scored = tokens if drawn is None else int(_block_columns(layout, drawn[0])["length"].sum())
     metadata = {"mode": "exhaustive" if drawn is None else "sampled", "draws": draws, "tokens": tokens}
     metadata |= {"documents": len(lengths), "blocks": blocks, "context": context, "stride": stride}
+    if visible_tokens is not None:
+        metadata |= {"visible_tokens": visible_tokens}
     return _make_table(chunks, metadata | {"seed": seed, "shards": shards}, scored, shards)
 
 
@@ -170,7 +187,7 @@ def plan_corpus(corpus_directory: Path | str, spec: Any, out: Path | str) -> Non
     corpus_directory
         Folder of `manifest.json` and the token shards.
     spec
-        An `EvaluationSpec`: `context`, `stride`, `sample_tokens`, `seed` and `shards` are used.
+        An `EvaluationSpec`: all but what says how to compute (`dtype`, `batch_tokens`) is used.
     out
         The plan's Parquet file.
     """
@@ -184,6 +201,7 @@ def plan_corpus(corpus_directory: Path | str, spec: Any, out: Path | str) -> Non
         sample_tokens=spec.sample_tokens,
         seed=spec.seed,
         shards=spec.shards,
+        visible_tokens=spec.visible_tokens,
     )
     write_plan(table, out, manifest_sha256=sha256_file(Path(corpus_directory) / "manifest.json"))
 
@@ -202,13 +220,15 @@ def read_plan(path: Path | str) -> Plan:
     except (OSError, pa.ArrowException) as error:
         raise ScoreError(f"{path} cannot be read as a plan ({error}). Run plan_scoring again.") from error
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    if metadata.get("schema_version") != str(SCHEMA_VERSION):
+    limited = "visible_tokens" in metadata
+    expected = LIMITED_SCHEMA_VERSION if limited else SCHEMA_VERSION
+    if metadata.get("schema_version") != str(expected):
         found = metadata.get("schema_version", "none")
-        raise ScoreError(f"{path} has schema version {found}, not {SCHEMA_VERSION}. Plan again with this release.")
+        raise ScoreError(f"{path} has schema version {found}, not {expected}. Plan again with this release.")
     if not table.schema.equals(PLAN_SCHEMA):
         raise ScoreError(f"{path} does not have the columns of a plan. Run plan_scoring again.")
     try:
-        numbers = {key: int(metadata[key]) for key in _INTEGER_KEYS}
+        numbers = {key: int(metadata[key]) for key in (*_INTEGER_KEYS, *(["visible_tokens"] if limited else []))}
         texts: dict[str, str] = {key: metadata[key] for key in _TEXT_KEYS}
     except (KeyError, ValueError) as error:
         raise ScoreError(f"{path} lacks plan metadata ({error}). Run plan_scoring again.") from error
@@ -247,6 +267,17 @@ def _check_settings(lengths: Int64Array, context: int, stride: int, sample_token
         raise ScoreError(f"sample_tokens is {sample_tokens}; choose a positive number, or null to score everything.")
     if shards < 1:
         raise ScoreError(f"shards is {shards}; choose at least 1.")
+
+
+def _check_visible(visible_tokens: int | None, context: int, stride: int) -> None:
+    if visible_tokens is None:
+        return
+    if visible_tokens < 1:
+        raise ScoreError(f"visible_tokens is {visible_tokens}; choose at least 1, or null for the whole window.")
+    if stride != context:
+        raise ScoreError(
+            f"visible_tokens {visible_tokens} says what the model sees, and so does stride {stride}. Leave one out."
+        )
 
 
 def _lay_out(lengths: Int64Array, context: int, stride: int) -> _Layout:
@@ -319,7 +350,8 @@ def _make_table(
     chunks: Iterator[dict[str, Int64Array]], metadata: dict[str, Any], scored: int, shards: int
 ) -> pa.Table:
     """The plan's table, with its metadata as text."""
-    texts = {key: str(value) for key, value in (metadata | {"schema_version": SCHEMA_VERSION}).items()}
+    version = LIMITED_SCHEMA_VERSION if "visible_tokens" in metadata else SCHEMA_VERSION
+    texts = {key: str(value) for key, value in (metadata | {"schema_version": version}).items()}
     schema = PLAN_SCHEMA.with_metadata(texts)
     return pa.Table.from_batches(_assign_shards(chunks, schema, scored, shards), schema=schema)
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tokenbounds.errors import ScoreError
 from tokenbounds.scores.plan import Int64Array, Plan, column, expand_blocks, read_plan
 from tokenbounds.scores.store import SCORE_SCHEMA, Provenance, score_writer
+from tokenbounds.scores.windows import Group, TokenReader, cut_groups, gather_windows, limit_windows
 
 _log = logging.getLogger(__name__)
 _BATCHES_PER_GROUP = 16
@@ -61,17 +62,6 @@ class ScoringOptions:
             raise ScoreError("batch_tokens and head_rows must be at least 1.")
 
 
-class TokenReader(Protocol):
-    """The part of a corpus that scoring reads."""
-
-    vocabulary_size: int
-    start_id: int
-    tokens: int
-
-    def document(self, number: int) -> NDArray[Any]:
-        """Tokens of one document, int[n]."""
-
-
 @runtime_checkable
 class ChainPredictor(Protocol):
     """A predictor that scores a whole document at once, such as a Markov chain."""
@@ -82,49 +72,15 @@ class ChainPredictor(Protocol):
         """Losses in bits, float32[n], and ranks, int32[n], of a document's n tokens."""
 
 
-@dataclass(frozen=True)
-class Group:
-    """A run of consecutive blocks of the plan, with their tokens.
-
-    Attributes
-    ----------
-    document, start, length, context
-        As in the plan. int64[blocks].
-    tokens
-        For every block in turn, its window's tokens after the one that precedes them: `1 + context + length` values,
-        the first of which is `start_id` at the start of a document. All but the last are the window's inputs, all
-        but the first its targets. int64[sum of (1 + context + length)].
-    """
-
-    document: Int64Array
-    start: Int64Array
-    length: Int64Array
-    context: Int64Array
-    tokens: Int64Array
-
-    @property
-    def width(self) -> Int64Array:
-        """Inputs in each window, int64[blocks]."""
-        return self.context + self.length
-
-    @property
-    def first(self) -> Int64Array:
-        """Where in `tokens` each block's part begins, int64[blocks]."""
-        return np.cumsum(self.width + 1) - self.width - 1
-
-    def targets(self) -> Int64Array:
-        """The scored tokens in plan order, int64[sum of length]."""
-        ends = np.cumsum(self.length)
-        inside = np.arange(ends[-1]) - np.repeat(ends - self.length, self.length)
-        targets: Int64Array = self.tokens[np.repeat(self.first + 1 + self.context, self.length) + inside]
-        return targets
-
-
 class Scorer(Protocol):
-    """Computes losses and ranks of a group's scored tokens, in plan order."""
+    """Computes losses and ranks of a group's scored tokens, in plan order.
+
+    `order` is the number of preceding tokens it sees whatever the window; None if it sees its window.
+    """
 
     vocabulary_size: int
     longest_window: int | None
+    order: int | None
     device_kind: str
 
     def score(self, group: Group) -> Losses:
@@ -143,6 +99,7 @@ class ChainScorer:
 
     def __init__(self, chain: ChainPredictor, corpus: TokenReader) -> None:
         self.vocabulary_size = chain.vocabulary_size
+        self.order: int | None = getattr(chain, "order", 0)
         self._chain = chain
         self._corpus = corpus
         self._document = -1
@@ -189,7 +146,11 @@ def make_scorer(predictor: Any, corpus: TokenReader, options: ScoringOptions) ->
 
 
 def score_blocks(
-    scorer: Scorer, corpus: TokenReader, rows: pa.Table, batch_tokens: int = 16384
+    scorer: Scorer,
+    corpus: TokenReader,
+    rows: pa.Table,
+    batch_tokens: int = 16384,
+    visible_tokens: int | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Score plan rows and yield `SCORE_SCHEMA` batches in plan order, in memory that does not grow with the plan.
 
@@ -199,21 +160,27 @@ def score_blocks(
         Any rows of a plan, in corpus order.
     batch_tokens
         Windows are reordered by length within groups of 16 times as many tokens.
+    visible_tokens
+        The plan's: how many tokens the model sees before each one it predicts; None for its whole window.
 
     Raises
     ------
     ScoreError
         If a loss is not finite (NaN or infinite logits), naming document and position; if a window is longer than
-        the model's positions, or the corpus is not the one that was planned.
+        the model's positions, a chain sees more than `visible_tokens`, or the corpus is not the one that was planned.
     """
-    longest = int((column(rows, "length") + column(rows, "context")).max(initial=0))
+    limited = visible_tokens is not None and scorer.order is None
+    longest = int((column(rows, "length") + column(rows, "start" if limited else "context")).max(initial=0))
+    if visible_tokens is not None:
+        _check_order(scorer, visible_tokens)
+        longest = min(longest, visible_tokens)
     if scorer.longest_window is not None and longest > scorer.longest_window:
         raise ScoreError(
             f"the plan's windows have up to {longest} tokens, but the model has positions for only "
             f"{scorer.longest_window}. Choose a smaller context for this evaluation."
         )
-    for part in _groups(rows, batch_tokens * _BATCHES_PER_GROUP):
-        group = _gather(part, corpus)
+    for part in _cut(rows, batch_tokens * _BATCHES_PER_GROUP, visible_tokens if limited else None):
+        group = gather_windows(part, corpus)
         nll_bits, rank = scorer.score(group)
         where = expand_blocks(part)
         _check_finite(nll_bits, where)
@@ -263,7 +230,7 @@ def score_shard(
     provenance = _provenance(scorer, plan, shard, message_sha256, options)
     progress = _Progress(int(column(rows, "length").sum()))
     with score_writer(out, provenance) as writer:
-        for batch in score_blocks(scorer, corpus, rows, options.batch_tokens):
+        for batch in score_blocks(scorer, corpus, rows, options.batch_tokens, plan.visible_tokens):
             writer.write(batch)
             progress.add(batch.num_rows)
     return progress.done
@@ -306,35 +273,21 @@ def score_message(
     return score_shard(predictor, corpus, plan, shard, out, message_sha256=message_sha256, options=options)
 
 
-def _groups(rows: pa.Table, group_tokens: int) -> Iterator[pa.Table]:
-    """Cut plan rows into consecutive runs of at most `group_tokens` window tokens (or one block)."""
-    ends = np.cumsum(column(rows, "length") + column(rows, "context"))
-    first = 0
-    while first < rows.num_rows:
-        before = int(ends[first - 1]) if first else 0
-        last = int(np.searchsorted(ends, before + group_tokens, side="right"))
-        last = max(last, first + 1)
-        yield rows.slice(first, last - first)
-        first = last
+def _cut(rows: pa.Table, group_tokens: int, visible_tokens: int | None) -> Iterator[pa.Table]:
+    """Windows to score together, of the plan or cut to what is visible, in memory that does not grow with the plan."""
+    for part in cut_groups(rows, group_tokens):
+        if visible_tokens is None:
+            yield part
+        else:
+            yield from cut_groups(limit_windows(part, visible_tokens), group_tokens)
 
 
-def _gather(rows: pa.Table, corpus: TokenReader) -> Group:
-    """Read the tokens of a group's windows."""
-    document, start, length, context = (column(rows, name) for name in ("document", "start", "length", "context"))
-    pieces: list[NDArray[Any]] = []
-    number, tokens = -1, np.empty(0, np.int64)
-    start_token = np.array([corpus.start_id])
-    for block in range(len(document)):
-        if document[block] != number:
-            number = int(document[block])
-            tokens = corpus.document(number)
-        low, high = int(start[block] - context[block]) - 1, int(start[block] + length[block])
-        if high > len(tokens):
-            raise ScoreError(f"document {number} has {len(tokens)} tokens, the plan wants {high}. Plan again.")
-        if low < 0:
-            pieces.append(start_token)
-        pieces.append(tokens[max(low, 0) : high])
-    return Group(document, start, length, context, np.concatenate(pieces).astype(np.int64, copy=False))
+def _check_order(scorer: Scorer, visible_tokens: int) -> None:
+    if scorer.order is not None and scorer.order > visible_tokens:
+        raise ScoreError(
+            f"a Markov chain of order {scorer.order} sees more than the {visible_tokens} visible tokens of this "
+            "evaluation. Show as many, or certify a chain of lower order."
+        )
 
 
 def _check_finite(nll_bits: Float32Array, where: dict[str, Int64Array]) -> None:

@@ -33,6 +33,10 @@ _MODELS = [
     ("gpt2", {"n_layer": 1, "n_embd": 8, "n_head": 2}, {"kind": "dense"}),
     ("gpt2", {"n_layer": 2, "n_embd": 8, "n_head": 2}, {"kind": "lora", "rank": 2}),
     ("llama", _LLAMA, {"kind": "dense"}),
+    ("llama", _LLAMA, {"kind": "kronecker", "terms": 2, "left_shapes": {"mlp": [2, 3]}}),
+    ("gpt2", {"n_layer": 1, "n_embd": 8, "n_head": 2}, {"kind": "monarch", "blocks": 2}),
+    ("gpt2", {"n_layer": 1, "n_embd": 8, "n_head": 2}, {"kind": "subspace", "dimension": 50, "covers": ["mlp"]}),
+    ("llama", _LLAMA, {"kind": "subspace", "dimension": 30, "over": {"kind": "lora", "rank": 2}}),
 ]
 
 

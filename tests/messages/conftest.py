@@ -14,10 +14,26 @@ _LLAMA = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-CONFIGS = {"gpt2": {"n_layer": 2, "n_embd": 16, "n_head": 2}, "llama": _LLAMA, "mistral": _LLAMA}
+CONFIGS = {
+    "gpt2": {"n_layer": 2, "n_embd": 16, "n_head": 2},
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+}
 PARAMETERIZATIONS = {
     "dense": {"kind": "dense"},
     "lora": {"kind": "lora", "rank": 2, "targets": ["attention", "mlp", "embedding"]},
+    "kronecker": {"kind": "kronecker", "terms": 2, "targets": ["attention", "mlp", "embedding"]},
+    "monarch": {"kind": "monarch", "blocks": 2},
+    "subspace": {"kind": "subspace", "dimension": 200},
+    "sublora": {"kind": "subspace", "dimension": 200, "over": {"kind": "lora", "rank": 4}},
+    "kronecker_subspace": {
+        "kind": "subspace",
+        "dimension": 200,
+        "over": {"kind": "kronecker", "left_shapes": {"mlp": [4, 4]}},
+        "covers": ["attention", "mlp"],
+    },
 }
 
 

@@ -35,14 +35,21 @@ from tokenbounds.config.messages import (
 )
 from tokenbounds.config.models import (
     Architecture,
-    Dense,
-    Lora,
     MarkovModel,
     ModelSpec,
-    Parameterization,
     PretrainedModel,
     TrainedModel,
     Training,
+)
+from tokenbounds.config.parameterizations import (
+    Dense,
+    Kronecker,
+    KroneckerSubspace,
+    Lora,
+    Monarch,
+    Parameterization,
+    SubLora,
+    Subspace,
 )
 from tokenbounds.config.study import (
     Study,
@@ -68,10 +75,13 @@ __all__ = [
     "Finetuning",
     "HuggingFaceSource",
     "JsonLinesSource",
+    "Kronecker",
+    "KroneckerSubspace",
     "Lora",
     "MarkovModel",
     "MessageSpec",
     "ModelSpec",
+    "Monarch",
     "Parameterization",
     "ParquetSource",
     "PretrainedModel",
@@ -80,6 +90,8 @@ __all__ = [
     "Quantizer",
     "Source",
     "Study",
+    "SubLora",
+    "Subspace",
     "TextSource",
     "TokenizerSpec",
     "TrainedModel",

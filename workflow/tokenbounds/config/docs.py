@@ -40,7 +40,18 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("Tokenizers", (config.ByteTokenizer, config.TransformersTokenizer)),
     ("Models", (config.TrainedModel, config.PretrainedModel, config.MarkovModel)),
     ("Architecture and training of a model", (config.Architecture, config.Training)),
-    ("Parameterizations", (config.Dense, config.Lora)),
+    (
+        "Parameterizations",
+        (
+            config.Dense,
+            config.Lora,
+            config.Kronecker,
+            config.Monarch,
+            config.Subspace,
+            config.SubLora,
+            config.KroneckerSubspace,
+        ),
+    ),
     ("Messages", (config.MessageSpec,)),
     (
         "Quantizers",
@@ -108,6 +119,8 @@ def _render_default(field: Field[Any]) -> str:
         default = MISSING
     if factory is not MISSING:
         value = typing.cast(Any, factory)()
+        if value == {}:
+            return "`{}`"
         tag = getattr(value, "kind", None)
         return f"`kind: {tag}`" if tag else "the defaults"
     if default is MISSING:
@@ -127,7 +140,8 @@ def _render_hint(hint: Any) -> str:
     if origin is tuple:
         return f"list of {_render_hint(arguments[0])}"
     if origin is dict:
-        return f"rows: name → {_render_hint(arguments[1])}"
+        keys = _render_hint(arguments[0]) if get_origin(arguments[0]) is Literal else "name"
+        return f"{'' if keys != 'name' else 'rows: '}{keys} → {_render_hint(arguments[1])}"
     if isinstance(hint, type) and is_dataclass(hint):
         return _render_link(hint)
     names = {int: "integer", float: "number", str: "text", bool: "`true` or `false`", type(None): "`null`"}

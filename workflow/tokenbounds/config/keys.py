@@ -90,9 +90,37 @@ KEYS: dict[str, str] = {
     "Training.dtype": "Precision of forward and backward passes; values are kept in float32.",
     "Training.gradient_checkpointing": "Compute activations twice to save memory.",
     "Training.save_steps": "Steps between the checkpoints from which a killed job goes on.",
-    "Lora.rank": "Rank of the trained factors.",
-    "Lora.scale": "Factor of their product, divided by the rank.",
-    "Lora.targets": "Layers that are parameterized so; all others are trained and coded whole.",
+    **{f"{kind}.rank": "Rank of the trained factors." for kind in ("Lora", "SubLora")},
+    **{f"{kind}.scale": "Factor of their product, divided by the rank." for kind in ("Lora", "SubLora")},
+    **{
+        f"{kind}.targets": "Layers that are parameterized so; all others are trained and coded whole."
+        for kind in ("Lora", "Kronecker", "Monarch")
+    },
+    **{
+        f"{kind}.targets": "Layers that are parameterized so; the others stay whole below the subspace."
+        for kind in ("SubLora", "KroneckerSubspace")
+    },
+    **{
+        f"{kind}.terms": "Number of Kronecker products in a layer's sum." for kind in ("Kronecker", "KroneckerSubspace")
+    },
+    **{
+        f"{kind}.left_shapes": "Rows (outputs) and columns (inputs) of the left factor A, for layers of a role."
+        for kind in ("Kronecker", "KroneckerSubspace")
+    },
+    "Kronecker.initialization": "`random` draws the factors; `dense_projection` draws the dense layer and takes the "
+    "nearest sum of Kronecker products.",
+    "Monarch.blocks": "Number of blocks in each of the two block-diagonal matrices.",
+    **{
+        f"{kind}.dimension": "Numbers in z; rounded down to a product of two near-equal numbers where it has none."
+        for kind in ("Subspace", "SubLora", "KroneckerSubspace")
+    },
+    "Subspace.over": "The parameterization whose trained numbers the subspace covers; `kind: dense` are the plain "
+    "model's.",
+    **{
+        f"{kind}.covers": "Whose trained numbers z stands for: those of layers by role, biases with them, and `norms`; "
+        "all others are trained and coded whole."
+        for kind in ("Subspace", "SubLora", "KroneckerSubspace")
+    },
     "MessageSpec.model": "Model row to compress.",
     "MessageSpec.quantizer": "How its values become few distinct symbols.",
     "MessageSpec.coder": "Entropy coder: `adaptive` learns symbol frequencies while it codes, `static` sends a table.",

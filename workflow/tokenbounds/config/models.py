@@ -8,13 +8,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from tokenbounds.config.base import STRICT, PositiveInt
+from tokenbounds.config.parameterizations import Dense, Parameterization
 
 
 @dataclass(frozen=True, config=STRICT)
 class Architecture:
     """A decoder-only transformer of a family in the registry; the vocabulary comes from the corpus's tokenizer."""
 
-    family: Literal["gpt2", "llama", "mistral"] = "gpt2"
+    family: Literal["gpt2", "llama", "mistral", "qwen2", "qwen3"] = "gpt2"
     layers: PositiveInt = 4
     hidden: PositiveInt = 128
     heads: PositiveInt = 4
@@ -22,29 +23,6 @@ class Architecture:
     feed_forward: PositiveInt | None = None
     context: PositiveInt = 256
     tied_embedding: bool = True
-
-
-@dataclass(frozen=True, config=STRICT)
-class Dense:
-    """Every parameter is trained and coded."""
-
-    kind: Literal["dense"]
-
-
-@dataclass(frozen=True, config=STRICT)
-class Lora:
-    """Linear layers are W0 + (scale/rank)·B·A: W0 comes from the seed alone, only A and B are trained and coded."""
-
-    kind: Literal["lora"]
-    rank: PositiveInt = 8
-    scale: Annotated[float, Field(gt=0)] = 16.0
-    targets: Annotated[tuple[Literal["attention", "mlp", "head", "embedding"], ...], Field(min_length=1)] = (
-        "attention",
-        "mlp",
-    )
-
-
-Parameterization = Annotated[Dense | Lora, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, config=STRICT)

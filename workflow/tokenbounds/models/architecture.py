@@ -8,6 +8,7 @@ from typing import Any
 from tokenbounds.config import Architecture, TrainedModel
 from tokenbounds.errors import ModelError
 from tokenbounds.models.card import ModelCard
+from tokenbounds.models.parameterizations import card_parameterization
 
 
 def card_from_spec(spec: TrainedModel, *, vocabulary_size: int, start_id: int) -> ModelCard:
@@ -26,7 +27,7 @@ def card_from_spec(spec: TrainedModel, *, vocabulary_size: int, start_id: int) -
         vocabulary_size=vocabulary_size,
         start_id=start_id,
         context=architecture.context,
-        parameterization=dataclasses.asdict(spec.parameterization),
+        parameterization=card_parameterization(dataclasses.asdict(spec.parameterization)),
         seed=spec.seed,
     )
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -18,6 +19,9 @@ from tokenbounds.models.card import ModelCard
 from tokenbounds.models.families import Family, family_of
 from tokenbounds.models.generator import uniform
 from tokenbounds.models.parameterizations import DenseWeight, apply_parameterization
+from tokenbounds.models.parameterizations.layers import FactoredLayer
+from tokenbounds.models.parameterizations.lora import LoraLayer
+from tokenbounds.models.parameterizations.subspace import Subspace, projector_values
 
 MAX_PARAMETERS = 1 << 40
 
@@ -26,7 +30,10 @@ _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout")
 
 @dataclasses.dataclass(frozen=True)
 class ParameterCounts:
-    """Numbers of values of a model: `total` with the fixed part, `coded` those a message must hold."""
+    """Numbers of values of a model: `coded` are those a message must hold.
+
+    `total` has the generated values as well, and the weights that factors stand for, which an evaluation may form.
+    """
 
     total: int
     coded: int
@@ -81,24 +88,44 @@ def count_parameters(card: ModelCard) -> ParameterCounts:
     """Count a model's values exactly without allocating them, whatever sizes the card claims.
 
     All blocks of a family have the same shapes, so that models of one and of two blocks on torch's meta device,
-    which holds shapes only, give the count for any number of blocks.
+    which holds shapes only, give the count for any number of blocks. Only a subspace's projector does not grow
+    linearly with the blocks; it follows from the number of parameters it covers.
 
     Raises
     ------
     ModelError
-        If transformers refuses the configuration.
+        If transformers refuses the configuration, or a subspace has more dimensions than it covers parameters.
     """
     key = family_of(card.family).layers_key
-    total, coded = [], []
+    counts = []
     for layers in (1, 2):
         small = dataclasses.replace(card, config={**card.config, key: layers})
         try:
             model = _structure(small, torch.device("meta"))
+        except ModelError:
+            raise
         except Exception as error:  # whatever transformers raises on a hostile configuration
             raise ModelError(f"no {card.family} model fits this card: {error}") from error
-        coded.append(sum(parameter.numel() for parameter in model.parameters()))
-        total.append(coded[-1] + sum(buffer.numel() for buffer in model.buffers()))
-    return ParameterCounts(*(one + (card.layers - 1) * (two - one) for one, two in (total, coded)))
+        counts.append(_counts(model))
+    total, coded, covered = (one + (card.layers - 1) * (two - one) for one, two in zip(*counts, strict=True))
+    if card.parameterization["kind"] == "subspace":
+        dimension = card.parameterization["dimension"]
+        if dimension > covered:
+            raise ModelError(
+                f"parameterization.dimension is {dimension}, but the subspace covers only {covered} parameters."
+            )
+        total += projector_values(covered, dimension)
+    return ParameterCounts(total, coded)
+
+
+def _counts(model: nn.Module) -> tuple[int, int, int]:
+    """Values in all, without a subspace's projector; coded ones; and those that a subspace covers."""
+    coded = sum(parameter.numel() for parameter in model.parameters())
+    projector = [buffer for module in model.modules() if isinstance(module, Subspace) for buffer in module.buffers()]
+    fixed = sum(buffer.numel() for buffer in model.buffers()) - sum(buffer.numel() for buffer in projector)
+    implied = sum(module.implied_values for module in model.modules() if isinstance(module, FactoredLayer))
+    covered = sum(module.covered for module in model.modules() if isinstance(module, Subspace))
+    return coded + fixed + implied, coded, covered
 
 
 def coded_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -107,21 +134,29 @@ def coded_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def initialize(model: PreTrainedModel, seed: int) -> None:
-    """Draw initial values of the coded parameters, in place: norms one, biases and LoRA's B zero, others uniform.
+    """Draw initial values of the coded parameters, in place: norms one, biases zero, others uniform.
 
     Weights have GPT-2's standard deviation, 0.02 at width 768 and ∝ 1/√width, with those that write to the residual
-    stream divided by √(2 · layers); LoRA's A has 1/√(3 · inputs).
+    stream divided by √(2 · layers). Factors are drawn so that their product has it; LoRA's B and a subspace's z start
+    at zero.
     """
     with torch.no_grad():
         for name, parameter in coded_parameters(model).items():
-            shape = tuple(parameter.shape)
-            if name.endswith(("bias", "lora_b")):
-                parameter.zero_()
-            elif len(shape) == 1:
-                parameter.fill_(1.0)
-            else:
-                std = 1 / math.sqrt(3 * shape[1]) if name.endswith("lora_a") else _initial_std(model.config, name)
-                parameter.copy_(torch.from_numpy(uniform(seed, f"initial/{name}", shape, std)))
+            parameter.copy_(_initial_value(model, seed, "initial", name, tuple(parameter.shape)))
+
+
+def _initial_value(model: PreTrainedModel, seed: int, stream: str, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Initial value of a parameter, or of what a subspace starts from in its place, from the stream's numbers."""
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    std = _initial_std(model.config, owner)
+    if leaf == "bias" or isinstance(module, Subspace):
+        std = 0.0
+    elif isinstance(module, FactoredLayer | LoraLayer):
+        std = module.initial_std(leaf, std)
+    elif len(shape) == 1:
+        return torch.ones(shape)
+    return torch.from_numpy(uniform(seed, f"{stream}/{name}", shape, std)) if std else torch.zeros(shape)
 
 
 def to_dense(model: PreTrainedModel) -> PreTrainedModel:
@@ -137,7 +172,7 @@ def to_dense(model: PreTrainedModel) -> PreTrainedModel:
                 weight = source.dense_weight()
                 value = weight if _is_upright(dense.get_submodule(owner)) else weight.T
             else:
-                value = model.get_parameter(name)
+                value = getattr(source, name.rpartition(".")[2])
             parameter.copy_(value)
     return dense.train(model.training)
 
@@ -176,13 +211,19 @@ def _skeleton(family: Family, config: PreTrainedConfig, device: torch.device) ->
 
 
 def _generate_fixed(model: PreTrainedModel, card: ModelCard) -> None:
-    """Fill every buffer named `fixed` from the card's seed; a tensor shared by two modules is named by the first."""
+    """Fill every generated buffer from the card's seed; a tensor shared by two modules is named by the first."""
     for name, buffer in model.named_buffers():
         owner, _, leaf = name.rpartition(".")
-        if leaf == "fixed":
-            std = _initial_std(model.config, owner)
-            values = uniform(card.seed, f"fixed/{owner}", tuple(buffer.shape), std)
+        module = model.get_submodule(owner)
+        if isinstance(module, LoraLayer) and leaf == "fixed":
+            values = uniform(card.seed, f"fixed/{owner}", tuple(buffer.shape), _initial_std(model.config, owner))
             buffer.copy_(torch.from_numpy(values))
+        elif isinstance(module, Subspace):
+            values = uniform(card.seed, f"fixed/{name}", tuple(buffer.shape), module.projector_std(leaf))
+            buffer.copy_(torch.from_numpy(values))
+        elif isinstance(module, ParametrizationList):
+            replaced = name.removesuffix(".original").replace(".parametrizations.", ".")
+            buffer.copy_(_initial_value(model, card.seed, "fixed", replaced, tuple(buffer.shape)))
 
 
 def _initial_std(config: PreTrainedConfig, name: str) -> float:

@@ -102,6 +102,33 @@ class Subset:
         return tuple(option for option in self.options if option in value)
 
 
+@dataclass(frozen=True)
+class Shapes:
+    """A mapping from some of the options to two whole numbers in [1, high], rows and columns; empty by default."""
+
+    options: tuple[str, ...]
+    high: int
+
+    @property
+    def default(self) -> dict[str, list[int]]:
+        """No shape at all."""
+        return {}
+
+    def check(self, value: Any, where: str) -> dict[str, list[int]]:
+        """Refuse unknown keys and values that are no two integers in range."""
+        if not isinstance(value, Mapping) or any(key not in self.options for key in value):
+            raise ModelError(f"{where} is {value!r:.80}; it must map some of {', '.join(self.options)} to shapes.")
+        side = Integer(1, 1, self.high)
+        for key, shape in value.items():
+            if not isinstance(shape, list | tuple) or len(shape) != 2:
+                raise ModelError(f"{where}.{key} is {shape!r:.80}; it must be a list of rows and columns.")
+        return {
+            option: [side.check(size, f"{where}.{option}") or 1 for size in value[option]]
+            for option in self.options
+            if option in value
+        }
+
+
 _ROPE_NUMBERS = {
     "rope_theta", "factor", "attention_factor", "beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor",
     "original_max_position_embeddings", "mscale", "mscale_all_dim",

@@ -2,7 +2,11 @@
 
 Each kind has its fields here, and a module of its own with `apply(model, settings, roles)`, which replaces layers so
 that exactly the coded values remain parameters; the fixed part lives in buffers. Modules are imported when used, so
-that reading a card needs no torch. To add a kind: one entry here, one module beside.
+that reading a card needs no torch. To add a kind: one entry here, one module beside; if its layers are made of
+factors, a subclass of `layers.FactoredLayer`.
+
+A configuration has more names than a card has kinds: `card_parameterization` says what `sublora` and
+`kronecker_subspace` are short for.
 """
 
 from __future__ import annotations
@@ -13,18 +17,37 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tokenbounds.errors import ModelError
 from tokenbounds.models.families import ROLES
-from tokenbounds.models.fields import Field, Integer, Real, Subset, check_values, without_defaults
+from tokenbounds.models.fields import Field, Integer, Real, Shapes, Subset, check_values, without_defaults
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+COVERED = (*ROLES, "norms")
+
+_TARGETS = Subset(("attention", "mlp"), ROLES)
+
+
+class _Inner:
+    """What a subspace lies over: a parameterization that is no subspace itself."""
+
+    @property
+    def default(self) -> dict[str, Any]:
+        """The plain model's parameters."""
+        return {"kind": "dense"}
+
+    def check(self, value: Any, where: str) -> dict[str, Any]:
+        """Refuse subspaces of subspaces, and what is no parameterization."""
+        if isinstance(value, Mapping) and value.get("kind") == "subspace":
+            raise ModelError(f"{where}.kind is 'subspace'; a subspace of a subspace is just a smaller subspace.")
+        return check_parameterization(value)
+
+
 KINDS: dict[str, dict[str, Field]] = {
     "dense": {},
-    "lora": {
-        "rank": Integer(8, 1, 1 << 16),
-        "scale": Real(16.0, 1e-9, 1e9),
-        "targets": Subset(("attention", "mlp"), ROLES),
-    },
+    "lora": {"rank": Integer(8, 1, 1 << 16), "scale": Real(16.0, 1e-9, 1e9), "targets": _TARGETS},
+    "kronecker": {"terms": Integer(1, 1, 1 << 12), "left_shapes": Shapes(ROLES, 1 << 24), "targets": _TARGETS},
+    "monarch": {"blocks": Integer(4, 1, 1 << 16), "targets": _TARGETS},
+    "subspace": {"dimension": Integer(10000, 1, 1 << 32), "over": _Inner(), "covers": Subset(COVERED, COVERED)},
 }
 
 
@@ -56,9 +79,26 @@ def check_parameterization(raw: Any) -> dict[str, Any]:
 def compact_parameterization(checked: Mapping[str, Any]) -> dict[str, Any]:
     """The shortest mapping that `check_parameterization` reads as `checked`; empty for dense."""
     kind = checked["kind"]
-    settings = {key: value for key, value in checked.items() if key != "kind"}
+    settings = {key: value for key, value in checked.items() if key not in ("kind", "over")}
     compact = without_defaults(KINDS[kind], settings)
+    if over := compact_parameterization(checked["over"]) if "over" in checked else {}:
+        compact["over"] = over
     return compact if kind == "dense" else {"kind": kind, **compact}
+
+
+def card_parameterization(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card says for a configuration's row, given as a mapping: combinations are spelt out as subspaces.
+
+    Keys that matter in training only are left out.
+    """
+    row = {key: value for key, value in row.items() if key != "initialization"}
+    if row["kind"] == "subspace":
+        return {**row, "over": card_parameterization(row["over"])}
+    over = {"sublora": "lora", "kronecker_subspace": "kronecker"}.get(row["kind"])
+    if over is None:
+        return row
+    inner = {key: value for key, value in row.items() if key in KINDS[over]}
+    return {"kind": "subspace", "over": {"kind": over, **inner}, "dimension": row["dimension"], "covers": row["covers"]}
 
 
 def apply_parameterization(

@@ -7,13 +7,15 @@ on a random initialization (Lotfi et al., 2024, section 4).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers.pytorch_utils import Conv1D
+
+from tokenbounds.models.parameterizations.layers import replace_layers, weight_of, weight_shape
 
 _ROWS_PER_RANK = 8
 _MAX_DENSE_SHARE = 32
@@ -37,7 +39,7 @@ class LoraLayer(nn.Module):
 
     def __init__(self, outputs: int, inputs: int, settings: Mapping[str, Any], device: torch.device) -> None:
         super().__init__()
-        rank = min(settings["rank"], outputs, inputs)
+        self.rank = rank = min(settings["rank"], outputs, inputs)
         self.factor = settings["scale"] / rank
         self.register_buffer("fixed", torch.zeros(outputs, inputs, device=device), persistent=False)
         self.lora_a = nn.Parameter(torch.zeros(rank, inputs, device=device))
@@ -46,6 +48,10 @@ class LoraLayer(nn.Module):
     def dense_weight(self) -> torch.Tensor:
         """W0 + (scale / r) · B · A as one tensor [outputs, inputs]."""
         return torch.addmm(self.fixed, self.lora_b, self.lora_a, alpha=self.factor)
+
+    def initial_std(self, factor: str, std: float) -> float:
+        """B starts at zero, A keeps the scale of its inputs; W0 has the wanted `std` by itself."""
+        return 1 / math.sqrt(3 * self.fixed.shape[1]) if factor == "lora_a" else 0.0
 
     def share(self, other: LoraLayer) -> None:
         """Take the tensors of `other` for one's own, as tied layers do."""
@@ -56,7 +62,7 @@ class LoraLinear(LoraLayer):
     """A linear layer x ↦ x Wᵀ + b with low-rank W; stands for `nn.Linear` and for transformers' `Conv1D`."""
 
     def __init__(self, layer: nn.Module, settings: Mapping[str, Any]) -> None:
-        shape = linear_shape(layer)
+        shape = weight_shape(layer)
         super().__init__(*shape, settings, weight_of(layer).device)
         self.out_features, self.in_features = shape
         self.bias = cast("nn.Parameter | None", layer.bias)
@@ -74,7 +80,7 @@ class LoraLinear(LoraLayer):
 
         With gradients it costs W's gradient as well, which pays only for narrow layers (measured on a CPU).
         """
-        rank = self.lora_a.shape[0]
+        rank = self.rank  # not the shape of a factor, which may have to be computed first
         if rows < _ROWS_PER_RANK * rank:
             return False
         share = self.in_features * self.out_features / (rank * (self.in_features + self.out_features))
@@ -94,29 +100,10 @@ class LoraEmbedding(LoraLayer):
         return functional.embedding(ids, self.fixed) + low
 
 
-def weight_of(layer: nn.Module) -> torch.Tensor:
-    """The weight of a linear layer or embedding."""
-    return cast(torch.Tensor, layer.weight)
-
-
-def linear_shape(layer: nn.Module) -> tuple[int, int]:
-    """Outputs and inputs of a linear layer; `Conv1D` keeps its weight transposed."""
-    rows, columns = weight_of(layer).shape
-    return (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)
-
-
 def apply(model: nn.Module, settings: Mapping[str, Any], role: Callable[[str], str | None]) -> None:
-    """Replace the layers whose role is targeted; tied layers stay tied, and either one's role targets both."""
-    layers = {name: module for name, module in model.named_modules() if role(name) is not None}
-    targeted = {id(layer.weight) for name, layer in layers.items() if role(name) in settings["targets"]}
-    replaced: dict[int, LoraLayer] = {}
-    for name, layer in layers.items():
-        if id(layer.weight) not in targeted:
-            continue
-        is_embedding = isinstance(layer, nn.Embedding)
-        new: LoraLayer = LoraEmbedding(layer, settings) if is_embedding else LoraLinear(layer, settings)
-        if id(layer.weight) in replaced:
-            new.share(replaced[id(layer.weight)])
-        replaced.setdefault(id(layer.weight), new)
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, new)
+    """Replace the targeted layers; tied layers stay tied."""
+
+    def make(layer: nn.Module, name: str, role: str) -> LoraLayer:
+        return LoraEmbedding(layer, settings) if isinstance(layer, nn.Embedding) else LoraLinear(layer, settings)
+
+    replace_layers(model, settings, role, make)

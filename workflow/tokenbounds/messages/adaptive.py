@@ -21,8 +21,10 @@ import numpy as np
 from numba import njit
 
 from tokenbounds.errors import MessageError
+from tokenbounds.messages.trellis import Trellis, codes_of, grid_points
 
 MAX_MAGNITUDE = (1 << 30) - 1
+Machines = Sequence[Trellis | None] | None
 
 _UNARY = 14  # magnitudes up to this are coded in unary
 _BINS = 2 + 2 * _UNARY
@@ -35,6 +37,8 @@ _LEVELS = 48  # of a quantized logarithm of an expected magnitude
 _PAIRS = 24
 _CLIPPED = 5
 _SLOTS = (1, _LEVELS, _LEVELS, _CLIPPED * _CLIPPED, _PAIRS * _PAIRS)
+_ALL_SLOTS = sum(_SLOTS)
+_NO_TRELLIS = Trellis(np.zeros((1, 2), dtype=np.int64), np.zeros(1, dtype=np.int64))
 _STATE_BITS = 22
 _HALF = 1 << (_STATE_BITS - 1)
 _COUNT_LIMIT = 1023
@@ -56,12 +60,12 @@ class _Stream(NamedTuple):
 
 
 class _Model(NamedTuple):
-    states: np.ndarray  # int64 [inputs' slots × bins], probability of a one, `_STATE_BITS` fractional bits
+    states: np.ndarray  # int64 [grids × inputs' slots × bins], probability of a one, `_STATE_BITS` fractional bits
     counts: np.ndarray  # int64, how often each state was updated, up to the limit
-    weights: np.ndarray  # int64 [bins, inputs], 16 fractional bits
-    updates: np.ndarray  # int64 [bins]
+    weights: np.ndarray  # int64 [grids × bins, inputs], 16 fractional bits
+    updates: np.ndarray  # int64 [grids × bins]
     escapes: np.ndarray  # int64 [4, exponents × (2^tree_bits + 1)], 16-bit probabilities
-    bases: np.ndarray  # int64 [inputs], first state of the present context of each input
+    bases: np.ndarray  # int64 [inputs + 1], first state of the present context of each input, first of the weights
     inputs: np.ndarray  # int64 [inputs], stretched probabilities of the present decision
 
 
@@ -78,6 +82,9 @@ class _Plane(NamedTuple):
     columns: np.ndarray  # int64 [cols]: sum of magnitudes so far, in 64ths
     sums: np.ndarray  # int64 [3]: of this row, of all, number of all
     cols: int
+    following: np.ndarray  # int64 [machine's states, 2]; without a trellis there is one state
+    odd: np.ndarray  # int64 [machine's states]
+    states: np.ndarray  # int64 [cols]: the machine's state in each column
 
 
 @lru_cache(maxsize=1)
@@ -100,9 +107,9 @@ def _tables() -> _Tables:
     return _Tables(squash, stretch, rates, trust, levels)
 
 
-def _new_model(tables: _Tables) -> _Model:
-    states = np.full((sum(_SLOTS), _BINS), _HALF, dtype=np.int64)
-    counts = np.zeros((sum(_SLOTS), _BINS), dtype=np.int64)
+def _new_model(tables: _Tables, grids: int) -> _Model:
+    states = np.full((_ALL_SLOTS, _BINS), _HALF, dtype=np.int64)
+    counts = np.zeros((_ALL_SLOTS, _BINS), dtype=np.int64)
     # Before anything is seen, a magnitude expected to be E is geometric: it stops growing with probability 1 / (1 + E).
     means = np.searchsorted(tables.levels, np.arange(_LEVELS))
     stops = (64 << _STATE_BITS) // (64 + means)
@@ -111,18 +118,19 @@ def _new_model(tables: _Tables) -> _Model:
         states[by_level, which] = np.minimum(stops, (1 << _STATE_BITS) - (1 << 12))
         counts[by_level, which] = 4
     return _Model(
-        states=states.reshape(-1),
-        counts=counts.reshape(-1),
-        weights=np.tile(np.array(_INITIAL_WEIGHTS, dtype=np.int64), (_BINS, 1)),
-        updates=np.zeros(_BINS, dtype=np.int64),
+        states=np.tile(states.reshape(-1), grids),
+        counts=np.tile(counts.reshape(-1), grids),
+        weights=np.tile(np.array(_INITIAL_WEIGHTS, dtype=np.int64), (grids * _BINS, 1)),
+        updates=np.zeros(grids * _BINS, dtype=np.int64),
         escapes=np.full((4, _EXPONENTS * ((1 << _TREE_BITS) + 1)), 32768, dtype=np.int64),
-        bases=np.zeros(_INPUTS, dtype=np.int64),
+        bases=np.zeros(_INPUTS + 1, dtype=np.int64),
         inputs=np.zeros(_INPUTS, dtype=np.int64),
     )
 
 
-def _new_plane(codes: np.ndarray, cols: int) -> _Plane:
-    return _Plane(codes, np.zeros(cols, dtype=np.int64), np.array([0, 64, 1], dtype=np.int64), cols)
+def _new_plane(codes: np.ndarray, cols: int, machine: Trellis) -> _Plane:
+    columns, states = np.zeros(cols, dtype=np.int64), np.zeros(cols, dtype=np.int64)
+    return _Plane(codes, columns, np.array([0, 64, 1], dtype=np.int64), cols, machine.following, machine.odd, states)
 
 
 @_compiled
@@ -171,7 +179,8 @@ def _code_bit(stream: _Stream, probability: int, bit: int) -> int:
 @_inlined
 def _code_mixed(stream: _Stream, model: _Model, tables: _Tables, which: int, bit: int) -> int:
     """Code decision `which` of a symbol with the mixed prediction of all contexts, then learn from it."""
-    weights = model.weights[which]
+    mixer = model.bases[_INPUTS] + which
+    weights = model.weights[mixer]
     total = 0
     for k in range(_INPUTS):
         slot = model.bases[k] + which
@@ -181,8 +190,8 @@ def _code_mixed(stream: _Stream, model: _Model, tables: _Tables, which: int, bit
     total = min(max(total >> 16, -_STRETCH_LIMIT), _STRETCH_LIMIT)
     probability = tables.squash[total + _STRETCH_LIMIT]
     bit = _code_bit(stream, probability, bit)
-    error = ((bit << 16) - probability) * (10 + 24 * 64 // (model.updates[which] + 64))
-    model.updates[which] = min(model.updates[which] + 1, 1 << 20)
+    error = ((bit << 16) - probability) * (10 + 24 * 64 // (model.updates[mixer] + 64))
+    model.updates[mixer] = min(model.updates[mixer] + 1, 1 << 20)
     target = bit << _STATE_BITS
     for k in range(_INPUTS):
         weights[k] += (model.inputs[k] * error + (1 << 19)) >> 20
@@ -243,8 +252,8 @@ def _clip(value: int) -> int:
 
 
 @_inlined
-def _set_contexts(model: _Model, tables: _Tables, plane: _Plane, index: int) -> None:
-    """Choose each input's context for the symbol at `index` from what was coded before it."""
+def _set_contexts(model: _Model, tables: _Tables, plane: _Plane, index: int, odd: int) -> None:
+    """Choose each input's context for the symbol at `index`, on the even or odd grid, from what was coded before it."""
     codes, cols = plane.codes, plane.cols
     row, col = index // cols, index % cols
     left = codes[index - 1] if col > 0 else 0
@@ -265,16 +274,19 @@ def _set_contexts(model: _Model, tables: _Tables, plane: _Plane, index: int) -> 
     )
     pair = min(tables.levels[min(by_row, 4095)] >> 1, _PAIRS - 1) * _PAIRS
     pair += min(tables.levels[min(by_column, 4095)] >> 1, _PAIRS - 1)
-    model.bases[0] = 0
-    model.bases[1] = (1 + tables.levels[both]) * _BINS
-    model.bases[2] = (1 + _LEVELS + tables.levels[local]) * _BINS
-    model.bases[3] = (1 + 2 * _LEVELS + _clip(left) * _CLIPPED + _clip(up)) * _BINS
-    model.bases[4] = (1 + 2 * _LEVELS + _CLIPPED * _CLIPPED + pair) * _BINS
+    model.bases[_INPUTS] = odd * _BINS
+    grid = odd * _ALL_SLOTS * _BINS
+    model.bases[0] = grid
+    model.bases[1] = grid + (1 + tables.levels[both]) * _BINS
+    model.bases[2] = grid + (1 + _LEVELS + tables.levels[local]) * _BINS
+    model.bases[3] = grid + (1 + 2 * _LEVELS + _clip(left) * _CLIPPED + _clip(up)) * _BINS
+    model.bases[4] = grid + (1 + 2 * _LEVELS + _CLIPPED * _CLIPPED + pair) * _BINS
 
 
 @_compiled
 def _code_plane(stream: _Stream, model: _Model, tables: _Tables, plane: _Plane, start: int) -> int:
     """Code symbols from `start` on; return where it stopped (early when the output buffer is nearly full)."""
+    shift = 1 if plane.odd.size > 1 else 0
     for index in range(start, plane.codes.size):
         if index % plane.cols == 0:
             plane.sums[0] = 0
@@ -282,12 +294,16 @@ def _code_plane(stream: _Stream, model: _Model, tables: _Tables, plane: _Plane, 
             used = stream.registers[_POSITION] + stream.registers[_PENDING]
             if used + _MARGIN_BYTES > stream.data.size:
                 return index
-        _set_contexts(model, tables, plane, index)
+        col = index % plane.cols
+        odd = plane.odd[plane.states[col]]
+        _set_contexts(model, tables, plane, index, odd)
         direct = 1 if plane.sums[1] > _DIRECT * plane.sums[2] else 0
-        value = _code_symbol(stream, model, tables, plane.codes[index], direct)
+        code = _code_symbol(stream, model, tables, (plane.codes[index] - odd) >> shift, direct)
+        plane.states[col] = plane.following[plane.states[col], code & 1]
+        value = (code << shift) + odd
         plane.codes[index] = value
         scaled = 64 * min(abs(value), 63)
-        plane.columns[index % plane.cols] += scaled
+        plane.columns[col] += scaled
         plane.sums[0] += scaled
         plane.sums[1] += scaled
         plane.sums[2] += 1
@@ -315,13 +331,15 @@ def _flush(stream: _Stream) -> bytes:
     return stream.data[1 : registers[_POSITION]].tobytes().rstrip(b"\0")
 
 
-def encode_planes(planes: Sequence[np.ndarray]) -> bytes:
+def encode_planes(planes: Sequence[np.ndarray], machines: Machines = None) -> bytes:
     """Code several integer arrays into one stream, the statistics of each helping the next.
 
     Parameters
     ----------
     planes : sequence of int arrays [rows, cols]
         Neighbours in rows and columns are contexts of each other. |value| ≤ `MAX_MAGNITUDE`.
+    machines : sequence of Trellis or None, optional
+        A trellis for each array of grid points, each column a sequence; which grid is known there, and costs nothing.
 
     Returns
     -------
@@ -331,16 +349,19 @@ def encode_planes(planes: Sequence[np.ndarray]) -> bytes:
     Raises
     ------
     MessageError
-        If a value is too large.
+        If a value is too large, or not on the grid that the trellis allows.
     """
     tables = _tables()
-    model = _new_model(tables)
+    machines = machines or [None] * len(planes)
+    model = _new_model(tables, 2 if any(machines) else 1)
     stream = _Stream(_new_registers(False), np.zeros(1 << 14, dtype=np.uint8))
-    for array in planes:
+    for array, machine in zip(planes, machines, strict=True):
         codes = np.array(array, dtype=np.int64).reshape(-1)
         if codes.size and max(-int(codes.min()), int(codes.max())) > MAX_MAGNITUDE:
             raise MessageError(f"a value beyond ±{MAX_MAGNITUDE} cannot be coded. Use a larger step.")
-        plane, done = _new_plane(codes, max(array.shape[1], 1)), 0
+        if machine and not np.array_equal(grid_points(codes_of(array), machine), array):
+            raise MessageError("values are not on the grids that their trellis allows.")
+        plane, done = _new_plane(codes, max(array.shape[1], 1), machine or _NO_TRELLIS), 0
         while (done := _code_plane(stream, model, tables, plane, done)) < codes.size:
             size = 2 * stream.data.size + int(stream.registers[_PENDING])
             stream = _Stream(stream.registers, np.concatenate([stream.data, np.zeros(size, dtype=np.uint8)]))
@@ -349,7 +370,7 @@ def encode_planes(planes: Sequence[np.ndarray]) -> bytes:
     return _flush(_Stream(stream.registers, np.concatenate([stream.data, pending])))
 
 
-def decode_planes(data: bytes, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+def decode_planes(data: bytes, shapes: Sequence[tuple[int, int]], machines: Machines = None) -> list[np.ndarray]:
     """Decode what `encode_planes` wrote, given the shapes; time and memory depend on these alone.
 
     Returns
@@ -362,14 +383,15 @@ def decode_planes(data: bytes, shapes: Sequence[tuple[int, int]]) -> list[np.nda
         If bytes are left over.
     """
     tables = _tables()
-    model = _new_model(tables)
+    machines = machines or [None] * len(shapes)
+    model = _new_model(tables, 2 if any(machines) else 1)
     stream = _Stream(_new_registers(True), np.frombuffer(bytearray(data) + b"\0", dtype=np.uint8))
     head = data[:4].ljust(4, b"\0")
     stream.registers[_LOW], stream.registers[_POSITION] = int.from_bytes(head, "big"), 4
     decoded = []
-    for rows, cols in shapes:
+    for (rows, cols), machine in zip(shapes, machines, strict=True):
         codes = np.zeros(rows * cols, dtype=np.int64)
-        _code_plane(stream, model, tables, _new_plane(codes, max(cols, 1)), 0)
+        _code_plane(stream, model, tables, _new_plane(codes, max(cols, 1), machine or _NO_TRELLIS), 0)
         np.minimum(model.counts, _COUNT_CARRIED, out=model.counts)
         decoded.append(codes.astype(np.int32).reshape(rows, cols))
     if stream.registers[_POSITION] < len(data) or data.endswith(b"\0"):

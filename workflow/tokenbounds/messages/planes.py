@@ -8,32 +8,38 @@ from collections.abc import Sequence
 import numpy as np
 
 from tokenbounds.errors import MessageError
-from tokenbounds.messages.adaptive import MAX_MAGNITUDE, decode_planes, encode_planes
+from tokenbounds.messages.adaptive import MAX_MAGNITUDE, Machines, decode_planes, encode_planes
 from tokenbounds.messages.coding import Coder
 from tokenbounds.messages.container import read_varint, write_varint
 from tokenbounds.messages.static import decode_static, encode_static
+from tokenbounds.messages.trellis import Trellis, codes_of, grid_points
 
 Shape = tuple[int, ...]
 
 
-def encode_codes(arrays: Sequence[np.ndarray], coder: Coder) -> bytes:
+def encode_codes(arrays: Sequence[np.ndarray], coder: Coder, machines: Machines = None) -> bytes:
     """Code signed integer arrays of any shape, matrices before vectors.
 
-    Adaptive: one stream. Static: one table a matrix and one for all vectors together.
+    Adaptive: one stream. Static: one table a matrix and one for all vectors together. `machines` holds a trellis for
+    each array of grid points and None for the others; only matrices may have one.
     """
     shapes = [array.shape for array in arrays]
+    machines = machines or [None] * len(arrays)
     if coder == "adaptive":
-        return encode_planes([arrays[index].reshape(_plane(shapes[index])) for index in _order(shapes)])
+        order = _order(shapes)
+        planes = [arrays[index].reshape(_plane(shapes[index])) for index in order]
+        return encode_planes(planes, [machines[index] for index in order])
     blocks = []
     for group in _groups(shapes):
-        codes = np.concatenate([arrays[index].reshape(-1) for index in group]).astype(np.int64)
+        codes = np.concatenate([_symbols(arrays[index], machines[index]).reshape(-1) for index in group])
+        codes = codes.astype(np.int64)
         least = int(codes.min()) if codes.size else 0
         block = encode_static(codes - least, 1 << 30)
         blocks += [write_varint(2 * abs(least) + (least < 0)), write_varint(len(block)), block]
     return b"".join(blocks)
 
 
-def decode_codes(data: bytes, shapes: Sequence[Shape], coder: Coder) -> list[np.ndarray]:
+def decode_codes(data: bytes, shapes: Sequence[Shape], coder: Coder, machines: Machines = None) -> list[np.ndarray]:
     """Decode what `encode_codes` wrote: int32 arrays of the given shapes.
 
     Raises
@@ -41,12 +47,18 @@ def decode_codes(data: bytes, shapes: Sequence[Shape], coder: Coder) -> list[np.
     MessageError
         If the bytes are damaged in a way that shows.
     """
+    machines = machines or [None] * len(shapes)
     if coder == "adaptive":
         order = _order(shapes)
-        decoded = decode_planes(data, [_plane(shapes[index]) for index in order])
+        planes = [_plane(shapes[index]) for index in order]
+        decoded = decode_planes(data, planes, [machines[index] for index in order])
         arrays = dict(zip(order, decoded, strict=True))
     elif coder == "static":
         arrays = _decode_static_groups(data, shapes)
+        for index, machine in enumerate(machines):
+            if machine:
+                points = grid_points(arrays[index].reshape(_plane(shapes[index])), machine)
+                arrays[index] = points.astype(np.int32)
     else:
         raise MessageError(f"unknown coder {coder!r:.40}. Known: adaptive, static.")
     return [arrays[index].reshape(shape) for index, shape in enumerate(shapes)]
@@ -71,6 +83,10 @@ def _decode_static_groups(data: bytes, shapes: Sequence[Shape]) -> dict[int, np.
     if offset != len(data):
         raise MessageError("bytes are left over behind the coded symbols.")
     return arrays
+
+
+def _symbols(array: np.ndarray, machine: Trellis | None) -> np.ndarray:
+    return codes_of(array) if machine else array
 
 
 def _order(shapes: Sequence[Shape]) -> list[int]:

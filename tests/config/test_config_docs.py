@@ -9,7 +9,8 @@ from tokenbounds.config.keys import KEYS
 
 
 def test_every_key_is_documented_and_nothing_else():
-    keys = {f"{kind.__name__}.{key}" for kind in config_docs.documented_types() for key in config_docs.keys_of(kind)}
+    kinds = config_docs.documented_types()
+    keys = {config_docs.documented_name(kind, key) for kind in kinds for key in config_docs.keys_of(kind)}
     assert keys == set(KEYS)
 
 
@@ -50,7 +51,7 @@ def test_the_readme_shows_types_limits_and_defaults():
     assert "| `order` | integer (≥ 0, ≤ 6) | `1` |" in text
     assert "| `stride` | integer (≥ 1) or `null` | `null` |" in text
     kinds = "`python_stdlib`, `python_topics`, `text`, `jsonl`, `parquet`, `huggingface`"
-    assert f"| `source` | of `kind` {kinds} | required |" in text
+    assert f"| `source` | of `kind` {kinds}, `airr`, `oas`, `fasta`, `csv` | required |" in text
     assert "### `kind: lora`" in text
     assert not re.search(r"typing\.|FieldInfo|<class", text)
 

@@ -13,6 +13,10 @@ class CorpusError(TokenboundsError):
     """A corpus source, a tokenizer or a token shard cannot be used."""
 
 
+class MissingPackageError(CorpusError):
+    """A corpus needs an optional package that is not installed."""
+
+
 class ModelError(TokenboundsError):
     """A model cannot be built, loaded or trained."""
 

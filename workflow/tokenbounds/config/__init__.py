@@ -5,6 +5,18 @@ certificates. Every type is a frozen dataclass; unknown keys are rejected with t
 in `workflow/schemas/` and the tables in `config/README.md` are generated from here. Every default is visible below.
 """
 
+from tokenbounds.config.antibodies import (
+    AirrSource,
+    AntibodySource,
+    AntibodyTokenizer,
+    CsvSource,
+    FamilyLayout,
+    FastaSource,
+    KeepSpec,
+    OasSource,
+    SingleLayout,
+    SplitSpec,
+)
 from tokenbounds.config.calibrations import CalibrationSpec
 from tokenbounds.config.certificates import (
     BoundName,
@@ -61,6 +73,9 @@ from tokenbounds.config.study import (
 )
 
 __all__ = [
+    "AirrSource",
+    "AntibodySource",
+    "AntibodyTokenizer",
     "Architecture",
     "BoundName",
     "BoundsSpec",
@@ -70,11 +85,15 @@ __all__ = [
     "CodebookQuantizer",
     "CorpusSpec",
     "CountsQuantizer",
+    "CsvSource",
     "Dense",
     "EvaluationSpec",
+    "FamilyLayout",
+    "FastaSource",
     "Finetuning",
     "HuggingFaceSource",
     "JsonLinesSource",
+    "KeepSpec",
     "Kronecker",
     "KroneckerSubspace",
     "Lora",
@@ -82,13 +101,16 @@ __all__ = [
     "MessageSpec",
     "ModelSpec",
     "Monarch",
+    "OasSource",
     "Parameterization",
     "ParquetSource",
     "PretrainedModel",
     "PythonStdlibSource",
     "PythonTopicsSource",
     "Quantizer",
+    "SingleLayout",
     "Source",
+    "SplitSpec",
     "Study",
     "SubLora",
     "Subspace",

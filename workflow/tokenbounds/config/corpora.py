@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from tokenbounds.config.antibodies import AirrSource, AntibodyTokenizer, CsvSource, FastaSource, OasSource
 from tokenbounds.config.base import STRICT, PositiveInt
 
 
@@ -72,7 +73,16 @@ class HuggingFaceSource:
 
 
 Source = Annotated[
-    PythonStdlibSource | PythonTopicsSource | TextSource | JsonLinesSource | ParquetSource | HuggingFaceSource,
+    PythonStdlibSource
+    | PythonTopicsSource
+    | TextSource
+    | JsonLinesSource
+    | ParquetSource
+    | HuggingFaceSource
+    | AirrSource
+    | OasSource
+    | FastaSource
+    | CsvSource,
     Field(discriminator="kind"),
 ]
 
@@ -101,7 +111,7 @@ class TransformersTokenizer:
     trained_on: str = "published"
 
 
-TokenizerSpec = Annotated[ByteTokenizer | TransformersTokenizer, Field(discriminator="kind")]
+TokenizerSpec = Annotated[ByteTokenizer | TransformersTokenizer | AntibodyTokenizer, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -35,9 +35,17 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
             config.JsonLinesSource,
             config.ParquetSource,
             config.HuggingFaceSource,
+            config.AirrSource,
+            config.OasSource,
+            config.FastaSource,
+            config.CsvSource,
         ),
     ),
-    ("Tokenizers", (config.ByteTokenizer, config.TransformersTokenizer)),
+    (
+        "Documents of an antibody source",
+        (config.KeepSpec, config.SingleLayout, config.FamilyLayout, config.SplitSpec),
+    ),
+    ("Tokenizers", (config.ByteTokenizer, config.TransformersTokenizer, config.AntibodyTokenizer)),
     ("Models", (config.TrainedModel, config.PretrainedModel, config.MarkovModel)),
     ("Architecture and training of a model", (config.Architecture, config.Training)),
     (
@@ -88,6 +96,12 @@ def keys_of(kind: type) -> dict[str, Field[Any]]:
     return {field.name: field for field in fields(kind) if field.name != "kind"}
 
 
+def documented_name(kind: type, key: str) -> str:
+    """Under which name `KEYS` explains a key: that of the type that declares it first, so that heirs share it."""
+    declaring = [base.__name__ for base in reversed(kind.__mro__) if key in vars(base).get("__annotations__", {})]
+    return f"{declaring[0]}.{key}"
+
+
 def _render_type(kind: type, *, alone: bool) -> str:
     hints = typing.get_type_hints(kind, include_extras=True)
     title = f"kind: {get_args(hints['kind'])[0]}" if "kind" in hints else _key_of(kind)
@@ -106,7 +120,7 @@ def _key_of(kind: type) -> str:
 
 
 def _render_key(kind: type, field: Field[Any], hint: Any) -> str:
-    meaning = KEYS[f"{kind.__name__}.{field.name}"]
+    meaning = KEYS[documented_name(kind, field.name)]
     cells = (f"`{field.name}`", _render_hint(hint), _render_default(field), meaning)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

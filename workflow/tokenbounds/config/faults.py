@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from tokenbounds.config.antibody_faults import antibody_faults
 from tokenbounds.config.certificate_faults import certificate_faults
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def study_faults(study: Study) -> Iterator[str]:
     """Yield a line for everything that types alone cannot refuse."""
     yield from _reference_faults(study)
     yield from _tokenizer_faults(study)
+    yield from antibody_faults(study)
     yield from _model_faults(study)
     yield from _calibration_faults(study)
     yield from _message_faults(study)

@@ -45,7 +45,11 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything known about a corpus but its tokens."""
+    """Everything known about a corpus but its tokens.
+
+    `annotations_file` and `reading`, the labels of tokens and the counts of what was left out, are there for antibody
+    sources only.
+    """
 
     corpus: str
     source: dict[str, Any]
@@ -55,11 +59,14 @@ class Manifest:
     tokens: int
     shards: tuple[ShardEntry, ...]
     documents_file: FileEntry
+    annotations_file: FileEntry | None = None
+    reading: dict[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as JSON values."""
-        return {**asdict(self), "shards": [asdict(shard) for shard in self.shards]}
+        fields = {**asdict(self), "shards": [asdict(shard) for shard in self.shards]}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 def read_manifest(path: Path | str) -> Manifest:
@@ -95,13 +102,20 @@ def _parse(raw: dict[str, Any]) -> Manifest:
         tokens=raw["tokens"],
         shards=tuple(ShardEntry(**shard) for shard in raw["shards"]),
         documents_file=FileEntry(**raw["documents_file"]),
+        annotations_file=FileEntry(**raw["annotations_file"]) if "annotations_file" in raw else None,
+        reading=raw.get("reading"),
     )
+
+
+def beside(manifest: Manifest) -> list[FileEntry]:
+    """The files beside the shards: the table of documents, and annotations if there are any."""
+    return [entry for entry in (manifest.documents_file, manifest.annotations_file) if entry is not None]
 
 
 def _check(manifest: Manifest, path: Path) -> None:
     numbers = [manifest.documents, manifest.tokens, manifest.tokenizer.vocabulary_size, manifest.tokenizer.start_id]
     numbers += [number for shard in manifest.shards for number in (shard.documents, shard.tokens)]
-    files = [shard.file for shard in manifest.shards] + [manifest.documents_file.file]
+    files = [shard.file for shard in manifest.shards] + [entry.file for entry in beside(manifest)]
     valid = (
         all(type(number) is int and number >= 0 for number in numbers)
         and all(isinstance(file, str) and _FILE_NAME.fullmatch(file) for file in files)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tokenbounds.corpus.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, ShardEntry, read_manifest
+from tokenbounds.corpus.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, ShardEntry, beside, read_manifest
 from tokenbounds.errors import CorpusError
 from tokenbounds.files import sha256_file
 
@@ -53,7 +53,8 @@ class Corpus:
         if verify:
             for shard in manifest.shards:
                 _verify(directory / shard.file, shard.sha256)
-            _verify(directory / manifest.documents_file.file, manifest.documents_file.sha256)
+            for file in beside(manifest):
+                _verify(directory / file.file, file.sha256)
         count = len(manifest.shards)
         shards = [_Shard(directory / entry.file, entry, manifest, i) for i, entry in enumerate(manifest.shards)]
         for number, entry in enumerate(manifest.shards):

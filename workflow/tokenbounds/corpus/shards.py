@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tokenbounds.antibodies.counts import ReadingCounts
 from tokenbounds.config import CorpusSpec, TransformersTokenizer
+from tokenbounds.corpus.annotations import ANNOTATIONS_NAME, AnnotationWriter
 from tokenbounds.corpus.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -36,6 +39,7 @@ from tokenbounds.files import atomic_path, sha256_file, write_json
 __all__ = ["Corpus", "Manifest", "read_manifest", "shard_name", "shard_schema", "tokenize_corpus"]
 
 DOCUMENTS_NAME = "documents.parquet"
+_TEMPORARY = (f".{DOCUMENTS_NAME}.*.tmp", f".{ANNOTATIONS_NAME}.*.tmp")
 _BATCH_BYTES = 1 << 20
 _BATCH_DOCUMENTS = 1024
 _MAX_DOCUMENT_TOKENS = 2**31 - 1
@@ -93,23 +97,27 @@ def tokenize_corpus(
     Raises
     ------
     CorpusError
-        If the source cannot be read or is empty, the tokenizer cannot be loaded, or a document also belongs to the
-        corpus the tokenizer was trained on. Nothing is left half-written.
+        If the source cannot be read or is empty, the tokenizer cannot be loaded or does not fit the source's labels, or
+        a document also belongs to the corpus the tokenizer was trained on. Nothing is left half-written.
     """
     directory = Path(directory)
     tokenizer = load_tokenizer(spec.tokenizer)
     forbidden = _load_forbidden(spec, exclude_overlap_with)
     _clear(directory)
+    counts = ReadingCounts()
     with ExitStack() as stack:
         writer = _Writer(stack, directory, tokenizer, spec.shards)
-        for batch in _batches(_with_progress(read_documents(spec.source), name)):
+        for batch in _batches(_with_progress(read_documents(spec.source, counts), name)):
             digests = [hashlib.sha256(document.raw).digest() for document in batch]
             forbidden.check(batch, digests)
             writer.write(batch, digests, tokenizer.encode([document.text for document in batch]))
         if writer.tokens.sum() == 0:
-            raise CorpusError(f"corpus {name} is empty: its source gave no token. Check the source's paths and field.")
+            raise CorpusError(
+                f"corpus {name} is empty: its source gave no token. Check the source's paths and field."
+                + (f" Counted: {counts.to_dict()}." if counts.to_dict() else "")
+            )
         writer.close()
-    manifest = _manifest(spec, name, directory, tokenizer, writer)
+    manifest = replace(_manifest(spec, name, directory, tokenizer, writer), reading=counts.to_dict() or None)
     write_json(directory / MANIFEST_NAME, manifest.to_dict())
     return manifest
 
@@ -117,7 +125,7 @@ def tokenize_corpus(
 def _clear(directory: Path) -> None:
     """Remove an earlier corpus, the manifest first, and what a killed run left behind."""
     (directory / MANIFEST_NAME).unlink(missing_ok=True)
-    for pattern in ("shard-*.arrow", DOCUMENTS_NAME, ".shard-*.tmp", f".{DOCUMENTS_NAME}.*.tmp"):
+    for pattern in ("shard-*.arrow", DOCUMENTS_NAME, ANNOTATIONS_NAME, ".shard-*.tmp", *_TEMPORARY):
         for path in directory.glob(pattern):
             path.unlink()
 
@@ -136,6 +144,9 @@ def _manifest(spec: CorpusSpec, name: str, directory: Path, tokenizer: Tokenizer
         tokens=int(writer.tokens.sum()),
         shards=shards,
         documents_file=FileEntry(DOCUMENTS_NAME, sha256_file(directory / DOCUMENTS_NAME)),
+        annotations_file=(
+            FileEntry(ANNOTATIONS_NAME, sha256_file(directory / ANNOTATIONS_NAME)) if writer.annotated else None
+        ),
     )
 
 
@@ -174,6 +185,9 @@ class _Writer:
     """Writes batches of documents to all shards and the table of documents; files appear when it is left whole."""
 
     def __init__(self, stack: ExitStack, directory: Path, tokenizer: Tokenizer, shards: int) -> None:
+        self._stack = stack
+        self._directory = directory
+        self._annotations: AnnotationWriter | None = None
         self._tokenizer = tokenizer
         self._schema = shard_schema(tokenizer)
         self._token_type = self._schema.field("tokens").type.value_type
@@ -189,6 +203,7 @@ class _Writer:
         first = int(self.documents.sum())
         for document, ids in zip(batch, tokens, strict=True):
             self._check(document, ids)
+        self._write_labels(first, batch)
         rows = [
             [first + i for i in range(len(batch))],
             [document.name for document in batch],
@@ -203,6 +218,20 @@ class _Writer:
             for group in _small_groups(list(range(shard, len(batch), shards)), tokens):
                 self._write_rows(target, [first + i for i in group], [tokens[i] for i in group])
 
+    def _write_labels(self, first: int, batch: list[Document]) -> None:
+        """Append the labels of a batch, if its documents have any; all documents of a source have, or none."""
+        labels = [document.labels for document in batch if document.labels is not None]
+        if labels and self._annotations is None:
+            path = self._stack.enter_context(atomic_path(self._directory / ANNOTATIONS_NAME))
+            self._annotations = self._stack.enter_context(closing(AnnotationWriter(path)))
+        if self._annotations is not None:
+            self._annotations.write(first, labels)
+
+    @property
+    def annotated(self) -> bool:
+        """Whether the documents have labels."""
+        return self._annotations is not None
+
     def _write_rows(self, shard: int, numbers: list[int], tokens: list[np.ndarray]) -> None:
         offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in tokens])]).astype(np.int32)
         values = np.concatenate(tokens).astype(self._token_type.to_pandas_dtype())
@@ -215,6 +244,11 @@ class _Writer:
     def _check(self, document: Document, ids: np.ndarray) -> None:
         if len(ids) > _MAX_DOCUMENT_TOKENS:
             raise CorpusError(f"document {document.name} has {len(ids)} tokens, more than 2^31-1. Split it.")
+        if document.labels is not None and len(document.labels) != len(ids):
+            raise CorpusError(
+                f"document {document.name} has {len(document.labels)} labels and {len(ids)} tokens: antibody sources "
+                "need the tokenizer of kind antibody."
+            )
         if ids.dtype != np.uint8 and len(ids) and int(ids.max()) >= self._tokenizer.vocabulary_size:
             raise CorpusError(
                 f"document {document.name} holds token {int(ids.max())}, outside the {self._tokenizer.vocabulary_size} "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import importlib.metadata
+import importlib.util
 import json
 import platform
 import sysconfig
@@ -15,16 +17,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tokenbounds.antibodies.counts import ReadingCounts
+from tokenbounds.antibodies.documents import antibody_documents
+from tokenbounds.antibodies.labels import TokenLabels
+from tokenbounds.antibodies.readers import SUFFIXES
 from tokenbounds.config import (
+    AirrSource,
+    AntibodySource,
+    CsvSource,
+    FastaSource,
     HuggingFaceSource,
     JsonLinesSource,
+    OasSource,
     ParquetSource,
     PythonStdlibSource,
     PythonTopicsSource,
     Source,
     TextSource,
 )
-from tokenbounds.errors import CorpusError
+from tokenbounds.errors import CorpusError, MissingPackageError
 
 _STDLIB_EXCLUDED = frozenset({"site-packages", "dist-packages", "__pycache__"})
 _ROWS_PER_BATCH = 256
@@ -32,10 +43,14 @@ _ROWS_PER_BATCH = 256
 
 @dataclass(frozen=True)
 class Document:
-    """One document: a name that leads back to its origin, and its text (bytes where they need not be UTF-8)."""
+    """One document: a name that leads back to its origin, and its text (bytes where they need not be UTF-8).
+
+    `labels` say what is known about each of its tokens, if anything is.
+    """
 
     name: str
     text: str | bytes
+    labels: TokenLabels | None = None
 
     @property
     def raw(self) -> bytes:
@@ -43,8 +58,15 @@ class Document:
         return self.text if isinstance(self.text, bytes) else self.text.encode("utf-8", errors="surrogatepass")
 
 
-def read_documents(source: Source) -> Iterator[Document]:
+def read_documents(source: Source, counts: ReadingCounts | None = None) -> Iterator[Document]:
     """Stream the documents of a source in its deterministic order.
+
+    Parameters
+    ----------
+    source
+        Where they come from.
+    counts
+        Receives what was left out and changed, by sources that do so.
 
     Raises
     ------
@@ -64,14 +86,18 @@ def read_documents(source: Source) -> Iterator[Document]:
             return _read_parquet(source)
         case HuggingFaceSource():
             return _read_huggingface(source)
+        case AirrSource() | OasSource() | FastaSource() | CsvSource():
+            return _read_antibodies(source, counts or ReadingCounts())
     raise CorpusError(f"source of kind {getattr(source, 'kind', source)!r} is not known.")
 
 
 def describe_source(source: Source) -> dict[str, Any]:
-    """The source's settings for the manifest, with the interpreter's version where that decides the documents."""
-    settings = json.loads(json.dumps(asdict(source)))
+    """The source's settings for the manifest, with the version of whatever installed thing decides the documents."""
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(source)))
     if isinstance(source, PythonStdlibSource | PythonTopicsSource):
         settings["python"] = f"{platform.python_implementation()} {platform.python_version()}"
+    if settings.get("package"):
+        settings["package_version"] = importlib.metadata.version(settings["package"])
     return settings
 
 
@@ -80,8 +106,10 @@ def source_licence(source: Source) -> str:
     return "PSF-2.0" if isinstance(source, PythonStdlibSource | PythonTopicsSource) else source.licence
 
 
-def find_files(patterns: tuple[str, ...], suffixes: tuple[str, ...]) -> list[Path]:
+def find_files(patterns: tuple[str, ...], suffixes: tuple[str, ...], root: Path | None = None) -> list[Path]:
     """Resolve files, folders (searched for `suffixes`) and glob patterns to a sorted list without repetition.
+
+    Patterns that are not absolute are relative to `root`, if that is given.
 
     Raises
     ------
@@ -90,7 +118,7 @@ def find_files(patterns: tuple[str, ...], suffixes: tuple[str, ...]) -> list[Pat
     """
     found: set[Path] = set()
     for pattern in patterns:
-        path = Path(pattern)
+        path = Path(pattern) if root is None else root / pattern
         if path.is_file():
             matches = {path}
         elif path.is_dir():
@@ -101,7 +129,7 @@ def find_files(patterns: tuple[str, ...], suffixes: tuple[str, ...]) -> list[Pat
         if not matches:
             wanted = " or ".join(f"*{suffix}" for suffix in suffixes)
             state = f"holds no {wanted} file" if path.is_dir() else "matches no file"
-            raise CorpusError(f"{pattern} {state}. Correct the source's 'paths'.")
+            raise CorpusError(f"{path} {state}. Correct the source's 'paths'.")
         found |= matches
     return sorted(found, key=lambda item: item.as_posix())
 
@@ -121,7 +149,26 @@ def source_files(source: Source) -> list[Path]:
             return find_files(source.paths, (".jsonl", ".jsonl.gz"))
         case ParquetSource():
             return find_files(source.paths, (".parquet",))
+        case AirrSource() | OasSource() | FastaSource() | CsvSource():
+            root = None if source.package is None else _package_folder(source.package)
+            return find_files(source.paths, SUFFIXES[source.kind], root)
     return []
+
+
+def _package_folder(package: str) -> Path:
+    """The folder of an installed top-level package, found without importing it."""
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise MissingPackageError(
+            f"the package {package}, which holds the source's files, is not installed. Run `make install-antibodies`, "
+            f"or pip install {package}."
+        )
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def _read_antibodies(source: AntibodySource, counts: ReadingCounts) -> Iterator[Document]:
+    for document in antibody_documents(source, source_files(source), counts):
+        yield Document(document.name, document.text, document.labels)
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Tokenizers: bytes, and whatever `transformers.AutoTokenizer` loads. All are fixed before the corpus is seen."""
+"""Tokenizers: bytes, antibodies, and whatever `transformers.AutoTokenizer` loads. All are fixed before the corpus."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tokenbounds.config import ByteTokenizer, TokenizerSpec, TransformersTokenizer
+from tokenbounds.antibodies import vocabulary
+from tokenbounds.config import AntibodyTokenizer, ByteTokenizer, TokenizerSpec, TransformersTokenizer
 from tokenbounds.errors import CorpusError
 from tokenbounds.files import canonical_json, sha256_bytes
 
@@ -50,6 +51,28 @@ class Bytes:
     def encode(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
         """Return each text's bytes as uint8[n]."""
         return [np.frombuffer(_as_bytes(text), dtype=np.uint8) for text in texts]
+
+
+class Antibodies:
+    """One token a residue, gap or bracketed special token; anything else is an error. The start token is `[CLS]`."""
+
+    identity = "antibody"
+    sha256 = sha256_bytes(canonical_json({"tokens": vocabulary.TOKENS, "start": vocabulary.START_ID}).encode())
+    vocabulary_size = len(vocabulary.TOKENS)
+    start_id = vocabulary.START_ID
+
+    def encode(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
+        """Return each text's token ids as uint8[n].
+
+        Raises
+        ------
+        CorpusError
+            If a text holds what is no token.
+        """
+        return [
+            vocabulary.encode_text(text.decode("latin-1") if isinstance(text, bytes) else text.strip())
+            for text in texts
+        ]
 
 
 class Pretrained:
@@ -93,6 +116,8 @@ def load_tokenizer(spec: TokenizerSpec) -> Tokenizer:
     """
     if isinstance(spec, ByteTokenizer):
         return Bytes()
+    if isinstance(spec, AntibodyTokenizer):
+        return Antibodies()
     place, identity = _locate(spec)
     from transformers import AutoTokenizer
 

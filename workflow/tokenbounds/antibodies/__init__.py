@@ -1,0 +1,1 @@
+"""Antibody sequences: readers, vocabulary, regions, and the documents that models read."""

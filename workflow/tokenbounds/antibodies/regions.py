@@ -1,0 +1,147 @@
+"""Regions, IMGT positions and germline status of a chain's residues, from what its row says.
+
+Three methods find regions: the region columns of the row, an IMGT-gapped alignment, and numbering by immunum. Each
+labels every residue or declines; what nothing labels is `none`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenbounds.antibodies.labels import REGION_SPANS, Germline
+from tokenbounds.antibodies.translation import ALIGNMENT_GAPS, Translation, translate, translate_aligned_codon
+
+_DOMAIN_END = 128
+_CYS_104_COLUMN = 3 * 103
+_CDR3_FIRST, _CDR3_LEFT_LAST, _CDR3_RIGHT_FIRST, _CDR3_LAST = 105, 111, 112, 117
+_INNER = slice(1, 6)
+_REGION_ORDER = tuple(region for region, _, _ in REGION_SPANS)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a row says about its residues, in upper case; empty where it says nothing.
+
+    Attributes
+    ----------
+    region_residues, region_bases
+        Sequences of FWR1, CDR1 … FWR4 as amino acids or as nucleotides; gaps allowed.
+    alignment
+        The translation of the aligned nucleotides, if the residues are that.
+    bases, germline_bases
+        The aligned nucleotides and the germline's, column by column.
+    aligned_residues, germline_residues
+        The same in amino acids.
+    junction
+        Nucleotides from Cys 104 to Trp or Phe 118.
+    imgt
+        IMGT positions of the residues, if the row numbers them.
+    """
+
+    region_residues: tuple[str, ...] = ()
+    region_bases: tuple[str, ...] = ()
+    alignment: Translation | None = None
+    bases: str = ""
+    germline_bases: str = ""
+    aligned_residues: str = ""
+    germline_residues: str = ""
+    junction: str = ""
+    imgt: tuple[int, ...] = ()
+
+
+NO_EVIDENCE = Evidence()
+
+
+def regions_from_columns(residues: str, evidence: Evidence) -> npt.NDArray[np.int8] | None:
+    """Regions, int8[n], from the row's region sequences; None if they are missing or not a part of the sequence.
+
+    CDR1 to CDR3 must all be there; FWR1 and FWR4 may be cut away. Residues before and after the regions are NONE.
+    """
+    parts = [_ungapped(part) for part in evidence.region_residues]
+    if all(parts[_INNER]) and parts:
+        first = residues.find("".join(parts))
+        return None if first < 0 else _spread(parts, len(residues), first, 0, 1)
+    parts = [_ungapped(part) for part in evidence.region_bases]
+    if all(parts[_INNER]) and parts:
+        for frame in range(3):
+            first = residues.find(translate("".join(parts), frame))
+            if first >= 0:
+                return _spread(parts, len(residues), first, frame, 3)
+    return None
+
+
+def _spread(parts: list[str], length: int, first: int, frame: int, width: int) -> npt.NDArray[np.int8]:
+    """Regions of residues when residue `first` is letters `frame … frame+width-1` of the joined parts.
+
+    The middle letter of a codon decides where a boundary cuts it.
+    """
+    lengths = [len(part) for part in parts]
+    of_letter = np.repeat(np.array(_REGION_ORDER, np.int8), lengths)[frame + width // 2 :: width]
+    regions = np.zeros(length, np.int8)
+    stop = min(length, first + len(of_letter))
+    regions[first:stop] = of_letter[: stop - first]
+    return regions
+
+
+def positions_from_alignment(evidence: Evidence) -> npt.NDArray[np.int16] | None:
+    """IMGT positions, int16[n], from an IMGT-gapped alignment; None if there is none that can be checked.
+
+    In IMGT's unique numbering alignment column 3(p - 1) begins the codon of position p up to Cys 104. The check is
+    that the junction begins in column 309, where Cys 104 belongs, and is read in frame.
+    """
+    if evidence.alignment is None or not evidence.junction or len(evidence.junction) % 3:
+        return None
+    if not _ungapped(evidence.bases[_CYS_104_COLUMN:]).startswith(evidence.junction):
+        return None
+    columns = evidence.alignment.columns
+    framework = int(np.searchsorted(columns, _CYS_104_COLUMN))
+    if framework == len(columns) or columns[framework] != _CYS_104_COLUMN:
+        return None
+    positions = (columns // 3 + 1).astype(np.int16)
+    rest = len(columns) - framework - 1
+    cdr3 = cdr3_positions(len(evidence.junction) // 3 - 2)
+    after = np.arange(118, 118 + max(0, rest - len(cdr3)))
+    positions[framework + 1 :] = np.concatenate([cdr3, np.where(after <= _DOMAIN_END, after, 0)])[:rest]
+    return positions
+
+
+def cdr3_positions(length: int) -> npt.NDArray[np.int16]:
+    """IMGT positions of a CDR3 of `length` residues, int16[length]: filled from both ends, 111 and 112 in the middle.
+
+    Residues beyond 13 are insertions after 111 and before 112 and carry those numbers.
+    """
+    left = (length + 1) // 2
+    ascending = np.minimum(np.arange(_CDR3_FIRST, _CDR3_FIRST + left), _CDR3_LEFT_LAST)
+    descending = np.maximum(_CDR3_LAST - np.arange(max(0, length - left)), _CDR3_RIGHT_FIRST)
+    return np.concatenate([ascending, descending[::-1]]).astype(np.int16)
+
+
+def germline_status(residues: str, evidence: Evidence) -> npt.NDArray[np.int8] | None:
+    """Germline status, int8[n], from the germline alignment; None if there is none of the sequence's length."""
+    bases = evidence.germline_bases
+    if evidence.alignment is not None and len(bases) == len(evidence.bases) > 0:
+        codons = (bases[at : at + 3] for at in evidence.alignment.columns.tolist())
+        facing = "".join(translate_aligned_codon(codon) or "-" for codon in codons)
+    elif evidence.germline_residues and len(evidence.germline_residues) == len(evidence.aligned_residues):
+        pairs = zip(evidence.aligned_residues, evidence.germline_residues, strict=True)
+        facing = "".join(other for own, other in pairs if own not in ALIGNMENT_GAPS)
+    else:
+        return None
+    if len(facing) != len(residues):
+        return None
+    own, other = _codes(residues), _codes(facing)
+    status = np.where(own == other, Germline.GERMLINE, Germline.NON_GERMLINE).astype(np.int8)
+    status[own == ord("X")] = Germline.UNKNOWN
+    status[np.isin(other, _codes("X" + ALIGNMENT_GAPS))] = Germline.UNTEMPLATED
+    return status
+
+
+def _codes(text: str) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(text.encode("latin-1", errors="replace"), np.uint8)
+
+
+def _ungapped(text: str) -> str:
+    return text.replace("-", "").replace(".", "")

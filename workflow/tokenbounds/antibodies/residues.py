@@ -1,0 +1,90 @@
+"""Cleaning of sequences: letter case, gaps, ambiguous residues; everything that changes is counted."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from tokenbounds.antibodies.counts import ReadingCounts
+from tokenbounds.antibodies.vocabulary import AMINO_ACIDS
+from tokenbounds.config import KeepSpec
+from tokenbounds.errors import CorpusError
+
+UNKNOWN_RESIDUE = "X"
+_SHORTEST_SUSPECT = 60
+_GAPS = str.maketrans({".": "-"})
+_FOREIGN = re.compile(r"[^A-Z*-]")
+_AMBIGUOUS = re.compile(f"[^{AMINO_ACIDS}-]")
+_ONLY_NUCLEOTIDES = re.compile(r"[ACGTUN.-]+")
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """A sequence that can be read, or why it is left out.
+
+    Attributes
+    ----------
+    residues
+        Amino acids, `X` and `-`; without gaps unless those are kept.
+    fault
+        Name of the count it is dropped under; empty if it stays.
+    """
+
+    residues: str
+    fault: str = ""
+
+
+def clean_residues(raw: str, keep: KeepSpec, where: str, counts: ReadingCounts) -> Cleaned:
+    """Bring a sequence of amino acids into the alphabet of the vocabulary.
+
+    Parameters
+    ----------
+    raw
+        The sequence as found.
+    keep
+        Which irregular sequences stay.
+    where
+        Place in the source, for errors.
+    counts
+        Receives what is changed.
+
+    Raises
+    ------
+    CorpusError
+        If it holds what no sequence holds, such as digits: the wrong column, most likely.
+    """
+    text = "".join(raw.split())
+    upper = text.upper().translate(_GAPS)
+    foreign = _FOREIGN.search(upper)
+    if foreign:
+        raise CorpusError(
+            f"{where}: {foreign.group()!r} at residue {foreign.start() + 1} is no amino acid. Correct the sequence, or "
+            "name the column that holds sequences."
+        )
+    bare = upper.replace("-", "")
+    if not bare:
+        return Cleaned("", "empty")
+    ambiguous = set(_AMBIGUOUS.findall(upper))
+    if ambiguous and not keep.ambiguous:
+        return Cleaned("", "stop_codon" if "*" in ambiguous else "ambiguous")
+    if ambiguous:
+        counts.add("changed", "ambiguous_residues_unknown")
+        upper = _AMBIGUOUS.sub(UNKNOWN_RESIDUE, upper)
+        bare = upper.replace("-", "")
+    counts.add("changed", "lower_case", int(text != text.upper()))
+    if "-" in upper and not keep.gaps:
+        counts.add("changed", "gaps_removed")
+    return Cleaned(upper if keep.gaps else bare)
+
+
+def refuse_nucleotides(raw: str, where: str) -> None:
+    """Refuse a sequence of amino acids that is made of A, C, G, T and N alone.
+
+    Raises
+    ------
+    CorpusError
+        If it has at least 60 letters, none of which is another amino acid.
+    """
+    text = raw.strip().upper()
+    if len(text) >= _SHORTEST_SUSPECT and _ONLY_NUCLEOTIDES.fullmatch(text):
+        raise CorpusError(f"{where} looks like nucleotides. Set the source's 'molecule: nucleotides', or translate it.")

@@ -1,6 +1,9 @@
 """Training: the batches, the schedule, resuming after a kill, and divergence."""
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,15 +14,29 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
-from tokenbounds.config import Architecture, Dense, Lora, TrainedModel, Training
+from tokenbounds.config import (
+    Architecture,
+    Dense,
+    Kronecker,
+    KroneckerSubspace,
+    Lora,
+    Monarch,
+    SubLora,
+    Subspace,
+    TrainedModel,
+    Training,
+)
 from tokenbounds.errors import ModelError, TokenboundsError
+from tokenbounds.models.architecture import card_from_spec
 from tokenbounds.models.build import build_model, coded_parameters, initialize
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import load_checkpoint
 from tokenbounds.models.data import BlockSampler
 from tokenbounds.models.loss import summed_loss_nats
+from tokenbounds.models.start import initial_model
 from tokenbounds.models.training import learning_rate_factor, train_model
 from transformers import TrainerCallback
+from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
 torch.set_num_threads(1)
 
@@ -156,7 +173,18 @@ class Kill(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("parameterization", [Dense(kind="dense"), Lora(kind="lora", rank=2, targets=("mlp", "head"))])
+PARAMETERIZATIONS = (
+    Dense(kind="dense"),
+    Lora(kind="lora", rank=2, targets=("mlp", "head")),
+    Kronecker(kind="kronecker", initialization="dense_projection"),
+    Monarch(kind="monarch", blocks=2),
+    Subspace(kind="subspace", dimension=100),
+    SubLora(kind="sublora", dimension=100, rank=2),
+    KroneckerSubspace(kind="kronecker_subspace", dimension=100, covers=("attention", "mlp")),
+)
+
+
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS, ids=lambda row: row.kind)
 def test_resumed_training_ends_with_the_same_weights(tmp_path, corpus, parameterization):
     spec = make_spec(parameterization)
     train_model(spec, corpus, tmp_path / "whole", tmp_path / "work-a")
@@ -209,6 +237,119 @@ def test_training_lowers_the_loss(tmp_path, corpus, dtype):
     inputs, targets = map(torch.from_numpy, BlockSampler(corpus, 16, 640, seed=9).batch(0))
     loss = summed_loss_nats(model, inputs, targets).item() / int((targets != -100).sum()) / math.log(2)
     assert loss == pytest.approx(losses[-1], abs=0.7)
+
+
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS, ids=lambda row: row.kind)
+def test_gradient_checkpointing_computes_activations_twice_and_changes_nothing(
+    tmp_path, corpus, monkeypatch, parameterization
+):
+    calls, curves, weights = [], [], []
+    attention = GPT2Attention.forward
+
+    def counted(self, *args, **kwargs):
+        calls[-1] += 1
+        return attention(self, *args, **kwargs)
+
+    monkeypatch.setattr(GPT2Attention, "forward", counted)
+    for checkpointing in (False, True):
+        calls.append(0)
+        folder = tmp_path / str(checkpointing)
+        spec = make_spec(parameterization, steps=4, gradient_checkpointing=checkpointing)
+        train_model(spec, corpus, folder, tmp_path / "work")
+        curves.append(pq.read_table(folder / "training.parquet")["loss_bits"].to_pylist())
+        weights.append(coded_parameters(load_checkpoint(folder)[0]))
+    assert calls == [4, 8]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS[2:], ids=lambda row: row.kind)
+def test_every_parameterization_trains_in_bfloat16(tmp_path, corpus, parameterization):
+    spec = make_spec(parameterization, steps=15, dtype="bfloat16", learning_rate=3e-2)
+    train_model(spec, corpus, tmp_path / "model", tmp_path / "work")
+    losses = pq.read_table(tmp_path / "model" / "training.parquet")["loss_bits"].to_pylist()
+    assert losses[-1] < losses[0] - 0.5
+    assert all(
+        value.dtype == torch.float32 for value in coded_parameters(load_checkpoint(tmp_path / "model")[0]).values()
+    )
+
+
+# --- where training starts from ---------------------------------------------------------------------------------------
+
+
+def test_training_starts_from_the_nearest_factors_of_another_model(tmp_path, corpus):
+    train_model(make_spec(steps=30), corpus, tmp_path / "dense", tmp_path / "work")
+    for parameterization in (
+        Dense(kind="dense"),
+        Kronecker(kind="kronecker", terms=9),
+        Monarch(kind="monarch", blocks=1),
+    ):
+        spec = make_spec(parameterization)
+        card = card_from_spec(spec, vocabulary_size=32, start_id=0)
+        model, dense = initial_model(spec, card, tmp_path / "dense"), load_checkpoint(tmp_path / "dense")[0]
+        drawn = initial_model(spec, card)
+        batch = tuple(map(torch.from_numpy, BlockSampler(corpus, 16, 640, seed=9).batch(0)))
+        losses = [summed_loss_nats(each, *batch).item() for each in (model, dense, drawn)]
+        assert losses[0] < 0.5 * (losses[1] + losses[2]), parameterization
+        if parameterization.kind != "kronecker":  # one block, or none, can say everything
+            assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_projection_of_drawn_values_is_not_the_drawn_factors():
+    rows = [Kronecker(kind="kronecker", initialization=kind) for kind in ("random", "dense_projection")]
+    models = [
+        initial_model(make_spec(row), card_from_spec(make_spec(row), vocabulary_size=32, start_id=0)) for row in rows
+    ]
+    dense = initial_model(make_spec(), card_from_spec(make_spec(), vocabulary_size=32, start_id=0))
+    wanted = dense.transformer.h[0].mlp.c_fc.weight.T
+    errors = [(each.transformer.h[0].mlp.c_fc.dense_weight() - wanted).square().sum() for each in models]
+    assert errors[1] < wanted.square().sum() < errors[0]
+    assert torch.equal(models[1].transformer.wte.weight, dense.transformer.wte.weight)
+
+
+def test_a_start_of_another_shape_names_the_tensor(tmp_path, corpus):
+    train_model(make_spec(steps=1), corpus, tmp_path / "dense", tmp_path / "work")
+    row = make_spec(Kronecker(kind="kronecker"))
+    wide = TrainedModel(**{**row.__dict__, "architecture": Architecture(layers=1, hidden=32, heads=2, context=16)})
+    with pytest.raises(ModelError, match=r"the start .*dense: its tensor transformer\.wte\.weight is \[32, 16\], not"):
+        train_model(wide, corpus, tmp_path / "model", tmp_path / "work", start=tmp_path / "dense")
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+PATTERN = [[1 + (3 * number) % 7 for number in range(200)]]
+TWICE = (Dense(kind="dense"), SubLora(kind="sublora", dimension=100, rank=2))
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+from test_training import FakeCorpus, make_spec, PATTERN, TWICE
+from tokenbounds.models.training import train_model
+for row in TWICE:
+    train_model(make_spec(row, steps=4), FakeCorpus(PATTERN), Path({out!r}) / row.kind, Path({out!r}) / "work")
+"""
+
+
+def test_two_processes_compute_what_one_does(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), out=str(tmp_path / "two")))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(launch, check=True, env=environment, capture_output=True, timeout=300)
+    ids = torch.arange(16)[None] % 8
+    for row in TWICE:
+        train_model(make_spec(row, steps=4), FakeCorpus(PATTERN), tmp_path / "one" / row.kind, tmp_path / "work")
+        one, two = (load_checkpoint(tmp_path / name / row.kind)[0] for name in ("one", "two"))
+        # Sums of two halves are rounded otherwise than one sum. Weights themselves may differ where they do not matter:
+        # Adam makes steps of what rounding leaves of the gradient of a key's bias, which is zero.
+        torch.testing.assert_close(one(ids).logits, two(ids).logits, rtol=1e-3, atol=1e-3)
+        curves = [
+            pq.read_table(tmp_path / name / row.kind / "training.parquet")["loss_bits"] for name in ("one", "two")
+        ]
+        assert curves[0].to_pylist() == pytest.approx(curves[1].to_pylist(), rel=1e-4)
 
 
 def test_divergence_names_the_step(tmp_path, corpus):

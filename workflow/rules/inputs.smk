@@ -36,6 +36,12 @@ def training_corpus(wildcards) -> str:
     return f"<results>/corpora/{study.models[wildcards.model].corpus}/manifest.json"
 
 
+def starting_model(wildcards) -> list[str]:
+    """Card and values of the model that training starts from; none if values are drawn."""
+    name = study.models[wildcards.model].start
+    return [f"<results>/models/{name}/{file}" for file in ("card.json", "model.safetensors") if name]
+
+
 def pretrained_files(wildcards) -> list[str]:
     """Files of a checkpoint in a folder; none for one in a package or on the hub."""
     model = study.models[wildcards.model]
@@ -154,7 +160,12 @@ CURVES = {
     for name in sorted(CERTIFIED_MODELS)
     if study.models[name].kind == "trained"
 }
-FIGURES = ["bound_by_size", "bound_by_alpha", "loss_by_position", "message_anatomy", *(["training"] if CURVES else [])]
+CERTIFIED_MESSAGES = sorted({row.message for row in study.certificates.values()})
+METHODS = {study.models[name].parameterization.kind for name in CURVES}
+FIGURES = ["bound_by_size", "bound_by_alpha", "loss_by_position", "message_anatomy"]
+FIGURES += ["training"] if CURVES else []
+# Several methods of compression, and of one of them several sizes.
+FIGURES += ["bound_by_method"] if 1 < len(METHODS) < len(CURVES) else []
 
 
 def print_summary(study) -> None:

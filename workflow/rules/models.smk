@@ -1,6 +1,7 @@
 """Models: trained from scratch, imported, or counted. One rule a kind; a model's kind is known from its row.
 
 In    <results>/corpora/{corpus}/manifest.json, or a pretrained checkpoint on disk or hub
+      <results>/models/{model}/…                     of the model that training starts from, if it names one
 Out   <results>/models/{model}/card.json             what rebuilds the model around its coded values
       <results>/models/{model}/model.safetensors     those values (transformers)
       <results>/models/{model}/counts.arrow          those values (Markov chains)
@@ -9,9 +10,10 @@ Out   <results>/models/{model}/card.json             what rebuilds the model aro
 
 
 rule train_model:
-    """Train a transformer from scratch; a killed job goes on from its last checkpoint."""
+    """Train a transformer, from scratch or from another model's values; a killed job goes on from its last checkpoint."""
     input:
         manifest=training_corpus,
+        start=starting_model,
     output:
         weights="<results>/models/{model}/model.safetensors",
         card="<results>/models/{model}/card.json",

@@ -1,20 +1,23 @@
 """Report: all certificates as tables, figures and one page.
 
-In    <results>/certificates/*.json; figures also read the score files that certificates name
+In    <results>/certificates/*.json, <results>/messages/*.json; figures also read the score files that certificates name
 Out   <results>/tables/certificates.{parquet,csv,md}     one row per certificate, metric and bound
+      <results>/tables/compression.{parquet,csv,md}      one row per transformer: parameters, bits, best bounds
       <results>/figures/*.{svg,png,parquet}              each figure with its data
       <results>/report.html                              everything on one page, without other files
 """
 
 
 rule tabulate_certificates:
-    """One row per certificate, metric and bound."""
+    """One row per certificate, metric and bound; and what each method of compression trains, costs and buys."""
     input:
         certificates=CERTIFICATES,
+        reports=expand("<results>/messages/{message}.json", message=CERTIFIED_MESSAGES),
     output:
         parquet="<results>/tables/certificates.parquet",
         csv="<results>/tables/certificates.csv",
         markdown="<results>/tables/certificates.md",
+        compression=expand("<results>/tables/compression.{format}", format=["parquet", "csv", "md"]),
     log:
         "<logs>/tabulate_certificates.log",
     benchmark:
@@ -34,6 +37,7 @@ rule draw_figures:
     input:
         certificates=CERTIFICATES,
         curves=list(CURVES.values()),
+        reports=expand("<results>/messages/{message}.json", message=CERTIFIED_MESSAGES),
     output:
         expand(
             "<results>/figures/{figure}.{format}",
@@ -52,6 +56,7 @@ rule draw_figures:
         runtime=growing(20),
     params:
         models=list(CURVES),
+        methods="bound_by_method" in FIGURES,
     script:
         "../scripts/draw_figures.py"
 

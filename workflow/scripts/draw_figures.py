@@ -11,4 +11,5 @@ if __name__ == "__main__":
             snakemake.input.certificates,
             Path(snakemake.output[0]).parent,
             training=dict(zip(snakemake.params.models, map(Path, snakemake.input.curves), strict=True)),
+            methods=snakemake.params.methods,
         )

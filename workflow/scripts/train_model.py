@@ -9,9 +9,11 @@ from tokenbounds.models.training import train_model
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
+        start = next(iter(snakemake.input.start), None)
         train_model(
             parse_row(TrainedModel, snakemake.params.row),
             Corpus.open(Path(snakemake.input.manifest).parent),
             Path(snakemake.output.card).parent,
             Path(snakemake.params.workdir),
+            start=Path(start).parent if start else None,
         )

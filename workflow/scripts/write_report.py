@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tokenbounds.jobs import job
+from tokenbounds.report.compression import compression_section
 from tokenbounds.report.page import write_report
 
 if __name__ == "__main__":
@@ -11,4 +12,5 @@ if __name__ == "__main__":
             snakemake.input.certificates,
             Path(snakemake.output.report),
             figures=[path for path in snakemake.input.figures if path.endswith(".svg")],
+            sections=compression_section(snakemake.input.certificates),
         )

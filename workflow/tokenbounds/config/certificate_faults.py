@@ -36,7 +36,7 @@ def training_corpora(study: Study, row: CertificateSpec) -> list[str]:
             corpus = getattr(study.models[model], "corpus", None)
             if corpus is not None:
                 found[corpus] = None
-            model = getattr(study.models[model], "base", None) or ""
+            model = getattr(study.models[model], "base", None) or getattr(study.models[model], "start", None) or ""
     return list(found)
 
 

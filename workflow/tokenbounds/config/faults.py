@@ -50,6 +50,7 @@ def study_faults(study: Study) -> Iterator[str]:
     yield from antibody_faults(study)
     yield from _model_faults(study)
     yield from _calibration_faults(study)
+    yield from _start_faults(study)
     yield from _message_faults(study)
     yield from _evaluation_faults(study)
     yield from certificate_faults(study)
@@ -100,6 +101,8 @@ def _references(study: Study) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for name, model in study.models.items():
         if model.kind != "pretrained":
             yield f"models.{name}.corpus", model.corpus, study.corpora
+        if model.kind == "trained" and model.start is not None:
+            yield f"models.{name}.start", model.start, study.models
     for name, calibration in study.calibrations.items():
         yield f"calibrations.{name}.model", calibration.model, study.models
         yield f"calibrations.{name}.corpus", calibration.corpus, study.corpora
@@ -145,6 +148,26 @@ def _calibration_faults(study: Study) -> Iterator[str]:
         parameterization = getattr(model, "parameterization", None)
         if model.kind == "markov" or (parameterization is not None and parameterization.kind != "dense"):
             yield f"  calibrations.{name}.model: '{calibration.model}' is no dense transformer. Calibrate one that is."
+
+
+def _start_faults(study: Study) -> Iterator[str]:
+    """Yield a line for every model that cannot start from the one it names."""
+    for name, model in study.models.items():
+        if model.kind != "trained" or model.start is None:
+            continue
+        if model.parameterization.kind not in ("dense", "kronecker", "monarch"):
+            yield (
+                f"  models.{name}.start: a {model.parameterization.kind} model keeps its drawn values below what is "
+                "trained. Start dense, kronecker and monarch models only."
+            )
+        seen, below = {name}, model.start
+        while below in study.models and below not in seen:
+            seen.add(below)
+            below = getattr(study.models[below], "start", None) or ""
+        if below in seen:
+            yield f"  models.{name}.start: these models start from each other in a circle. Leave one 'start' out."
+        if getattr(study.models.get(model.start), "kind", "") == "markov":
+            yield f"  models.{name}.start: '{model.start}' is a Markov chain. Name a transformer."
 
 
 def _message_faults(study: Study) -> Iterator[str]:

@@ -100,6 +100,8 @@ KEYS: dict[str, str] = {
     "TrainedModel.architecture": "Shape of the transformer.",
     "TrainedModel.parameterization": "Which parameters are trained and coded.",
     "TrainedModel.training": "Budget and optimizer.",
+    "TrainedModel.start": "Model row of the same architecture whose values training starts from, copied into a dense "
+    "model or projected to the nearest Kronecker or Monarch factors; `null`: drawn values.",
     "TrainedModel.seed": "Draws the fixed part and the initial values of the trained part.",
     "PretrainedModel.name": "Hub name or folder. Give exactly one of `name` and `package`.",
     "PretrainedModel.package": "Installed Python package whose folder holds the checkpoint.",

@@ -42,13 +42,17 @@ class Training:
 
 @dataclass(frozen=True, config=STRICT)
 class TrainedModel:
-    """A transformer trained from scratch on `corpus`. `seed` draws the fixed part and the initial trained part."""
+    """A transformer trained on `corpus`: from scratch, or from another row's values.
+
+    `seed` draws the fixed part and the initial trained part.
+    """
 
     kind: Literal["trained"]
     corpus: str
     architecture: Architecture = Field(default_factory=Architecture)
     parameterization: Parameterization = Field(default_factory=lambda: Dense(kind="dense"))
     training: Training = Field(default_factory=Training)
+    start: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
 
 

@@ -24,12 +24,12 @@ from transformers.trainer_callback import PrinterCallback
 from tokenbounds.config import TrainedModel, Training
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import ModelError
-from tokenbounds.files import canonical_json, read_json, sha256_bytes, write_json
+from tokenbounds.files import canonical_json, read_json, sha256_bytes, sha256_file, write_json
 from tokenbounds.models.architecture import card_from_spec
-from tokenbounds.models.build import build_model, initialize
 from tokenbounds.models.checkpoint import WEIGHTS_FILE, save_checkpoint, save_tensors
 from tokenbounds.models.data import BlockSampler
 from tokenbounds.models.loss import IGNORED, summed_loss_nats
+from tokenbounds.models.start import initial_model
 
 LOGGER = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ def train_model(
     directory: Path | str,
     workdir: Path | str,
     *,
+    start: Path | None = None,
     callbacks: tuple[TrainerCallback, ...] = (),
 ) -> None:
     """Train a model and write its checkpoint to `directory`.
@@ -64,6 +65,8 @@ def train_model(
         Where the state is saved every `save_steps` steps. A call with the same spec and corpus goes on from the last
         whole state there, and ends with the same weights as an uninterrupted run on the same machine; a state of
         another spec or corpus is discarded. Removed at the end.
+    start
+        Checkpoint folder of the model whose values training starts from, if the spec names one.
     callbacks
         More callbacks for the Trainer.
 
@@ -74,12 +77,11 @@ def train_model(
     """
     directory, workdir = Path(directory), Path(workdir)
     card = card_from_spec(spec, vocabulary_size=corpus.vocabulary_size, start_id=corpus.start_id)
-    model = build_model(card)
-    initialize(model, spec.seed)
+    model = initial_model(spec, card, start)
     arguments = _arguments(spec.training, workdir)
     with arguments.main_process_first(local=False):
         if arguments.process_index == 0:
-            _prepare(workdir, _identity(spec, card.to_dict(), corpus))
+            _prepare(workdir, _identity(spec, card.to_dict(), corpus, start))
     sampler = BlockSampler(corpus, card.context, spec.training.batch_tokens, spec.training.seed)
     trainer = _trainer(model, sampler, spec.training, arguments, callbacks)
     _train(trainer, workdir)
@@ -272,12 +274,14 @@ def _loss_curve(trainer: Trainer) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=CURVE_SCHEMA)
 
 
-def _identity(spec: TrainedModel, card: dict[str, Any], corpus: Corpus) -> dict[str, Any]:
+def _identity(spec: TrainedModel, card: dict[str, Any], corpus: Corpus, start: Path | None) -> dict[str, Any]:
     """What must be equal for a saved state to be gone on from."""
     training = {name: getattr(spec.training, name) for name in spec.training.__dataclass_fields__}
     shards = [shard.sha256 for shard in corpus.manifest.shards]
     return {
         "card": card,
+        "initialization": getattr(spec.parameterization, "initialization", "random"),
+        "start_sha256": sha256_file(start / WEIGHTS_FILE) if start else None,
         "training": training,
         "seed": spec.seed,
         "corpus_sha256": sha256_bytes(canonical_json(shards).encode()),

@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from tokenbounds.report import figure_data, style
 from tokenbounds.report.alpha_curve import alpha_table
+from tokenbounds.report.compression import method_table
 from tokenbounds.report.formats import format_bytes
 from tokenbounds.report.records import read_certificates
 
@@ -24,7 +25,11 @@ _MIN_TOKENS_DRAWN = 30
 
 
 def draw_figures(
-    certificate_paths: Iterable[Path | str], directory: Path | str, *, training: Mapping[str, Path] | None = None
+    certificate_paths: Iterable[Path | str],
+    directory: Path | str,
+    *,
+    training: Mapping[str, Path] | None = None,
+    methods: bool = False,
 ) -> list[Path]:
     """Write every figure that has data as SVG, PNG and its data (Parquet, CSV) into `directory`.
 
@@ -36,6 +41,8 @@ def draw_figures(
         Where figures go.
     training
         Loss curve (Parquet: step, loss_bits, learning_rate) of each trained model.
+    methods
+        Whether to compare methods of compression: a line a method through its sizes.
 
     Returns
     -------
@@ -52,6 +59,7 @@ def draw_figures(
     series = figure_data.choose_series(certificates)
     tables: list[tuple[str, pl.DataFrame, Callable[[pl.DataFrame], Figure]]] = [
         ("bound_by_size", figure_data.size_table(certificates), draw_bound_by_size),
+        ("bound_by_method", method_table(certificates if methods else []), draw_bound_by_method),
         ("bound_by_alpha", alpha_table(series), draw_bound_by_alpha),
         ("loss_by_position", figure_data.position_table(series), draw_loss_by_position),
         ("message_anatomy", figure_data.anatomy_table(certificates), draw_message_anatomy),
@@ -145,6 +153,32 @@ def _size_key(axes: Axes, table: pl.DataFrame, best: pl.DataFrame) -> None:
 def _named(bounds: pl.Series, many: str) -> str:
     """The name of the only bound, or `many`: a long list would leave no room for the figure."""
     return str(bounds[0]) if len(bounds) == 1 else many
+
+
+# --- bound against size, by method ------------------------------------------------------------------------------------
+
+
+def draw_bound_by_method(table: pl.DataFrame) -> Figure:
+    """Best certified bound against message size, a line a method; the loss measured, dashed, below."""
+    corpora = table["corpus"].unique(maintain_order=True).to_list()
+    figure, panels = _panels(len(corpora), height=4.6)
+    colours = style.colours(table.sort("bpd")["method"].to_list())
+    for axes, corpus in zip(panels, corpora, strict=True):
+        axes.set_xscale("log")
+        for method, colour in colours.items():
+            line = table.filter((pl.col("corpus") == corpus) & (pl.col("method") == method)).sort("message_bits")
+            size = line["message_bits"] / 8
+            axes.plot(size, line["bpd"], "o-", color=colour, markersize=5, linewidth=1.5)
+            axes.plot(size, line["bpd_empirical"], color=colour, linewidth=0.9, linestyle=(0, (3, 2)), alpha=0.7)
+        _size_axis(axes)
+        axes.set_ylabel("bits per token")
+        _title(axes, corpus, len(corpora))
+    keys = [Line2D([], [], marker="o", markersize=5, color=colour, label=name) for name, colour in colours.items()]
+    keys.append(
+        Line2D([], [], color=style.MUTED, linestyle=(0, (3, 2)), linewidth=0.9, label="measured, not certified")
+    )
+    figure.legend(handles=keys, loc="outside lower left", ncols=3, frameon=False, fontsize=8.5, labelcolor=style.INK)
+    return figure
 
 
 # --- bound against alpha ----------------------------------------------------------------------------------------------

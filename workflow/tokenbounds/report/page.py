@@ -31,6 +31,11 @@ _CAPTIONS = {
         "certificate lies where the two balance. Above the dashed line a bound is vacuous; a triangle is a bound "
         "beyond the frame.",
     ),
+    "bound_by_method": (
+        "Bound against size, by method",
+        "Every method of compression at several sizes: certified (solid) and measured (dashed). A line that lies lower "
+        "buys a better certificate for the same bits.",
+    ),
     "bound_by_alpha": (
         "The price of surprise",
         "Mixing a share α of the uniform distribution into every prediction caps the loss of a token that comes as a "

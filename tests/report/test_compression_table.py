@@ -1,0 +1,122 @@
+"""The table of compression: methods by their names, sizes and bounds beside each other."""
+
+import copy
+import json
+
+import polars as pl
+import pytest
+from report_study import certificate_dict
+from tokenbounds.bounds import certificate_schema
+from tokenbounds.errors import TokenboundsError
+from tokenbounds.files import write_json
+from tokenbounds.report import style
+from tokenbounds.report.compression import compression_section, method_of, method_table, tabulate_compression
+from tokenbounds.report.figures import draw_bound_by_method
+from tokenbounds.report.formats import round_up
+from tokenbounds.report.records import read_certificates
+
+SUBLORA = {"kind": "subspace", "dimension": 50, "over": {"kind": "lora"}}
+# name, size in bits, parameterization, quantizer, weight of the rate, trained parameters
+ROWS = [
+    ("sublora-small", 20_000, SUBLORA, "codebook", 0.0, 5_000),
+    ("sublora-large", 80_000, SUBLORA, "codebook", 0.0, 20_000),
+    ("lora", 300_000, {"kind": "lora"}, "codebook", 0.0, 90_000),
+    ("ours", 150_000, {}, "uniform", 10.0, 600_000),
+]
+
+
+def write_row(root, name, size_bits, parameterization, quantizer, rate_weight, parameters):
+    raw = copy.deepcopy(certificate_dict(name, size_bits=size_bits, model=f"model-{name}"))
+    raw["message"]["header"] = {
+        "coder": "adaptive",
+        "model": {"family": "gpt2", "parameterization": parameterization},
+        "quantizer": {"kind": quantizer},
+    }
+    path = root / "certificates" / f"{name}.json"
+    certificate_schema.write_certificate(path, raw)
+    finetuning = {"steps": 100, "rate_weight": rate_weight}
+    report = {"sha256": raw["message"]["sha256"], "coded_parameters": parameters}
+    report["message"] = {"quantizer": {"kind": quantizer, "finetuning": finetuning}}
+    report["symbols_compressed_bits"] = {"gzip": size_bits + 9000, "xz": size_bits + 6000, "zstd": size_bits + 8000}
+    write_json(root / "messages" / f"{name}.json", report)
+    return path
+
+
+@pytest.fixture
+def study(tmp_path):
+    paths = [write_row(tmp_path, *row) for row in ROWS]
+    chain = copy.deepcopy(certificate_dict("markov-1", size_bits=5_000))
+    chain["message"]["header"] = {"coder": "adaptive", "model": {"family": "markov"}, "quantizer": {"kind": "counts"}}
+    paths.append(tmp_path / "certificates" / "markov-1.json")
+    certificate_schema.write_certificate(paths[-1], chain)
+    return paths
+
+
+def test_methods_have_the_names_people_know():
+    def header(parameterization, quantizer="codebook"):
+        return {"model": {"family": "gpt2", "parameterization": parameterization}, "quantizer": {"kind": quantizer}}
+
+    assert method_of({"model": {"family": "gpt2"}, "quantizer": {"kind": "uniform"}}, None) == "dense, uniform"
+    assert method_of(header(SUBLORA), {"steps": 5, "rate_weight": 0.0}) == "SubLoRA, codebook"
+    assert method_of(header({"kind": "subspace"}), None) == "subspace, codebook"
+    over = {"kind": "subspace", "over": {"kind": "kronecker"}}
+    assert method_of(header(over), None) == "Kronecker + subspace, codebook"
+    assert method_of(header({"kind": "monarch"}), {"steps": 0, "rate_weight": 3.0}) == "Monarch, codebook"
+    assert method_of(header({}, "uniform"), {"steps": 9, "rate_weight": 3.0}) == "dense, rate–distortion uniform"
+
+
+def test_rows_hold_what_certificates_and_reports_say(study, tmp_path):
+    table = tabulate_compression(study, tmp_path / "tables")
+    assert table["certificate"].to_list() == ["lora", "sublora-small", "sublora-large", "ours"]
+    row = table.row(by_predicate=pl.col("certificate") == "ours", named=True)
+    raw = json.loads((tmp_path / "certificates" / "ours.json").read_text())
+    best = {
+        each["metric"]: min(r["value"] for r in raw["rows"] if r["metric"] == each["metric"]) for each in raw["rows"]
+    }
+    assert {metric: row[metric] for metric in best} == best
+    assert (row["trained_parameters"], row["message_bits"], row["xz_bits"]) == (600_000, 150_000, 156_000)
+    assert row["symbol_bits"] == raw["message"]["breakdown"]["symbols"]
+    again = pl.read_parquet(tmp_path / "tables" / "compression.parquet")
+    assert again.equals(table)
+    assert pl.read_csv(tmp_path / "tables" / "compression.csv").columns == table.columns
+
+
+def test_markdown_marks_the_best_and_shows_bits_a_parameter(study, tmp_path):
+    table = tabulate_compression(study, tmp_path / "tables")
+    text = (tmp_path / "tables" / "compression.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| SubLoRA")]
+    assert len(lines) == 2 and "| 5,000 |" in lines[0] and "| 4.00 |" in lines[0]
+    best = table.row(by_predicate=pl.col("bpd") == pl.col("bpd").min(), named=True)
+    line = next(line for line in text.splitlines() if f"| {best['message']} |" in line)
+    assert f"**{round_up(best['bpd'], 3)}**" in line
+    assert text.count(f"**{round_up(best['bpd'], 3)}**") == 1
+    assert "markov" not in text
+
+
+def test_a_report_of_another_message_is_refused(study, tmp_path):
+    path = tmp_path / "messages" / "lora.json"
+    write_json(path, {**json.loads(path.read_text()), "sha256": "0" * 64})
+    with pytest.raises(TokenboundsError, match=r"lora\.json reports on another message"):
+        tabulate_compression(study, tmp_path / "tables")
+
+
+def test_without_reports_the_numbers_of_certificates_remain(study, tmp_path):
+    for name, *_ in ROWS:
+        (tmp_path / "messages" / f"{name}.json").unlink()
+    table = tabulate_compression(study, tmp_path / "tables")
+    assert table["trained_parameters"].is_null().all() and table["bpd"].is_not_null().all()
+
+
+def test_chains_alone_make_an_empty_table_and_no_section(study, tmp_path):
+    assert tabulate_compression(study[-1:], tmp_path / "tables").height == 0
+    assert compression_section(study[-1:]) == []
+    (section,) = compression_section(study)
+    assert "SubLoRA, codebook" in section.body and "<table>" in section.body
+
+
+def test_the_figure_has_a_line_for_each_method(study, tmp_path):
+    table = method_table(read_certificates(study))
+    with style.figure_style():
+        svg = style.save(draw_bound_by_method(table), table, tmp_path, "bound_by_method").read_text()
+    assert table.group_by("method").len().filter(pl.col("method") == "SubLoRA, codebook")["len"].to_list() == [2]
+    assert all(method in svg for method in ("SubLoRA, codebook", "dense, rate–distortion uniform", "not certified"))

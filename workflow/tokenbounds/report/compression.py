@@ -1,0 +1,200 @@
+"""The table of compression: what each method trains, what its message costs, and what that buys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from markupsafe import Markup, escape
+
+from tokenbounds.errors import TokenboundsError
+from tokenbounds.files import atomic_path, read_json, write_bytes
+from tokenbounds.report.formats import format_bytes, format_value, metric_label, metric_order
+from tokenbounds.report.page import Section
+from tokenbounds.report.records import Certificate, read_certificates
+
+SCHEMA_VERSION = 1
+
+_NAMES = {"dense": "dense", "lora": "LoRA", "kronecker": "Kronecker", "monarch": "Monarch"}
+_COMBINED = {
+    "dense": "subspace",
+    "lora": "SubLoRA",
+    "kronecker": "Kronecker + subspace",
+    "monarch": "Monarch + subspace",
+}
+_COMPRESSORS = ("gzip", "xz", "zstd")
+
+COLUMNS: dict[str, pl.DataType] = {
+    "corpus": pl.String(),
+    "method": pl.String(),
+    "certificate": pl.String(),
+    "message": pl.String(),
+    "model": pl.String(),
+    "trained_parameters": pl.Int64(),
+    "message_bits": pl.Int64(),
+    "symbol_bits": pl.Int64(),
+    **{f"{name}_bits": pl.Int64() for name in _COMPRESSORS},
+    "bpd": pl.Float64(),
+    "bpd_bound": pl.String(),
+    "bpd_empirical": pl.Float64(),
+    "random_guess": pl.Float64(),
+}
+
+
+def tabulate_compression(certificate_paths: Iterable[Path | str], directory: Path | str) -> pl.DataFrame:
+    """Write compression.parquet, .csv and .md into `directory`: one row per certificate of a transformer.
+
+    Columns: `method` (parameterization, then quantizer), `trained_parameters` (values in the message), sizes in bits
+    (`symbol_bits` is our coder's share; `gzip_bits` … are what others need for the same symbols, null if not
+    measured), and for each metric the certificate's best bound over tokens: `bpd` in bits per token, `top1_error` …
+
+    Raises
+    ------
+    TokenboundsError
+        If a certificate, or the encoder's report beside its message, cannot be read. Without a report, what it would
+        tell is null.
+    """
+    directory = Path(directory)
+    table = compression_table(read_certificates(certificate_paths))
+    with atomic_path(directory / "compression.parquet") as temporary:
+        table.write_parquet(temporary, metadata={"schema_version": str(SCHEMA_VERSION)})
+    write_bytes(directory / "compression.csv", table.write_csv().encode())
+    write_bytes(directory / "compression.md", render_markdown(table).encode())
+    return table
+
+
+def compression_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
+    """The rows of `tabulate_compression`, by corpus, method and size; Markov chains train nothing and are left out."""
+    metrics = sorted({metric for one in certificates for metric in one.metrics}, key=metric_order)
+    errors = [metric for metric in metrics if metric != "bpd"]
+    rows = [_record(one, errors) for one in certificates if one.raw["message"]["header"]["model"]["family"] != "markov"]
+    table = pl.DataFrame(rows, schema={**COLUMNS, **dict.fromkeys(errors, pl.Float64())})
+    return table.sort("corpus", "method", "message_bits", "certificate")
+
+
+def method_of(header: dict[str, Any], finetuning: dict[str, Any] | None) -> str:
+    """A method's name: parameterization and quantizer of a message's header, and what it was fine-tuned for."""
+    parameterization = header["model"].get("parameterization", {})
+    kind = parameterization.get("kind", "dense")
+    if kind == "subspace":
+        name = _COMBINED.get(parameterization.get("over", {}).get("kind", "dense"), "subspace")
+    else:
+        name = _NAMES.get(kind, kind)
+    quantizer = str(header.get("quantizer", {}).get("kind", "unknown quantizer"))
+    if finetuning and finetuning.get("steps") and finetuning.get("rate_weight"):
+        quantizer = f"rate–distortion {quantizer}"
+    return f"{name}, {quantizer}"
+
+
+def _record(certificate: Certificate, errors: Sequence[str]) -> dict[str, Any]:
+    message = certificate.raw["message"]
+    path = (certificate.path.parent / message["file"]).with_suffix(".json")
+    report = read_json(path) if path.is_file() else {}
+    if report and report.get("sha256") != message["sha256"]:
+        raise TokenboundsError(f"{path} reports on another message than {certificate.path} certifies. Encode it again.")
+    quantizer = report.get("message", {}).get("quantizer", {})
+    others = report.get("symbols_compressed_bits", {})
+    row = certificate.row("bpd")
+    return {
+        "corpus": certificate.corpus,
+        "method": method_of(message["header"], quantizer.get("finetuning")),
+        "certificate": certificate.name,
+        "message": certificate.message,
+        "model": certificate.model,
+        "trained_parameters": report.get("coded_parameters"),
+        "message_bits": certificate.message_bits,
+        "symbol_bits": message["breakdown"].get("symbols", 0),
+        **{f"{name}_bits": others.get(name) for name in _COMPRESSORS},
+        "bpd": row.value if row else None,
+        "bpd_bound": row.bound if row else None,
+        "bpd_empirical": row.empirical if row else None,
+        "random_guess": row.random_guess if row else None,
+        **{metric: found.value if (found := certificate.row(metric)) else None for metric in errors},
+    }
+
+
+def method_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
+    """What the figure of bounds by method draws.
+
+    Columns corpus, method, certificate, message_bits, bpd, bpd_empirical, random_guess.
+    """
+    table = compression_table(certificates).filter(pl.col("bpd").is_not_null())
+    return table.select("corpus", "method", "certificate", "message_bits", "bpd", "bpd_empirical", "random_guess")
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+
+def render_markdown(table: pl.DataFrame) -> str:
+    """The table in Markdown: a section a corpus, the best value of each metric in bold."""
+    parts = ["# Compression\n"]
+    for corpus in table["corpus"].unique(maintain_order=True):
+        header, lines = _cells(table.filter(pl.col("corpus") == corpus), "**{}**")
+        parts += [f"## {corpus}\n", _line(header), _line([":--"] * 2 + ["--:"] * (len(header) - 2))]
+        parts += [*map(_line, lines), ""]
+    parts.append(
+        "Bounds are the certificate's best over tokens, rounded up. Bits a parameter: the whole message. The last "
+        "columns: bytes that our coder and general compressors need for the same symbols."
+    )
+    return "\n".join(parts) + "\n"
+
+
+def render_html(table: pl.DataFrame) -> Markup:
+    """The table as HTML for the report's page."""
+    parts = []
+    for corpus in table["corpus"].unique(maintain_order=True):
+        header, lines = _cells(table.filter(pl.col("corpus") == corpus), "{}")
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+        table_html = f"<caption>{escape(corpus)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+        parts.append(f'<div class="wide"><table>{table_html}</table></div>')
+    return Markup("".join(parts))
+
+
+def compression_section(certificate_paths: Iterable[Path | str]) -> list[Section]:
+    """The report's section on compression; none without a transformer.
+
+    Raises
+    ------
+    TokenboundsError
+        As `tabulate_compression`.
+    """
+    table = compression_table(read_certificates(certificate_paths))
+    return [Section("compression", "Compression", render_html(table))] if table.height else []
+
+
+def _cells(rows: pl.DataFrame, best_format: str) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of one corpus's table, best bounds written by `best_format`."""
+    metrics = ["bpd", *rows.columns[len(COLUMNS) :]]
+    best = {metric: rows[metric].min() for metric in metrics}
+    header = ["method", "message", "trained parameters", "size", "bits a parameter"]
+    header += [*map(metric_label, metrics), "measured BPD", "symbols", *_COMPRESSORS]
+    lines = []
+    for row in rows.iter_rows(named=True):
+        line = [row["method"], row["message"], _count(row["trained_parameters"]), format_bytes(row["message_bits"])]
+        line.append(_ratio(row["message_bits"], row["trained_parameters"]))
+        for metric in metrics:
+            text = "–" if row[metric] is None else format_value(metric, row[metric])
+            line.append(best_format.format(text) if row[metric] is not None and row[metric] == best[metric] else text)
+        line.append("–" if row["bpd_empirical"] is None else format_value("bpd", row["bpd_empirical"]))
+        line += [_size(row[f"{name}_bits"]) for name in ("symbol", *_COMPRESSORS)]
+        lines.append(line)
+    return header, lines
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _ratio(bits: int, parameters: int | None) -> str:
+    return f"{bits / parameters:.2f}" if parameters else "–"
+
+
+def _size(bits: int | None) -> str:
+    return "–" if bits is None else format_bytes(bits)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

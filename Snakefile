@@ -26,6 +26,7 @@ wildcard_constraints:
     message=one_of(study.messages),
     evaluation=one_of(study.evaluations),
     certificate=one_of(study.certificates),
+    task=one_of(study.tasks),
     shard=r"\d{5}",
 
 
@@ -34,6 +35,7 @@ localrules:
     plan_scoring,
     tabulate_certificates,
     draw_figures,
+    tabulate_antibodies,
     write_report,
 
 
@@ -43,6 +45,7 @@ include: "workflow/rules/models.smk"
 include: "workflow/rules/messages.smk"
 include: "workflow/rules/scores.smk"
 include: "workflow/rules/bounds.smk"
+include: "workflow/rules/antibody.smk"
 include: "workflow/rules/report.smk"
 
 

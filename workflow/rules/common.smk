@@ -12,6 +12,7 @@ from tokenbounds.config import parse_study, row_json
 from tokenbounds.config.certificate_faults import training_corpora
 from tokenbounds.corpus.sources import source_files
 from tokenbounds.errors import TokenboundsError
+from tokenbounds.tasks.tables import affinity_files
 
 
 def checked_study(raw: dict):

@@ -168,6 +168,51 @@ FIGURES += ["training"] if CURVES else []
 FIGURES += ["bound_by_method"] if 1 < len(METHODS) < len(CURVES) else []
 
 
+# --- antibodies -------------------------------------------------------------------------------------------------------
+
+
+def task_row(wildcards) -> str:
+    """The task's row of the study."""
+    return row_json(study.tasks[wildcards.task])
+
+
+def task_corpus(wildcards) -> list[str]:
+    """Manifest of the corpus that a task draws sequences from, if it does."""
+    task = study.tasks[wildcards.task]
+    return [f"<results>/corpora/{task.corpus}/manifest.json"] if task.kind == "recovery" else []
+
+
+def task_tables(wildcards) -> list[str]:
+    """Tables of measured affinities that a task reads, if it does."""
+    return files_of_task(wildcards.task)
+
+
+@cache
+def files_of_task(name: str) -> list[str]:
+    """Files of a task; none if it reads a corpus."""
+    task = study.tasks[name]
+    try:
+        return [str(path) for path in affinity_files(task)] if task.kind == "affinity" else []
+    except TokenboundsError as error:
+        raise WorkflowError(f"tasks.{name}.paths: {error}") from None
+
+
+HAS_ANTIBODIES = bool(study.tasks) or any(row.bounds.subsets for row in study.certificates.values())
+ANTIBODY_TABLES = ["models", "regions", "positions", "recovery", "affinity", "quantization"]
+ANTIBODY_RESULTS = [f"<results>/antibody/{table}.parquet" for table in ANTIBODY_TABLES] if HAS_ANTIBODIES else []
+TASK_ROWS = [list(study.tasks), [row_json(task) for task in study.tasks.values()]]
+TASK_ANSWERS = [
+    f"<results>/antibody/tasks/{name}/{message}.parquet" for name, task in study.tasks.items() for message in task.messages
+]
+REPORTED_MESSAGES = {row.message for row in study.certificates.values()} | {
+    message for task in study.tasks.values() for message in task.messages
+}
+MESSAGE_REPORTS = [f"<results>/messages/{message}.json" for message in sorted(REPORTED_MESSAGES)]
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
 def print_summary(study) -> None:
     """Print the certificates of a finished run, and where the report is, if this run or an earlier one wrote it."""
     from tokenbounds.report.tables import print_table
@@ -182,3 +227,5 @@ def print_summary(study) -> None:
 if workflow.is_main_process:
     for corpus in study.corpora:
         files_of_source(corpus)
+    for task in study.tasks:
+        files_of_task(task)

@@ -1,6 +1,7 @@
 """Report: all certificates as tables, figures and one page.
 
-In    <results>/certificates/*.json, <results>/messages/*.json; figures also read the score files that certificates name
+In    <results>/certificates/*.json, <results>/messages/*.json; figures also read the score files that certificates name;
+      <results>/antibody/… if the study has tasks or rows over labelled tokens
 Out   <results>/tables/certificates.{parquet,csv,md}     one row per certificate, metric and bound
       <results>/tables/compression.{parquet,csv,md}      one row per transformer: parameters, bits, best bounds
       <results>/figures/*.{svg,png,parquet}              each figure with its data
@@ -67,6 +68,7 @@ rule write_report:
         certificates=CERTIFICATES,
         tables=rules.tabulate_certificates.output,
         figures=rules.draw_figures.output,
+        antibodies=ANTIBODY_RESULTS,
     output:
         report="<results>/report.html",
     log:

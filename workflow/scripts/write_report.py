@@ -3,14 +3,17 @@
 from pathlib import Path
 
 from tokenbounds.jobs import job
+from tokenbounds.report.antibody import antibody_section
 from tokenbounds.report.compression import compression_section
 from tokenbounds.report.page import write_report
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
+        results = snakemake.input.antibodies
+        antibodies = antibody_section(Path(results[0]).parent) if results else []
         write_report(
             snakemake.input.certificates,
             Path(snakemake.output.report),
             figures=[path for path in snakemake.input.figures if path.endswith(".svg")],
-            sections=compression_section(snakemake.input.certificates),
+            sections=[*compression_section(snakemake.input.certificates), *antibodies],
         )

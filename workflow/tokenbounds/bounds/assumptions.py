@@ -134,6 +134,35 @@ def state_unit_assumptions(bounds: Sequence[str]) -> list[str]:
     return [sentence for kind, sentence in sentences.items() if kind in kinds]
 
 
+def state_subset_assumptions(columns: Sequence[str], bounds: Sequence[str]) -> list[str]:
+    """What rows over subsets of tokens take for granted, and what they speak of.
+
+    Parameters
+    ----------
+    columns
+        Columns of labels; none without subsets.
+    bounds
+        Names of the certificate's bounds.
+    """
+    if not columns:
+        return []
+    names = ", ".join(f"'{column}'" for column in columns)
+    sentences = [
+        f"Rows over subsets by {names} are given the labels: what they bound is the average, over the subset's tokens, "
+        "of the expected loss of each token given everything before it and the labels of all tokens of the corpus. "
+        "The model does not see the labels; the process whose expectation it is knows them. Labels were assigned "
+        "without looking at the model or its scores. The more they tell about the tokens, the less such a row says "
+        "beyond what was measured."
+    ]
+    if any(bound.startswith("documents") for bound in bounds):
+        sentences.append(
+            "Rows 'documents' and 'documents_betting' of a subset need no such source: they take documents, each with "
+            "its labels, as independent draws from one distribution, and bound the expected mean loss over the subset "
+            "of a new document that has tokens in it."
+        )
+    return sentences
+
+
 def _held_out_assumptions(trained_on: Sequence[dict[str, Any]]) -> list[str]:
     """Why nothing is paid for the model."""
     if trained_on:

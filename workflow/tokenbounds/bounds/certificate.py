@@ -10,11 +10,18 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from tokenbounds import __version__
-from tokenbounds.bounds.assumptions import state_assumptions, state_chain_assumptions, state_unit_assumptions
+from tokenbounds.bounds.assumptions import (
+    state_assumptions,
+    state_chain_assumptions,
+    state_subset_assumptions,
+    state_unit_assumptions,
+)
 from tokenbounds.bounds.certificate_schema import SCHEMA_VERSION, seal, write_certificate
 from tokenbounds.bounds.chain_rows import ChainModel
 from tokenbounds.bounds.evidence import CertificateInputs, Evidence, gather_evidence
+from tokenbounds.bounds.labels import SUBSET_NAMES, LabelledScores
 from tokenbounds.bounds.rows import Setting, Statement, state_bounds
+from tokenbounds.bounds.subsets import find_subsets, share_delta, state_subsets
 from tokenbounds.bounds.survey import Sample
 from tokenbounds.bounds.unit_rows import Units
 from tokenbounds.config import BoundsSpec
@@ -78,7 +85,7 @@ def compute_certificate(names: dict[str, str], evidence: Evidence, spec: BoundsS
     """
     manifest = evidence.manifest
     try:
-        statement = _state(evidence, spec)
+        statement, subsets = _state(evidence, spec)
     except CertificateError:
         raise
     except TokenboundsError as error:
@@ -96,6 +103,7 @@ def compute_certificate(names: dict[str, str], evidence: Evidence, spec: BoundsS
         "ledger": statement.ledger,
         "bounds": TypeAdapter(BoundsSpec).dump_python(spec, mode="json"),
         "rows": statement.rows,
+        **({"subsets": subsets} if subsets else {}),
         "notes": statement.notes,
         "assumptions": _assume(evidence, spec),
         "software": _software(),
@@ -110,11 +118,12 @@ def _assume(evidence: Evidence, spec: BoundsSpec) -> list[str]:
         *state_assumptions(header, tokenizer, records["plan"], evidence.dtype, spec.delta, records["prior"]),
         *state_chain_assumptions(links, evidence.inputs.held_out is not None),
         *state_unit_assumptions(spec.bounds),
+        *state_subset_assumptions(spec.subsets, spec.bounds),
     ]
 
 
-def _state(evidence: Evidence, spec: BoundsSpec) -> Statement:
-    """Every row, with what its messages cost under the certificate's prior."""
+def _state(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, list[dict[str, Any]]]:
+    """Every row, over all tokens and over subsets, with what messages cost under the certificate's prior."""
     manifest, plan = evidence.manifest, evidence.plan
     held_out = evidence.inputs.held_out is not None
     overlap = plan.stride < plan.context or plan.visible_tokens is not None
@@ -125,7 +134,11 @@ def _state(evidence: Evidence, spec: BoundsSpec) -> Statement:
         for link in evidence.links
     ]
     own = models[-1]
-    return state_bounds(own.scores, setting, own.message_bits, name=own.name, chain=models[:-1])
+    scores = LabelledScores.of(own.scores, evidence.inputs.corpus) if spec.subsets else own.scores
+    subsets = find_subsets(scores, {column: SUBSET_NAMES[column] for column in spec.subsets})
+    setting, inner = share_delta(setting, subsets)
+    statement = state_bounds(own.scores, setting, own.message_bits, name=own.name, chain=models[:-1])
+    return statement, state_subsets(scores, subsets, inner, own.message_bits, name=own.name)
 
 
 def _software() -> dict[str, str]:

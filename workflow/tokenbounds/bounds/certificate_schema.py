@@ -68,6 +68,7 @@ class ManifestRecord(TypedDict):
     tokenizer: Annotated[dict[str, Any], Field(description="identity, hash, vocabulary size, start token")]
     documents: Annotated[int, Field(ge=1)]
     documents_file: FileRecord
+    annotations_file: NotRequired[Annotated[FileRecord, Field(description="labels of tokens, of antibody corpora")]]
     shards: Annotated[list[ShardRecord], Field(min_length=1)]
 
 
@@ -180,10 +181,21 @@ class LedgerRow(TypedDict):
 
 @with_config(_STRICT)
 class LedgerRecord(TypedDict):
-    """How delta is split over the rows."""
+    """How delta is split over the rows beside it."""
 
-    delta: Annotated[str, Field(description="total failure probability, an exact fraction")]
+    delta: Annotated[str, Field(description="failure probability of these rows together, an exact fraction")]
     rows: Annotated[list[LedgerRow], Field(min_length=1)]
+
+
+@with_config(_STRICT)
+class SubsetRecord(TypedDict):
+    """The rows over the tokens with one label."""
+
+    column: Annotated[str, Field(description="column of labels in the score files")]
+    label: Annotated[str, Field(description="the label's name")]
+    tokens: Annotated[int, Field(ge=1, description="tokens with this label: m of these rows")]
+    rows: Annotated[list[Row], Field(min_length=1)]
+    ledger: LedgerRecord
 
 
 @with_config(_STRICT)
@@ -204,10 +216,13 @@ class Certificate(TypedDict):
     tokens: Annotated[int, Field(ge=1, description="m: tokens of the corpus")]
     scored_tokens: Annotated[int, Field(ge=1, description="distinct tokens scored")]
     vocabulary_size: Annotated[int, Field(ge=2, description="V")]
-    delta: Annotated[Probability, Field(description="total failure probability of all rows together")]
+    delta: Annotated[
+        Probability, Field(description="total failure probability of all rows together, subsets' included")
+    ]
     ledger: LedgerRecord
     bounds: Annotated[dict[str, Any], Field(description="the bounds row of the study: metrics, bounds and grids")]
     rows: Annotated[list[Row], Field(min_length=1)]
+    subsets: NotRequired[Annotated[list[SubsetRecord], Field(min_length=1, description="rows over labelled tokens")]]
     notes: list[str]
     assumptions: Annotated[list[str], Field(min_length=1)]
     software: dict[str, str]

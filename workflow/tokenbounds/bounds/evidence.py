@@ -216,7 +216,8 @@ def _manifest_record(path: Path, manifest: Manifest, sha256: str, folder: Path) 
     shards = [_beside(path, entry, folder) for entry in content["shards"]]
     kept = {key: content[key] for key in ("source", "licence", "tokenizer", "documents")}
     record = {**file_record(path, sha256, folder), **kept, "shards": shards}
-    return {**record, "documents_file": _beside(path, content["documents_file"], folder)}
+    files = ("documents_file", "annotations_file")
+    return record | {name: _beside(path, content[name], folder) for name in files if name in content}
 
 
 def _beside(path: Path, entry: dict[str, Any], folder: Path) -> dict[str, Any]:

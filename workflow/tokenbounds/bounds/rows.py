@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from tokenbounds.bounds.freedman import bound_freedman, freedman_value
 from tokenbounds.bounds.ledger import Ledger, RowBudget, split_delta
 from tokenbounds.bounds.result import Bound
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range
-from tokenbounds.bounds.survey import Average, CellAverages, Sample, ScoreStream, average_cells, survey_scores
+from tokenbounds.bounds.survey import Average, CellAverages, Sample, ScoreStream, Survey, average_cells, survey_scores
 from tokenbounds.bounds.unit_rows import Units, bound_units, unit_of
 from tokenbounds.config import BoundsSpec
 from tokenbounds.config.certificate_faults import CHAIN_BOUNDS, UNIT_BOUNDS
@@ -50,6 +51,8 @@ class Setting:
         The sampled blocks; None if every token was scored.
     units
         Numbers of documents and blocks; None if only a sample was scored.
+    delta
+        Failure probability of these rows together; None if they are all that the specification states.
     """
 
     spec: BoundsSpec
@@ -57,6 +60,7 @@ class Setting:
     vocabulary_size: int
     sample: Sample | None
     units: Units | None = None
+    delta: Fraction | None = None
 
     @property
     def alphas(self) -> tuple[float, ...]:
@@ -90,6 +94,7 @@ def state_bounds(
     *,
     name: str = "message",
     chain: Sequence[ChainModel] = (),
+    survey: Survey | None = None,
 ) -> Statement:
     """Compute every row of a certificate in a few passes over its scores.
 
@@ -105,6 +110,8 @@ def state_bounds(
         What the certified message is called.
     chain
         Cheaper models, cheapest first, towards which the model may be smoothed.
+    survey
+        Of `scores`, if it was made already.
 
     Raises
     ------
@@ -118,7 +125,7 @@ def state_bounds(
     chains = _bound_chains(ledger, setting, models)
     units = _bound_units(ledger, scores, setting)
     single = [budget for budget in ledger.rows if budget.bound not in CHAIN_BOUNDS + UNIT_BOUNDS]
-    tokens = _bound_tokens(single, scores, setting)
+    tokens = _bound_tokens(single, scores, setting, survey)
     rows, entries = [], []
     for budget in ledger.rows:
         key = (budget.metric, budget.bound)
@@ -155,11 +162,13 @@ def _bound_units(ledger: Ledger, scores: ScoreStream, setting: Setting) -> dict[
     return bound_units(budgets, scores, setting.units, setting.alphas, setting.vocabulary_size, setting.spec.lambdas)
 
 
-def _bound_tokens(budgets: Sequence[RowBudget], scores: ScoreStream, setting: Setting) -> dict[tuple[str, str], Bound]:
+def _bound_tokens(
+    budgets: Sequence[RowBudget], scores: ScoreStream, setting: Setting, survey: Survey | None
+) -> dict[tuple[str, str], Bound]:
     """The rows of one model over tokens, by metric and bound."""
     if not budgets:
         return {}
-    survey = survey_scores(scores, setting.sample, setting.vocabulary_size, setting.top_k)
+    survey = survey or survey_scores(scores, setting.sample, setting.vocabulary_size, setting.top_k)
     found = {
         (budget.metric, budget.bound): _bound_errors(budget, survey.errors[_k(budget.metric)], setting)
         for budget in budgets
@@ -188,17 +197,18 @@ def _indices(budget: RowBudget, cells: CellAverages) -> Sequence[int | None]:
     return range(len(cells.lambdas)) if budget.bound in _LOG_VALUES else (None,)
 
 
+def named_rows(setting: Setting) -> list[tuple[str, str]]:
+    """Metric and bound of every row that a setting asks for."""
+    metrics = ["bpd", *(f"top{k}_error" for k in setting.top_k)]
+    bounds = dict.fromkeys(setting.spec.bounds)
+    return [(metric, bound) for metric in metrics for bound in bounds if metric == "bpd" or bound not in CHAIN_BOUNDS]
+
+
 def _split(setting: Setting, message_bits: int) -> Ledger:
     spec = setting.spec
-    metrics = ["bpd", *(f"top{k}_error" for k in setting.top_k)]
     ledger = split_delta(
-        spec.delta,
-        [
-            (metric, bound)
-            for metric in metrics
-            for bound in dict.fromkeys(spec.bounds)
-            if metric == "bpd" or bound not in CHAIN_BOUNDS
-        ],
+        spec.delta if setting.delta is None else setting.delta,
+        named_rows(setting),
         message_bits=message_bits,
         alphas=len(setting.alphas),
         lambdas=spec.lambdas,

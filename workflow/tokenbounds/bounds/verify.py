@@ -120,10 +120,19 @@ def _check_message(
 
 def _check_ledger(path: Path, certificate: dict[str, Any]) -> Check:
     """Every row is paid for, nothing else is, and the shares add up to delta exactly."""
-    ledger = certificate["ledger"]
-    rows = {(row["metric"], row["bound"]): row["delta"] for row in certificate["rows"]}
+    groups = [certificate, *certificate.get("subsets", [])]
+    total = sum((_spent(path, group["rows"], group["ledger"]) for group in groups), Fraction(0))
+    if total != Fraction(str(certificate["delta"])):
+        raise CertificateError(f"{path}: the ledger spends {total}, but delta is {certificate['delta']}.")
+    count = sum(len(group["rows"]) for group in groups)
+    return Check("ledger adds up", str(path), f"delta {certificate['delta']:g} = {total} over {count} rows")
+
+
+def _spent(path: Path, stated: list[dict[str, Any]], ledger: dict[str, Any]) -> Fraction:
+    """The failure probability of some rows, which their ledger must state and divide exactly."""
+    rows = {(row["metric"], row["bound"]): row["delta"] for row in stated}
     paid = {(row["metric"], row["bound"]): row["entries"] for row in ledger["rows"]}
-    if set(rows) != set(paid) or len(rows) != len(certificate["rows"]) or len(paid) != len(ledger["rows"]):
+    if set(rows) != set(paid) or len(rows) != len(stated) or len(paid) != len(ledger["rows"]):
         raise CertificateError(f"{path}: the ledger and the rows do not name the same metrics and bounds.")
     total = Fraction(0)
     for row, entries in paid.items():
@@ -131,9 +140,9 @@ def _check_ledger(path: Path, certificate: dict[str, Any]) -> Check:
         if delta != sum(parts) or float(delta) != rows[row]:
             raise CertificateError(f"{path}: the delta of row {'/'.join(row)} does not add up in the ledger.")
         total += delta
-    if total != Fraction(str(certificate["delta"])) or str(total) != ledger["delta"]:
-        raise CertificateError(f"{path}: the ledger spends {total}, but delta is {certificate['delta']}.")
-    return Check("ledger adds up", str(path), f"delta {certificate['delta']:g} = {total} over {len(rows)} rows")
+    if str(total) != ledger["delta"]:
+        raise CertificateError(f"{path}: the ledger spends {total}, but states {ledger['delta']}.")
+    return total
 
 
 def _row_shares(path: Path, entries: list[dict[str, Any]]) -> tuple[Fraction, list[Fraction]]:
@@ -174,6 +183,8 @@ def _file_records(certificate: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield corpus["documents_file"]
     yield manifest
     yield manifest["documents_file"]
+    if "annotations_file" in manifest:
+        yield manifest["annotations_file"]
     yield from manifest["shards"]
     yield certificate["plan"]
 

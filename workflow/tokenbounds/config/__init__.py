@@ -71,8 +71,10 @@ from tokenbounds.config.study import (
     row_json,
     study_schema,
 )
+from tokenbounds.config.tasks import AffinityTask, RecoveryTask, TaskSpec
 
 __all__ = [
+    "AffinityTask",
     "AirrSource",
     "AntibodySource",
     "AntibodyTokenizer",
@@ -108,12 +110,14 @@ __all__ = [
     "PythonStdlibSource",
     "PythonTopicsSource",
     "Quantizer",
+    "RecoveryTask",
     "SingleLayout",
     "Source",
     "SplitSpec",
     "Study",
     "SubLora",
     "Subspace",
+    "TaskSpec",
     "TextSource",
     "TokenizerSpec",
     "TrainedModel",

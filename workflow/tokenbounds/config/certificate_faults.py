@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 CHAIN_BOUNDS = ("telescoped", "mixture")
 UNIT_BOUNDS = ("documents", "documents_betting", "sequences", "sequences_betting")
+SUBSET_BOUNDS = ("azuma", "freedman", "betting", "documents", "documents_betting")
+# Tokenizers of corpora whose tokens have labels.
+LABELLED = ("antibody", "iglm")
 # Packages whose models were trained on data that their authors describe but do not name.
 _UNKNOWN_DATA = ("iglm",)
 
@@ -19,6 +22,7 @@ def certificate_faults(study: Study) -> Iterator[str]:
     for name, row in study.certificates.items():
         yield from _chain_faults(f"  certificates.{name}", row)
         yield from _unit_faults(f"  certificates.{name}", study, row)
+        yield from _subset_faults(f"  certificates.{name}.bounds.subsets", study, row)
         if row.prior == "held_out":
             yield from _held_out_faults(f"  certificates.{name}", study, row)
         else:
@@ -58,6 +62,24 @@ def _unit_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str
         yield (
             f"{where}: bound '{used[0]}' needs every token scored, but evaluation '{row.evaluation}' draws a sample. "
             "Use one with sample_tokens: null."
+        )
+
+
+def _subset_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str]:
+    if not row.bounds.subsets:
+        return
+    if len(set(row.bounds.subsets)) != len(row.bounds.subsets):
+        yield f"{where}: a column appears twice. Name each once."
+    if not any(bound in SUBSET_BOUNDS for bound in row.bounds.bounds):
+        yield f"{where}: none of its bounds can be stated for subsets. Add one of {', '.join(SUBSET_BOUNDS)}."
+    corpus = study.corpora.get(row.corpus)
+    if corpus is not None and corpus.tokenizer.kind not in LABELLED:
+        yield f"{where}: corpus '{row.corpus}' has no labels. Only antibody sources do (airr, oas, fasta, csv)."
+    evaluation = study.evaluations.get(row.evaluation)
+    if evaluation is not None and evaluation.sample_tokens is not None:
+        yield (
+            f"{where}: subsets need every token scored, but evaluation '{row.evaluation}' draws a sample. Use one with "
+            "sample_tokens: null."
         )
 
 

@@ -20,6 +20,7 @@ BoundName = Literal[
     "sequences",
     "sequences_betting",
 ]
+SubsetColumn = Literal["residue", "chain", "region", "germline", "imgt"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -42,7 +43,7 @@ class EvaluationSpec:
 
 @dataclass(frozen=True, config=STRICT)
 class BoundsSpec:
-    """What a certificate states: total failure probability, metrics, bounds, and the grids it pays for."""
+    """What a certificate states: total failure probability, metrics, bounds, subsets, and the grids it pays for."""
 
     delta: Probability = 0.05
     sampling_share: Probability = 0.2
@@ -54,6 +55,7 @@ class BoundsSpec:
     )
     lambdas: PositiveInt = 32
     link_alphas: Annotated[tuple[Probability, ...], Field(min_length=1)] = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
+    subsets: tuple[SubsetColumn, ...] = ()
 
 
 @dataclass(frozen=True, config=STRICT)

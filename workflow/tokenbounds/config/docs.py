@@ -68,6 +68,7 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("Calibrations", (config.CalibrationSpec,)),
     ("Evaluations", (config.EvaluationSpec,)),
     ("Certificates", (config.CertificateSpec, config.BoundsSpec)),
+    ("Tasks", (config.RecoveryTask, config.AffinityTask)),
 )
 
 

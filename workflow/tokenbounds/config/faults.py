@@ -11,12 +11,13 @@ from pydantic import ValidationError
 
 from tokenbounds.config.antibody_faults import antibody_faults
 from tokenbounds.config.certificate_faults import certificate_faults
+from tokenbounds.config.task_faults import task_faults
 
 if TYPE_CHECKING:
     from tokenbounds.config import EvaluationSpec, ModelSpec, Study
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_SECTIONS = ("corpora", "models", "calibrations", "messages", "evaluations", "certificates")
+_SECTIONS = ("corpora", "models", "calibrations", "messages", "evaluations", "certificates", "tasks")
 
 
 def explain_errors(raw: dict[str, Any], error: ValidationError, schema: dict[str, Any]) -> list[str]:
@@ -54,6 +55,7 @@ def study_faults(study: Study) -> Iterator[str]:
     yield from _message_faults(study)
     yield from _evaluation_faults(study)
     yield from certificate_faults(study)
+    yield from task_faults(study)
     yield from _name_faults(study)
 
 
@@ -114,6 +116,10 @@ def _references(study: Study) -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield f"certificates.{name}.chain", link, study.messages
         yield f"certificates.{name}.corpus", certificate.corpus, study.corpora
         yield f"certificates.{name}.evaluation", certificate.evaluation, study.evaluations
+    for name, task in study.tasks.items():
+        yield from ((f"tasks.{name}.messages", each, study.messages) for each in task.messages)
+        if task.kind == "recovery":
+            yield f"tasks.{name}.corpus", task.corpus, study.corpora
 
 
 def _tokenizer_faults(study: Study) -> Iterator[str]:

@@ -33,6 +33,7 @@ KEYS: dict[str, str] = {
     "Study.certificates": "What is to be certified. Only what a certificate needs is computed.",
     "Study.calibrations": "What quantizers of pretrained models know of them beyond their values.",
     "Study.evaluations": "How tokens are scored. Without this key there is one row, `default`, all defaults.",
+    "Study.tasks": "What antibody models are tried at, beside being certified: docs/antibody.md.",
     "Study.results": "Folder of all results, relative to where Snakemake runs.",
     "CorpusSpec.source": "Where the documents come from.",
     "CorpusSpec.tokenizer": "How documents become tokens.",
@@ -210,4 +211,26 @@ KEYS: dict[str, str] = {
     "BoundsSpec.alphas": "Grid of smoothing weights; the choice among them is paid for.",
     "BoundsSpec.lambdas": "Size of the grid of the bounds' own parameter λ; the choice is paid for.",
     "BoundsSpec.link_alphas": "Grid of smoothing weights towards a cheaper model of the `chain`; the choice is paid.",
+    "RecoveryTask.corpus": "Corpus row, of the antibody tokenizer, to draw sequences from; one that no model was "
+    "trained on tells most.",
+    "RecoveryTask.messages": "Message rows whose models are tried.",
+    "RecoveryTask.regions": "Regions to recover, by IMGT's definition.",
+    "RecoveryTask.chain": "Kind of chain; `null` takes any.",
+    "RecoveryTask.sequences": "Number of sequences drawn, one a document at most.",
+    "RecoveryTask.seed": "Draws them.",
+    "AffinityTask.paths": "Comma- or tab-separated tables with a header, plain or .gz: files, folders or patterns.",
+    "AffinityTask.messages": "Message rows whose models are tried.",
+    "AffinityTask.value": "Column of what was measured, e.g. a dissociation constant or a binding score.",
+    "AffinityTask.higher_is_better": "Whether a larger value means better binding: `false` for dissociation constants.",
+    "AffinityTask.antibody": "Column that says which antibody a row is a variant of; each has its own correlation.",
+    "AffinityTask.sequence": "Column of sequences of one chain, of a kind that is not known. Either this, or `heavy` "
+    "and `light` or one of them.",
+    "AffinityTask.heavy": "Column of heavy chains.",
+    "AffinityTask.light": "Column of light chains; the log-likelihoods of both chains are added.",
+    "AffinityTask.resamples": "Bootstrap samples of each correlation's interval.",
+    "AffinityTask.seed": "Draws them.",
+    "BoundsSpec.subsets": "Columns of labels of antibody corpora (`residue`: amino acids and all others): all metrics "
+    "are also bounded for the tokens of each label, under those of `bounds` that can be (`azuma`, `freedman`, "
+    "`betting`, `documents`, `documents_betting`). Needs every token scored. What such rows say: docs/bounds.md, "
+    "“Subsets of tokens”.",
 }

@@ -16,6 +16,7 @@ from tokenbounds.config.corpora import CorpusSpec
 from tokenbounds.config.faults import explain_errors, study_faults
 from tokenbounds.config.messages import MessageSpec
 from tokenbounds.config.models import ModelSpec
+from tokenbounds.config.tasks import TaskSpec
 from tokenbounds.errors import ConfigError
 from tokenbounds.files import canonical_json
 
@@ -31,6 +32,7 @@ class Study:
     certificates: Annotated[dict[str, CertificateSpec], Field(min_length=1)]
     calibrations: dict[str, CalibrationSpec] = Field(default_factory=dict)
     evaluations: dict[str, EvaluationSpec] = Field(default_factory=lambda: {"default": EvaluationSpec()})
+    tasks: dict[str, TaskSpec] = Field(default_factory=dict)
     results: str = "results"
 
 

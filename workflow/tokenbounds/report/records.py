@@ -45,6 +45,21 @@ class BoundRow:
 
 
 @dataclass(frozen=True)
+class SubsetRows:
+    """The statements of a certificate about the tokens with one label of a column."""
+
+    column: str
+    label: str
+    tokens: int
+    rows: tuple[BoundRow, ...]
+
+    def row(self, metric: str) -> BoundRow | None:
+        """The row of `metric` by whichever bound over tokens is smallest; None if there is none."""
+        rows = [row for row in self.rows if row.metric == metric]
+        return min(rows, key=lambda row: (not row.token_level, row.value), default=None)
+
+
+@dataclass(frozen=True)
 class Certificate:
     """A certificate file and the values the report shows; `raw` is the whole JSON."""
 
@@ -60,6 +75,12 @@ class Certificate:
     delta: float
     rows: tuple[BoundRow, ...]
     raw: dict[str, Any] = field(repr=False)
+    subsets: tuple[SubsetRows, ...] = ()
+
+    def subset(self, column: str, label: str) -> SubsetRows | None:
+        """The statements about one label; None if there are none."""
+        found = (one for one in self.subsets if (one.column, one.label) == (column, label))
+        return next(found, None)
 
     def row(self, metric: str, bound: str | None = None) -> BoundRow | None:
         """The row of `metric` by `bound`, or by whichever bound over tokens is smallest; None if there is none."""
@@ -113,6 +134,7 @@ def read_certificate(path: Path | str) -> Certificate:
         delta=raw["delta"],
         rows=tuple(_bound_row(path, index, row, _paid_bits(raw, row)) for index, row in enumerate(raw["rows"])),
         raw=raw,
+        subsets=tuple(_subset_rows(path, record) for record in raw.get("subsets", ())),
     )
 
 
@@ -160,6 +182,12 @@ def _paid_bits(raw: dict[str, Any], row: dict[str, Any]) -> int:
         if (each["metric"], each["bound"]) == (row["metric"], row["bound"]):
             return sum(int(entry["amount"]) for entry in each["entries"] if entry["name"] == name)
     return 0
+
+
+def _subset_rows(path: Path | str, record: dict[str, Any]) -> SubsetRows:
+    paid_bits = _paid_bits(record, record["rows"][0])
+    rows = (_bound_row(path, index, row, paid_bits) for index, row in enumerate(record["rows"]))
+    return SubsetRows(record["column"], record["label"], record["tokens"], tuple(rows))
 
 
 def _bound_row(path: Path | str, index: int, raw: dict[str, Any], paid_bits: int) -> BoundRow:

@@ -1,0 +1,123 @@
+"""Zero-shot affinity: tables as people write them, likelihoods by hand, one correlation an antibody."""
+
+import gzip
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from tokenbounds.antibodies.vocabulary import encode_text
+from tokenbounds.config import AffinityTask
+from tokenbounds.errors import TokenboundsError
+from tokenbounds.messages.decode import decode_message
+from tokenbounds.tasks.affinity import correlate_variants, score_variants
+from tokenbounds.tasks.run import run_task
+from tokenbounds.tasks.tables import read_variants
+
+
+def task(path, **changes):
+    row = {"kind": "affinity", "paths": (str(path),), "messages": ("m",), "value": "KD", "higher_is_better": False}
+    return AffinityTask(**{**row, "heavy": "VH", **changes})
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "affinity.csv"
+    path.write_text(
+        "VH,VL,KD,antibody\nacd, WYW ,1.5,one\nACE,WYW,2,one\nACX,WYW,3,one\n,WYW,4,two\nACD,WYW,high,two\n"
+    )
+    return path
+
+
+def test_rows_are_read_by_column_and_those_left_out_say_why(table):
+    variants = read_variants(task(table, light="VL", antibody="antibody"))
+    assert [variant.antibody for variant in variants] == ["one", "one", "one", "two", "two"]
+    assert [residues for _, residues in variants[0].chains] == ["ACD", "WYW"]
+    assert [variant.reason for variant in variants] == [
+        "",
+        "",
+        "letters that are no amino acid",
+        "no sequence",
+        "no value",
+    ]
+
+
+def test_without_a_column_of_antibodies_all_rows_are_one(table):
+    assert {variant.antibody for variant in read_variants(task(table))} == {"all"}
+
+
+def test_tables_may_be_tab_separated_compressed_and_begin_with_a_mark(tmp_path):
+    path = tmp_path / "a.tsv.gz"
+    path.write_bytes(gzip.compress('\ufeffseq\tKD\r\n"ACD"\t7\r\n'.encode()))
+    (variant,) = read_variants(task(path, heavy=None, sequence="seq"))
+    assert (variant.chains[0][1], variant.value) == ("ACD", 7.0)
+
+
+@pytest.mark.parametrize(("changes", "named"), [({"value": "Kd"}, "value"), ({"heavy": "vh"}, "heavy")])
+def test_a_missing_column_names_those_there_are(table, changes, named):
+    with pytest.raises(TokenboundsError, match=f"has: VH, VL, KD, antibody.*Set the task's '{named}'"):
+        read_variants(task(table, **changes))
+
+
+def test_damaged_tables_give_one_clear_error(tmp_path):
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(b"\x1f\x8b rubbish")
+    with pytest.raises(TokenboundsError, match="cannot be read as a table"):
+        read_variants(task(path))
+
+
+def test_likelihoods_are_sums_over_residues_of_both_chains(study, table):
+    chain = decode_message(study.message(1))
+    frame = score_variants(chain, read_variants(task(table, light="VL")))
+    heavy, light = (chain.score(encode_text(text).astype(np.int64))[0].sum() for text in ("ACD", "WYW"))
+    assert frame["log2_likelihood"][0] == pytest.approx(-(heavy + light), rel=1e-6)
+    assert frame["residues"].to_list()[:2] == [6, 6]
+    assert frame["log2_likelihood"].to_list()[2:] == [None, None, None]
+
+
+def variants(names, values, likelihoods):
+    rows = {"antibody": names, "value": values, "log2_likelihood": likelihoods, "reason": [""] * len(names)}
+    return pl.DataFrame(rows)
+
+
+LIKELIHOODS = [-4.0, -5.0, -6.0, -7.0, -1.0, -2.0, -3.0, -3.5]
+
+
+def test_each_antibody_has_its_own_correlation_and_none_is_pooled():
+    """Within each antibody likelier variants are worse, while pooled they would seem better: Simpson's paradox."""
+    frame = variants(["a"] * 4 + ["b"] * 4, [1.0, 2.0, 3.0, 4.0, 11.0, 12.0, 13.0, 14.0], LIKELIHOODS)
+    row = task("x", higher_is_better=True, resamples=50)
+    assert [(each["antibody"], each["spearman"]) for each in correlate_variants(frame, row)] == [("a", -1), ("b", -1)]
+    pooled = correlate_variants(frame.with_columns(pl.lit("all").alias("antibody")), row)
+    assert pooled[0]["spearman"] > 0
+
+
+def test_the_sign_follows_what_better_means():
+    frame = variants(["a"] * 4, [1.0, 2.0, 3.0, 4.0], [-1.0, -2.0, -3.0, -4.0])
+    assert correlate_variants(frame, task("x", resamples=9))[0]["spearman"] == 1
+    assert correlate_variants(frame, task("x", higher_is_better=True, resamples=9))[0]["spearman"] == -1
+
+
+def test_few_variants_have_a_row_and_no_correlation():
+    (row,) = correlate_variants(variants(["a", "a"], [1.0, 2.0], [1.0, 2.0]), task("x"))
+    assert row["variants"] == 2
+    assert math.isnan(row["spearman"])
+
+
+def test_a_task_writes_what_it_was_made_from(study, table, tmp_path):
+    out = tmp_path / "answers.parquet"
+    frame = run_task(task(table), study.message(1), out)
+    assert pl.read_parquet(out).equals(frame)
+    metadata = pl.read_parquet_metadata(out)
+    assert metadata["schema_version"] == "1"
+    assert {"message_sha256", "sha256 affinity.csv"} <= metadata.keys()
+
+
+def test_a_model_of_other_text_is_refused(tmp_path):
+    from tokenbounds.tasks.layouts import layout_of
+
+    class Chain:
+        vocabulary_size = 256
+
+    with pytest.raises(TokenboundsError, match="256 tokens reads no antibodies"):
+        layout_of(Chain())

@@ -1,0 +1,139 @@
+"""Certificates with rows over labels: what they state, that they are verified, and that forged labels are found."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenbounds.bounds.certificate_schema import seal, write_certificate
+from tokenbounds.bounds.verify import verify_certificate
+from tokenbounds.config import BoundsSpec, EvaluationSpec
+from tokenbounds.corpus.annotations import Annotations
+from tokenbounds.corpus.reader import Corpus
+from tokenbounds.errors import CertificateError
+from tokenbounds.report.records import read_certificate
+
+COLUMNS = ("residue", "region", "germline")
+
+
+@pytest.fixture(scope="module")
+def certificate(study):
+    return study.certify("labelled", 2, subsets=COLUMNS)
+
+
+def load(path):
+    return json.loads(path.read_text())
+
+
+def test_every_label_of_the_corpus_has_rows_with_its_tokens(study, certificate):
+    corpus = Corpus.open(study.corpus())
+    annotations = Annotations.open(study.corpus(), corpus)
+    labels = [annotations.document(number) for number in range(corpus.documents)]
+    subsets = load(certificate)["subsets"]
+    regions = np.concatenate([each.region for each in labels])
+    found = {each["label"]: each["tokens"] for each in subsets if each["column"] == "region"}
+    assert found == {
+        name: int((regions == code).sum())
+        for code, name in enumerate(["none", "FWR1", "CDR1", "FWR2", "CDR2", "FWR3", "CDR3", "FWR4"])
+    }
+    for column in COLUMNS:
+        assert sum(each["tokens"] for each in subsets if each["column"] == column) == corpus.tokens
+    residues = next(each for each in subsets if (each["column"], each["label"]) == ("residue", "residue"))
+    assert residues["tokens"] == corpus.tokens - corpus.documents  # one separator a document
+    assert {each["label"] for each in subsets if each["column"] == "germline"} >= {"germline", "non_germline"}
+
+
+def test_positions_are_called_by_their_number(study):
+    path = study.certify("positions", 2, subsets=("imgt",), top_k=(), bounds=("betting",))
+    positions = {each["label"] for each in load(path)["subsets"]}
+    assert {"1", "104", "128", "none"} <= positions
+    assert not {"10", "73"} & positions
+
+
+def test_measured_values_are_averages_over_the_labelled_tokens(study, certificate):
+    subsets = load(certificate)["subsets"]
+    corpus = Corpus.open(study.corpus())
+    annotations = Annotations.open(study.corpus(), corpus)
+    scores = pa.concat_tables([pq.read_table(path) for path in study.inputs(2).scores])
+    labels = annotations.at(scores["document"].to_numpy(), scores["position"].to_numpy())
+    chosen = labels.region == 6
+    row = next(each for each in subsets if (each["column"], each["label"]) == ("region", "CDR3"))["rows"]
+    top1 = next(each for each in row if (each["metric"], each["bound"]) == ("top1_error", "betting"))
+    assert top1["empirical"] == pytest.approx((scores["rank"].to_numpy()[chosen] > 1).mean())
+    bpd = next(each for each in row if (each["metric"], each["bound"]) == ("bpd", "betting"))
+    raw = scores["nll_bits"].to_numpy()[chosen].astype(float)
+    smoothed = -np.log2((1 - bpd["alpha"]) * 2.0**-raw + bpd["alpha"] / 29)
+    assert bpd["empirical"] == pytest.approx(smoothed.mean(), abs=1e-9)
+
+
+def test_rows_of_regions_hold_jointly_with_all_others(certificate):
+    raw = load(certificate)
+    shares = {row["delta"] for group in (raw, *raw["subsets"]) for row in group["rows"]}
+    assert len(shares) == 1
+    count = sum(len(group["rows"]) for group in (raw, *raw["subsets"]))
+    assert shares == {0.05 / count}
+    assert any("given the labels" in text for text in raw["assumptions"])
+    assert any("'documents_betting' of a subset" in text for text in raw["assumptions"])
+
+
+def test_a_certificate_without_subsets_says_nothing_of_them(study):
+    raw = load(study.certify("plain", 2))
+    assert "subsets" not in raw
+    assert not any("given the labels" in text for text in raw["assumptions"])
+
+
+def test_verification_recomputes_rows_over_labels(certificate):
+    checks = {check.name: check.detail for check in verify_certificate(certificate)}
+    raw = load(certificate)
+    assert f"over {sum(len(group['rows']) for group in (raw, *raw['subsets']))} rows" in checks["ledger adds up"]
+    assert "recomputed" in checks
+
+
+@pytest.mark.parametrize(
+    ("forge", "complaint"),
+    [
+        (lambda raw: raw["subsets"][1]["rows"][0].update(value=0.5, vacuous=False), "subsets.1.rows.0.value"),
+        (lambda raw: raw["subsets"][2].update(label="CDR9"), "subsets.2.label"),
+        (lambda raw: raw["subsets"].pop(), "the ledger spends"),
+        (lambda raw: raw["subsets"][0]["rows"].pop(), "do not name the same"),
+        (lambda raw: raw.pop("subsets"), "the ledger spends"),
+    ],
+)
+def test_forged_rows_are_found(certificate, forge, complaint):
+    raw = load(certificate)
+    forge(raw)
+    path = certificate.parent / "forged.json"
+    write_certificate(path, seal(raw))
+    with pytest.raises(CertificateError, match=complaint):
+        verify_certificate(path)
+
+
+def test_labels_changed_after_certification_are_found(study, certificate, tmp_path):
+    path = study.corpus() / "annotations.parquet"
+    kept = path.read_bytes()
+    try:
+        table = pq.read_table(path)
+        region = np.where(table["region"].to_numpy() == 6, 5, table["region"].to_numpy()).astype(np.int8)
+        place = table.schema.get_field_index("region")
+        pq.write_table(table.set_column(place, table.schema.field(place), pa.array(region)), path)
+        with pytest.raises(CertificateError, match=r"annotations\.parquet is not the file"):
+            verify_certificate(certificate)
+    finally:
+        path.write_bytes(kept)
+
+
+def test_a_held_out_chain_is_certified_region_by_region(study):
+    study.corpus("other", seed=5)
+    path = study.certify("held-out", 2, corpus="other", trained_on="heavy", subsets=("region",))
+    assert len(verify_certificate(path)) > 5
+    one = read_certificate(path)
+    assert one.prior == "held_out"
+    cdr3, fwr2 = (one.subset("region", name).row("bpd") for name in ("CDR3", "FWR2"))
+    assert fwr2.value < cdr3.value
+
+
+def test_bounds_settings_and_samples(study):
+    with pytest.raises(ValueError, match="subsets"):
+        BoundsSpec(subsets=("colour",))
+    assert EvaluationSpec().sample_tokens is None

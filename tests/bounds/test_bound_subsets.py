@@ -180,7 +180,7 @@ def certify_coins(tokens, label, losses, bits=8):
         },
         rows_per_batch=1000,
     )
-    spec = {"top_k": (), "bounds": ("betting",), "alphas": (0.001,), "lambdas": 8, "subsets": ("mark",), "delta": 0.05}
+    spec = {"top_k": (), "bounds": ("betting",), "alphas": (0.001,), "lambdas": 8, "delta": 0.05}
     setting = Setting(BoundsSpec(**spec), len(tokens), 8, None)
     subsets = [subset for subset in find_subsets(scores, {"mark": {}}) if subset.code == 1]
     inner = [Setting(BoundsSpec(**spec), subset.tokens, 8, None, delta=Fraction(1, 20)) for subset in subsets]

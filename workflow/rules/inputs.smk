@@ -202,7 +202,9 @@ ANTIBODY_TABLES = ["models", "regions", "positions", "recovery", "affinity", "qu
 ANTIBODY_RESULTS = [f"<results>/antibody/{table}.parquet" for table in ANTIBODY_TABLES] if HAS_ANTIBODIES else []
 TASK_ROWS = [list(study.tasks), [row_json(task) for task in study.tasks.values()]]
 TASK_ANSWERS = [
-    f"<results>/antibody/tasks/{name}/{message}.parquet" for name, task in study.tasks.items() for message in task.messages
+    f"<results>/antibody/tasks/{name}/{message}.parquet"
+    for name, task in study.tasks.items()
+    for message in task.messages
 ]
 REPORTED_MESSAGES = {row.message for row in study.certificates.values()} | {
     message for task in study.tasks.values() for message in task.messages

@@ -89,12 +89,13 @@ def model_files(wildcards) -> list[str]:
 
 
 def finetuning_corpus(wildcards) -> list[str]:
-    """Manifest of the model's training corpus, if the message's weights are trained further."""
+    """Manifest of the model's training corpus, if the message's weights or a smoothing head are trained on it."""
     message = study.messages[wildcards.message]
     corpus = getattr(study.models[message.model], "corpus", None)
     finetuning = getattr(message.quantizer, "finetuning", None)
     steps = finetuning.steps if finetuning else 0
-    return [f"<results>/corpora/{corpus}/manifest.json"] if corpus and steps else []
+    needed = steps or message.smoothing_head is not None
+    return [f"<results>/corpora/{corpus}/manifest.json"] if corpus and needed else []
 
 
 def message_row(wildcards) -> str:

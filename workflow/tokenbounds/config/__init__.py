@@ -43,6 +43,7 @@ from tokenbounds.config.messages import (
     Finetuning,
     MessageSpec,
     Quantizer,
+    SmoothingHeadSpec,
     UniformQuantizer,
 )
 from tokenbounds.config.models import (
@@ -112,6 +113,7 @@ __all__ = [
     "Quantizer",
     "RecoveryTask",
     "SingleLayout",
+    "SmoothingHeadSpec",
     "Source",
     "SplitSpec",
     "Study",

@@ -65,6 +65,7 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
         "Quantizers",
         (config.CodebookQuantizer, config.UniformQuantizer, config.CountsQuantizer, config.Finetuning),
     ),
+    ("Smoothing head of a message", (config.SmoothingHeadSpec,)),
     ("Calibrations", (config.CalibrationSpec,)),
     ("Evaluations", (config.EvaluationSpec,)),
     ("Certificates", (config.CertificateSpec, config.BoundsSpec)),

@@ -14,7 +14,7 @@ from tokenbounds.config.certificate_faults import certificate_faults
 from tokenbounds.config.task_faults import task_faults
 
 if TYPE_CHECKING:
-    from tokenbounds.config import EvaluationSpec, ModelSpec, Study
+    from tokenbounds.config import EvaluationSpec, MessageSpec, ModelSpec, Study
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SECTIONS = ("corpora", "models", "calibrations", "messages", "evaluations", "certificates", "tasks")
@@ -189,6 +189,14 @@ def _message_faults(study: Study) -> Iterator[str]:
                 f"  messages.{name}.quantizer.finetuning: model '{message.model}' is pretrained and names no corpus to "
                 "train on. Leave out 'finetuning'."
             )
+        yield from _head_faults(name, message, model)
+
+
+def _head_faults(name: str, message: MessageSpec, model: ModelSpec) -> Iterator[str]:
+    if message.smoothing_head is None or model.kind == "trained":
+        return
+    why = "is a Markov chain and has no hidden state" if model.kind == "markov" else "names no corpus to train it on"
+    yield f"  messages.{name}.smoothing_head: model '{message.model}' {why}. Leave out 'smoothing_head'."
 
 
 def _evaluation_faults(study: Study) -> Iterator[str]:

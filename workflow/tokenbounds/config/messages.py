@@ -53,9 +53,25 @@ Quantizer = Annotated[CodebookQuantizer | UniformQuantizer | CountsQuantizer, Fi
 
 
 @dataclass(frozen=True, config=STRICT)
+class SmoothingHeadSpec:
+    """A smoothing weight for each token, read off the last hidden state by a linear head that the message holds.
+
+    The head is trained on the bound itself. Its weights are powers of two, 1/2 and down to 2^-`levels` at the least.
+    """
+
+    bound: Literal["azuma", "betting"] = "betting"
+    tokens: PositiveInt = 65536
+    steps: PositiveInt = 300
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    levels: Annotated[int, Field(ge=1, le=16)] = 12
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, config=STRICT)
 class MessageSpec:
     """A message: which model, how its values are quantized, and which entropy coder writes the symbols."""
 
     model: str
     quantizer: Quantizer
     coder: Literal["adaptive", "static"] = "adaptive"
+    smoothing_head: SmoothingHeadSpec | None = None

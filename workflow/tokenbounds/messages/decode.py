@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.container import Message, read_message
 from tokenbounds.messages.quantizers import Quantized, quantizer_class
+from tokenbounds.messages.smoothing_head import SmoothingHead, has_head
 from tokenbounds.models.build import build_model, coded_parameters
 from tokenbounds.models.card import ModelCard
 
@@ -46,6 +47,8 @@ def decode_message(source: Path | str | bytes) -> PreTrainedModel | MarkovChain:
         if is_markov(message):
             from tokenbounds.baselines.markov import MarkovChain
 
+            if has_head(message):
+                raise MessageError("a Markov chain has no hidden state, but the message holds a smoothing head.")
             return MarkovChain.from_message(message)
         return _decode_transformer(message)
     except (MessageError, ModelError) as error:
@@ -77,8 +80,19 @@ def load_values(model: torch.nn.Module, values: dict[str, np.ndarray]) -> None:
             parameter.copy_(torch.from_numpy(np.ascontiguousarray(values[name])))
 
 
+def attach_head(model: PreTrainedModel, message: Message) -> None:
+    """Give a decoded model its attribute `smoothing_head`: a `SmoothingHead`, or None.
+
+    It is no module of the model: the model's own values and its exports stay as they are.
+    """
+    head = SmoothingHead.from_message(message, int(model.config.hidden_size))
+    object.__setattr__(model, "smoothing_head", head)
+
+
 def export_huggingface(source: Path | str | bytes, directory: Path | str) -> None:
     """Decode a message and write it as a folder that `AutoModelForCausalLM.from_pretrained` loads.
+
+    A smoothing head stays behind: the folder holds the raw model.
 
     Raises
     ------
@@ -111,6 +125,7 @@ def _decode_transformer(message: Message) -> PreTrainedModel:
         if not np.all(np.isfinite(value)):
             raise MessageError(f"{name} decodes to values that are not finite.")
     load_values(model, values)
+    attach_head(model, message)
     return model
 
 

@@ -19,6 +19,7 @@ from tokenbounds.files import write_bytes, write_json
 from tokenbounds.messages.container import Message, parse_message, render_message
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.messages.quantizers import Quantized, quantizer_class
+from tokenbounds.messages.smoothing_head import SmoothingHead, smoothing_head_of
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.checkpoint import load_checkpoint
 
@@ -44,7 +45,7 @@ def encode_model(
     out, report : path
         The message, and a JSON file: size and its parts in bits, hashes, comparisons, losses of the fine-tuning.
     corpus : Corpus, optional
-        The tokens of straight-through fine-tuning; needed if the quantizer asks for any step of it.
+        The tokens of straight-through fine-tuning and of a smoothing head; needed if the row asks for either.
 
     Returns
     -------
@@ -57,16 +58,20 @@ def encode_model(
         If fine-tuning lacks a corpus, or what decodes differs from what was encoded. Nothing is written then.
     """
     if isinstance(spec.quantizer, CountsQuantizer):
+        if spec.smoothing_head is not None:
+            raise MessageError("a Markov chain has no hidden state for a smoothing head. Leave out smoothing_head.")
         return _encode_markov(Path(model_directory), spec, Path(out), Path(report))
     model, card = load_checkpoint(model_directory)
     quantized, history = _quantize(model, card, spec, corpus)
     described = {**card.to_dict(), "vocabulary_size": card.vocabulary_size}  # named always: auditors read it
     header = {"model": described, "quantizer": quantized.header(), "coder": spec.coder}
-    data = render_message(header, quantized.to_parts(spec.coder))
+    parts = quantized.to_parts(spec.coder)
+    head, head_report = _smoothing_head(render_message(header, parts), card, spec, corpus)
+    data = render_message(header, [*parts, *([head.to_part()] if head else [])])
     message = parse_message(data)
-    _check_decoded(data, quantized.dequantize())
+    _check_decoded(data, quantized.dequantize(), head)
     write_bytes(out, data)
-    write_json(report, _report(message, quantized, spec, history))
+    write_json(report, {**_report(message, quantized, spec, history), "smoothing_head": head_report})
     LOGGER.info("%s: %d bits, %.3f a coded value", out, message.size_bits, message.size_bits / _count(quantized))
     return message
 
@@ -85,10 +90,29 @@ def _quantize(
     return finetune(model, quantized, corpus, context=card.context, spec=spec.quantizer.finetuning)
 
 
-def _check_decoded(data: bytes, values: dict[str, np.ndarray]) -> None:
-    """Decode from the bytes alone and compare every tensor bit for bit."""
+def _smoothing_head(
+    data: bytes, card: ModelCard, spec: MessageSpec, corpus: Corpus | None
+) -> tuple[SmoothingHead | None, dict[str, Any] | None]:
+    """A smoothing head trained for the model that `data` decodes to, if there is to be one."""
+    if spec.smoothing_head is None:
+        return None, None
+    if corpus is None:
+        raise MessageError("a smoothing head is trained on a corpus. Pass it, or leave out smoothing_head.")
+    from tokenbounds.messages.smoothing_training import train_smoothing_head
+
+    model = decode_message(data)
+    assert isinstance(model, PreTrainedModel)
+    bits = 8 * len(data)
+    return train_smoothing_head(model, corpus, context=card.context, message_bits=bits, spec=spec.smoothing_head)
+
+
+def _check_decoded(data: bytes, values: dict[str, np.ndarray], head: SmoothingHead | None) -> None:
+    """Decode from the bytes alone and compare every tensor, and the smoothing head, bit for bit."""
     decoded = decode_message(data)
     assert isinstance(decoded, torch.nn.Module)
+    found = smoothing_head_of(decoded)
+    if (found and found.to_part()) != (head and head.to_part()):
+        raise MessageError("the smoothing head decodes to other values than were encoded. Report this as a defect.")
     parameters = coded_parameters(decoded)
     for name, value in values.items():
         if parameters[name].detach().numpy().tobytes() != np.ascontiguousarray(value).tobytes():

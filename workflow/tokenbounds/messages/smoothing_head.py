@@ -1,0 +1,137 @@
+"""A smoothing head: how far each prediction is smoothed, read off the model's last hidden state.
+
+A linear function of the hidden state that predicts token i, rounded, is the position of token i's weight alpha on a
+grid of powers of two. It sees what the model sees, the tokens before i, so that alpha is predictable
+(docs/bounds.md, "A weight for each token"). Its values are part of the message and hence paid for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from tokenbounds.errors import MessageError
+from tokenbounds.messages.container import Message, Part, read_varint, write_varint
+
+if TYPE_CHECKING:
+    import torch
+
+KIND = "smoothing_head"
+MOST_LEVELS = 16
+
+
+@dataclass(frozen=True)
+class SmoothingHead:
+    """A linear head as integer codes.
+
+    Attributes
+    ----------
+    levels
+        Number of weights: 1/2, 1/4, and so on to 2^-levels.
+    step_exponent
+        In [-512, 512): the values' step is 2^(step_exponent / 8).
+    codes
+        int32 [hidden + 1]: the weights' multiples of the step, the bias's last.
+    """
+
+    levels: int
+    step_exponent: int
+    codes: np.ndarray
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.levels <= MOST_LEVELS:
+            raise MessageError(f"a smoothing head names {self.levels} weights; it may have 1 to {MOST_LEVELS}.")
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """The grid of smoothing weights, increasing; every one is exact as a float32."""
+        return _grid(self.levels)
+
+    def values(self) -> np.ndarray:
+        """The weights and, last, the bias: float32 [hidden + 1], in units of one level, the same bits everywhere."""
+        from tokenbounds.messages.quantizers.uniform import step_of
+
+        return self.codes.astype(np.float32) * step_of(self.step_exponent)
+
+    def to_part(self) -> Part:
+        """The part of the message that holds the head."""
+        from tokenbounds.messages.planes import encode_codes
+        from tokenbounds.messages.quantizers.uniform import LEAST_EXPONENT
+
+        numbers = (self.levels, self.step_exponent - LEAST_EXPONENT)
+        return Part(KIND, b"".join(map(write_varint, numbers)) + encode_codes([self.codes], "adaptive"))
+
+    @classmethod
+    def from_message(cls, message: Message, hidden: int) -> Self | None:
+        """Decode the head for hidden states of `hidden` values; None if the message has none.
+
+        Raises
+        ------
+        MessageError
+            If its part is damaged in a way that shows.
+        """
+        from tokenbounds.messages.planes import decode_codes
+        from tokenbounds.messages.quantizers.uniform import EXPONENTS, LEAST_EXPONENT
+
+        if not has_head(message):
+            return None
+        data = message.part(KIND)
+        levels, offset = _read_levels(data)
+        exponent, offset = read_varint(data, offset)
+        if exponent >= EXPONENTS:
+            raise MessageError(f"the smoothing head has the step exponent {exponent}; it must be below {EXPONENTS}.")
+        (codes,) = decode_codes(data[offset:], [(hidden + 1,)], "adaptive")
+        return cls(levels, exponent + LEAST_EXPONENT, codes)
+
+
+def smoothing_head_of(model: object) -> SmoothingHead | None:
+    """The smoothing head of a decoded model, if its message holds one."""
+    return getattr(model, "smoothing_head", None)
+
+
+def has_head(message: Message) -> bool:
+    """Whether the message holds a smoothing head."""
+    return any(part.kind == KIND for part in message.parts)
+
+
+def read_alphas(message: Message) -> tuple[float, ...]:
+    """The grid of smoothing weights of a message's head, increasing; empty if it has none.
+
+    Raises
+    ------
+    MessageError
+        If the head's part is damaged in a way that shows.
+    """
+    if not has_head(message):
+        return ()
+    return _grid(_read_levels(message.part(KIND))[0])
+
+
+def levels_of(states: torch.Tensor, values: torch.Tensor, levels: int) -> torch.Tensor:
+    """Positions on the grid of weights, float32 [n], 0 for the least weight.
+
+    Parameters
+    ----------
+    states
+        Last hidden states [n, hidden] that predict the tokens.
+    values
+        Of the head, float32 [hidden + 1], on the same device; the bias is last.
+    levels
+        Size of the grid.
+    """
+    positions = states.float() @ values[:-1] + values[-1]
+    return positions.nan_to_num().round().clamp(0, levels - 1)
+
+
+def _grid(levels: int) -> tuple[float, ...]:
+    return tuple(2.0 ** (level - levels) for level in range(levels))
+
+
+def _read_levels(data: bytes) -> tuple[int, int]:
+    """Number of weights, and the offset behind it."""
+    levels, offset = read_varint(data, 0)
+    if not 1 <= levels <= MOST_LEVELS:
+        raise MessageError(f"the smoothing head names {levels} weights; it may have 1 to {MOST_LEVELS}.")
+    return levels, offset

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.errors import MessageError
@@ -24,6 +25,7 @@ from tokenbounds.messages.container import CHECKSUM_BYTES, Message, parse_messag
 from tokenbounds.messages.container import _checksum as checksum
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.messages.encode import encode_model
+from tokenbounds.messages.smoothing_head import SmoothingHead
 from tokenbounds.models.build import build_model, initialize
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint
@@ -54,7 +56,14 @@ def seeds() -> list[bytes]:
                 out = Path(folder) / "m.tbm"
                 encode_model(folder, parse_row(MessageSpec, row), out, Path(folder) / "m.json")
                 messages.append(out.read_bytes())
-    return messages
+    return [*messages, *(with_head(message) for message in messages[:6])]
+
+
+def with_head(data: bytes) -> bytes:
+    """The same message with a smoothing head; every model here has 8 hidden values."""
+    message = parse_message(data)
+    head = SmoothingHead(levels=5, step_exponent=-20, codes=np.array([3, -1, 0, 2, 0, 0, -7, 1, 40], np.int32))
+    return render_message(message.header, [*message.parts, head.to_part()])
 
 
 def mutate(rng: random.Random, messages: list[bytes]) -> bytes:

@@ -40,6 +40,7 @@ _MODELS = [
     ("gpt2", {"n_layer": 1, "n_embd": 8, "n_head": 2}, {"kind": "subspace", "dimension": 50, "covers": ["mlp"]}),
     ("llama", _LLAMA, {"kind": "subspace", "dimension": 30, "over": {"kind": "lora", "rank": 2}}),
 ]
+_QUANTIZERS = (("uniform", "adaptive"), ("codebook", "adaptive"), ("uniform", "static"))
 
 
 def seeds() -> list[bytes]:
@@ -51,8 +52,11 @@ def seeds() -> list[bytes]:
             model = build_model(card)
             initialize(model, 0)
             save_checkpoint(folder, model, card)
-            for kind, coder in (("uniform", "adaptive"), ("codebook", "adaptive"), ("uniform", "static")):
-                row = json.dumps({"model": "m", "quantizer": {"kind": kind}, "coder": coder})
+            quantizers = [({"kind": kind}, coder) for kind, coder in _QUANTIZERS]
+            if parameterization["kind"] == "dense":
+                quantizers.append(({"kind": "rtn", "target": {"scale": 0.5}}, "adaptive"))
+            for quantizer, coder in quantizers:
+                row = json.dumps({"model": "m", "quantizer": quantizer, "coder": coder})
                 out = Path(folder) / "m.tbm"
                 encode_model(folder, parse_row(MessageSpec, row), out, Path(folder) / "m.json")
                 messages.append(out.read_bytes())

@@ -98,6 +98,12 @@ def finetuning_corpus(wildcards) -> list[str]:
     return [f"<results>/corpora/{corpus}/manifest.json"] if corpus and needed else []
 
 
+def message_calibration(wildcards) -> list[str]:
+    """The calibration that the message's quantizer names, if it does."""
+    calibration = getattr(study.messages[wildcards.message].quantizer, "calibration", None)
+    return [f"<results>/calibrations/{calibration}.safetensors"] if calibration else []
+
+
 def message_row(wildcards) -> str:
     """The message's row of the study."""
     return row_json(study.messages[wildcards.message])

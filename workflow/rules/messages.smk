@@ -37,6 +37,7 @@ rule encode_model:
     input:
         model=model_files,
         manifest=finetuning_corpus,
+        calibration=message_calibration,
     output:
         message="<results>/messages/{message}.tbm",
         report="<results>/messages/{message}.json",

@@ -16,4 +16,5 @@ if __name__ == "__main__":
             Path(snakemake.output.message),
             Path(snakemake.output.report),
             Corpus.open(Path(manifest).parent) if manifest else None,
+            next(iter(snakemake.input.calibration), None),
         )

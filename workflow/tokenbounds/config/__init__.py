@@ -64,6 +64,7 @@ from tokenbounds.config.parameterizations import (
     SubLora,
     Subspace,
 )
+from tokenbounds.config.quantizers import GptqQuantizer, RtnQuantizer, Target, WatersicQuantizer
 from tokenbounds.config.study import (
     Study,
     load_study,
@@ -94,6 +95,7 @@ __all__ = [
     "FamilyLayout",
     "FastaSource",
     "Finetuning",
+    "GptqQuantizer",
     "HuggingFaceSource",
     "JsonLinesSource",
     "KeepSpec",
@@ -112,6 +114,7 @@ __all__ = [
     "PythonTopicsSource",
     "Quantizer",
     "RecoveryTask",
+    "RtnQuantizer",
     "SingleLayout",
     "SmoothingHeadSpec",
     "Source",
@@ -119,6 +122,7 @@ __all__ = [
     "Study",
     "SubLora",
     "Subspace",
+    "Target",
     "TaskSpec",
     "TextSource",
     "TokenizerSpec",
@@ -126,6 +130,7 @@ __all__ = [
     "Training",
     "TransformersTokenizer",
     "UniformQuantizer",
+    "WatersicQuantizer",
     "load_study",
     "parse_row",
     "parse_study",

@@ -30,7 +30,7 @@ def certificate_faults(study: Study) -> Iterator[str]:
 
 
 def training_corpora(study: Study, row: CertificateSpec) -> list[str]:
-    """Names of the corpora that the models of a certificate (and of its chain) were trained on or counted from."""
+    """Names of the corpora that a certificate's models (and its chain's) were trained, counted or calibrated on."""
     models = [study.messages[name].model for name in (*row.chain, row.message) if name in study.messages]
     found: dict[str, None] = {}
     for model in models:
@@ -41,6 +41,10 @@ def training_corpora(study: Study, row: CertificateSpec) -> list[str]:
             if corpus is not None:
                 found[corpus] = None
             model = getattr(study.models[model], "base", None) or getattr(study.models[model], "start", None) or ""
+    for name in (*row.chain, row.message):
+        calibration = getattr(getattr(study.messages.get(name), "quantizer", None), "calibration", None)
+        if calibration in study.calibrations:
+            found[study.calibrations[calibration].corpus] = None
     return list(found)
 
 

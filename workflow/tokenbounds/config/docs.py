@@ -66,6 +66,10 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
         (config.CodebookQuantizer, config.UniformQuantizer, config.CountsQuantizer, config.Finetuning),
     ),
     ("Smoothing head of a message", (config.SmoothingHeadSpec,)),
+    (
+        "Post-training quantizers",
+        (config.WatersicQuantizer, config.GptqQuantizer, config.RtnQuantizer, config.Target),
+    ),
     ("Calibrations", (config.CalibrationSpec,)),
     ("Evaluations", (config.EvaluationSpec,)),
     ("Certificates", (config.CertificateSpec, config.BoundsSpec)),

@@ -53,6 +53,7 @@ def study_faults(study: Study) -> Iterator[str]:
     yield from _calibration_faults(study)
     yield from _start_faults(study)
     yield from _message_faults(study)
+    yield from _post_training_faults(study)
     yield from _evaluation_faults(study)
     yield from certificate_faults(study)
     yield from task_faults(study)
@@ -110,6 +111,9 @@ def _references(study: Study) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield f"calibrations.{name}.corpus", calibration.corpus, study.corpora
     for name, message in study.messages.items():
         yield f"messages.{name}.model", message.model, study.models
+        calibrated = getattr(message.quantizer, "calibration", None)
+        if calibrated is not None:
+            yield f"messages.{name}.quantizer.calibration", calibrated, study.calibrations
     for name, certificate in study.certificates.items():
         yield f"certificates.{name}.message", certificate.message, study.messages
         for link in certificate.chain:
@@ -182,9 +186,9 @@ def _message_faults(study: Study) -> Iterator[str]:
         if model is None:
             continue
         if (model.kind == "markov") != (quantizer.kind == "counts"):
-            wanted = "counts" if model.kind == "markov" else "codebook or uniform"
+            wanted = "counts" if model.kind == "markov" else "other than counts"
             yield f"  messages.{name}.quantizer: model '{message.model}' needs a quantizer of kind {wanted}."
-        elif quantizer.kind != "counts" and model.kind == "pretrained" and quantizer.finetuning.steps:
+        elif model.kind == "pretrained" and _finetuning_steps(quantizer):
             yield (
                 f"  messages.{name}.quantizer.finetuning: model '{message.model}' is pretrained and names no corpus to "
                 "train on. Leave out 'finetuning'."
@@ -197,6 +201,31 @@ def _head_faults(name: str, message: MessageSpec, model: ModelSpec) -> Iterator[
         return
     why = "is a Markov chain and has no hidden state" if model.kind == "markov" else "names no corpus to train it on"
     yield f"  messages.{name}.smoothing_head: model '{message.model}' {why}. Leave out 'smoothing_head'."
+
+
+def _finetuning_steps(quantizer: Any) -> int:
+    """Steps of straight-through training; none for a quantizer that cannot be trained."""
+    finetuning = getattr(quantizer, "finetuning", None)
+    return finetuning.steps if finetuning is not None else 0
+
+
+def _post_training_faults(study: Study) -> Iterator[str]:
+    for name, message in study.messages.items():
+        quantizer = message.quantizer
+        target, calibration = getattr(quantizer, "target", None), getattr(quantizer, "calibration", None)
+        if target is not None and sum(value is not None for value in vars(target).values()) != 1:
+            yield f"  messages.{name}.quantizer.target: give exactly one of {', '.join(vars(target))}."
+        if calibration in study.calibrations and study.calibrations[calibration].model != message.model:
+            yield (
+                f"  messages.{name}.quantizer.calibration: '{calibration}' calibrates model "
+                f"'{study.calibrations[calibration].model}', not '{message.model}'. Name one of its own."
+            )
+        model = study.models.get(message.model)
+        if target is not None and getattr(getattr(model, "parameterization", None), "kind", "dense") != "dense":
+            yield (
+                f"  messages.{name}.quantizer: '{quantizer.kind}' needs a dense model; '{message.model}' is not. "
+                "Use codebook or uniform."
+            )
 
 
 def _evaluation_faults(study: Study) -> Iterator[str]:

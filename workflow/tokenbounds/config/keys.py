@@ -25,6 +25,12 @@ schemas can complete keys from `workflow/schemas/study.schema.json`. Memory, run
 they are the business of Snakemake's profile (`slurm/config.yaml`).
 """
 
+_POST_TRAINING_KEYS = {
+    "RtnQuantizer": ("target", "steps", "embedding_bits_per_weight"),
+    "GptqQuantizer": ("calibration", "target", "steps", "damping", "embedding_bits_per_weight"),
+    "WatersicQuantizer": ("calibration", "target", "damping", "rate_weight", "embedding_bits_per_weight"),
+}
+
 KEYS: dict[str, str] = {
     "Study.study": "Name of the study; it stands in certificates, tables and the report.",
     "Study.corpora": "The texts that models are trained on and certified for.",
@@ -195,6 +201,22 @@ KEYS: dict[str, str] = {
     "EvaluationSpec.shards": "Number of scoring jobs.",
     "EvaluationSpec.dtype": "Precision of the model's matrix products; losses are computed in float32.",
     "EvaluationSpec.batch_tokens": "Tokens in one forward pass. It changes speed and memory only.",
+    "Target.bits_per_weight": "Bits a weight of the linear layers, their steps included; any fraction.",
+    "Target.message_megabits": "Size of the whole message, in 10^6 bits.",
+    "Target.scale": "The common factor of all steps itself, taken from another message's report; no search is made.",
+    **{
+        f"{quantizer}.{key}": meaning
+        for key, meaning in {
+            "calibration": "Calibration row of the model.",
+            "target": "How fine the steps are.",
+            "damping": "Added to the diagonals of second moments, as a share of their mean.",
+            "steps": "One step for each row of a matrix, or one for the whole of it.",
+            "embedding_bits_per_weight": "Bits a value of embeddings and head; `null`: the layers' scale.",
+            "rate_weight": "What a bit is worth in squared steps when a code is chosen; 0 rounds to the nearest.",
+        }.items()
+        for quantizer, keys in _POST_TRAINING_KEYS.items()
+        if key in keys
+    },
     "CalibrationSpec.model": "Model row to calibrate: transformers, `dense` parameterization.",
     "CalibrationSpec.corpus": "Corpus row, tokenized with the model's own tokenizer.",
     "CalibrationSpec.tokens": "Number of tokens, from documents drawn without replacement; all if there are fewer.",

@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from tokenbounds.config.base import STRICT, PositiveInt
+from tokenbounds.config.quantizers import GptqQuantizer, RtnQuantizer, WatersicQuantizer
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -49,7 +50,10 @@ class CountsQuantizer:
     threshold: PositiveInt = 2
 
 
-Quantizer = Annotated[CodebookQuantizer | UniformQuantizer | CountsQuantizer, Field(discriminator="kind")]
+Quantizer = Annotated[
+    CodebookQuantizer | UniformQuantizer | CountsQuantizer | RtnQuantizer | GptqQuantizer | WatersicQuantizer,
+    Field(discriminator="kind"),
+]
 
 
 @dataclass(frozen=True, config=STRICT)

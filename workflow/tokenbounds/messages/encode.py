@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from tokenbounds.config import CountsQuantizer, MessageSpec, row_json
+from tokenbounds.calibration.store import Calibration
+from tokenbounds.config import CodebookQuantizer, CountsQuantizer, MessageSpec, UniformQuantizer, row_json
 from tokenbounds.errors import MessageError
 from tokenbounds.files import write_bytes, write_json
 from tokenbounds.messages.container import Message, parse_message, render_message
 from tokenbounds.messages.decode import decode_message
+from tokenbounds.messages.posttraining.quantize import quantize_pretrained
 from tokenbounds.messages.quantizers import Quantized, quantizer_class
 from tokenbounds.messages.smoothing_head import SmoothingHead, smoothing_head_of
 from tokenbounds.models.build import coded_parameters
@@ -33,7 +35,12 @@ _COMPARED_BYTES = 1 << 24  # beyond this general-purpose compressors are left ou
 
 
 def encode_model(
-    model_directory: Path | str, spec: MessageSpec, out: Path | str, report: Path | str, corpus: Corpus | None = None
+    model_directory: Path | str,
+    spec: MessageSpec,
+    out: Path | str,
+    report: Path | str,
+    corpus: Corpus | None = None,
+    calibration: Path | str | None = None,
 ) -> Message:
     """Write the message of a model and a report about it.
 
@@ -46,6 +53,8 @@ def encode_model(
         The message, and a JSON file: size and its parts in bits, hashes, comparisons, losses of the fine-tuning.
     corpus : Corpus, optional
         The tokens of straight-through fine-tuning and of a smoothing head; needed if the row asks for either.
+    calibration : path, optional
+        The calibration of the model; needed if the quantizer names one.
 
     Returns
     -------
@@ -62,7 +71,7 @@ def encode_model(
             raise MessageError("a Markov chain has no hidden state for a smoothing head. Leave out smoothing_head.")
         return _encode_markov(Path(model_directory), spec, Path(out), Path(report))
     model, card = load_checkpoint(model_directory)
-    quantized, history = _quantize(model, card, spec, corpus)
+    quantized, history = _quantize(model, card, spec, corpus, calibration)
     described = {**card.to_dict(), "vocabulary_size": card.vocabulary_size}  # named always: auditors read it
     header = {"model": described, "quantizer": quantized.header(), "coder": spec.coder}
     parts = quantized.to_parts(spec.coder)
@@ -77,17 +86,28 @@ def encode_model(
 
 
 def _quantize(
-    model: PreTrainedModel, card: ModelCard, spec: MessageSpec, corpus: Corpus | None
-) -> tuple[Quantized, dict[str, Any] | None]:
+    model: PreTrainedModel,
+    card: ModelCard,
+    spec: MessageSpec,
+    corpus: Corpus | None,
+    calibration: Path | str | None,
+) -> tuple[Quantized, dict[str, Any]]:
+    """The quantized model, and what the report says of how it was found."""
     tensors = {name: value.detach().float().cpu().numpy() for name, value in coded_parameters(model).items()}
+    if not isinstance(spec.quantizer, CodebookQuantizer | UniformQuantizer):
+        assert not isinstance(spec.quantizer, CountsQuantizer)
+        opened = Calibration.open(calibration) if calibration else None
+        scaled, record = quantize_pretrained(spec.quantizer, model, card, tensors, opened, coder=spec.coder)
+        return scaled, {"quantization": record}
     quantized = quantizer_class(spec.quantizer.kind).quantize(spec.quantizer, tensors)
-    if isinstance(spec.quantizer, CountsQuantizer) or spec.quantizer.finetuning.steps == 0:
-        return quantized, None
+    if spec.quantizer.finetuning.steps == 0:
+        return quantized, {"finetuning": None}
     if corpus is None:
         raise MessageError("fine-tuning needs a corpus. Pass it, or set finetuning.steps to 0.")
     from tokenbounds.messages.finetune import finetune
 
-    return finetune(model, quantized, corpus, context=card.context, spec=spec.quantizer.finetuning)
+    tuned, history = finetune(model, quantized, corpus, context=card.context, spec=spec.quantizer.finetuning)
+    return tuned, {"finetuning": history}
 
 
 def _smoothing_head(
@@ -140,9 +160,7 @@ def _common_report(message: Message, spec: MessageSpec) -> dict[str, Any]:
     }
 
 
-def _report(
-    message: Message, quantized: Quantized, spec: MessageSpec, history: dict[str, Any] | None
-) -> dict[str, Any]:
+def _report(message: Message, quantized: Quantized, spec: MessageSpec, history: dict[str, Any]) -> dict[str, Any]:
     names = list(quantized.dequantize())
     symbols = quantized.symbols()
     entropies = {name: round(symbols_entropy_bits(codes), 1) for name, codes in zip(names, symbols, strict=True)}
@@ -156,7 +174,7 @@ def _report(
         ],
         "symbols_entropy_bits": sum(entropies.values()),
         "symbols_compressed_bits": compressed_bits(symbols),
-        "finetuning": history,
+        **history,
     }
 
 

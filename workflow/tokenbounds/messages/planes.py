@@ -27,7 +27,7 @@ def encode_codes(arrays: Sequence[np.ndarray], coder: Coder, machines: Machines 
     machines = machines or [None] * len(arrays)
     if coder == "adaptive":
         order = _order(shapes)
-        planes = [arrays[index].reshape(_plane(shapes[index])) for index in order]
+        planes = [arrays[index].reshape(plane_shape(shapes[index])) for index in order]
         return encode_planes(planes, [machines[index] for index in order])
     blocks = []
     for group in _groups(shapes):
@@ -50,14 +50,14 @@ def decode_codes(data: bytes, shapes: Sequence[Shape], coder: Coder, machines: M
     machines = machines or [None] * len(shapes)
     if coder == "adaptive":
         order = _order(shapes)
-        planes = [_plane(shapes[index]) for index in order]
+        planes = [plane_shape(shapes[index]) for index in order]
         decoded = decode_planes(data, planes, [machines[index] for index in order])
         arrays = dict(zip(order, decoded, strict=True))
     elif coder == "static":
         arrays = _decode_static_groups(data, shapes)
         for index, machine in enumerate(machines):
             if machine:
-                points = grid_points(arrays[index].reshape(_plane(shapes[index])), machine)
+                points = grid_points(arrays[index].reshape(plane_shape(shapes[index])), machine)
                 arrays[index] = points.astype(np.int32)
     else:
         raise MessageError(f"unknown coder {coder!r:.40}. Known: adaptive, static.")
@@ -100,7 +100,8 @@ def _groups(shapes: Sequence[Shape]) -> list[list[int]]:
     return [*matrices, vectors] if vectors else matrices
 
 
-def _plane(shape: Shape) -> tuple[int, int]:
+def plane_shape(shape: Shape) -> tuple[int, int]:
+    """Rows and columns of a tensor as it is coded: all but the last dimension are rows; a vector is one row."""
     if len(shape) < 2:
         return 1, math.prod(shape)
     return math.prod(shape[:-1]), shape[-1]

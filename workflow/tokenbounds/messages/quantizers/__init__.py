@@ -22,6 +22,7 @@ from tokenbounds.messages.coding import Coder
 from tokenbounds.messages.container import Message, Part
 from tokenbounds.messages.planes import Shape
 from tokenbounds.messages.quantizers.codebook import CodebookQuantized
+from tokenbounds.messages.quantizers.scaled import ScaledQuantized
 from tokenbounds.messages.quantizers.uniform import UniformQuantized
 
 
@@ -49,7 +50,11 @@ class Quantized(Protocol):
         """The integer codes, int32, one array a tensor, for reports and comparisons."""
 
 
-QUANTIZERS: dict[str, type[Quantized]] = {"uniform": UniformQuantized, "codebook": CodebookQuantized}
+QUANTIZERS: dict[str, type[Quantized]] = {
+    "uniform": UniformQuantized,
+    "codebook": CodebookQuantized,
+    "scaled": ScaledQuantized,
+}
 
 
 def quantizer_class(kind: Any) -> type[Quantized]:

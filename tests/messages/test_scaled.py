@@ -1,0 +1,108 @@
+"""Row and column steps: hand-computed values, exact round trips, hostile tables refused."""
+
+import numpy as np
+import pytest
+from tokenbounds.config import UniformQuantizer
+from tokenbounds.errors import MessageError
+from tokenbounds.messages.adaptive import encode_planes
+from tokenbounds.messages.container import Part, parse_message, render_message
+from tokenbounds.messages.quantizers.scaled import (
+    ScaledMatrix,
+    ScaledQuantized,
+    decode_scales,
+    encode_scales,
+    exponents_of,
+    steps_of,
+)
+
+RNG = np.random.default_rng(0)
+TENSORS = {
+    "wte.weight": RNG.normal(size=(20, 12)).astype(np.float32),
+    "ln.weight": (1 + 0.1 * RNG.normal(size=12)).astype(np.float32),
+    "c_fc.weight": (0.01 * RNG.standard_t(3, size=(12, 48))).astype(np.float32),
+}
+SHAPES = {name: tensor.shape for name, tensor in TENSORS.items()}
+
+
+def ints(*values):
+    return np.array(values, dtype=np.int32)
+
+
+def test_values_by_hand():
+    matrix = ScaledMatrix(np.array([[1, -2], [3, 0]], dtype=np.int32), ints(0, 8), ints(-8, 16))
+    assert matrix.values().tolist() == [[0.5, -8.0], [3.0, 0.0]]
+    assert matrix.values().dtype == np.float32
+    assert matrix.transposed.values().tolist() == [[0.5, 3.0], [-8.0, 0.0]]
+
+
+def test_steps_are_on_the_grid_and_products_stay_normal():
+    assert steps_of(ints(-8, 0, 8)).tolist() == [0.5, 1.0, 2.0]
+    assert exponents_of(np.array([0.5, 1.0, 1.04, 1e-40, 1e40])).tolist() == [-8, 0, 0, -496, 496]
+    least = steps_of(ints(-496)) * steps_of(ints(-496))
+    assert least[0] >= np.finfo(np.float32).tiny
+    assert np.isfinite(steps_of(ints(496)) * steps_of(ints(496)))[0]
+
+
+@pytest.mark.parametrize("coder", ["adaptive", "static"])
+def test_parts_come_back_exactly(coder):
+    quantized = ScaledQuantized.quantize(UniformQuantizer(kind="uniform", step_ratio=0.5), TENSORS)
+    message = parse_message(render_message({}, quantized.to_parts(coder)))
+    decoded = ScaledQuantized.from_message(message, SHAPES, coder)
+    for name, value in quantized.dequantize().items():
+        assert value.tobytes() == decoded.dequantize()[name].tobytes()
+        assert np.abs(value - TENSORS[name]).max() <= 0.3 * np.sqrt(np.mean(TENSORS[name] ** 2)) * 8
+
+
+def test_scale_tables_come_back_and_constant_ones_cost_little():
+    matrices = [
+        ScaledMatrix(
+            np.zeros((300, 200), dtype=np.int32), RNG.integers(-30, 30, 300).astype(np.int32), ints(*[7] * 200)
+        ),
+        ScaledMatrix(np.zeros((5, 4), dtype=np.int32), ints(*[-496] * 5), ints(*[496] * 4)),
+    ]
+    pairs, vectors = decode_scales(encode_scales(matrices, [-512, 511]), [(300, 200), (5, 4)], 2)
+    assert vectors == [-512, 511]
+    for matrix, (rows, columns) in zip(matrices, pairs, strict=True):
+        assert np.array_equal(rows, matrix.rows)
+        assert np.array_equal(columns, matrix.columns)
+    constant = [ScaledMatrix(np.zeros((1, 1), dtype=np.int32), ints(*[k] * 5000), ints(0)) for k in range(4)]
+    assert len(encode_scales(constant, [])) < 40
+
+
+@pytest.mark.parametrize("exponent", [497, -497, 1 << 20, -(1 << 29)])
+def test_exponents_out_of_range_are_refused(exponent):
+    planes = [np.array([[exponent, 0]]), np.zeros((1, 0), dtype=np.int64), np.zeros((1, 3)), np.zeros((1, 2))]
+    with pytest.raises(MessageError, match="exponent"):
+        decode_scales(encode_planes(planes), [(3, 2)], 0)
+    vectors = [np.zeros((1, 2)), np.array([[exponent + np.sign(exponent) * 20]]), np.zeros((1, 3)), np.zeros((1, 2))]
+    with pytest.raises(MessageError, match="vector's step"):
+        decode_scales(encode_planes(vectors), [(3, 2)], 1)
+
+
+def test_damaged_tables_give_tables_or_the_one_error():
+    quantized = ScaledQuantized.quantize(UniformQuantizer(kind="uniform", step_ratio=0.5), TENSORS)
+    scales, symbols = quantized.to_parts("adaptive")
+    for _ in range(300):
+        damaged = bytearray(scales.data)
+        damaged[RNG.integers(len(damaged))] = RNG.integers(256)
+        message = parse_message(render_message({}, [Part("scales", bytes(damaged)), symbols]))
+        try:
+            decoded = ScaledQuantized.from_message(message, SHAPES, "adaptive")
+        except MessageError:
+            continue
+        with np.errstate(over="ignore"):
+            assert {name: value.shape for name, value in decoded.dequantize().items()} == SHAPES
+
+
+def test_values_that_are_not_finite_are_refused_by_name():
+    with pytest.raises(MessageError, match=r"proj\.weight"):
+        tensors = {"proj.weight": np.array([[1.0, np.nan]], dtype=np.float32)}
+        ScaledQuantized.quantize(UniformQuantizer(kind="uniform"), tensors)
+
+
+GOLDEN = "f7414d679cdf80"
+
+
+def test_golden_bytes_of_scales():
+    matrices = [ScaledMatrix(np.zeros((3, 2), dtype=np.int32), ints(3, 4, 3), ints(-40, 2))]
+    assert encode_scales(matrices, [5]).hex() == GOLDEN

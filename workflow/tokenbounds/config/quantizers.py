@@ -1,0 +1,61 @@
+"""Quantizers of trained models that need no further training: their steps, their calibration and their target."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from tokenbounds.config.base import STRICT
+
+Positive = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=16)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Target:
+    """How fine a quantizer's steps are: exactly one key. Rates and sizes are met to within 1 % by real encodings."""
+
+    bits_per_weight: Rate | None = None
+    message_megabits: Positive | None = None
+    scale: Positive | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class RtnQuantizer:
+    """Round to nearest: each row (or tensor) has a step, the same share of its root mean square everywhere."""
+
+    kind: Literal["rtn"]
+    target: Target
+    steps: Literal["row", "tensor"] = "row"
+    embedding_bits_per_weight: Rate | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class GptqQuantizer:
+    """Steps as in `rtn`; columns are rounded one after the other, each correcting the errors before it (GPTQ, LDLQ)."""
+
+    kind: Literal["gptq"]
+    calibration: str
+    target: Target
+    steps: Literal["row", "tensor"] = "row"
+    damping: Positive = 1e-4
+    embedding_bits_per_weight: Rate | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class WatersicQuantizer:
+    """The best for pretrained models: steps by sensitivity of rows and columns, one scale for the whole model.
+
+    The step of row r and column k is scale / √(g_r · D_k): g_r is the mean squared gradient of the loss at output r,
+    D_k what the inputs before k do not explain of input k. Columns are rounded with error feedback, each code so that
+    error + `rate_weight` × bits is least.
+    """
+
+    kind: Literal["watersic"]
+    calibration: str
+    target: Target
+    damping: Positive = 1e-4
+    rate_weight: Annotated[float, Field(ge=0)] = 0.12
+    embedding_bits_per_weight: Rate | None = None

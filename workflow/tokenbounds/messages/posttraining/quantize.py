@@ -1,0 +1,167 @@
+"""Post-training quantization of a whole model: from a quantizer's row to codes, and a record of how they were found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from tokenbounds.calibration.layers import Matrix, check_calibratable, matrices_of, of_use
+from tokenbounds.calibration.store import Calibration
+from tokenbounds.config import GptqQuantizer, RtnQuantizer, WatersicQuantizer
+from tokenbounds.errors import CalibrationError
+from tokenbounds.messages.coding import Coder
+from tokenbounds.messages.posttraining.methods import ErrorFeedback, Method, RoundToNearest, SensitivitySteps
+from tokenbounds.messages.posttraining.search import Rounder, encoded_bits, find_scale, rough_scale
+from tokenbounds.messages.quantizers.scaled import ScaledMatrix, ScaledQuantized
+from tokenbounds.models.card import ModelCard
+
+PostTrainingQuantizer = RtnQuantizer | GptqQuantizer | WatersicQuantizer
+
+
+def quantize_pretrained(
+    spec: PostTrainingQuantizer,
+    model: PreTrainedModel,
+    card: ModelCard,
+    tensors: Mapping[str, np.ndarray],
+    calibration: Calibration | None,
+    *,
+    coder: Coder = "adaptive",
+) -> tuple[ScaledQuantized, dict[str, Any]]:
+    """Quantize a model to its quantizer's target.
+
+    Parameters
+    ----------
+    spec : RtnQuantizer, GptqQuantizer or WatersicQuantizer
+    model : transformers model
+        Tells what each tensor is; its values are not looked at.
+    card : ModelCard
+    tensors : mapping of str to float32 array
+        The values.
+    calibration : Calibration, optional
+        Needed by all but `rtn`.
+    coder : {"adaptive", "static"}
+        What will code the message: sizes are its sizes.
+
+    Returns
+    -------
+    quantized : ScaledQuantized
+    record : dict
+        Scales, bits of linear layers and tables, every evaluation of the search, and the calibration's record.
+
+    Raises
+    ------
+    CalibrationError
+        If the model is not supported, or the calibration is missing or another model's.
+    MessageError
+        If the target cannot be met, or a value is not finite.
+    """
+    check_calibratable(card)
+    if calibration is not None and calibration.record.get("model") != card.to_dict():
+        raise CalibrationError(f"{calibration.path} is the calibration of another model. Calibrate this one.")
+    task = _Task(spec, Rounder(method_of(spec, calibration), tensors), matrices_of(model), coder)
+    matrices = task.run()
+    return ordered(tensors, matrices), {**task.record, "calibration": dict(calibration.record) if calibration else None}
+
+
+def method_of(spec: PostTrainingQuantizer, calibration: Calibration | None) -> Method:
+    """The rounding method of a quantizer's row.
+
+    Raises
+    ------
+    CalibrationError
+        If it needs a calibration and there is none.
+    """
+    if isinstance(spec, RtnQuantizer):
+        return RoundToNearest(spec)
+    if calibration is None:
+        raise CalibrationError(f"the quantizer '{spec.kind}' needs a calibration. Name its row under 'calibration'.")
+    return ErrorFeedback(spec, calibration) if isinstance(spec, GptqQuantizer) else SensitivitySteps(spec, calibration)
+
+
+@dataclass
+class _Task:
+    """One search; `record` fills while it runs."""
+
+    spec: PostTrainingQuantizer
+    rounder: Rounder
+    matrices: Sequence[Matrix]
+    coder: Coder
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def run(self) -> dict[str, ScaledMatrix]:
+        """All matrices, quantized to the target."""
+        target, own_rate = self.spec.target, self.spec.embedding_bits_per_weight
+        layers = of_use(self.matrices, "linear")
+        tables = of_use(self.matrices, "lookup", "head", "tied")
+        found: dict[str, ScaledMatrix] = {}
+        if own_rate is not None:
+            found |= self._to_size("embedding", tables, own_rate * self._weights(tables))
+        shared = list(layers) if own_rate is not None else [*layers, *tables]
+        if target.scale is not None:
+            found |= self._at_scale("linear", shared, target.scale)
+        elif target.message_megabits is not None:
+            found |= self._to_size("linear", shared, target.message_megabits * 1e6, others=found)
+        else:
+            assert target.bits_per_weight is not None
+            found |= self._to_size("linear", layers, target.bits_per_weight * self._weights(layers))
+            if own_rate is None:
+                found |= self._at_scale("embedding", tables, self.record["linear"]["scale"])
+        return found
+
+    def _to_size(
+        self,
+        group: str,
+        matrices: Sequence[Matrix],
+        wanted: float,
+        others: Mapping[str, ScaledMatrix] | None = None,
+    ) -> dict[str, ScaledMatrix]:
+        """Matrices quantized so that, coded alone, they take `wanted` bits; or the whole message with `others`."""
+        share = 1.0 if others is None else self._weights(matrices) / self._weights(self.matrices)
+        guess = rough_scale(self.rounder, matrices, share * wanted / self._weights(matrices))
+        evaluations: list[list[float]] = []
+        latest: dict[str, ScaledMatrix] = {}
+
+        def bits(scale: float) -> float:
+            latest.update(self.rounder.round(matrices, scale))
+            size = encoded_bits(latest, self.coder) if others is None else self._message_bits({**others, **latest})
+            evaluations.append([scale, size])
+            return size
+
+        scale = find_scale(bits, wanted, guess)
+        self._note(group, scale, matrices, latest, evaluations)
+        return latest
+
+    def _at_scale(self, group: str, matrices: Sequence[Matrix], scale: float) -> dict[str, ScaledMatrix]:
+        self.rounder.round(matrices, scale)  # learns code lengths
+        found = self.rounder.round(matrices, scale)
+        self._note(group, scale, matrices, found, [])
+        return found
+
+    def _note(
+        self,
+        group: str,
+        scale: float,
+        matrices: Sequence[Matrix],
+        found: Mapping[str, ScaledMatrix],
+        evaluations: list[list[float]],
+    ) -> None:
+        bits, weights = encoded_bits(found, self.coder), self._weights(matrices)
+        rates = {"bits": bits, "weights": weights, "bits_per_weight": bits / max(weights, 1)}
+        self.record[group] = {"scale": scale, **rates, "evaluations": evaluations}
+
+    def _weights(self, matrices: Sequence[Matrix]) -> int:
+        return sum(self.rounder.tensors[matrix.name].size for matrix in matrices)
+
+    def _message_bits(self, found: Mapping[str, ScaledMatrix]) -> int:
+        """Bits of the message's parts; its header is too small to matter."""
+        parts = ordered(self.rounder.tensors, found).to_parts(self.coder)
+        return sum(8 * len(part.data) for part in parts)
+
+
+def ordered(tensors: Mapping[str, np.ndarray], found: Mapping[str, ScaledMatrix]) -> ScaledQuantized:
+    """The quantized model, its tensors in the model's order."""
+    return ScaledQuantized.assemble(tensors, {name: found[name] for name in tensors if name in found})

@@ -1,8 +1,9 @@
 """Pretrained models: a hub name, a folder, or a GGUF file, turned into a card and coded values.
 
 The architecture is looked up by name before any weight is read; weights are read from safetensors or GGUF, or, where
-an installed package ships nothing else, from a torch archive without unpickling it; no code from the model is run. The
-model handed back is built from the card alone, and checked against the original.
+an installed package ships nothing else, from a torch archive without unpickling it; no code from the model is run.
+Quantized checkpoints are decoded to the dense values they stand for. The model handed back is built from the card
+alone, and checked against the original.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from tokenbounds.config import PretrainedModel
 from tokenbounds.errors import ModelError
 from tokenbounds.models.build import build_model, coded_parameters
 from tokenbounds.models.card import ModelCard
+from tokenbounds.models.checkpoint import save_checkpoint
 from tokenbounds.models.families import Family, family_of
+from tokenbounds.models.quantized import fill_model, first_line, is_quantized, read_quantized
+from tokenbounds.models.quip_sharp import PublishedCodes, save_codes
 from tokenbounds.models.torch_archive import read_tensors
 
 _PROBE_TOKENS = 32
@@ -31,6 +35,19 @@ _ARCHIVE = "pytorch_model.bin"
 _MASKS = (".attn.bias", ".attn.masked_bias")
 # IgLM's configuration names a token it does not have; its sequences begin with the kind of chain, here [HEAVY].
 _FIRST_TOKENS = {"iglm": 31}
+
+
+def import_pretrained(spec: PretrainedModel, directory: Path | str) -> None:
+    """Load a pretrained model and save it as a checkpoint, the codes of a QuIP# one beside its dense values.
+
+    Raises
+    ------
+    TokenboundsError
+        If the model cannot be loaded (see `load_pretrained`), or a file not be written.
+    """
+    model, card, codes = _load(spec, None)
+    save_codes(Path(directory), codes)
+    save_checkpoint(directory, model, card)
 
 
 def load_pretrained(spec: PretrainedModel, *, start_id: int | None = None) -> tuple[PreTrainedModel, ModelCard]:
@@ -51,13 +68,21 @@ def load_pretrained(spec: PretrainedModel, *, start_id: int | None = None) -> tu
     Raises
     ------
     ModelError
-        If the model cannot be found or read, its architecture is not supported, its weights are pickled or
-        quantized, or the rebuilt model computes something else.
+        If the model cannot be found or read, its architecture is not supported, its weights are pickled or quantized
+        in a way that is not read, or the rebuilt model computes something else.
     """
+    model, card, _ = _load(spec, start_id)
+    return model, card
+
+
+def _load(spec: PretrainedModel, start_id: int | None) -> tuple[PreTrainedModel, ModelCard, PublishedCodes | None]:
     where = _locate(spec)
     files = {"revision": spec.revision, "gguf_file": spec.gguf_file}
-    family = _check_architecture(where, files)
-    if spec.subfolder is not None and (Path(where) / _ARCHIVE).is_file():
+    config = _read_config(where, files)
+    family, codes = _family(where, config), None
+    if is_quantized(config) and spec.gguf_file is None:
+        original, codes = read_quantized(where, spec.revision, config, family)
+    elif spec.subfolder is not None and (Path(where) / _ARCHIVE).is_file():
         original = _read_archive(Path(where), family)
     else:
         if spec.gguf_file is None and Path(where).is_dir():
@@ -75,7 +100,7 @@ def load_pretrained(spec: PretrainedModel, *, start_id: int | None = None) -> tu
         difference = (model(input_ids=probe, use_cache=False).logits - expected).abs().max().item()
     if not difference <= _PROBE_TOLERANCE * (1.0 + expected.abs().max().item()):
         raise ModelError(f"{where}: the model rebuilt from its card computes other logits (by {difference:.3g}).")
-    return model, card
+    return model, card, codes
 
 
 def card_from_config(config: PreTrainedConfig, *, start_id: int | None = None) -> ModelCard:
@@ -146,14 +171,16 @@ def _locate_subfolder(package: Path, spec: PretrainedModel) -> str:
     return str(folder)
 
 
-def _check_architecture(where: str, files: dict[str, str | None]) -> Family:
-    """Read the configuration alone and look its architecture up."""
+def _read_config(where: str, files: dict[str, str | None]) -> dict[str, Any]:
+    """Read the configuration alone."""
     try:
         config, _ = PreTrainedConfig.get_config_dict(where, **files)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise ModelError(f"cannot read the configuration of {where}: {_first_line(error)}") from error
-    if config.get("quantization_config") and files["gguf_file"] is None:
-        raise ModelError(f"{where} is quantized already. Name the original checkpoint, or a GGUF file.")
+        raise ModelError(f"cannot read the configuration of {where}: {first_line(error)}") from error
+    return config
+
+
+def _family(where: str, config: dict[str, Any]) -> Family:
     try:
         return family_of(config.get("model_type"))
     except ModelError as error:
@@ -179,7 +206,7 @@ def _read(where: str, files: dict[str, str | None], family: Family) -> PreTraine
     try:
         model, info = model_class.from_pretrained(where, **files, **options)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        raise ModelError(f"cannot load {where}: {_first_line(error)}") from error
+        raise ModelError(f"cannot load {where}: {first_line(error)}") from error
     strange = sorted(map(str, [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]))
     if strange:
         raise ModelError(f"{where}: its weights do not fit a {family.model_class} (first at {strange[0]}).")
@@ -190,14 +217,7 @@ def _read_archive(folder: Path, family: Family) -> PreTrainedModel:
     """Load the original from a torch archive, read as data; every parameter must come from the file."""
     tensors = {name: value for name, value in read_tensors(folder / _ARCHIVE).items() if not name.endswith(_MASKS)}
     config = getattr(transformers, family.config_class).from_pretrained(folder, attn_implementation="sdpa")
-    model = getattr(transformers, family.model_class)(config)
-    try:
-        missing, unexpected = model.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:
-        raise ModelError(f"{folder}: {_first_line(error)}") from error
-    if strange := sorted([*missing, *unexpected]):
-        raise ModelError(f"{folder}: its weights do not fit a {family.model_class} (first at {strange[0]}).")
-    return cast(PreTrainedModel, model.float().eval())
+    return fill_model(config, family, tensors, str(folder))
 
 
 def _copy_values(original: PreTrainedModel, model: PreTrainedModel, where: str) -> None:
@@ -208,7 +228,3 @@ def _copy_values(original: PreTrainedModel, model: PreTrainedModel, where: str) 
         raise ModelError(f"{where}: the tensor {name} does not fit the model's card.")
     for name, parameter in target.items():
         parameter.copy_(source[name])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -122,23 +122,29 @@ def excess_errors(trial: Trial, fault: Fault) -> float:
     return float(trial.expected_error.mean()) - empirical - fault.span * gap
 
 
-def excess_telescoped(trial: Trial, fault: Fault) -> float:
+def excess_telescoped(trial: Trial, fault: Fault, beta: float = 1.0) -> float:
     """A two-model chain: a base that sees the last token only, then the chosen model."""
     with np.errstate(divide="ignore"):
         base_prediction = np.where(trial.context % 2 == 1, 0.75, 0.25)
     one_token = np.isclose(trial.nll_bits, 0.0) == (trial.prediction > 0.5)
     base_nll = -np.log2(np.where(one_token, base_prediction, 1.0 - base_prediction))
-    alphas = (ALPHAS[0], ALPHAS[1])
-    links = link_losses([base_nll, trial.nll_bits], alphas, VOCABULARY)
+    alphas, betas = (ALPHAS[0], ALPHAS[1]), (0.0, beta)
+    links = link_losses([base_nll, trial.nll_bits], alphas, VOCABULARY, betas)
     base_bits = fault.bits * 4
     totals = [budget(base_bits, DELTA / 2, 1), budget(base_bits + fault.bits * trial.message_bits, DELTA / 2, 1)]
-    result = bound_telescoped(links, link_ceilings(alphas, VOCABULARY), totals, lambdas=LAMBDAS)
+    ceilings = link_ceilings(alphas, VOCABULARY, betas)
+    result = bound_telescoped(links, ceilings, totals, lambdas=LAMBDAS, betas=betas)
     truth = 0.0
     for token, weight in ((1, trial.chance), (0, 1.0 - trial.chance)):
         with np.errstate(divide="ignore"):
             streams = [-np.log2(p if token else 1.0 - p) for p in (base_prediction, trial.prediction)]
         truth += float(np.mean(weight * np.add(*link_losses(streams, alphas, VOCABULARY))))
     return truth - result.empirical - fault.span * result.gap
+
+
+def excess_control_variate(trial: Trial, fault: Fault) -> float:
+    """The same chain, of which the second link subtracts half of the base's loss."""
+    return excess_telescoped(trial, fault, beta=0.5)
 
 
 class _Stream:
@@ -156,7 +162,7 @@ class _Stream:
 
 
 def excess_chain(trial: Trial, fault: Fault, sample: Sample | None = None) -> float:
-    """A chain of fair coins and the chosen model; sub-chain, weights and split of delta are searched with the data.
+    """A chain of fair coins and the chosen model; what may be chosen is searched with the data.
 
     Models choose among many tokens, of which two occur, so that smoothing towards the coins pays.
     """
@@ -165,7 +171,7 @@ def excess_chain(trial: Trial, fault: Fault, sample: Sample | None = None) -> fl
     streams = {"fair": _Stream(np.ones_like(fair), rows), "chosen": _Stream(trial.nll_bits, rows)}
     bits = {"fair": round(fault.bits * 4), "chosen": round(fault.bits * trial.message_bits)}
     models = [ChainModel(name, bits[name], WIDE_VOCABULARY, stream) for name, stream in streams.items()]
-    spec = BoundsSpec(bounds=("telescoped",), alphas=ALPHAS, link_alphas=ALPHAS, lambdas=LAMBDAS)
+    spec = BoundsSpec(bounds=("telescoped",), alphas=ALPHAS, link_alphas=ALPHAS, link_betas=(0.5, 1.0), lambdas=LAMBDAS)
     share = None if sample is None else SHARE
     named = [("bpd", "telescoped")]
     budgets = split_delta(DELTA, named, message_bits=0, alphas=1, lambdas=1, sampling_share=share).rows
@@ -271,6 +277,7 @@ TOKEN_LEVEL = {
     "betting": excess_betting,
     "inverse_kl": excess_errors,
     "telescoped": excess_telescoped,
+    "control_variate": excess_control_variate,
     "chain": excess_chain,
 }
 SAMPLED = {

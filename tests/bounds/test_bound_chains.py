@@ -21,7 +21,8 @@ from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import ScoreError
 
 V = 512
-SPEC = BoundsSpec(bounds=("telescoped",), alphas=(0.01, 0.1), link_alphas=(0.05, 0.2, 0.4), lambdas=12)
+GRIDS = {"alphas": (0.01, 0.1), "link_alphas": (0.05, 0.2, 0.4), "link_betas": (0.5, 1.0), "lambdas": 12}
+SPEC = BoundsSpec(bounds=("telescoped",), **GRIDS)
 
 
 class Stream:
@@ -61,9 +62,8 @@ def bound(streams, bits=(50, 400, 3000), delta=0.05, whole=False, spec=SPEC, siz
 
 
 def problem(models=3, whole=False):
-    return ChainProblem(
-        (10,) * models, (V,) * models, SPEC.alphas, SPEC.link_alphas, 12, 1000, Fraction(1, 20), Fraction(0), whole
-    )
+    deltas = {"delta_generalization": Fraction(1, 20), "delta_sampling": Fraction(0)}
+    return ChainProblem((10,) * models, (V,) * models, **GRIDS, tokens=1000, **deltas, whole=whole)
 
 
 def test_candidates_are_counted_one_by_one():
@@ -71,10 +71,17 @@ def test_candidates_are_counted_one_by_one():
         counted = 0
         for path in problem(models, whole).paths():
             assert list(path) == sorted(set(path)) and path[-1] == models - 1
-            alphas = list(itertools.product(*(problem(models, whole).grid(place) for place in range(len(path)))))
-            counted += len(alphas) * len(problem(models, whole).ratios(path))
+            each = problem(models, whole)
+            counted += sum(1 for _ in points(each, path)) * len(each.ratios(path))
         assert problem(models, whole).candidates == counted
-    assert problem(3).candidates == 2 + 2 * (2 * 3 * 3) + 2 * 3 * 3 * 3
+    assert problem(3).candidates == 2 + 2 * (2 * 6 * 3) + 2 * 6 * 6 * 3
+    assert problem(3, whole=True).candidates == 2 + 2 * (2 * 3) + 2 * 3 * 3
+
+
+def points(each, path):
+    """Every tuple of smoothing weights and coefficients of a sub-chain."""
+    grids = [[each.grid(place) for place in range(len(path))], [each.betas(place) for place in range(len(path))]]
+    return itertools.product(*(itertools.product(*grid) for grid in grids))
 
 
 def test_shares_of_delta_add_up_exactly_for_every_candidate():
@@ -98,15 +105,21 @@ def test_no_link_pays_more_than_the_number_of_candidates():
 @given(
     st.lists(st.floats(0, 60), min_size=4, max_size=4),
     st.lists(st.floats(0.001, 0.9), min_size=4, max_size=4),
+    st.lists(st.floats(0.01, 1.0), min_size=4, max_size=4),
     st.booleans(),
 )
-def test_links_stay_in_their_intervals_whatever_the_data(nll, alphas, whole):
+def test_links_stay_in_their_intervals_and_add_up_whatever_the_data(nll, alphas, betas, whole):
     each = problem(4, whole)
     for path in each.paths():
-        chosen = alphas[: len(path)]
-        streams = each.streams(path, chosen, [np.array([loss]) for loss in nll])
-        for stream, (low, high) in zip(streams, each.intervals(path, chosen), strict=True):
+        chosen = alphas[: len(path)], (betas if not whole else [1.0] * 4)[: len(path)]
+        streams = each.streams(path, *chosen, [np.array([loss]) for loss in nll])
+        for stream, (low, high) in zip(streams, each.intervals(path, *chosen), strict=True):
             assert low - 1e-9 <= stream[0] <= high + 1e-9
+        mixed = 1.0 / V
+        for model, alpha in zip(path, chosen[0], strict=True):
+            mixed = (1 - alpha) * 2.0 ** -nll[model] + alpha * mixed
+        parts = zip(each.weights(chosen[1]), streams, strict=True)
+        assert sum(weight * stream[0] for weight, stream in parts) == pytest.approx(-math.log2(mixed), abs=1e-9)
 
 
 def test_a_chain_of_one_is_the_betting_bound():
@@ -138,6 +151,20 @@ def test_order_of_magnitude_properties(whole):
     assert value == bound(
         [Stream(each, batch) for each, batch in zip(streams, (7, 999, 4000), strict=True)], whole=whole
     )
+
+
+def test_a_control_variate_beats_subtracting_all_or_nothing():
+    """A noisy cheap model: subtracting half of its loss is better than all of it, and than none (the mixture)."""
+    rng = np.random.default_rng(1)
+    shared = rng.gamma(1.0, 4.0, 8000)
+    cheap = np.maximum(shared + rng.gamma(1.0, 4.0, 8000) - 2.0, 0.0)
+    streams, bits, sizes = [cheap, 0.5 * shared + rng.gamma(1.0, 1.5, 8000)], (20, 1500), (V, V)
+    value = {betas: bound(streams, bits, spec=replace(SPEC, link_betas=betas), sizes=sizes) for betas in BETAS}
+    assert value[0.5, 1.0] < value[1.0,] - 0.2
+    assert value[0.5, 1.0] < bound(streams, bits, whole=True, sizes=sizes) - 0.2
+
+
+BETAS = ((1.0,), (0.5, 1.0))
 
 
 def test_a_smaller_vocabulary_at_the_bottom_is_used():
@@ -177,9 +204,5 @@ def test_the_search_finds_what_trying_everything_finds():
     streams = losses(2000)
     each = replace(problem(3), message_bits=(50, 400, 3000), tokens=2000)
     search = ChainSearch(each, streams, np.ones(2000))
-    everything = min(
-        search._guess(path, alphas).guess
-        for path in each.paths()
-        for alphas in itertools.product(*(each.grid(place) for place in range(len(path))))
-    )
+    everything = min(search._guess(path, *point).guess for path in each.paths() for point in points(each, path))
     assert search.best(1)[0].guess == pytest.approx(everything, rel=1e-12)

@@ -18,7 +18,7 @@ from tokenbounds.bounds.betting import (
 from tokenbounds.bounds.documents import DocumentSums, bound_documents, bound_documents_betting
 from tokenbounds.bounds.freedman import bound_freedman, freedman_value
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range, smooth, smooth_towards
-from tokenbounds.bounds.telescoped import bound_telescoped, link_ceilings, link_losses
+from tokenbounds.bounds.telescoped import bound_telescoped, link_ceilings, link_losses, link_weights
 from tokenbounds.errors import CertificateError
 
 
@@ -156,6 +156,29 @@ def test_telescoped_adds_up_its_links():
     assert bound.empirical == pytest.approx(float(np.sum(links) / 3000))
 
 
+def test_control_variates_by_hand():
+    """Half of the base's loss subtracted: l_2 = s_2 + s_1 / 2, and s_2 may reach half of the base's ceiling more."""
+    small, large = np.array([1.0, 6.0, 2.0, 0.0]), np.array([0.5, 5.0, np.inf, 0.0])
+    betas, ceilings = [0.0, 0.5], link_ceilings([0.1, 0.2], 16, [0.0, 0.5])
+    links = link_losses([small, large], [0.1, 0.2], 16, betas)
+    whole = link_losses([small, large], [0.1, 0.2], 16)
+    assert links[0] == pytest.approx(whole[0])
+    assert links[1] == pytest.approx(whole[1] + 0.5 * whole[0])
+    assert ceilings == pytest.approx([math.log2(160), math.log2(5) + 0.5 * math.log2(160)])
+    bound = bound_telescoped(links, ceilings, [1.0, 2.0], betas=betas)
+    first, second = (
+        bound_betting(link, ceiling, total).value
+        for link, ceiling, total in zip(links, ceilings, [1.0, 2.0], strict=True)
+    )
+    assert bound.value == pytest.approx(second + 0.5 * first)
+    assert bound.empirical == pytest.approx(np.mean(whole[0] + whole[1]))
+    chain = link_losses([small, large, large], [0.1, 0.2, 0.3], 16, [0.0, 0.5, 0.25])
+    assert chain[2] + 0.25 * (chain[1] + 0.5 * chain[0]) == pytest.approx(
+        np.sum(link_losses([small, large, large], [0.1, 0.2, 0.3], 16), axis=0)
+    )
+    assert link_weights([0.0, 0.5, 0.25]) == [0.125, 0.25, 1.0]
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -171,6 +194,8 @@ def test_telescoped_adds_up_its_links():
         lambda: binary_kl(1.5, 0.5),
         lambda: loss_range(0.0, 10),
         lambda: link_losses([[1.0]], [0.1, 0.2], 4),
+        lambda: link_losses([[1.0], [1.0]], [0.1, 0.2], 4, [0.0, 1.5]),
+        lambda: link_ceilings([0.1, 0.2], 4, [0.0]),
         lambda: bound_documents([], 1.0, 1.0),
         lambda: bound_documents([0.0, 3.0], 1.0, 1.0),
         lambda: DocumentSums(2).add([2], [1.0]),

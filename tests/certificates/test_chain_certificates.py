@@ -1,5 +1,6 @@
 """Certificates of chains: the numbers by hand, what they pay, and mix-ups of their files."""
 
+import itertools
 import json
 import math
 import re
@@ -28,11 +29,12 @@ SPEC = BoundsSpec(
     top_k=(1,),
     alphas=(0.01, 0.1, 0.3),
     link_alphas=(0.05, 0.2),
+    link_betas=(0.5, 1.0),
     lambdas=16,
 )
 ROWS = 4
-# Sub-chains: the certified model alone, or both; the second with two weights and three splits of delta.
-CANDIDATES = {"telescoped": 3 + 3 * 2 * 3, "mixture": 3 + 3 * 2}
+# Sub-chains: the certified model alone, or both; the second with two weights, two betas and three splits of delta.
+CANDIDATES = {"telescoped": 3 + 3 * 2 * 2 * 3, "mixture": 3 + 3 * 2}
 
 
 @pytest.fixture(autouse=True)
@@ -95,13 +97,13 @@ def paid_bits(inputs, part):
 def stated_by_hand(inputs, row, price=None, bits=paid_bits):
     """The telescoped value of a certificate's weights, lambdas and shares of delta, from the score files."""
     price = math.log(CANDIDATES["telescoped"]) if price is None else price
-    alphas = row["links"][1]["alphas"]
+    alphas, beta = row["links"][1]["alphas"], row["links"][1]["beta"]
     first, second = mixed(inputs, alphas)
     total = 0.0
-    for part, values in enumerate((first, second - first)):
+    for part, (values, factor) in enumerate(((first, beta), (second - beta * first, 1.0))):
         link = row["links"][part]
         complexity = bits(inputs, part) * math.log(2) + price + math.log(SPEC.lambdas) - math.log(link["delta"])
-        total += link_value(values, link["lambda"], complexity)
+        total += factor * link_value(values, link["lambda"], complexity)
     return total
 
 
@@ -110,7 +112,8 @@ def test_a_chain_of_two_by_hand(inputs, certificate):
     assert [link["messages"] for link in row["links"]] == [["chain"], ["chain", "large"]]
     assert row["value"] == pytest.approx(stated_by_hand(inputs, row), rel=1e-9)
     assert row["empirical"] == pytest.approx(mixed(inputs, row["links"][1]["alphas"])[1].mean(), rel=1e-9)
-    assert sum(link["value"] for link in row["links"]) == pytest.approx(row["value"], rel=1e-12)
+    assert sum(link["weight"] * link["value"] for link in row["links"]) == pytest.approx(row["value"], rel=1e-12)
+    assert [link["beta"] for link in row["links"]] == [0.0, row["links"][0]["weight"]]
     assert row["value"] < row_of(certificate, "betting")["value"] - 0.2
     assert row["alpha"] is None and row["lambda"] is None
 
@@ -126,18 +129,20 @@ def test_dropping_the_price_of_the_search_or_a_link_s_bits_is_noticed(inputs, ce
 
 def test_the_search_finds_the_best_candidate(inputs, certificate):
     shares = {ratio: Fraction(1, 80) / (1 + ratio) for ratio in (Fraction(1, 8), Fraction(1), Fraction(8))}
-    found = []
-    for a1 in SPEC.alphas:
-        for a2 in SPEC.link_alphas:
-            first, second = mixed(inputs, (a1, a2))
-            for ratio, share in shares.items():
-                total = 0.0
-                parts = ((first, math.log2(V / a1), share), (second - first, math.log2(1 / a2), share * ratio))
-                for part, (values, high, delta) in enumerate(parts):
-                    complexity = paid_bits(inputs, part) * math.log(2) + math.log(21 * 16) - math.log(delta)
-                    total += min(link_value(values, x, complexity) for x in lambda_grid(16, high))
-                found.append(total)
-    assert row_of(certificate, "telescoped")["value"] == pytest.approx(min(found), rel=1e-9)
+    price = math.log(CANDIDATES["telescoped"] * 16)
+    found = {}
+    for a1, a2, beta, ratio in itertools.product(SPEC.alphas, SPEC.link_alphas, SPEC.link_betas, shares):
+        first, second = mixed(inputs, (a1, a2))
+        high, total = math.log2(V / a1), 0.0
+        parts = ((first, high, beta), (second - beta * first, math.log2(1 / a2) + (1 - beta) * high, 1.0))
+        for part, (values, most, factor) in enumerate(parts):
+            share = shares[ratio] * ratio**part
+            complexity = paid_bits(inputs, part) * math.log(2) + price - math.log(share)
+            total += factor * min(link_value(values, x, complexity) for x in lambda_grid(16, most))
+        found[a1, a2, beta, ratio] = total
+    assert row_of(certificate, "telescoped")["value"] == pytest.approx(min(found.values()), rel=1e-9)
+    best_whole = min(value for (_, _, beta, _), value in found.items() if beta == 1.0)
+    assert min(found.values()) < best_whole - 0.01
 
 
 def test_a_mixture_of_held_out_models_by_hand(inputs, tmp_path):
@@ -200,20 +205,21 @@ def test_a_sampled_chain_bounds_each_link_s_average(tmp_path):
     assert entries["sampling_cells"] == CANDIDATES["telescoped"] * 16 * len(row["links"])
     assert len(row["links"]) == 2
     a1, a2 = row["links"][1]["alphas"]
+    beta = row["links"][1]["beta"]
     first, second = mixed(inputs, (a1, a2))
     ends = (
         (math.log2(V / a1), -math.log2(1 - a1 * (1 - 1 / V))),
-        (math.log2(1 / a2), -math.log2((1 - a2) * V / a1 + a2)),
+        (math.log2(1 / a2) + (1 - beta) * math.log2(V / a1), -math.log2((1 - a2) * V / a1 + a2)),
     )
     total = 0.0
-    for part, (values, (high, low)) in enumerate(zip((first, second - first), ends, strict=True)):
+    for part, (values, (high, low)) in enumerate(zip((first, second - beta * first), ends, strict=True)):
         link = row["links"][part]
         logs = np.log1p(-link["lambda"] * values)
         means = pl.DataFrame({"block": blocks, "x": logs}).group_by("block").agg(pl.col("x").mean()).sort("block")
         span = (math.log1p(-link["lambda"] * high), math.log1p(-link["lambda"] * low))
         share = float(Fraction(entries["delta_sampling"]) / entries["sampling_cells"])
         lower = lower_mean(means["x"].to_numpy()[order], *span, share)
-        total += (1 - math.exp(lower - link["complexity"] / found["tokens"])) / link["lambda"]
+        total += link["weight"] * (1 - math.exp(lower - link["complexity"] / found["tokens"])) / link["lambda"]
     assert row["value"] == pytest.approx(total, rel=1e-9)
     assert row["sampling"] > 0
     assert verify_certificate(tmp_path / "certificates/s.json")

@@ -100,10 +100,11 @@ def _rows_table(rows: list[dict[str, Any]]) -> Table:
 
 def _links_table(links: list[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
     """The links of rows that use the chain: the models each depends on, and its part of the row's value."""
-    table = _columns(["row", "models and their weights of what lies below"], ["value", "empirical", "range", "λ"])
+    numeric = ("beta", "weight", "value", "empirical", "range", "lambda")
+    table = _columns(["row", "models and their weights of what lies below"], ["β", "factor", *numeric[2:5], "λ"])
     for row, link in links:
         models = zip(link["messages"], link["alphas"], strict=True)
-        numbers = (f"{link[name]:.4g}" for name in ("value", "empirical", "range", "lambda"))
+        numbers = (f"{link[name]:.4g}" for name in numeric)
         table.add_row(row["bound"], " ← ".join(f"{name} ({alpha:g})" for name, alpha in models), *numbers)
     return table
 

@@ -129,6 +129,8 @@ LinkRecord = TypedDict(
     {
         "messages": Annotated[list[str], Field(min_length=1, description="names of the messages that it depends on")],
         "alphas": Annotated[list[Probability], Field(min_length=1, description="weight of what lies below each")],
+        "beta": Annotated[float, Field(ge=0, le=1, description="part of the model below's loss that it subtracts")],
+        "weight": Annotated[float, Field(gt=0, le=1, description="factor of its value in the row's value")],
         "lambda": Annotated[float, Field(description="λ chosen from the grid")],
         "value": Annotated[float, Field(description="bound of the link's average, bits")],
         "empirical": Annotated[float, Field(description="the link's average over the scored tokens, bits")],

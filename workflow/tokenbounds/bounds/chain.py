@@ -1,8 +1,9 @@
 """What a telescoped row may choose from, and what the choice costs (docs/bounds.md, "Telescoping").
 
 A certificate names a chain of messages, cheapest first, the certified one last. Its candidates are all sub-chains that
-keep the order and end with the certified message, with every tuple of smoothing weights and every split of delta from
-fixed grids. There are N of them; each link of each pays ln N, so that all hold at once.
+keep the order and end with the certified message, with every tuple of smoothing weights, of coefficients of the control
+variates, and every split of delta from fixed grids. There are N of them; each link of each pays ln N, so that all hold
+at once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from tokenbounds.bounds.ledger import log_fraction
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor
-from tokenbounds.bounds.telescoped import link_ceilings, link_losses
+from tokenbounds.bounds.telescoped import link_ceilings, link_losses, link_weights
 
 Floats = npt.NDArray[np.float64]
 Path = tuple[int, ...]
@@ -41,6 +42,8 @@ class ChainProblem:
         V of each model.
     alphas, link_alphas
         Smoothing weights of a sub-chain's first model (towards uniform) and of the others (towards the one before).
+    link_betas
+        How much of the cheaper model's loss a link may subtract, each in (0, 1].
     lambdas
         Size of each link's grid.
     tokens
@@ -55,6 +58,7 @@ class ChainProblem:
     vocabulary_sizes: tuple[int, ...]
     alphas: tuple[float, ...]
     link_alphas: tuple[float, ...]
+    link_betas: tuple[float, ...]
     lambdas: int
     tokens: int
     delta_generalization: Fraction
@@ -76,13 +80,22 @@ class ChainProblem:
         """Smoothing weights of the model at a place of a sub-chain."""
         return self.alphas if place == 0 else self.link_alphas
 
+    def betas(self, place: int) -> tuple[float, ...]:
+        """Coefficients for the link at a place of a sub-chain; nothing comes before the first."""
+        return (0.0,) if place == 0 else (1.0,) if self.whole else self.link_betas
+
     @cached_property
     def candidates(self) -> int:
-        """N: sub-chains × smoothing weights × splits of delta."""
+        """N: sub-chains × smoothing weights × coefficients × splits of delta."""
         return sum(
-            math.prod(len(self.grid(place)) for place in range(len(path))) * len(self.ratios(path))
+            math.prod(len(self.grid(place)) * len(self.betas(place)) for place in range(len(path)))
+            * len(self.ratios(path))
             for path in self.paths()
         )
+
+    def weights(self, betas: Sequence[float]) -> tuple[float, ...]:
+        """Factor of each link's bound in the row's bound."""
+        return (1.0,) if self.whole else tuple(link_weights(betas))
 
     def shares(self, path: Path, ratio: Fraction) -> tuple[Fraction, ...]:
         """Each link's part of `delta_generalization`; they add up to it exactly."""
@@ -106,19 +119,21 @@ class ChainProblem:
         """Number of averages that share `delta_sampling`: candidates × lambdas × links."""
         return self.candidates * self.lambdas * (1 if self.whole else len(path))
 
-    def streams(self, path: Path, alphas: Sequence[float], nll_bits: Sequence[npt.ArrayLike]) -> list[Floats]:
+    def streams(
+        self, path: Path, alphas: Sequence[float], betas: Sequence[float], nll_bits: Sequence[npt.ArrayLike]
+    ) -> list[Floats]:
         """The links' losses [n], bits, from the raw losses [n] of all models of the chain."""
-        links = link_losses([nll_bits[model] for model in path], alphas, self.vocabulary_sizes[path[0]])
+        links = link_losses([nll_bits[model] for model in path], alphas, self.vocabulary_sizes[path[0]], betas)
         return [np.sum(links, axis=0)] if self.whole and len(links) > 1 else links
 
-    def intervals(self, path: Path, alphas: Sequence[float]) -> list[tuple[float, float]]:
+    def intervals(self, path: Path, alphas: Sequence[float], betas: Sequence[float]) -> list[tuple[float, float]]:
         """Smallest and largest value of each link, bits, whatever the data.
 
         A link is at least -log2((1 - a) / q + a), and the model before it gives a token at least q = the product of
         the weights before, over V.
         """
         size = self.vocabulary_sizes[path[0]]
-        ceilings = link_ceilings(alphas, size)
+        ceilings = link_ceilings(alphas, size, betas)
         if self.whole and len(path) > 1:
             return [(0.0, math.fsum(ceilings))]
         found = [(loss_floor(alphas[0], size), loss_ceiling(alphas[0], size))]
@@ -130,10 +145,11 @@ class ChainProblem:
 
 @dataclass(frozen=True)
 class Choice:
-    """One candidate: a sub-chain, its smoothing weights, its split of delta, and for each link an index of lambda."""
+    """One candidate: a sub-chain, its weights and coefficients, its split of delta, and each link's index of lambda."""
 
     path: Path
     alphas: tuple[float, ...]
+    betas: tuple[float, ...]
     ratio: Fraction
     lambdas: tuple[int, ...]
     guess: float

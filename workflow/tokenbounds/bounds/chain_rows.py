@@ -57,6 +57,7 @@ def pose_problem(budget: RowBudget, models: Sequence[ChainModel], spec: BoundsSp
         vocabulary_sizes=tuple(model.vocabulary_size for model in models),
         alphas=tuple(sorted(set(spec.alphas))),
         link_alphas=tuple(sorted(set(spec.link_alphas))),
+        link_betas=tuple(sorted(set(spec.link_betas))),
         lambdas=spec.lambdas,
         tokens=tokens,
         delta_generalization=budget.delta_generalization,
@@ -150,7 +151,7 @@ class _ChoiceSums:
 
     def __init__(self, problem: ChainProblem, choice: Choice, sample: Sample | None) -> None:
         self._problem, self._choice = problem, choice
-        self._intervals = problem.intervals(choice.path, choice.alphas)
+        self._intervals = problem.intervals(choice.path, choice.alphas, choice.betas)
         fractions = lambda_fractions(problem.lambdas)
         self._losses = [_Total(sample) for _ in choice.lambdas]
         self._logs: list[dict[float, _Total]] = []
@@ -160,7 +161,8 @@ class _ChoiceSums:
 
     def update(self, block: Array, nll_bits: Sequence[Array]) -> None:
         """Add tokens: their blocks [n], and raw losses [n] of every model of the chain, bits."""
-        streams = self._problem.streams(self._choice.path, self._choice.alphas, nll_bits)
+        choice = self._choice
+        streams = self._problem.streams(choice.path, choice.alphas, choice.betas, nll_bits)
         for stream, losses, logs in zip(streams, self._losses, self._logs, strict=True):
             losses.add(block, stream)
             for lambda_, total in logs.items():
@@ -170,13 +172,18 @@ class _ChoiceSums:
         """The candidate's bound, the candidate, and the bounds of its links."""
         complexities = self._problem.complexities(self._choice.path, self._choice.ratio)
         links = tuple(self._bound_link(place, complexity) for place, complexity in enumerate(complexities))
+        weights = self._problem.weights(self._choice.betas)
+
+        def add(name: str) -> float:
+            return math.fsum(weight * getattr(link, name) for weight, link in zip(weights, links, strict=True))
+
         bound = Bound(
-            value=math.fsum(link.value for link in links),
-            empirical=math.fsum(link.empirical for link in links),
+            value=add("value"),
+            empirical=add("empirical"),
             complexity_nats=links[-1].complexity_nats,
             samples=self._problem.tokens,
-            range=math.fsum(link.range for link in links),
-            sampling=math.fsum(link.sampling for link in links),
+            range=add("range"),
+            sampling=add("sampling"),
         )
         return bound, self._choice, links
 
@@ -218,12 +225,15 @@ def _describe(
         ("chain_choice", math.log2(problem.candidates), "bits"),
     ]
     described = []
-    for place, (link, share, paid) in enumerate(zip(links, shares, bits, strict=True)):
+    weights = problem.weights(choice.betas)
+    for place, (link, share, paid, weight) in enumerate(zip(links, shares, bits, weights, strict=True)):
         reached = len(choice.path) if problem.whole else place + 1
         described.append(
             {
                 "messages": [models[model].name for model in choice.path[:reached]],
                 "alphas": list(choice.alphas[:reached]),
+                "beta": 0.0 if problem.whole else choice.betas[place],
+                "weight": weight,
                 "lambda": link.lambda_,
                 "value": float(link.value),
                 "empirical": float(link.empirical),

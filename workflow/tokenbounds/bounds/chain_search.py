@@ -1,8 +1,8 @@
 """Search of a chain's candidates on a part of its tokens (docs/bounds.md, "Telescoping").
 
 How a candidate is found needs no proof, since every candidate is paid for. The part is a fixed one of at most 2^15
-tokens, spread evenly; smoothing weights are improved one at a time, for every sub-chain; lambdas and splits of delta
-are the best of their grids.
+tokens, spread evenly; smoothing weights and coefficients of control variates are improved one at a time, for every
+sub-chain; lambdas and splits of delta are the best of their grids.
 """
 
 from __future__ import annotations
@@ -66,40 +66,48 @@ class ChainSearch:
         return sorted(found, key=lambda choice: (choice.guess, choice.path))[:count]
 
     def _descend(self, path: Path) -> Choice:
-        """Improve one smoothing weight at a time until none improves."""
-        grids = [self._problem.grid(place) for place in range(len(path))]
-        best = self._guess(path, tuple(grid[len(grid) // 2] for grid in grids))
+        """Improve one weight or coefficient at a time until none improves: the alphas, then the betas."""
+        size = len(path)
+        grids = [self._problem.grid(place) for place in range(size)]
+        grids += [self._problem.betas(place) for place in range(size)]
+        point = tuple(grid[len(grid) // 2] for grid in grids)
+        best = self._guess(path, point[:size], point[size:])
         for _ in range(_SWEEPS):
-            before = best.alphas
+            before = point
             for place, grid in enumerate(grids):
-                tried = [(*best.alphas[:place], alpha, *best.alphas[place + 1 :]) for alpha in grid]
-                guesses = [self._guess(path, alphas) for alphas in tried if alphas != best.alphas]
-                best = min([best, *guesses], key=lambda choice: choice.guess)
-            if best.alphas == before:
+                for tried in (value for value in grid if value != point[place]):
+                    moved = (*point[:place], tried, *point[place + 1 :])
+                    guess = self._guess(path, moved[:size], moved[size:])
+                    best = min(best, guess, key=lambda choice: choice.guess)
+                point = (*best.alphas, *best.betas)
+            if point == before:
                 break
         return best
 
-    def _guess(self, path: Path, alphas: tuple[float, ...]) -> Choice:
-        """The best split of delta and the best lambdas for a sub-chain with given weights."""
+    def _guess(self, path: Path, alphas: tuple[float, ...], betas: tuple[float, ...]) -> Choice:
+        """The best split of delta and the best lambdas for a sub-chain with given weights and coefficients."""
         problem = self._problem
-        streams = problem.streams(path, alphas, self._nll_bits)
-        intervals = problem.intervals(path, alphas)
+        streams = problem.streams(path, alphas, betas, self._nll_bits)
+        intervals = problem.intervals(path, alphas, betas)
         logs = [self._mean_logs(path, stream, each) for stream, each in zip(streams, intervals, strict=True)]
-        return min(
-            (self._split(path, alphas, ratio, logs, intervals) for ratio in problem.ratios(path)),
-            key=lambda choice: choice.guess,
-        )
+        found = []
+        for ratio in problem.ratios(path):
+            value, lambdas = self._split(path, ratio, betas, logs, intervals)
+            found.append(Choice(path, alphas, betas, ratio, lambdas, value))
+        return min(found, key=lambda choice: choice.guess)
 
     def _split(
         self,
         path: Path,
-        alphas: tuple[float, ...],
         ratio: Fraction,
+        betas: tuple[float, ...],
         logs: list[Floats],
         intervals: list[tuple[float, float]],
-    ) -> Choice:
+    ) -> tuple[float, tuple[int, ...]]:
+        """Value of a split of delta, bits, and for each link the index of the best lambda."""
         problem, total, chosen = self._problem, 0.0, []
-        for mean, (_, high), complexity in zip(logs, intervals, problem.complexities(path, ratio), strict=True):
+        complexities, weights = problem.complexities(path, ratio), problem.weights(betas)
+        for mean, (_, high), complexity, weight in zip(logs, intervals, complexities, weights, strict=True):
             spent = complexity + math.log(problem.lambdas)
             grid = self._fractions / high
             values = [
@@ -107,8 +115,8 @@ class ChainSearch:
                 for log, lambda_ in zip(mean, grid, strict=True)
             ]
             chosen.append(int(np.argmin(values)))
-            total += values[chosen[-1]]
-        return Choice(path, alphas, ratio, tuple(chosen), total)
+            total += weight * values[chosen[-1]]
+        return total, tuple(chosen)
 
     def _mean_logs(self, path: Path, stream: Floats, interval: tuple[float, float]) -> Floats:
         """Average of ln(1 - lambda × link) for each lambda, less what a sample makes uncertain."""

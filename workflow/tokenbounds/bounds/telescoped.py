@@ -4,7 +4,9 @@ Source: docs/bounds.md, "Telescoping".
 
 With p_0 uniform and p_j = (1 - alpha_j) theta_j + alpha_j p_(j-1), the loss of the last model is the sum of the links
 r_j = l_j - l_(j-1), and r_j <= log2(1 / alpha_j) (for the first link l_1 <= log2(V / alpha_1)). Each link is bounded by
-the betting form with the messages it depends on; delta is split over the links.
+the betting form with the messages it depends on; delta is split over the links. A link may also subtract a part beta_j
+of the cheaper model's loss only (docs/bounds.md, "Control variates"): then l_J is the sum of the links
+s_j = l_j - beta_j l_(j-1), each times the product of the betas after it.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class TelescopedBound:
     Attributes
     ----------
     value, empirical
-        Sums over the links, bits per token.
+        Sums over the links, each times its weight, bits per token.
     links
         One betting bound per link, cheapest model first; a link's value may be negative.
     """
@@ -51,7 +53,12 @@ class TelescopedBound:
         return self.value - self.empirical
 
 
-def link_losses(nll_bits: Sequence[npt.ArrayLike], alphas: Sequence[float], vocabulary_size: int) -> list[Floats]:
+def link_losses(
+    nll_bits: Sequence[npt.ArrayLike],
+    alphas: Sequence[float],
+    vocabulary_size: int,
+    betas: Sequence[float] | None = None,
+) -> list[Floats]:
     """Split the smoothed losses of a chain's last model into its links (docs/bounds.md, "Telescoping").
 
     Parameters
@@ -62,16 +69,19 @@ def link_losses(nll_bits: Sequence[npt.ArrayLike], alphas: Sequence[float], voca
         Smoothing weight of each model.
     vocabulary_size
         V.
+    betas
+        How much of the cheaper model's loss each link subtracts; the first is without effect. All of it by default.
 
     Returns
     -------
-    One float64 [n] per model, bits: r_1 = l_1, then r_j = l_j - l_(j-1).
+    One float64 [n] per model, bits: s_1 = l_1, then s_j = l_j - beta_j l_(j-1).
 
     Raises
     ------
     ScoreError
         If the streams differ in length.
     """
+    parts = check_betas(betas, len(alphas))
     if not nll_bits or len(nll_bits) != len(alphas):
         raise CertificateError(f"{len(nll_bits)} score streams and {len(alphas)} alphas; give one alpha per model.")
     streams = [np.asarray(stream, dtype=np.float64) for stream in nll_bits]
@@ -79,17 +89,48 @@ def link_losses(nll_bits: Sequence[npt.ArrayLike], alphas: Sequence[float], voca
         raise ScoreError("the chain's score streams hold different numbers of tokens; score all on the same plan.")
     links = [smooth(streams[0], alphas[0], vocabulary_size)]
     base = links[0]
-    for stream, alpha in zip(streams[1:], alphas[1:], strict=True):
-        links.append(smooth_towards(stream, base, alpha))
-        base = base + links[-1]
+    for stream, alpha, beta in zip(streams[1:], alphas[1:], parts[1:], strict=True):
+        gain = smooth_towards(stream, base, alpha)
+        links.append(gain if beta == 1.0 else gain + (1.0 - beta) * base)
+        base = base + gain
     return links
 
 
-def link_ceilings(alphas: Sequence[float], vocabulary_size: int) -> list[float]:
-    """Largest value of each link: log2(V / alpha_1), then log2(1 / alpha_j), bits (docs/bounds.md, "Telescoping")."""
+def link_ceilings(alphas: Sequence[float], vocabulary_size: int, betas: Sequence[float] | None = None) -> list[float]:
+    """Largest value of each link, bits (docs/bounds.md, "Telescoping" and "Control variates").
+
+    log2(V / alpha_1) for the first; then log2(1 / alpha_j), plus 1 - beta_j times the largest loss of the model before.
+    """
+    parts = check_betas(betas, len(alphas))
     for alpha in alphas:
         check_alpha(alpha)
-    return [loss_ceiling(alphas[0], vocabulary_size)] + [-math.log2(alpha) for alpha in alphas[1:]]
+    found = [loss_ceiling(alphas[0], vocabulary_size)]
+    largest = found[0]
+    for alpha, beta in zip(alphas[1:], parts[1:], strict=True):
+        gain = -math.log2(alpha)
+        found.append(gain + (1.0 - beta) * largest)
+        largest += gain
+    return found
+
+
+def link_weights(betas: Sequence[float]) -> list[float]:
+    """Factor of each link's bound in the last model's: later betas' product (docs/bounds.md, "Control variates")."""
+    return [math.prod(betas[place + 1 :]) for place in range(len(betas))]
+
+
+def check_betas(betas: Sequence[float] | None, links: int) -> Sequence[float]:
+    """The betas of a chain's links; by default every link subtracts all of the cheaper model's loss.
+
+    Raises
+    ------
+    CertificateError
+        If there is not one for each link, or one of a later link is not in (0, 1].
+    """
+    if betas is None:
+        return [1.0] * links
+    if len(betas) != links or not all(0.0 < beta <= 1.0 for beta in betas[1:]):
+        raise CertificateError(f"the betas {list(betas)} of {links} links must be one for each, above 0 and at most 1.")
+    return betas
 
 
 def bound_telescoped(
@@ -99,10 +140,11 @@ def bound_telescoped(
     *,
     lambdas: int = 32,
     weights: npt.ArrayLike | None = None,
+    betas: Sequence[float] | None = None,
 ) -> TelescopedBound:
     """Bound the risk of the last model of a chain by the sum of betting bounds on its links.
 
-    Source: docs/bounds.md, "Telescoping". With one link this is `betting.bound_betting`.
+    Source: docs/bounds.md, "Telescoping" and "Control variates". With one link this is `betting.bound_betting`.
 
     Parameters
     ----------
@@ -117,18 +159,24 @@ def bound_telescoped(
         Size of each link's grid.
     weights
         Counts [n], if the links are values of a joint histogram.
+    betas
+        As given to `link_losses` and `link_ceilings`.
     """
     _check_chain(len(links), len(ceilings), len(complexities_nats))
     bounds = tuple(
         bound_betting(link, ceiling, complexity, lambdas=lambdas, weights=weights)
         for link, ceiling, complexity in zip(links, ceilings, complexities_nats, strict=True)
     )
-    return _add_links(bounds)
+    return _add_links(bounds, link_weights(check_betas(betas, len(links))))
 
 
-def _add_links(bounds: tuple[Bound, ...]) -> TelescopedBound:
-    value = math.fsum(bound.value for bound in bounds)
-    return TelescopedBound(value, math.fsum(bound.empirical for bound in bounds), bounds)
+def _add_links(bounds: tuple[Bound, ...], weights: Sequence[float] | None = None) -> TelescopedBound:
+    factors = [1.0] * len(bounds) if weights is None else weights
+    value, empirical = (
+        math.fsum(factor * each for factor, each in zip(factors, parts, strict=True))
+        for parts in ([bound.value for bound in bounds], [bound.empirical for bound in bounds])
+    )
+    return TelescopedBound(value, empirical, bounds)
 
 
 def _check_chain(links: int, ceilings: int, complexities: int) -> None:

@@ -10,3 +10,4 @@ STRICT = ConfigDict(extra="forbid", strict=False)
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
+Coefficient = Annotated[float, Field(gt=0, le=1)]

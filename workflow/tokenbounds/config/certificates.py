@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from tokenbounds.config.base import STRICT, PositiveInt, Probability
+from tokenbounds.config.base import STRICT, Coefficient, PositiveInt, Probability
 
 BoundName = Literal[
     "azuma",
@@ -55,6 +55,7 @@ class BoundsSpec:
     )
     lambdas: PositiveInt = 32
     link_alphas: Annotated[tuple[Probability, ...], Field(min_length=1)] = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
+    link_betas: Annotated[tuple[Coefficient, ...], Field(min_length=1)] = (0.25, 0.5, 0.75, 0.9, 1.0)
     subsets: tuple[SubsetColumn, ...] = ()
 
 

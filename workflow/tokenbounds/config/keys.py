@@ -263,4 +263,6 @@ KEYS: dict[str, str] = {
     "are also bounded for the tokens of each label, under those of `bounds` that can be (`azuma`, `freedman`, "
     "`betting`, `documents`, `documents_betting`). Needs every token scored. What such rows say: docs/bounds.md, "
     "“Subsets of tokens”.",
+    "BoundsSpec.link_betas": "Grid of coefficients: how much of the cheaper model's loss a link of a `telescoped` row "
+    "subtracts before it is bounded (1: all of it); the choice is paid.",
 }

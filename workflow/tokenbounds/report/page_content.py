@@ -259,7 +259,8 @@ def _links(row: BoundRow) -> str:
     last = row.links[-1]
     models = zip(last["messages"], last["alphas"], strict=True)
     chain = " ← ".join(f"{name} ({alpha:g})" for name, alpha in models)
-    return f"{chain}; bounds of the links: {', '.join(format_value(row.metric, link['value']) for link in row.links)}"
+    bounds = [f"{link['weight']:g} × {format_value(row.metric, link['value'])}" for link in row.links]
+    return f"{chain}; bounds of the links: {' + '.join(bounds)}"
 
 
 def _files(raw: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

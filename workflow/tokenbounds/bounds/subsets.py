@@ -101,7 +101,7 @@ def share_delta(setting: Setting, subsets: Sequence[Subset]) -> tuple[Setting, l
 def state_subsets(
     scores: ScoreStream, subsets: Sequence[Subset], settings: Sequence[Setting], message_bits: int, *, name: str
 ) -> list[dict[str, Any]]:
-    """State every subset's rows.
+    """State every subset's rows (docs/bounds.md, "Subsets of tokens").
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def state_subsets(
 
 
 def survey_subsets(scores: ScoreStream, group: Sequence[tuple[Subset, Setting]]) -> list[Survey]:
-    """Survey a few subsets in one pass."""
+    """Survey a few subsets in one pass (docs/bounds.md, "Subsets of tokens")."""
     if any(setting.sample is not None for _, setting in group):
         raise CertificateError(
             "rows over subsets need every token scored, and only a sample was. Score everything (sample_tokens: null), "

@@ -17,8 +17,9 @@ LINK = {"lambda": 0.1, "value": 1.5, "empirical": 1.4, "complexity": 100.0, "ran
 def with_links(certificate):
     """Its betting row as a telescoped one of two messages."""
     row = next(row for row in certificate["rows"] if (row["metric"], row["bound"]) == ("bpd", "betting"))
-    first = {**LINK, "messages": ["small"], "alphas": [0.01]}
-    second = {**LINK, "messages": ["small", certificate["message"]["name"]], "alphas": [0.01, 0.2]}
+    first = {**LINK, "messages": ["small"], "alphas": [0.01], "beta": 0.0, "weight": 0.5}
+    names = ["small", certificate["message"]["name"]]
+    second = {**LINK, "messages": names, "alphas": [0.01, 0.2], "beta": 0.5, "weight": 1.0}
     row.update({"bound": "telescoped", "alpha": None, "lambda": None, "links": [first, second]})
     ledger = next(row for row in certificate["ledger"]["rows"] if (row["metric"], row["bound"]) == ("bpd", "betting"))
     paid = [

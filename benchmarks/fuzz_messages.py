@@ -60,7 +60,20 @@ def seeds() -> list[bytes]:
                 out = Path(folder) / "m.tbm"
                 encode_model(folder, parse_row(MessageSpec, row), out, Path(folder) / "m.json")
                 messages.append(out.read_bytes())
-    return [*messages, *(with_head(message) for message in messages[:6])]
+    rotated = [in_rotated_basis(message) for message in messages if b"scaled" in canonical_header(message)]
+    return [*messages, *rotated, *(with_head(message) for message in messages[:6])]
+
+
+def canonical_header(data: bytes) -> bytes:
+    """The header of a message as JSON."""
+    return canonical_json(parse_message(data).header).encode()
+
+
+def in_rotated_basis(data: bytes) -> bytes:
+    """The same codes and steps, taken for those of rotated layers."""
+    message = parse_message(data)
+    quantizer = {"kind": "rotated", "seed": 1, "plain": [0]}
+    return render_message({**message.header, "quantizer": quantizer}, message.parts)
 
 
 def with_head(data: bytes) -> bytes:

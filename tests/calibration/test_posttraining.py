@@ -22,7 +22,7 @@ from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.checkpoint import load_checkpoint
 
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
-KINDS = ("rtn", "gptq", "watersic")
+KINDS = ("rtn", "gptq", "quip", "watersic")
 CALIBRATION = CalibrationSpec(model="m", corpus="c", tokens=384, context=16, batch_tokens=64)
 DIGESTS = """
 import sys, json, hashlib
@@ -110,6 +110,7 @@ def test_at_equal_rate_feedback_and_sensitivity_beat_rounding(calibrated, encode
         losses[kind] = weighted_loss(calibration, directory, message)
     assert losses["gptq"] < 0.9 * losses["rtn"]
     # In matrices this small, the steps of columns take a quarter of the bits: only the gain over rounding is sure.
+    assert losses["quip"] < losses["rtn"]
     assert losses["watersic"] < 0.9 * losses["rtn"]
 
 

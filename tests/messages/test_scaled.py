@@ -6,6 +6,7 @@ from tokenbounds.config import UniformQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.adaptive import encode_planes
 from tokenbounds.messages.container import Part, parse_message, render_message
+from tokenbounds.messages.quantizers.rotated import RotatedQuantized
 from tokenbounds.messages.quantizers.scaled import (
     ScaledMatrix,
     ScaledQuantized,
@@ -14,6 +15,7 @@ from tokenbounds.messages.quantizers.scaled import (
     exponents_of,
     steps_of,
 )
+from tokenbounds.models.hadamard import rotate_weight
 
 RNG = np.random.default_rng(0)
 TENSORS = {
@@ -106,3 +108,30 @@ GOLDEN = "f7414d679cdf80"
 def test_golden_bytes_of_scales():
     matrices = [ScaledMatrix(np.zeros((3, 2), dtype=np.int32), ints(3, 4, 3), ints(-40, 2))]
     assert encode_scales(matrices, [5]).hex() == GOLDEN
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"seed": -1, "plain": []},
+        {"seed": 1 << 63, "plain": []},
+        {"seed": True, "plain": []},
+        {"seed": 0},
+        {"seed": 0, "plain": ["x"]},
+        {"seed": 0, "plain": 3},
+    ],
+)
+def test_hostile_rotations_are_refused(settings):
+    parts = ScaledQuantized.quantize(UniformQuantizer(kind="uniform"), TENSORS).to_parts("adaptive")
+    message = parse_message(render_message({"quantizer": {"kind": "rotated", **settings}}, parts))
+    with pytest.raises(MessageError):
+        RotatedQuantized.from_message(message, SHAPES, "adaptive")
+
+
+def test_rotated_matrices_come_back_and_plain_ones_stay():
+    rotated = {**TENSORS, "c_fc.weight": rotate_weight(TENSORS["c_fc.weight"], 3, "c_fc.weight")}
+    scaled = ScaledQuantized.quantize(UniformQuantizer(kind="uniform", step_ratio=0.01), rotated)
+    values = RotatedQuantized(scaled, 3, (0,)).dequantize()
+    for name, tensor in TENSORS.items():
+        assert np.abs(values[name] - tensor).max() < 0.05 * np.abs(tensor).max()
+    assert values["wte.weight"].tobytes() == scaled.dequantize()["wte.weight"].tobytes()

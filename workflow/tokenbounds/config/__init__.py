@@ -64,7 +64,7 @@ from tokenbounds.config.parameterizations import (
     SubLora,
     Subspace,
 )
-from tokenbounds.config.quantizers import GptqQuantizer, RtnQuantizer, Target, WatersicQuantizer
+from tokenbounds.config.quantizers import GptqQuantizer, QuipQuantizer, RtnQuantizer, Target, WatersicQuantizer
 from tokenbounds.config.study import (
     Study,
     load_study,
@@ -113,6 +113,7 @@ __all__ = [
     "PythonStdlibSource",
     "PythonTopicsSource",
     "Quantizer",
+    "QuipQuantizer",
     "RecoveryTask",
     "RtnQuantizer",
     "SingleLayout",

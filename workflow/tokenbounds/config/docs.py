@@ -68,7 +68,13 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("Smoothing head of a message", (config.SmoothingHeadSpec,)),
     (
         "Post-training quantizers",
-        (config.WatersicQuantizer, config.GptqQuantizer, config.RtnQuantizer, config.Target),
+        (
+            config.WatersicQuantizer,
+            config.QuipQuantizer,
+            config.GptqQuantizer,
+            config.RtnQuantizer,
+            config.Target,
+        ),
     ),
     ("Calibrations", (config.CalibrationSpec,)),
     ("Evaluations", (config.EvaluationSpec,)),

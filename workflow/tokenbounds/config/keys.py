@@ -28,6 +28,7 @@ they are the business of Snakemake's profile (`slurm/config.yaml`).
 _POST_TRAINING_KEYS = {
     "RtnQuantizer": ("target", "steps", "embedding_bits_per_weight"),
     "GptqQuantizer": ("calibration", "target", "steps", "damping", "embedding_bits_per_weight"),
+    "QuipQuantizer": ("calibration", "target", "seed", "damping", "embedding_bits_per_weight"),
     "WatersicQuantizer": ("calibration", "target", "damping", "rate_weight", "embedding_bits_per_weight"),
 }
 
@@ -210,6 +211,7 @@ KEYS: dict[str, str] = {
             "calibration": "Calibration row of the model.",
             "target": "How fine the steps are.",
             "damping": "Added to the diagonals of second moments, as a share of their mean.",
+            "seed": "Draws the rotations.",
             "steps": "One step for each row of a matrix, or one for the whole of it.",
             "embedding_bits_per_weight": "Bits a value of embeddings and head; `null`: the layers' scale.",
             "rate_weight": "What a bit is worth in squared steps when a code is chosen; 0 rounds to the nearest.",

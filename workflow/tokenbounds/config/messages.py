@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from tokenbounds.config.base import STRICT, PositiveInt
-from tokenbounds.config.quantizers import GptqQuantizer, RtnQuantizer, WatersicQuantizer
+from tokenbounds.config.quantizers import GptqQuantizer, QuipQuantizer, RtnQuantizer, WatersicQuantizer
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -51,7 +51,13 @@ class CountsQuantizer:
 
 
 Quantizer = Annotated[
-    CodebookQuantizer | UniformQuantizer | CountsQuantizer | RtnQuantizer | GptqQuantizer | WatersicQuantizer,
+    CodebookQuantizer
+    | UniformQuantizer
+    | CountsQuantizer
+    | RtnQuantizer
+    | GptqQuantizer
+    | QuipQuantizer
+    | WatersicQuantizer,
     Field(discriminator="kind"),
 ]
 

@@ -45,6 +45,21 @@ class GptqQuantizer:
 
 
 @dataclass(frozen=True, config=STRICT)
+class QuipQuantizer:
+    """QuIP: linear layers between seeded random rotations that make all values alike, rounded as in `gptq`.
+
+    Embeddings are not rotated and are rounded as in `rtn`.
+    """
+
+    kind: Literal["quip"]
+    calibration: str
+    target: Target
+    seed: Annotated[int, Field(ge=0)] = 0
+    damping: Positive = 1e-4
+    embedding_bits_per_weight: Rate | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class WatersicQuantizer:
     """The best for pretrained models: steps by sensitivity of rows and columns, one scale for the whole model.
 

@@ -12,8 +12,9 @@ from tokenbounds.calibration.layers import Matrix
 from tokenbounds.calibration.ldlq import LdlFactor, ldl_factor, ldlq
 from tokenbounds.calibration.rates import RateModel, round_column
 from tokenbounds.calibration.store import Calibration
-from tokenbounds.config import GptqQuantizer, RtnQuantizer, WatersicQuantizer
+from tokenbounds.config import GptqQuantizer, QuipQuantizer, RtnQuantizer, WatersicQuantizer
 from tokenbounds.messages.quantizers.scaled import ScaledMatrix, exponents_of, steps_of
+from tokenbounds.models.hadamard import rotate_weight, weight_rotations
 
 _MAX_CODE = float(1 << 29)
 _ROWS_AT_ONCE = 8192  # rows are rounded independently: a large vocabulary need not be held in several copies
@@ -71,6 +72,32 @@ class ErrorFeedback:
             return round_plainly(weight, rows, columns)
         factor = ldl_factor(self.calibration.moments(matrix), self.spec.damping)
         return round_with_feedback(weight, factor, rows, columns)
+
+    def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
+        """See `Method`."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class RotatedFeedback:
+    """Linear layers rotated on both sides, one step each, rounded with error feedback."""
+
+    spec: QuipQuantizer
+    calibration: Calibration
+
+    def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
+        """See `Method`; codes of a linear layer are those of the rotated weight."""
+        columns = np.zeros(weight.shape[1], dtype=np.int32)
+        if matrix.use != "linear":
+            return round_plainly(weight, rms_exponents(weight, scale, "row"), columns)
+        stored = weight.T if matrix.transposed else weight
+        rotated = rotate_weight(np.ascontiguousarray(stored), self.spec.seed, matrix.name)
+        upright = np.ascontiguousarray(rotated.T) if matrix.transposed else rotated
+        inputs = weight_rotations(stored.shape, self.spec.seed, matrix.name)[0 if matrix.transposed else 1]
+        half = inputs.apply(self.calibration.moments(matrix).astype(np.float64))
+        moments = inputs.apply(np.ascontiguousarray(half.T))
+        factor = ldl_factor(moments, self.spec.damping)
+        return round_with_feedback(upright, factor, rms_exponents(upright, scale, "tensor"), columns)
 
     def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
         """See `Method`."""

@@ -11,15 +11,22 @@ from transformers import PreTrainedModel
 
 from tokenbounds.calibration.layers import Matrix, check_calibratable, matrices_of, of_use
 from tokenbounds.calibration.store import Calibration
-from tokenbounds.config import GptqQuantizer, RtnQuantizer, WatersicQuantizer
+from tokenbounds.config import GptqQuantizer, QuipQuantizer, RtnQuantizer, WatersicQuantizer
 from tokenbounds.errors import CalibrationError
 from tokenbounds.messages.coding import Coder
-from tokenbounds.messages.posttraining.methods import ErrorFeedback, Method, RoundToNearest, SensitivitySteps
+from tokenbounds.messages.posttraining.methods import (
+    ErrorFeedback,
+    Method,
+    RotatedFeedback,
+    RoundToNearest,
+    SensitivitySteps,
+)
 from tokenbounds.messages.posttraining.search import Rounder, encoded_bits, find_scale, rough_scale
+from tokenbounds.messages.quantizers.rotated import RotatedQuantized
 from tokenbounds.messages.quantizers.scaled import ScaledMatrix, ScaledQuantized
 from tokenbounds.models.card import ModelCard
 
-PostTrainingQuantizer = RtnQuantizer | GptqQuantizer | WatersicQuantizer
+PostTrainingQuantizer = RtnQuantizer | GptqQuantizer | QuipQuantizer | WatersicQuantizer
 
 
 def quantize_pretrained(
@@ -30,12 +37,12 @@ def quantize_pretrained(
     calibration: Calibration | None,
     *,
     coder: Coder = "adaptive",
-) -> tuple[ScaledQuantized, dict[str, Any]]:
+) -> tuple[ScaledQuantized | RotatedQuantized, dict[str, Any]]:
     """Quantize a model to its quantizer's target.
 
     Parameters
     ----------
-    spec : RtnQuantizer, GptqQuantizer or WatersicQuantizer
+    spec : a row of one of the post-training quantizers
     model : transformers model
         Tells what each tensor is; its values are not looked at.
     card : ModelCard
@@ -48,7 +55,7 @@ def quantize_pretrained(
 
     Returns
     -------
-    quantized : ScaledQuantized
+    quantized : ScaledQuantized or RotatedQuantized
     record : dict
         Scales, bits of linear layers and tables, every evaluation of the search, and the calibration's record.
 
@@ -62,9 +69,14 @@ def quantize_pretrained(
     check_calibratable(card)
     if calibration is not None and calibration.record.get("model") != card.to_dict():
         raise CalibrationError(f"{calibration.path} is the calibration of another model. Calibrate this one.")
-    task = _Task(spec, Rounder(method_of(spec, calibration), tensors), matrices_of(model), coder)
+    found = matrices_of(model)
+    task = _Task(spec, Rounder(method_of(spec, calibration), tensors), found, coder)
     matrices = task.run()
-    return ordered(tensors, matrices), {**task.record, "calibration": dict(calibration.record) if calibration else None}
+    quantized: ScaledQuantized | RotatedQuantized = ordered(tensors, matrices)
+    if isinstance(spec, QuipQuantizer):
+        plain = tuple(index for index, matrix in enumerate(found) if matrix.use != "linear")
+        quantized = RotatedQuantized(ordered(tensors, matrices), spec.seed, plain)
+    return quantized, {**task.record, "calibration": dict(calibration.record) if calibration else None}
 
 
 def method_of(spec: PostTrainingQuantizer, calibration: Calibration | None) -> Method:
@@ -79,7 +91,11 @@ def method_of(spec: PostTrainingQuantizer, calibration: Calibration | None) -> M
         return RoundToNearest(spec)
     if calibration is None:
         raise CalibrationError(f"the quantizer '{spec.kind}' needs a calibration. Name its row under 'calibration'.")
-    return ErrorFeedback(spec, calibration) if isinstance(spec, GptqQuantizer) else SensitivitySteps(spec, calibration)
+    if isinstance(spec, GptqQuantizer):
+        return ErrorFeedback(spec, calibration)
+    if isinstance(spec, QuipQuantizer):
+        return RotatedFeedback(spec, calibration)
+    return SensitivitySteps(spec, calibration)
 
 
 @dataclass

@@ -22,6 +22,7 @@ from tokenbounds.messages.coding import Coder
 from tokenbounds.messages.container import Message, Part
 from tokenbounds.messages.planes import Shape
 from tokenbounds.messages.quantizers.codebook import CodebookQuantized
+from tokenbounds.messages.quantizers.rotated import RotatedQuantized
 from tokenbounds.messages.quantizers.scaled import ScaledQuantized
 from tokenbounds.messages.quantizers.uniform import UniformQuantized
 
@@ -54,6 +55,7 @@ QUANTIZERS: dict[str, type[Quantized]] = {
     "uniform": UniformQuantized,
     "codebook": CodebookQuantized,
     "scaled": ScaledQuantized,
+    "rotated": RotatedQuantized,
 }
 
 

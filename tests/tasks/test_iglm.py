@@ -70,3 +70,25 @@ def test_residues_are_encoded_by_letter():
     assert np.array_equal(iglm.encode_residues(iglm.RESIDUES), iglm.RESIDUE_IDS)
     with pytest.raises(CorpusError, match="'X' is no token of IgLM"):
         iglm.encode_residues("AXC")
+
+
+def test_iglms_corpora_keep_every_label_behind_the_species(study, tmp_path):
+    from antibody_study import write_airr
+    from tokenbounds.config import AirrSource, CorpusSpec, IglmTokenizer
+    from tokenbounds.corpus.annotations import Annotations
+    from tokenbounds.corpus.reader import Corpus
+    from tokenbounds.corpus.shards import tokenize_corpus
+
+    source = AirrSource(kind="airr", paths=(str(write_airr(tmp_path / "a.tsv", families=2, members=2)),))
+    spec = CorpusSpec(source=source, tokenizer=IglmTokenizer(kind="iglm"), shards=1)
+    tokenize_corpus(spec, "iglm", tmp_path / "corpus")
+    corpus = Corpus.open(tmp_path / "corpus")
+    assert (corpus.vocabulary_size, corpus.start_id) == (33, iglm.HEAVY_ID)
+    annotations = Annotations.open(tmp_path / "corpus", corpus)
+    for number in range(corpus.documents):
+        tokens = [iglm.TOKENS[token] for token in corpus.document(number)]
+        labels = annotations.document(number)
+        assert (tokens[0], tokens[-1], len(labels)) == ("[HUMAN]", "[SEP]", len(tokens))
+        assert labels.region[0] == labels.region[-1] == 0
+        fwr4 = "".join(token for token, region in zip(tokens, labels.region, strict=True) if region == 7)
+        assert fwr4 == "WGQGTLVTVSS"

@@ -115,6 +115,15 @@ AntibodySource = AirrSource | OasSource | FastaSource | CsvSource
 
 
 @dataclass(frozen=True, config=STRICT)
+class IglmTokenizer:
+    """IgLM's own 33 tokens, for corpora that its models are certified on: single sequences of one kind of chain."""
+
+    kind: Literal["iglm"]
+    chain: Literal["heavy", "light"] = "heavy"
+    species: Literal["camel", "human", "mouse", "rabbit", "rat", "rhesus"] = "human"
+
+
+@dataclass(frozen=True, config=STRICT)
 class AntibodyTokenizer:
     """20 amino acids, gap and 8 special tokens (docs/antibody.md): 29 tokens, fixed before any corpus."""
 

@@ -19,8 +19,10 @@ def antibody_faults(study: Study) -> Iterator[str]:
             continue
         for fault in _source_faults(source):
             yield f"  corpora.{name}.source.{fault}"
-        if corpus.tokenizer.kind != "antibody":
+        if corpus.tokenizer.kind not in ("antibody", "iglm"):
             yield f"  corpora.{name}.tokenizer: antibody sequences need the tokenizer {{kind: antibody}}."
+        if corpus.tokenizer.kind == "iglm" and isinstance(source.layout, FamilyLayout):
+            yield f"  corpora.{name}.source.layout: IgLM reads single sequences. Use {{kind: single}}."
 
 
 def _source_faults(source: AntibodySource) -> Iterator[str]:

@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from tokenbounds.config.antibodies import AirrSource, AntibodyTokenizer, CsvSource, FastaSource, OasSource
+from tokenbounds.config.antibodies import (
+    AirrSource,
+    AntibodyTokenizer,
+    CsvSource,
+    FastaSource,
+    IglmTokenizer,
+    OasSource,
+)
 from tokenbounds.config.base import STRICT, PositiveInt
 
 
@@ -111,7 +118,9 @@ class TransformersTokenizer:
     trained_on: str = "published"
 
 
-TokenizerSpec = Annotated[ByteTokenizer | TransformersTokenizer | AntibodyTokenizer, Field(discriminator="kind")]
+TokenizerSpec = Annotated[
+    ByteTokenizer | TransformersTokenizer | AntibodyTokenizer | IglmTokenizer, Field(discriminator="kind")
+]
 
 
 @dataclass(frozen=True, config=STRICT)

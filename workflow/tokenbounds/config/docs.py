@@ -45,7 +45,10 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
         "Documents of an antibody source",
         (config.KeepSpec, config.SingleLayout, config.FamilyLayout, config.SplitSpec),
     ),
-    ("Tokenizers", (config.ByteTokenizer, config.TransformersTokenizer, config.AntibodyTokenizer)),
+    (
+        "Tokenizers",
+        (config.ByteTokenizer, config.TransformersTokenizer, config.AntibodyTokenizer, config.IglmTokenizer),
+    ),
     ("Models", (config.TrainedModel, config.PretrainedModel, config.MarkovModel)),
     ("Architecture and training of a model", (config.Architecture, config.Training)),
     (

@@ -243,6 +243,8 @@ KEYS: dict[str, str] = {
     "BoundsSpec.alphas": "Grid of smoothing weights; the choice among them is paid for.",
     "BoundsSpec.lambdas": "Size of the grid of the bounds' own parameter λ; the choice is paid for.",
     "BoundsSpec.link_alphas": "Grid of smoothing weights towards a cheaper model of the `chain`; the choice is paid.",
+    "IglmTokenizer.chain": "The kind of chain that every sequence is; IgLM is told by a token.",
+    "IglmTokenizer.species": "The species; IgLM is told by a token.",
     "RecoveryTask.corpus": "Corpus row, of the antibody tokenizer, to draw sequences from; one that no model was "
     "trained on tells most.",
     "RecoveryTask.messages": "Message rows whose models are tried.",

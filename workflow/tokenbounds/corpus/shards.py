@@ -220,7 +220,8 @@ class _Writer:
 
     def _write_labels(self, first: int, batch: list[Document]) -> None:
         """Append the labels of a batch, if its documents have any; all documents of a source have, or none."""
-        labels = [document.labels for document in batch if document.labels is not None]
+        leading = self._tokenizer.leading
+        labels = [document.labels.behind(leading) for document in batch if document.labels is not None]
         if labels and self._annotations is None:
             path = self._stack.enter_context(atomic_path(self._directory / ANNOTATIONS_NAME))
             self._annotations = self._stack.enter_context(closing(AnnotationWriter(path)))
@@ -244,7 +245,7 @@ class _Writer:
     def _check(self, document: Document, ids: np.ndarray) -> None:
         if len(ids) > _MAX_DOCUMENT_TOKENS:
             raise CorpusError(f"document {document.name} has {len(ids)} tokens, more than 2^31-1. Split it.")
-        if document.labels is not None and len(document.labels) != len(ids):
+        if document.labels is not None and len(document.labels) + self._tokenizer.leading != len(ids):
             raise CorpusError(
                 f"document {document.name} has {len(document.labels)} labels and {len(ids)} tokens: antibody sources "
                 "need the tokenizer of kind antibody."

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tokenbounds.antibodies import vocabulary
-from tokenbounds.config import AntibodyTokenizer, ByteTokenizer, TokenizerSpec, TransformersTokenizer
+from tokenbounds.antibodies import iglm, vocabulary
+from tokenbounds.config import AntibodyTokenizer, ByteTokenizer, IglmTokenizer, TokenizerSpec, TransformersTokenizer
 from tokenbounds.errors import CorpusError
 from tokenbounds.files import canonical_json, sha256_bytes
 
@@ -28,12 +28,15 @@ class Tokenizer(Protocol):
         Every id it emits is below this number.
     start_id : int
         The token that stands before a document's first one.
+    leading : int
+        Tokens that it puts before every text, to which no label of the text belongs.
     """
 
     identity: str
     sha256: str
     vocabulary_size: int
     start_id: int
+    leading: int
 
     def encode(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
         """Turn texts into arrays of token ids, without special tokens."""
@@ -47,6 +50,7 @@ class Bytes:
     sha256 = sha256_bytes(b"one token a byte; vocabulary 256; start 0")
     vocabulary_size = 256
     start_id = 0
+    leading = 0
 
     def encode(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
         """Return each text's bytes as uint8[n]."""
@@ -60,6 +64,7 @@ class Antibodies:
     sha256 = sha256_bytes(canonical_json({"tokens": vocabulary.TOKENS, "start": vocabulary.START_ID}).encode())
     vocabulary_size = len(vocabulary.TOKENS)
     start_id = vocabulary.START_ID
+    leading = 0
 
     def encode(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
         """Return each text's token ids as uint8[n].
@@ -75,8 +80,36 @@ class Antibodies:
         ]
 
 
+class Iglm:
+    """IgLM's tokens: the species before the residues, `[SEP]` behind them. The start token is the kind of chain."""
+
+    vocabulary_size = len(iglm.TOKENS)
+    leading = 1
+
+    def __init__(self, spec: IglmTokenizer) -> None:
+        self.identity = f"iglm {spec.chain} {spec.species}"
+        self.start_id = iglm.LIGHT_ID if spec.chain == "light" else iglm.HEAVY_ID
+        self._species = [iglm.SPECIES_IDS[spec.species]]
+        told = {"tokens": iglm.TOKENS, "start": self.start_id, "species": self._species}
+        self.sha256 = sha256_bytes(canonical_json(told).encode())
+
+    def encode(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
+        """Return the token ids of single sequences, int64[n].
+
+        Raises
+        ------
+        CorpusError
+            If a text is anything but residues and a separator.
+        """
+        decoded = [text.decode("latin-1") if isinstance(text, bytes) else text.strip() for text in texts]
+        chains = [iglm.encode_residues(text.removesuffix(vocabulary.SEPARATOR)) for text in decoded]
+        return [np.concatenate([self._species, chain, [iglm.SEP_ID]]) for chain in chains]
+
+
 class Pretrained:
     """A tokenizer of transformers. Bytes that are not UTF-8 become replacement characters first."""
+
+    leading = 0
 
     def __init__(self, tokenizer: Any, identity: str) -> None:
         self.identity = identity
@@ -118,6 +151,8 @@ def load_tokenizer(spec: TokenizerSpec) -> Tokenizer:
         return Bytes()
     if isinstance(spec, AntibodyTokenizer):
         return Antibodies()
+    if isinstance(spec, IglmTokenizer):
+        return Iglm(spec)
     place, identity = _locate(spec)
     from transformers import AutoTokenizer
 

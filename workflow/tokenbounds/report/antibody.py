@@ -100,6 +100,8 @@ def _draw(subsets: pl.DataFrame, quantization: pl.DataFrame, directory: Path) ->
     measures = figures.choose_measures(quantization)
     if measures.height:
         wanted.append(("quantization", measures, figures.draw_quantization))
+    for stale in directory.glob("figure_*"):
+        stale.unlink()
     with style.figure_style():
         for name, chosen, draw in wanted:
             # The figure's own rows stand beside it; the whole table keeps its name.

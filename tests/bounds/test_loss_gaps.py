@@ -1,0 +1,88 @@
+"""The table of gaps: its logic on invented losses, and the documents against their data."""
+
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenbounds.bounds.betting import betting_value, lambda_grid
+from tokenbounds.bounds.smoothing import smooth
+
+ROOT = Path(__file__).parents[2]
+_SPEC = importlib.util.spec_from_file_location("loss_gaps", ROOT / "benchmarks" / "loss_gaps.py")
+loss_gaps = importlib.util.module_from_spec(_SPEC)
+sys.modules[_SPEC.name] = loss_gaps
+_SPEC.loader.exec_module(loss_gaps)
+
+V = 5000
+LIMITS = {0.01: 0.42, 0.03: 0.45, 0.1: 0.45, 0.3: 0.50}
+
+
+def invented(size=1500):
+    """A cheap model, and one that is better where both are unsure, with a few losses of its own."""
+    rng = np.random.default_rng(0)
+    cheap = rng.gamma(1.0, 5.0, size)
+    return np.maximum(0.5 * cheap + rng.gamma(0.5, 1.5, size) - 0.4, 0.0), cheap
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return loss_gaps.tabulate(*invented(), V, prices=(0.01, 0.3))
+
+
+def of(rows, bound, price):
+    (row,) = [row for row in rows if (row["bound"], row["price"]) == (bound, price)]
+    return row
+
+
+def test_the_betting_row_by_hand(rows):
+    losses = invented()[0]
+    total = 0.3 * loss_gaps.TOKENS + math.log(len(loss_gaps.ALPHAS) * 32 / 0.05)
+    found = []
+    for alpha in loss_gaps.ALPHAS:
+        values = smooth(losses, alpha, V)
+        for lambda_ in lambda_grid(32, math.log2(V / alpha)):
+            log = float(np.log1p(-lambda_ * values).mean())
+            found.append((betting_value(log, lambda_, total, loss_gaps.TOKENS), values.mean()))
+    value, empirical = min(found)
+    row = of(rows, "betting", 0.3)
+    assert (row["value"], row["empirical"]) == pytest.approx((value, empirical), rel=1e-8)
+    assert row["share"] == pytest.approx((value - empirical) / of(rows, "azuma", 0.3)["gap"], rel=1e-7)
+
+
+def test_the_order_of_the_bounds(rows):
+    for price in (0.01, 0.3):
+        value = {bound: of(rows, bound, price)["value"] for bound in (*loss_gaps.SINGLE, *loss_gaps.CHAINS)}
+        assert value["betting"] <= value["freedman"]
+        assert value["control variates"] <= value["telescoped"] + 1e-3
+        assert value["control variates"] <= value["betting"] + 1e-2
+    assert of(rows, "control variates", 0.3)["value"] < of(rows, "betting", 0.3)["value"] - 0.2
+    assert of(rows, "azuma", 0.01)["share"] == 1.0
+
+
+def test_the_cheap_model_is_paid_for(monkeypatch):
+    streams = [stream[:400] for stream in invented()]
+    paid = loss_gaps.chain_row("telescoped", streams[1], streams[0], 0.3, V)["value"]
+    monkeypatch.setattr(loss_gaps, "BASE_SHARE", 0.2)
+    assert loss_gaps.chain_row("telescoped", streams[1], streams[0], 0.3, V)["value"] > paid + 0.05
+
+
+def test_the_documented_table_is_the_data_and_keeps_its_promises():
+    page = (ROOT / "docs/bounds.md").read_text(encoding="utf-8")
+    data = json.loads((ROOT / "docs/figures/loss_gaps.json").read_text(encoding="utf-8"))
+    assert loss_gaps.render(data["rows"]) in page
+    assert f"{data['measured']['tokens']:,} tokens" in page
+    rows = data["rows"]
+    for price, limit in LIMITS.items():
+        assert min(row["share"] for row in rows if row["price"] == price) <= limit
+    for price in (each for each in loss_gaps.CURVE if each >= 0.08):
+        single = min(of(rows, bound, price)["value"] for bound in loss_gaps.SINGLE)
+        assert of(rows, "telescoped", price)["value"] < single
+
+
+def test_the_figure_is_drawn(rows, tmp_path):
+    loss_gaps.draw(rows, tmp_path / "gaps.svg")
+    assert b"control variates" in (tmp_path / "gaps.svg").read_bytes()

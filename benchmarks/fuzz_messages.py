@@ -2,7 +2,8 @@
 
     python benchmarks/fuzz_messages.py 100000
 
-Half of the mutants get a valid checksum again, so that they reach the parsers behind it.
+Among them are messages that are decoded given others: adapters over a base, a base as it is, a refinement. Half of the
+mutants get a valid checksum again, so that they reach the parsers behind it.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ from tokenbounds.messages.container import _checksum as checksum
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.messages.encode import encode_model
 from tokenbounds.messages.smoothing_head import SmoothingHead
+from tokenbounds.models.adapters import AdapterCard, attach_adapters, check_adapter
+from tokenbounds.models.base import load_base
 from tokenbounds.models.build import build_model, initialize
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint
+from tokenbounds.models.identity import checkpoint_sha256
 
 _LLAMA = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2}
 _MODELS = [
@@ -44,7 +48,7 @@ _QUANTIZERS = (("uniform", "adaptive"), ("codebook", "adaptive"), ("uniform", "s
 
 
 def seeds() -> list[bytes]:
-    """Small valid messages of every kind."""
+    """Small valid messages of every kind that needs no other."""
     messages = []
     with tempfile.TemporaryDirectory() as folder:
         for family, config, parameterization in _MODELS:
@@ -83,6 +87,31 @@ def with_head(data: bytes) -> bytes:
     return render_message(message.header, [*message.parts, head.to_part()])
 
 
+def given_seeds(folder: Path) -> tuple[list[bytes], list[Path]]:
+    """Small valid messages that are decoded given others, and those others, which stay in `folder`."""
+    base, tuned, coarse = folder / "base", folder / "tuned", folder / "coarse.tbm"
+    card = ModelCard("llama", _LLAMA, 32, 0, 16)
+    model = build_model(card)
+    initialize(model, 0)
+    save_checkpoint(base, model, card)
+    settings = check_adapter({"kind": "lora", "rank": 1})
+    model = attach_adapters(load_base(base)[0], settings)
+    initialize(model, 1)
+    save_checkpoint(tuned, model, AdapterCard(checkpoint_sha256(base), settings, 32, 16))
+    messages = []
+    for source, out, quantizer in (
+        (base, coarse, {"kind": "uniform"}),
+        (base, folder / "reference.tbm", {"kind": "reference"}),
+        (base, folder / "fine.tbm", {"kind": "refinement", "of": "coarse"}),
+        (tuned, folder / "uniform.tbm", {"kind": "uniform"}),
+        (tuned, folder / "codebook.tbm", {"kind": "codebook"}),
+    ):
+        row = parse_row(MessageSpec, json.dumps({"model": "m", "quantizer": quantizer}))
+        encode_model(source, row, out, folder / "m.json", given=[base, coarse])
+        messages.append(out.read_bytes())
+    return messages, [base, coarse]
+
+
 def mutate(rng: random.Random, messages: list[bytes]) -> bytes:
     """One mutant of one or two messages."""
     data = bytearray(rng.choice(messages))
@@ -108,7 +137,10 @@ def mutate(rng: random.Random, messages: list[bytes]) -> bytes:
     return bytes(body) + (checksum(bytes(body)) if rng.random() < 0.5 else bytes(data[-CHECKSUM_BYTES:]))
 
 
-_VALUES = (0, 1, -1, 7, 1 << 12, 1 << 20, 1 << 31, 1 << 63, 1 << 70, 0.5, 1e308, "", "gpt2", "../x", None, True, [], {})
+_VALUES = (
+    *(0, 1, -1, 3, 7, 1 << 12, 1 << 20, 1 << 31, 1 << 63, 1 << 70, 0.5, 1e308, "", "gpt2", "../x", None, True, [], {}),
+    *("given", "reference", "refinement", "uniform", {"kind": "reference"}, {"kind": "refinement", "factor": 2}),
+)
 
 
 def mutate_header(rng: random.Random, message: Message) -> bytes:
@@ -132,16 +164,19 @@ def fuzz(count: int, seed: int = 0) -> tuple[Counter[str], float]:
 
     Any other exception than MessageError escapes.
     """
-    rng, messages, outcomes, longest = random.Random(seed), seeds(), Counter[str](), 0.0
-    for _ in range(count):
-        mutant = mutate(rng, messages)
-        start = time.perf_counter()
-        try:
-            decode_message(mutant)
-            outcomes["decoded"] += 1
-        except MessageError:
-            outcomes["refused"] += 1
-        longest = max(longest, time.perf_counter() - start)
+    rng, outcomes, longest = random.Random(seed), Counter[str](), 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        nested, places = given_seeds(Path(folder))
+        messages = [*seeds(), *nested]
+        for _ in range(count):
+            mutant = mutate(rng, messages)
+            start = time.perf_counter()
+            try:
+                decode_message(mutant, places)
+                outcomes["decoded"] += 1
+            except MessageError:
+                outcomes["refused"] += 1
+            longest = max(longest, time.perf_counter() - start)
     return outcomes, longest
 
 

@@ -1,7 +1,8 @@
 """Bounds: scores and the message's size become a certificate.
 
 In    <results>/messages/{message}.tbm, <results>/corpora/{corpus}/…, the plan and all its score shards;
-      the same of every message of the chain; manifests of the corpora that held-out models were trained on
+      the same of every message of the chain; what messages are decoded given; manifests of the corpora that held-out
+      models and bases were trained on
 Out   <results>/certificates/{certificate}.json   every bound with its ingredients, every input by hash
 """
 

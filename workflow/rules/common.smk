@@ -9,7 +9,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from tokenbounds.config import parse_study, row_json
-from tokenbounds.config.certificate_faults import training_corpora
+from tokenbounds.config.certificate_faults import given_corpora, training_corpora
+from tokenbounds.config.given import given_message, given_model
 from tokenbounds.corpus.sources import source_files
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.tasks.tables import affinity_files
@@ -74,6 +75,13 @@ def training_megabytes(wildcards, input, attempt) -> int:
     return int((6000 + 16 * (block_parameters(model) + embedding) / 1e6) * attempt)
 
 
+def finetuning_minutes(wildcards, input, attempt) -> int:
+    """Twenty minutes, plus the time of 4 operations a parameter of the base (4 bytes) and token at 2·10^10 a second."""
+    training = study.models[wildcards.model].training
+    parameters = sum(Path(path).stat().st_size for path in input.base) / 4
+    return int((20 + 4 * parameters * training.steps * training.batch_tokens / 2e10 / 60) * attempt)
+
+
 def import_megabytes(wildcards, input, attempt) -> int:
     """6000, plus two float32 copies of a folder's values; 16000 for a package or the hub, whose size is not known."""
     per_input_mb = 16 if study.models[wildcards.model].gguf_file else 4
@@ -106,8 +114,13 @@ def scored_tokens(wildcards, input) -> float:
 
 
 def scored_parameters(wildcards, input) -> int:
-    """Parameters a token passes through when it is scored: none in a chain; four a byte of a pretrained message."""
+    """Parameters a token passes through when it is scored.
+
+    None in a chain; those of the base if there is one, 4 bytes each; at most four a byte of a pretrained message.
+    """
     model = study.models[study.messages[wildcards.message].model]
+    if given_model(study, wildcards.message):
+        return sum(Path(path).stat().st_size for path in input.given) // 4
     if model.kind == "trained":
         return block_parameters(model) + corpus_size(input)[1] * model.architecture.hidden
     return 4 * Path(input.message).stat().st_size if model.kind == "pretrained" else 0
@@ -118,12 +131,15 @@ def scoring_minutes(wildcards, input, attempt) -> int:
     evaluation = study.evaluations[wildcards.evaluation]
     passes = evaluation.visible_tokens or evaluation.context / (evaluation.stride or evaluation.context)
     token_seconds = 5e-5 + 2 * scored_parameters(wildcards, input) * passes / 2e10
-    return int((120 + 10 * input.size_mb + scored_tokens(wildcards, input) * token_seconds / 60) * attempt)
+    coded = sum(Path(path).stat().st_size for path in input if path.endswith(".tbm")) / 1e6
+    return int((120 + 10 * coded + scored_tokens(wildcards, input) * token_seconds / 60) * attempt)
 
 
 def scoring_megabytes(wildcards, input, attempt) -> int:
-    """4000 and 60 a MB of the message to decode it, plus 16 bytes a scored token."""
-    return int((4000 + 60 * input.size_mb + 16 * scored_tokens(wildcards, input) / 1e6) * attempt)
+    """4000, 60 a MB of the message and 2 a MB of a base to decode it, plus 16 bytes a scored token."""
+    base = sum(Path(path).stat().st_size for path in input.given if not path.endswith(".tbm")) / 1e6
+    decoding = 60 * (input.size_mb - base) + 2 * base
+    return int((4000 + decoding + 16 * scored_tokens(wildcards, input) / 1e6) * attempt)
 
 
 study = checked_study(config)

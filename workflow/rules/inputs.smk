@@ -62,6 +62,17 @@ def training_workdir(wildcards) -> str:
     return f"{study.results}/work/{wildcards.model}-{digest}"
 
 
+def base_files(wildcards) -> list[str]:
+    """Card and values of the base that a model is fine-tuned over."""
+    return files_of_model(study.models[wildcards.model].base)
+
+
+def files_of_model(name: str) -> list[str]:
+    """Card and values of a model."""
+    values = "counts.arrow" if study.models[name].kind == "markov" else "model.safetensors"
+    return [f"<results>/models/{name}/card.json", f"<results>/models/{name}/{values}"]
+
+
 # --- messages ---------------------------------------------------------------------------------------------------------
 
 
@@ -83,9 +94,20 @@ def calibration_row(wildcards) -> str:
 
 def model_files(wildcards) -> list[str]:
     """Card and values of the model that a message holds."""
-    name = study.messages[wildcards.message].model
-    values = "counts.arrow" if study.models[name].kind == "markov" else "model.safetensors"
-    return [f"<results>/models/{name}/card.json", f"<results>/models/{name}/{values}"]
+    return files_of_model(study.messages[wildcards.message].model)
+
+
+def given_files(wildcards) -> list[str]:
+    """What a message is decoded given: the base of a fine-tune, the message that it refines."""
+    return files_of_given([wildcards.message])
+
+
+def files_of_given(messages: Iterable[str]) -> list[str]:
+    """What messages are decoded given: cards and values of bases, and coarse messages; each once."""
+    models = dict.fromkeys(name for name in (given_model(study, each) for each in messages) if name is not None)
+    coarse = dict.fromkeys(name for name in (given_message(study, each) for each in messages) if name is not None)
+    files = [path for name in models for path in files_of_model(name)]
+    return [*files, *(f"<results>/messages/{name}.tbm" for name in coarse)]
 
 
 def finetuning_corpus(wildcards) -> list[str]:
@@ -123,7 +145,7 @@ def evaluation_row(wildcards) -> str:
 def certified(wildcards) -> dict[str, str | list[str]]:
     """Files that a certificate rests on."""
     row = study.certificates[wildcards.certificate]
-    held_out = training_corpora(study, row) if row.prior == "held_out" else []
+    trained_on = training_corpora(study, row) if row.prior == "held_out" else given_corpora(study, row)
     return {
         "message": f"<results>/messages/{row.message}.tbm",
         "manifest": f"<results>/corpora/{row.corpus}/manifest.json",
@@ -131,7 +153,8 @@ def certified(wildcards) -> dict[str, str | list[str]]:
         "scores": score_files(row, row.message),
         "chain_messages": [f"<results>/messages/{message}.tbm" for message in row.chain],
         "chain_scores": [path for message in row.chain for path in score_files(row, message)],
-        "trained_on": [f"<results>/corpora/{corpus}/manifest.json" for corpus in held_out],
+        "trained_on": [f"<results>/corpora/{corpus}/manifest.json" for corpus in trained_on],
+        "given": files_of_given([*row.chain, row.message]),
     }
 
 
@@ -165,7 +188,7 @@ CERTIFIED_MODELS = {study.messages[row.message].model for row in study.certifica
 CURVES = {
     name: f"<results>/models/{name}/training.parquet"
     for name in sorted(CERTIFIED_MODELS)
-    if study.models[name].kind == "trained"
+    if study.models[name].kind in ("trained", "finetuned")
 }
 CERTIFIED_MESSAGES = sorted({row.message for row in study.certificates.values()})
 METHODS = {study.models[name].parameterization.kind for name in CURVES}

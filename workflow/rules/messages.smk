@@ -1,7 +1,8 @@
 """Messages: a model becomes the bits that count.
 
-In    <results>/models/{model}/…                           card and values
+In    <results>/models/{model}/…                           card and values; of a fine-tune those of its base, too
       <results>/corpora/{corpus}/…                         to calibrate, or if quantized weights are trained further
+      <results>/messages/{message}.tbm                     only for a refinement: the coarse message
 Out   <results>/calibrations/{calibration}.safetensors     what its layers see and how much their outputs matter
       <results>/messages/{message}.tbm                     the message: C = 8 × its size in bytes
       <results>/messages/{message}.json                    its bits by part
@@ -38,6 +39,7 @@ rule encode_model:
         model=model_files,
         manifest=finetuning_corpus,
         calibration=message_calibration,
+        given=given_files,
     output:
         message="<results>/messages/{message}.tbm",
         report="<results>/messages/{message}.json",

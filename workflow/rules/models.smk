@@ -1,11 +1,11 @@
-"""Models: trained from scratch, imported, or counted. One rule a kind; a model's kind is known from its row.
+"""Models: trained from scratch, imported, fine-tuned, or counted. One rule a kind, known from the model's row.
 
-In    <results>/corpora/{corpus}/manifest.json, or a pretrained checkpoint on disk or hub
+In    <results>/corpora/{corpus}/manifest.json, or a pretrained checkpoint on disk or hub, or both
       <results>/models/{model}/…                     of the model that training starts from, if it names one
 Out   <results>/models/{model}/card.json             what rebuilds the model around its coded values
-      <results>/models/{model}/model.safetensors     those values (transformers)
+      <results>/models/{model}/model.safetensors     those values (transformers); of a fine-tune its adapters alone
       <results>/models/{model}/counts.arrow          those values (Markov chains)
-      <results>/models/{model}/training.parquet      step, loss in bits, learning rate (trained)
+      <results>/models/{model}/training.parquet      step, loss in bits, learning rate (trained, fine-tuned)
 """
 
 
@@ -61,6 +61,35 @@ rule import_model:
         row=model_row,
     script:
         "../scripts/import_model.py"
+
+
+rule finetune_model:
+    """Train adapters over a base that stays as it is; a killed job goes on from its last checkpoint."""
+    input:
+        manifest=training_corpus,
+        base=base_files,
+    output:
+        weights="<results>/models/{model}/model.safetensors",
+        card="<results>/models/{model}/card.json",
+        curve="<results>/models/{model}/training.parquet",
+    log:
+        "<logs>/finetune_model/{model}.log",
+    benchmark:
+        "<benchmarks>/finetune_model/{model}.tsv"
+    wildcard_constraints:
+        model=models_of_kind("finetuned"),
+    conda:
+        "../../envs/environment.yaml"
+    threads: 16
+    resources:
+        mem_mb=growing(6000, 3),
+        runtime=finetuning_minutes,
+        gres="",
+    params:
+        row=model_row,
+        workdir=training_workdir,
+    script:
+        "../scripts/finetune_model.py"
 
 
 rule fit_markov:

@@ -6,13 +6,15 @@ from tokenbounds.bounds.certificate import certify_bound
 from tokenbounds.bounds.evidence import CertificateInputs, LinkInputs
 from tokenbounds.config import BoundsSpec, parse_row
 from tokenbounds.jobs import job
+from tokenbounds.messages.given import given_places
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
         scores = list(map(Path, snakemake.input.scores))
         links = map(Path, snakemake.input.chain_messages)
         chain_scores = list(map(Path, snakemake.input.chain_scores))
-        prior = snakemake.params.choices[0]
+        trained_on = tuple(Path(path).parent for path in snakemake.input.trained_on)
+        held_out = snakemake.params.choices[0] == "held_out"
         certify_bound(
             snakemake.wildcards.certificate,
             snakemake.params.study,
@@ -25,9 +27,9 @@ if __name__ == "__main__":
                     LinkInputs(link, tuple(chain_scores[place * len(scores) : (place + 1) * len(scores)]))
                     for place, link in enumerate(links)
                 ),
-                held_out=tuple(Path(path).parent for path in snakemake.input.trained_on)
-                if prior == "held_out"
-                else None,
+                held_out=trained_on if held_out else None,
+                given=tuple(given_places(snakemake.input.given)),
+                base_corpora=() if held_out else trained_on,
             ),
             parse_row(BoundsSpec, snakemake.params.bounds),
             Path(snakemake.output.certificate),

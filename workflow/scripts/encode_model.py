@@ -6,6 +6,7 @@ from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.corpus.shards import Corpus
 from tokenbounds.jobs import job
 from tokenbounds.messages.encode import encode_model
+from tokenbounds.messages.given import given_places
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
@@ -17,4 +18,5 @@ if __name__ == "__main__":
             Path(snakemake.output.report),
             Corpus.open(Path(manifest).parent) if manifest else None,
             next(iter(snakemake.input.calibration), None),
+            given_places(snakemake.input.given),
         )

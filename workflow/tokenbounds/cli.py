@@ -23,6 +23,14 @@ app = typer.Typer(
 )
 
 CertificateArgument = Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="A certificate's JSON file.")]
+BaseOption = Annotated[
+    list[Path] | None,
+    typer.Option("--base", metavar="DIR", help="Where a base model lies that a message names by hash (repeatable)."),
+]
+CoarseOption = Annotated[
+    list[Path] | None,
+    typer.Option("--coarse", metavar="FILE", help="The message that a refinement names by hash."),
+]
 MessageArgument = Annotated[Path, typer.Argument(metavar="MESSAGE", help="A message (.tbm).")]
 
 
@@ -43,6 +51,7 @@ def verify(
     ] = 0,
     seed: Annotated[int | None, typer.Option(help="Choose the blocks by this seed; default: unpredictably.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Score every block again. Slow.")] = False,
+    base: BaseOption = None,
 ) -> None:
     """Recompute certificates from their files and say what was checked. The exit status is 0 only if all is well."""
     from tokenbounds.bounds.verify import ALL_BLOCKS, find_certificates, verify_certificate
@@ -50,7 +59,8 @@ def verify(
 
     console = Console()
     for path in find_certificates(certificates):
-        checks = verify_certificate(path, rescore=ALL_BLOCKS if everything else rescore, seed=seed)
+        blocks = ALL_BLOCKS if everything else rescore
+        checks = verify_certificate(path, rescore=blocks, seed=seed, given=base or ())
         show_checks(console, str(path), checks)
 
 
@@ -76,24 +86,28 @@ def show(
 
 
 @app.command()
-def inspect(message: MessageArgument) -> None:
-    """Print a message's header and its bits by part."""
+def inspect(message: MessageArgument, base: BaseOption = None, coarse: CoarseOption = None) -> None:
+    """Print a message's header, its bits by part, and what it is decoded given."""
     from tokenbounds.console import show_message
     from tokenbounds.messages.container import read_message
+    from tokenbounds.messages.given import Given, describe_given
 
     content = read_message(message)
-    show_message(Console(), content.header, content.breakdown)
+    given = describe_given(Given.of(content), message, [*(base or ()), *(coarse or ())])
+    show_message(Console(), content.header, content.breakdown, given)
 
 
 @app.command()
 def decode(
     message: MessageArgument,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write the model to.")],
+    base: BaseOption = None,
+    coarse: CoarseOption = None,
 ) -> None:
     """Decode a message into a folder that transformers' AutoModelForCausalLM.from_pretrained loads."""
     from tokenbounds.messages.decode import export_huggingface
 
-    export_huggingface(message, output)
+    export_huggingface(message, output, [*(base or ()), *(coarse or ())])
     typer.echo(f"{output}: model decoded from {message}")
 
 

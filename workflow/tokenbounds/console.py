@@ -37,7 +37,7 @@ def show_certificate(console: Console, certificate: dict[str, Any]) -> None:
     links = [(row, link) for row in certificate["rows"] for link in row.get("links", [])]
     if links:
         _section(console, "Links", _links_table(links))
-    _section(console, "Message", _breakdown_table(certificate["message"]["breakdown"]))
+    _section(console, "Message", _breakdown_table(_paid_breakdown(certificate["message"])))
     _section(console, f"Failure probability: {certificate['delta']:g} in all", _ledger_table(certificate["ledger"]))
     _section(console, "Evidence", _hash_table(certificate))
     _section(console, "Assumptions", _list(certificate["assumptions"]))
@@ -53,10 +53,14 @@ def show_statement(console: Console, statement: Any) -> None:
         _section(console, "Notes", _list(statement.notes))
 
 
-def show_message(console: Console, header: dict[str, Any], breakdown: dict[str, int]) -> None:
-    """Print a message's header and where its bits go."""
+def show_message(
+    console: Console, header: dict[str, Any], breakdown: dict[str, int], given: dict[str, str] | None = None
+) -> None:
+    """Print a message's header, where its bits go, and what it is decoded given."""
     _section(console, "Header", _flat_table(header))
     _section(console, "Bits", _breakdown_table(breakdown))
+    if given:
+        _section(console, "Decoded given", _flat_table(given))
 
 
 def show_checks(console: Console, certificate_path: str, checks: Iterable[Any]) -> None:
@@ -107,6 +111,12 @@ def _links_table(links: list[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
         numbers = (f"{link[name]:.4g}" for name in numeric)
         table.add_row(row["bound"], " ← ".join(f"{name} ({alpha:g})" for name, alpha in models), *numbers)
     return table
+
+
+def _paid_breakdown(message: dict[str, Any]) -> dict[str, int]:
+    """Bits by part of a message, and of the one that it refines."""
+    beneath = {f"coarse message {each['name']}": each["size_bits"] for each in (message.get("coarse"),) if each}
+    return {**message["breakdown"], **beneath}
 
 
 def _breakdown_table(breakdown: dict[str, int]) -> Table:
@@ -178,8 +188,13 @@ def _hash_table(certificate: dict[str, Any]) -> Table:
     records += [certificate["plan"], *certificate["scores"], *certificate["prior"]["trained_on"]]
     for link in certificate["chain"]:
         records += [link["message"], *link["scores"]]
+    messages = [link["message"] for link in (certificate, *certificate["chain"])]
+    records += [message["coarse"] for message in messages if "coarse" in message]
     for record in records:
         table.add_row(Text(record["sha256"][:_HASH_CHARACTERS], style="dim"), record["file"])
+    bases = {message["base"]["sha256"]: message["base"]["place"] for message in messages if "base" in message}
+    for sha256, place in bases.items():
+        table.add_row(Text(sha256[:_HASH_CHARACTERS], style="dim"), f"{place}: card and values of the base")
     own = certificate["certificate_sha256"][:_HASH_CHARACTERS]
     table.add_row(Text(own, style="dim"), "this certificate without its own hash")
     return table

@@ -69,19 +69,56 @@ def _sequence_assumptions(tokenizer: dict[str, Any]) -> list[str]:
 def _prior_assumptions(header: dict[str, Any]) -> list[str]:
     card = header.get("model", {})
     family = card.get("family", "unknown")
+    given = family == "given"
+    architecture = "and the registry of architectures" + ("" if given else f", here '{family}'")
+    aside = ", its base aside, " if given else " "
     sentences = [
-        "The decoder (message format, entropy coders, quantizers and the registry of architectures, here "
-        f"'{family}') was fixed before the corpus. Everything else the model depends on is in the message.",
+        f"The decoder (message format, entropy coders, quantizers {architecture}) was fixed before the corpus. "
+        f"Everything else the model depends on{aside}is in the message{_beneath(header)}.",
         "Messages are self-delimiting, so that 2^(−bits) summed over all messages is at most one (Kraft): this is "
         "the prior, and it was fixed with the decoder. Any message may be chosen with the corpus in view.",
     ]
-    kind = card.get("parameterization", {}).get("kind", "dense") if family != "markov" else None
+    kind = card.get("parameterization", {}).get("kind", "dense") if family != "markov" and not given else None
     if kind not in (None, "dense"):
         sentences.append(
             f"The fixed part of the '{kind}' parameterization is drawn by the decoder's generator from the seed in the "
             "message; nothing outside the message was fitted to any data."
         )
     return sentences
+
+
+def _beneath(header: dict[str, Any]) -> str:
+    quantizer = header.get("quantizer")
+    is_refinement = isinstance(quantizer, dict) and quantizer.get("kind") == "refinement"
+    return " and in the coarse message that it refines, whose bits are paid for as well" if is_refinement else ""
+
+
+def state_base_assumptions(bases: Sequence[dict[str, Any]], prior: dict[str, Any]) -> list[str]:
+    """What is taken for granted about models that messages are decoded given, and which are not paid for.
+
+    Parameters
+    ----------
+    bases
+        Their records: name and hash.
+    prior
+        The certificate's account of its prior; held-out ones assume as much of every model already.
+    """
+    if prior["kind"] == "held_out":
+        return []
+    trained = ""
+    if prior["trained_on"]:
+        names = ", ".join(f"'{record['corpus']}' (manifest {record['sha256'][:12]}…)" for record in prior["trained_on"])
+        trained = (
+            f" Bases trained in this study were trained on {names}; no document of this corpus is in those, by the "
+            "SHA-256 that their tables of documents state for each."
+        )
+    return [
+        f"Base fixed before and independently of the corpus: the base model '{base['name']}' (hash "
+        f"{base['sha256'][:16]}… of its card and values) depends on nothing of this corpus, neither by training nor by "
+        "choice. It is part of the decoder: only what the messages say beside it is paid "
+        f"for.{trained}"
+        for base in bases
+    ]
 
 
 def _arithmetic_assumption(header: dict[str, Any], dtype: str) -> str:

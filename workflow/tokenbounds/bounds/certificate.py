@@ -12,13 +12,14 @@ from pydantic import TypeAdapter
 from tokenbounds import __version__
 from tokenbounds.bounds.assumptions import (
     state_assumptions,
+    state_base_assumptions,
     state_chain_assumptions,
     state_subset_assumptions,
     state_unit_assumptions,
 )
 from tokenbounds.bounds.certificate_schema import SCHEMA_VERSION, seal, write_certificate
 from tokenbounds.bounds.chain_rows import ChainModel
-from tokenbounds.bounds.evidence import CertificateInputs, Evidence, gather_evidence
+from tokenbounds.bounds.evidence import CertificateInputs, Evidence, LinkEvidence, gather_evidence
 from tokenbounds.bounds.labels import SUBSET_NAMES, LabelledScores
 from tokenbounds.bounds.rows import Setting, Statement, state_bounds
 from tokenbounds.bounds.subsets import find_subsets, share_delta, state_subsets
@@ -116,10 +117,18 @@ def _assume(evidence: Evidence, spec: BoundsSpec) -> list[str]:
     links = [(link.message.header, link.path.stem, link.dtype) for link in evidence.chain]
     return [
         *state_assumptions(header, tokenizer, records["plan"], evidence.dtype, spec.delta, records["prior"]),
+        *state_base_assumptions(_bases(records), records["prior"]),
         *state_chain_assumptions(links, evidence.inputs.held_out is not None),
         *state_unit_assumptions(spec.bounds),
         *state_subset_assumptions(spec.subsets, spec.bounds),
     ]
+
+
+def _bases(records: dict[str, Any]) -> list[dict[str, Any]]:
+    """The models that messages of a certificate are decoded given, each once."""
+    messages = [*(link["message"] for link in records["chain"]), records["message"]]
+    found = {message["base"]["sha256"]: message["base"] for message in messages if "base" in message}
+    return list(found.values())
 
 
 def _state(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, list[dict[str, Any]]]:
@@ -129,16 +138,21 @@ def _state(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, list[dict[s
     overlap = plan.stride < plan.context or plan.visible_tokens is not None
     units = Units(manifest.documents, plan.blocks, overlap) if plan.mode == "exhaustive" else None
     setting = Setting(spec, manifest.tokens, evidence.vocabulary_size, Sample.of(plan), units)
-    models = [
-        ChainModel(link.path.stem, 0 if held_out else link.message.size_bits, link.vocabulary_size, link.scores)
-        for link in evidence.links
-    ]
+    models = [_chain_model(link, held_out) for link in evidence.links]
     own = models[-1]
     scores = LabelledScores.of(own.scores, evidence.inputs.corpus) if spec.subsets else own.scores
     subsets = find_subsets(scores, {column: SUBSET_NAMES[column] for column in spec.subsets})
     setting, inner = share_delta(setting, subsets)
-    statement = state_bounds(own.scores, setting, own.message_bits, name=own.name, chain=models[:-1])
+    statement = state_bounds(
+        own.scores, setting, own.message_bits, name=own.name, chain=models[:-1], messages=own.messages
+    )
     return statement, state_subsets(scores, subsets, inner, own.message_bits, name=own.name)
+
+
+def _chain_model(link: LinkEvidence, held_out: bool) -> ChainModel:
+    """A message with its scores and what it costs."""
+    bits, messages = (0, None) if held_out else (link.given.paid_bits, link.given.messages)
+    return ChainModel(link.path.stem, bits, link.vocabulary_size, link.scores, messages)
 
 
 def _software() -> dict[str, str]:

@@ -36,15 +36,36 @@ class FileRecord(TypedDict):
 
 
 @with_config(_STRICT)
+class CoarseRecord(TypedDict):
+    """The coarse message that a refinement is coded on top of: its bits are paid for, too."""
+
+    name: Annotated[str, Field(description="the coarse message's row in the study")]
+    file: RelativeFile
+    sha256: Sha256
+    size_bits: Annotated[int, Field(ge=8, description="8 × the file's size, part of C")]
+
+
+@with_config(_STRICT)
+class BaseRecord(TypedDict):
+    """The model that a message is decoded given: assumed to be fixed before the corpus, and not paid for."""
+
+    name: Annotated[str, Field(description="name of its folder")]
+    place: Annotated[str, Field(min_length=1, description="its folder, relative to the certificate's folder")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="hash of the model: its card and values")]
+
+
+@with_config(_STRICT)
 class MessageRecord(TypedDict):
     """The message: the bits that are paid for."""
 
     name: Annotated[str, Field(description="the message's row in the study")]
     file: RelativeFile
     sha256: Sha256
-    size_bits: Annotated[int, Field(ge=8, description="8 × the file's size: C of the bounds, in bits")]
+    size_bits: Annotated[int, Field(ge=8, description="8 × the file's size: with that of `coarse`, C in bits")]
     breakdown: Annotated[dict[str, Count], Field(description="bits by part; sums to size_bits")]
     header: Annotated[dict[str, Any], Field(description="the message's header: model card, quantizer, coder")]
+    coarse: NotRequired[Annotated[CoarseRecord, Field(description="what a refinement refines")]]
+    base: NotRequired[Annotated[BaseRecord, Field(description="what a fine-tune is a fine-tune of")]]
 
 
 @with_config(_STRICT)
@@ -108,7 +129,7 @@ class ChainRecord(TypedDict):
 
 @with_config(_STRICT)
 class TrainingRecord(TypedDict):
-    """A corpus that a held-out model was trained on; it shares no document with the certified one."""
+    """A corpus that a held-out model or a base was trained on; it shares no document with the certified one."""
 
     corpus: Annotated[str, Field(description="the corpus's name, as in its manifest")]
     file: RelativeFile
@@ -121,7 +142,7 @@ class PriorRecord(TypedDict):
     """Whether messages are paid for."""
 
     kind: Annotated[Literal["message", "held_out"], Field(description="held_out: C = 0, only delta is paid")]
-    trained_on: Annotated[list[TrainingRecord], Field(description="training corpora of held-out models")]
+    trained_on: Annotated[list[TrainingRecord], Field(description="training corpora of held-out models and of bases")]
 
 
 LinkRecord = TypedDict(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -36,8 +36,7 @@ class ChainProblem:
     Attributes
     ----------
     message_bits
-        Bits of each model's message, cheapest model first, the certified one last; 0 for models that never saw the
-        corpus.
+        C of each model, cheapest model first, the certified one last; 0 for models that never saw the corpus.
     vocabulary_sizes
         V of each model.
     alphas, link_alphas
@@ -52,6 +51,9 @@ class ChainProblem:
         Failure probabilities for all links together; the second is 0 if every token was scored.
     whole
         Bound the last model's loss in one piece (a mixture) rather than link by link (telescoped).
+    messages
+        For each model the bits of every message it is decoded from, by the message's identity: what several models
+        share is paid once. Empty if they share nothing.
     """
 
     message_bits: tuple[int, ...]
@@ -64,6 +66,7 @@ class ChainProblem:
     delta_generalization: Fraction
     delta_sampling: Fraction
     whole: bool = False
+    messages: tuple[Mapping[str, int], ...] = ()
 
     def paths(self) -> Iterator[Path]:
         """Sub-chains, as indices of models: every ordered choice that ends with the certified model."""
@@ -103,8 +106,12 @@ class ChainProblem:
         return tuple(self.delta_generalization * power / sum(powers) for power in powers)
 
     def bits(self, path: Path) -> tuple[int, ...]:
-        """Bits of all messages that each link depends on."""
-        running = tuple(itertools.accumulate(self.message_bits[model] for model in path))
+        """Bits of all messages that each link depends on, each message once."""
+        if self.messages:
+            held: dict[str, int] = {}
+            running = tuple(sum((held := held | dict(self.messages[model])).values()) for model in path)
+        else:
+            running = tuple(itertools.accumulate(self.message_bits[model] for model in path))
         return running[-1:] if self.whole else running
 
     def complexities(self, path: Path, ratio: Fraction) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ search by, then the few best candidates are computed exactly.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -33,12 +33,16 @@ _CHUNK = 1 << 15
 
 @dataclass(frozen=True)
 class ChainModel:
-    """A model of a chain: its message's name and bits (0 if it never saw the corpus), its V, and its scores."""
+    """A model of a chain: its message's name and bits (0 if it never saw the corpus), its V, and its scores.
+
+    `messages` are the bits of every message it is decoded from, by identity, if that is more than its own.
+    """
 
     name: str
     message_bits: int
     vocabulary_size: int
     scores: ScoreStream
+    messages: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def pose_problem(budget: RowBudget, models: Sequence[ChainModel], spec: BoundsSp
         delta_generalization=budget.delta_generalization,
         delta_sampling=budget.delta_sampling,
         whole=budget.bound == "mixture",
+        messages=tuple(model.messages or {model.name: model.message_bits} for model in models),
     )
 
 

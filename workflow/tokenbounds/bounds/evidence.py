@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenbounds.bounds.given import GivenEvidence, GivenFinder
 from tokenbounds.bounds.prior import prior_record
 from tokenbounds.corpus.manifest import MANIFEST_NAME, Manifest, read_manifest
 from tokenbounds.errors import CertificateError, TokenboundsError
@@ -48,6 +49,11 @@ class CertificateInputs:
     held_out
         None if the messages' bits are paid for. Else the models never saw the corpus: the folders of the corpora
         they were trained on, none for models that were published before.
+    given
+        Where to look for what messages are decoded given: coarse messages, folders of bases. Of a kind that is not
+        named, those of the study around a message's file are looked through.
+    base_corpora
+        Unless held out: folders of the corpora that bases were trained on, none for published ones.
     """
 
     message: Path
@@ -56,15 +62,18 @@ class CertificateInputs:
     scores: tuple[Path, ...]
     chain: tuple[LinkInputs, ...] = ()
     held_out: tuple[Path, ...] | None = None
+    given: tuple[Path, ...] = ()
+    base_corpora: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class LinkEvidence:
-    """A message and its scores, known to belong together."""
+    """A message, with what it is decoded given, and its scores, known to belong together."""
 
     path: Path
     message: Message
     scores: Scores
+    given: GivenEvidence
 
     @property
     def vocabulary_size(self) -> int:
@@ -89,12 +98,13 @@ class Evidence:
     vocabulary_size: int
     dtype: str
     records: dict[str, Any]
+    given: GivenEvidence
     chain: tuple[LinkEvidence, ...] = ()
 
     @property
     def links(self) -> tuple[LinkEvidence, ...]:
         """All messages with their scores, the certified one last."""
-        return (*self.chain, LinkEvidence(self.inputs.message, self.message, self.scores))
+        return (*self.chain, LinkEvidence(self.inputs.message, self.message, self.scores, self.given))
 
 
 def gather_evidence(inputs: CertificateInputs, folder: Path) -> Evidence:
@@ -131,15 +141,16 @@ def _gather(inputs: CertificateInputs, folder: Path) -> Evidence:
         )
     if (plan.tokens, plan.documents) != (manifest.tokens, manifest.documents):
         raise CertificateError(f"{inputs.plan} and {manifest_path} differ in tokens or documents. Plan again.")
-    chain = tuple(_gather_link(link, manifest, plan, inputs.corpus) for link in inputs.chain)
-    own = _gather_link(LinkInputs(inputs.message, inputs.scores), manifest, plan, inputs.corpus)
+    finder = GivenFinder(inputs.given)
+    own_inputs = LinkInputs(inputs.message, inputs.scores)
+    *chain, own = (_gather_link(link, manifest, plan, inputs.corpus, finder) for link in (*inputs.chain, own_inputs))
     _refuse_doubles([*chain, own])
     records = {
         **_link_record(own, folder),
         "manifest": _manifest_record(manifest_path, manifest, manifest_sha256, folder),
         "plan": _plan_record(inputs.plan, plan, folder),
         "chain": [_link_record(link, folder) for link in chain],
-        "prior": prior_record(inputs.held_out, inputs.corpus, folder),
+        "prior": prior_record(inputs.held_out, inputs.corpus, folder, inputs.base_corpora),
     }
     return Evidence(
         inputs=inputs,
@@ -150,16 +161,17 @@ def _gather(inputs: CertificateInputs, folder: Path) -> Evidence:
         vocabulary_size=own.vocabulary_size,
         dtype=own.dtype,
         records=records,
-        chain=chain,
+        given=own.given,
+        chain=tuple(chain),
     )
 
 
-def _gather_link(inputs: LinkInputs, manifest: Manifest, plan: Plan, corpus: Path) -> LinkEvidence:
+def _gather_link(inputs: LinkInputs, manifest: Manifest, plan: Plan, corpus: Path, finder: GivenFinder) -> LinkEvidence:
     """Open a message and its scores, which must name it and the plan."""
     message = read_message(inputs.message)
     scores = open_scores(inputs.scores, plan=plan, message_sha256=message.sha256, manifest_sha256=plan.manifest_sha256)
     _check_vocabulary(inputs.message, message, manifest, scores, corpus)
-    return LinkEvidence(inputs.message, message, scores)
+    return LinkEvidence(inputs.message, message, scores, finder.find(inputs.message, message))
 
 
 def _refuse_doubles(links: Sequence[LinkEvidence]) -> None:
@@ -199,7 +211,8 @@ def _link_record(link: LinkEvidence, folder: Path) -> dict[str, Any]:
     scores = [
         {**file_record(part.path, sha256_file(part.path), folder), "rows": part.rows} for part in link.scores.parts
     ]
-    return {"message": _message_record(link.path, link.message, folder), "scores": scores}
+    message = {**_message_record(link.path, link.message, folder), **link.given.record(folder)}
+    return {"message": message, "scores": scores}
 
 
 def _message_record(path: Path, message: Message, folder: Path) -> dict[str, Any]:

@@ -108,16 +108,22 @@ def find_pilot(text: str) -> Pilot:
 
 
 def find_bits(text: str) -> int:
-    """Bits, from their number or the path of a message.
+    """Bits, from their number or the path of a message; those of a message that it refines, beside it, are added.
 
     Raises
     ------
     MessageError
-        If it is no message.
+        If it is no message, or the message that it refines is not there.
     """
     from tokenbounds.messages.container import read_message
+    from tokenbounds.messages.given import Given, Places
 
-    return int(text) if text.isdigit() else read_message(Path(text)).size_bits
+    if text.isdigit():
+        return int(text)
+    path = Path(text)
+    message = read_message(path)
+    coarse = Given.of(message).coarse
+    return message.size_bits + (0 if coarse is None else 8 * Places.of(path).coarse_file(coarse).stat().st_size)
 
 
 def find_tokens(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Held-out models: nothing is paid for messages that cannot depend on the corpus (docs/bounds.md, "Other priors").
+"""Held-out models and bases: nothing is paid for what cannot depend on the corpus (docs/bounds.md, "Other priors").
 
 What a program can check is that no document of the corpus is, byte for byte, a document of a model's training corpus.
 Everything beyond is an assumption, and the certificate says so.
@@ -20,7 +20,9 @@ from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file
 
 
-def prior_record(held_out: tuple[Path, ...] | None, corpus: Path, folder: Path) -> dict[str, Any]:
+def prior_record(
+    held_out: tuple[Path, ...] | None, corpus: Path, folder: Path, base_corpora: tuple[Path, ...] = ()
+) -> dict[str, Any]:
     """What a certificate says about its prior, after comparing documents (docs/bounds.md, "Other priors").
 
     Parameters
@@ -31,26 +33,33 @@ def prior_record(held_out: tuple[Path, ...] | None, corpus: Path, folder: Path) 
         Folder of the certified corpus.
     folder
         The certificate's folder: recorded paths are relative to it.
+    base_corpora
+        Unless held out: folders of the corpora that bases were trained on, over which messages are fine-tuned.
 
     Raises
     ------
     CertificateError
         If a training corpus shares a document with the certified one, or a table of documents is damaged.
     """
-    if held_out is None:
-        return {"kind": "message", "trained_on": []}
-    own = _document_hashes(corpus)
+    others = base_corpora if held_out is None else held_out
+    own = _document_hashes(corpus) if others else None
     trained_on = []
-    for other in held_out:
+    for other in others:
+        assert own is not None
         shared = np.intersect1d(own, _document_hashes(other))
         if shared.size:
             raise CertificateError(
                 f"{corpus} and {other}, on which a model was trained, share {shared.size} documents (the first has "
-                f"SHA-256 {bytes(shared[0]).hex()[:16]}…): the model is not held out. Remove them from one corpus, or "
-                "certify with prior: message."
+                f"SHA-256 {bytes(shared[0]).hex()[:16]}…): {_consequence(held_out)}"
             )
         trained_on.append(_training_record(other, folder))
-    return {"kind": "held_out", "trained_on": trained_on}
+    return {"kind": "message" if held_out is None else "held_out", "trained_on": trained_on}
+
+
+def _consequence(held_out: tuple[Path, ...] | None) -> str:
+    if held_out is None:
+        return "the base was not fixed before the corpus. Remove them from one corpus, or name another base."
+    return "the model is not held out. Remove them from one corpus, or certify with prior: message."
 
 
 def _training_record(corpus: Path, folder: Path) -> dict[str, Any]:

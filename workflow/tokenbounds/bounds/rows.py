@@ -7,7 +7,7 @@ beforehand by the ledger.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -95,6 +95,7 @@ def state_bounds(
     name: str = "message",
     chain: Sequence[ChainModel] = (),
     survey: Survey | None = None,
+    messages: Mapping[str, int] | None = None,
 ) -> Statement:
     """Compute every row of a certificate in a few passes over its scores.
 
@@ -105,13 +106,17 @@ def state_bounds(
     setting
         Failure probability, metrics, bounds, grids, and the corpus's and vocabulary's sizes.
     message_bits
-        C: 8 × the size of the message's file; 0 for a model that never saw the corpus.
+        C: 8 × the size of the message's file, and of a coarse message beneath it; 0 for a model that never saw the
+        corpus.
     name
         What the certified message is called.
     chain
         Cheaper models, cheapest first, towards which the model may be smoothed.
     survey
         Of `scores`, if it was made already.
+    messages
+        Bits of every message that the model is decoded from, by identity, which add up to `message_bits`: what it
+        shares with the chain is paid once.
 
     Raises
     ------
@@ -121,7 +126,7 @@ def state_bounds(
         If the scores break their contract.
     """
     ledger = _split(setting, message_bits)
-    models = [*chain, ChainModel(name, message_bits, setting.vocabulary_size, scores)]
+    models = [*chain, ChainModel(name, message_bits, setting.vocabulary_size, scores, messages)]
     chains = _bound_chains(ledger, setting, models)
     units = _bound_units(ledger, scores, setting)
     single = [budget for budget in ledger.rows if budget.bound not in CHAIN_BOUNDS + UNIT_BOUNDS]

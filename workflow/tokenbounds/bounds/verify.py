@@ -55,7 +55,9 @@ def find_certificates(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def verify_certificate(path: Path | str, *, rescore: int = 0, seed: int | None = None) -> list[Check]:
+def verify_certificate(
+    path: Path | str, *, rescore: int = 0, seed: int | None = None, given: Sequence[Path] = ()
+) -> list[Check]:
     """Check a certificate against its files, and its files against one another.
 
     Parameters
@@ -66,6 +68,8 @@ def verify_certificate(path: Path | str, *, rescore: int = 0, seed: int | None =
         Number of blocks to score again from the decoded message; `ALL_BLOCKS` for every one.
     seed
         Of the choice of blocks; None chooses unpredictably, so that nobody can prepare for it.
+    given
+        Where bases lie, if not where the certificate says: checkpoint folders, Hugging Face folders, GGUF files.
 
     Returns
     -------
@@ -79,21 +83,24 @@ def verify_certificate(path: Path | str, *, rescore: int = 0, seed: int | None =
     """
     path = Path(path)
     try:
-        return list(_run_checks(path, rescore, seed))
+        return list(_run_checks(path, rescore, seed, given))
     except CertificateError:
         raise
     except TokenboundsError as error:
         raise CertificateError(str(error)) from error
 
 
-def _run_checks(path: Path, rescore: int, seed: int | None) -> Iterator[Check]:
+def _run_checks(path: Path, rescore: int, seed: int | None, given: Sequence[Path]) -> Iterator[Check]:
     certificate = read_certificate(path)
     yield Check("certificate intact", str(path), "canonical bytes, fields, hash of itself")
     yield _check_ledger(path, certificate)
     yield _check_files(path, certificate)
-    inputs = _locate(path, certificate)
+    inputs = _locate(path, certificate, given)
     evidence = gather_evidence(inputs, path.parent)
     yield Check("files belong together", str(path), "scores → message, manifest, plan; plan → manifest → shards")
+    for base in dict.fromkeys(link.given.base_path for link in evidence.links):
+        if base is not None:
+            yield Check("base intact", str(base), "the hash of its card and values")
     corpus = Corpus.open(inputs.corpus)
     yield _check_plan(inputs, evidence, corpus)
     for link in evidence.links:
@@ -107,13 +114,13 @@ def _check_message(
     link: LinkEvidence, evidence: Evidence, corpus: Corpus, rescore: int, seed: int | None, top_k: Sequence[int]
 ) -> Iterator[Check]:
     """A message decodes to a model, which gives the stored scores."""
-    predictor = _decode(link.path)
-    yield Check("message decodes", str(link.path), f"to a model, from {link.message.size_bits:,} bits")
+    predictor = _decode(link.path, link.given.places)
+    yield Check("message decodes", str(link.path), f"to a model, from {link.given.paid_bits:,} bits")
     if rescore:
         from tokenbounds.bounds.rescoring import rescore_blocks
 
         blocks = None if rescore == ALL_BLOCKS else rescore
-        own = replace(evidence, message=link.message, scores=link.scores, dtype=link.dtype)
+        own = replace(evidence, message=link.message, scores=link.scores, dtype=link.dtype, given=link.given)
         detail = rescore_blocks(predictor, own, corpus, blocks, seed, top_k=top_k)
         yield Check("scored again", str(link.scores.files[0].parent), detail)
 
@@ -177,6 +184,8 @@ def _file_records(certificate: dict[str, Any]) -> Iterator[dict[str, Any]]:
     manifest = certificate["manifest"]
     for link in (certificate, *certificate["chain"]):
         yield link["message"]
+        if "coarse" in link["message"]:
+            yield link["message"]["coarse"]
         yield from link["scores"]
     for corpus in certificate["prior"]["trained_on"]:
         yield corpus
@@ -189,20 +198,22 @@ def _file_records(certificate: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield certificate["plan"]
 
 
-def _locate(path: Path, certificate: dict[str, Any]) -> CertificateInputs:
+def _locate(path: Path, certificate: dict[str, Any], given: Sequence[Path]) -> CertificateInputs:
     prior = certificate["prior"]
     own = _locate_link(path, certificate)
+    trained_on = tuple(_locate_corpus(path, record) for record in prior["trained_on"])
+    messages = [link["message"] for link in (*certificate["chain"], certificate)]
+    coarse = [_resolve(path, message["coarse"]) for message in messages if "coarse" in message]
+    bases = [path.parent / message["base"]["place"] for message in messages if "base" in message]
     return CertificateInputs(
         message=own.message,
         corpus=_locate_corpus(path, certificate["manifest"]),
         plan=_resolve(path, certificate["plan"]),
         scores=own.scores,
         chain=tuple(_locate_link(path, link) for link in certificate["chain"]),
-        held_out=(
-            tuple(_locate_corpus(path, record) for record in prior["trained_on"])
-            if prior["kind"] == "held_out"
-            else None
-        ),
+        held_out=trained_on if prior["kind"] == "held_out" else None,
+        given=tuple(dict.fromkeys([*coarse, *(given or map(_normal, bases))])),
+        base_corpora=() if prior["kind"] == "held_out" else trained_on,
     )
 
 
@@ -220,7 +231,12 @@ def _locate_corpus(path: Path, record: dict[str, Any]) -> Path:
 
 def _resolve(path: Path, record: dict[str, Any]) -> Path:
     """Where a file of the certificate at `path` lies."""
-    return Path(os.path.normpath(path.parent / record["file"]))
+    return _normal(path.parent / record["file"])
+
+
+def _normal(path: Path) -> Path:
+    """A path without `..`."""
+    return Path(os.path.normpath(path))
 
 
 def _check_plan(inputs: CertificateInputs, evidence: Evidence, corpus: Corpus) -> Check:
@@ -273,12 +289,12 @@ def _score_file(scores: Scores, row: int) -> Path:
     return scores.files[-1]
 
 
-def _decode(message: Path) -> Any:
-    """The model a message decodes to."""
+def _decode(message: Path, given: Sequence[Path]) -> Any:
+    """The model a message decodes to, given what it names."""
     from tokenbounds.messages.decode import decode_message
 
     try:
-        return decode_message(message)
+        return decode_message(message, given)
     except TokenboundsError as error:
         raise CertificateError(f"{message} does not decode to a model: {error}") from error
 

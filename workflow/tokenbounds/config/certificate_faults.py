@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from tokenbounds.config.given import given_model
+
 if TYPE_CHECKING:
     from tokenbounds.config import CertificateSpec, Study
 
@@ -27,11 +29,32 @@ def certificate_faults(study: Study) -> Iterator[str]:
             yield from _held_out_faults(f"  certificates.{name}", study, row)
         else:
             yield from _unknown_data_faults(f"  certificates.{name}", study, row)
+            yield from _given_faults(f"  certificates.{name}", study, row)
 
 
 def training_corpora(study: Study, row: CertificateSpec) -> list[str]:
     """Names of the corpora that a certificate's models (and its chain's) were trained, counted or calibrated on."""
-    models = [study.messages[name].model for name in (*row.chain, row.message) if name in study.messages]
+    found = dict.fromkeys(_corpora_of(study, [study.messages[name].model for name in _messages(study, row)]))
+    for name in (*row.chain, row.message):
+        calibration = getattr(getattr(study.messages.get(name), "quantizer", None), "calibration", None)
+        if calibration in study.calibrations:
+            found[study.calibrations[calibration].corpus] = None
+    return list(found)
+
+
+def given_corpora(study: Study, row: CertificateSpec) -> list[str]:
+    """Names of the corpora that models were trained on which the messages of a certificate are decoded given."""
+    given = [given_model(study, name) for name in _messages(study, row)]
+    return _corpora_of(study, [name for name in given if name is not None])
+
+
+def _messages(study: Study, row: CertificateSpec) -> list[str]:
+    """The messages of a certificate that the study has."""
+    return [name for name in (*row.chain, row.message) if name in study.messages]
+
+
+def _corpora_of(study: Study, models: list[str]) -> list[str]:
+    """Corpora that models, or the bases below them, were trained on."""
     found: dict[str, None] = {}
     for model in models:
         seen: set[str] = set()
@@ -41,10 +64,6 @@ def training_corpora(study: Study, row: CertificateSpec) -> list[str]:
             if corpus is not None:
                 found[corpus] = None
             model = getattr(study.models[model], "base", None) or getattr(study.models[model], "start", None) or ""
-    for name in (*row.chain, row.message):
-        calibration = getattr(getattr(study.messages.get(name), "quantizer", None), "calibration", None)
-        if calibration in study.calibrations:
-            found[study.calibrations[calibration].corpus] = None
     return list(found)
 
 
@@ -92,6 +111,14 @@ def _held_out_faults(where: str, study: Study, row: CertificateSpec) -> Iterator
         yield (
             f"{where}.prior: a model of this certificate was trained on corpus '{row.corpus}' itself, so it is not "
             "held out. Certify it on another corpus, or with prior: message."
+        )
+
+
+def _given_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str]:
+    if row.corpus in given_corpora(study, row):
+        yield (
+            f"{where}: a model that its messages are decoded given was trained on corpus '{row.corpus}' itself, so it "
+            "was not fixed before. Certify on another corpus, or name another base."
         )
 
 

@@ -49,7 +49,7 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
         "Tokenizers",
         (config.ByteTokenizer, config.TransformersTokenizer, config.AntibodyTokenizer, config.IglmTokenizer),
     ),
-    ("Models", (config.TrainedModel, config.PretrainedModel, config.MarkovModel)),
+    ("Models", (config.TrainedModel, config.PretrainedModel, config.FinetunedModel, config.MarkovModel)),
     ("Architecture and training of a model", (config.Architecture, config.Training)),
     (
         "Parameterizations",
@@ -66,7 +66,14 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("Messages", (config.MessageSpec,)),
     (
         "Quantizers",
-        (config.CodebookQuantizer, config.UniformQuantizer, config.CountsQuantizer, config.Finetuning),
+        (
+            config.CodebookQuantizer,
+            config.UniformQuantizer,
+            config.RefinementQuantizer,
+            config.ReferenceQuantizer,
+            config.CountsQuantizer,
+            config.Finetuning,
+        ),
     ),
     ("Smoothing head of a message", (config.SmoothingHeadSpec,)),
     (

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from tokenbounds.config.antibody_faults import antibody_faults
 from tokenbounds.config.certificate_faults import certificate_faults
+from tokenbounds.config.given import given_faults
 from tokenbounds.config.task_faults import task_faults
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def study_faults(study: Study) -> Iterator[str]:
     yield from _start_faults(study)
     yield from _message_faults(study)
     yield from _post_training_faults(study)
+    yield from given_faults(study)
     yield from _evaluation_faults(study)
     yield from certificate_faults(study)
     yield from task_faults(study)
@@ -106,6 +108,8 @@ def _references(study: Study) -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield f"models.{name}.corpus", model.corpus, study.corpora
         if model.kind == "trained" and model.start is not None:
             yield f"models.{name}.start", model.start, study.models
+        if model.kind == "finetuned":
+            yield f"models.{name}.base", model.base, study.models
     for name, calibration in study.calibrations.items():
         yield f"calibrations.{name}.model", calibration.model, study.models
         yield f"calibrations.{name}.corpus", calibration.corpus, study.corpora
@@ -114,6 +118,8 @@ def _references(study: Study) -> Iterator[tuple[str, str, dict[str, Any]]]:
         calibrated = getattr(message.quantizer, "calibration", None)
         if calibrated is not None:
             yield f"messages.{name}.quantizer.calibration", calibrated, study.calibrations
+        if message.quantizer.kind == "refinement":
+            yield f"messages.{name}.quantizer.of", message.quantizer.of, study.messages
     for name, certificate in study.certificates.items():
         yield f"certificates.{name}.message", certificate.message, study.messages
         for link in certificate.chain:
@@ -240,6 +246,8 @@ def _evaluation_faults(study: Study) -> Iterator[str]:
     for name, certificate in study.certificates.items():
         message, window = study.messages.get(certificate.message), study.evaluations.get(certificate.evaluation)
         model = None if message is None else study.models.get(message.model)
+        if model is not None and model.kind == "finetuned":
+            model = study.models.get(model.base)
         if message is not None and model is not None and window is not None:
             where = f"  certificates.{name}.evaluation: '{certificate.evaluation}'"
             yield from _window_faults(where, message.model, model, window)

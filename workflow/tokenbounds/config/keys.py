@@ -117,6 +117,12 @@ KEYS: dict[str, str] = {
     "torch archive there is read as data; nothing in it is run.",
     "PretrainedModel.gguf_file": "GGUF file inside the folder or package.",
     "PretrainedModel.revision": "Branch, tag or commit on the hub; pin it for results that can be repeated.",
+    "FinetunedModel.base": "Model row that stays as it is: pretrained, or trained densely on another corpus.",
+    "FinetunedModel.corpus": "Corpus row to train the adapters on, in the base's own tokens.",
+    "FinetunedModel.parameterization": "Shape of the adapters, of kind `lora`; default: rank 1 on attention and mlp.",
+    "FinetunedModel.training": "Budget and optimizer.",
+    "FinetunedModel.context": "Tokens in a training window.",
+    "FinetunedModel.seed": "Draws the initial values of the factors A; the factors B start at zero.",
     "MarkovModel.corpus": "Corpus row to count.",
     "MarkovModel.order": "Number of preceding tokens that the next one depends on.",
     "Architecture.family": "Family of transformers models.",
@@ -140,8 +146,11 @@ KEYS: dict[str, str] = {
     **{f"{kind}.scale": "Factor of their product, divided by the rank." for kind in ("Lora", "SubLora")},
     **{
         f"{kind}.targets": "Layers that are parameterized so; all others are trained and coded whole."
-        for kind in ("Lora", "Kronecker", "Monarch")
+        for kind in ("Kronecker", "Monarch")
     },
+    "Lora.targets": "Layers that are parameterized so; all others are trained and coded whole, or left as a base has "
+    "them.",
+    "Lora.last_layers": "Only this many transformer blocks, counted from the last one; `null`: all.",
     **{
         f"{kind}.targets": "Layers that are parameterized so; the others stay whole below the subspace."
         for kind in ("SubLora", "KroneckerSubspace")
@@ -182,6 +191,9 @@ KEYS: dict[str, str] = {
     "CodebookQuantizer.finetuning": "Further training of codes and codebooks.",
     "UniformQuantizer.step_ratio": "Step between values, as a share of the tensor's root mean square.",
     "UniformQuantizer.finetuning": "Further training of quantized values.",
+    "RefinementQuantizer.of": "Message row, of kind `uniform` and of the same model, whose codes are refined.",
+    "RefinementQuantizer.factor": "Fine steps in a coarse one. An odd factor codes no value in two ways, and so costs "
+    "less.",
     "CountsQuantizer.levels": "Steps of the logarithmic scale of counts.",
     "CountsQuantizer.threshold": "Smallest count that is coded.",
     "Finetuning.steps": "Optimizer steps; 0 quantizes once and leaves it at that.",

@@ -50,6 +50,26 @@ class CountsQuantizer:
     threshold: PositiveInt = 2
 
 
+@dataclass(frozen=True, config=STRICT)
+class ReferenceQuantizer:
+    """No values at all: the message names a model, fixed before the corpus, by hash, and decodes to it as it is."""
+
+    kind: Literal["reference"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class RefinementQuantizer:
+    """The codes of a coarse message `of` the same model, refined: each step is divided into `factor` finer ones.
+
+    Only the finer digits are coded, given the coarse codes. Decoding needs the coarse message, named by hash; both
+    are paid for, and by a chain that holds both, once.
+    """
+
+    kind: Literal["refinement"]
+    of: str
+    factor: Annotated[int, Field(ge=2, le=256)] = 3
+
+
 Quantizer = Annotated[
     CodebookQuantizer
     | UniformQuantizer
@@ -57,7 +77,9 @@ Quantizer = Annotated[
     | RtnQuantizer
     | GptqQuantizer
     | QuipQuantizer
-    | WatersicQuantizer,
+    | WatersicQuantizer
+    | ReferenceQuantizer
+    | RefinementQuantizer,
     Field(discriminator="kind"),
 ]
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from tokenbounds.config.base import STRICT, PositiveInt
-from tokenbounds.config.parameterizations import Dense, Parameterization
+from tokenbounds.config.parameterizations import Dense, Lora, Parameterization
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -73,6 +73,23 @@ class PretrainedModel:
 
 
 @dataclass(frozen=True, config=STRICT)
+class FinetunedModel:
+    """A fixed `base` with low-rank adapters that are trained on `corpus`; a message holds the adapters only.
+
+    `base` is a pretrained model, or a dense one trained on another corpus: it must not depend on the corpora that
+    the fine-tuned model is certified on. Training starts from the base itself; `seed` draws one adapter factor.
+    """
+
+    kind: Literal["finetuned"]
+    base: str
+    corpus: str
+    parameterization: Lora = Field(default_factory=lambda: Lora(kind="lora", rank=1))
+    training: Training = Field(default_factory=Training)
+    context: PositiveInt = 256
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, config=STRICT)
 class MarkovModel:
     """A Markov chain of the given order, its counts taken from `corpus`."""
 
@@ -81,4 +98,4 @@ class MarkovModel:
     order: Annotated[int, Field(ge=0, le=6)] = 1
 
 
-ModelSpec = Annotated[TrainedModel | PretrainedModel | MarkovModel, Field(discriminator="kind")]
+ModelSpec = Annotated[TrainedModel | PretrainedModel | FinetunedModel | MarkovModel, Field(discriminator="kind")]

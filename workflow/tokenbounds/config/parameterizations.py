@@ -36,6 +36,7 @@ class Lora:
     rank: PositiveInt = 8
     scale: Scale = 16.0
     targets: Targets = _TARGETS
+    last_layers: PositiveInt | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

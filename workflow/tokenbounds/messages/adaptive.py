@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from functools import lru_cache
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,6 +86,7 @@ class _Plane(NamedTuple):
     following: np.ndarray  # int64 [machine's states, 2]; without a trellis there is one state
     odd: np.ndarray  # int64 [machine's states]
     states: np.ndarray  # int64 [cols]: the machine's state in each column
+    side: np.ndarray  # int64 [rows × cols]: magnitudes that the decoder knows beforehand; empty if there are none
 
 
 @lru_cache(maxsize=1)
@@ -128,9 +130,11 @@ def _new_model(tables: _Tables, grids: int) -> _Model:
     )
 
 
-def _new_plane(codes: np.ndarray, cols: int, machine: Trellis) -> _Plane:
+def _new_plane(codes: np.ndarray, cols: int, machine: Trellis, side: np.ndarray | None) -> _Plane:
     columns, states = np.zeros(cols, dtype=np.int64), np.zeros(cols, dtype=np.int64)
-    return _Plane(codes, columns, np.array([0, 64, 1], dtype=np.int64), cols, machine.following, machine.odd, states)
+    sums = np.array([0, 64, 1], dtype=np.int64)
+    known = np.zeros(0, dtype=np.int64) if side is None else np.abs(side.astype(np.int64)).reshape(-1)
+    return _Plane(codes, columns, sums, cols, machine.following, machine.odd, states, known)
 
 
 @_compiled
@@ -252,6 +256,16 @@ def _clip(value: int) -> int:
 
 
 @_inlined
+def _side_context(side: np.ndarray, cols: int, index: int) -> int:
+    """What is known beforehand of a symbol and its four neighbours, as one of 25 contexts."""
+    around = side[index - 1] if index % cols > 0 else 0
+    around += side[index + 1] if index % cols + 1 < cols else 0
+    around += side[index - cols] if index >= cols else 0
+    around += side[index + cols] if index + cols < side.size else 0
+    return min(side[index], _CLIPPED - 1) * _CLIPPED + min(around, _CLIPPED - 1)
+
+
+@_inlined
 def _set_contexts(model: _Model, tables: _Tables, plane: _Plane, index: int, odd: int) -> None:
     """Choose each input's context for the symbol at `index`, on the even or odd grid, from what was coded before it."""
     codes, cols = plane.codes, plane.cols
@@ -274,12 +288,13 @@ def _set_contexts(model: _Model, tables: _Tables, plane: _Plane, index: int, odd
     )
     pair = min(tables.levels[min(by_row, 4095)] >> 1, _PAIRS - 1) * _PAIRS
     pair += min(tables.levels[min(by_column, 4095)] >> 1, _PAIRS - 1)
+    near = _side_context(plane.side, cols, index) if plane.side.size else _clip(left) * _CLIPPED + _clip(up)
     model.bases[_INPUTS] = odd * _BINS
     grid = odd * _ALL_SLOTS * _BINS
     model.bases[0] = grid
     model.bases[1] = grid + (1 + tables.levels[both]) * _BINS
     model.bases[2] = grid + (1 + _LEVELS + tables.levels[local]) * _BINS
-    model.bases[3] = grid + (1 + 2 * _LEVELS + _clip(left) * _CLIPPED + _clip(up)) * _BINS
+    model.bases[3] = grid + (1 + 2 * _LEVELS + near) * _BINS
     model.bases[4] = grid + (1 + 2 * _LEVELS + _CLIPPED * _CLIPPED + pair) * _BINS
 
 
@@ -331,7 +346,9 @@ def _flush(stream: _Stream) -> bytes:
     return stream.data[1 : registers[_POSITION]].tobytes().rstrip(b"\0")
 
 
-def encode_planes(planes: Sequence[np.ndarray], machines: Machines = None) -> bytes:
+def encode_planes(
+    planes: Sequence[np.ndarray], machines: Machines = None, sides: Sequence[np.ndarray] | None = None
+) -> bytes:
     """Code several integer arrays into one stream, the statistics of each helping the next.
 
     Parameters
@@ -340,6 +357,8 @@ def encode_planes(planes: Sequence[np.ndarray], machines: Machines = None) -> by
         Neighbours in rows and columns are contexts of each other. |value| ≤ `MAX_MAGNITUDE`.
     machines : sequence of Trellis or None, optional
         A trellis for each array of grid points, each column a sequence; which grid is known there, and costs nothing.
+    sides : sequence of int arrays [rows, cols], optional
+        For each plane integers that the decoder knows beforehand, whose magnitudes are a context too.
 
     Returns
     -------
@@ -355,13 +374,14 @@ def encode_planes(planes: Sequence[np.ndarray], machines: Machines = None) -> by
     machines = machines or [None] * len(planes)
     model = _new_model(tables, 2 if any(machines) else 1)
     stream = _Stream(_new_registers(False), np.zeros(1 << 14, dtype=np.uint8))
-    for array, machine in zip(planes, machines, strict=True):
+    known = sides or repeat(None, len(planes))
+    for array, machine, side in zip(planes, machines, known, strict=True):
         codes = np.array(array, dtype=np.int64).reshape(-1)
         if codes.size and max(-int(codes.min()), int(codes.max())) > MAX_MAGNITUDE:
             raise MessageError(f"a value beyond ±{MAX_MAGNITUDE} cannot be coded. Use a larger step.")
         if machine and not np.array_equal(grid_points(codes_of(array), machine), array):
             raise MessageError("values are not on the grids that their trellis allows.")
-        plane, done = _new_plane(codes, max(array.shape[1], 1), machine or _NO_TRELLIS), 0
+        plane, done = _new_plane(codes, max(array.shape[1], 1), machine or _NO_TRELLIS, side), 0
         while (done := _code_plane(stream, model, tables, plane, done)) < codes.size:
             size = 2 * stream.data.size + int(stream.registers[_PENDING])
             stream = _Stream(stream.registers, np.concatenate([stream.data, np.zeros(size, dtype=np.uint8)]))
@@ -370,8 +390,13 @@ def encode_planes(planes: Sequence[np.ndarray], machines: Machines = None) -> by
     return _flush(_Stream(stream.registers, np.concatenate([stream.data, pending])))
 
 
-def decode_planes(data: bytes, shapes: Sequence[tuple[int, int]], machines: Machines = None) -> list[np.ndarray]:
-    """Decode what `encode_planes` wrote, given the shapes; time and memory depend on these alone.
+def decode_planes(
+    data: bytes,
+    shapes: Sequence[tuple[int, int]],
+    machines: Machines = None,
+    sides: Sequence[np.ndarray] | None = None,
+) -> list[np.ndarray]:
+    """Decode what `encode_planes` wrote, given shapes and sides; time and memory depend on these alone.
 
     Returns
     -------
@@ -389,9 +414,10 @@ def decode_planes(data: bytes, shapes: Sequence[tuple[int, int]], machines: Mach
     head = data[:4].ljust(4, b"\0")
     stream.registers[_LOW], stream.registers[_POSITION] = int.from_bytes(head, "big"), 4
     decoded = []
-    for (rows, cols), machine in zip(shapes, machines, strict=True):
+    known = sides or repeat(None, len(shapes))
+    for (rows, cols), machine, side in zip(shapes, machines, known, strict=True):
         codes = np.zeros(rows * cols, dtype=np.int64)
-        _code_plane(stream, model, tables, _new_plane(codes, max(cols, 1), machine or _NO_TRELLIS), 0)
+        _code_plane(stream, model, tables, _new_plane(codes, max(cols, 1), machine or _NO_TRELLIS, side), 0)
         np.minimum(model.counts, _COUNT_CARRIED, out=model.counts)
         decoded.append(codes.astype(np.int32).reshape(rows, cols))
     if stream.registers[_POSITION] < len(data) or data.endswith(b"\0"):

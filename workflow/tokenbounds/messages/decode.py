@@ -1,7 +1,11 @@
-"""From a message back to the model that is scored: structure from the card, values from the parts."""
+"""From a message back to the model that is scored: structure from the card, values from the parts.
+
+A message may be decoded given others that it names by hash (`given`): a base model, a coarse message that it refines.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +15,10 @@ from transformers import PreTrainedModel
 
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.container import Message, read_message
+from tokenbounds.messages.given import REFERENCE, REFINEMENT, Given, Places
 from tokenbounds.messages.quantizers import Quantized, quantizer_class
+from tokenbounds.messages.quantizers.uniform import UniformQuantized
+from tokenbounds.messages.refinement import RefinedQuantized
 from tokenbounds.messages.smoothing_head import SmoothingHead, has_head
 from tokenbounds.models.build import build_model, coded_parameters
 from tokenbounds.models.card import ModelCard
@@ -26,12 +33,15 @@ FREE_LAYERS, BYTES_PER_LAYER = 64, 16
 _HEADER_KEYS = {"model", "quantizer", "coder"}
 
 
-def decode_message(source: Path | str | bytes) -> PreTrainedModel | MarkovChain:
+def decode_message(source: Path | str | bytes, given: Iterable[Path | str] = ()) -> PreTrainedModel | MarkovChain:
     """Decode a message into the model that is scored.
 
     Parameters
     ----------
     source : path or bytes
+    given : paths
+        Where to look for what the message is decoded given: files of messages, and folders (or GGUF files) of base
+        models. Of a kind that is not named, those of the study around a message's file are looked through.
 
     Returns
     -------
@@ -40,7 +50,8 @@ def decode_message(source: Path | str | bytes) -> PreTrainedModel | MarkovChain:
     Raises
     ------
     MessageError
-        If the message is damaged or hostile; a file is named. Nothing else is raised whatever the bytes.
+        If the message is damaged or hostile, or what it is decoded given is missing or another; a file is named.
+        Nothing else is raised whatever the bytes.
     """
     message = read_message(source)
     try:
@@ -50,7 +61,7 @@ def decode_message(source: Path | str | bytes) -> PreTrainedModel | MarkovChain:
             if has_head(message):
                 raise MessageError("a Markov chain has no hidden state, but the message holds a smoothing head.")
             return MarkovChain.from_message(message)
-        return _decode_transformer(message)
+        return _decode_transformer(message, Places.of(source, given))
     except (MessageError, ModelError) as error:
         where = "" if isinstance(source, bytes) else f"{source}: "
         raise MessageError(f"{where}{error}") from error
@@ -62,12 +73,29 @@ def is_markov(message: Message) -> bool:
     return isinstance(card, dict) and card.get("family") == "markov"
 
 
-def decode_quantized(message: Message, model: torch.nn.Module) -> Quantized:
-    """The codes and scales of a message, for the coded parameters of a model built from its card."""
+def decode_quantized(
+    message: Message, model: torch.nn.Module, coarse: Message | None = None
+) -> Quantized | RefinedQuantized:
+    """The codes and scales of a message, for the coded parameters of a model built from its card.
+
+    Parameters
+    ----------
+    message : Message
+    model : transformers model
+    coarse : Message, optional
+        The message that it refines, if it is a refinement.
+    """
     shapes = {name: tuple(value.shape) for name, value in coded_parameters(model).items()}
     settings = message.header["quantizer"]
     kind = settings.get("kind") if isinstance(settings, dict) else None
-    quantized = quantizer_class(kind).from_message(message, shapes, message.header["coder"])
+    quantized: Quantized | RefinedQuantized
+    if kind == REFINEMENT and coarse is not None:
+        beneath = decode_quantized(coarse, model)
+        if not isinstance(beneath, UniformQuantized):
+            raise MessageError("only a uniform quantization can be refined.")
+        quantized = RefinedQuantized.from_message(message, beneath, message.header["coder"])
+    else:
+        quantized = quantizer_class(kind).from_message(message, shapes, message.header["coder"])
     if quantized.header() != settings:
         raise MessageError("the message's quantizer settings are not what its quantizer writes.")
     return quantized
@@ -89,10 +117,10 @@ def attach_head(model: PreTrainedModel, message: Message) -> None:
     object.__setattr__(model, "smoothing_head", head)
 
 
-def export_huggingface(source: Path | str | bytes, directory: Path | str) -> None:
+def export_huggingface(source: Path | str | bytes, directory: Path | str, given: Iterable[Path | str] = ()) -> None:
     """Decode a message and write it as a folder that `AutoModelForCausalLM.from_pretrained` loads.
 
-    A smoothing head stays behind: the folder holds the raw model.
+    A smoothing head stays behind: the folder holds the raw model. `given` is as in `decode_message`.
 
     Raises
     ------
@@ -101,7 +129,7 @@ def export_huggingface(source: Path | str | bytes, directory: Path | str) -> Non
     """
     from tokenbounds.models.build import to_dense
 
-    model = decode_message(source)
+    model = decode_message(source, given)
     if not isinstance(model, PreTrainedModel):
         raise MessageError("a Markov chain cannot be written as a Hugging Face folder; only transformers can.")
     try:
@@ -110,23 +138,81 @@ def export_huggingface(source: Path | str | bytes, directory: Path | str) -> Non
         raise MessageError(f"cannot write {directory}: {error.strerror or error}. Choose another folder.") from error
 
 
-def _decode_transformer(message: Message) -> PreTrainedModel:
+def _decode_transformer(message: Message, places: Places) -> PreTrainedModel:
     if set(message.header) != _HEADER_KEYS:
         raise MessageError(f"the header needs exactly the keys {', '.join(sorted(_HEADER_KEYS))}.")
-    card = _checked_card(message.header["model"], message.size_bytes)
-    size = message.size_bytes
-    model = build_model(
-        card,
-        max_parameters=FREE_PARAMETERS + PARAMETERS_PER_BYTE * size,
-        max_coded=FREE_CODED + CODED_PER_BYTE * size,
-    )
-    values = decode_quantized(message, model).dequantize()
+    given = Given.of(message)
+    coarse = places.read_coarse(given.coarse) if given.coarse is not None else None
+    if coarse is not None:
+        _check_coarse(message, coarse, given)
+    size = message.size_bytes + (coarse.size_bytes if coarse is not None else 0)
+    model = _build(message.header["model"], size) if given.base is None else _build_given(message, given.base, places)
+    if is_reference(message):
+        return model
+    values = decode_quantized(message, model, coarse).dequantize()
     for name, value in values.items():
         if not np.all(np.isfinite(value)):
             raise MessageError(f"{name} decodes to values that are not finite.")
     load_values(model, values)
     attach_head(model, message)
     return model
+
+
+def is_reference(message: Message) -> bool:
+    """Whether the message names a model and holds no value; raises MessageError if it does both.
+
+    Raises
+    ------
+    MessageError
+        If a reference has an adapter, or any part but the hash.
+    """
+    settings = message.header.get("quantizer")
+    if not isinstance(settings, dict) or settings.get("kind") != REFERENCE:
+        return False
+    card = message.header.get("model")
+    is_plain = isinstance(card, dict) and set(card) == {"family", "vocabulary_size"}
+    if settings != {"kind": REFERENCE} or not is_plain or [part.kind for part in message.parts] != ["given"]:
+        raise MessageError("a message that names a model as it is must hold its hash and nothing else.")
+    return True
+
+
+def _check_coarse(message: Message, coarse: Message, given: Given) -> None:
+    """A refinement and what it refines must be messages of one model."""
+    if set(coarse.header) != _HEADER_KEYS or coarse.header["model"] != message.header["model"]:
+        raise MessageError("the coarse message is one of another model. Refine a message of the same model.")
+    beneath = Given.of(coarse)
+    if beneath.coarse is not None or beneath.base != given.base:
+        raise MessageError("the coarse message is a refinement itself, or has another base.")
+
+
+def _build(card: object, size_bytes: int) -> PreTrainedModel:
+    """The model of a card in a message, within what messages of this size may ask for."""
+    return build_model(
+        _checked_card(card, size_bytes),
+        max_parameters=FREE_PARAMETERS + PARAMETERS_PER_BYTE * size_bytes,
+        max_coded=FREE_CODED + CODED_PER_BYTE * size_bytes,
+    )
+
+
+def _build_given(message: Message, sha256: str, places: Places) -> PreTrainedModel:
+    """The base that a message names, with places for its adapter if it has one."""
+    from tokenbounds.models.adapters import attach_adapters, check_adapter, count_adapters
+    from tokenbounds.models.base import find_base
+
+    header = message.header["model"]
+    size = header.get("vocabulary_size")
+    if not isinstance(size, int) or set(header) - {"family", "vocabulary_size", "parameterization"}:
+        raise MessageError("the header's model must state its vocabulary and may have a parameterization.")
+    settings = None if is_reference(message) else check_adapter(header.get("parameterization", {}))
+    base, card = find_base(sha256, places.models, size)
+    if card.vocabulary_size != size:
+        raise MessageError(f"the header declares {size} tokens, but the base has {card.vocabulary_size}.")
+    if settings is None:
+        return base
+    coded, most = count_adapters(card, settings), FREE_CODED + CODED_PER_BYTE * message.size_bytes
+    if coded > most:
+        raise MessageError(f"the card describes {coded} coded values; at most {most} are allowed here.")
+    return attach_adapters(base, settings).eval()
 
 
 def _checked_card(raw: Any, size_bytes: int) -> ModelCard:

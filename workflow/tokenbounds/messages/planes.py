@@ -17,18 +17,21 @@ from tokenbounds.messages.trellis import Trellis, codes_of, grid_points
 Shape = tuple[int, ...]
 
 
-def encode_codes(arrays: Sequence[np.ndarray], coder: Coder, machines: Machines = None) -> bytes:
+def encode_codes(
+    arrays: Sequence[np.ndarray], coder: Coder, machines: Machines = None, sides: Sequence[np.ndarray] | None = None
+) -> bytes:
     """Code signed integer arrays of any shape, matrices before vectors.
 
-    Adaptive: one stream. Static: one table a matrix and one for all vectors together. `machines` holds a trellis for
-    each array of grid points and None for the others; only matrices may have one.
+    Adaptive: one stream, given `sides`, arrays of the same shapes that the decoder knows. Static: one table a matrix
+    and one for all vectors together. `machines` holds a trellis for each array of grid points and None for the others;
+    only matrices may have one.
     """
     shapes = [array.shape for array in arrays]
     machines = machines or [None] * len(arrays)
     if coder == "adaptive":
-        order = _order(shapes)
-        planes = [arrays[index].reshape(plane_shape(shapes[index])) for index in order]
-        return encode_planes(planes, [machines[index] for index in order])
+        machines = [machines[index] for index in _order(shapes)]
+        return encode_planes(_planes(arrays, shapes), machines, None if sides is None else _planes(sides, shapes))
+    _refuse_sides(sides)
     blocks = []
     for group in _groups(shapes):
         codes = np.concatenate([_symbols(arrays[index], machines[index]).reshape(-1) for index in group])
@@ -39,8 +42,14 @@ def encode_codes(arrays: Sequence[np.ndarray], coder: Coder, machines: Machines 
     return b"".join(blocks)
 
 
-def decode_codes(data: bytes, shapes: Sequence[Shape], coder: Coder, machines: Machines = None) -> list[np.ndarray]:
-    """Decode what `encode_codes` wrote: int32 arrays of the given shapes.
+def decode_codes(
+    data: bytes,
+    shapes: Sequence[Shape],
+    coder: Coder,
+    machines: Machines = None,
+    sides: Sequence[np.ndarray] | None = None,
+) -> list[np.ndarray]:
+    """Decode what `encode_codes` wrote, given the same `sides`: int32 arrays of the given shapes.
 
     Raises
     ------
@@ -51,9 +60,11 @@ def decode_codes(data: bytes, shapes: Sequence[Shape], coder: Coder, machines: M
     if coder == "adaptive":
         order = _order(shapes)
         planes = [plane_shape(shapes[index]) for index in order]
-        decoded = decode_planes(data, planes, [machines[index] for index in order])
+        known = None if sides is None else _planes(sides, shapes)
+        decoded = decode_planes(data, planes, [machines[index] for index in order], known)
         arrays = dict(zip(order, decoded, strict=True))
     elif coder == "static":
+        _refuse_sides(sides)
         arrays = _decode_static_groups(data, shapes)
         for index, machine in enumerate(machines):
             if machine:
@@ -62,6 +73,16 @@ def decode_codes(data: bytes, shapes: Sequence[Shape], coder: Coder, machines: M
     else:
         raise MessageError(f"unknown coder {coder!r:.40}. Known: adaptive, static.")
     return [arrays[index].reshape(shape) for index, shape in enumerate(shapes)]
+
+
+def _planes(arrays: Sequence[np.ndarray], shapes: Sequence[Shape]) -> list[np.ndarray]:
+    """Arrays as planes, in the order they are coded in."""
+    return [arrays[index].reshape(plane_shape(shapes[index])) for index in _order(shapes)]
+
+
+def _refuse_sides(sides: Sequence[np.ndarray] | None) -> None:
+    if sides is not None:
+        raise MessageError("only the adaptive coder can code given something else.")
 
 
 def _decode_static_groups(data: bytes, shapes: Sequence[Shape]) -> dict[int, np.ndarray]:

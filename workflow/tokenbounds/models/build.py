@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -96,18 +97,13 @@ def count_parameters(card: ModelCard) -> ParameterCounts:
     ModelError
         If transformers refuses the configuration, or a subspace has more dimensions than it covers parameters.
     """
-    key = family_of(card.family).layers_key
-    counts = []
-    for layers in (1, 2):
-        small = dataclasses.replace(card, config={**card.config, key: layers})
-        try:
-            model = _structure(small, torch.device("meta"))
-        except ModelError:
-            raise
-        except Exception as error:  # whatever transformers raises on a hostile configuration
-            raise ModelError(f"no {card.family} model fits this card: {error}") from error
-        counts.append(_counts(model))
-    total, coded, covered = (one + (card.layers - 1) * (two - one) for one, two in zip(*counts, strict=True))
+    parameterized = min(_last_layers(card.parameterization) or card.layers, card.layers)
+    one, two = _count_layers(card, 1), _count_layers(card, 2)
+    plain = _count_layers(card, 2, last=1) if parameterized < card.layers else two
+    total, coded, covered = (
+        first + (parameterized - 1) * (second - first) + (card.layers - parameterized) * (other - first)
+        for first, second, other in zip(one, two, plain, strict=True)
+    )
     if card.parameterization["kind"] == "subspace":
         dimension = card.parameterization["dimension"]
         if dimension > covered:
@@ -116,6 +112,30 @@ def count_parameters(card: ModelCard) -> ParameterCounts:
             )
         total += projector_values(covered, dimension)
     return ParameterCounts(total, coded)
+
+
+def _last_layers(parameterization: Mapping[str, Any]) -> int | None:
+    """How many of the last blocks are parameterized; None: all."""
+    inner = parameterization.get("over", parameterization)
+    last: int | None = inner.get("last_layers")
+    return last
+
+
+def _count_layers(card: ModelCard, layers: int, last: int | None = None) -> tuple[int, int, int]:
+    """Counts of a model of a few blocks, of which all or the given number of last ones are parameterized."""
+    settings = dict(card.parameterization)
+    if "over" in settings:
+        settings["over"] = {**settings["over"], **({"last_layers": last} if "last_layers" in settings["over"] else {})}
+    elif "last_layers" in settings:
+        settings["last_layers"] = last
+    config = {**card.config, family_of(card.family).layers_key: layers}
+    small = dataclasses.replace(card, config=config, parameterization=settings)
+    try:
+        return _counts(_structure(small, torch.device("meta")))
+    except ModelError:
+        raise
+    except Exception as error:  # whatever transformers raises on a hostile configuration
+        raise ModelError(f"no {card.family} model fits this card: {error}") from error
 
 
 def _counts(model: nn.Module) -> tuple[int, int, int]:
@@ -172,6 +192,7 @@ def to_dense(model: PreTrainedModel) -> PreTrainedModel:
                 weight = source.dense_weight()
                 value = weight if _is_upright(dense.get_submodule(owner)) else weight.T
             else:
+                # A fine-tuned model holds its base's values in buffers.
                 value = getattr(source, name.rpartition(".")[2])
             parameter.copy_(value)
     return dense.train(model.training)
@@ -194,10 +215,15 @@ def transformers_config(card: ModelCard) -> PreTrainedConfig:
     return config
 
 
+def dense_skeleton(card: ModelCard, device: torch.device) -> PreTrainedModel:
+    """The dense model of a card's architecture, with whatever values the memory held."""
+    return _skeleton(family_of(card.family), transformers_config(card), device)
+
+
 def _structure(card: ModelCard, device: torch.device) -> PreTrainedModel:
     """The model's modules, parameterized, with whatever values the memory held (fixed parts zero)."""
     family = family_of(card.family)
-    model = _skeleton(family, transformers_config(card), device)
+    model = dense_skeleton(card, device)
     with device:
         apply_parameterization(model, card.parameterization, family.role)
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,13 +17,16 @@ from tokenbounds.files import atomic_path, read_json, write_json
 from tokenbounds.models.build import build_model, coded_parameters
 from tokenbounds.models.card import ModelCard
 
+if TYPE_CHECKING:
+    from tokenbounds.models.adapters import AdapterCard
+
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "card.json"
 TRAINING_FILE = "training.parquet"
 
 
 def save_checkpoint(
-    directory: Path | str, model: PreTrainedModel, card: ModelCard, training: pa.Table | None = None
+    directory: Path | str, model: PreTrainedModel, card: ModelCard | AdapterCard, training: pa.Table | None = None
 ) -> None:
     """Write a model's coded parameters, its card and, if given, its loss curve; each file atomically.
 

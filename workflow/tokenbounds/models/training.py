@@ -1,4 +1,4 @@
-"""Training from scratch with transformers' Trainer: seeded, resumable after a kill, on one device or several.
+"""Training with transformers' Trainer: seeded, resumable after a kill, on one device or several.
 
 On several GPUs, start the same call under accelerate, one process a GPU:
 `accelerate launch --num_processes 4 script.py`. Every step's batch is the same whatever the number of processes: each
@@ -21,11 +21,13 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from tokenbounds.config import TrainedModel, Training
+from tokenbounds.config import FinetunedModel, TrainedModel, Training
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import ModelError
 from tokenbounds.files import canonical_json, read_json, sha256_bytes, sha256_file, write_json
+from tokenbounds.models.adapters import AdapterCard
 from tokenbounds.models.architecture import card_from_spec
+from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import WEIGHTS_FILE, save_checkpoint, save_tensors
 from tokenbounds.models.data import BlockSampler
 from tokenbounds.models.loss import IGNORED, summed_loss_nats
@@ -75,15 +77,45 @@ def train_model(
     ModelError
         If the spec contradicts itself, the loss stops being finite, or the state cannot be saved.
     """
-    directory, workdir = Path(directory), Path(workdir)
     card = card_from_spec(spec, vocabulary_size=corpus.vocabulary_size, start_id=corpus.start_id)
+    identity = run_identity(spec, card.to_dict(), corpus, start)
     model = initial_model(spec, card, start)
-    arguments = _arguments(spec.training, workdir)
+    fit_model(model, card, spec.training, corpus, identity, (Path(directory), Path(workdir)), callbacks)
+
+
+def fit_model(
+    model: PreTrainedModel,
+    card: ModelCard | AdapterCard,
+    training: Training,
+    corpus: Corpus,
+    identity: dict[str, Any],
+    folders: tuple[Path, Path],
+    callbacks: tuple[TrainerCallback, ...],
+) -> None:
+    """Train a model from the values that it has, and save it; see `train_model`.
+
+    Parameters
+    ----------
+    model, card
+        What is trained, and what is written beside its values.
+    training
+        Budget and optimizer.
+    corpus
+        Where batches come from, in windows of `card.context` tokens.
+    identity
+        What must be equal for a saved state to be gone on from: `run_identity`.
+    folders
+        Of the checkpoint, and of the state.
+    callbacks
+        More callbacks for the Trainer.
+    """
+    directory, workdir = folders
+    arguments = _arguments(training, workdir)
     with arguments.main_process_first(local=False):
         if arguments.process_index == 0:
-            _prepare(workdir, _identity(spec, card.to_dict(), corpus, start))
-    sampler = BlockSampler(corpus, card.context, spec.training.batch_tokens, spec.training.seed)
-    trainer = _trainer(model, sampler, spec.training, arguments, callbacks)
+            _prepare(workdir, identity)
+    sampler = BlockSampler(corpus, card.context, training.batch_tokens, training.seed)
+    trainer = _trainer(model, sampler, training, arguments, callbacks)
     _train(trainer, workdir)
     if trainer.is_world_process_zero():
         save_checkpoint(directory, model, card, _loss_curve(trainer))
@@ -231,6 +263,7 @@ def _arguments(training: Training, workdir: Path) -> TrainingArguments:
         save_steps=training.save_steps,
         save_total_limit=2,
         average_tokens_across_devices=False,
+        ddp_broadcast_buffers=False,  # fixed parts are equal everywhere already
         remove_unused_columns=False,
         disable_tqdm=not sys.stderr.isatty(),
         report_to="none",
@@ -274,7 +307,9 @@ def _loss_curve(trainer: Trainer) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=CURVE_SCHEMA)
 
 
-def _identity(spec: TrainedModel, card: dict[str, Any], corpus: Corpus, start: Path | None) -> dict[str, Any]:
+def run_identity(
+    spec: TrainedModel | FinetunedModel, card: dict[str, Any], corpus: Corpus, start: Path | None = None
+) -> dict[str, Any]:
     """What must be equal for a saved state to be gone on from."""
     training = {name: getattr(spec.training, name) for name in spec.training.__dataclass_fields__}
     shards = [shard.sha256 for shard in corpus.manifest.shards]

@@ -12,7 +12,7 @@ from tokenbounds.errors import TokenboundsError
 from tokenbounds.report.records import Certificate, short_labels
 
 BINS_PER_OCTAVE = 4
-PART_ORDER = ("header", "codebooks", "scales", "symbols", "container")
+PART_ORDER = ("header", "given", "codebooks", "scales", "symbols", "container")
 _MODEL_FIELDS: dict[str, pl.DataType] = {"corpus": pl.String(), "certificate": pl.String(), "label": pl.String()}
 
 
@@ -56,7 +56,7 @@ def anatomy_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
         if message["sha256"] in seen:
             continue
         seen.add(message["sha256"])
-        for part, bits in sorted(message["breakdown"].items(), key=lambda item: part_order(item[0])):
+        for part, bits in sorted(certificate.breakdown.items(), key=lambda item: part_order(item[0])):
             share = bits / certificate.message_bits
             rows.append({"label": certificate.message, "part": part, "size_bits": bits, "share": share})
     schema = {"label": pl.String(), "part": pl.String(), "size_bits": pl.Int64(), "share": pl.Float64()}

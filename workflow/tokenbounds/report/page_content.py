@@ -100,12 +100,18 @@ def cards(certificate: Certificate) -> list[dict[str, str]]:
 
 def _paid(certificate: Certificate) -> str:
     """What the model's file is, and what is paid for it."""
-    size = f"the whole model as one file: {certificate.message_bits:,} bits"
+    size = f"{_whole(certificate.raw['message'])}: {certificate.message_bits:,} bits"
     if certificate.prior == "held_out":
         return f"{size}, none paid for: it never saw the corpus"
     row = certificate.row(certificate.metrics[0])
     extra = row.paid_bits - certificate.message_bits if row is not None else 0
     return f"{size}, and {extra:,} of cheaper models, all paid for" if extra > 0 else f"{size}, all of them paid for"
+
+
+def _whole(message: dict[str, Any]) -> str:
+    """What a message's bits are the bits of."""
+    what = f"what differs from the base {message['base']['name']}" if "base" in message else "the whole model"
+    return f"{what} as {'two files, coarse and fine' if 'coarse' in message else 'one file'}"
 
 
 def _short_count(count: int) -> str:
@@ -157,7 +163,7 @@ def _line(certificate: Certificate, anchor: str) -> dict[str, Any]:
 def detail(certificate: Certificate, anchor: str, page: Path) -> dict[str, Any]:
     """A certificate in full."""
     raw = certificate.raw
-    parts = sorted(raw["message"]["breakdown"].items(), key=lambda item: part_order(item[0]))
+    parts = sorted(certificate.breakdown.items(), key=lambda item: part_order(item[0]))
     largest = max((bits for _, bits in parts), default=0)
     others = [name for name, bits in parts if bits != largest]
     return {
@@ -269,6 +275,10 @@ def _files(raw: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     files = [*single, *(("scores", record) for record in raw["scores"]), *trained]
     for link in raw["chain"]:
         files += [("chain message", link["message"]), *(("chain scores", record) for record in link["scores"])]
+    for message in (raw["message"], *(link["message"] for link in raw["chain"])):
+        files += [("coarse message", message["coarse"])] if "coarse" in message else []
+        if "base" in message:
+            files.append(("base model", {**message["base"], "file": message["base"]["place"]}))
     return files
 
 

@@ -97,6 +97,11 @@ class Certificate:
         return self.prior == "message" and row.token_level
 
     @property
+    def breakdown(self) -> dict[str, int]:
+        """Bits by part of the message and, for a refinement, of the coarse message; they sum to `message_bits`."""
+        return _breakdown(self.raw)
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics of this certificate in reading order."""
         return tuple(sorted({row.metric for row in self.rows}, key=metric_order))
@@ -128,7 +133,7 @@ def read_certificate(path: Path | str) -> Certificate:
         corpus=raw["corpus"],
         model=raw["model"],
         message=raw["message"]["name"],
-        message_bits=raw["message"]["size_bits"],
+        message_bits=sum(_breakdown(raw).values()),
         tokens=raw["tokens"],
         vocabulary_size=raw["vocabulary_size"],
         delta=raw["delta"],
@@ -173,6 +178,12 @@ def best_values(certificates: Sequence[Certificate]) -> dict[str, float]:
         rows = [(one.competes(row), row.value) for one, row in pairs if row.metric == metric]
         best[metric] = min(value for competes, value in rows if competes or not any(each for each, _ in rows))
     return best
+
+
+def _breakdown(raw: dict[str, Any]) -> dict[str, int]:
+    message = raw["message"]
+    beneath = {"coarse message": message["coarse"]["size_bits"]} if "coarse" in message else {}
+    return {**message["breakdown"], **beneath}
 
 
 def _paid_bits(raw: dict[str, Any], row: dict[str, Any]) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -256,9 +256,13 @@ def score_message(
     shard: int,
     out: Path | str,
     *,
+    given: Iterable[Path | str] = (),
     options: ScoringOptions | None = None,
 ) -> int:
-    """Decode a message and score one shard with it; nothing but the files named here is read. See `score_shard`."""
+    """Decode a message and score one shard with it; see `score_shard`.
+
+    Nothing but the files named here is read: message, corpus, plan, and where `given` (see `decode_message`) says.
+    """
     from tokenbounds.corpus.shards import Corpus
     from tokenbounds.files import sha256_file
     from tokenbounds.messages.decode import decode_message
@@ -268,7 +272,7 @@ def score_message(
     if sha256_file(manifest) != plan.manifest_sha256:
         raise ScoreError(f"{plan_path} was made for another corpus than {manifest} describes. Plan again.")
     corpus = Corpus.open(Path(corpus_directory))
-    predictor = decode_message(Path(message))
+    predictor = decode_message(Path(message), given)
     message_sha256 = sha256_file(message)
     return score_shard(predictor, corpus, plan, shard, out, message_sha256=message_sha256, options=options)
 

@@ -44,7 +44,12 @@ class _Inner:
 
 KINDS: dict[str, dict[str, Field]] = {
     "dense": {},
-    "lora": {"rank": Integer(8, 1, 1 << 16), "scale": Real(16.0, 1e-9, 1e9), "targets": _TARGETS},
+    "lora": {
+        "rank": Integer(8, 1, 1 << 16),
+        "scale": Real(16.0, 1e-9, 1e9),
+        "targets": _TARGETS,
+        "last_layers": Integer(None, 1, 1 << 12),
+    },
     "kronecker": {"terms": Integer(1, 1, 1 << 12), "left_shapes": Shapes(ROLES, 1 << 24), "targets": _TARGETS},
     "monarch": {"blocks": Integer(4, 1, 1 << 16), "targets": _TARGETS},
     "subspace": {"dimension": Integer(10000, 1, 1 << 32), "over": _Inner(), "covers": Subset(COVERED, COVERED)},

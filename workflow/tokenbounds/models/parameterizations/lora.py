@@ -101,9 +101,19 @@ class LoraEmbedding(LoraLayer):
 
 
 def apply(model: nn.Module, settings: Mapping[str, Any], role: Callable[[str], str | None]) -> None:
-    """Replace the targeted layers; tied layers stay tied."""
+    """Replace the targeted layers, in the last blocks if `last_layers` says so; tied layers stay tied."""
+    blocks = [_block(name) for name, _ in model.named_modules() if role(name) is not None]
+    first = max(blocks, default=-1) + 1 - (settings["last_layers"] or len(blocks))
+
+    def wanted(name: str) -> str | None:
+        return role(name) if _block(name) == -1 or _block(name) >= first else None
 
     def make(layer: nn.Module, name: str, role: str) -> LoraLayer:
         return LoraEmbedding(layer, settings) if isinstance(layer, nn.Embedding) else LoraLinear(layer, settings)
 
-    replace_layers(model, settings, role, make)
+    replace_layers(model, settings, wanted, make)
+
+
+def _block(name: str) -> int:
+    """The number of the transformer block that a module belongs to; -1 for one outside the blocks."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), -1)

@@ -1,0 +1,164 @@
+"""Adapters over a fixed base: a model whose every value is the base's, but for a small coded difference.
+
+The base is named by hash (`identity.model_sha256`); its values become buffers, so that exactly the adapter's values
+remain parameters: they are trained, coded and paid for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from tokenbounds.errors import ModelError
+from tokenbounds.models.build import coded_parameters, dense_skeleton
+from tokenbounds.models.card import ModelCard
+from tokenbounds.models.families import family_of
+from tokenbounds.models.fields import Integer
+from tokenbounds.models.parameterizations import (
+    apply_parameterization,
+    check_parameterization,
+    compact_parameterization,
+)
+from tokenbounds.models.parameterizations.lora import LoraLayer
+
+GIVEN = "given"
+ADAPTER_KINDS = ("lora",)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_VOCABULARY = Integer(None, 1, 1 << 24)
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """What a fine-tuned model is besides its base and its adapter's values.
+
+    Attributes
+    ----------
+    base_sha256
+        The base, by hash.
+    parameterization
+        Kind and settings of the adapter, checked, defaults filled in.
+    vocabulary_size
+        Number of logits V, the base's.
+    context
+        Tokens of a training window. It is no part of the message: the base knows its largest number of positions.
+    """
+
+    base_sha256: str
+    parameterization: Mapping[str, Any]
+    vocabulary_size: int
+    context: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base_sha256, str) or not _SHA256.fullmatch(self.base_sha256):
+            raise ModelError(f"base_sha256 is {self.base_sha256!r:.80}, which is no SHA-256.")
+        object.__setattr__(self, "parameterization", check_adapter(self.parameterization))
+        for name in ("vocabulary_size", "context"):
+            if _VOCABULARY.check(getattr(self, name), name) is None:
+                raise ModelError(f"the card of a fine-tuned model has no {name}.")
+
+    def header(self) -> dict[str, Any]:
+        """The `model` entry of a message's header; the base's hash is a part of its own there."""
+        return given_header(self.vocabulary_size, self.parameterization)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The card as plain JSON values."""
+        return {**self.header(), "base_sha256": self.base_sha256, "context": self.context}
+
+    @classmethod
+    def from_dict(cls, raw: Any) -> AdapterCard:
+        """Rebuild a card from `to_dict`'s value.
+
+        Raises
+        ------
+        ModelError
+            If it is no such card.
+        """
+        keys = {"family", "parameterization", "base_sha256", "vocabulary_size", "context"}
+        if not isinstance(raw, Mapping) or raw.get("family") != GIVEN or set(raw) != keys:
+            raise ModelError(f"the card of a fine-tuned model has the keys {', '.join(sorted(keys))}.")
+        return cls(raw["base_sha256"], raw["parameterization"], raw["vocabulary_size"], raw["context"])
+
+
+def given_header(vocabulary_size: int, parameterization: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The `model` entry of a header whose model is another one given by hash, with an adapter or as it is."""
+    header: dict[str, Any] = {"family": GIVEN, "vocabulary_size": vocabulary_size}
+    return (
+        header
+        if parameterization is None
+        else {**header, "parameterization": compact_parameterization(parameterization)}
+    )
+
+
+def check_adapter(raw: Any) -> dict[str, Any]:
+    """Check the parameterization of an adapter and fill in its defaults.
+
+    Raises
+    ------
+    ModelError
+        If it is none, or has no place for a base.
+    """
+    checked = check_parameterization(raw)
+    if checked["kind"] not in ADAPTER_KINDS:
+        raise ModelError(
+            f"parameterization.kind is {checked['kind']!r}; over a fixed base it must be {', '.join(ADAPTER_KINDS)}."
+        )
+    return checked
+
+
+def attach_adapters(base: PreTrainedModel, parameterization: Mapping[str, Any]) -> PreTrainedModel:
+    """Put adapters of value zero over a dense model, in place, and freeze everything else.
+
+    Parameters
+    ----------
+    base
+        A dense model; what it computes does not change.
+    parameterization
+        Checked settings of an adapter.
+
+    Returns
+    -------
+    The same model. Its parameters are the adapters'; all values of the base are buffers, tied ones still tied.
+
+    Raises
+    ------
+    ModelError
+        If no layer of the model is targeted.
+    """
+    weights = {name: module for name, module in base.named_modules() if hasattr(module, "weight")}
+    frozen = {id(parameter): parameter.detach() for parameter in base.parameters()}
+    apply_parameterization(base, parameterization, family_of(base.config.model_type).role)
+    for name, module in base.named_modules():
+        if isinstance(module, LoraLayer):
+            module.register_buffer("fixed", _upright(weights[name], frozen), persistent=False)
+    for module in base.modules():
+        _freeze(module, frozen)
+    if not coded_parameters(base):
+        raise ModelError("the adapter's targets name no layer of its base.")
+    return base
+
+
+def count_adapters(base: ModelCard, parameterization: Mapping[str, Any]) -> int:
+    """Number of coded values of an adapter over a base, without allocating any."""
+    model = attach_adapters(dense_skeleton(base, torch.device("meta")), parameterization)
+    return sum(parameter.numel() for parameter in coded_parameters(model).values())
+
+
+def _upright(layer: nn.Module, frozen: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """A layer's weight as [outputs, inputs]; that of `Conv1D` is kept transposed."""
+    weight = frozen[id(layer.weight)]
+    return weight.T.contiguous() if isinstance(layer, Conv1D) else weight
+
+
+def _freeze(module: nn.Module, frozen: Mapping[int, torch.Tensor]) -> None:
+    """Turn parameters that the base had into buffers, which no checkpoint of the adapter holds."""
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        if id(parameter) in frozen:
+            delattr(module, name)
+            module.register_buffer(name, frozen[id(parameter)], persistent=False)

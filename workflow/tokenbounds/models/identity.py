@@ -1,0 +1,142 @@
+"""The identity of a model: a hash of its card and values that does not depend on how files lay them out.
+
+A message that is decoded given another model names that model so. The text that is hashed is defined byte by byte in
+docs/message-format.md ("The hash of a model"), so that anybody can compute it without this project. Nothing of torch
+is imported here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from tokenbounds.errors import ModelError
+from tokenbounds.files import canonical_json, read_json, sha256_bytes
+from tokenbounds.models.card import ModelCard
+
+Found = TypeVar("Found")
+
+TITLE = "tokenbounds model 1"
+_CHUNK = 1 << 24
+
+
+def model_sha256(card: ModelCard, tensors: Iterable[tuple[str, np.ndarray]]) -> str:
+    """Hash a model whose every parameter is coded (a dense one).
+
+    Parameters
+    ----------
+    card
+        Its card.
+    tensors
+        Names and values of its coded parameters, tied ones once, in any order; finite floating-point numbers that
+        float32 holds exactly.
+
+    Returns
+    -------
+    SHA-256, hexadecimal, of lines that each end in a newline: `TITLE`; the card as canonical JSON, vocabulary size
+    always named and seed never, as nothing in a dense model is drawn from it; and for each tensor, by name, its name,
+    its shape as `AxBxC`, and the SHA-256 of its values as little-endian float32 in row-major order.
+
+    Raises
+    ------
+    ModelError
+        If a value is not finite, or a name holds white space.
+    """
+    described = {**card.to_dict(), "vocabulary_size": card.vocabulary_size}
+    described.pop("seed", None)
+    lines = sorted(_line(name, values) for name, values in tensors)
+    return sha256_bytes("\n".join([TITLE, canonical_json(described), *lines, ""]).encode())
+
+
+def checkpoint_sha256(directory: Path | str) -> str:
+    """Hash the model in a checkpoint folder (`card.json` and `model.safetensors`).
+
+    Raises
+    ------
+    ModelError
+        If the folder holds no dense transformer, or a file is damaged.
+    """
+    directory = Path(directory)
+    card = ModelCard.from_dict(read_json(directory / "card.json"))
+    if card.parameterization["kind"] != "dense":
+        raise ModelError(f"{directory} is not dense, and only dense models can be named by hash.")
+    path = directory / "model.safetensors"
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return model_sha256(card, ((name, file.get_tensor(name)) for name in file.keys()))  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError) as error:
+        raise ModelError(f"{path} cannot be read as safetensors: {error}. Make it again.") from error
+
+
+def search_places(
+    sha256: str, places: Sequence[Path], vocabulary_size: int | None, read: Callable[[Path], tuple[str, Found]]
+) -> Found:
+    """What the first of several places holds whose model has a hash.
+
+    Parameters
+    ----------
+    sha256
+        Hash of the wanted model.
+    places
+        Checkpoint folders, Hugging Face folders or GGUF files.
+    vocabulary_size
+        V of the wanted model, if it is known: a checkpoint whose card says otherwise need not be read.
+    read
+        Reads a place: the hash of its model, and what is wanted of it.
+
+    Raises
+    ------
+    ModelError
+        If none holds it; the message says what was found where.
+    """
+    seen = []
+    for place in places:
+        if not place.exists():
+            seen.append(f"{place} does not exist")
+            continue
+        if (place / "card.json").is_file() and not _may_be(read_json(place / "card.json"), vocabulary_size):
+            seen.append(f"{place} holds a model of another kind or vocabulary")
+            continue
+        found, value = read(place)
+        if found == sha256:
+            return value
+        seen.append(f"{place} holds {found[:16]}…")
+    where = "; ".join(seen) or "no place to look for it is known"
+    raise ModelError(f"the base model with hash {sha256[:16]}… was not found: {where}. Name its folder with --base.")
+
+
+def locate_base(sha256: str, places: Sequence[Path], vocabulary_size: int | None = None) -> Path:
+    """The first of several places whose model has a hash; see `search_places`."""
+
+    def read(place: Path) -> tuple[str, Path]:
+        if (place / "card.json").is_file():
+            return checkpoint_sha256(place), place
+        from tokenbounds.models.base import load_base
+
+        return load_base(place)[2], place
+
+    return search_places(sha256, places, vocabulary_size, read)
+
+
+def _may_be(card: Any, vocabulary_size: int | None) -> bool:
+    """Whether a checkpoint's card allows for a dense model of a vocabulary."""
+    if not isinstance(card, dict) or card.get("family") in ("markov", "given") or "parameterization" in card:
+        return False
+    return vocabulary_size is None or bool(card.get("vocabulary_size", 256) == vocabulary_size)
+
+
+def _line(name: str, values: np.ndarray) -> str:
+    if name.split() != [name]:
+        raise ModelError(f"a tensor is called {name!r:.80}; names of a model's tensors hold no white space.")
+    digest, flat = hashlib.sha256(), np.ascontiguousarray(values).reshape(-1)
+    for first in range(0, flat.size, _CHUNK):
+        part = flat[first : first + _CHUNK].astype("<f4")
+        if not np.all(np.isfinite(part)):
+            raise ModelError(f"{name} holds values that are not finite; such a model cannot be named by hash.")
+        digest.update(part.tobytes())
+    return f"{name} {'x'.join(map(str, values.shape))} {digest.hexdigest()}"

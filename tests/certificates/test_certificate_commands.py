@@ -18,7 +18,7 @@ SPEC = BoundsSpec(top_k=(1, 300))
 
 @pytest.fixture
 def certificate(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "_decode", lambda message: None)
+    monkeypatch.setattr(verify, "_decode", lambda *_: None)
     certify_bound("chain-tiny", "tiny", study.inputs, SPEC, tmp_path / "c.json", model="m")
     return tmp_path / "c.json"
 

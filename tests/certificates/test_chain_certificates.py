@@ -40,7 +40,7 @@ CANDIDATES = {"telescoped": 3 + 3 * 2 * 2 * 3, "mixture": 3 + 3 * 2}
 @pytest.fixture(autouse=True)
 def messages_without_a_model(monkeypatch):
     """The synthetic messages hold random bytes; decoding has its own tests."""
-    monkeypatch.setattr(verify, "_decode", lambda message: None)
+    monkeypatch.setattr(verify, "_decode", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

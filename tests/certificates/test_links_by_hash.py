@@ -26,7 +26,7 @@ CORPUS = ("manifest", "plan", "scores")
 
 @pytest.fixture(autouse=True)
 def message_without_a_model(monkeypatch):
-    monkeypatch.setattr(verify, "_decode", lambda message: None)
+    monkeypatch.setattr(verify, "_decode", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

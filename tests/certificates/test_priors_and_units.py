@@ -27,7 +27,7 @@ UNITS = ("documents", "documents_betting", "sequences", "sequences_betting")
 @pytest.fixture(autouse=True)
 def messages_without_a_model(monkeypatch):
     """The synthetic messages hold random bytes; decoding has its own tests."""
-    monkeypatch.setattr(verify, "_decode", lambda message: None)
+    monkeypatch.setattr(verify, "_decode", lambda *_: None)
 
 
 def row_of(certificate, metric, bound):

@@ -32,7 +32,7 @@ FLIPPED = {
 @pytest.fixture(autouse=True)
 def message_without_a_model(monkeypatch):
     """The synthetic message of these tests holds random bytes; decoding has its own tests."""
-    monkeypatch.setattr(verify, "_decode", lambda message: None)
+    monkeypatch.setattr(verify, "_decode", lambda *_: None)
 
 
 @pytest.fixture

@@ -180,4 +180,4 @@ def test_fast_coder_writes_the_documented_bytes_given_what_the_decoder_knows():
     reference = Reference()
     for plane, side in zip(planes, sides, strict=True):
         reference.array(plane, side)
-    assert encode_planes(planes, sides) == reference.finish() != encode_planes(planes)
+    assert encode_planes(planes, sides=sides) == reference.finish() != encode_planes(planes)

@@ -103,13 +103,13 @@ def test_planes_with_sides_are_decoded_given_the_same_sides_only():
     rng = np.random.default_rng(3)
     planes = [rng.integers(-3, 4, size=shape) for shape in ((5, 9), (1, 1), (0, 4), (3, 1), (1, 30))]
     sides = [rng.integers(-9, 10, size=plane.shape) for plane in planes]
-    data = encode_planes(planes, sides)
-    decoded = decode_planes(data, [plane.shape for plane in planes], sides)
+    data = encode_planes(planes, sides=sides)
+    decoded = decode_planes(data, [plane.shape for plane in planes], sides=sides)
     assert all(np.array_equal(one, other) for one, other in zip(planes, decoded, strict=True))
-    mirrored = decode_planes(data, [plane.shape for plane in planes], [-side for side in sides])
+    mirrored = decode_planes(data, [plane.shape for plane in planes], sides=[-side for side in sides])
     assert all(np.array_equal(one, other) for one, other in zip(decoded, mirrored, strict=True))
     try:
-        other = decode_planes(data, [plane.shape for plane in planes], [side + 3 for side in sides])
+        other = decode_planes(data, [plane.shape for plane in planes], sides=[side + 3 for side in sides])
         assert not np.array_equal(other[0], planes[0])
     except MessageError:
         pass

@@ -64,7 +64,7 @@ REFINEMENT = {"kind": "refinement", "of": "coarse"}
         ("models", "tuned", {"base": "moved"}, "tuned.base: 'moved' is no pretrained model"),
         ("models", "tuned", {"corpus": "nowhere"}, "tuned.corpus: there is no row 'nowhere'"),
         ("models", "tuned", {"parameterization": {"kind": "dense"}}, "parameterization.kind"),
-        ("messages", "tuned", {"quantizer": {"kind": "counts"}}, "needs a quantizer of kind codebook or uniform"),
+        ("messages", "tuned", {"quantizer": {"kind": "counts"}}, "needs a quantizer of kind other than counts"),
         ("messages", "tuned", {"quantizer": {"kind": "reference"}}, "cannot be named by hash"),
         ("messages", "markov", {"quantizer": {"kind": "reference"}}, "needs a quantizer of kind counts"),
         ("messages", "fine", {"quantizer": {**REFINEMENT, "of": "corse"}}, "there is no row 'corse', did you mean"),

@@ -97,6 +97,8 @@ def _rows_table(rows: list[dict[str, Any]]) -> Table:
         table.add_column("")
     for row in rows:
         choices = ["" if row[key] is None else f"{row[key]:.4g}" for key in ("alpha", "lambda")]
+        if "alphas" in row:
+            choices[0] = "by token"
         verdict = [Text("vacuous" if row["vacuous"] else "", style="yellow")] if vacuous else []
         table.add_row(row["metric"], row["bound"], *(round_up(row[name], 4) for name in numbers), *choices, *verdict)
     return table

@@ -200,6 +200,23 @@ def state_subset_assumptions(columns: Sequence[str], bounds: Sequence[str]) -> l
     return sentences
 
 
+def state_head_assumptions(alphas: Sequence[float]) -> list[str]:
+    """What rows with a smoothing weight for each token speak of.
+
+    Parameters
+    ----------
+    alphas
+        The weights that the message's head chooses from; none without a head.
+    """
+    if not alphas:
+        return []
+    return [
+        f"Rows that list 'alphas' speak of the model with a smoothing weight for each token, one of {len(alphas)} from "
+        f"{min(alphas):g} to {max(alphas):g}, that the head in the message reads off the model's hidden state before "
+        "the token. Rows over chains, documents, sequences and subsets smooth all tokens alike."
+    ]
+
+
 def _held_out_assumptions(trained_on: Sequence[dict[str, Any]]) -> list[str]:
     """Why nothing is paid for the model."""
     if trained_on:

@@ -14,6 +14,7 @@ from tokenbounds.bounds.assumptions import (
     state_assumptions,
     state_base_assumptions,
     state_chain_assumptions,
+    state_head_assumptions,
     state_subset_assumptions,
     state_unit_assumptions,
 )
@@ -22,6 +23,7 @@ from tokenbounds.bounds.chain_rows import ChainModel
 from tokenbounds.bounds.evidence import CertificateInputs, Evidence, LinkEvidence, gather_evidence
 from tokenbounds.bounds.labels import SUBSET_NAMES, LabelledScores
 from tokenbounds.bounds.rows import Setting, Statement, state_bounds
+from tokenbounds.bounds.smoothing import TokenAlphas
 from tokenbounds.bounds.subsets import find_subsets, share_delta, state_subsets
 from tokenbounds.bounds.survey import Sample
 from tokenbounds.bounds.unit_rows import Units
@@ -121,6 +123,7 @@ def _assume(evidence: Evidence, spec: BoundsSpec) -> list[str]:
         *state_chain_assumptions(links, evidence.inputs.held_out is not None),
         *state_unit_assumptions(spec.bounds),
         *state_subset_assumptions(spec.subsets, spec.bounds),
+        *state_head_assumptions(evidence.scores.provenance.alphas),
     ]
 
 
@@ -137,7 +140,15 @@ def _state(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, list[dict[s
     held_out = evidence.inputs.held_out is not None
     overlap = plan.stride < plan.context or plan.visible_tokens is not None
     units = Units(manifest.documents, plan.blocks, overlap) if plan.mode == "exhaustive" else None
-    setting = Setting(spec, manifest.tokens, evidence.vocabulary_size, Sample.of(plan), units)
+    own_alphas = evidence.scores.provenance.alphas
+    setting = Setting(
+        spec,
+        manifest.tokens,
+        evidence.vocabulary_size,
+        Sample.of(plan),
+        units,
+        token_alphas=TokenAlphas(own_alphas) if own_alphas else None,
+    )
     models = [_chain_model(link, held_out) for link in evidence.links]
     own = models[-1]
     scores = LabelledScores.of(own.scores, evidence.inputs.corpus) if spec.subsets else own.scores

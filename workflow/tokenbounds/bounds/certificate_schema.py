@@ -178,6 +178,9 @@ Row = TypedDict(
         "random_guess": Annotated[float, Field(description="what uniform guessing gives: log2 V or 1 − k/V")],
         "vacuous": Annotated[bool, Field(description="whether value ≥ random_guess")],
         "delta": Annotated[Probability, Field(description="failure probability of this row")],
+        "alphas": NotRequired[
+            Annotated[list[Probability], Field(description="weights that the message's head chose from, by token")]
+        ],
         "links": NotRequired[Annotated[list[LinkRecord], Field(description="telescoped and mixture rows only")]],
     },
 )

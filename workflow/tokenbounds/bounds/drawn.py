@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenbounds.bounds.sampling import sum_logs
-from tokenbounds.bounds.smoothing import smooth
+from tokenbounds.bounds.smoothing import TokenAlphas, Weighting, smooth
 from tokenbounds.errors import CertificateError
 
 Floats = npt.NDArray[np.float64]
@@ -27,18 +27,18 @@ class DrawnCells:
     vocabulary_size
         V.
     cells
-        Smoothing weights, each with its lambdas [k], 1 / bit.
+        Smoothing weights, one for all tokens or one a token, each with its lambdas [k], 1 / bit.
     """
 
-    def __init__(self, blocks: Ints, vocabulary_size: int, cells: Sequence[tuple[float, Floats]]) -> None:
+    def __init__(self, blocks: Ints, vocabulary_size: int, cells: Sequence[tuple[Weighting, Floats]]) -> None:
         self._blocks = blocks
         self._vocabulary_size = vocabulary_size
         self._cells = list(cells)
         self._counts = np.zeros(len(blocks))
-        self._sums = [np.zeros((1 + len(lambdas), len(blocks))) for _, lambdas in cells]
+        self._sums = [np.zeros((1 + len(lambdas) + _squares(each), len(blocks))) for each, lambdas in cells]
 
-    def update(self, block: Ints, nll_bits: npt.NDArray[np.float32]) -> None:
-        """Add rows [n]: block, and raw loss in bits. Neighbours are mostly of one block.
+    def update(self, block: Ints, nll_bits: npt.NDArray[np.float32], alpha: npt.ArrayLike | None = None) -> None:
+        """Add rows [n]: block, raw loss in bits, smoothing weight if tokens differ. Neighbours are mostly of one block.
 
         Raises
         ------
@@ -47,21 +47,31 @@ class DrawnCells:
         """
         for first in range(0, len(block), _ROWS):
             part = slice(first, first + _ROWS)
-            self._update(block[part], nll_bits[part])
+            self._update(block[part], nll_bits[part], None if alpha is None else np.asarray(alpha)[part])
 
-    def _update(self, block: Ints, nll_bits: npt.NDArray[np.float32]) -> None:
+    def _update(self, block: Ints, nll_bits: npt.NDArray[np.float32], own: npt.NDArray[np.float32] | None) -> None:
         starts = np.flatnonzero(np.diff(block, prepend=block[0] - 1))
         place = np.minimum(np.searchsorted(self._blocks, block[starts]), len(self._blocks) - 1)
         if not np.array_equal(self._blocks[place], block[starts]):
             raise CertificateError("a scored row belongs to no block of the plan.")
         np.add.at(self._counts, place, np.diff(starts, append=len(block)))
-        for (alpha, lambdas), sums in zip(self._cells, self._sums, strict=True):
-            losses = smooth(nll_bits, alpha, self._vocabulary_size)
-            found = np.vstack([np.add.reduceat(losses, starts), sum_logs(losses, lambdas, starts)])
-            np.add.at(sums.T, place, found.T)
+        for (weighting, lambdas), sums in zip(self._cells, self._sums, strict=True):
+            squares: list[Floats] = []
+            alphas: npt.ArrayLike
+            if isinstance(weighting, TokenAlphas):
+                assert own is not None
+                alphas = own
+                squares = [np.add.reduceat(weighting.ranges(self._vocabulary_size)[weighting.index(own)] ** 2, starts)]
+            else:
+                alphas = weighting
+            losses = smooth(nll_bits, alphas, self._vocabulary_size)
+            found = [np.add.reduceat(losses, starts), sum_logs(losses, lambdas, starts), *squares]
+            np.add.at(sums.T, place, np.vstack(found).T)
 
     def means(self) -> list[Floats]:
-        """For each weight the block averages [1 + k, blocks]: of the loss, then of the logarithms.
+        """For each weight the block averages: of the loss, then of the logarithms [1 + k, blocks].
+
+        Where tokens differ in their weight, a last row has the averages of the squared ranges of their losses.
 
         Raises
         ------
@@ -71,3 +81,8 @@ class DrawnCells:
         if np.any(self._counts == 0):
             raise CertificateError("a block of the plan has no scored row; score it again.")
         return [sums / self._counts for sums in self._sums]
+
+
+def _squares(weighting: Weighting) -> int:
+    """Number of rows for squared ranges."""
+    return int(isinstance(weighting, TokenAlphas))

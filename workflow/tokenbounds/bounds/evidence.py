@@ -18,6 +18,7 @@ from tokenbounds.corpus.manifest import MANIFEST_NAME, Manifest, read_manifest
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.files import sha256_file
 from tokenbounds.messages.container import Message, read_message
+from tokenbounds.messages.smoothing_head import read_alphas
 from tokenbounds.scores.plan import Plan, read_plan
 from tokenbounds.scores.store import Scores, open_scores
 
@@ -171,6 +172,7 @@ def _gather_link(inputs: LinkInputs, manifest: Manifest, plan: Plan, corpus: Pat
     message = read_message(inputs.message)
     scores = open_scores(inputs.scores, plan=plan, message_sha256=message.sha256, manifest_sha256=plan.manifest_sha256)
     _check_vocabulary(inputs.message, message, manifest, scores, corpus)
+    _check_alphas(inputs.message, message, scores)
     return LinkEvidence(inputs.message, message, scores, finder.find(inputs.message, message))
 
 
@@ -198,6 +200,16 @@ def _check_vocabulary(path: Path, message: Message, manifest: Manifest, scores: 
         raise CertificateError(
             f"{corpus / MANIFEST_NAME} has {manifest.tokenizer.vocabulary_size} tokens, more than the {size} that "
             f"{path} predicts. Use the model's own tokenizer."
+        )
+
+
+def _check_alphas(path: Path, message: Message, scores: Scores) -> None:
+    """The scores' smoothing weights must be those that the message's head names."""
+    named, found = read_alphas(message), scores.provenance.alphas
+    if named != found:
+        raise CertificateError(
+            f"{scores.files[0]} has smoothing weights {list(found)}, but {path} names {list(named)}. Score with this "
+            "message."
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from tokenbounds.errors import CertificateError
 
 _WITHOUT_LAMBDA = ("azuma", "documents", "sequences")
+_TOKEN_BOUNDS = ("azuma", "freedman", "betting")
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def split_delta(
     alphas: int,
     lambdas: int,
     sampling_share: float | str | Fraction | None = None,
+    by_token: bool = False,
 ) -> Ledger:
     """Split delta evenly over rows, each between generalization and sampling, and price the grids.
 
@@ -140,6 +142,8 @@ def split_delta(
         Sizes of the grids.
     sampling_share
         Share of each row's delta that pays for sampling; None if every token was scored.
+    by_token
+        Whether rows over tokens may also choose the weights that the message's smoothing head names, token by token.
 
     Raises
     ------
@@ -151,8 +155,8 @@ def split_delta(
     each = total / len(rows)
     budgets = []
     for metric, bound in rows:
-        smoothed = metric == "bpd"
-        priced = bound not in _WITHOUT_LAMBDA
+        own = by_token and bound in _TOKEN_BOUNDS
+        ways = alphas + own if metric == "bpd" else 1
         budgets.append(
             RowBudget(
                 metric=metric,
@@ -161,11 +165,20 @@ def split_delta(
                 delta_generalization=each * (1 - share),
                 delta_sampling=each * share,
                 message_bits=message_bits,
-                alpha_grid_bits=math.log2(alphas) if smoothed else 0.0,
-                sampling_cells=(alphas if smoothed else 1) * (lambdas if priced and smoothed else 1),
+                alpha_grid_bits=math.log2(ways),
+                sampling_cells=_count_cells(metric, bound, ways, lambdas, own),
             )
         )
     return Ledger(total, tuple(budgets))
+
+
+def _count_cells(metric: str, bound: str, ways: int, lambdas: int, own: bool) -> int:
+    """Averages that a row's sampling statement covers: losses, logarithms or errors."""
+    if metric != "bpd":
+        return 1
+    if bound in _WITHOUT_LAMBDA:
+        return ways + own  # Azuma's bound with ranges that differ by token averages their squares, too
+    return ways * lambdas
 
 
 def _delta_and_share(

@@ -8,13 +8,14 @@ smooth functions of the raw loss, and the second-order expansion around the cent
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from tokenbounds.bounds.histogram import BINS_PER_BIT, INFINITE_BIN, Floats, LossHistogram
-from tokenbounds.bounds.smoothing import check_alpha, smooth
+from tokenbounds.bounds.smoothing import TokenAlphas, check_alpha, loss_range, smooth
 from tokenbounds.errors import CertificateError
 
 ROUNDING = 2.0**-37
@@ -114,6 +115,66 @@ class LossMoments(LossHistogram):
             slope=share,
             bend=-np.log(2.0) * share * (1.0 - share),
         )
+
+
+class LevelMoments:
+    """Moments of tokens that differ in their smoothing weight: one `LossMoments` for each weight.
+
+    Parameters
+    ----------
+    vocabulary_size, top_k
+        As for `LossMoments`.
+    alphas
+        The weights that tokens have.
+    """
+
+    def __init__(self, vocabulary_size: int, top_k: tuple[int, ...], alphas: TokenAlphas) -> None:
+        self.alphas = alphas
+        self.levels = [LossMoments(vocabulary_size, top_k) for _ in alphas.levels]
+
+    def update(self, nll_bits: npt.ArrayLike, alpha: npt.ArrayLike, rank: npt.ArrayLike | None = None) -> None:
+        """Add tokens [n]: raw loss in bits, smoothing weight, rank if there are top_k."""
+        losses, index = np.asarray(nll_bits), self.alphas.index(alpha)
+        ranks = None if rank is None else np.asarray(rank)
+        for level, moments in enumerate(self.levels):
+            chosen = np.flatnonzero(index == level)
+            if chosen.size:
+                moments.update(losses[chosen], None if ranks is None else ranks[chosen])
+
+    def merge(self, other: LevelMoments) -> None:
+        """Add another part of the same stream."""
+        for ours, theirs in zip(self.levels, other.levels, strict=True):
+            ours.merge(theirs)
+
+    def whole(self) -> LossMoments:
+        """Moments of all tokens, whatever their weight."""
+        whole = LossMoments(self.levels[0].vocabulary_size, self.levels[0].top_k)
+        for level in self.levels:
+            whole.merge(level)
+        return whole
+
+    def exact_mean_loss(self) -> float:
+        """Average loss under each token's own weight, as `LossMoments.exact_mean_loss`."""
+        return self._average([level.exact_mean_loss(alpha) for level, alpha in self._used()])
+
+    def exact_mean_logs(self, lambdas: npt.ArrayLike) -> Floats:
+        """Averages of ln(1 - lambda x loss) under each token's own weight, as `LossMoments.exact_mean_logs`."""
+        found = [level.exact_mean_logs(alpha, lambdas) for level, alpha in self._used()]
+        return np.array([self._average(list(column)) for column in zip(*found, strict=True)])
+
+    def mean_square_range(self) -> float:
+        """Average square of the width of each token's interval of losses, bits²."""
+        return self._average([float(loss_range(alpha, level.vocabulary_size)) ** 2 for level, alpha in self._used()])
+
+    def _used(self) -> list[tuple[LossMoments, float]]:
+        pairs = [pair for pair in zip(self.levels, self.alphas.levels, strict=True) if pair[0].tokens]
+        if not pairs:
+            raise CertificateError("no losses were given; a bound needs at least one scored token.")
+        return pairs
+
+    def _average(self, values: list[float]) -> float:
+        counts = [level.tokens for level, _ in self._used()]
+        return math.fsum(count * value for count, value in zip(counts, values, strict=True)) / sum(counts)
 
 
 @dataclass(frozen=True)

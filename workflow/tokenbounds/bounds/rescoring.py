@@ -13,12 +13,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokenbounds.bounds.evidence import Evidence
+from tokenbounds.bounds.smoothing import smooth
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError
 from tokenbounds.scores.scoring import ChainPredictor, ScoringOptions, make_scorer, score_blocks
 from tokenbounds.scores.store import Scores
 
-_COLUMNS = ("block", "document", "position", "nll_bits", "rank")
+_COLUMNS = ("block", "document", "position", "nll_bits", "rank", "alpha")
 _BATCH_TOKENS = 4096
 
 
@@ -38,6 +39,10 @@ class Tolerance:
         See `rank_share`.
     error_share
         In the share of tokens whose rank exceeds a certified k, upwards; one token more is always allowed.
+    level_share
+        Share of tokens whose smoothing weight may differ, by a factor of two: by rounding the head may end on the next
+        level of its grid. One token more is always allowed, and average losses smoothed with these weights may differ
+        by no more than `mean_bits`.
     """
 
     token_bits: float
@@ -45,12 +50,17 @@ class Tolerance:
     rank_share: float
     rank_slack: int
     error_share: float
+    level_share: float
 
 
 TOLERANCES = {
-    "chain": Tolerance(token_bits=1e-4, mean_bits=1e-5, rank_share=0.0, rank_slack=1, error_share=0.0),
-    "float32": Tolerance(token_bits=1e-3, mean_bits=1e-4, rank_share=0.05, rank_slack=2, error_share=0.001),
-    "bfloat16": Tolerance(token_bits=0.5, mean_bits=0.02, rank_share=0.5, rank_slack=20, error_share=0.01),
+    "chain": Tolerance(token_bits=1e-4, mean_bits=1e-5, rank_share=0.0, rank_slack=1, error_share=0.0, level_share=0.0),
+    "float32": Tolerance(
+        token_bits=1e-3, mean_bits=1e-4, rank_share=0.05, rank_slack=2, error_share=0.001, level_share=0.001
+    ),
+    "bfloat16": Tolerance(
+        token_bits=0.5, mean_bits=0.02, rank_share=0.5, rank_slack=20, error_share=0.01, level_share=0.2
+    ),
 }
 
 
@@ -101,6 +111,8 @@ def rescore_blocks(
     stored = _stored(evidence.scores, rows["block"].to_numpy())
     difference = _compare(again, stored, tolerance, evidence.scores.files)
     _compare_errors(again["rank"], stored["rank"], top_k, tolerance, evidence.scores.files)
+    if "alpha" in stored:
+        _compare_alphas(again, stored, evidence.scores.provenance.vocabulary_size, tolerance, evidence.scores.files)
     return (
         f"{len(again['block']):,} tokens of {count} blocks (seed {seed}): losses differ by at most {difference:.2g} "
         f"bits (tolerance {tolerance.token_bits:g})"
@@ -117,15 +129,18 @@ def _known_dtype(evidence: Evidence) -> Literal["float32", "bfloat16"]:
 
 def _columns(batches: Any) -> dict[str, npt.NDArray[Any]]:
     """Named columns of a stream of record batches, whole."""
-    parts = [[batch[name].to_numpy() for name in _COLUMNS] for batch in batches]
-    return {name: np.concatenate(values) for name, values in zip(_COLUMNS, zip(*parts, strict=True), strict=True)}
+    parts: dict[str, list[npt.NDArray[Any]]] = {}
+    for batch in batches:
+        for name in (name for name in _COLUMNS if name in batch.schema.names):
+            parts.setdefault(name, []).append(batch[name].to_numpy())
+    return {name: np.concatenate(values) for name, values in parts.items()}
 
 
 def _stored(scores: Scores, blocks: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
     """The stored rows of some blocks, in corpus order."""
 
     def chosen() -> Any:
-        for batch in scores.iter_batches(_COLUMNS):
+        for batch in scores.iter_batches([name for name in _COLUMNS if name in scores.provenance.schema.names]):
             yield batch.filter(pa.array(np.isin(batch["block"].to_numpy(), blocks)))
 
     return _columns(chosen())
@@ -177,3 +192,32 @@ def _compare_errors(
                 f"{files[0].parent}: of {len(stored):,} tokens scored again, {hidden:,} more have a rank above {k} "
                 f"than are stored so; at most {allowed:,} may differ by rounding. Score again."
             )
+
+
+def _compare_alphas(
+    again: dict[str, npt.NDArray[Any]],
+    stored: dict[str, npt.NDArray[Any]],
+    vocabulary_size: int,
+    tolerance: Tolerance,
+    files: tuple[Path, ...],
+) -> None:
+    """Refuse smoothing weights that rounding does not explain.
+
+    Weights within their tolerance could still be picked by the tokens they smooth; the averages would show it.
+    """
+    steps = np.abs(np.log2(again["alpha"].astype(np.float64) / stored["alpha"]))
+    allowed = 1 + int(tolerance.level_share * len(steps))
+    if np.any(steps > 1.01) or np.count_nonzero(steps) > allowed:
+        at = int(np.argmax(steps))
+        raise CertificateError(
+            f"{files[0].parent}: document {stored['document'][at]} position {stored['position'][at]} is stored with "
+            f"the smoothing weight {stored['alpha'][at]:g}, but the decoded message gives {again['alpha'][at]:g}; of "
+            f"{len(steps):,} weights {np.count_nonzero(steps):,} differ, and {allowed:,} may, by a factor of two. "
+            "Score again."
+        )
+    means = [float(smooth(rows["nll_bits"], rows["alpha"], vocabulary_size).mean()) for rows in (again, stored)]
+    if abs(means[0] - means[1]) > tolerance.mean_bits:
+        raise CertificateError(
+            f"{files[0].parent}: smoothed with the decoded message's weights the average loss differs by "
+            f"{abs(means[0] - means[1]):.2g} bits from the stored one, more than {tolerance.mean_bits:g}. Score again."
+        )

@@ -29,6 +29,8 @@ class Bound:
         The winning smoothing weight, None for losses that are not smoothed.
     sampling
         How much of `value` is owed to having scored a sample only, same unit; 0 if everything was scored.
+    token_alphas
+        The smoothing weights that tokens chose from if each has its own; `alpha` is None then.
     """
 
     value: float
@@ -40,6 +42,7 @@ class Bound:
     lambda_: float | None = None
     alpha: float | None = None
     sampling: float = 0.0
+    token_alphas: tuple[float, ...] = ()
 
     @property
     def gap(self) -> float:

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokenbounds.bounds.azuma import bound_azuma
+from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
 from tokenbounds.bounds.betting import betting_value, bound_errors, lambda_grid
 from tokenbounds.bounds.chain_rows import ChainModel, ChainRow, bound_chains
 from tokenbounds.bounds.freedman import bound_freedman, freedman_value
 from tokenbounds.bounds.ledger import Ledger, RowBudget, split_delta
 from tokenbounds.bounds.result import Bound
-from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range
+from tokenbounds.bounds.smoothing import TokenAlphas, Weighting, least_alpha, loss_ceiling, loss_floor, loss_range
 from tokenbounds.bounds.survey import Average, CellAverages, Sample, ScoreStream, Survey, average_cells, survey_scores
 from tokenbounds.bounds.unit_rows import Units, bound_units, unit_of
 from tokenbounds.config import BoundsSpec
@@ -53,6 +53,8 @@ class Setting:
         Numbers of documents and blocks; None if only a sample was scored.
     delta
         Failure probability of these rows together; None if they are all that the specification states.
+    token_alphas
+        The weights among which the message's smoothing head chooses for each token; None without a head.
     """
 
     spec: BoundsSpec
@@ -61,6 +63,7 @@ class Setting:
     sample: Sample | None
     units: Units | None = None
     delta: Fraction | None = None
+    token_alphas: TokenAlphas | None = None
 
     @property
     def alphas(self) -> tuple[float, ...]:
@@ -173,7 +176,9 @@ def _bound_tokens(
     """The rows of one model over tokens, by metric and bound."""
     if not budgets:
         return {}
-    survey = survey or survey_scores(scores, setting.sample, setting.vocabulary_size, setting.top_k)
+    survey = survey or survey_scores(
+        scores, setting.sample, setting.vocabulary_size, setting.top_k, setting.token_alphas
+    )
     found = {
         (budget.metric, budget.bound): _bound_errors(budget, survey.errors[_k(budget.metric)], setting)
         for budget in budgets
@@ -188,13 +193,14 @@ def _bound_tokens(
     return found
 
 
-def _grids(budgets: Sequence[RowBudget], setting: Setting) -> dict[float, Floats]:
+def _grids(budgets: Sequence[RowBudget], setting: Setting) -> dict[Weighting, Floats]:
     """The lambdas of every smoothing weight that the rows need."""
     if not budgets:
         return {}
     size = setting.spec.lambdas if any(budget.bound in _LOG_VALUES for budget in budgets) else 0
-    ceilings = {alpha: loss_ceiling(alpha, setting.vocabulary_size) for alpha in setting.alphas}
-    return {alpha: lambda_grid(size, ceiling) if size else np.empty(0) for alpha, ceiling in ceilings.items()}
+    ways: list[Weighting] = [*setting.alphas, *([setting.token_alphas] if setting.token_alphas else [])]
+    ceilings = {each: loss_ceiling(least_alpha(each), setting.vocabulary_size) for each in ways}
+    return {each: lambda_grid(size, ceiling) if size else np.empty(0) for each, ceiling in ceilings.items()}
 
 
 def _indices(budget: RowBudget, cells: CellAverages) -> Sequence[int | None]:
@@ -218,6 +224,7 @@ def _split(setting: Setting, message_bits: int) -> Ledger:
         alphas=len(setting.alphas),
         lambdas=spec.lambdas,
         sampling_share=None if setting.sample is None else spec.sampling_share,
+        by_token=setting.token_alphas is not None,
     )
     ledger.check()
     return ledger
@@ -225,12 +232,16 @@ def _split(setting: Setting, message_bits: int) -> Ledger:
 
 def _bound_loss(budget: RowBudget, cells: CellAverages, index: int | None, setting: Setting) -> Bound:
     """The bound of one cell: a smoothing weight, and the lambda at `index` unless it is Azuma's."""
-    alpha, size = cells.alpha, setting.vocabulary_size
-    low, high = loss_floor(alpha, size), loss_ceiling(alpha, size)
+    least, size = least_alpha(cells.weighting), setting.vocabulary_size
+    low, high = loss_floor(least, size), loss_ceiling(least, size)
+    own = cells.weighting if isinstance(cells.weighting, TokenAlphas) else None
+    named: dict[str, Any] = {"token_alphas": own.levels} if own else {"alpha": least}
     if index is None:
         risk = cells.loss.upper(low, high, budget.delta_per_cell)
-        bound = bound_azuma(risk, loss_range(alpha, size), budget.complexity_nats, setting.tokens)
-        return replace(bound, empirical=cells.loss.mean, alpha=alpha, sampling=risk - cells.loss.mean)
+        if own:
+            return replace(_bound_own_ranges(budget, cells, own, risk, setting), **named)
+        bound = bound_azuma(risk, loss_range(least, size), budget.complexity_nats, setting.tokens)
+        return replace(bound, empirical=cells.loss.mean, sampling=risk - cells.loss.mean, **named)
     lambda_, log = float(cells.lambdas[index]), cells.logs[index]
     complexity = budget.complexity_nats + setting.lambda_price_nats
     lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), budget.delta_per_cell)
@@ -245,8 +256,25 @@ def _bound_loss(budget: RowBudget, cells: CellAverages, index: int | None, setti
         range=high,
         price_nats=setting.lambda_price_nats,
         lambda_=lambda_,
-        alpha=alpha,
         sampling=value - unsampled,
+        **named,
+    )
+
+
+def _bound_own_ranges(
+    budget: RowBudget, cells: CellAverages, alphas: TokenAlphas, risk: float, setting: Setting
+) -> Bound:
+    """Azuma's bound where each token has its own range; lambda comes from a grid of guesses of their mean square."""
+    assert cells.square_range is not None
+    ranges = alphas.ranges(setting.vocabulary_size)
+    guesses = np.geomspace(ranges[-1], ranges[0], setting.spec.lambdas)
+    square = cells.square_range.upper(ranges[-1] ** 2 * (1 - 1e-9), ranges[0] ** 2 * (1 + 1e-9), budget.delta_per_cell)
+    bound, unsampled = (
+        bound_azuma_predictable(each, squares, guesses, budget.complexity_nats, setting.tokens)
+        for each, squares in ((risk, square), (cells.loss.mean, cells.square_range.mean))
+    )
+    return replace(
+        bound, empirical=cells.loss.mean, range=unsampled.range, sampling=max(0.0, bound.value - unsampled.value)
     )
 
 
@@ -289,6 +317,7 @@ def _row(budget: RowBudget, bound: Bound, setting: Setting) -> dict[str, Any]:
         "random_guess": guess,
         "vacuous": bool(bound.value >= guess),
         "delta": float(budget.delta),
+        **({"alphas": list(bound.token_alphas)} if bound.token_alphas else {}),
     }
 
 

@@ -19,6 +19,8 @@ Floats = npt.NDArray[np.float64]
 class TokenAlphas:
     """Smoothing weights that differ from token to token, each known before its token.
 
+    See docs/bounds.md, "A weight for each token".
+
     Attributes
     ----------
     levels
@@ -27,12 +29,33 @@ class TokenAlphas:
 
     levels: tuple[float, ...]
 
+    def index(self, alphas: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Position of each token's weight [n] among the levels.
+
+        Raises
+        ------
+        CertificateError
+            If one is not among them.
+        """
+        values, grid = np.asarray(alphas, dtype=np.float64), np.array(self.levels)
+        found = np.minimum(np.searchsorted(grid, values), len(grid) - 1)
+        if not np.array_equal(grid[found], values):
+            raise CertificateError("a token's smoothing weight is not among those that its message names.")
+        return found
+
+    def ranges(self, vocabulary_size: int) -> Floats:
+        """Width of the interval of smoothed losses under each level, bits; decreasing."""
+        return np.array([loss_range(alpha, vocabulary_size) for alpha in self.levels])
+
 
 Weighting = float | TokenAlphas
 
 
 def least_alpha(weighting: Weighting) -> float:
-    """The least smoothing weight a token may have: it decides how large a smoothed loss can be."""
+    """The least smoothing weight a token may have: it decides how large a smoothed loss can be.
+
+    See docs/bounds.md, "A weight for each token".
+    """
     return weighting.levels[0] if isinstance(weighting, TokenAlphas) else weighting
 
 

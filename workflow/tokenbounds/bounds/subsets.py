@@ -89,7 +89,9 @@ def find_subsets(scores: ScoreStream, columns: Mapping[str, Mapping[int, str]]) 
 
 def share_delta(setting: Setting, subsets: Sequence[Subset]) -> tuple[Setting, list[Setting]]:
     """Divide delta evenly over all rows: settings of the rows over all tokens, and of those of each subset."""
-    inner = [replace(setting, spec=_subset_spec(setting.spec), tokens=subset.tokens) for subset in subsets]
+    inner = [
+        replace(setting, spec=_subset_spec(setting.spec), tokens=subset.tokens, token_alphas=None) for subset in subsets
+    ]
     if not inner:
         return setting, []
     sizes = [len(named_rows(each)) for each in (setting, *inner)]

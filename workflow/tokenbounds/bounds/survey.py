@@ -8,21 +8,23 @@ compute these, of so many cells at once that memory stays bounded.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from tokenbounds.bounds.drawn import DrawnCells
-from tokenbounds.bounds.moments import LossMoments
+from tokenbounds.bounds.moments import LevelMoments, LossMoments
 from tokenbounds.bounds.sampling import BlockSums, draw_order, lower_mean, upper_mean
+from tokenbounds.bounds.smoothing import TokenAlphas, Weighting
 from tokenbounds.scores.plan import Plan, column
 
 Floats = npt.NDArray[np.float64]
+Moments = TypeVar("Moments", LossMoments, LevelMoments)
 
 _THREADS = 2
 _BLOCK_AVERAGES = 1 << 24  # kept at once, if a sample was scored
@@ -32,7 +34,7 @@ class ScoreStream(Protocol):
     """Scores that can be read more than once, e.g. `tokenbounds.scores.store.Scores`."""
 
     def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield batches with the named columns among `block`, `nll_bits` and `rank`, in a fixed order."""
+        """Yield batches with the named columns among `block`, `nll_bits`, `rank` and `alpha`, in a fixed order."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,13 @@ class Survey:
         Of the raw losses, if every token was scored.
     errors
         Share of errors for each k.
+    levels
+        The moments by the tokens' own smoothing weights, if they have any and every token was scored.
     """
 
     moments: LossMoments | None
     errors: dict[int, Average]
+    levels: LevelMoments | None = None
 
 
 @dataclass(frozen=True)
@@ -109,23 +114,32 @@ class CellAverages:
 
     Attributes
     ----------
-    alpha
-        The weight.
+    weighting
+        The weight, or those that tokens may have.
     loss
         Of the smoothed loss, bits.
     lambdas
         The grid, 1 / bit.
     logs
         Of ln(1 - lambda × smoothed loss), nats, for each lambda.
+    square_range
+        Of the squared width of each token's interval of losses, bits², where tokens differ in their weight.
     """
 
-    alpha: float
+    weighting: Weighting
     loss: Average
     lambdas: Floats
     logs: tuple[Average, ...]
+    square_range: Average | None = None
 
 
-def survey_scores(scores: ScoreStream, sample: Sample | None, vocabulary_size: int, top_k: Sequence[int]) -> Survey:
+def survey_scores(
+    scores: ScoreStream,
+    sample: Sample | None,
+    vocabulary_size: int,
+    top_k: Sequence[int],
+    token_alphas: TokenAlphas | None = None,
+) -> Survey:
     """Read all scores once.
 
     Parameters
@@ -138,10 +152,18 @@ def survey_scores(scores: ScoreStream, sample: Sample | None, vocabulary_size: i
         V.
     top_k
         The k whose errors (rank > k) are wanted.
+    token_alphas
+        The weights that the scores' column `alpha` may hold; None if it is not to be read.
     """
     if sample is None:
-        moments = _sum_moments(scores, vocabulary_size, tuple(top_k))
-        return Survey(moments, {k: Average(moments.error_rate(k)) for k in top_k})
+        ks, levels = tuple(top_k), None
+        if token_alphas is None:
+            moments = _sum_moments(scores, ("nll_bits",), ks, lambda: LossMoments(vocabulary_size, ks))
+        else:
+            own = token_alphas
+            levels = _sum_moments(scores, ("nll_bits", "alpha"), ks, lambda: LevelMoments(vocabulary_size, ks, own))
+            moments = levels.whole()
+        return Survey(moments, {k: Average(moments.error_rate(k)) for k in top_k}, levels)
     sums = {k: BlockSums(sample.blocks) for k in top_k}
     for block, rank in _stream(scores, ("block", "rank")):
         for k, errors in sums.items():
@@ -149,31 +171,34 @@ def survey_scores(scores: ScoreStream, sample: Sample | None, vocabulary_size: i
     return Survey(None, {k: sample.average(errors.means()) for k, errors in sums.items()})
 
 
-def _sum_moments(scores: ScoreStream, vocabulary_size: int, top_k: tuple[int, ...]) -> LossMoments:
+def _sum_moments(
+    scores: ScoreStream, columns: tuple[str, ...], top_k: tuple[int, ...], make: Callable[[], Moments]
+) -> Moments:
     """Sum in a few threads, each into moments of its own: one reads and checks while others compute.
 
     Which thread gets which batch leaves no trace, as the sums are exact.
     """
-    stream = _stream(scores, ("nll_bits", "rank") if top_k else ("nll_bits",))
+    stream = _stream(scores, (*columns, "rank") if top_k else columns)
     turn, failed = threading.Lock(), threading.Event()
 
-    def work() -> LossMoments:
-        moments = LossMoments(vocabulary_size, top_k)
+    def work() -> Moments:
+        moments = make()
         try:
             while not failed.is_set():
                 with turn:
                     batch = next(stream, None)
                 if batch is None:
                     break
-                moments.update(batch[0], batch[1] if top_k else None)
+                moments.update(*batch)
         except BaseException:
             failed.set()
             raise
         return moments
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        whole, *others = [future.result() for future in [pool.submit(work) for _ in range(_THREADS)]]
-    for other in others:
+        parts: list[Any] = [future.result() for future in [pool.submit(work) for _ in range(_THREADS)]]
+    whole: Moments = parts[0]
+    for other in parts[1:]:
         whole.merge(other)
     return whole
 
@@ -183,7 +208,7 @@ def average_cells(
     sample: Sample | None,
     survey: Survey,
     vocabulary_size: int,
-    grids: Mapping[float, Floats],
+    grids: Mapping[Weighting, Floats],
 ) -> Iterator[CellAverages]:
     """Average every cell, that is every pair of a smoothing weight and one of its lambdas, weight by weight.
 
@@ -201,9 +226,8 @@ def average_cells(
     """
     moments = survey.moments
     if moments is not None:
-        for alpha, lambdas in grids.items():
-            logs = tuple(Average(float(log)) for log in moments.exact_mean_logs(alpha, lambdas))
-            yield CellAverages(alpha, Average(moments.exact_mean_loss(alpha)), lambdas, logs)
+        for weighting, lambdas in grids.items():
+            yield _average_all(moments, survey.levels, weighting, lambdas)
         return
     assert sample is not None
     pending = list(grids.items())
@@ -214,16 +238,31 @@ def average_cells(
         pending = pending[fitting:]
 
 
+def _average_all(
+    moments: LossMoments, levels: LevelMoments | None, weighting: Weighting, lambdas: Floats
+) -> CellAverages:
+    """A number for every cell, when every token was scored."""
+    if isinstance(weighting, TokenAlphas):
+        assert levels is not None
+        loss, logs = levels.exact_mean_loss(), levels.exact_mean_logs(lambdas)
+        square = Average(levels.mean_square_range())
+        return CellAverages(weighting, Average(loss), lambdas, tuple(Average(float(log)) for log in logs), square)
+    loss, logs = moments.exact_mean_loss(weighting), moments.exact_mean_logs(weighting, lambdas)
+    return CellAverages(weighting, Average(loss), lambdas, tuple(Average(float(log)) for log in logs))
+
+
 def _average_draws(
-    scores: ScoreStream, sample: Sample, vocabulary_size: int, cells: Sequence[tuple[float, Floats]]
+    scores: ScoreStream, sample: Sample, vocabulary_size: int, cells: Sequence[tuple[Weighting, Floats]]
 ) -> Iterator[CellAverages]:
     """One value a draw for every cell, from one pass."""
     drawn = DrawnCells(sample.blocks, vocabulary_size, cells)
-    for block, nll_bits in _stream(scores, ("block", "nll_bits")):
-        drawn.update(block, nll_bits)
-    for (alpha, lambdas), means in zip(cells, drawn.means(), strict=True):
+    own = any(isinstance(weighting, TokenAlphas) for weighting, _ in cells)
+    for batch in _stream(scores, ("block", "nll_bits", *(("alpha",) if own else ()))):
+        drawn.update(*batch)
+    for (weighting, lambdas), means in zip(cells, drawn.means(), strict=True):
         loss, *logs = (sample.average(each) for each in means)
-        yield CellAverages(alpha, loss, lambdas, tuple(logs))
+        square = logs.pop() if isinstance(weighting, TokenAlphas) else None
+        yield CellAverages(weighting, loss, lambdas, tuple(logs), square)
 
 
 def _stream(scores: ScoreStream, columns: tuple[str, ...]) -> Iterator[tuple[npt.NDArray[Any], ...]]:

@@ -32,6 +32,7 @@ class BoundRow:
     delta: float
     paid_bits: int = 0
     links: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+    alphas: tuple[float, ...] = ()
 
     @property
     def token_level(self) -> bool:
@@ -206,5 +207,6 @@ def _bound_row(path: Path | str, index: int, raw: dict[str, Any], paid_bits: int
         raise CertificateError(f"{path}: rows[{index}].random_guess must be positive. Make the certificate again.")
     if raw["vacuous"] != (raw["value"] >= raw["random_guess"]):
         raise CertificateError(f"{path}: rows[{index}].vacuous contradicts its value. Make the certificate again.")
-    plain = {key: value for key, value in raw.items() if key not in ("lambda", "links")}
-    return BoundRow(lambda_=raw["lambda"], paid_bits=paid_bits, links=tuple(raw.get("links", ())), **plain)
+    plain = {key: value for key, value in raw.items() if key not in ("lambda", "links", "alphas")}
+    links, alphas = (tuple(raw.get(key, ())) for key in ("links", "alphas"))
+    return BoundRow(lambda_=raw["lambda"], paid_bits=paid_bits, links=links, alphas=alphas, **plain)

@@ -135,3 +135,22 @@ def check_values(batch: pa.RecordBatch, vocabulary_size: int, path: Path) -> Non
             # A NaN makes both comparisons false.
             if not (values.min() >= low and values.max() <= high):
                 raise ScoreError(f"{path}: column {name} has a value outside {low} to {high}. Score this shard again.")
+
+
+def check_alphas(batch: pa.RecordBatch, alphas: tuple[float, ...], path: Path) -> None:
+    """Check that each smoothing weight, if there are any, is one of a message's grid.
+
+    Raises
+    ------
+    ScoreError
+        Naming the file and the first other value.
+    """
+    if "alpha" not in batch.schema.names or not batch.num_rows:
+        return
+    values, grid = batch["alpha"].to_numpy(zero_copy_only=False), np.array(alphas, dtype=np.float32)
+    known = grid[np.minimum(np.searchsorted(grid, values), len(grid) - 1)] == values
+    if not known.all():
+        raise ScoreError(
+            f"{path}: column alpha holds {values[np.argmin(known)]}, which is not among the weights that its metadata "
+            "names. Score this shard again."
+        )

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from tokenbounds.errors import ScoreError
+from tokenbounds.messages.smoothing_head import levels_of, smoothing_head_of
 from tokenbounds.scores.plan import Int64Array
-from tokenbounds.scores.scoring import Losses, ScoringOptions
+from tokenbounds.scores.scoring import ScoringOptions
 from tokenbounds.scores.windows import Group
 
 # Keys by which transformers' configurations change logits after the output embedding.
@@ -70,14 +71,18 @@ class NeuralScorer:
         self.device_kind = self._device.type
         self.order: int | None = None
         self.longest_window: int | None = getattr(model.config, "max_position_embeddings", None)
+        head = smoothing_head_of(model)
+        self.alphas = head.alphas if head else ()
+        self._head_values = torch.from_numpy(head.values()).to(self._device) if head else None
         self.vocabulary_size = self._probe(model)
         self._head_rows, self._reduced_rows = self._choose_rows(options.head_rows)
 
     @torch.inference_mode()
-    def score(self, group: Group) -> Losses:
-        """Losses in bits and ranks of a group's scored tokens, in plan order."""
+    def score(self, group: Group) -> tuple[np.ndarray, ...]:
+        """Losses in bits, ranks, and smoothing weights if the model has a head for them, in plan order."""
         total = int(group.length.sum())
         nll_bits, rank = np.empty(total, np.float32), np.empty(total, np.int32)
+        alpha = np.empty(total if self.alphas else 0, np.float32)
         first_row = np.cumsum(group.length) - group.length
         for blocks in self._batches(group):
             inputs, scored = _pad(group, blocks, self._start_id)
@@ -89,7 +94,10 @@ class NeuralScorer:
             targets = group.tokens[np.repeat(first_target, lengths) + inside]
             rows = np.repeat(first_row[blocks], lengths) + inside
             nll_bits[rows], rank[rows] = self._score_states(hidden, targets)
-        return nll_bits, rank
+            if self._head_values is not None:
+                levels = levels_of(hidden, self._head_values, len(self.alphas)).long().cpu().numpy()
+                alpha[rows] = np.array(self.alphas, np.float32)[levels]
+        return (nll_bits, rank, alpha) if self.alphas else (nll_bits, rank)
 
     def _batches(self, group: Group) -> Iterator[Int64Array]:
         """Yield block indices, long windows first, at most `batch_tokens` padded inputs together."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tokenbounds.errors import ScoreError
 from tokenbounds.scores.plan import Int64Array, Plan, column, expand_blocks, read_plan
-from tokenbounds.scores.store import SCORE_SCHEMA, Provenance, score_writer
+from tokenbounds.scores.store import ALPHA_SCHEMA, SCORE_SCHEMA, Provenance, score_writer
 from tokenbounds.scores.windows import Group, TokenReader, cut_groups, gather_windows, limit_windows
 
 _log = logging.getLogger(__name__)
@@ -75,16 +75,18 @@ class ChainPredictor(Protocol):
 class Scorer(Protocol):
     """Computes losses and ranks of a group's scored tokens, in plan order.
 
-    `order` is the number of preceding tokens it sees whatever the window; None if it sees its window.
+    `order` is the number of preceding tokens it sees whatever the window; None if it sees its window. `alphas` are the
+    smoothing weights that it chooses from for each token, increasing; none if it does not.
     """
 
     vocabulary_size: int
     longest_window: int | None
     order: int | None
     device_kind: str
+    alphas: tuple[float, ...]
 
-    def score(self, group: Group) -> Losses:
-        """Losses in bits, float32[sum of length], and ranks, int32[sum of length]."""
+    def score(self, group: Group) -> tuple[NDArray[Any], ...]:
+        """Losses in bits, float32[sum of length], ranks, int32, and with `alphas` smoothing weights, float32."""
 
 
 class ChainScorer:
@@ -96,6 +98,7 @@ class ChainScorer:
 
     longest_window: int | None = None
     device_kind = "cpu"
+    alphas: tuple[float, ...] = ()
 
     def __init__(self, chain: ChainPredictor, corpus: TokenReader) -> None:
         self.vocabulary_size = chain.vocabulary_size
@@ -152,7 +155,7 @@ def score_blocks(
     batch_tokens: int = 16384,
     visible_tokens: int | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Score plan rows and yield `SCORE_SCHEMA` batches in plan order, in memory that does not grow with the plan.
+    """Score plan rows and yield batches of a score file in plan order, in memory that does not grow with the plan.
 
     Parameters
     ----------
@@ -179,14 +182,16 @@ def score_blocks(
             f"the plan's windows have up to {longest} tokens, but the model has positions for only "
             f"{scorer.longest_window}. Choose a smaller context for this evaluation."
         )
+    names = ("nll_bits", "rank", *(("alpha",) if scorer.alphas else ()))
+    schema = ALPHA_SCHEMA if scorer.alphas else SCORE_SCHEMA
     for part in _cut(rows, batch_tokens * _BATCHES_PER_GROUP, visible_tokens if limited else None):
         group = gather_windows(part, corpus)
-        nll_bits, rank = scorer.score(group)
+        scored = dict(zip(names, scorer.score(group), strict=True))
         where = expand_blocks(part)
-        _check_finite(nll_bits, where)
-        values = {**where, "token": group.targets(), "nll_bits": nll_bits, "rank": rank}
-        arrays = [pa.array(values[field.name]).cast(field.type) for field in SCORE_SCHEMA]
-        yield pa.RecordBatch.from_arrays(arrays, schema=SCORE_SCHEMA)
+        _check_finite(scored["nll_bits"], where)
+        values = {**where, "token": group.targets(), **scored}
+        arrays = [pa.array(values[field.name]).cast(field.type) for field in schema]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def score_shard(
@@ -246,6 +251,7 @@ def _provenance(scorer: Scorer, plan: Plan, shard: int, message_sha256: str, opt
         dtype=options.dtype,
         vocabulary_size=scorer.vocabulary_size,
         software={**_software_versions(), "device": scorer.device_kind},
+        alphas=scorer.alphas,
     )
 
 

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import atomic_path, canonical_json
-from tokenbounds.scores.checks import KEYS, PlannedRows, check_increasing, check_values
+from tokenbounds.scores.checks import KEYS, PlannedRows, check_alphas, check_increasing, check_values
 from tokenbounds.scores.plan import Plan, column
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION, ALPHA_VERSION = 1, 2  # without and with a smoothing weight for each token
 SCORE_SCHEMA = pa.schema(
     [
         ("block", pa.int64()),
@@ -36,11 +36,12 @@ SCORE_SCHEMA = pa.schema(
         ("rank", pa.int32()),
     ]
 )
+ALPHA_SCHEMA = SCORE_SCHEMA.append(pa.field("alpha", pa.float32()))
 _ROWS_PER_GROUP = 1 << 20
 # Chosen for reading: losses are nearly incompressible, so they are stored plainly, the positions as steps.
 _LAYOUT: dict[str, Any] = {
-    "compression": {name: "none" if name == "nll_bits" else "zstd" for name in SCORE_SCHEMA.names},
-    "use_dictionary": ["block", "document", "token", "rank"],
+    "compression": {name: "none" if name == "nll_bits" else "zstd" for name in ALPHA_SCHEMA.names},
+    "use_dictionary": ["block", "document", "token", "rank", "alpha"],
     "column_encoding": {"position": "DELTA_BINARY_PACKED"},
 }
 _QUEUED_BATCHES = 4
@@ -50,7 +51,8 @@ _QUEUED_BATCHES = 4
 class Provenance:
     """What a score file was made from and with; kept in its schema metadata.
 
-    `software` maps package names to versions, and "device" to the kind of device that computed the scores.
+    `software` maps package names to versions, and "device" to the kind of device that computed the scores. `alphas`
+    are the smoothing weights that the message's head chooses from, increasing; none without a head.
     """
 
     message_sha256: str
@@ -60,13 +62,21 @@ class Provenance:
     dtype: str
     vocabulary_size: int
     software: dict[str, str]
+    alphas: tuple[float, ...] = ()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The file's columns: a message with a smoothing head has one more, `alpha`."""
+        return ALPHA_SCHEMA if self.alphas else SCORE_SCHEMA
 
     def to_metadata(self) -> dict[str, str]:
         """Schema metadata: one text a field, plus the schema version."""
         fields = {
             name: value if isinstance(value, str) else canonical_json(value) for name, value in asdict(self).items()
         }
-        return {"schema_version": str(SCHEMA_VERSION), **fields}
+        if not self.alphas:
+            del fields["alphas"]
+        return {"schema_version": str(ALPHA_VERSION if self.alphas else SCHEMA_VERSION), **fields}
 
     @classmethod
     def from_metadata(cls, metadata: dict[bytes, bytes] | None, path: Path) -> Provenance:
@@ -80,9 +90,12 @@ class Provenance:
         found = {
             key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in (metadata or {}).items()
         }
-        if found.get("schema_version") != str(SCHEMA_VERSION):
-            version = found.get("schema_version", "none")
-            raise ScoreError(f"{path} has schema version {version}, not {SCHEMA_VERSION}. Score with this release.")
+        version = found.get("schema_version", "none")
+        if version not in (str(SCHEMA_VERSION), str(ALPHA_VERSION)):
+            raise ScoreError(
+                f"{path} has schema version {version}, not {SCHEMA_VERSION} or {ALPHA_VERSION}. Score with this "
+                "release."
+            )
         try:
             software = json.loads(found["software"])
             return cls(
@@ -92,18 +105,36 @@ class Provenance:
                 shard=int(found["shard"]),
                 dtype=found["dtype"],
                 vocabulary_size=int(found["vocabulary_size"]),
-                software={str(name): str(version) for name, version in software.items()},
+                software={str(name): str(text) for name, text in software.items()},
+                alphas=_read_grid(found["alphas"]) if version == str(ALPHA_VERSION) else (),
             )
-        except (KeyError, ValueError, AttributeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise ScoreError(f"{path} has no readable provenance ({error!r}). Score this shard again.") from error
 
 
+def _read_grid(text: str) -> tuple[float, ...]:
+    """Smoothing weights from the metadata.
+
+    Raises
+    ------
+    ValueError
+        If they are none, not increasing, or outside (0, 1).
+    """
+    alphas = tuple(float(alpha) for alpha in json.loads(text))
+    if not alphas or not all(low < high for low, high in itertools.pairwise((0.0, *alphas, 1.0))):
+        raise ValueError(f"alphas {text[:80]} are no increasing numbers between 0 and 1")
+    return alphas
+
+
 class ScoreWriter:
-    """Writes record batches of `SCORE_SCHEMA` from a background thread, so that writing overlaps with computing."""
+    """Writes record batches from a background thread, so that writing overlaps with computing."""
 
     def __init__(self, path: Path, provenance: Provenance) -> None:
-        schema = SCORE_SCHEMA.with_metadata(provenance.to_metadata())
-        self._writer = pq.ParquetWriter(path, schema, **_LAYOUT)
+        schema = provenance.schema.with_metadata(provenance.to_metadata())
+        coded = [name for name in _LAYOUT["use_dictionary"] if name in schema.names]
+        packed = {name: _LAYOUT["compression"][name] for name in schema.names}
+        layout = {**_LAYOUT, "use_dictionary": coded, "compression": packed}
+        self._writer = pq.ParquetWriter(path, schema, **layout)
         self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(_QUEUED_BATCHES)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="score-writer", daemon=True)
@@ -220,7 +251,7 @@ class Scores:
         Parameters
         ----------
         columns
-            Names of `SCORE_SCHEMA`; None for all.
+            Names of columns; None for all.
         batch_rows
             Most rows a batch.
 
@@ -230,8 +261,9 @@ class Scores:
             If rows are missing, doubled, foreign or out of order, or a loss is negative or not finite, or a file is
             damaged; the message names the file.
         """
-        wanted = list(columns) if columns is not None else SCORE_SCHEMA.names
-        read = [name for name in SCORE_SCHEMA.names if name in {*wanted, *KEYS}]
+        names = self.provenance.schema.names
+        wanted = list(columns) if columns is not None else names
+        read = [name for name in names if name in {*wanted, *KEYS}]
         last = (-1, -1)
         for part in self.parts:
             planned = None if self.plan is None else PlannedRows(self.plan.shard(part.provenance.shard), part.path)
@@ -241,6 +273,7 @@ class Scores:
                 else:
                     last = check_increasing(batch, last, part.path)
                 check_values(batch, self.provenance.vocabulary_size, part.path)
+                check_alphas(batch, self.provenance.alphas, part.path)
                 yield batch.select(wanted)
 
     def check(self) -> int:
@@ -296,8 +329,9 @@ def _open_part(path: Path) -> _ScoreFile:
     except (OSError, pa.ArrowException) as error:
         raise ScoreError(f"{path} cannot be read as scores ({error}). Score this shard again.") from error
     provenance = Provenance.from_metadata(schema.metadata, path)
-    if not schema.equals(SCORE_SCHEMA):
-        raise ScoreError(f"{path} does not have the columns {', '.join(SCORE_SCHEMA.names)}. Score this shard again.")
+    if not schema.equals(provenance.schema):
+        names = ", ".join(provenance.schema.names)
+        raise ScoreError(f"{path} does not have the columns {names}. Score this shard again.")
     return _ScoreFile(path, rows, provenance)
 
 

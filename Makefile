@@ -3,11 +3,12 @@
 # make check    everything CI checks before it runs the study: style, types, lint, tests
 # make help     the other targets
 #
-# Variables: PYTHON=/path/to/python3.12  CORES=4  ARGS="--configfile config/studies/smollm2.yaml"
+# Variables: PYTHON=/path/to/python3.12  CORES=4  ARGS="--configfile config/studies/smollm2.yaml"  ANTIBODIES=no
 
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
+ANTIBODIES ?= yes
 BIN := $(VENV)/bin
 export PYTHON VENV
 # Snakemake's own tools and the tests' subprocesses must find the environment first.
@@ -17,10 +18,17 @@ PYTEST := $(BIN)/python -m pytest
 TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 POLARS_MAX_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
-.PHONY: run test check style types lint generate lock slurm-test bench clean help install install-dev
+.PHONY: run antibody-demo test check style types lint generate lock slurm-test bench clean help install install-dev
 
-run: install  ## run the study (config/config.yaml, or ARGS="--configfile ...")
+run: install  ## run the study (config/config.yaml, or ARGS="--configfile ..."), then a minute of antibodies
 	$(BIN)/snakemake --cores $(CORES) $(ARGS)
+	@$(if $(ARGS),:,$(MAKE) --no-print-directory antibody-demo)
+
+antibody-demo: install
+	@if [ "$(ANTIBODIES)" != yes ]; then echo "antibodies: left out (ANTIBODIES=$(ANTIBODIES))"; \
+	elif envs/install.sh antibodies >/dev/null 2>&1; \
+	then $(BIN)/snakemake --cores $(CORES) --configfile config/studies/antibody-demo.yaml; \
+	else echo "antibodies: left out, as the extra 'antibodies' cannot be installed here; see docs/antibody.md"; fi
 
 test: install-dev  ## run the tests with coverage
 	$(TESTING) $(PYTEST) -n 2 --dist loadgroup -m "not slurm" --cov --cov-report=term:skip-covered $(ARGS)

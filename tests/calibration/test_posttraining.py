@@ -80,6 +80,9 @@ def test_every_tensor_of_every_family_and_method_decodes_exactly_in_a_fresh_proc
     for family, kind in itertools.product(FAMILIES, KINDS):
         settings = {"target": {"scale": 1e-3}} if kind == "watersic" else {}
         paths.append(encoded(family, spec_of(kind, next(coders), **settings))[2])
+        if kind == "watersic":
+            settings |= {"trellis": 8}
+            paths.append(encoded(family, spec_of(kind, next(coders), **settings))[2])
     command = [sys.executable, "-c", DIGESTS, *map(str, paths)]
     output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     for path, digests in zip(paths, json.loads(output), strict=True):
@@ -120,6 +123,17 @@ def test_rate_distortion_rounding_pays_at_equal_size(calibrated, encoded):
     for rate_weight in (0.0, 0.12):
         spec = spec_of("watersic", target={"bits_per_weight": 2.0}, rate_weight=rate_weight)
         losses.append(weighted_loss(calibration, directory, encoded("gpt2", spec)[2]))
+    assert losses[1] < losses[0]
+
+
+@pytest.mark.parametrize("states", [8, 32])
+def test_a_trellis_pays_at_equal_size(calibrated, encoded, states):
+    directory, path = calibrated("qwen2")
+    calibration, losses = Calibration.open(path), []
+    for settings in ({}, {"trellis": states}):
+        message, _, decoded = encoded("qwen2", spec_of("watersic", target={"bits_per_weight": 4.0}, **settings))
+        losses.append(weighted_loss(calibration, directory, decoded))
+    assert message.header["quantizer"] == {"kind": "scaled", "trellis": states, "plain": []}
     assert losses[1] < losses[0]
 
 

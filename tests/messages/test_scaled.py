@@ -15,6 +15,7 @@ from tokenbounds.messages.quantizers.scaled import (
     exponents_of,
     steps_of,
 )
+from tokenbounds.messages.trellis import grid_points, trellis
 from tokenbounds.models.hadamard import rotate_weight
 
 RNG = np.random.default_rng(0)
@@ -135,3 +136,32 @@ def test_rotated_matrices_come_back_and_plain_ones_stay():
     for name, tensor in TENSORS.items():
         assert np.abs(values[name] - tensor).max() < 0.05 * np.abs(tensor).max()
     assert values["wte.weight"].tobytes() == scaled.dequantize()["wte.weight"].tobytes()
+
+
+@pytest.mark.parametrize("coder", ["adaptive", "static"])
+def test_trellis_points_come_back_exactly(coder):
+    machine = trellis(8)
+    points = grid_points(RNG.integers(-4, 4, (20, 12)), machine).astype(np.int32)
+    rows, columns = ints(*range(20)), ints(*range(12))
+    matrices = {"wte.weight": ScaledMatrix(points, rows, columns, 8)}
+    matrices["c_fc.weight"] = ScaledMatrix(
+        RNG.integers(-3, 4, (12, 48)).astype(np.int32), ints(*[0] * 12), ints(*[0] * 48)
+    )
+    quantized = ScaledQuantized.assemble(TENSORS, matrices)
+    assert quantized.header() == {"kind": "scaled", "trellis": 8, "plain": [1]}
+    message = parse_message(render_message({"quantizer": quantized.header()}, quantized.to_parts(coder)))
+    decoded = ScaledQuantized.from_message(message, SHAPES, coder)
+    assert decoded.header() == quantized.header()
+    for name, value in quantized.dequantize().items():
+        assert value.tobytes() == decoded.dequantize()[name].tobytes()
+
+
+BAD_TRELLISES = [{"trellis": 16}, {"trellis": True}, {"trellis": "8"}, {"trellis": 8, "plain": [0.5]}]
+
+
+@pytest.mark.parametrize("settings", BAD_TRELLISES)
+def test_hostile_trellises_are_refused(settings):
+    parts = ScaledQuantized.quantize(UniformQuantizer(kind="uniform"), TENSORS).to_parts("adaptive")
+    message = parse_message(render_message({"quantizer": {"kind": "scaled", **settings}}, parts))
+    with pytest.raises(MessageError):
+        ScaledQuantized.from_message(message, SHAPES, "adaptive")

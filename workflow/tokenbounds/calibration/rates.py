@@ -15,7 +15,7 @@ from numba import njit
 
 _LEVELS = 80  # quarter octaves of the expected magnitude
 _ZERO_LEVEL = 56  # the level of an expected magnitude of one
-_MAGNITUDES = 32  # greater ones are charged by their logarithm
+_MAGNITUDES = 64
 _PRIOR_COUNT = 8.0  # how many codes the geometric prior of a level counts for
 _SMOOTHING = 4.0  # how many codes the overall mean counts for in a row's or column's mean
 
@@ -31,8 +31,8 @@ class RateModel:
     row_levels : int32 array [rows]
     column_levels : int32 array [columns]
         Their sum, kept in range, is the level of a place.
-    lengths : float64 array [levels, 32]
-        Bits of a code of each magnitude, its sign included.
+    lengths : float64 array [levels, magnitudes]
+        Bits of a code of each magnitude, its sign included; greater ones are charged by their logarithm.
     """
 
     row_levels: np.ndarray
@@ -40,8 +40,8 @@ class RateModel:
     lengths: np.ndarray
 
     @classmethod
-    def fit(cls, codes: np.ndarray) -> RateModel:
-        """Learn from integer codes [rows, columns]."""
+    def fit(cls, codes: np.ndarray, grids: int = 1) -> RateModel:
+        """Learn from integer codes [rows, columns]; two grids, even and odd, have lengths of their own."""
         sums_of_rows, sums_of_columns = _magnitude_sums(codes)
         mean = max(float(sums_of_rows.sum()) / max(codes.size, 1), 1e-4)
         by_row = (sums_of_rows + _SMOOTHING * mean) / (codes.shape[1] + _SMOOTHING)
@@ -49,11 +49,16 @@ class RateModel:
         row_levels = np.rint(4 * np.log2(by_row)).astype(np.int32) + np.int32(_ZERO_LEVEL)
         column_levels = np.rint(4 * np.log2(by_column / mean)).astype(np.int32)
         counts = _count(codes, row_levels, column_levels)
-        return cls(row_levels, column_levels, _lengths(counts))
+        return cls(row_levels, column_levels, _lengths(counts, grids))
 
     def bits(self, codes: np.ndarray) -> float:
         """What codes [rows, columns] cost in all."""
         return float(_total_bits(codes, self.row_levels, self.column_levels, self.lengths))
+
+    def column_of_levels(self, column: int) -> np.ndarray:
+        """The level of each place of a column, int64 [rows]."""
+        levels = self.row_levels.astype(np.int64) + int(self.column_levels[column])
+        return np.clip(levels, 0, len(self.lengths) - 1)
 
     def rows(self, here: slice) -> RateModel:
         """The model of some of the rows."""
@@ -81,13 +86,17 @@ def round_column(targets: np.ndarray, column: int, model: RateModel, rate_weight
     return _round_column(targets, model.row_levels, model.column_levels[column], model.lengths, rate_weight)
 
 
-def _lengths(counts: np.ndarray) -> np.ndarray:
+def _lengths(counts: np.ndarray, grids: int) -> np.ndarray:
     """Bits by level and magnitude from counts, with a geometric prior of each level's own mean."""
     expected = 2.0 ** ((np.arange(_LEVELS) - _ZERO_LEVEL) / 4)
     ratio = (expected / (1 + expected))[:, None]
-    prior = (1 - ratio) * ratio ** np.arange(_MAGNITUDES) + 1e-6
-    probability = counts + _PRIOR_COUNT * prior / prior.sum(axis=1, keepdims=True)
-    lengths = -np.log2(probability / probability.sum(axis=1, keepdims=True))
+    prior = ratio ** np.arange(_MAGNITUDES) + 1e-6
+    prior[:, 0] *= 1 if grids == 1 else 0.5  # zero has no sign: it is half as frequent as magnitudes next to it
+    lengths = np.empty_like(counts)
+    for first in range(grids):
+        grid = slice(first, None, grids)
+        mass = counts[:, grid] + _PRIOR_COUNT * prior[:, grid] / prior[:, grid].sum(axis=1, keepdims=True)
+        lengths[:, grid] = -np.log2(mass / mass.sum(axis=1, keepdims=True))
     lengths[:, 1:] += 1.0  # the sign
     return lengths
 
@@ -98,7 +107,7 @@ def _magnitude_sums(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     by_row, by_column = np.zeros(rows), np.zeros(columns)
     for row in range(rows):
         for column in range(columns):
-            magnitude = min(abs(codes[row, column]), 63)
+            magnitude = min(abs(codes[row, column]), 2 * _MAGNITUDES)
             by_row[row] += magnitude
             by_column[column] += magnitude
     return by_row, by_column
@@ -121,9 +130,10 @@ def _count(codes: np.ndarray, row_levels: np.ndarray, column_levels: np.ndarray)
 
 @_compiled
 def _length(lengths: np.ndarray, level: int, magnitude: int) -> float:
-    if magnitude < _MAGNITUDES:
+    last = lengths.shape[1] - 1
+    if magnitude <= last:
         return lengths[level, magnitude]
-    return lengths[level, _MAGNITUDES - 1] + 2 * np.log2(magnitude - _MAGNITUDES + 2.0)
+    return lengths[level, last] + 2 * np.log2(magnitude - last + 1.0)
 
 
 @_compiled

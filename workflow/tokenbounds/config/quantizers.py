@@ -73,4 +73,5 @@ class WatersicQuantizer:
     target: Target
     damping: Positive = 1e-4
     rate_weight: Annotated[float, Field(ge=0)] = 0.12
+    trellis: Literal[8, 32] | None = None
     embedding_bits_per_weight: Rate | None = None

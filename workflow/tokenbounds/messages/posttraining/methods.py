@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -13,12 +14,20 @@ from tokenbounds.calibration.ldlq import LdlFactor, ldl_factor, ldlq
 from tokenbounds.calibration.rates import RateModel, round_column
 from tokenbounds.calibration.store import Calibration
 from tokenbounds.config import GptqQuantizer, QuipQuantizer, RtnQuantizer, WatersicQuantizer
-from tokenbounds.messages.quantizers.scaled import ScaledMatrix, exponents_of, steps_of
+from tokenbounds.messages.quantizers.scaled import LEAST_EXPONENT, ScaledMatrix, exponents_of, steps_of
+from tokenbounds.messages.quantizers.trellis import quantize_sequences
+from tokenbounds.messages.trellis import Trellis, trellis
 from tokenbounds.models.hadamard import rotate_weight, weight_rotations
 
 _MAX_CODE = float(1 << 29)
 _ROWS_AT_ONCE = 8192  # rows are rounded independently: a large vocabulary need not be held in several copies
+_OCTAVE = 8  # in exponents of steps
+# A bit is worth about 0.36 squared steps on the grid of both cosets, of which each has steps twice as large.
+_TRELLIS_RATE_WEIGHT = 3.0
 _UNSEEN = 0.05  # sensitivity that every row of a table has, as a share of the mean: what calibration did not see
+
+# (targets in steps, column, rows that they are of) -> codes
+Choice = Callable[[np.ndarray, int, slice], np.ndarray]
 
 
 class Method(Protocol):
@@ -119,8 +128,14 @@ class SensitivitySteps:
         columns = exponents_of(1 / np.sqrt(factor.diagonal))
         if self._spec.rate_weight == 0:
             return round_with_feedback(weight, factor, rows, columns)
-        rates = rates or RateModel.fit(round_plainly(weight, rows, columns).codes)
-        return round_with_feedback(weight, factor, rows, columns, rates, self._spec.rate_weight)
+        if self._spec.trellis is None or matrix.transposed:
+            rates = rates or RateModel.fit(round_plainly(weight, rows, columns).codes)
+            return round_with_feedback(weight, factor, rows, columns, _by_cost(rates, self._spec.rate_weight))
+        rows = np.maximum(rows - _OCTAVE, LEAST_EXPONENT)  # every other point of a grid twice as fine
+        rates = rates or RateModel.fit(round_plainly(weight, rows, columns).codes, grids=2)
+        choose = _along_trellis(rates, _TRELLIS_RATE_WEIGHT * self._spec.rate_weight, trellis(self._spec.trellis))
+        found = round_with_feedback(weight, factor, rows, columns, choose, rows_at_once=len(weight))
+        return replace(found, states=self._spec.trellis)
 
     def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
         """See `Method`."""
@@ -190,29 +205,46 @@ def round_with_feedback(
     factor: LdlFactor,
     rows: np.ndarray,
     columns: np.ndarray,
-    rates: RateModel | None = None,
-    rate_weight: float = 0.0,
+    choose: Choice | None = None,
+    rows_at_once: int = _ROWS_AT_ONCE,
 ) -> ScaledMatrix:
-    """LDLQ onto the grid of the steps, to the nearest code or, with `rates`, to the cheapest near one."""
+    """LDLQ onto the grid of the steps: to the nearest codes, or those that `choose` takes."""
     codes = np.empty(weight.shape, dtype=np.int32)
     row_steps, column_steps = steps_of(rows).astype(np.float64), steps_of(columns).astype(np.float64)
-    for first in range(0, len(weight), _ROWS_AT_ONCE):
-        here = slice(first, first + _ROWS_AT_ONCE)
+    for first in range(0, len(weight), rows_at_once):
+        here = slice(first, first + rows_at_once)
         transposed = np.empty((weight.shape[1], len(weight[here])), dtype=np.int32)
-        model = rates.rows(here) if rates else None
 
         def quantize(
             targets: np.ndarray,
             column: int,
-            steps: np.ndarray = row_steps[here],
+            here: slice = here,
             found: np.ndarray = transposed,
-            model: RateModel | None = model,
         ) -> np.ndarray:
-            units = steps * column_steps[column]
+            units = row_steps[here] * column_steps[column]
             wanted = np.clip(targets[:, 0] / units, -_MAX_CODE, _MAX_CODE)
-            found[column] = round_column(wanted, column, model, rate_weight) if model else np.rint(wanted)
+            found[column] = choose(wanted, column, here) if choose else np.rint(wanted)
             return (found[column] * units)[:, None]
 
         ldlq(weight[here], factor, quantize)
         codes[here] = transposed.T
     return ScaledMatrix(codes, rows, columns)
+
+
+def _by_cost(rates: RateModel, rate_weight: float) -> Choice:
+    """Each code on its own, of least error and bits."""
+
+    def choose(wanted: np.ndarray, column: int, here: slice) -> np.ndarray:
+        return round_column(wanted, column, rates.rows(here), rate_weight)
+
+    return choose
+
+
+def _along_trellis(rates: RateModel, rate_weight: float, machine: Trellis) -> Choice:
+    """A column's codes together, of least error and bits among those that a trellis allows."""
+
+    def choose(wanted: np.ndarray, column: int, here: slice) -> np.ndarray:
+        levels = rates.column_of_levels(column)[:, None]
+        return quantize_sequences(wanted[:, None], machine, rates.lengths, rate_weight, levels)[:, 0]
+
+    return choose

@@ -45,7 +45,7 @@ class Rounder:
         rounded = {}
         for matrix in matrices:
             result = self.method.round(matrix, self.upright(matrix), scale, self.seen.get(matrix.name))
-            self.seen[matrix.name] = RateModel.fit(result.codes)
+            self.seen[matrix.name] = RateModel.fit(result.codes, grids=2 if result.states else 1)
             rounded[matrix.name] = result.transposed if matrix.transposed else result
         return rounded
 
@@ -66,7 +66,8 @@ class Rounder:
 
 def encoded_bits(matrices: Mapping[str, ScaledMatrix], coder: Coder = "adaptive") -> int:
     """Bits that codes and steps take when they are coded alone."""
-    codes = encode_codes([matrix.codes for matrix in matrices.values()], coder)
+    machines = [matrix.machine for matrix in matrices.values()]
+    codes = encode_codes([matrix.codes for matrix in matrices.values()], coder, machines)
     return 8 * (len(codes) + len(encode_scales(list(matrices.values()), [])))
 
 

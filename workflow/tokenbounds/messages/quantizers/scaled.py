@@ -20,6 +20,7 @@ from tokenbounds.messages.coding import Coder
 from tokenbounds.messages.container import Message, Part
 from tokenbounds.messages.planes import Shape, decode_codes, encode_codes, plane_shape
 from tokenbounds.messages.quantizers.uniform import UniformQuantized, step_of
+from tokenbounds.messages.trellis import STATES, Trellis, codes_of, trellis
 
 # Products of two steps stay between 2^-124 and 2^124: normal numbers, which no machine flushes to zero.
 LEAST_EXPONENT, GREATEST_EXPONENT = -496, 496
@@ -55,11 +56,19 @@ class ScaledMatrix:
         Exponents of the row steps.
     columns : int32 array [columns]
         Exponents of the column steps.
+    states : int
+        Of the trellis that tells which grid, even or odd, each code of a column is on; 0 without one.
     """
 
     codes: np.ndarray
     rows: np.ndarray
     columns: np.ndarray
+    states: int = 0
+
+    @property
+    def machine(self) -> Trellis | None:
+        """The trellis, if there is one."""
+        return trellis(self.states) if self.states else None
 
     def values(self) -> np.ndarray:
         """Float32 values [rows, columns]."""
@@ -68,6 +77,7 @@ class ScaledMatrix:
     @property
     def transposed(self) -> ScaledMatrix:
         """The transpose: its values are the same bits only up to the order of the products."""
+        assert not self.states, "a trellis runs along columns"
         return ScaledMatrix(np.ascontiguousarray(self.codes.T), self.columns, self.rows)
 
 
@@ -115,20 +125,31 @@ class ScaledQuantized:
         }
 
     def header(self) -> dict[str, Any]:
-        """The message's header needs nothing but the kind."""
-        return {"kind": "scaled"}
+        """The kind; and the trellis's states, with the numbers of the matrices without, if any has one."""
+        states = max((matrix.states for matrix in self.matrices.values()), default=0)
+        if not states:
+            return {"kind": "scaled"}
+        plain = [index for index, matrix in enumerate(self.matrices.values()) if not matrix.states]
+        return {"kind": "scaled", "trellis": states, "plain": plain}
 
     def symbols(self) -> list[np.ndarray]:
-        """All codes, in the model's order."""
+        """All codes, in the model's order; on a trellis, half of each grid point, which is what is coded."""
+        machines = self._machines()
+        return [codes_of(codes) if machine else codes for codes, machine in zip(self._codes(), machines, strict=True)]
+
+    def _codes(self) -> list[np.ndarray]:
         return [
             self.matrices[name].codes.reshape(shape) if name in self.matrices else self.vectors.codes[name]
             for name, shape in self.shapes.items()
         ]
 
+    def _machines(self) -> list[Trellis | None]:
+        return [self.matrices[name].machine if name in self.matrices else None for name in self.shapes]
+
     def to_parts(self, coder: Coder) -> list[Part]:
         """Steps of all matrices, then those of the vectors, in `scales`; codes in `symbols`."""
         scales = encode_scales(list(self.matrices.values()), list(self.vectors.exponents.values()))
-        return [Part("scales", scales), Part("symbols", encode_codes(self.symbols(), coder))]
+        return [Part("scales", scales), Part("symbols", encode_codes(self._codes(), coder, self._machines()))]
 
     @classmethod
     def from_message(cls, message: Message, shapes: Mapping[str, Shape], coder: Coder) -> Self:
@@ -137,13 +158,35 @@ class ScaledQuantized:
         vectors = [name for name in shapes if name not in set(names)]
         planes = [plane_shape(shapes[name]) for name in names]
         steps, exponents = decode_scales(message.part("scales"), planes, len(vectors))
-        codes = dict(zip(shapes, decode_codes(message.part("symbols"), list(shapes.values()), coder), strict=True))
+        states = dict(zip(names, _read_states(message.header.get("quantizer"), len(names)), strict=True))
+        machines = [trellis(states[name]) if states.get(name) else None for name in shapes]
+        decoded = decode_codes(message.part("symbols"), list(shapes.values()), coder, machines)
+        codes = dict(zip(shapes, decoded, strict=True))
         matrices = {
-            name: ScaledMatrix(codes[name].reshape(plane), *pair)
+            name: ScaledMatrix(codes[name].reshape(plane), *pair, states[name])
             for name, plane, pair in zip(names, planes, steps, strict=True)
         }
         rounded = UniformQuantized({name: codes[name] for name in vectors}, dict(zip(vectors, exponents, strict=True)))
         return cls(dict(shapes), matrices, rounded)
+
+
+def _read_states(settings: Any, matrices: int) -> list[int]:
+    """States of each matrix's trellis, from the header's settings.
+
+    Raises
+    ------
+    MessageError
+        If they are not what `ScaledQuantized.header` writes.
+    """
+    settings = settings if isinstance(settings, dict) else {}
+    states, plain = settings.get("trellis", 0), settings.get("plain", [])
+    if states == 0 or settings.get("kind") != "scaled":
+        return [0] * matrices
+    if type(states) is not int or states not in STATES:
+        raise MessageError(f"a trellis has {' or '.join(map(str, STATES))} states, not {states!r:.40}.")
+    if not isinstance(plain, list) or any(type(index) is not int for index in plain):
+        raise MessageError("the list of matrices without a trellis holds more than integers.")
+    return [0 if index in set(plain) else states for index in range(matrices)]
 
 
 def finite(name: str, tensor: np.ndarray) -> np.ndarray:

@@ -72,6 +72,25 @@ def test_round_trip_in_any_order_and_batch_size(plan, tmp_path):
     assert open_scores(paths).check() == scores.rows
 
 
+def regroup(paths):
+    """The same files in row groups of seven rows."""
+    for path in paths:
+        pq.write_table(pq.read_table(path), path, row_group_size=7)
+
+
+def test_pieces_are_the_scores_in_any_order(plan, tmp_path):
+    paths = write_all(tmp_path, plan)
+    regroup(paths)
+    scores = open_scores(paths, plan=plan)
+    pieces = list(scores.iter_pieces(["document", "position", "rank"], batch_rows=3))
+    assert len(pieces) == sum(pq.ParquetFile(path).num_row_groups for path in paths) > SHARDS
+    read = [pa.Table.from_batches(list(piece)) for piece in reversed(pieces)][::-1]
+    expected = pa.Table.from_batches(list(scores.iter_batches(["document", "position", "rank"])))
+    assert pa.concat_tables(read).combine_chunks() == expected.combine_chunks()
+    (whole,) = open_scores(paths).iter_pieces(["rank"])
+    assert sum(batch.num_rows for batch in whole) == scores.rows
+
+
 EDITS = {
     "missing row": lambda table: rows_of(table, [*range(4), *range(5, len(table))]),
     "missing last row": lambda table: table.slice(0, len(table) - 1),
@@ -96,6 +115,11 @@ def test_lost_doubled_and_moved_tokens_are_refused(name, plan, tmp_path):
     paths = write_all(tmp_path, plan, EDITS[name])
     with pytest.raises(ScoreError, match=r"shard-1\.parquet"):
         open_scores(paths, plan=plan).check()
+    if name in ("doubled for another", "swapped rows"):
+        regroup(paths)
+        with pytest.raises(ScoreError, match=r"shard-1\.parquet.*doubled"):
+            for piece in open_scores(paths, plan=plan).iter_pieces(["rank"]):
+                list(piece)
     if "missing" not in name:
         with pytest.raises(ScoreError, match=r"shard-1\.parquet.*doubled"):
             open_scores(paths).check()

@@ -28,6 +28,20 @@ def test_the_planned_rows_pass_at_every_cut(planned, batch_rows):
     feed(planned, expand_blocks(planned), batch_rows)
 
 
+def test_a_stream_may_begin_anywhere(planned):
+    rows = expand_blocks(planned)
+    for first in range(len(rows["block"])):
+        rest = {name: values[first:] for name, values in rows.items()}
+        for shift in (-1, 0, 1):
+            check = PlannedRows(planned, "here.parquet", max(first + shift, 0))
+            batch = pa.table(rest).to_batches()[0]
+            if shift == 0 or first + shift < 0:
+                check.check(batch)
+            else:
+                with pytest.raises(ScoreError, match=r"here.parquet"):
+                    check.check(batch)
+
+
 @pytest.mark.parametrize("batch_rows", [1, 7, 1000])
 def test_every_single_altered_key_is_found_and_named(planned, batch_rows):
     good = expand_blocks(planned)

@@ -8,10 +8,10 @@ compute these, of so many cells at once that memory stays bounded.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,14 @@ class ScoreStream(Protocol):
 
     def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Yield batches with the named columns among `block`, `nll_bits`, `rank` and `alpha`, in a fixed order."""
+
+
+@runtime_checkable
+class PiecedScores(Protocol):
+    """Scores that several threads can read at one time, e.g. `tokenbounds.scores.store.Scores`."""
+
+    def iter_pieces(self, columns: Sequence[str]) -> Iterator[Iterator[pa.RecordBatch]]:
+        """Yield streams of batches that together are the scores; each may be read by another thread."""
 
 
 @dataclass(frozen=True)
@@ -174,11 +182,12 @@ def survey_scores(
 def _sum_moments(
     scores: ScoreStream, columns: tuple[str, ...], top_k: tuple[int, ...], make: Callable[[], Moments]
 ) -> Moments:
-    """Sum in a few threads, each into moments of its own: one reads and checks while others compute.
+    """Sum in a few threads, each into moments of its own.
 
-    Which thread gets which batch leaves no trace, as the sums are exact.
+    Scores that come in pieces are read and checked by all threads at one time, others by one while others compute.
+    Which thread gets which rows leaves no trace, as the sums are exact.
     """
-    stream = _stream(scores, (*columns, "rank") if top_k else columns)
+    pieces = _pieces(scores, (*columns, "rank") if top_k else columns)
     turn, failed = threading.Lock(), threading.Event()
 
     def work() -> Moments:
@@ -186,10 +195,11 @@ def _sum_moments(
         try:
             while not failed.is_set():
                 with turn:
-                    batch = next(stream, None)
-                if batch is None:
+                    piece = next(pieces, None)
+                if piece is None:
                     break
-                moments.update(*batch)
+                for batch in piece:
+                    moments.update(*batch)
         except BaseException:
             failed.set()
             raise
@@ -201,6 +211,16 @@ def _sum_moments(
     for other in parts[1:]:
         whole.merge(other)
     return whole
+
+
+def _pieces(scores: ScoreStream, columns: tuple[str, ...]) -> Iterator[Iterable[tuple[npt.NDArray[Any], ...]]]:
+    """Yield parts of the stream that threads may read at one time: the scores' own pieces, else batch by batch."""
+    if isinstance(scores, PiecedScores):
+        for piece in scores.iter_pieces(columns):
+            yield _arrays(piece, columns)
+    else:
+        for batch in _stream(scores, columns):
+            yield [batch]
 
 
 def average_cells(
@@ -266,6 +286,10 @@ def _average_draws(
 
 
 def _stream(scores: ScoreStream, columns: tuple[str, ...]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
-    for batch in scores.iter_batches(columns):
+    return _arrays(scores.iter_batches(columns), columns)
+
+
+def _arrays(batches: Iterator[pa.RecordBatch], columns: tuple[str, ...]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+    for batch in batches:
         if batch.num_rows:
             yield tuple(batch[name].to_numpy() for name in columns)

@@ -29,12 +29,16 @@ class PlannedRows:
         The shard's rows of the plan, in corpus order.
     path
         The score file, for messages.
+    first_row
+        Where in the shard the stream begins, counted in its tokens.
     """
 
-    def __init__(self, rows: pa.Table, path: Path) -> None:
+    def __init__(self, rows: pa.Table, path: Path, first_row: int = 0) -> None:
         self._rows = rows
         self._path = path
-        self._next_block = 0
+        ends = np.cumsum(column(rows, "length")) if first_row else np.empty(0, np.int64)
+        self._next_block = int(np.searchsorted(ends, first_row, side="right"))
+        self._skipped = first_row - int(ends[self._next_block - 1]) if self._next_block else first_row
         self._slice = rows.slice(0, 0)
         self._ends = np.empty(0, np.int64)
         self._done = 0
@@ -64,7 +68,7 @@ class PlannedRows:
         self._slice = self._rows.slice(self._next_block, _BLOCKS_PER_SLICE)
         self._next_block += _BLOCKS_PER_SLICE
         self._ends = np.cumsum(column(self._slice, "length"))
-        self._done = 0
+        self._done, self._skipped = self._skipped, 0
 
     def _check_piece(self, found: dict[str, Int64Array]) -> None:
         """Check rows that lie within the current slice."""

@@ -272,9 +272,37 @@ class Scores:
                     planned.check(batch)
                 else:
                     last = check_increasing(batch, last, part.path)
-                check_values(batch, self.provenance.vocabulary_size, part.path)
-                check_alphas(batch, self.provenance.alphas, part.path)
+                self._check_values(batch, part.path)
                 yield batch.select(wanted)
+
+    def iter_pieces(self, columns: Sequence[str], batch_rows: int = 1 << 18) -> Iterator[Iterator[pa.RecordBatch]]:
+        """Stream the scores as pieces that can be read in any order, or at one time by different threads.
+
+        A piece is a row group, its rows checked as `iter_batches` does; without a plan, by which alone a piece can be
+        checked, all is one piece.
+        """
+        if self.plan is None:
+            yield self.iter_batches(columns, batch_rows)
+            return
+        for part in self.parts:
+            planned, first_row = self.plan.shard(part.provenance.shard), 0
+            for group, rows in enumerate(_group_rows(part.path)):
+                checker = PlannedRows(planned, part.path, first_row)
+                yield self._read_piece(part.path, group, checker, list(columns), batch_rows)
+                first_row += rows
+
+    def _check_values(self, batch: pa.RecordBatch, path: Path) -> None:
+        check_values(batch, self.provenance.vocabulary_size, path)
+        check_alphas(batch, self.provenance.alphas, path)
+
+    def _read_piece(
+        self, path: Path, group: int, checker: PlannedRows, wanted: list[str], batch_rows: int
+    ) -> Iterator[pa.RecordBatch]:
+        read = [name for name in self.provenance.schema.names if name in {*wanted, *KEYS}]
+        for batch in _read_batches(path, read, batch_rows, [group]):
+            checker.check(batch)
+            self._check_values(batch, path)
+            yield batch.select(wanted)
 
     def check(self) -> int:
         """Read everything once, with all checks of `iter_batches`; return the number of rows."""
@@ -361,11 +389,22 @@ def _check_shards(parts: tuple[_ScoreFile, ...], plan: Plan) -> None:
             raise ScoreError(f"{part.path} holds {part.rows} tokens, the plan {expected}. Score this shard again.")
 
 
-def _read_batches(path: Path, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+def _group_rows(path: Path) -> list[int]:
+    """Number of rows of each row group."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    except (OSError, pa.ArrowException) as error:
+        raise ScoreError(f"{path} is damaged ({error}). Score this shard again.") from error
+
+
+def _read_batches(
+    path: Path, columns: list[str], batch_rows: int, groups: list[int] | None = None
+) -> Iterator[pa.RecordBatch]:
     """Stream a file with one row group in memory at a time; a damaged page is a ScoreError."""
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=batch_rows, columns=columns):
+            for batch in file.iter_batches(batch_size=batch_rows, row_groups=groups, columns=columns):
                 if any(values.null_count for values in batch.columns):
                     raise ScoreError(f"{path} has empty cells. Score this shard again.")
                 yield batch

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import atomic_path, canonical_json
+from tokenbounds.scores.batches import group_rows, read_batches
 from tokenbounds.scores.checks import KEYS, PlannedRows, check_alphas, check_increasing, check_values
 from tokenbounds.scores.plan import Plan, column
 
@@ -267,7 +268,7 @@ class Scores:
         last = (-1, -1)
         for part in self.parts:
             planned = None if self.plan is None else PlannedRows(self.plan.shard(part.provenance.shard), part.path)
-            for batch in _read_batches(part.path, read, batch_rows):
+            for batch in read_batches(part.path, read, batch_rows):
                 if planned is not None:
                     planned.check(batch)
                 else:
@@ -286,7 +287,7 @@ class Scores:
             return
         for part in self.parts:
             planned, first_row = self.plan.shard(part.provenance.shard), 0
-            for group, rows in enumerate(_group_rows(part.path)):
+            for group, rows in enumerate(group_rows(part.path)):
                 checker = PlannedRows(planned, part.path, first_row)
                 yield self._read_piece(part.path, group, checker, list(columns), batch_rows)
                 first_row += rows
@@ -299,7 +300,7 @@ class Scores:
         self, path: Path, group: int, checker: PlannedRows, wanted: list[str], batch_rows: int
     ) -> Iterator[pa.RecordBatch]:
         read = [name for name in self.provenance.schema.names if name in {*wanted, *KEYS}]
-        for batch in _read_batches(path, read, batch_rows, [group]):
+        for batch in read_batches(path, read, batch_rows, [group]):
             checker.check(batch)
             self._check_values(batch, path)
             yield batch.select(wanted)
@@ -387,26 +388,3 @@ def _check_shards(parts: tuple[_ScoreFile, ...], plan: Plan) -> None:
         expected = int(planned[part.provenance.shard])
         if part.rows != expected:
             raise ScoreError(f"{part.path} holds {part.rows} tokens, the plan {expected}. Score this shard again.")
-
-
-def _group_rows(path: Path) -> list[int]:
-    """Number of rows of each row group."""
-    try:
-        with pq.ParquetFile(path) as file:
-            return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-    except (OSError, pa.ArrowException) as error:
-        raise ScoreError(f"{path} is damaged ({error}). Score this shard again.") from error
-
-
-def _read_batches(
-    path: Path, columns: list[str], batch_rows: int, groups: list[int] | None = None
-) -> Iterator[pa.RecordBatch]:
-    """Stream a file with one row group in memory at a time; a damaged page is a ScoreError."""
-    try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=batch_rows, row_groups=groups, columns=columns):
-                if any(values.null_count for values in batch.columns):
-                    raise ScoreError(f"{path} has empty cells. Score this shard again.")
-                yield batch
-    except (OSError, pa.ArrowException) as error:
-        raise ScoreError(f"{path} is damaged ({error}). Score this shard again.") from error

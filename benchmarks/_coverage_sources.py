@@ -79,6 +79,14 @@ class Trial:
     def message_bits(self) -> int:
         return self.contexts
 
+    def by_token(self, peek: bool) -> tuple[Floats, Floats, float]:
+        """Smoothing weights by context (broken: by the token itself), losses under them, and the risk by context."""
+        predictable = np.where(self.context % 2 == 0, *ALPHAS)
+        one, zero = both_losses(self.prediction, predictable)
+        alpha = np.where(self.error > 0, ALPHAS[1], ALPHAS[0]) if peek else predictable
+        truth = float((self.chance * one + (1.0 - self.chance) * zero).mean())
+        return alpha, smooth(self.nll_bits, alpha, VOCABULARY), truth
+
 
 def choose_model(history: Sequences, index: int) -> Trial:
     """The model whose empirical risk flatters it most, context by context, among all 2^contexts."""

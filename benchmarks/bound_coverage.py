@@ -31,11 +31,11 @@ from _coverage_sources import (
     VOCABULARY,
     Floats,
     Trial,
-    both_losses,
     budget,
     choose_model,
     simulate,
 )
+from _coverage_stopped import stopped_excess
 from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
 from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, lambda_grid
 from tokenbounds.bounds.chain_rows import ChainModel, bound_chains
@@ -59,11 +59,16 @@ _AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Fault:
-    """How a bound is broken on purpose: factors on the range and on the message's bits; sampling left out."""
+    """How a bound is broken on purpose: factors on the range and on the message's bits; sampling left out.
+
+    With `peek` a token's smoothing weight is chosen by the token itself; with `unpaid` lambda is chosen afterwards.
+    """
 
     span: float = 1.0
     bits: float = 1.0
     ignore_sampling: bool = False
+    peek: bool = False
+    unpaid: bool = False
 
 
 def excess_azuma(trial: Trial, fault: Fault) -> float:
@@ -78,14 +83,20 @@ def excess_azuma(trial: Trial, fault: Fault) -> float:
 
 
 def excess_azuma_predictable(trial: Trial, fault: Fault) -> float:
-    alpha = np.where(trial.context % 2 == 0, *ALPHAS)
-    spans = fault.span * np.where(trial.context % 2 == 0, *(loss_range(each, VOCABULARY) for each in ALPHAS))
-    mean = float(smooth(trial.nll_bits, alpha, VOCABULARY).mean())
-    one, zero = both_losses(trial.prediction, alpha)
-    truth = float((trial.chance * one + (1.0 - trial.chance) * zero).mean())
+    alpha, losses, truth = trial.by_token(fault.peek)
+    spans = fault.span * np.where(alpha == ALPHAS[0], *(loss_range(each, VOCABULARY) for each in ALPHAS))
     total = budget(fault.bits * trial.message_bits, alphas=1)
     guesses = fault.span * np.geomspace(*sorted(loss_range(each, VOCABULARY) for each in ALPHAS), 4)
-    return truth - bound_azuma_predictable(mean, float((spans**2).mean()), guesses, total, spans.size).value
+    square = float((spans**2).mean())
+    return truth - bound_azuma_predictable(float(losses.mean()), square, guesses, total, spans.size).value
+
+
+def excess_betting_by_token(trial: Trial, fault: Fault) -> float:
+    _, losses, truth = trial.by_token(fault.peek)
+    ceiling = loss_ceiling(min(ALPHAS), VOCABULARY)
+    total = budget(fault.bits * trial.message_bits, alphas=1)
+    gap = bound_betting(fault.span * losses, fault.span * ceiling, total, lambdas=LAMBDAS).gap
+    return truth - float(losses.mean()) - gap
 
 
 def _excess_by_lambda(trial: Trial, fault: Fault, bound: Callable[..., object]) -> float:
@@ -275,6 +286,7 @@ TOKEN_LEVEL = {
     "azuma_predictable": excess_azuma_predictable,
     "freedman": excess_freedman,
     "betting": excess_betting,
+    "betting_by_token": excess_betting_by_token,
     "inverse_kl": excess_errors,
     "telescoped": excess_telescoped,
     "control_variate": excess_control_variate,
@@ -288,6 +300,8 @@ SAMPLED = {
 }
 DOCUMENTS = {"documents": False, "documents_betting": True}
 FAULTS = {"range_halved": Fault(span=0.5), "complexity_dropped": Fault(bits=0.0)}
+BY_TOKEN = ("azuma_predictable", "betting_by_token")
+STOPPED = ("azuma_stopped",)
 SAMPLING_FAULT = {"sampling_ignored": Fault(ignore_sampling=True)}
 
 
@@ -295,6 +309,8 @@ def violations(name: str, fault: Fault, replications: int, seed: int = 1) -> int
     """Number of replications in which the bound `name`, broken by `fault`, lies below the true risk."""
     if name in DOCUMENTS:
         return int(np.sum(documents_excess(replications, seed, DOCUMENTS[name], fault) > 0))
+    if name in STOPPED:
+        return int(np.sum(stopped_excess(replications, seed, paid=not fault.unpaid) > 0))
     excess = TOKEN_LEVEL.get(name) or SAMPLED[name]
     sampled = name in SAMPLED
     found = 0
@@ -312,7 +328,10 @@ def allowed(replications: int, delta: float = DELTA) -> float:
 
 def faults_of(name: str) -> dict[str, Fault]:
     """The broken variants that the check must catch for this bound."""
-    return SAMPLING_FAULT if name in SAMPLED else FAULTS
+    if name in STOPPED:
+        return {"lambda_unpaid": Fault(unpaid=True)}
+    peeking = {"weights_peek": Fault(peek=True)} if name in BY_TOKEN else {}
+    return SAMPLING_FAULT if name in SAMPLED else {**FAULTS, **peeking}
 
 
 # --- the full version -------------------------------------------------------------------------------------------------
@@ -321,7 +340,7 @@ def faults_of(name: str) -> dict[str, Fault]:
 def run(replications: int, seed: int) -> list[dict[str, str | int | float]]:
     """Count violations of every bound, sound and broken."""
     table: list[dict[str, str | int | float]] = []
-    for name in [*TOKEN_LEVEL, *SAMPLED, *DOCUMENTS]:
+    for name in [*TOKEN_LEVEL, *STOPPED, *SAMPLED, *DOCUMENTS]:
         for variant, fault in {"sound": Fault(), **faults_of(name)}.items():
             count = violations(name, fault, replications, seed)
             share = count / replications
@@ -343,6 +362,7 @@ def draw(table: list[dict[str, str | int | float]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     marks = {"sound": ("o", "#1b6ca8"), "range_halved": ("x", "#c0392b"), "complexity_dropped": ("+", "#c0392b")}
     marks["sampling_ignored"] = ("^", "#c0392b")
+    marks |= {"weights_peek": ("v", "#c0392b"), "lambda_unpaid": ("s", "#c0392b")}
     for variant, (mark, colour) in marks.items():
         rows = [row for row in table if row["variant"] == variant]
         shares = [int(row["violations"]) / replications for row in rows]

@@ -117,12 +117,15 @@ def files_of_given(messages: Iterable[str]) -> list[str]:
 
 
 def finetuning_corpus(wildcards) -> list[str]:
-    """Manifest of the model's training corpus, if the message's weights or a smoothing head are trained on it."""
+    """Manifest of the model's training corpus, if a message is trained, searched or smoothed on one."""
     message = study.messages[wildcards.message]
     corpus = getattr(study.models[message.model], "corpus", None)
     finetuning = getattr(message.quantizer, "finetuning", None)
     steps = finetuning.steps if finetuning else 0
     needed = steps or message.smoothing_head is not None
+    chosen_on = getattr(getattr(message.quantizer, "target", None), "corpus", None)
+    if chosen_on is not None:
+        return [f"<results>/corpora/{chosen_on}/manifest.json"]
     return [f"<results>/corpora/{corpus}/manifest.json"] if corpus and needed else []
 
 

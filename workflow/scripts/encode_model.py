@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tokenbounds.bounds.best_rate import encode_best, is_searched
 from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.corpus.shards import Corpus
 from tokenbounds.jobs import job
@@ -11,9 +12,11 @@ from tokenbounds.messages.given import given_places
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
         manifest = next(iter(snakemake.input.manifest), None)
-        encode_model(
+        spec = parse_row(MessageSpec, snakemake.params.row)
+        encode = encode_best if is_searched(spec) else encode_model
+        encode(
             Path(snakemake.input.model[0]).parent,
-            parse_row(MessageSpec, snakemake.params.row),
+            spec,
             Path(snakemake.output.message),
             Path(snakemake.output.report),
             Corpus.open(Path(manifest).parent) if manifest else None,

@@ -37,6 +37,11 @@ def training_corpora(study: Study, row: CertificateSpec) -> list[str]:
     found = dict.fromkeys(_corpora_of(study, [study.messages[name].model for name in _messages(study, row)]))
     for name in (*row.chain, row.message):
         calibration = getattr(getattr(study.messages.get(name), "quantizer", None), "calibration", None)
+        chosen_on = getattr(
+            getattr(getattr(study.messages.get(name), "quantizer", None), "target", None), "corpus", None
+        )
+        if chosen_on is not None:
+            found[chosen_on] = None
         if calibration in study.calibrations:
             found[study.calibrations[calibration].corpus] = None
     return list(found)

@@ -115,6 +115,9 @@ def _references(study: Study) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield f"calibrations.{name}.corpus", calibration.corpus, study.corpora
     for name, message in study.messages.items():
         yield f"messages.{name}.model", message.model, study.models
+        chosen_on = getattr(getattr(message.quantizer, "target", None), "corpus", None)
+        if chosen_on is not None:
+            yield f"messages.{name}.quantizer.target.corpus", chosen_on, study.corpora
         calibrated = getattr(message.quantizer, "calibration", None)
         if calibrated is not None:
             yield f"messages.{name}.quantizer.calibration", calibrated, study.calibrations
@@ -219,8 +222,11 @@ def _post_training_faults(study: Study) -> Iterator[str]:
     for name, message in study.messages.items():
         quantizer = message.quantizer
         target, calibration = getattr(quantizer, "target", None), getattr(quantizer, "calibration", None)
-        if target is not None and sum(value is not None for value in vars(target).values()) != 1:
-            yield f"  messages.{name}.quantizer.target: give exactly one of {', '.join(vars(target))}."
+        if target is not None and target.stated != 1:
+            wanted = "bits_per_weight, message_megabits, scale, bound"
+            yield f"  messages.{name}.quantizer.target: give exactly one of {wanted}."
+        if target is not None and (target.bound is None) != (target.corpus is None):
+            yield f"  messages.{name}.quantizer.target: 'bound' and 'corpus' belong together. Give both or neither."
         if calibration in study.calibrations and study.calibrations[calibration].model != message.model:
             yield (
                 f"  messages.{name}.quantizer.calibration: '{calibration}' calibrates model "

@@ -216,6 +216,10 @@ KEYS: dict[str, str] = {
     "EvaluationSpec.batch_tokens": "Tokens in one forward pass. It changes speed and memory only.",
     "Target.bits_per_weight": "Bits a weight of the linear layers, their steps included; any fraction.",
     "Target.message_megabits": "Size of the whole message, in 10^6 bits.",
+    "Target.bound": "Search for the steps that give the best bound.",
+    "Target.corpus": "With `bound`: the corpus row that the message is to be certified for.",
+    "Target.pilot_tokens": "With `bound`: tokens that each trial is scored on.",
+    "Target.seed": "With `bound`: draws these tokens; another seed than the evaluation's.",
     "Target.scale": "The common factor of all steps itself, taken from another message's report; no search is made.",
     **{
         f"{quantizer}.{key}": meaning

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from tokenbounds.config.base import STRICT
+from tokenbounds.config.base import STRICT, PositiveInt
 
 Positive = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=16)]
@@ -15,11 +15,24 @@ Rate = Annotated[float, Field(gt=0, le=16)]
 
 @dataclass(frozen=True, config=STRICT)
 class Target:
-    """How fine a quantizer's steps are: exactly one key. Rates and sizes are met to within 1 % by real encodings."""
+    """How fine a quantizer's steps are: exactly one of the first four keys.
+
+    Rates and sizes are met to within 1 % by real encodings. `bound: best` searches, by encodings that are scored on
+    `pilot_tokens` of `corpus`, for the steps whose betting bound on bits per token is least for that corpus.
+    """
 
     bits_per_weight: Rate | None = None
     message_megabits: Positive | None = None
     scale: Positive | None = None
+    bound: Literal["best"] | None = None
+    corpus: str | None = None
+    pilot_tokens: PositiveInt = 16384
+    seed: Annotated[int, Field(ge=0)] = 1
+
+    @property
+    def stated(self) -> int:
+        """Number of keys that say how fine steps are."""
+        return sum(value is not None for value in (self.bits_per_weight, self.message_megabits, self.scale, self.bound))
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from tokenbounds.calibration.layers import Matrix, check_calibratable, matrices_of, of_use
 from tokenbounds.calibration.store import Calibration
 from tokenbounds.config import GptqQuantizer, QuipQuantizer, RtnQuantizer, WatersicQuantizer
-from tokenbounds.errors import CalibrationError
+from tokenbounds.errors import CalibrationError, MessageError
 from tokenbounds.messages.coding import Coder
 from tokenbounds.messages.posttraining.methods import (
     ErrorFeedback,
@@ -67,6 +67,8 @@ def quantize_pretrained(
         If the target cannot be met, or a value is not finite.
     """
     check_calibratable(card)
+    if spec.target.bound is not None:
+        raise MessageError("'target: {bound: best}' is a search over encodings. Run it as a message of a study.")
     if calibration is not None and calibration.record.get("model") != card.to_dict():
         raise CalibrationError(f"{calibration.path} is the calibration of another model. Calibrate this one.")
     found = matrices_of(model)

@@ -29,6 +29,7 @@ def test_a_full_run_leaves_every_kind_of_result(finished):
         "certificates/transformer-uniform.json",
         "tables/certificates.parquet",
         "tables/certificates.md",
+        "tables/compression.parquet",
         "figures/bound_by_size.svg",
         "figures/training.png",
         "report.html",

@@ -1,9 +1,9 @@
 """Training with transformers' Trainer: seeded, resumable after a kill, on one device or several.
 
 On several GPUs, start the same call under accelerate, one process a GPU:
-`accelerate launch --num_processes 4 script.py`, or without GPUs under what it calls itself,
-`python -m torch.distributed.run --nproc-per-node 4 script.py`. Every step's batch is the same whatever the number of processes: each
-takes its share of the rows. Checkpoints in the working folder hold weights as safetensors; optimizer and random
+`accelerate launch --num_processes 4 script.py`, or without GPUs under what it calls itself, `python -m
+torch.distributed.run --nproc-per-node 4 script.py`. Every step's batch is the same whatever the number of processes:
+each takes its share of the rows. Checkpoints in the working folder hold weights as safetensors; optimizer and random
 states are the Trainer's own files, which it reads back with `weights_only`, so that nothing is unpickled.
 """
 

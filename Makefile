@@ -18,7 +18,8 @@ PYTEST := $(BIN)/python -m pytest
 TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 POLARS_MAX_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
-.PHONY: run antibody-demo test check style types lint generate lock slurm-test bench clean help install install-dev
+.PHONY: run antibody-demo test check style types lint generate lock slurm-test bench clean help install install-dev \
+	install-antibodies
 
 run: install  ## run the study (config/config.yaml, or ARGS="--configfile ..."), then a minute of antibodies
 	$(BIN)/snakemake --cores $(CORES) $(ARGS)
@@ -67,5 +68,8 @@ install:
 install-dev:
 	@envs/install.sh dev
 
+install-antibodies:  ## add numbering and demo sequences of antibodies (optional; some packages are AGPL-3)
+	@envs/install.sh antibodies
+
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 20

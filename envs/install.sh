@@ -3,18 +3,20 @@
 #
 #   envs/install.sh run      what the workflow needs
 #   envs/install.sh dev      that and the tools of the tests and checks
+#   envs/install.sh antibodies   that and the extra antibodies: numbering and demo sequences
 #
 # PYTHON chooses the interpreter (default: python3); VENV the folder (default: .venv).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-KIND=${1:?usage: envs/install.sh run|dev}
+KIND=${1:?usage: envs/install.sh run|dev|antibodies}
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
 case $KIND in
 run) locks=(envs/requirements.lock) ;;
 dev) locks=(envs/requirements.lock envs/requirements-dev.lock) ;;
+antibodies) locks=(envs/requirements.lock envs/requirements-antibodies.lock) ;;
 *)
-  echo "install: '$KIND' is neither run nor dev" >&2
+  echo "install: '$KIND' is neither run, dev nor antibodies" >&2
   exit 2
   ;;
 esac
@@ -40,4 +42,4 @@ echo "install: installing ${locks[-1]} into $VENV (minutes the first time)"
 "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet -r "${locks[-1]}"
 "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet --no-deps --editable .
 echo "$wanted" >"$stamp"
-[ "$KIND" != dev ] || cat envs/requirements.lock pyproject.toml | sha256sum | cut -d ' ' -f 1 >"$VENV/installed-run"
+[ "$KIND" = run ] || cat envs/requirements.lock pyproject.toml | sha256sum | cut -d ' ' -f 1 >"$VENV/installed-run"

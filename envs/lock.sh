@@ -5,6 +5,7 @@
 #
 # requirements.lock      what `make run` needs: the dependencies with the extras gguf and slurm
 # requirements-dev.lock  what `make test` and `make check` need on top
+# requirements-antibodies.lock  the extra antibodies on top of requirements.lock; optional, because of its licences
 #
 # The CPU and the CUDA build of torch carry the same version, so one pin serves both; the CUDA libraries that torch
 # asks for by itself are left out, because a machine without a GPU may not have them.
@@ -37,6 +38,9 @@ frozen >"$work/run"
 stated dev >"$work/stated"
 "$work/venv/bin/pip" install --quiet -r "$work/stated"
 frozen >"$work/dev"
+stated antibodies >"$work/stated"
+"$work/venv/bin/pip" install --quiet -r "$work/stated"
+frozen >"$work/antibodies"
 
 changed=$(comm -23 <(sort "$work/run") <(sort "$work/dev"))
 [ -z "$changed" ] || {
@@ -52,4 +56,9 @@ changed=$(comm -23 <(sort "$work/run") <(sort "$work/dev"))
   echo "-r requirements.lock"
   comm -13 <(sort "$work/run") <(sort "$work/dev") | sort -f
 } >envs/requirements-dev.lock
-wc -l envs/requirements.lock envs/requirements-dev.lock
+{
+  echo "# Written by envs/lock.sh from pyproject.toml; do not edit."
+  echo "-r requirements.lock"
+  comm -13 <(sort "$work/dev") <(sort "$work/antibodies") | sort -f
+} >envs/requirements-antibodies.lock
+wc -l envs/requirements*.lock

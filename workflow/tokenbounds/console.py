@@ -60,7 +60,12 @@ def show_message(
     _section(console, "Header", _flat_table(header))
     _section(console, "Bits", _breakdown_table(breakdown))
     if given:
-        _section(console, "Decoded given", _flat_table(given))
+        table = _grid()
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, found in given.items():
+            table.add_row(name, found)
+        _section(console, "Decoded given", table)
 
 
 def show_checks(console: Console, certificate_path: str, checks: Iterable[Any]) -> None:

@@ -26,13 +26,15 @@ from tokenbounds.messages.container import CHECKSUM_BYTES, Message, parse_messag
 from tokenbounds.messages.container import _checksum as checksum
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.messages.encode import encode_model
+from tokenbounds.messages.quantizers.published import PublishedQuantized
 from tokenbounds.messages.smoothing_head import SmoothingHead
 from tokenbounds.models.adapters import AdapterCard, attach_adapters, check_adapter
 from tokenbounds.models.base import load_base
-from tokenbounds.models.build import build_model, initialize
+from tokenbounds.models.build import build_model, coded_parameters, initialize
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint
 from tokenbounds.models.identity import checkpoint_sha256
+from tokenbounds.models.quip_sharp import LatticeLayer, PublishedCodes, slots_of
 
 _LLAMA = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2}
 _MODELS = [
@@ -59,13 +61,14 @@ def seeds() -> list[bytes]:
             quantizers = [({"kind": kind}, coder) for kind, coder in _QUANTIZERS]
             if parameterization["kind"] == "dense":
                 quantizers.append(({"kind": "rtn", "target": {"scale": 0.5}}, "adaptive"))
+                quantizers += [({"kind": "quip_sharp", "bits": bits}, "adaptive") for bits in (2, 3)]
             for quantizer, coder in quantizers:
                 row = json.dumps({"model": "m", "quantizer": quantizer, "coder": coder})
                 out = Path(folder) / "m.tbm"
                 encode_model(folder, parse_row(MessageSpec, row), out, Path(folder) / "m.json")
                 messages.append(out.read_bytes())
     rotated = [in_rotated_basis(message) for message in messages if b"scaled" in canonical_header(message)]
-    return [*messages, *rotated, *(with_head(message) for message in messages[:6])]
+    return [*messages, *rotated, *(with_head(message) for message in messages[:6]), *map(published, (2, 3, 4))]
 
 
 def canonical_header(data: bytes) -> bytes:
@@ -78,6 +81,25 @@ def in_rotated_basis(data: bytes) -> bytes:
     message = parse_message(data)
     quantizer = {"kind": "rotated", "seed": 1, "plain": [0]}
     return render_message({**message.header, "quantizer": quantizer}, message.parts)
+
+
+def published(bits: int) -> bytes:
+    """A message of a published QuIP# checkpoint of one layer, with random codes."""
+    sizes = {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2}
+    card, rng = ModelCard("llama", sizes, 32, 0, 16), np.random.default_rng(bits)
+    shapes = {name: tuple(value.shape) for name, value in coded_parameters(build_model(card)).items()}
+    slots, layers = slots_of(shapes), {}
+    for name, slot in slots.items():
+        codes = rng.integers(0, 1 << 16, size=(2, slot.outputs, slot.inputs // 8)).astype(np.uint16)
+        residuals = None if bits == 2 else codes[1] % (256 if bits == 3 else 65535)
+        sides = ((slot.inputs,), (slot.outputs,), (), (len(slot.weights),))
+        scales = [np.asarray(rng.normal(size=side), dtype=np.float32) for side in sides]
+        layers[name] = LatticeLayer(codes[0], residuals, *scales, None)
+    coded = {weight for slot in slots.values() for weight in slot.weights}
+    others = {name: np.ones(shape, np.float32) for name, shape in shapes.items() if name not in coded}
+    quantized = PublishedQuantized(shapes, PublishedCodes(layers, bits, 2.0), others)
+    header = {"model": card.to_dict(), "quantizer": quantized.header(), "coder": "adaptive"}
+    return render_message(header, quantized.to_parts("adaptive"))
 
 
 def with_head(data: bytes) -> bytes:

@@ -68,7 +68,15 @@ from tokenbounds.config.parameterizations import (
     SubLora,
     Subspace,
 )
-from tokenbounds.config.quantizers import GptqQuantizer, QuipQuantizer, RtnQuantizer, Target, WatersicQuantizer
+from tokenbounds.config.quantizers import (
+    GptqQuantizer,
+    PublishedQuantizer,
+    QuipQuantizer,
+    QuipSharpQuantizer,
+    RtnQuantizer,
+    Target,
+    WatersicQuantizer,
+)
 from tokenbounds.config.study import (
     Study,
     load_study,
@@ -116,10 +124,12 @@ __all__ = [
     "Parameterization",
     "ParquetSource",
     "PretrainedModel",
+    "PublishedQuantizer",
     "PythonStdlibSource",
     "PythonTopicsSource",
     "Quantizer",
     "QuipQuantizer",
+    "QuipSharpQuantizer",
     "RecoveryTask",
     "ReferenceQuantizer",
     "RefinementQuantizer",

@@ -233,7 +233,10 @@ def _post_training_faults(study: Study) -> Iterator[str]:
                 f"'{study.calibrations[calibration].model}', not '{message.model}'. Name one of its own."
             )
         model = study.models.get(message.model)
-        if target is not None and getattr(getattr(model, "parameterization", None), "kind", "dense") != "dense":
+        if quantizer.kind == "published" and model is not None and model.kind != "pretrained":
+            yield f"  messages.{name}.quantizer: '{message.model}' is not pretrained, so it has no published codes."
+        post_training = target is not None or quantizer.kind == "quip_sharp"
+        if post_training and getattr(getattr(model, "parameterization", None), "kind", "dense") != "dense":
             yield (
                 f"  messages.{name}.quantizer: '{quantizer.kind}' needs a dense model; '{message.model}' is not. "
                 "Use codebook or uniform."

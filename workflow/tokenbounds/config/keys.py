@@ -30,6 +30,7 @@ _POST_TRAINING_KEYS = {
     "GptqQuantizer": ("calibration", "target", "steps", "damping", "embedding_bits_per_weight"),
     "QuipQuantizer": ("calibration", "target", "seed", "damping", "embedding_bits_per_weight"),
     "WatersicQuantizer": ("calibration", "target", "damping", "rate_weight", "trellis", "embedding_bits_per_weight"),
+    "QuipSharpQuantizer": ("calibration", "damping"),
 }
 
 KEYS: dict[str, str] = {
@@ -189,6 +190,9 @@ KEYS: dict[str, str] = {
     "SmoothingHeadSpec.seed": "Draws the tokens.",
     "CodebookQuantizer.levels": "Number of values in each tensor's codebook.",
     "CodebookQuantizer.finetuning": "Further training of codes and codebooks.",
+    "QuipSharpQuantizer.bits": "Bits of a weight before coding: E8P at 2, with the ball of E8 at 3, E8P twice at 4.",
+    "QuipSharpQuantizer.seed": "Draws the signs of the rotations; the message holds it.",
+    "QuipSharpQuantizer.embedding_bits_per_weight": "Bits that a value of embedding and head takes, coded.",
     "UniformQuantizer.step_ratio": "Step between values, as a share of the tensor's root mean square.",
     "UniformQuantizer.finetuning": "Further training of quantized values.",
     "RefinementQuantizer.of": "Message row, of kind `uniform` and of the same model, whose codes are refined.",

@@ -8,7 +8,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from tokenbounds.config.base import STRICT, PositiveInt
-from tokenbounds.config.quantizers import GptqQuantizer, QuipQuantizer, RtnQuantizer, WatersicQuantizer
+from tokenbounds.config.quantizers import (
+    GptqQuantizer,
+    PublishedQuantizer,
+    QuipQuantizer,
+    QuipSharpQuantizer,
+    RtnQuantizer,
+    WatersicQuantizer,
+)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -79,7 +86,9 @@ Quantizer = Annotated[
     | QuipQuantizer
     | WatersicQuantizer
     | ReferenceQuantizer
-    | RefinementQuantizer,
+    | RefinementQuantizer
+    | QuipSharpQuantizer
+    | PublishedQuantizer,
     Field(discriminator="kind"),
 ]
 

@@ -73,6 +73,28 @@ class QuipQuantizer:
 
 
 @dataclass(frozen=True, config=STRICT)
+class QuipSharpQuantizer:
+    """QuIP#: linear layers randomly rotated, then rounded to points of the E8 lattice; 2 bits a weight, 3 or 4.
+
+    Embeddings and head are rounded to nearest. Without a calibration there is no error feedback.
+    """
+
+    kind: Literal["quip_sharp"]
+    calibration: str | None = None
+    bits: Literal[2, 3, 4] = 2
+    seed: Annotated[int, Field(ge=0, lt=1 << 64)] = 0
+    damping: Positive = 1e-2
+    embedding_bits_per_weight: Rate = 4.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class PublishedQuantizer:
+    """The codes of a checkpoint that is quantized already (QuIP#), as they are; nothing is rounded or lost."""
+
+    kind: Literal["published"]
+
+
+@dataclass(frozen=True, config=STRICT)
 class WatersicQuantizer:
     """The best for pretrained models: steps by sensitivity of rows and columns, one scale for the whole model.
 

@@ -20,6 +20,8 @@ from tokenbounds.config import (
     CodebookQuantizer,
     CountsQuantizer,
     MessageSpec,
+    PublishedQuantizer,
+    QuipSharpQuantizer,
     ReferenceQuantizer,
     RefinementQuantizer,
     UniformQuantizer,
@@ -30,8 +32,10 @@ from tokenbounds.files import write_bytes, write_json
 from tokenbounds.messages.container import Message, parse_message, read_message, render_message
 from tokenbounds.messages.decode import decode_message, decode_quantized
 from tokenbounds.messages.given import Given, Places
+from tokenbounds.messages.posttraining.lattice import quantize_lattice
 from tokenbounds.messages.posttraining.quantize import quantize_pretrained
 from tokenbounds.messages.quantizers import Quantized, quantizer_class
+from tokenbounds.messages.quantizers.published import PublishedQuantized
 from tokenbounds.messages.quantizers.uniform import UniformQuantized
 from tokenbounds.messages.refinement import RefinedQuantized
 from tokenbounds.messages.smoothing_head import SmoothingHead, smoothing_head_of
@@ -114,10 +118,13 @@ def encode_model(
     subject = _load(Path(model_directory), places)
     coarse = _coarse_message(spec, places)
     quantized: Quantized | RefinedQuantized
-    if coarse is None:
+    history: dict[str, Any] = {}
+    if isinstance(spec.quantizer, PublishedQuantizer):
+        quantized = PublishedQuantized.read(Path(model_directory), subject.tensors)
+    elif coarse is None:
         quantized, history = _quantize(subject, spec, corpus, calibration)
     else:
-        quantized, history = _refine(subject, spec, coarse), {}
+        quantized = _refine(subject, spec, coarse)
     header = {"model": subject.header, "quantizer": quantized.header(), "coder": spec.coder}
     named = Given(None if coarse is None else coarse.sha256, subject.base)
     parts = [*named.parts(), *quantized.to_parts(spec.coder)]
@@ -150,10 +157,15 @@ def _quantize(
     from tokenbounds.models.card import ModelCard
 
     if not isinstance(spec.quantizer, CodebookQuantizer | UniformQuantizer):
-        assert not isinstance(spec.quantizer, CountsQuantizer | ReferenceQuantizer | RefinementQuantizer)
+        assert not isinstance(spec.quantizer, CountsQuantizer | PublishedQuantizer)
+        assert not isinstance(spec.quantizer, ReferenceQuantizer | RefinementQuantizer)
         if not isinstance(subject.card, ModelCard):
             raise MessageError(f"adapters cannot be quantized by '{spec.quantizer.kind}'. Use codebook or uniform.")
         opened = Calibration.open(calibration) if calibration else None
+        if isinstance(spec.quantizer, QuipSharpQuantizer):
+            loaded = (subject.model, subject.card, subject.tensors, opened)
+            lattice, record = quantize_lattice(spec.quantizer, *loaded, coder=spec.coder)
+            return lattice, {"quantization": record}
         settings = (spec.quantizer, subject.model, subject.card, subject.tensors, opened)
         scaled, record = quantize_pretrained(*settings, coder=spec.coder)
         return scaled, {"quantization": record}

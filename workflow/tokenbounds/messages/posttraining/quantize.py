@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from tokenbounds.calibration.layers import Matrix, check_calibratable, matrices_of, of_use
 from tokenbounds.calibration.store import Calibration
-from tokenbounds.config import GptqQuantizer, QuipQuantizer, RtnQuantizer, WatersicQuantizer
+from tokenbounds.config import GptqQuantizer, QuipQuantizer, RtnQuantizer, Target, WatersicQuantizer
 from tokenbounds.errors import CalibrationError, MessageError
 from tokenbounds.messages.coding import Coder
 from tokenbounds.messages.posttraining.methods import (
@@ -69,8 +69,7 @@ def quantize_pretrained(
     check_calibratable(card)
     if spec.target.bound is not None:
         raise MessageError("'target: {bound: best}' is a search over encodings. Run it as a message of a study.")
-    if calibration is not None and calibration.record.get("model") != card.to_dict():
-        raise CalibrationError(f"{calibration.path} is the calibration of another model. Calibrate this one.")
+    check_calibration(calibration, card)
     found = matrices_of(model)
     task = _Task(spec, Rounder(method_of(spec, calibration), tensors), found, coder)
     matrices = task.run()
@@ -79,6 +78,35 @@ def quantize_pretrained(
         plain = tuple(index for index, matrix in enumerate(found) if matrix.use != "linear")
         quantized = RotatedQuantized(ordered(tensors, matrices), spec.seed, plain)
     return quantized, {**task.record, "calibration": dict(calibration.record) if calibration else None}
+
+
+def check_calibration(calibration: Calibration | None, card: ModelCard) -> None:
+    """Refuse a calibration that was made with another model.
+
+    Raises
+    ------
+    CalibrationError
+        Its file is named.
+    """
+    if calibration is not None and calibration.record.get("model") != card.to_dict():
+        raise CalibrationError(f"{calibration.path} is the calibration of another model. Calibrate this one.")
+
+
+def quantize_tables(
+    tensors: Mapping[str, np.ndarray], matrices: Sequence[Matrix], bits_per_weight: float, coder: Coder
+) -> tuple[dict[str, ScaledMatrix], dict[str, Any]]:
+    """Embeddings and head of a model, rounded to nearest with a step a row so as to take so many bits.
+
+    Returns
+    -------
+    tables : dict of str to ScaledMatrix
+    record : dict
+        As that of `quantize_pretrained`.
+    """
+    spec = RtnQuantizer(kind="rtn", target=Target(scale=1.0), embedding_bits_per_weight=bits_per_weight)
+    tables = of_use(matrices, "lookup", "head", "tied")
+    task = _Task(spec, Rounder(RoundToNearest(spec), tensors), tables, coder)
+    return task.run(), task.record
 
 
 def method_of(spec: PostTrainingQuantizer, calibration: Calibration | None) -> Method:

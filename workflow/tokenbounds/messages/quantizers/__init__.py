@@ -22,6 +22,8 @@ from tokenbounds.messages.coding import Coder
 from tokenbounds.messages.container import Message, Part
 from tokenbounds.messages.planes import Shape
 from tokenbounds.messages.quantizers.codebook import CodebookQuantized
+from tokenbounds.messages.quantizers.lattice import LatticeQuantized
+from tokenbounds.messages.quantizers.published import PublishedQuantized
 from tokenbounds.messages.quantizers.rotated import RotatedQuantized
 from tokenbounds.messages.quantizers.scaled import ScaledQuantized
 from tokenbounds.messages.quantizers.uniform import UniformQuantized
@@ -56,6 +58,8 @@ QUANTIZERS: dict[str, type[Quantized]] = {
     "codebook": CodebookQuantized,
     "scaled": ScaledQuantized,
     "rotated": RotatedQuantized,
+    "quip_sharp": LatticeQuantized,
+    "published": PublishedQuantized,
 }
 
 

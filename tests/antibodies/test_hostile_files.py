@@ -11,7 +11,7 @@ from tokenbounds.antibodies.counts import ReadingCounts
 from tokenbounds.antibodies.documents import antibody_documents
 from tokenbounds.antibodies.vocabulary import encode_text
 from tokenbounds.config import AirrSource, CsvSource, FastaSource, KeepSpec, OasSource
-from tokenbounds.corpus.sources import read_documents, source_files
+from tokenbounds.corpus.sources import describe_source, read_documents, source_files
 from tokenbounds.errors import CorpusError, MissingPackageError
 
 KINDS = {
@@ -129,6 +129,6 @@ def test_files_inside_a_package_are_found_without_importing_it(tmp_path, monkeyp
     write("airr", package)
     monkeypatch.syspath_prepend(str(tmp_path))
     source = AirrSource(kind="airr", package="seqpackage", paths=("x.tsv",), regions=())
-    assert len(list(read_documents(source))) == 3
+    assert len(list(read_documents(source))) == 3 and describe_source(source)["package_version"] == "unknown"
     with pytest.raises(CorpusError, match=r"seqpackage/y\.tsv matches no file"):
         source_files(AirrSource(kind="airr", package="seqpackage", paths=("y.tsv",)))

@@ -97,8 +97,14 @@ def describe_source(source: Source) -> dict[str, Any]:
     if isinstance(source, PythonStdlibSource | PythonTopicsSource):
         settings["python"] = f"{platform.python_implementation()} {platform.python_version()}"
     if settings.get("package"):
-        settings["package_version"] = importlib.metadata.version(settings["package"])
+        settings["package_version"] = _package_version(settings["package"])
     return settings
+
+
+def _package_version(package: str) -> str:
+    """The version of the distribution that brought a package; `unknown` for a folder that none did."""
+    distributions = importlib.metadata.packages_distributions().get(package, [])
+    return importlib.metadata.version(distributions[0]) if distributions else "unknown"
 
 
 def source_licence(source: Source) -> str:

@@ -98,6 +98,38 @@ def inspect(message: MessageArgument, base: BaseOption = None, coarse: CoarseOpt
 
 
 @app.command()
+def encode(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint's folder or hub name.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="MESSAGE", help="The message to write (.tbm).")],
+    quantizer: Annotated[str | None, typer.Option(help="A quantizer's kind, as in config/README.md.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A key of the quantizer; dots reach nested keys.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="YAML", help="A message's row, instead of --quantizer and --option.")
+    ] = None,
+    gguf: Annotated[str | None, typer.Option(metavar="FILE", help="The GGUF file in the folder.")] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="TEXT", help="A text for quantizers that need a calibration.")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(metavar="TEXT", help="A text to score before and after, for the report.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="The report; by default beside the message.")
+    ] = None,
+) -> None:
+    """Write the message of a checkpoint, outside any study, and report its size and the loss on a text."""
+    from tokenbounds.console import show_encoding
+    from tokenbounds.messages.standalone import Texts, encode_checkpoint, message_spec
+
+    spec = message_spec(quantizer, option or [], config, calibrated=calibrate is not None)
+    texts = Texts(calibration=calibrate, scored=text)
+    path = report or output.with_suffix(".json")
+    show_encoding(Console(), encode_checkpoint(source, spec, output, path, gguf_file=gguf, texts=texts), str(output))
+
+
+@app.command()
 def decode(
     message: MessageArgument,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write the model to.")],

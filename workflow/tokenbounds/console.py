@@ -77,6 +77,20 @@ def show_checks(console: Console, certificate_path: str, checks: Iterable[Any]) 
     console.print(Padding(table, (0, 0, 1, 2), expand=False))
 
 
+def show_encoding(console: Console, report: dict[str, Any], message: str) -> None:
+    """Print what `tokenbounds encode` found: bits by part, bits of general compressors, loss before and after."""
+    table = _grid()
+    table.add_row("bits a value", f"{report['bits_per_parameter']:.4g}")
+    for name, size_bits in report["symbols_compressed_bits"].items():
+        table.add_row(f"symbols by {name}", f"{size_bits:,} bits")
+    if "scored" in report:
+        losses = report["scored"]["loss_bits"]
+        table.add_row("loss before", f"{losses['before']:.4f} bits a token")
+        table.add_row("loss after", f"{losses['after']:.4f} bits a token")
+    _section(console, message, _breakdown_table(report["breakdown"]))
+    console.print(Padding(table, (0, 0, 1, 2), expand=False))
+
+
 def _section(console: Console, title: str, body: RenderableType) -> None:
     console.print(Text(title, style="bold"))
     console.print(Padding(body, (0, 0, 1, 2), expand=False))

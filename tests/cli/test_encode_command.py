@@ -1,0 +1,115 @@
+"""`tokenbounds encode`: folders and published checkpoints to messages and reports; mistakes in one line."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tokenbounds import cli
+from tokenbounds.messages.decode import decode_message
+from transformers import GPT2Config, GPT2LMHeadModel
+
+sys.path.append(str(Path(__file__).parents[1] / "models"))
+from quip_checkpoints import published_checkpoint
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run_command(*arguments):
+        monkeypatch.setattr("sys.argv", ["tokenbounds", "encode", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        output = capsys.readouterr()
+        return status, output.out, output.err
+
+    return run_command
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A random GPT-2 over bytes."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=256, n_embd=16, n_layer=1, n_head=2, n_positions=32, bos_token_id=0)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("the cat sat on the mat and " * 30)
+    return tmp_path
+
+
+def test_a_folder_becomes_a_message_and_a_report(run, folder):
+    out = folder / "m.tbm"
+    options = ("--quantizer", "uniform", "--option", "step_ratio=0.25", "--text", folder / "text.txt")
+    status, text, error = run(folder / "model", "-o", out, *options)
+    assert status == 0, error
+    report = json.loads((folder / "m.json").read_text())
+    assert report["size_bits"] == 8 * out.stat().st_size
+    assert report["message"]["quantizer"]["step_ratio"] == 0.25
+    assert set(report["symbols_compressed_bits"]) == {"gzip", "xz", "zstd"}
+    losses = report["scored"]["loss_bits"]
+    assert report["scored"]["tokens"] == 810 and 7 < losses["before"] < 9
+    assert abs(losses["after"] - losses["before"]) < 0.2
+    assert f"{report['size_bits']:,} bits" in text and f"{losses['after']:.4f}" in text
+    assert decode_message(out).config.n_embd == 16
+
+
+def test_calibrated_quantizers_take_a_text_and_a_row_from_a_file(run, folder):
+    (folder / "row.yaml").write_text("quantizer: {kind: gptq, target: {bits_per_weight: 3}}\ncoder: static\n")
+    status, _, error = run(
+        folder / "model", "-o", folder / "m.tbm", "--config", folder / "row.yaml",
+        "--calibrate", folder / "text.txt", "--report", folder / "r.json",
+    )  # fmt: skip
+    assert status == 0, error
+    report = json.loads((folder / "r.json").read_text())
+    assert report["message"]["coder"] == "static" and report["quantization"]["calibration"]["tokens"] > 700
+
+
+def test_nested_options_and_lattices(run, folder):
+    arguments = ("--quantizer", "rtn", "--option", "target.scale=0.5", "--option", "steps=tensor")
+    assert run(folder / "model", "-o", folder / "r.tbm", *arguments)[0] == 0
+    arguments = ("--quantizer", "quip_sharp", "--option", "bits=3", "--calibrate", folder / "text.txt")
+    assert run(folder / "model", "-o", folder / "q.tbm", *arguments)[0] == 0
+    assert json.loads((folder / "q.json").read_text())["header"]["quantizer"]["bits"] == 3
+
+
+def test_published_codes_are_kept(run, tmp_path):
+    published_checkpoint(tmp_path / "hub", "E8P12")
+    status, _, error = run(tmp_path / "hub", "-o", tmp_path / "m.tbm", "--quantizer", "published")
+    assert status == 0, error
+    assert json.loads((tmp_path / "m.json").read_text())["header"]["quantizer"]["kind"] == "published"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ((), "--quantizer and --config"),
+        (("--quantizer", "uniform", "--config", "row.yaml"), "--quantizer and --config"),
+        (("--config", "missing.yaml"), "missing.yaml"),
+        (("--quantizer", "zip"), "zip"),
+        (("--quantizer", "counts"), "Markov"),
+        (("--quantizer", "uniform", "--option", "step"), "key=value"),
+        (("--quantizer", "uniform", "--option", "steps=1"), "steps"),
+        (("--quantizer", "uniform", "--option", "step_ratio=[1"), "YAML"),
+        (("--quantizer", "uniform", "--option", "step_ratio=1", "--option", "step_ratio.x=1"), "step_ratio"),
+        (("--quantizer", "watersic", "--option", "target.scale=1"), "--calibrate"),
+        (("--quantizer", "published"), "QuIP#"),
+        (("--quantizer", "uniform", "--gguf", "no.gguf"), "gguf"),
+        (("--quantizer", "uniform", "--text", "missing.txt"), "missing.txt"),
+    ],
+)
+def test_mistakes_end_in_one_line(run, folder, monkeypatch, arguments, fault):
+    monkeypatch.chdir(folder)
+    status, _, error = run("model", "-o", "m.tbm", *arguments)
+    assert status == 1
+    assert fault in error and error.count("\n") <= 2 and "Traceback" not in error
+
+
+def test_a_folder_without_a_model_is_refused(run, tmp_path):
+    status, _, error = run(tmp_path, "-o", tmp_path / "m.tbm", "--quantizer", "uniform")
+    assert status == 1 and str(tmp_path) in error

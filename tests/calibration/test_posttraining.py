@@ -157,6 +157,7 @@ def test_the_report_names_the_calibration(encoded):
     record = encoded("qwen2", spec_of("gptq"))[1]["quantization"]["calibration"]
     assert record["tokens"] > 300
     assert record["documents"]
+    assert "held_out" in record["overlap"]
 
 
 def test_encoding_is_reproducible(encoded):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import lzma
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +27,7 @@ from tokenbounds.config import (
 )
 from tokenbounds.errors import MessageError
 from tokenbounds.files import write_bytes, write_json
+from tokenbounds.messages.comparison import compare_coders, compressed_bits
 from tokenbounds.messages.container import Message, parse_message, read_message, render_message
 from tokenbounds.messages.decode import decode_message, decode_quantized
 from tokenbounds.messages.given import Given, Places
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 REPORT_VERSION = 1
-_COMPARED_BYTES = 1 << 24  # beyond this general-purpose compressors are left out of the report: they are slow
+_COMPARED_SYMBOLS = 1 << 22  # beyond this general-purpose compressors see only a sample: they are slow
 
 
 @dataclass(frozen=True)
@@ -282,7 +281,8 @@ def _report(
             for name, codes in zip(names, symbols, strict=True)
         ],
         "symbols_entropy_bits": sum(entropies.values()),
-        "symbols_compressed_bits": compressed_bits(symbols),
+        "symbols_compressed_bits": compressed_bits(symbols) if _count(quantized) <= _COMPARED_SYMBOLS else {},
+        "coders_compared": compare_coders(symbols, spec.coder),
         **history,
     }
 
@@ -293,23 +293,6 @@ def symbols_entropy_bits(codes: np.ndarray) -> float:
         return 0.0
     counts = np.unique(codes, return_counts=True)[1]
     return float(-(counts * np.log2(counts / codes.size)).sum())
-
-
-def compressed_bits(symbols: list[np.ndarray]) -> dict[str, int]:
-    """Bits that gzip, xz and zstd need for the same symbols, one byte each if they fit, else four."""
-    flat = np.concatenate([codes.reshape(-1) for codes in symbols])
-    fits = flat.size == 0 or (flat.min() >= -128 and flat.max() < 128)
-    data = flat.astype("<i1" if fits else "<i4").tobytes()
-    if len(data) > _COMPARED_BYTES:
-        return {}
-    import pyarrow as pa
-
-    deflater = zlib.compressobj(9, zlib.DEFLATED, 31)
-    return {
-        "gzip": 8 * len(deflater.compress(data) + deflater.flush()),
-        "xz": 8 * len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
-        "zstd": 8 * len(pa.Codec("zstd", compression_level=19).compress(data, asbytes=True)),
-    }
 
 
 def _count(quantized: Quantized | RefinedQuantized) -> int:

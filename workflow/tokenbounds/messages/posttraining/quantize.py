@@ -77,7 +77,20 @@ def quantize_pretrained(
     if isinstance(spec, QuipQuantizer):
         plain = tuple(index for index, matrix in enumerate(found) if matrix.use != "linear")
         quantized = RotatedQuantized(ordered(tensors, matrices), spec.seed, plain)
-    return quantized, {**task.record, "calibration": dict(calibration.record) if calibration else None}
+    return quantized, {**task.record, "calibration": _calibration_record(calibration)}
+
+
+def _calibration_record(calibration: Calibration | None) -> dict[str, Any] | None:
+    """What the report says of a calibration: its record, and what it means for what is scored."""
+    if calibration is None:
+        return None
+    tokens, corpus = calibration.record["tokens"], calibration.record["corpus"]
+    overlap = (
+        f"Calibrated on {tokens} tokens of corpus '{corpus}', in the documents listed. Where that corpus is certified, "
+        "they may be among the tokens that are scored. Bounds hold all the same: they hold for every message at once, "
+        "and this one pays for whatever was chosen. Not so with prior: held_out, which refuses the corpus."
+    )
+    return {**calibration.record, "overlap": overlap}
 
 
 def check_calibration(calibration: Calibration | None, card: ModelCard) -> None:

@@ -93,7 +93,7 @@ def test_invented_scores_do_not_survive_rescoring(certified, column, change, tmp
 def test_a_message_that_does_not_decode_is_named(certified, tmp_path, monkeypatch):
     from tokenbounds.errors import MessageError
 
-    def refuse(source):
+    def refuse(source, given):
         raise MessageError("no model in it")
 
     monkeypatch.setattr("tokenbounds.messages.decode.decode_message", refuse)

@@ -305,7 +305,7 @@ def _check_recomputation(path: Path, certificate: dict[str, Any], evidence: Evid
     except ValueError as error:
         raise CertificateError(f"{path}: 'bounds' is no bounds row of a study: {error}") from error
     names = {key: certificate[key] for key in ("certificate", "study", "model")}
-    again = compute_certificate(names, evidence, spec)
+    again = compute_certificate(names, _with_stated_places(certificate, evidence), spec)
     kept = {key: value for key, value in certificate.items() if key not in _NOT_RECOMPUTED}
     recomputed = {key: value for key, value in again.items() if key not in _NOT_RECOMPUTED}
     if difference := next(_differences(kept, recomputed, ""), None):
@@ -313,6 +313,20 @@ def _check_recomputation(path: Path, certificate: dict[str, Any], evidence: Evid
     exact = canonical_json(kept) == canonical_json(recomputed)
     how = "identical" if exact else f"equal within {_RELATIVE_TOLERANCE:g} (this machine's logarithms round otherwise)"
     return Check("recomputed", str(path), f"{len(certificate['rows'])} rows, {how}")
+
+
+def _with_stated_places(certificate: dict[str, Any], evidence: Evidence) -> Evidence:
+    """The evidence with bases called as the certificate calls them: where a base lies is no part of what it is."""
+    stated = [link["message"] for link in (certificate, *certificate["chain"]) if "base" in link["message"]]
+    labels = {message["base"]["sha256"]: message["base"] for message in stated}
+
+    def relabel(message: dict[str, Any]) -> dict[str, Any]:
+        found = message.get("base")
+        return message if found is None else {**message, "base": labels.get(found["sha256"], found)}
+
+    records = evidence.records
+    chain = [{**link, "message": relabel(link["message"])} for link in records["chain"]]
+    return replace(evidence, records={**records, "message": relabel(records["message"]), "chain": chain})
 
 
 def _differences(stated: Any, found: Any, where: str) -> Iterator[str]:

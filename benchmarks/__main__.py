@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-DEFAULT = ("scoring", "coding", "tokenization", "certification")
+DEFAULT = ("scoring", "coding", "tokenization", "certification", "quantizers")
 
 
 def main(names: list[str]) -> int:

@@ -182,6 +182,14 @@ def test_it_verifies_and_scores_again(headed):
     assert checks[-1].name == "scored again"
 
 
+def test_show_and_the_page_say_by_token(headed, run, tmp_path):
+    path = headed.root / "certificates/c.json"
+    status, out, _ = run("show", path)
+    assert status == 0 and "by token" in out and "from 0.0625 to 0.5" in " ".join(out.split())
+    assert run("show", path, "--html", tmp_path / "c.html")[0] == 0
+    assert "by token" in (tmp_path / "c.html").read_text()
+
+
 def test_rows_do_not_depend_on_batches_and_are_monotone(headed, sampled):
     for each in (headed, sampled):
         plan = read_plan(each.inputs.plan)

@@ -27,7 +27,9 @@ from tokenbounds.messages.container import _checksum as checksum
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.messages.encode import encode_model
 from tokenbounds.messages.quantizers.published import PublishedQuantized
+from tokenbounds.messages.quantizers.scaled import ScaledMatrix, ScaledQuantized
 from tokenbounds.messages.smoothing_head import SmoothingHead
+from tokenbounds.messages.trellis import grid_points, trellis
 from tokenbounds.models.adapters import AdapterCard, attach_adapters, check_adapter
 from tokenbounds.models.base import load_base
 from tokenbounds.models.build import build_model, coded_parameters, initialize
@@ -67,13 +69,28 @@ def seeds() -> list[bytes]:
                 out = Path(folder) / "m.tbm"
                 encode_model(folder, parse_row(MessageSpec, row), out, Path(folder) / "m.json")
                 messages.append(out.read_bytes())
-    rotated = [in_rotated_basis(message) for message in messages if b"scaled" in canonical_header(message)]
+    scaled = [message for message in messages if b"scaled" in canonical_header(message)]
+    rotated = [make(message) for message in scaled for make in (in_rotated_basis, on_trellis)]
     return [*messages, *rotated, *(with_head(message) for message in messages[:6]), *map(published, (2, 3, 4))]
 
 
 def canonical_header(data: bytes) -> bytes:
     """The header of a message as JSON."""
     return canonical_json(parse_message(data).header).encode()
+
+
+def on_trellis(data: bytes) -> bytes:
+    """The same model with the codes of its matrices taken for halves of grid points on a trellis."""
+    message = parse_message(data)
+    model = build_model(ModelCard.from_dict(message.header["model"]))
+    shapes = {name: tuple(value.shape) for name, value in coded_parameters(model).items()}
+    plain = ScaledQuantized.from_message(message, shapes, "adaptive")
+    matrices = {
+        name: ScaledMatrix(grid_points(matrix.codes, trellis(8)).astype(np.int32), matrix.rows, matrix.columns, 8)
+        for name, matrix in plain.matrices.items()
+    }
+    quantized = ScaledQuantized(plain.shapes, matrices, plain.vectors)
+    return render_message({**message.header, "quantizer": quantized.header()}, quantized.to_parts("adaptive"))
 
 
 def in_rotated_basis(data: bytes) -> bytes:

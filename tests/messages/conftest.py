@@ -83,6 +83,6 @@ class RepeatingCorpus:
         return self._documents[number]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def corpus():
     return RepeatingCorpus()

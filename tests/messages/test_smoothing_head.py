@@ -35,13 +35,11 @@ def spec_of(head=None, kind="uniform"):
 
 
 @pytest.fixture(scope="module")
-def encoded(checkpoint, tmp_path_factory):
+def encoded(checkpoint, corpus, tmp_path_factory):
     """The same model without a head and with one."""
-    from conftest import RepeatingCorpus
-
     folder, source = tmp_path_factory.mktemp("heads"), checkpoint("gpt2")
     encode_model(source, spec_of(), folder / "plain.tbm", folder / "plain.json")
-    encode_model(source, spec_of(SPEC), folder / "head.tbm", folder / "head.json", RepeatingCorpus())
+    encode_model(source, spec_of(SPEC), folder / "head.tbm", folder / "head.json", corpus)
     return folder
 
 

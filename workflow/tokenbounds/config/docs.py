@@ -81,6 +81,8 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
         (
             config.WatersicQuantizer,
             config.QuipQuantizer,
+            config.QuipSharpQuantizer,
+            config.PublishedQuantizer,
             config.GptqQuantizer,
             config.RtnQuantizer,
             config.Target,

@@ -58,7 +58,8 @@ def make_scores(directory: Path, rows: int) -> None:
     """Write a plan and one shard of plausible scores: a third easy tokens, a long tail, a few impossible ones."""
     from tokenbounds.files import sha256_file
     from tokenbounds.scores.plan import expand_blocks, plan_scoring, write_plan
-    from tokenbounds.scores.store import SCORE_SCHEMA, Provenance, score_writer
+    from tokenbounds.scores.provenance import SCORE_SCHEMA, Provenance
+    from tokenbounds.scores.store import score_writer
 
     lengths = np.full(-(-rows // DOCUMENT), DOCUMENT, dtype=np.int64)
     lengths[-1] = rows - DOCUMENT * (len(lengths) - 1)

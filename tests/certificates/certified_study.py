@@ -14,7 +14,8 @@ from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.files import sha256_file
 from tokenbounds.messages.container import Part, write_message
 from tokenbounds.scores.plan import expand_blocks, plan_corpus, read_plan
-from tokenbounds.scores.store import SCORE_SCHEMA, Provenance, score_writer
+from tokenbounds.scores.provenance import SCORE_SCHEMA, Provenance
+from tokenbounds.scores.store import score_writer
 
 VOCABULARY = 256
 DOCUMENT_LENGTHS = (700, 0, 1, 333, 64, 1200, 17)

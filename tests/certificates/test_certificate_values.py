@@ -194,7 +194,8 @@ def test_the_file_is_what_was_returned_and_says_everything(study, certificate):
 def test_values_do_not_depend_on_shards(study, certificate, tmp_path):
     """The same losses in one file, by a plan of one shard."""
     from tokenbounds.scores.plan import PLAN_SCHEMA, read_plan, write_plan
-    from tokenbounds.scores.store import Provenance, open_scores, score_writer
+    from tokenbounds.scores.provenance import Provenance
+    from tokenbounds.scores.store import open_scores, score_writer
 
     plan = read_plan(study.inputs.plan)
     metadata = {**plan.table.schema.metadata, b"shards": b"1"}

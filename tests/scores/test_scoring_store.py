@@ -11,7 +11,8 @@ import pytest
 from scoring_cases import VOCABULARY, make_corpus, make_plan
 from tokenbounds.errors import ScoreError, TokenboundsError
 from tokenbounds.scores.plan import expand_blocks
-from tokenbounds.scores.store import SCORE_SCHEMA, Provenance, open_scores, score_writer
+from tokenbounds.scores.provenance import SCORE_SCHEMA, Provenance
+from tokenbounds.scores.store import open_scores, score_writer
 
 SHARDS = 3
 

@@ -1,11 +1,15 @@
 """Certificates with rows over labels: what they state, that they are verified, and that forged labels are found."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from antibody_study import BOUNDS
+from tokenbounds.antibodies.labels import Region
+from tokenbounds.bounds.certificate import certify_bound
 from tokenbounds.bounds.certificate_schema import seal, write_certificate
 from tokenbounds.bounds.verify import verify_certificate
 from tokenbounds.config import BoundsSpec, EvaluationSpec
@@ -13,6 +17,7 @@ from tokenbounds.corpus.annotations import Annotations
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError
 from tokenbounds.report.records import read_certificate
+from tokenbounds.scores.provenance import LABEL_COLUMNS
 
 COLUMNS = ("residue", "region", "germline")
 
@@ -121,6 +126,32 @@ def test_labels_changed_after_certification_are_found(study, certificate, tmp_pa
             verify_certificate(certificate)
     finally:
         path.write_bytes(kept)
+
+
+def test_every_scored_row_carries_the_labels_of_its_token(study):
+    corpus = Corpus.open(study.corpus())
+    annotations = Annotations.open(study.corpus(), corpus)
+    scores = pa.concat_tables([pq.read_table(path) for path in study.inputs(2).scores])
+    assert scores.num_rows == corpus.tokens
+    labels = annotations.at(scores["document"].to_numpy(), scores["position"].to_numpy())
+    for name in LABEL_COLUMNS:
+        np.testing.assert_array_equal(scores[name].to_numpy(), getattr(labels, name))
+    metadata = pq.read_schema(study.inputs(2).scores[0]).metadata
+    assert json.loads(metadata[b"region"])[Region.CDR3] == "CDR3"
+
+
+def test_scores_with_other_labels_than_the_corpus_are_refused(study, tmp_path):
+    inputs = study.inputs(2)
+    table = pq.read_table(inputs.scores[1])
+    region = table["region"].to_numpy().copy()
+    region[17] = Region.FWR1 if region[17] == Region.CDR3 else Region.CDR3
+    place = table.schema.get_field_index("region")
+    edited = tmp_path / "shard-00001.parquet"
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(region)), edited)
+    forged = replace(inputs, scores=(inputs.scores[0], edited))
+    spec = BoundsSpec(**{**BOUNDS, "subsets": ("region",)})
+    with pytest.raises(CertificateError, match="column region has other labels"):
+        certify_bound("forged", "antibodies", forged, spec, tmp_path / "forged.json", model="m")
 
 
 def test_a_held_out_chain_is_certified_region_by_region(study):

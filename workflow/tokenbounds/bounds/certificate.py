@@ -151,7 +151,7 @@ def _state(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, list[dict[s
     )
     models = [_chain_model(link, held_out) for link in evidence.links]
     own = models[-1]
-    scores = LabelledScores.of(own.scores, evidence.inputs.corpus) if spec.subsets else own.scores
+    scores = LabelledScores.of(evidence.scores, evidence.inputs.corpus) if spec.subsets else own.scores
     subsets = find_subsets(scores, {column: SUBSET_NAMES[column] for column in spec.subsets})
     setting, inner = share_delta(setting, subsets)
     statement = state_bounds(

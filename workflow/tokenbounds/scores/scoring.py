@@ -11,10 +11,10 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +22,12 @@ from numpy.typing import NDArray
 
 from tokenbounds.errors import ScoreError
 from tokenbounds.scores.plan import Int64Array, Plan, column, expand_blocks, read_plan
-from tokenbounds.scores.store import ALPHA_SCHEMA, SCORE_SCHEMA, Provenance, score_writer
+from tokenbounds.scores.provenance import ALPHA_FIELD, LABEL_COLUMNS, LABEL_FIELDS, SCORE_SCHEMA, Provenance
+from tokenbounds.scores.store import score_writer
 from tokenbounds.scores.windows import Group, TokenReader, cut_groups, gather_windows, limit_windows
+
+if TYPE_CHECKING:
+    from tokenbounds.corpus.annotations import Annotations
 
 _log = logging.getLogger(__name__)
 _BATCHES_PER_GROUP = 16
@@ -183,7 +187,7 @@ def score_blocks(
             f"{scorer.longest_window}. Choose a smaller context for this evaluation."
         )
     names = ("nll_bits", "rank", *(("alpha",) if scorer.alphas else ()))
-    schema = ALPHA_SCHEMA if scorer.alphas else SCORE_SCHEMA
+    schema = SCORE_SCHEMA.append(ALPHA_FIELD) if scorer.alphas else SCORE_SCHEMA
     for part in _cut(rows, batch_tokens * _BATCHES_PER_GROUP, visible_tokens if limited else None):
         group = gather_windows(part, corpus)
         scored = dict(zip(names, scorer.score(group), strict=True))
@@ -202,6 +206,7 @@ def score_shard(
     out: Path | str,
     *,
     message_sha256: str,
+    annotations: Annotations | None = None,
     options: ScoringOptions | None = None,
 ) -> int:
     """Score one shard of a plan and write it; `out` appears only if all went well.
@@ -214,6 +219,8 @@ def score_shard(
         Reader of the corpus that was planned.
     message_sha256
         Of the message the predictor was decoded from.
+    annotations
+        Labels of the corpus's tokens, which each row is then given; see `docs/antibody.md`.
 
     Returns
     -------
@@ -233,12 +240,21 @@ def score_shard(
     rows = plan.shard(shard)
     scorer = make_scorer(predictor, corpus, options)
     provenance = _provenance(scorer, plan, shard, message_sha256, options)
+    if annotations is not None:
+        provenance = replace(provenance, labelled=True)
     progress = _Progress(int(column(rows, "length").sum()))
     with score_writer(out, provenance) as writer:
         for batch in score_blocks(scorer, corpus, rows, options.batch_tokens, plan.visible_tokens):
-            writer.write(batch)
+            writer.write(batch if annotations is None else _with_labels(batch, annotations))
             progress.add(batch.num_rows)
     return progress.done
+
+
+def _with_labels(batch: pa.RecordBatch, annotations: Annotations) -> pa.RecordBatch:
+    """Scores, each row with what is known of its token; no model sees that."""
+    found = annotations.at(column(batch, "document"), column(batch, "position"))
+    labels = [pa.array(getattr(found, name)) for name in LABEL_COLUMNS]
+    return pa.RecordBatch.from_arrays([*batch.columns, *labels], schema=pa.schema([*batch.schema, *LABEL_FIELDS]))
 
 
 def _provenance(scorer: Scorer, plan: Plan, shard: int, message_sha256: str, options: ScoringOptions) -> Provenance:
@@ -269,6 +285,7 @@ def score_message(
 
     Nothing but the files named here is read: message, corpus, plan, and where `given` (see `decode_message`) says.
     """
+    from tokenbounds.corpus.annotations import Annotations
     from tokenbounds.corpus.shards import Corpus
     from tokenbounds.files import sha256_file
     from tokenbounds.messages.decode import decode_message
@@ -278,9 +295,17 @@ def score_message(
     if sha256_file(manifest) != plan.manifest_sha256:
         raise ScoreError(f"{plan_path} was made for another corpus than {manifest} describes. Plan again.")
     corpus = Corpus.open(Path(corpus_directory))
-    predictor = decode_message(Path(message), given)
-    message_sha256 = sha256_file(message)
-    return score_shard(predictor, corpus, plan, shard, out, message_sha256=message_sha256, options=options)
+    annotated = corpus.manifest.annotations_file is not None
+    return score_shard(
+        decode_message(Path(message), given),
+        corpus,
+        plan,
+        shard,
+        out,
+        message_sha256=sha256_file(message),
+        annotations=Annotations.open(corpus_directory, corpus) if annotated else None,
+        options=options,
+    )
 
 
 def _cut(rows: pa.Table, group_tokens: int, visible_tokens: int | None) -> Iterator[pa.Table]:

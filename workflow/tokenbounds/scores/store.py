@@ -7,7 +7,6 @@ checks that while it streams, so a lost, doubled or moved row cannot enter a cer
 from __future__ import annotations
 
 import itertools
-import json
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,110 +20,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenbounds.errors import ScoreError
-from tokenbounds.files import atomic_path, canonical_json
+from tokenbounds.files import atomic_path
 from tokenbounds.scores.batches import group_rows, read_batches
 from tokenbounds.scores.checks import KEYS, PlannedRows, check_alphas, check_increasing, check_values
 from tokenbounds.scores.plan import Plan, column
+from tokenbounds.scores.provenance import ALPHA_FIELD, LABEL_FIELDS, SCORE_SCHEMA, Provenance
 
-SCHEMA_VERSION, ALPHA_VERSION = 1, 2  # without and with a smoothing weight for each token
-SCORE_SCHEMA = pa.schema(
-    [
-        ("block", pa.int64()),
-        ("document", pa.int64()),
-        ("position", pa.int64()),
-        ("token", pa.int32()),
-        ("nll_bits", pa.float32()),
-        ("rank", pa.int32()),
-    ]
-)
-ALPHA_SCHEMA = SCORE_SCHEMA.append(pa.field("alpha", pa.float32()))
+_NAMES = [*SCORE_SCHEMA.names, ALPHA_FIELD.name, *(field.name for field in LABEL_FIELDS)]
 _ROWS_PER_GROUP = 1 << 20
 # Chosen for reading: losses are nearly incompressible, so they are stored plainly, the positions as steps.
 _LAYOUT: dict[str, Any] = {
-    "compression": {name: "none" if name == "nll_bits" else "zstd" for name in ALPHA_SCHEMA.names},
-    "use_dictionary": ["block", "document", "token", "rank", "alpha"],
+    "compression": {name: "none" if name == "nll_bits" else "zstd" for name in _NAMES},
+    "use_dictionary": [name for name in _NAMES if name not in ("position", "nll_bits")],
     "column_encoding": {"position": "DELTA_BINARY_PACKED"},
 }
 _QUEUED_BATCHES = 4
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What a score file was made from and with; kept in its schema metadata.
-
-    `software` maps package names to versions, and "device" to the kind of device that computed the scores. `alphas`
-    are the smoothing weights that the message's head chooses from, increasing; none without a head.
-    """
-
-    message_sha256: str
-    manifest_sha256: str
-    plan_sha256: str
-    shard: int
-    dtype: str
-    vocabulary_size: int
-    software: dict[str, str]
-    alphas: tuple[float, ...] = ()
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The file's columns: a message with a smoothing head has one more, `alpha`."""
-        return ALPHA_SCHEMA if self.alphas else SCORE_SCHEMA
-
-    def to_metadata(self) -> dict[str, str]:
-        """Schema metadata: one text a field, plus the schema version."""
-        fields = {
-            name: value if isinstance(value, str) else canonical_json(value) for name, value in asdict(self).items()
-        }
-        if not self.alphas:
-            del fields["alphas"]
-        return {"schema_version": str(ALPHA_VERSION if self.alphas else SCHEMA_VERSION), **fields}
-
-    @classmethod
-    def from_metadata(cls, metadata: dict[bytes, bytes] | None, path: Path) -> Provenance:
-        """Read the provenance back.
-
-        Raises
-        ------
-        ScoreError
-            If a field is missing or damaged, or the schema version is unknown.
-        """
-        found = {
-            key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in (metadata or {}).items()
-        }
-        version = found.get("schema_version", "none")
-        if version not in (str(SCHEMA_VERSION), str(ALPHA_VERSION)):
-            raise ScoreError(
-                f"{path} has schema version {version}, not {SCHEMA_VERSION} or {ALPHA_VERSION}. Score with this "
-                "release."
-            )
-        try:
-            software = json.loads(found["software"])
-            return cls(
-                message_sha256=found["message_sha256"],
-                manifest_sha256=found["manifest_sha256"],
-                plan_sha256=found["plan_sha256"],
-                shard=int(found["shard"]),
-                dtype=found["dtype"],
-                vocabulary_size=int(found["vocabulary_size"]),
-                software={str(name): str(text) for name, text in software.items()},
-                alphas=_read_grid(found["alphas"]) if version == str(ALPHA_VERSION) else (),
-            )
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise ScoreError(f"{path} has no readable provenance ({error!r}). Score this shard again.") from error
-
-
-def _read_grid(text: str) -> tuple[float, ...]:
-    """Smoothing weights from the metadata.
-
-    Raises
-    ------
-    ValueError
-        If they are none, not increasing, or outside (0, 1).
-    """
-    alphas = tuple(float(alpha) for alpha in json.loads(text))
-    if not alphas or not all(low < high for low, high in itertools.pairwise((0.0, *alphas, 1.0))):
-        raise ValueError(f"alphas {text[:80]} are no increasing numbers between 0 and 1")
-    return alphas
 
 
 class ScoreWriter:

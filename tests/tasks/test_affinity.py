@@ -24,7 +24,7 @@ def task(path, **changes):
 def table(tmp_path):
     path = tmp_path / "affinity.csv"
     path.write_text(
-        "VH,VL,KD,antibody\nacd, WYW ,1.5,one\nACE,WYW,2,one\nACX,WYW,3,one\n,WYW,4,two\nACD,WYW,high,two\n"
+        "VH,VL,KD,antibody\nacd, WYW ,1.5,one\nACE,WYW,2,one\nACX,WYW,3,one\n,WYW,4,two\nACD,WYW,,two\n"
     )
     return path
 
@@ -62,7 +62,66 @@ def test_a_missing_column_names_those_there_are(table, changes, named):
 def test_damaged_tables_give_one_clear_error(tmp_path):
     path = tmp_path / "a.csv.gz"
     path.write_bytes(b"\x1f\x8b rubbish")
-    with pytest.raises(TokenboundsError, match="cannot be read as a table"):
+    with pytest.raises(TokenboundsError, match=r"cannot read .*a\.csv\.gz"):
+        read_variants(task(path))
+
+
+@pytest.mark.parametrize(
+    ("cell", "value", "reason"),
+    [
+        ("-1.5E-9", -1.5e-9, ""),
+        (" .5 ", 0.5, ""),
+        ("NA", None, "no value"),
+        ("NaN", None, "no value"),
+        (">1000", None, "only a limit (< or >)"),
+        ("≤ 0.1", None, "only a limit (< or >)"),
+        ("1,5", None, "a value that is no number"),
+        ("1_000", None, "a value that is no number"),
+        ("1e999", None, "a value that is no number"),
+        ("n.d.", None, "a value that is no number"),
+    ],
+)
+def test_values_as_people_write_them(tmp_path, cell, value, reason):
+    path = tmp_path / "a.csv"
+    path.write_text(f'"K_D, nM ", VH\n1,AAA\n"{cell}",A.C-D E\n', encoding="utf-8")
+    _, variant = read_variants(task(path, value="K_D, nM"))
+    assert variant.chains[0][1] == "ACDE"
+    assert (None if math.isnan(variant.value) else variant.value, variant.reason) == (value, reason)
+
+
+def test_chains_measured_several_times_count_once_by_the_median(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = ["ACD,W,1,a", "ACE,W,7,a", "acd,W,9,a", "ACD,W,2,a", "ACD,W,5,b", "ACD,Y,6,a", "ACD,W,,a"]
+    path.write_text("VH,VL,KD,ab\n" + "\n".join(rows) + "\n")
+    variants = read_variants(task(path, light="VL", antibody="ab"))
+    assert [each.value for each in variants[:2]] == [2.0, 7.0]
+    repeated = "the same chains again, in the median"
+    assert [each.reason for each in variants] == ["", "", repeated, repeated, "", "", "no value"]
+
+
+def test_rows_that_name_no_antibody_are_not_pooled(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("VH,KD,ab\nACD,1,x\nACE,2,\nACF,3, \n")
+    found = [(each.antibody, each.reason) for each in read_variants(task(path, antibody="ab"))]
+    assert found == [("x", ""), ("", "no antibody named"), ("", "no antibody named")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("VH,KD\n", r"a\.csv has no row that can be used \(it has none\)"),
+        ("VH,KD\nACD,x\nACE,>3\nACF,y\n", r"\(2 a value that is no number; 1 only a limit \(< or >\)\)"),
+        ("VH,KD\nACD\n", r"a\.csv:2 has 1 cells, the header 2 columns"),
+        ("VH,KD,KD\nACD,1,2\n", "names the column 'KD' twice"),
+        ("VH;KD\nACD;1\n", r"no column 'KD' \(it has: VH;KD\)"),
+        ("VH,KD\n" + "GCT" * 30 + ",1\n", r"a\.csv:2, column 'VH' looks like nucleotides"),
+        ("", "has no header"),
+    ],
+)
+def test_faults_of_tables(tmp_path, content, message):
+    path = tmp_path / "a.csv"
+    path.write_text(content)
+    with pytest.raises(TokenboundsError, match=message):
         read_variants(task(path))
 
 
@@ -98,10 +157,22 @@ def test_the_sign_follows_what_better_means():
     assert correlate_variants(frame, task("x", higher_is_better=True, resamples=9))[0]["spearman"] == -1
 
 
-def test_few_variants_have_a_row_and_no_correlation():
-    (row,) = correlate_variants(variants(["a", "a"], [1.0, 2.0], [1.0, 2.0]), task("x"))
-    assert row["variants"] == 2
-    assert math.isnan(row["spearman"])
+@pytest.mark.parametrize(
+    ("values", "likelihoods", "remark"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], "fewer than 3 variants"),
+        ([], [], "fewer than 3 variants"),
+        ([4.0] * 3, [1.0, 2.0, 3.0], "all values are equal"),
+        ([1.0, 2.0, 3.0], [-5.0] * 3, "all likelihoods are equal"),
+    ],
+)
+def test_without_a_correlation_the_row_says_why(values, likelihoods, remark):
+    left_out = pl.DataFrame({"antibody": ["a"], "value": [None], "log2_likelihood": [None], "reason": ["no value"]})
+    frame = pl.concat([variants(["a"] * len(values), values, likelihoods), left_out], how="vertical_relaxed")
+    (row,) = correlate_variants(frame, task("x", resamples=9))
+    assert (row["variants"], row["left_out"]) == (len(values), 1)
+    assert row["remarks"] == f"1 no value; {remark}"
+    assert math.isnan(row["spearman"]) and math.isnan(row["low"])
 
 
 def test_a_task_writes_what_it_was_made_from(study, table, tmp_path):

@@ -22,7 +22,7 @@ def results(study, tmp_path_factory):
         study.certify("profile", 1, subsets=("imgt",), bounds=("betting",), top_k=()),
     ]
     table = folder / "affinity.csv"
-    table.write_text("VH,KD,antibody\n" + "".join(f"{'ACDEFG'[:n]}WW,{n},<b>ab</b>\n" for n in range(1, 7)))
+    table.write_text("VH,KD,antibody\n" + "".join(f"{'ACDEFG'[:n]}WW,{n},<b>ab</b>\n" for n in range(1, 7)) + "AW,>9,<b>ab</b>\n")
     affinity = {"kind": "affinity", "paths": (str(table),), "value": "KD", "heavy": "VH", "antibody": "antibody"}
     tasks = {
         "cdr3": RecoveryTask(kind="recovery", corpus="heavy", messages=("heavy-1", "heavy-2"), sequences=4),
@@ -88,7 +88,8 @@ def test_tasks_have_a_row_for_each_message(results):
     assert recovery["message"].to_list() == ["heavy-1", "heavy-2"]
     assert ((recovery["recovered_low"] <= recovery["recovered"]) & (recovery["recovered"] <= 1)).all()
     (row,) = pl.read_parquet(folder / "affinity.parquet").to_dicts()
-    assert (row["antibody"], row["variants"], row["left_out"]) == ("<b>ab</b>", 6, 0)
+    assert (row["antibody"], row["variants"], row["left_out"]) == ("<b>ab</b>", 6, 1)
+    assert row["remarks"] == "1 only a limit (< or >)"
     # Longer sequences are less likely, and here have a larger dissociation constant.
     assert row["spearman"] == 1
     measures = pl.read_parquet(folder / "quantization.parquet")
@@ -104,7 +105,7 @@ def read_best(results, name):
 def test_the_section_shows_all_and_escapes_what_others_wrote(results):
     folder, _ = results
     (section,) = antibody_section(folder)
-    for text in ("CDR3", "Recovery of regions", "Zero-shot affinity", "random guessing", "&lt;own&gt;", "&lt;b&gt;ab"):
+    for text in ("CDR3", "Recovery of regions", "Zero-shot affinity", "random guessing", "&lt;own&gt;", "&lt;b&gt;ab", "(&lt; or"):
         assert text in section.body
     assert "<b>ab</b>" not in section.body
     assert section.body.count("<svg") == 2  # regions and positions; nothing was coded at two rates

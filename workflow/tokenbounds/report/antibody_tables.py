@@ -44,6 +44,7 @@ AFFINITY_SCHEMA = {
     **_MESSAGE,
     **{"antibody": _TEXT, "variants": _INT, "left_out": _INT, "higher_is_better": _FLAG},
     **dict.fromkeys(("spearman", "low", "high"), _REAL),
+    "remarks": _TEXT,
 }
 QUANTIZATION_SCHEMA = {
     **_MESSAGE,

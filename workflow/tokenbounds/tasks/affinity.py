@@ -11,7 +11,7 @@ import polars as pl
 from tokenbounds.antibodies.labels import Chain
 from tokenbounds.config import AffinityTask
 from tokenbounds.files import sha256_bytes
-from tokenbounds.tasks.correlation import Correlation, correlate
+from tokenbounds.tasks.correlation import FEWEST, Correlation, Floats, correlate
 from tokenbounds.tasks.layouts import Layout, layout_of
 from tokenbounds.tasks.predictors import score_documents
 from tokenbounds.tasks.tables import Variant
@@ -72,7 +72,8 @@ def _score_chains(predictor: Any, layout: Layout, kind: Chain, found: Sequence[t
 def correlate_variants(frame: pl.DataFrame, task: AffinityTask) -> list[dict[str, Any]]:
     """One row an antibody, in order of name: Spearman's coefficient, its interval, and how many rows it rests on.
 
-    The coefficient is positive if likelier variants are better, whichever way the measured value counts.
+    The coefficient is positive if likelier variants are better, whichever way the measured value counts. `remarks`
+    says how many rows were left out for what reason, and why there is no coefficient if there is none.
     """
     sign = 1.0 if task.higher_is_better else -1.0
     rows = []
@@ -80,9 +81,8 @@ def correlate_variants(frame: pl.DataFrame, task: AffinityTask) -> list[dict[str
         part = frame.filter(pl.col("antibody") == name)
         used = part.filter(pl.col("reason") == "")
         seed = int(sha256_bytes(f"{task.seed}:{name}".encode())[:12], 16)
-        found: Correlation = correlate(
-            used["log2_likelihood"].to_numpy(), sign * used["value"].to_numpy(), resamples=task.resamples, seed=seed
-        )
+        likelihoods, values = used["log2_likelihood"].to_numpy(), used["value"].to_numpy()
+        found: Correlation = correlate(likelihoods, sign * values, resamples=task.resamples, seed=seed)
         rows.append(
             {
                 "antibody": name,
@@ -91,6 +91,21 @@ def correlate_variants(frame: pl.DataFrame, task: AffinityTask) -> list[dict[str
                 "spearman": found.value,
                 "low": found.low,
                 "high": found.high,
+                "remarks": "; ".join([*_reasons(part), *_undefined(likelihoods, values)]),
             }
         )
     return rows
+
+
+def _reasons(part: pl.DataFrame) -> list[str]:
+    """How many rows are left out for each reason."""
+    counts = part.filter(pl.col("reason") != "").group_by("reason").len().sort("reason")
+    return [f"{number} {reason}" for reason, number in counts.rows()]
+
+
+def _undefined(likelihoods: Floats, values: Floats) -> list[str]:
+    """Why there is no correlation; nothing if there is one."""
+    if len(values) < FEWEST:
+        return [f"fewer than {FEWEST} variants"]
+    names = {"values": values, "likelihoods": likelihoods}
+    return [f"all {name} are equal" for name, found in names.items() if found.min() == found.max()]

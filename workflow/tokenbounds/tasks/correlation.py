@@ -12,7 +12,7 @@ from scipy import stats
 Floats = npt.NDArray[np.float64]
 
 _CONFIDENCE = 0.95
-_FEWEST = 3
+FEWEST = 3
 _BLOCK_CELLS = 1 << 21
 
 
@@ -49,10 +49,10 @@ def correlate(predicted: npt.ArrayLike, measured: npt.ArrayLike, *, resamples: i
     Returns
     -------
     Correlation
-        NaN for fewer than 3 pairs, or if one list is constant.
+        NaN for fewer than `FEWEST` pairs, or if one list is constant.
     """
     first, second = (np.asarray(values, dtype=np.float64) for values in (predicted, measured))
-    if len(first) < _FEWEST or _is_constant(first) or _is_constant(second):
+    if len(first) < FEWEST or _is_constant(first) or _is_constant(second):
         return Correlation(math.nan, math.nan, math.nan)
     value = float(_rank_correlations(first[None], second[None])[0])
     found = _resample(first, second, resamples, np.random.default_rng(seed))

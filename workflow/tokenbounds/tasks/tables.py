@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tokenbounds.antibodies.labels import Chain
+from tokenbounds.antibodies.residues import refuse_nucleotides
+from tokenbounds.antibodies.tables import Row, open_table
 from tokenbounds.antibodies.vocabulary import AMINO_ACIDS
 from tokenbounds.config import AffinityTask
 from tokenbounds.corpus.sources import find_files
 from tokenbounds.errors import TokenboundsError
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+_COLUMNS = ("value", "antibody", "sequence", "heavy", "light")
+_CHAINS = {"sequence": Chain.NONE, "heavy": Chain.HEAVY, "light": Chain.LIGHT}
 _WHOLE = "all"
 _LETTERS = frozenset(AMINO_ACIDS)
-_TEXT: dict[str, Any] = {"encoding": "utf-8-sig", "newline": ""}
+_GAPS = str.maketrans("", "", "-.")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+_LIMIT = re.compile(r"[<>≤≥]")
+NO_ANTIBODY = "no antibody named"
+NO_VALUE = "no value"
+ONLY_A_LIMIT = "only a limit (< or >)"
+NO_NUMBER = "a value that is no number"
+NO_SEQUENCE = "no sequence"
+FOREIGN_LETTERS = "letters that are no amino acid"
+REPEATED = "the same chains again, in the median"
 
 
 @dataclass(frozen=True)
@@ -31,7 +43,7 @@ class Variant:
     antibody
         Which antibody it is a variant of.
     value
-        What was measured; NaN where nothing was.
+        What was measured; NaN where no number was.
     chains
         Kind and residues of its one or two chains.
     reason
@@ -58,51 +70,82 @@ def affinity_files(task: AffinityTask) -> list[Path]:
 def read_variants(task: AffinityTask) -> list[Variant]:
     """Read the task's tables; rows that cannot be used are kept with the reason.
 
+    Chains that were measured several times for one antibody count once: the first row has the median of the values.
+
     Raises
     ------
     TokenboundsError
-        If a table cannot be read or lacks a column.
+        If a table cannot be read, lacks a column, or has no row that can be used.
     """
-    return [variant for path in affinity_files(task) for variant in _read_table(path, task)]
+    variants: list[Variant] = []
+    for path in affinity_files(task):
+        found = list(_read_table(path, task))
+        if all(variant.reason for variant in found):
+            reasons = "; ".join(_count_reasons(found)) or "it has none"
+            raise TokenboundsError(
+                f"{path} has no row that can be used ({reasons}). Name the columns of values and of sequences."
+            )
+        variants += found
+    return _merge_repeated(variants)
+
+
+def _count_reasons(variants: Sequence[Variant]) -> list[str]:
+    """How many rows are left out for each reason, in alphabetical order of the reasons: `2 no value`."""
+    reasons = sorted(variant.reason for variant in variants if variant.reason)
+    return [f"{reasons.count(reason)} {reason}" for reason in dict.fromkeys(reasons)]
 
 
 def _read_table(path: Path, task: AffinityTask) -> Iterator[Variant]:
-    columns = {key: getattr(task, key) for key in ("value", "antibody", "sequence", "heavy", "light")}
-    wanted = {key: column for key, column in columns.items() if column is not None}
-    try:
-        with gzip.open(path, "rt", **_TEXT) if path.suffix == ".gz" else path.open("r", **_TEXT) as stream:
-            reader = csv.DictReader(stream, delimiter="\t" if ".tsv" in path.suffixes else ",")
-            names = reader.fieldnames or []
-            for key, column in wanted.items():
-                if column not in names:
-                    there = ", ".join(names) or "nothing"
-                    raise TokenboundsError(
-                        f"{path} has no column '{column}' (it has: {there}). Set the task's '{key}'."
-                    )
-            for row in reader:
-                yield _variant({key: row[column] for key, column in wanted.items()})
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise TokenboundsError(f"{path} cannot be read as a table ({error}). Check the file.") from error
+    wanted = {key: getattr(task, key) for key in _COLUMNS if getattr(task, key) is not None}
+    with open_table(path) as (table, _):
+        for key, column in wanted.items():
+            if column not in table.columns:
+                there = ", ".join(table.columns)
+                raise TokenboundsError(f"{path} has no column '{column}' (it has: {there}). Set the task's '{key}'.")
+        for row in table.rows():
+            yield _read_variant(row, wanted)
 
 
-def _variant(row: dict[str, str | None]) -> Variant:
-    kinds = (("sequence", Chain.NONE), ("heavy", Chain.HEAVY), ("light", Chain.LIGHT))
-    chains = tuple((kind, (row[key] or "").strip().upper()) for key, kind in kinds if key in row)
-    antibody = (row.get("antibody") or _WHOLE).strip()
-    value = _number(row["value"])
-    reason = ""
-    if math.isnan(value):
-        reason = "no value"
-    elif not all(residues for _, residues in chains):
-        reason = "no sequence"
-    elif not all(_LETTERS.issuperset(residues) for _, residues in chains):
-        reason = "letters that are no amino acid"
+def _read_variant(row: Row, wanted: dict[str, str]) -> Variant:
+    chains = tuple(
+        (kind, _residues(row.text(wanted[key]), f"{row.where}, column '{wanted[key]}'"))
+        for key, kind in _CHAINS.items()
+        if key in wanted
+    )
+    antibody = row.text(wanted["antibody"]) if "antibody" in wanted else _WHOLE
+    value, reason = _read_value(row.text(wanted["value"]))
+    if not antibody:
+        reason = NO_ANTIBODY
+    elif not reason and not all(residues for _, residues in chains):
+        reason = NO_SEQUENCE
+    elif not reason and not all(_LETTERS.issuperset(residues) for _, residues in chains):
+        reason = FOREIGN_LETTERS
     return Variant(antibody, value, chains, reason)
 
 
-def _number(text: str | None) -> float:
-    try:
-        value = float(text or "nan")
-    except ValueError:
-        return math.nan
-    return value if math.isfinite(value) else math.nan
+def _residues(text: str, where: str) -> str:
+    refuse_nucleotides(text, where)
+    return "".join(text.split()).upper().translate(_GAPS)
+
+
+def _read_value(text: str) -> tuple[float, str]:
+    """A measured value, or NaN and why there is none."""
+    if _NUMBER.fullmatch(text) and math.isfinite(float(text)):
+        return float(text), ""
+    if not text or text.lower() == "nan":
+        return math.nan, NO_VALUE
+    return math.nan, ONLY_A_LIMIT if _LIMIT.search(text) else NO_NUMBER
+
+
+def _merge_repeated(variants: Sequence[Variant]) -> list[Variant]:
+    merged = list(variants)
+    places: dict[tuple[str, tuple[tuple[Chain, str], ...]], list[int]] = {}
+    for number, variant in enumerate(variants):
+        if not variant.reason:
+            places.setdefault((variant.antibody, variant.chains), []).append(number)
+    for numbers in places.values():
+        middle = statistics.median(variants[number].value for number in numbers)
+        merged[numbers[0]] = replace(variants[numbers[0]], value=middle)
+        for number in numbers[1:]:
+            merged[number] = replace(variants[number], reason=REPEATED)
+    return merged

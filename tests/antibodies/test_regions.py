@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from antibody_files import ALIGNMENT, JUNCTION, LIGHT, REGIONS, RESIDUES
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenbounds.antibodies.labelling import label_antibody
 from tokenbounds.antibodies.labels import REGION_SPANS, Chain, Region, regions_of_positions
@@ -39,6 +39,7 @@ def runs(chain):
 @given(residues, st.tuples(residues, *[some_residues] * 5, residues), residues, st.booleans(), st.randoms())
 def test_regions_of_columns_rejoin_to_the_sequence(before, parts, after, as_bases, random):
     text = before + "".join(parts) + after
+    assume(text.find("".join(parts)) == len(before))
     if as_bases:
         columns = {"region_bases": tuple("".join(random.choice(CODONS[letter]) for letter in part) for part in parts)}
     else:
@@ -47,7 +48,14 @@ def test_regions_of_columns_rejoin_to_the_sequence(before, parts, after, as_base
     found = runs(chain)
     assert "".join(piece for _, piece in found) == text and chain.regions_from == "columns"
     labelled = [(region, piece) for region, piece in found if region is not Region.NONE]
-    assert labelled == [(Region(number), part) for number, part in enumerate(parts, start=1) if part]
+    stated = (*parts[:6], parts[6] or after)  # what ends the sequence after CDR3 is FWR4, stated or not
+    assert labelled == [(Region(number), part) for number, part in enumerate(stated, start=1) if part]
+
+
+def test_what_follows_cdr3_is_framework_4_if_it_may_be():
+    parts = ("QV", "G", "M", "I", "N", "AR", "")
+    for tail, region in (("WGQGTLVTVSS", Region.FWR4), ("WGQGTLVTVSSA", Region.NONE)):
+        assert runs(label("QVGMINAR" + tail, region_residues=parts))[-1] == (region, tail)
 
 
 @settings(max_examples=40, deadline=None)

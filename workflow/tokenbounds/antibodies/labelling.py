@@ -63,15 +63,18 @@ def _find(bare: str, record: ChainRecord, methods: Sequence[str], where: str) ->
 
 
 def _from_columns(bare: str, record: ChainRecord, where: str) -> _Found | None:
-    evidence = record.evidence
-    stated = np.array(evidence.imgt, np.int16) if len(evidence.imgt) == len(bare) else None
+    """The row's numbering, which tells positions too, unless the row's region columns label more residues."""
+    evidence, found = record.evidence, []
+    if len(evidence.imgt) == len(bare):
+        stated = np.array(evidence.imgt, np.int16)
+        found.append(_Found(regions_of_positions(stated), stated))
     regions = regions_from_columns(bare, evidence)
-    if regions is None:
-        return None if stated is None else _Found(regions_of_positions(stated), stated)
-    positions = positions_from_alignment(evidence)
-    if positions is None or len(positions) != len(bare):
-        positions = np.zeros(len(bare), np.int16) if stated is None else stated
-    return _Found(regions, positions)
+    if regions is not None:
+        positions = positions_from_alignment(evidence)
+        if positions is None or len(positions) != len(bare):
+            positions = np.zeros(len(bare), np.int16)
+        found.append(_Found(regions, positions))
+    return max(found, key=lambda each: np.count_nonzero(each.region), default=None)
 
 
 def _from_alignment(bare: str, record: ChainRecord, where: str) -> _Found | None:

@@ -17,6 +17,7 @@ from tokenbounds.antibodies.translation import ALIGNMENT_GAPS, Translation, tran
 _DOMAIN_END = 128
 _CYS_104_COLUMN = 3 * 103
 _CDR3_FIRST, _CDR3_LEFT_LAST, _CDR3_RIGHT_FIRST, _CDR3_LAST = 105, 111, 112, 117
+_FRAMEWORK4_RESIDUES = 11
 _INNER = slice(1, 6)
 _REGION_ORDER = tuple(region for region, _, _ in REGION_SPANS)
 
@@ -58,7 +59,8 @@ NO_EVIDENCE = Evidence()
 def regions_from_columns(residues: str, evidence: Evidence) -> npt.NDArray[np.int8] | None:
     """Regions, int8[n], from the row's region sequences; None if they are missing or not a part of the sequence.
 
-    CDR1 to CDR3 must all be there; FWR1 and FWR4 may be cut away. Residues before and after the regions are NONE.
+    CDR1 to CDR3 must all be there; FWR1 and FWR4 may be cut away. Residues before and after the regions are NONE, but
+    if FWR4 is not stated (older versions of IgBLAST do not), up to 11 residues that end the sequence after CDR3 are it.
     """
     parts = [_ungapped(part) for part in evidence.region_residues]
     if all(parts[_INNER]) and parts:
@@ -83,6 +85,8 @@ def _spread(parts: list[str], length: int, first: int, frame: int, width: int) -
     regions = np.zeros(length, np.int8)
     stop = min(length, first + len(of_letter))
     regions[first:stop] = of_letter[: stop - first]
+    if not parts[-1] and length - stop <= _FRAMEWORK4_RESIDUES:
+        regions[stop:] = _REGION_ORDER[-1]
     return regions
 
 

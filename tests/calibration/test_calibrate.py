@@ -1,10 +1,13 @@
 """Calibration one block at a time equals what the whole model gives at once, for every family."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tokenbounds.calibration.calibrate import calibrate_model
 from tokenbounds.calibration.layers import matrices_of, of_use
+from tokenbounds.calibration.layerwise import LayerwiseModel
 from tokenbounds.calibration.store import Calibration
 from tokenbounds.calibration.windows import pack_windows
 from tokenbounds.config import CalibrationSpec
@@ -85,6 +88,19 @@ def test_tables_know_their_rows_and_gradients(calibrated, corpus, family):
     functional.cross_entropy(logits, torch.from_numpy(windows.targets).flatten(), reduction="sum").backward()
     gradient = embedded.grad.flatten(0, 1)
     assert np.allclose(calibration.lookup_moments(), (gradient.T @ gradient / 128).numpy(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_bfloat16_computes_in_it_and_comes_close(calibrated, corpus, tmp_path, family):
+    directory, exact = calibrated(family)
+    calibrate_model(directory, corpus, replace(SPEC, dtype="bfloat16"), tmp_path / "c")
+    half = Calibration.open(tmp_path / "c")
+    with LayerwiseModel(directory, torch.device("cpu"), torch.bfloat16).block(0) as block:
+        assert {parameter.dtype for parameter in block.parameters()} == {torch.bfloat16}
+    assert half.loss_bits == pytest.approx(exact.loss_bits, rel=1e-2)
+    for matrix in of_use(matrices_of(load_checkpoint(directory)[0]), "linear"):
+        difference = half.outputs(matrix) - exact.outputs(matrix)
+        assert np.linalg.norm(difference) < 0.05 * np.linalg.norm(exact.outputs(matrix)), matrix.name
 
 
 def test_layers_that_share_inputs_share_moments_and_conv1d_is_seen_through(checkpoint):

@@ -116,8 +116,8 @@ class LayerwiseModel:
         try:
             with safe_open(self._path, framework="pt") as file:
                 for name in names:
-                    value = file.get_tensor(name).to(self.dtype)
-                    set_module_tensor_to_device(self.model, name, self.device, value=value)
+                    value = file.get_tensor(name)
+                    set_module_tensor_to_device(self.model, name, self.device, value=value, dtype=self.dtype)
         except (SafetensorError, OSError, ValueError) as error:
             raise CalibrationError(f"cannot read {self._path}: {error}. Train or import the model again.") from error
         for name in names:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn import functional
 
+from tokenbounds.calibration.head import pass_head
 from tokenbounds.calibration.layers import HEAD_INPUTS, LOOKUP_OUTPUTS, Matrix, blocks_name, matrices_of, of_use
 from tokenbounds.calibration.layerwise import LayerwiseModel
 from tokenbounds.calibration.moments import BlockMoments, add_moments
@@ -163,15 +163,10 @@ class _Passes:
             size = max(1, _CHUNK_LOGITS // vocabulary)
             for first in range(0, len(rows), size):
                 here = slice(first, first + size)
-                leaf = rows[here].detach().requires_grad_()
-                normed = self._model.final_norm(leaf)
-                logits = self._model.logits(normed)
-                loss = functional.cross_entropy(logits, targets[here], ignore_index=IGNORED, reduction="sum")
-                loss.backward()
-                gradient[here] = leaf.grad.to(gradient)  # type: ignore[union-attr]
-                loss_nats += float(loss.detach())
-                add_moments(moments, HEAD_INPUTS, normed.detach())
-                _add_variance(variance, logits.detach())
+                found = pass_head(self._model, rows[here], targets[here], variance)
+                gradient[here] = found.gradient.to(gradient)
+                loss_nats += found.loss_nats
+                add_moments(moments, HEAD_INPUTS, found.normed)
             count += int((targets != IGNORED).sum())
         loss_bits = loss_nats / max(count, 1) / _NATS_PER_BIT
         self._write(f"moments/{HEAD_INPUTS}", moments[HEAD_INPUTS])
@@ -216,13 +211,6 @@ class _Passes:
 
 def _token_table(model: LayerwiseModel) -> torch.nn.Module:
     return model.model.get_input_embeddings()
-
-
-def _add_variance(variance: torch.Tensor, logits: torch.Tensor) -> None:
-    """Add p(1 − p) of every token, summed over rows."""
-    probabilities = torch.softmax(logits, dim=-1)
-    variance += probabilities.sum(0)
-    variance -= probabilities.square_().sum(0)
 
 
 def _block_index(model: LayerwiseModel, matrix: Matrix) -> int:

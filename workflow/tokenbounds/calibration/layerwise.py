@@ -112,6 +112,10 @@ class LayerwiseModel:
         """Logits in float32."""
         return self.model.lm_head(normed).float()
 
+    def head_gradient(self, at_logits: torch.Tensor) -> torch.Tensor:
+        """The gradient at the normalised hidden states, given the one at the logits."""
+        return at_logits.to(self.dtype) @ self.model.lm_head.weight
+
     def _load(self, names: list[str]) -> None:
         try:
             with safe_open(self._path, framework="pt") as file:

@@ -44,7 +44,15 @@ def test_a_read_of_an_unpaired_unit_keeps_all_labels(tmp_path, newline):
 
 @pytest.mark.parametrize(
     "numbering",
-    ["", "{}", "{'fwh1': {'1 ': 'R'}}", "{'fwh1': {'1 ': 'H', '2 ': 'H', '3 ': 'H'}}", "{'fwh1': {'x'", "[1]", "{'a': 3}"],
+    [
+        "",
+        "{}",
+        "{'fwh1': {'1 ': 'R'}}",
+        "{'fwh1': {'1 ': 'H', '2 ': 'H', '3 ': 'H'}}",
+        "{'fwh1': {'x'",
+        "[1]",
+        "{'a': 3}",
+    ],
 )
 def test_region_columns_serve_where_the_numbering_does_not(tmp_path, numbering):
     """Where it is missing, damaged, another sequence's, or about a part of the residues only."""

@@ -23,9 +23,7 @@ def task(path, **changes):
 @pytest.fixture
 def table(tmp_path):
     path = tmp_path / "affinity.csv"
-    path.write_text(
-        "VH,VL,KD,antibody\nacd, WYW ,1.5,one\nACE,WYW,2,one\nACX,WYW,3,one\n,WYW,4,two\nACD,WYW,,two\n"
-    )
+    path.write_text("VH,VL,KD,antibody\nacd, WYW ,1.5,one\nACE,WYW,2,one\nACX,WYW,3,one\n,WYW,4,two\nACD,WYW,,two\n")
     return path
 
 

@@ -22,7 +22,9 @@ def results(study, tmp_path_factory):
         study.certify("profile", 1, subsets=("imgt",), bounds=("betting",), top_k=()),
     ]
     table = folder / "affinity.csv"
-    table.write_text("VH,KD,antibody\n" + "".join(f"{'ACDEFG'[:n]}WW,{n},<b>ab</b>\n" for n in range(1, 7)) + "AW,>9,<b>ab</b>\n")
+    table.write_text(
+        "VH,KD,antibody\n" + "".join(f"{'ACDEFG'[:n]}WW,{n},<b>ab</b>\n" for n in range(1, 7)) + "AW,>9,<b>ab</b>\n"
+    )
     affinity = {"kind": "affinity", "paths": (str(table),), "value": "KD", "heavy": "VH", "antibody": "antibody"}
     tasks = {
         "cdr3": RecoveryTask(kind="recovery", corpus="heavy", messages=("heavy-1", "heavy-2"), sequences=4),
@@ -105,8 +107,9 @@ def read_best(results, name):
 def test_the_section_shows_all_and_escapes_what_others_wrote(results):
     folder, _ = results
     (section,) = antibody_section(folder)
-    for text in ("CDR3", "Recovery of regions", "Zero-shot affinity", "random guessing", "&lt;own&gt;", "&lt;b&gt;ab", "(&lt; or"):
+    for text in ("CDR3", "Recovery of regions", "Zero-shot affinity", "random guessing", "&lt;own&gt;", "&lt;b&gt;ab"):
         assert text in section.body
+    assert "1 only a limit (&lt; or &gt;)" in section.body
     assert "<b>ab</b>" not in section.body
     assert section.body.count("<svg") == 2  # regions and positions; nothing was coded at two rates
 

@@ -1,0 +1,37 @@
+"""Small models of every parameterization: what their tests share."""
+
+import torch
+from tokenbounds.models.card import ModelCard
+from tokenbounds.models.families import ROLES
+
+KRONECKER = {"kind": "kronecker", "terms": 2, "left_shapes": {"mlp": [3, 5]}, "targets": list(ROLES)}
+MONARCH = {"kind": "monarch", "blocks": 2, "targets": list(ROLES)}
+LORA = {"kind": "lora", "rank": 2, "targets": list(ROLES)}
+KINDS = {
+    "kronecker": KRONECKER,
+    "monarch": MONARCH,
+    "subspace": {"kind": "subspace", "dimension": 30},
+    "sublora": {"kind": "subspace", "dimension": 24, "over": LORA},
+    "kronecker_subspace": {"kind": "subspace", "dimension": 30, "over": KRONECKER, "covers": ["attention", "mlp"]},
+    "monarch_subspace": {"kind": "subspace", "dimension": 30, "over": MONARCH, "covers": ["embedding", "norms"]},
+}
+
+
+def make_card(family="gpt2", kind="kronecker", layers=2, **config):
+    """The card of a small model; `kind` is a name in `KINDS` or a parameterization of its own."""
+    names = {"gpt2": ("n_layer", "n_embd", "n_head")}.get(
+        family, ("num_hidden_layers", "hidden_size", "num_attention_heads")
+    )
+    sizes = dict(zip(names, (layers, 16, 4), strict=True))
+    if family != "gpt2":
+        sizes |= {"intermediate_size": 24, "num_key_value_heads": 2}
+    return ModelCard(family, {**sizes, **config}, 30, 1, 20, KINDS[kind] if isinstance(kind, str) else kind, seed=3)
+
+
+def fill(module):
+    """Give a module's parameters normal values, the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return module

@@ -143,11 +143,15 @@ def test_awq(tmp_path):
     assert_reads(tmp_path, expected)
 
 
-def four_bit_layer(inputs, outputs, nested):
-    levels = np.sort(RNG.normal(size=16)).astype(np.float32)
+# The 4-bit floats of bitsandbytes in the order of their codes: a sign, then eight magnitudes in twelfths.
+FP4 = np.array([0, 0.0625, 8, 12, 4, 6, 2, 3, -0.0, -0.0625, -8, -12, -4, -6, -2, -3], dtype=np.float32) / 12
+
+
+def four_bit_layer(inputs, outputs, nested, kind="nf4"):
+    levels = FP4.copy() if kind == "fp4" else np.sort(RNG.normal(size=16)).astype(np.float32)
     codes = RNG.integers(0, 16, size=outputs * inputs)
     blocks = -(-codes.size // 64)
-    state = {"quant_type": "nf4", "blocksize": 64, "dtype": "float16", "shape": [outputs, inputs]}
+    state = {"quant_type": kind, "blocksize": 64, "dtype": "float16", "shape": [outputs, inputs]}
     tensors = {"weight": (codes[::2] << 4 | codes[1::2]).astype(np.uint8)[:, None], "weight.quant_map": levels}
     if nested:
         table = np.linspace(-1, 1, 256).astype(np.float32)
@@ -163,7 +167,7 @@ def four_bit_layer(inputs, outputs, nested):
         scales = RNG.uniform(0.5, 1, size=blocks).astype(np.float32)
         tensors["weight.absmax"] = scales
     text = np.frombuffer(json.dumps(state).encode(), dtype=np.uint8).copy()
-    tensors["weight.quant_state.bitsandbytes__nf4"] = text
+    tensors[f"weight.quant_state.bitsandbytes__{kind}"] = text
     return tensors, (levels[codes] * scales.repeat(64)[: codes.size]).reshape(outputs, inputs)
 
 
@@ -174,13 +178,27 @@ def eight_bit_layer(inputs, outputs):
     return tensors, codes.astype(np.float32) * (rows / 127)[:, None]
 
 
-@pytest.mark.parametrize("kind", ["plain", "nested", "int8"])
+@pytest.mark.parametrize("kind", ["nf4", "nf4 nested", "fp4", "fp4 nested", "int8"])
 def test_bitsandbytes(tmp_path, kind):
     model = LlamaForCausalLM(LLAMA)
-    make = eight_bit_layer if kind == "int8" else lambda i, o: four_bit_layer(i, o, kind == "nested")
+    make = eight_bit_layer if kind == "int8" else lambda i, o: four_bit_layer(i, o, "nested" in kind, kind[:3])
     state, expected = checkpoint(model, make)
-    write(tmp_path, model, state, {"quant_method": "bitsandbytes", "load_in_4bit": kind != "int8"})
+    settings = {"load_in_4bit": kind != "int8", "bnb_4bit_quant_type": kind[:3]}
+    write(tmp_path, model, state, {"quant_method": "bitsandbytes", **settings})
     assert_reads(tmp_path, expected)
+
+
+def test_four_bit_floats_by_hand(tmp_path):
+    """A code is a sign, two bits of exponent and one of mantissa; two codes a byte, the first in the upper half."""
+    model = LlamaForCausalLM(LLAMA)
+    state, _ = checkpoint(model, lambda i, o: four_bit_layer(i, o, False, "fp4"))
+    name = "model.layers.0.self_attn.o_proj.weight"
+    state[name][:4, 0] = torch.tensor([0x3B, 0x24, 0x01, 0x8F], dtype=torch.uint8)
+    state[f"{name}.absmax"][:] = 3.0
+    write(tmp_path, model, state, {"quant_method": "bitsandbytes", "load_in_4bit": True})
+    model, _ = load_pretrained(PretrainedModel(kind="pretrained", name=str(tmp_path)))
+    found = model.get_parameter(name)[0, :8].tolist()
+    assert found == pytest.approx([3.0, -3.0, 2.0, 1.0, 0.0, 1 / 64, 0.0, -0.75])
 
 
 def test_streams_by_hand():

@@ -8,9 +8,11 @@ import pytest
 import torch
 from tokenbounds import cli
 from tokenbounds.messages.decode import decode_message
+from tokenbounds.messages.standalone import TextDocument, mean_loss_bits
 from transformers import GPT2Config, GPT2LMHeadModel
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
+from gguf_files import write_gguf
 from quip_checkpoints import published_checkpoint
 
 torch.set_num_threads(1)
@@ -83,6 +85,26 @@ def test_published_codes_are_kept(run, tmp_path):
     status, _, error = run(tmp_path / "hub", "-o", tmp_path / "m.tbm", "--quantizer", "published")
     assert status == 0, error
     assert json.loads((tmp_path / "m.json").read_text())["header"]["quantizer"]["kind"] == "published"
+
+
+def test_a_gguf_file_becomes_a_message_that_decodes_to_what_the_report_says(run, tmp_path):
+    (tmp_path / "model").mkdir()
+    tensors = write_gguf(tmp_path / "model" / "tiny.gguf")
+    (tmp_path / "text.txt").write_text("a cab on a lane and a good meal " * 5)
+    arguments = ("--gguf", "tiny.gguf", "--quantizer", "rtn", "--option", "target.scale=0.1")
+    status, _, error = run(tmp_path / "model", "-o", tmp_path / "m.tbm", *arguments, "--text", tmp_path / "text.txt")
+    assert status == 0, error
+    report, decoded = json.loads((tmp_path / "m.json").read_text()), decode_message(tmp_path / "m.tbm")
+    assert report["size_bits"] == 8 * (tmp_path / "m.tbm").stat().st_size
+    assert (report["header"]["model"]["family"], decoded.config.num_hidden_layers) == ("llama", 1)
+    for ours, theirs in (("embed_tokens", "token_embd"), ("layers.0.mlp.down_proj", "blk.0.ffn_down")):
+        value, expected = decoded.get_parameter(f"model.{ours}.weight"), torch.from_numpy(tensors[theirs])
+        steps = 0.1 * expected.square().mean(1, keepdim=True).sqrt()
+        assert ((value - expected).abs() <= 0.55 * steps).all()
+        assert not torch.equal(value, expected)
+    text = TextDocument(tmp_path / "text.txt", str(tmp_path / "model"), "tiny.gguf", 20)
+    assert report["scored"]["tokens"] == text.tokens > 100
+    assert report["scored"]["loss_bits"]["after"] == mean_loss_bits(decoded, text)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from antibody_study import write_airr
 from tokenbounds.antibodies import iglm
 from tokenbounds.antibodies.labels import Chain
-from tokenbounds.config import PretrainedModel
+from tokenbounds.bounds.certificate import certify_bound
+from tokenbounds.bounds.evidence import CertificateInputs
+from tokenbounds.bounds.verify import verify_certificate
+from tokenbounds.config import (
+    AirrSource,
+    BoundsSpec,
+    CorpusSpec,
+    EvaluationSpec,
+    FinetunedModel,
+    IglmTokenizer,
+    MessageSpec,
+    PretrainedModel,
+    Training,
+    UniformQuantizer,
+)
+from tokenbounds.corpus.annotations import Annotations
+from tokenbounds.corpus.reader import Corpus
+from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.errors import CorpusError
-from tokenbounds.tasks.layouts import IglmLayout
+from tokenbounds.files import read_json
+from tokenbounds.messages.decode import decode_message
+from tokenbounds.messages.encode import encode_model
+from tokenbounds.models.finetuning import finetune_model
+from tokenbounds.models.loading import import_pretrained, load_pretrained
+from tokenbounds.report.page import write_certificate_page
+from tokenbounds.scores.plan import plan_corpus
+from tokenbounds.scores.scoring import score_message
+from tokenbounds.tasks.layouts import IglmLayout, layout_of
 from tokenbounds.tasks.predictors import score_documents
 
 torch.set_num_threads(1)
@@ -19,16 +45,14 @@ TRASTUZUMAB = (
     "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDY"
     "WGQGTLVTVSS"
 )
+SMALL = PretrainedModel(kind="pretrained", package="iglm", subfolder="trained_models/IgLM-S")
 FWR2, CDR3 = slice(33, 50), slice(96, 109)
 installed = pytest.mark.skipif(importlib.util.find_spec("iglm") is None, reason="iglm is not installed")
 
 
 @pytest.fixture(scope="module")
 def small():
-    from tokenbounds.models.loading import load_pretrained
-
-    spec = PretrainedModel(kind="pretrained", package="iglm", subfolder="trained_models/IgLM-S")
-    return load_pretrained(spec)[0]
+    return load_pretrained(SMALL)[0]
 
 
 def losses(model, residues):
@@ -72,19 +96,18 @@ def test_residues_are_encoded_by_letter():
         iglm.encode_residues("AXC")
 
 
-def test_iglms_corpora_keep_every_label_behind_the_species(study, tmp_path):
-    from antibody_study import write_airr
-    from tokenbounds.config import AirrSource, CorpusSpec, IglmTokenizer
-    from tokenbounds.corpus.annotations import Annotations
-    from tokenbounds.corpus.reader import Corpus
-    from tokenbounds.corpus.shards import tokenize_corpus
-
-    source = AirrSource(kind="airr", paths=(str(write_airr(tmp_path / "a.tsv", families=2, members=2)),))
+def iglm_corpus(folder, **table):
+    source = AirrSource(kind="airr", paths=(str(write_airr(folder / "a.tsv", **table)),))
     spec = CorpusSpec(source=source, tokenizer=IglmTokenizer(kind="iglm"), shards=1)
-    tokenize_corpus(spec, "iglm", tmp_path / "corpus")
-    corpus = Corpus.open(tmp_path / "corpus")
+    tokenize_corpus(spec, "iglm", folder / "corpora" / "iglm")
+    return folder / "corpora" / "iglm"
+
+
+def test_iglms_corpora_keep_every_label_behind_the_species(tmp_path):
+    folder = iglm_corpus(tmp_path, families=2, members=2)
+    corpus = Corpus.open(folder)
     assert (corpus.vocabulary_size, corpus.start_id) == (33, iglm.HEAVY_ID)
-    annotations = Annotations.open(tmp_path / "corpus", corpus)
+    annotations = Annotations.open(folder, corpus)
     for number in range(corpus.documents):
         tokens = [iglm.TOKENS[token] for token in corpus.document(number)]
         labels = annotations.document(number)
@@ -92,3 +115,59 @@ def test_iglms_corpora_keep_every_label_behind_the_species(study, tmp_path):
         assert labels.region[0] == labels.region[-1] == 0
         fwr4 = "".join(token for token, region in zip(tokens, labels.region, strict=True) if region == 7)
         assert fwr4 == "WGQGTLVTVSS"
+
+
+# --- certificates -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """A folder of results with a held-out certificate of IgLM-S, and one of its fine-tune, on invented sequences."""
+    root = tmp_path_factory.mktemp("iglm")
+    corpus, plan = iglm_corpus(root, families=6, members=2), root / "plan.parquet"
+    plan_corpus(corpus, EvaluationSpec(context=256, shards=1), plan)
+    import_pretrained(SMALL, root / "models" / "base")
+    training = Training(steps=2, batch_tokens=256, learning_rate=1e-3)
+    row = FinetunedModel("finetuned", "base", "iglm", training=training)
+    finetune_model(row, root / "models" / "base", Corpus.open(corpus), root / "models" / "tuned", root / "work")
+    with pytest.MonkeyPatch.context() as patch:
+        # General-purpose compressors take a minute for the comparison in the message's report.
+        for compare in ("compare_coders", "compressed_bits"):
+            patch.setattr(f"tokenbounds.messages.encode.{compare}", lambda *_: {})
+        for name in ("base", "tuned"):
+            spec = MessageSpec(model=name, quantizer=UniformQuantizer(kind="uniform", step_ratio=0.5))
+            out = root / "messages" / f"{name}.tbm"
+            encode_model(root / "models" / name, spec, out, out.with_suffix(".json"))
+    for name, subsets in (("base", ("residue", "region")), ("tuned", ())):
+        message, scores = root / "messages" / f"{name}.tbm", root / "scores" / f"{name}.parquet"
+        score_message(message, corpus, plan, 0, scores)
+        inputs = CertificateInputs(message, corpus, plan, (scores,), held_out=() if name == "base" else None)
+        bounds = BoundsSpec(top_k=(1,), alphas=(0.1,), lambdas=2, bounds=("betting",), subsets=subsets)
+        certify_bound(name, "iglm", inputs, bounds, root / "certificates" / f"{name}.json", model=name)
+    return root
+
+
+@installed
+def test_a_held_out_certificate_names_its_assumption_on_every_page(certificates):
+    path = certificates / "certificates" / "base.json"
+    assert verify_certificate(path)
+    content = read_json(path)
+    assert content["prior"] == {"kind": "held_out", "trained_on": []}
+    assert {(subset["column"], subset["label"]) for subset in content["subsets"]} >= {("region", "CDR3")}
+    assumption = "trained on nothing that depends on it. Nothing but this statement makes the certificate valid."
+    assert any(assumption in sentence for sentence in content["assumptions"])
+    write_certificate_page(path, certificates / "page.html")
+    assert assumption in (certificates / "page.html").read_text(encoding="utf-8")
+
+
+@installed
+def test_a_fine_tune_is_a_small_message_over_it(certificates):
+    path = certificates / "certificates" / "tuned.json"
+    assert verify_certificate(path)
+    content = read_json(path)
+    assert content["prior"]["kind"] == "message"
+    assert any("Base fixed before and independently of the corpus: the base model 'base'" in sentence
+               for sentence in content["assumptions"])  # fmt: skip
+    small, whole = (certificates / "messages" / f"{name}.tbm" for name in ("tuned", "base"))
+    assert small.stat().st_size < whole.stat().st_size / 20
+    assert isinstance(layout_of(decode_message(small)), IglmLayout)

@@ -16,6 +16,8 @@ from tokenbounds.tasks.layouts import Layout, layout_of
 from tokenbounds.tasks.predictors import score_documents
 from tokenbounds.tasks.tables import Variant
 
+_FEW = 20
+
 SCHEMA: dict[str, pl.DataType] = {
     "antibody": pl.String(),
     "variant": pl.Int64(),
@@ -73,7 +75,7 @@ def correlate_variants(frame: pl.DataFrame, task: AffinityTask) -> list[dict[str
     """One row an antibody, in order of name: Spearman's coefficient, its interval, and how many rows it rests on.
 
     The coefficient is positive if likelier variants are better, whichever way the measured value counts. `remarks`
-    says how many rows were left out for what reason, and why there is no coefficient if there is none.
+    says how many rows were left out for what reason, and why there is no coefficient or a rough interval.
     """
     sign = 1.0 if task.higher_is_better else -1.0
     rows = []
@@ -91,7 +93,7 @@ def correlate_variants(frame: pl.DataFrame, task: AffinityTask) -> list[dict[str
                 "spearman": found.value,
                 "low": found.low,
                 "high": found.high,
-                "remarks": "; ".join([*_reasons(part), *_undefined(likelihoods, values)]),
+                "remarks": "; ".join([*_reasons(part), *_doubts(likelihoods, values)]),
             }
         )
     return rows
@@ -103,9 +105,10 @@ def _reasons(part: pl.DataFrame) -> list[str]:
     return [f"{number} {reason}" for reason, number in counts.rows()]
 
 
-def _undefined(likelihoods: Floats, values: Floats) -> list[str]:
-    """Why there is no correlation; nothing if there is one."""
+def _doubts(likelihoods: Floats, values: Floats) -> list[str]:
+    """Why there is no correlation, or little to be said for its interval."""
     if len(values) < FEWEST:
         return [f"fewer than {FEWEST} variants"]
     names = {"values": values, "likelihoods": likelihoods}
-    return [f"all {name} are equal" for name, found in names.items() if found.min() == found.max()]
+    constant = [f"all {name} are equal" for name, found in names.items() if found.min() == found.max()]
+    return constant or ["so few variants that the interval is rough"] * (len(values) < _FEW)

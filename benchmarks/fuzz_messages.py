@@ -80,15 +80,17 @@ def canonical_header(data: bytes) -> bytes:
 
 
 def on_trellis(data: bytes) -> bytes:
-    """The same model with the codes of its matrices taken for halves of grid points on a trellis."""
+    """The model with codes of matrices taken for halves of grid points on a trellis; every other is turned."""
     message = parse_message(data)
     model = build_model(ModelCard.from_dict(message.header["model"]))
     shapes = {name: tuple(value.shape) for name, value in coded_parameters(model).items()}
     plain = ScaledQuantized.from_message(message, shapes, "adaptive")
-    matrices = {
-        name: ScaledMatrix(grid_points(matrix.codes, trellis(8)).astype(np.int32), matrix.rows, matrix.columns, 8)
-        for name, matrix in plain.matrices.items()
-    }
+    matrices = {}
+    for index, (name, matrix) in enumerate(plain.matrices.items()):
+        along = matrix.transposed if index % 2 else matrix
+        points = grid_points(along.codes, trellis(8)).astype(np.int32)
+        found = ScaledMatrix(points, along.rows, along.columns, 8)
+        matrices[name] = found.transposed if index % 2 else found
     quantized = ScaledQuantized(plain.shapes, matrices, plain.vectors)
     return render_message({**message.header, "quantizer": quantized.header()}, quantized.to_parts("adaptive"))
 

@@ -126,14 +126,15 @@ def test_rate_distortion_rounding_pays_at_equal_size(calibrated, encoded):
     assert losses[1] < losses[0]
 
 
-@pytest.mark.parametrize("states", [8, 32])
-def test_a_trellis_pays_at_equal_size(calibrated, encoded, states):
-    directory, path = calibrated("qwen2")
+@pytest.mark.parametrize(("family", "states"), [("qwen2", 8), ("qwen2", 32), ("gpt2", 8)])
+def test_a_trellis_pays_at_equal_size(calibrated, encoded, family, states):
+    directory, path = calibrated(family)
     calibration, losses = Calibration.open(path), []
     for settings in ({}, {"trellis": states}):
-        message, _, decoded = encoded("qwen2", spec_of("watersic", target={"bits_per_weight": 4.0}, **settings))
+        message, _, decoded = encoded(family, spec_of("watersic", target={"bits_per_weight": 4.0}, **settings))
         losses.append(weighted_loss(calibration, directory, decoded))
-    assert message.header["quantizer"] == {"kind": "scaled", "trellis": states, "plain": []}
+    turned = {"turned": [*range(2, 10)]} if family == "gpt2" else {}  # weights as [inputs, outputs]
+    assert message.header["quantizer"] == {"kind": "scaled", "trellis": states, "plain": [], **turned}
     assert losses[1] < losses[0]
 
 

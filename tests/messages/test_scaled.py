@@ -139,16 +139,19 @@ def test_rotated_matrices_come_back_and_plain_ones_stay():
 
 
 @pytest.mark.parametrize("coder", ["adaptive", "static"])
-def test_trellis_points_come_back_exactly(coder):
+@pytest.mark.parametrize("turned", [False, True])
+def test_trellis_points_come_back_exactly(coder, turned):
     machine = trellis(8)
-    points = grid_points(RNG.integers(-4, 4, (20, 12)), machine).astype(np.int32)
-    rows, columns = ints(*range(20)), ints(*range(12))
-    matrices = {"wte.weight": ScaledMatrix(points, rows, columns, 8)}
+    points = grid_points(RNG.integers(-4, 4, (12, 20) if turned else (20, 12)), machine).astype(np.int32)
+    sides = (ints(*range(12)), ints(*range(20)))
+    on_trellis = ScaledMatrix(points, *sides, 8).transposed if turned else ScaledMatrix(points, *sides[::-1], 8)
+    matrices = {"wte.weight": on_trellis}
     matrices["c_fc.weight"] = ScaledMatrix(
         RNG.integers(-3, 4, (12, 48)).astype(np.int32), ints(*[0] * 12), ints(*[0] * 48)
     )
     quantized = ScaledQuantized.assemble(TENSORS, matrices)
-    assert quantized.header() == {"kind": "scaled", "trellis": 8, "plain": [1]}
+    expected = {"kind": "scaled", "trellis": 8, "plain": [1]}
+    assert quantized.header() == (expected | {"turned": [0]} if turned else expected)
     message = parse_message(render_message({"quantizer": quantized.header()}, quantized.to_parts(coder)))
     decoded = ScaledQuantized.from_message(message, SHAPES, coder)
     assert decoded.header() == quantized.header()
@@ -156,7 +159,13 @@ def test_trellis_points_come_back_exactly(coder):
         assert value.tobytes() == decoded.dequantize()[name].tobytes()
 
 
-BAD_TRELLISES = [{"trellis": 16}, {"trellis": True}, {"trellis": "8"}, {"trellis": 8, "plain": [0.5]}]
+BAD_TRELLISES = [
+    {"trellis": 16},
+    {"trellis": True},
+    {"trellis": "8"},
+    {"trellis": 8, "plain": [0.5]},
+    {"trellis": 8, "turned": 1},
+]
 
 
 @pytest.mark.parametrize("settings", BAD_TRELLISES)

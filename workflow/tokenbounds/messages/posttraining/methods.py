@@ -128,7 +128,7 @@ class SensitivitySteps:
         columns = exponents_of(1 / np.sqrt(factor.diagonal))
         if self._spec.rate_weight == 0:
             return round_with_feedback(weight, factor, rows, columns)
-        if self._spec.trellis is None or matrix.transposed:
+        if self._spec.trellis is None:
             rates = rates or RateModel.fit(round_plainly(weight, rows, columns).codes)
             return round_with_feedback(weight, factor, rows, columns, _by_cost(rates, self._spec.rate_weight))
         rows = np.maximum(rows - _OCTAVE, LEAST_EXPONENT)  # every other point of a grid twice as fine

@@ -67,7 +67,7 @@ class Rounder:
 def encoded_bits(matrices: Mapping[str, ScaledMatrix], coder: Coder = "adaptive") -> int:
     """Bits that codes and steps take when they are coded alone."""
     machines = [matrix.machine for matrix in matrices.values()]
-    codes = encode_codes([matrix.codes for matrix in matrices.values()], coder, machines)
+    codes = encode_codes([matrix.coded for matrix in matrices.values()], coder, machines)
     return 8 * (len(codes) + len(encode_scales(list(matrices.values()), [])))
 
 

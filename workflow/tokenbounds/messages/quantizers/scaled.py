@@ -57,13 +57,16 @@ class ScaledMatrix:
     columns : int32 array [columns]
         Exponents of the column steps.
     states : int
-        Of the trellis that tells which grid, even or odd, each code of a column is on; 0 without one.
+        Of the trellis that tells which grid, even or odd, each code is on; 0 without one.
+    turned : bool
+        Whether the trellis runs along rows: codes are then coded transposed. Without it, it runs along columns.
     """
 
     codes: np.ndarray
     rows: np.ndarray
     columns: np.ndarray
     states: int = 0
+    turned: bool = False
 
     @property
     def machine(self) -> Trellis | None:
@@ -75,10 +78,15 @@ class ScaledMatrix:
         return scaled_values(self.codes, self.rows, self.columns)
 
     @property
+    def coded(self) -> np.ndarray:
+        """The codes as they are coded: a trellis runs along columns."""
+        return np.ascontiguousarray(self.codes.T) if self.turned else self.codes
+
+    @property
     def transposed(self) -> ScaledMatrix:
         """The transpose: its values are the same bits only up to the order of the products."""
-        assert not self.states, "a trellis runs along columns"
-        return ScaledMatrix(np.ascontiguousarray(self.codes.T), self.columns, self.rows)
+        turned = self.states > 0 and not self.turned
+        return ScaledMatrix(np.ascontiguousarray(self.codes.T), self.columns, self.rows, self.states, turned)
 
 
 @dataclass(frozen=True)
@@ -125,12 +133,13 @@ class ScaledQuantized:
         }
 
     def header(self) -> dict[str, Any]:
-        """The kind; and the trellis's states, with the numbers of the matrices without, if any has one."""
+        """The kind; if any matrix has a trellis, its states, and the numbers of the matrices without and turned."""
         states = max((matrix.states for matrix in self.matrices.values()), default=0)
         if not states:
             return {"kind": "scaled"}
         plain = [index for index, matrix in enumerate(self.matrices.values()) if not matrix.states]
-        return {"kind": "scaled", "trellis": states, "plain": plain}
+        turned = [index for index, matrix in enumerate(self.matrices.values()) if matrix.turned]
+        return {"kind": "scaled", "trellis": states, "plain": plain} | ({"turned": turned} if turned else {})
 
     def symbols(self) -> list[np.ndarray]:
         """All codes, in the model's order; on a trellis, half of each grid point, which is what is coded."""
@@ -139,8 +148,7 @@ class ScaledQuantized:
 
     def _codes(self) -> list[np.ndarray]:
         return [
-            self.matrices[name].codes.reshape(shape) if name in self.matrices else self.vectors.codes[name]
-            for name, shape in self.shapes.items()
+            self.matrices[name].coded if name in self.matrices else self.vectors.codes[name] for name in self.shapes
         ]
 
     def _machines(self) -> list[Trellis | None]:
@@ -158,20 +166,23 @@ class ScaledQuantized:
         vectors = [name for name in shapes if name not in set(names)]
         planes = [plane_shape(shapes[name]) for name in names]
         steps, exponents = decode_scales(message.part("scales"), planes, len(vectors))
-        states = dict(zip(names, _read_states(message.header.get("quantizer"), len(names)), strict=True))
-        machines = [trellis(states[name]) if states.get(name) else None for name in shapes]
-        decoded = decode_codes(message.part("symbols"), list(shapes.values()), coder, machines)
+        trellises = dict(zip(names, _read_trellises(message.header.get("quantizer"), len(names)), strict=True))
+        coded = dict(shapes) | dict(zip(names, planes, strict=True))
+        coded |= {name: coded[name][::-1] for name, (_, turned) in trellises.items() if turned}
+        machines = [trellis(trellises[name][0]) if trellises.get(name, (0,))[0] else None for name in shapes]
+        decoded = decode_codes(message.part("symbols"), list(coded.values()), coder, machines)
         codes = dict(zip(shapes, decoded, strict=True))
-        matrices = {
-            name: ScaledMatrix(codes[name].reshape(plane), *pair, states[name])
-            for name, plane, pair in zip(names, planes, steps, strict=True)
-        }
+        matrices = {}
+        for name, (rows, columns) in zip(names, steps, strict=True):
+            states, turned = trellises[name]
+            upright = np.ascontiguousarray(codes[name].T) if turned else codes[name]
+            matrices[name] = ScaledMatrix(upright, rows, columns, states, turned)
         rounded = UniformQuantized({name: codes[name] for name in vectors}, dict(zip(vectors, exponents, strict=True)))
         return cls(dict(shapes), matrices, rounded)
 
 
-def _read_states(settings: Any, matrices: int) -> list[int]:
-    """States of each matrix's trellis, from the header's settings.
+def _read_trellises(settings: Any, matrices: int) -> list[tuple[int, bool]]:
+    """States of each matrix's trellis, and whether it is turned, from the header's settings.
 
     Raises
     ------
@@ -179,14 +190,16 @@ def _read_states(settings: Any, matrices: int) -> list[int]:
         If they are not what `ScaledQuantized.header` writes.
     """
     settings = settings if isinstance(settings, dict) else {}
-    states, plain = settings.get("trellis", 0), settings.get("plain", [])
+    states, plain, turned = settings.get("trellis", 0), settings.get("plain", []), settings.get("turned", [])
     if states == 0 or settings.get("kind") != "scaled":
-        return [0] * matrices
+        return [(0, False)] * matrices
     if type(states) is not int or states not in STATES:
         raise MessageError(f"a trellis has {' or '.join(map(str, STATES))} states, not {states!r:.40}.")
-    if not isinstance(plain, list) or any(type(index) is not int for index in plain):
-        raise MessageError("the list of matrices without a trellis holds more than integers.")
-    return [0 if index in set(plain) else states for index in range(matrices)]
+    for numbers in (plain, turned):
+        if not isinstance(numbers, list) or any(type(index) is not int for index in numbers):
+            raise MessageError("a list of matrices without a trellis, or with a turned one, holds more than integers.")
+    without, across = set(plain), set(turned)
+    return [(0, False) if index in without else (states, index in across) for index in range(matrices)]
 
 
 def finite(name: str, tensor: np.ndarray) -> np.ndarray:

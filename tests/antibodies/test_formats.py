@@ -150,7 +150,10 @@ def write_format(kind, folder, sequences, newline, header):
         return table(write_table(folder / "x.csv", rows, ",", newline), heavy="heavy", name="name", clone="clone")
     folder.mkdir(exist_ok=True)
     with (folder / "x.fasta").open("w", newline="", encoding="utf-8") as stream:
-        stream.writelines(f">{header}|clone=1{newline}{text}{newline}" for text in sequences)
+        for text in sequences:
+            width = 7 if len(text) < 1000 else len(text)
+            lines = [text[start : start + width] for start in range(0, len(text), width)]
+            stream.write(newline.join([f">{header}|clone=1", *lines, ""]))
     return fasta(folder / "x.fasta", clone="clone")
 
 
@@ -196,6 +199,50 @@ def test_no_residue_is_lost(tmp_path_factory, kind, sequences, newline, header, 
     assert reading["sequences"]["read"] == len(sequences)
     assert len(sequences) == reading["sequences"]["kept"] + sum(reading.get("dropped", {}).values())
     assert sum(reading["residues"].values()) == sum(len(text.replace("-", "")) for text in expected)
+
+
+def write_pairs(kind, folder, pairs, newline):
+    """Write pairs in a format; return the source that reads them."""
+    path = folder / "x"
+    if kind == "csv":
+        rows = [{"H": heavy, "L": light} for heavy, light in pairs]
+        return table(write_table(path, rows, ",", newline), heavy="H", light="L")
+    if kind == "oas":
+        rows = [
+            {"productive_heavy": "T", "v_call_heavy": "IGHV1-2*02", "sequence_alignment_aa_heavy": heavy,
+             "productive_light": "T", "v_call_light": "IGKV1-5*03", "sequence_alignment_aa_light": light}
+            for heavy, light in pairs
+        ]  # fmt: skip
+        return oas(write_oas(path, rows, newline=newline), chains="paired")
+    rows = [
+        {"cell_id": f"c{number}", "locus": locus, "productive": "T", "sequence_alignment_aa": text}
+        for number, pair in enumerate(pairs)
+        for locus, text in zip(("IGL", "IGH"), pair[::-1], strict=True)
+    ]
+    return AirrSource(kind="airr", paths=(str(write_table(path, rows, newline=newline)),), chains="paired", regions=())
+
+
+chain_text = st.text(AMINO_ACIDS + AMINO_ACIDS.lower() + "-.", max_size=30)
+
+
+@pytest.mark.parametrize("kind", ["airr", "oas", "csv"])
+@settings(max_examples=8, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(chain_text, chain_text), min_size=1, max_size=5), newline=st.sampled_from(["\n", "\r\n"])
+)
+def test_no_residue_of_a_pair_is_lost(tmp_path_factory, kind, pairs, newline):
+    folder = tmp_path_factory.mktemp("pairs")
+    source = write_pairs(kind, folder, pairs, newline)
+    bare = [tuple(text.upper().replace("-", "").replace(".", "") for text in pair) for pair in pairs]
+    expected = [f"[AbHC]{heavy}[AbLC]{light}" for heavy, light in dict.fromkeys(bare) if heavy and light]
+    if not expected:
+        with pytest.raises(CorpusError, match="empty"):
+            through_the_corpus(source, folder)
+        return
+    documents, reading = through_the_corpus(source, folder)
+    assert sorted(member for document in documents for member in document) == sorted(expected)
+    assert reading["sequences"]["read"] == 2 * len(pairs)
+    assert 2 * len(pairs) == reading["sequences"]["kept"] + sum(reading.get("dropped", {}).values())
 
 
 @pytest.mark.parametrize("kind", ["airr", "oas", "fasta", "csv"])

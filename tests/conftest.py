@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from fresh_decoder import FreshDecoder
 from tokenbounds import cli
 
 
@@ -24,3 +25,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return status, output.out, output.err
 
     return run_command
+
+
+@pytest.fixture(scope="session")
+def decoded_afresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FreshDecoder]:
+    """A function (paths of messages) -> digests of what they decode to in another process; see `fresh_decoder`."""
+    decoder = FreshDecoder(tmp_path_factory.mktemp("nothing"))
+    yield decoder
+    decoder.close()

@@ -3,12 +3,11 @@
 import hashlib
 import itertools
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from fresh_decoder import digests
 from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.container import read_message, write_message
@@ -19,25 +18,11 @@ from tokenbounds.models.checkpoint import load_checkpoint
 from transformers import AutoModelForCausalLM
 
 FAMILIES = ("gpt2", "llama", "mistral")
-DIGESTS = """
-import sys, json, hashlib
-from tokenbounds.messages.decode import decode_message
-found = []
-for path in sys.argv[1:]:
-    values = decode_message(path).named_parameters()
-    found.append({name: hashlib.sha256(value.detach().numpy().tobytes()).hexdigest() for name, value in values})
-print(json.dumps(found))
-"""
 
 
 def spec_of(kind, coder="adaptive", **finetuning):
     row = {"model": "m", "quantizer": {"kind": kind, "finetuning": finetuning}, "coder": coder}
     return parse_row(MessageSpec, json.dumps(row))
-
-
-def digests(model):
-    values = coded_parameters(model).items()
-    return {name: hashlib.sha256(value.detach().numpy().tobytes()).hexdigest() for name, value in values}
 
 
 @pytest.mark.parametrize(
@@ -61,14 +46,12 @@ def test_every_method_and_family(checkpoint, tmp_path, family, parameterization,
     assert not decoded.training
 
 
-def test_a_fresh_process_decodes_the_same_bits_without_the_checkpoints(checkpoint, tmp_path):
+def test_a_fresh_process_decodes_the_same_bits_without_the_checkpoints(checkpoint, tmp_path, decoded_afresh):
     paths = []
     for family, parameterization, kind in itertools.product(FAMILIES, ("dense", "lora"), ("uniform", "codebook")):
         paths.append(tmp_path / f"{family}-{parameterization}-{kind}.tbm")
         encode_model(checkpoint(family, parameterization), spec_of(kind), paths[-1], tmp_path / "m.json")
-    command = [sys.executable, "-c", DIGESTS, *map(str, paths)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-    assert json.loads(output) == [digests(decode_message(path)) for path in paths]
+    assert decoded_afresh(paths) == [digests(decode_message(path)) for path in paths]
 
 
 @pytest.mark.parametrize(("family", "parameterization"), list(itertools.product(FAMILIES, ("dense", "lora"))))

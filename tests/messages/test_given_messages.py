@@ -1,13 +1,11 @@
 """Messages decoded given another model: adapters over a base, and a base as it is."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from test_encode_decode import DIGESTS, digests
+from fresh_decoder import digests
 from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.container import Part, read_message, write_message
@@ -85,7 +83,7 @@ def test_the_message_holds_the_adapters_only(study, family, kind):
     assert report["base"] == checkpoint_sha256(results / "models" / "base")
 
 
-def test_a_fresh_process_decodes_the_same_bits_without_the_fine_tuned_checkpoints(study, tmp_path):
+def test_a_fresh_process_decodes_the_same_bits_without_the_fine_tuned_checkpoints(study, tmp_path, decoded_afresh):
     for family in FAMILIES:
         for name in ("messages", "models/base", "models/other"):
             target = tmp_path / family / name
@@ -93,10 +91,8 @@ def test_a_fresh_process_decodes_the_same_bits_without_the_fine_tuned_checkpoint
             for path in (study(family) / name).iterdir():
                 (target / path.name).write_bytes(path.read_bytes())
     paths = sorted(tmp_path.glob("*/messages/*.tbm"))
-    command = [sys.executable, "-c", DIGESTS, *map(str, paths)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     originals = [study(path.parts[-3]) / "messages" / path.name for path in paths]
-    assert json.loads(output) == [digests(decode_message(path)) for path in originals]
+    assert decoded_afresh(paths) == [digests(decode_message(path)) for path in originals]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,14 +1,13 @@
 """QuIP# messages: exact round trips in a fresh process, sizes, feedback that helps, published codes kept."""
 
-import hashlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fresh_decoder import digests
 from tokenbounds.calibration.calibrate import calibrate_model
 from tokenbounds.config import CalibrationSpec, MessageSpec, PretrainedModel, QuipSharpQuantizer, parse_row
 from tokenbounds.errors import MessageError
@@ -24,25 +23,10 @@ from tokenbounds.models.loading import import_pretrained
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 from quip_checkpoints import CODEBOOKS, published_checkpoint
 
-DIGESTS = """
-import sys, json, hashlib
-from tokenbounds.messages.decode import decode_message
-found = []
-for path in sys.argv[1:]:
-    values = decode_message(path).named_parameters()
-    found.append({name: hashlib.sha256(value.detach().numpy().tobytes()).hexdigest() for name, value in values})
-print(json.dumps(found))
-"""
-
 
 def spec_of(coder="adaptive", **settings):
     quantizer = {"kind": "quip_sharp", **settings}
     return parse_row(MessageSpec, json.dumps({"model": "m", "quantizer": quantizer, "coder": coder}))
-
-
-def digests(model):
-    values = coded_parameters(model).items()
-    return {name: hashlib.sha256(value.detach().numpy().tobytes()).hexdigest() for name, value in values}
 
 
 def relative_errors(directory, path):
@@ -53,7 +37,7 @@ def relative_errors(directory, path):
         return {name: float((after[name] - before[name]).norm() / before[name].norm()) for name in names}
 
 
-def test_every_tensor_of_every_family_decodes_exactly_in_a_fresh_process(checkpoint, corpus, tmp_path):
+def test_every_tensor_of_every_family_decodes_exactly_in_a_fresh_process(checkpoint, corpus, tmp_path, decoded_afresh):
     paths, calibration = [], CalibrationSpec(model="m", corpus="c", tokens=384, context=16, batch_tokens=64)
     for number, (family, bits) in enumerate(
         zip(("gpt2", "llama", "mistral", "qwen2", "qwen3"), (2, 3, 4, 2, 3), strict=True)
@@ -66,9 +50,7 @@ def test_every_tensor_of_every_family_decodes_exactly_in_a_fresh_process(checkpo
         encode_model(directory, spec, paths[-1], tmp_path / "m.json", calibration=out)
         errors = relative_errors(directory, paths[-1])
         assert errors and max(errors.values()) < {2: 0.5, 3: 0.3, 4: 0.15}[bits]
-    command = [sys.executable, "-c", DIGESTS, *map(str, paths)]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert found == [digests(decode_message(path)) for path in paths]
+    assert decoded_afresh(paths) == [digests(decode_message(path)) for path in paths]
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])

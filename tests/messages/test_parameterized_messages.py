@@ -1,13 +1,11 @@
 """Messages of every parameterization: exact in a fresh process, harmless whatever they claim, trained on request."""
 
-import hashlib
 import itertools
 import json
 import resource
-import subprocess
-import sys
 
 import pytest
+from fresh_decoder import digests
 from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.container import write_message
@@ -19,16 +17,6 @@ from transformers import AutoModelForCausalLM
 
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
 KINDS = ("kronecker", "monarch", "subspace", "sublora", "kronecker_subspace")
-DIGESTS = """
-import sys, json, hashlib
-from tokenbounds.messages.decode import decode_message
-found = []
-for path in sys.argv[1:]:
-    model = decode_message(path)
-    values = [*model.named_parameters(), *model.named_buffers()]
-    found.append({name: hashlib.sha256(value.detach().numpy().tobytes()).hexdigest() for name, value in values})
-print(json.dumps(found))
-"""
 
 
 def spec_of(kind, **finetuning):
@@ -36,12 +24,7 @@ def spec_of(kind, **finetuning):
     return parse_row(MessageSpec, json.dumps(row))
 
 
-def digests(model):
-    values = [*model.named_parameters(), *model.named_buffers()]
-    return {name: hashlib.sha256(value.detach().numpy().tobytes()).hexdigest() for name, value in values}
-
-
-def test_a_fresh_process_decodes_every_tensor_of_every_family_and_kind_exactly(checkpoint, tmp_path):
+def test_a_fresh_process_decodes_every_tensor_of_every_family_and_kind_exactly(checkpoint, tmp_path, decoded_afresh):
     paths = []
     for number, (family, parameterization) in enumerate(itertools.product(FAMILIES, KINDS)):
         paths.append(tmp_path / f"{family}-{parameterization}.tbm")
@@ -52,9 +35,7 @@ def test_a_fresh_process_decodes_every_tensor_of_every_family_and_kind_exactly(c
         report = json.loads((tmp_path / "m.json").read_text())
         assert [row["name"] for row in report["tensors"]] == list(coded)
         assert message.size_bits == 8 * paths[-1].stat().st_size
-    command = [sys.executable, "-c", DIGESTS, *map(str, paths)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-    assert json.loads(output) == [digests(decode_message(path)) for path in paths]
+    assert decoded_afresh(paths) == [digests(decode_message(path)) for path in paths]
 
 
 @pytest.mark.parametrize("parameterization", KINDS)

@@ -1,12 +1,10 @@
 """Nested messages: a coarse uniform quantization, and its refinement coded on top."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from test_encode_decode import DIGESTS, digests
+from fresh_decoder import digests
 from test_given_messages import finetuned
 from tokenbounds.config import MessageSpec, UniformQuantizer, parse_row
 from tokenbounds.errors import MessageError
@@ -128,11 +126,9 @@ def test_tensors_of_another_model_and_values_that_are_not_finite_are_refused():
 # --- messages ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_fresh_process_decodes_both_messages_to_the_same_bits(nested, tmp_path):
+def test_a_fresh_process_decodes_both_messages_to_the_same_bits(nested, tmp_path, decoded_afresh):
     folder, coarse, fine = nested
-    command = [sys.executable, "-c", DIGESTS, str(coarse), str(fine)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-    assert json.loads(output) == [digests(decode_message(path)) for path in (coarse, fine)]
+    assert decoded_afresh([coarse, fine]) == [digests(decode_message(path)) for path in (coarse, fine)]
     original = coded_parameters(load_checkpoint(folder)[0])
     errors = [
         max(

@@ -42,9 +42,8 @@ class FreshDecoder:
     def close(self):
         """End the process."""
         if self._child is not None:
-            self._child.stdin.close()
-            self._child.wait()
-            self._child.stdout.close()
+            self._child.kill()  # it has nothing to save, and its libraries take seconds to say goodbye
+            self._child.communicate()
             self._child = None
 
 

@@ -1,5 +1,7 @@
 """Small checkpoints of every family, plain and low-rank."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -44,8 +46,9 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """A function (family, parameterization) -> folder of a checkpoint with values that look trained."""
+    """A function (family, parameterization) -> folder of a checkpoint with values that look trained; read it only."""
 
+    @cache
     def make(family: str, parameterization: str = "dense"):
         directory = tmp_path_factory.mktemp(f"{family}-{parameterization}")
         card = ModelCard(

@@ -95,15 +95,14 @@ def test_finetuning_needs_a_corpus_and_writes_nothing_without(checkpoint, tmp_pa
 
 
 def test_values_that_are_not_finite_end_in_one_error(checkpoint, tmp_path):
-    directory = checkpoint("gpt2")
-    model, card = load_checkpoint(directory)
+    model, card = load_checkpoint(checkpoint("gpt2"))
     from tokenbounds.models.checkpoint import save_checkpoint
 
     with torch.no_grad():
         next(iter(coded_parameters(model).values()))[0] = np.nan
-    save_checkpoint(directory, model, card)
+    save_checkpoint(tmp_path, model, card)
     with np.errstate(all="ignore"), pytest.raises(MessageError, match="finite"):
-        encode_model(directory, spec_of("uniform"), tmp_path / "m.tbm", tmp_path / "m.json")
+        encode_model(tmp_path, spec_of("uniform"), tmp_path / "m.tbm", tmp_path / "m.json")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Messages decoded given another model: adapters over a base, and a base as it is."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,8 @@ def study(checkpoint, tmp_path_factory):
     def make(family):
         results = tmp_path_factory.mktemp(f"given-{family}")
         (results / "models").mkdir()
-        checkpoint(family).rename(results / "models" / "base")
-        checkpoint("llama" if family == "gpt2" else "gpt2").rename(results / "models" / "other")
+        shutil.copytree(checkpoint(family), results / "models" / "base")
+        shutil.copytree(checkpoint("llama" if family == "gpt2" else "gpt2"), results / "models" / "other")
         tuned = finetuned(results / "models" / "base", results / "models" / "tuned")
         for kind in ("uniform", "codebook"):
             encode_model(tuned, spec_of(kind), results / "messages" / f"{kind}.tbm", results / f"{kind}.json")

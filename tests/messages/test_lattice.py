@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +54,23 @@ def test_every_tensor_of_every_family_decodes_exactly_in_a_fresh_process(checkpo
     assert decoded_afresh(paths) == [digests(decode_message(path)) for path in paths]
 
 
+@pytest.fixture(scope="module")
+def lattice(checkpoint, tmp_path_factory):
+    """A function (bits) -> message and report of a LLaMA."""
+
+    @lru_cache
+    def make(bits):
+        folder = tmp_path_factory.mktemp("lattice")
+        message = encode_model(checkpoint("llama"), spec_of(bits=bits), folder / "m.tbm", folder / "m.json")
+        return message, json.loads((folder / "m.json").read_text())
+
+    return make
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4])
-def test_linear_layers_take_their_bits(checkpoint, tmp_path, bits):
-    directory = checkpoint("llama")
-    message = encode_model(directory, spec_of(bits=bits), tmp_path / "m.tbm", tmp_path / "m.json")
-    report = json.loads((tmp_path / "m.json").read_text())["quantization"]["linear"]
+def test_linear_layers_take_their_bits(lattice, bits):
+    message, report = lattice(bits)
+    report = report["quantization"]["linear"]
     assert report["bits"] == message.breakdown["values"]
     assert 0.8 * bits < report["bits_per_weight"] < 1.15 * bits  # of tiny layers; 24 inputs make three blocks of eight
     assert message.header["quantizer"] == {"kind": "quip_sharp", "bits": bits, "seed": 0, "transposed": False}
@@ -100,8 +113,8 @@ def test_scales_are_upper_halves_of_floats():
     "settings",
     [{"bits": 5}, {"bits": "2"}, {"bits": True}, {"seed": -1}, {"seed": 1 << 64}, {"transposed": 0}, {"extra": 1}],
 )
-def test_hostile_settings_are_refused(checkpoint, tmp_path, settings):
-    message = encode_model(checkpoint("llama"), spec_of(), tmp_path / "m.tbm", tmp_path / "m.json")
+def test_hostile_settings_are_refused(lattice, settings):
+    message, _ = lattice(2)
     header = {**message.header, "quantizer": {**message.header["quantizer"], **settings}}
     with pytest.raises(MessageError):
         decode_message(render_message(header, message.parts))
@@ -110,8 +123,8 @@ def test_hostile_settings_are_refused(checkpoint, tmp_path, settings):
 @pytest.mark.parametrize(
     "change", [lambda data: data[:-1], lambda data: data + b"\0", lambda data: b"\0" * len(data), lambda data: b""]
 )
-def test_damaged_codes_are_refused(checkpoint, tmp_path, change):
-    message = encode_model(checkpoint("llama"), spec_of(bits=3), tmp_path / "m.tbm", tmp_path / "m.json")
+def test_damaged_codes_are_refused(lattice, change):
+    message, _ = lattice(3)
     parts = [Part(part.kind, change(part.data)) if part.kind == "values" else part for part in message.parts]
     with pytest.raises(MessageError):
         decode_message(render_message(message.header, parts))

@@ -19,6 +19,8 @@ from tokenbounds.report.antibody_tables import POSITION_COLUMN, REGIONS
 _WIDTH_INCHES = 7.2
 _SERIES = 6
 _DODGE = 0.72
+_KEYS_PER_ROW = 3
+_BOUNDED = {"certified_bpd": "certified, bits per token", "held_out_bpd": "certified held out, bits per token"}
 
 
 def choose_subsets(table: pl.DataFrame, column: str) -> pl.DataFrame:
@@ -94,10 +96,10 @@ def _finish(axes: Axes, corpus: str, colours: dict[str, str], guess: float, abov
     axes.set_ylabel("bits per token")
     axes.axhline(guess, color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.set_title(corpus, pad=28 + 100 * above)
+    axes.set_title(corpus, pad=12 + 14 * math.ceil(len(colours) / _KEYS_PER_ROW) + 100 * above)
     keys = [Line2D([], [], color=colour, marker="o", markersize=4.6, label=name) for name, colour in colours.items()]
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0 + above), "borderpad": 0.2}
-    axes.legend(handles=keys, ncols=3, frameon=False, fontsize=8.5, labelcolor=style.INK, **place)
+    axes.legend(handles=keys, ncols=_KEYS_PER_ROW, frameon=False, fontsize=8.5, labelcolor=style.INK, **place)
 
 
 def choose_measures(table: pl.DataFrame) -> pl.DataFrame:
@@ -107,28 +109,31 @@ def choose_measures(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def draw_quantization(table: pl.DataFrame) -> Figure:
-    """Each measure, and the best certified bound, against bits per weight: one panel a measure, one line a model."""
+    """Each measure, and bounds, against bits per weight: a panel a measure, a line a model and way of quantizing."""
+    table = table.with_columns(pl.format("{}, {}", "model", "quantizer").alias("series"))
+    bounded = {
+        key: name for key, name in _BOUNDED.items() if table.filter(pl.col(key).is_not_null())["message"].n_unique() > 1
+    }
     measures = table["metric"].unique(maintain_order=True).to_list()
-    bounded = "certified, bits per token" if table["certified_bpd"].is_not_null().any() else ""
-    names = [*([bounded] if bounded else []), *measures]
-    height = math.ceil(len(names) / 2)
+    height = math.ceil((len(bounded) + len(measures)) / 2)
     figure = Figure(figsize=(_WIDTH_INCHES, 2.5 * height), layout="constrained")
     panels = list(figure.subplots(height, 2, squeeze=False).flat)
-    colours = style.colours(table["model"].to_list())
-    for axes, name in zip(panels, names, strict=False):
-        rows = table if name == bounded else table.filter(pl.col("metric") == name)
-        _draw_measure(axes, rows, "certified_bpd" if name == bounded else "value", colours)
-        axes.set_title(name, fontsize=9)
-    for axes in panels[len(names) :]:
+    colours = style.colours(table["series"].to_list())
+    for axes, (key, name) in zip(panels, bounded.items(), strict=False):
+        _draw_measure(axes, name, table, key, colours)
+    for axes, name in zip(panels[len(bounded) :], measures, strict=False):
+        _draw_measure(axes, name, table.filter(pl.col("metric") == name), "value", colours)
+    for axes in panels[len(bounded) + len(measures) :]:
         axes.set_visible(False)
     keys = [Line2D([], [], color=colour, marker="o", markersize=4.6, label=name) for name, colour in colours.items()]
-    figure.legend(handles=keys, loc="outside upper left", ncols=4, frameon=False, fontsize=8.5, labelcolor=style.INK)
+    figure.legend(handles=keys, loc="outside upper left", ncols=3, frameon=False, fontsize=8.5, labelcolor=style.INK)
     return figure
 
 
-def _draw_measure(axes: Axes, rows: pl.DataFrame, column: str, colours: dict[str, str]) -> None:
-    for model, colour in colours.items():
-        line = rows.filter((pl.col("model") == model) & pl.col(column).is_not_null())
+def _draw_measure(axes: Axes, name: str, rows: pl.DataFrame, column: str, colours: dict[str, str]) -> None:
+    axes.set_title(name, fontsize=9)
+    for series, colour in colours.items():
+        line = rows.filter((pl.col("series") == series) & pl.col(column).is_not_null())
         line = line.unique("message").sort("bits_per_weight")
         axes.plot(line["bits_per_weight"], line[column], color=colour, marker="o", markersize=4.6, linewidth=1.2)
     axes.set_xscale("log")
@@ -143,8 +148,9 @@ def _draw_measure(axes: Axes, rows: pl.DataFrame, column: str, colours: dict[str
 def _ticks(values: Sequence[float]) -> list[float]:
     """The values, fewer where they would touch."""
     kept: list[float] = []
+    apart = max(1.25, (max(values) / min(values)) ** (1 / 9))
     for value in sorted(set(values)):
-        if not kept or value > 1.25 * kept[-1]:
+        if not kept or value > apart * kept[-1]:
             kept.append(value)
     return kept
 

@@ -56,7 +56,7 @@ QUANTIZATION_SCHEMA = {
 
 @dataclass(frozen=True)
 class MessageReport:
-    """What the report of a message says: its model's row, quantizer and size."""
+    """What the report of a message says: its model's row, how that was quantized, and the size."""
 
     message: str
     model: str
@@ -77,7 +77,7 @@ class MessageReport:
         try:
             row = raw["message"]
             per_weight = raw.get("bits_per_parameter")
-            return cls(path.stem, row["model"], row["quantizer"]["kind"], int(raw["size_bits"]), per_weight)
+            return cls(path.stem, row["model"], _method(row["quantizer"]), int(raw["size_bits"]), per_weight)
         except (KeyError, TypeError) as error:
             raise TokenboundsError(f"{path} is no report of a message ({error!r}). Encode the model again.") from error
 
@@ -86,6 +86,14 @@ class MessageReport:
         """The columns by which tables of tasks name it."""
         names = ("message", "model", "quantizer", "bits_per_weight")
         return {name: getattr(self, name) for name in names}
+
+
+def _method(quantizer: Mapping[str, Any]) -> str:
+    """The quantizer's kind, and what its values were trained for since the model was."""
+    finetuning = quantizer.get("finetuning") or {}
+    if not finetuning.get("steps"):
+        return str(quantizer["kind"])
+    return f"{quantizer['kind']}, {'rate–distortion' if finetuning.get('rate_weight') else 'fine-tuned'}"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,8 @@ from tokenbounds.config import (
 )
 from tokenbounds.errors import MessageError
 from tokenbounds.files import write_bytes, write_json
-from tokenbounds.messages.comparison import compare_coders, compressed_bits
+from tokenbounds.messages.coding import Coder
+from tokenbounds.messages.comparison import compare_coders
 from tokenbounds.messages.container import Message, parse_message, read_message, render_message
 from tokenbounds.messages.decode import decode_message, decode_quantized
 from tokenbounds.messages.given import Given, Places
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 REPORT_VERSION = 1
-_COMPARED_SYMBOLS = 1 << 22  # beyond this general-purpose compressors see only a sample: they are slow
 
 
 @dataclass(frozen=True)
@@ -281,10 +281,17 @@ def _report(
             for name, codes in zip(names, symbols, strict=True)
         ],
         "symbols_entropy_bits": sum(entropies.values()),
-        "symbols_compressed_bits": compressed_bits(symbols) if _count(quantized) <= _COMPARED_SYMBOLS else {},
-        "coders_compared": compare_coders(symbols, spec.coder),
+        **_comparison(symbols, spec.coder),
         **history,
     }
+
+
+def _comparison(symbols: Sequence[np.ndarray], coder: Coder) -> dict[str, Any]:
+    """What other compressors make of the symbols; of more than a few million only a sample is tried."""
+    compared = compare_coders(symbols, coder)
+    whole = compared["symbols"] == sum(codes.size for codes in symbols)
+    others = {name: compared[name] for name in ("gzip", "xz", "zstd")} if whole else {}
+    return {"symbols_compressed_bits": others, "coders_compared": compared}
 
 
 def symbols_entropy_bits(codes: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from tokenbounds.messages.comparison import compare_coders, compressed_bits
+from tokenbounds.messages.exact import encode_bytes
 
 RNG = np.random.default_rng(0)
 TENSORS = [np.rint(RNG.normal(size=(200, 150)) * width).astype(np.int32) for width in (0.3, 1.0, 3.0)]
@@ -22,6 +23,17 @@ def test_static_coding_is_within_one_percent_and_200_bytes_of_its_ideal(width):
     counts = np.unique(codes, return_counts=True)[1]
     ideal = -(counts * np.log2(counts / codes.size)).sum()
     assert compare_coders([codes], "static")["ours"] <= 1.01 * ideal + 1600
+
+
+def test_bytes_are_compared_as_messages_code_them():
+    """Columns of bytes have codes of their own: ours is what the message holds, and no larger than any other's."""
+    skewed, even = RNG.geometric(0.05, size=40000).clip(1, 256) - 1, RNG.integers(0, 256, size=40000)
+    table = np.stack([skewed, even], axis=1).astype(np.uint8)
+    sizes = compare_coders([table, *TENSORS], "adaptive")
+    alone = len(encode_bytes(table[:, 0].copy())) + len(encode_bytes(table[:, 1].copy()))
+    assert sizes["ours"] == 8 * alone + compare_coders(TENSORS, "adaptive")["ours"]
+    assert sizes["ours"] < min(sizes[name] for name in ("gzip", "xz", "zstd"))
+    assert compare_coders([table], "adaptive", limit=4000)["symbols"] == 4000
 
 
 def test_a_sample_holds_the_first_rows_of_every_tensor():

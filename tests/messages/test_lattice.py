@@ -70,6 +70,11 @@ def lattice(checkpoint, tmp_path_factory):
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_linear_layers_take_their_bits(lattice, bits):
     message, report = lattice(bits)
+    assert report["bits_per_parameter"] == message.size_bits / report["coded_parameters"]
+    model = decode_message(render_message(message.header, message.parts))
+    assert report["coded_parameters"] == sum(value.numel() for value in coded_parameters(model).values())
+    compared = report["coders_compared"]
+    assert compared["ours"] <= 1.01 * min(compared[name] for name in ("gzip", "xz", "zstd")) + 1600
     report = report["quantization"]["linear"]
     assert report["bits"] == message.breakdown["values"]
     assert 0.8 * bits < report["bits_per_weight"] < 1.15 * bits  # of tiny layers; 24 inputs make three blocks of eight

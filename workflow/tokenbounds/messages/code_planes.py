@@ -59,5 +59,5 @@ def code_planes(codes: Codes, bits: int) -> list[np.ndarray]:
 
 
 def code_bytes(codes: Codes, bits: int) -> np.ndarray:
-    """All bytes of one layer's codes, less 128, int32: what other compressors are given."""
-    return np.concatenate([plane.reshape(-1) for plane in code_planes(codes, bits)]).astype(np.int32) - 128
+    """The bytes of one layer's codes, uint8 [codes, planes]."""
+    return np.stack([plane.reshape(-1) for plane in code_planes(codes, bits)], axis=1)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tokenbounds.messages.coding import Coder
+from tokenbounds.messages.exact import encode_bytes
 from tokenbounds.messages.planes import encode_codes, plane_shape
 
 SAMPLED_SYMBOLS = 1 << 22
@@ -21,7 +22,7 @@ def compare_coders(symbols: Sequence[np.ndarray], coder: Coder, limit: int = SAM
     Parameters
     ----------
     symbols : sequence of int arrays
-        The codes of each tensor.
+        The codes of each tensor; uint8 [values, bytes] where bytes are coded column by column, see `exact`.
     coder : {"adaptive", "static"}
     limit : int
         Of more symbols than this, only the first rows of each tensor are compared, in the same share of all.
@@ -35,7 +36,7 @@ def compare_coders(symbols: Sequence[np.ndarray], coder: Coder, limit: int = SAM
     sample = _first_rows(symbols, limit)
     return {
         "symbols": sum(codes.size for codes in sample),
-        "ours": 8 * len(encode_codes(sample, coder)),
+        "ours": _our_bits(sample, coder),
         **compressed_bits(sample),
     }
 
@@ -44,7 +45,7 @@ def compressed_bits(symbols: Sequence[np.ndarray]) -> dict[str, int]:
     """Bits that gzip, xz and zstd need for the same symbols, one byte each if they fit, else four."""
     import pyarrow as pa
 
-    flat = np.concatenate([codes.reshape(-1) for codes in symbols])
+    flat = np.concatenate([codes.reshape(-1).astype(np.int32) - 128 * (codes.dtype == np.uint8) for codes in symbols])
     fits = flat.size == 0 or (flat.min() >= -128 and flat.max() < 128)
     data = flat.astype("<i1" if fits else "<i4").tobytes()
     deflater = zlib.compressobj(9, zlib.DEFLATED, 31)
@@ -53,6 +54,16 @@ def compressed_bits(symbols: Sequence[np.ndarray]) -> dict[str, int]:
         "xz": 8 * len(lzma.compress(data, filters=[_xz_filter(len(data))])),
         "zstd": 8 * len(pa.Codec("zstd", compression_level=19).compress(data, asbytes=True)),
     }
+
+
+def _our_bits(symbols: Sequence[np.ndarray], coder: Coder) -> int:
+    """Codes together; bytes plane by plane, over all tensors that have as many."""
+    size = len(encode_codes([codes for codes in symbols if codes.dtype != np.uint8], coder))
+    tables = [codes for codes in symbols if codes.dtype == np.uint8]
+    for width in sorted({table.shape[1] for table in tables}):
+        planes = np.concatenate([table for table in tables if table.shape[1] == width])
+        size += sum(len(encode_bytes(np.ascontiguousarray(plane))) for plane in planes.T)
+    return 8 * size
 
 
 def _xz_filter(size: int) -> dict[str, int]:

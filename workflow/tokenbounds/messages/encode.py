@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,10 +130,12 @@ def encode_model(
     head, head_report = _smoothing_head(render_message(header, parts), subject.context, spec, corpus, places)
     data = render_message(header, [*parts, *([head.to_part()] if head else [])])
     message = parse_message(data)
-    _check_decoded(data, quantized.dequantize(), head, places)
+    values = quantized.dequantize()
+    _check_decoded(data, values, head, places)
     write_bytes(out, data)
-    write_json(report, {**_report(message, quantized, spec, history), "smoothing_head": head_report})
-    LOGGER.info("%s: %d bits, %.3f a coded value", out, message.size_bits, message.size_bits / _count(quantized))
+    described = _report(message, quantized, {name: value.size for name, value in values.items()}, spec)
+    write_json(report, {**described, **history, "smoothing_head": head_report})
+    LOGGER.info("%s: %d bits, %.3f a value", out, message.size_bits, described["bits_per_parameter"])
     return message
 
 
@@ -267,22 +269,21 @@ def _common_report(message: Message, spec: MessageSpec) -> dict[str, Any]:
 
 
 def _report(
-    message: Message, quantized: Quantized | RefinedQuantized, spec: MessageSpec, history: dict[str, Any]
+    message: Message, quantized: Quantized | RefinedQuantized, sizes: Mapping[str, int], spec: MessageSpec
 ) -> dict[str, Any]:
-    names = list(quantized.dequantize())
-    symbols = quantized.symbols()
-    entropies = {name: round(symbols_entropy_bits(codes), 1) for name, codes in zip(names, symbols, strict=True)}
+    """About a message of tensors with so many values each; a lattice has fewer codes than values."""
+    symbols, count = quantized.symbols(), max(sum(sizes.values()), 1)
+    entropies = {name: round(symbols_entropy_bits(codes), 1) for name, codes in zip(sizes, symbols, strict=True)}
     return {
         **_common_report(message, spec),
-        "coded_parameters": _count(quantized),
-        "bits_per_parameter": message.size_bits / _count(quantized),
+        "coded_parameters": count,
+        "bits_per_parameter": message.size_bits / count,
         "tensors": [
             {"name": name, "shape": list(codes.shape), "entropy_bits": entropies[name]}
-            for name, codes in zip(names, symbols, strict=True)
+            for name, codes in zip(sizes, symbols, strict=True)
         ],
         "symbols_entropy_bits": sum(entropies.values()),
         **_comparison(symbols, spec.coder),
-        **history,
     }
 
 
@@ -300,7 +301,3 @@ def symbols_entropy_bits(codes: np.ndarray) -> float:
         return 0.0
     counts = np.unique(codes, return_counts=True)[1]
     return float(-(counts * np.log2(counts / codes.size)).sum())
-
-
-def _count(quantized: Quantized | RefinedQuantized) -> int:
-    return max(sum(codes.size for codes in quantized.symbols()), 1)

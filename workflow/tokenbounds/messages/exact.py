@@ -96,8 +96,9 @@ def decode_floats(data: bytes, offset: int, sizes: Sequence[int]) -> tuple[list[
 
 
 def exact_bytes(array: np.ndarray) -> np.ndarray:
-    """Bytes of a float32 array in the narrowest format that holds it, before they are coded; uint8."""
-    return np.frombuffer(_pack(array, _narrowest(array)), dtype=np.uint8)
+    """Bytes of a float32 array in the narrowest format that holds it, before they are coded; uint8 [values, bytes]."""
+    which = _narrowest(array)
+    return np.frombuffer(_pack(array, which), dtype=np.uint8).reshape(-1, _WIDTHS[which])
 
 
 def _narrowest(array: np.ndarray) -> int:

@@ -50,7 +50,10 @@ class Quantized(Protocol):
         """Tensors of float32 by name."""
 
     def symbols(self) -> list[np.ndarray]:
-        """The integer codes, int32, one array a tensor, for reports and comparisons."""
+        """The integer codes, one array a tensor, for reports and comparisons.
+
+        Int32, or uint8 [values, bytes] where bytes are coded column by column.
+        """
 
 
 QUANTIZERS: dict[str, type[Quantized]] = {

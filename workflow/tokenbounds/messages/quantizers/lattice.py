@@ -132,7 +132,7 @@ class LatticeQuantized:
         return {"kind": "quip_sharp", **vars(self.settings)}
 
     def symbols(self) -> list[np.ndarray]:
-        """Bytes of lattice codes, less 128, and codes of all other tensors, in the model's order."""
+        """Bytes of lattice codes, and codes of all other tensors, in the model's order."""
         others = dict(zip(self.others.shapes, self.others.symbols(), strict=True))
         return [
             code_bytes(self.matrices[name].codes, self.settings.bits) if name in self.matrices else others[name]

@@ -88,7 +88,7 @@ class PublishedQuantized:
         return {"kind": "published", **settings}
 
     def symbols(self) -> list[np.ndarray]:
-        """Bytes of the codes of each layer (under its first weight), and of the other tensors' floats, less 128."""
+        """Bytes of the codes of each layer (under its first weight), and of the other tensors' floats."""
         slots = slots_of(self.shapes)
         first = {slot.weights[0]: name for name, slot in slots.items()}
         later = {weight for slot in slots.values() for weight in slot.weights[1:]}
@@ -98,9 +98,9 @@ class PublishedQuantized:
                 layer = self.codes.layers[first[name]]
                 found.append(code_bytes((layer.codes, layer.residuals), self.codes.bits))
             elif name in later:
-                found.append(np.zeros(0, dtype=np.int32))
+                found.append(np.zeros((0, 1), dtype=np.uint8))
             else:
-                found.append(exact_bytes(self.others[name]).astype(np.int32) - 128)
+                found.append(exact_bytes(self.others[name]))
         return found
 
     def to_parts(self, coder: Coder) -> list[Part]:

@@ -180,6 +180,20 @@ def test_scales_are_found_from_far_away(guess):
     assert len(asked) <= 13
 
 
+@pytest.mark.parametrize("guess", [0.01, 1.0, 50.0])
+@pytest.mark.parametrize("wanted", [5e5, 1.7e6, 4e6])
+def test_a_size_that_falls_while_code_lengths_are_learned_is_met(wanted, guess):
+    asked = []
+
+    def bits(scale):
+        asked.append(scale)
+        return 5e5 * np.log2(1 + (4 / scale) ** 2) * (1 + 0.1 * 0.8 ** len(asked))
+
+    scale = find_scale(bits, wanted, guess)
+    assert len(asked) <= 12
+    assert bits(scale) == pytest.approx(wanted, rel=0.03)  # what drifts on is less than that
+
+
 def test_a_size_that_no_scale_gives_is_refused():
     with pytest.raises(MessageError, match="Choose another target"):
         find_scale(lambda scale: 1e6 + 1 / scale, 5e5, 1.0)

@@ -53,7 +53,7 @@ class GptqQuantizer:
     calibration: str
     target: Target
     steps: Literal["row", "tensor"] = "row"
-    damping: Positive = 1e-4
+    damping: Positive = 1e-2
     embedding_bits_per_weight: Rate | None = None
 
 
@@ -68,7 +68,7 @@ class QuipQuantizer:
     calibration: str
     target: Target
     seed: Annotated[int, Field(ge=0)] = 0
-    damping: Positive = 1e-4
+    damping: Positive = 1e-2
     embedding_bits_per_weight: Rate | None = None
 
 

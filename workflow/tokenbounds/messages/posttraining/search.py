@@ -21,6 +21,7 @@ TOLERANCE = 0.01
 _SLACK_BITS = 400  # tiny models have no size within 1 %
 _ROUGH_TOLERANCE = 0.02
 _EVALUATIONS = 12
+_LEAST_STEP = 0.02  # octaves of the scale
 _SAMPLED_WEIGHTS = 20_000_000  # a rough scale is found on as many weights
 
 
@@ -74,7 +75,8 @@ def encoded_bits(matrices: Mapping[str, ScaledMatrix], coder: Coder = "adaptive"
 def find_scale(bits: Callable[[float], float], wanted: float, guess: float, slack: float | None = None) -> float:
     """The scale at which a falling function of it is `wanted`, to within `slack` (without it, 1 % and 50 bytes).
 
-    Steps of the secant method on the logarithm of the scale, kept inside the bracket of what is known.
+    Steps of the secant method on the logarithm of the scale, kept inside the bracket of what is known. The function may
+    drift, as code lengths are learned: a side of the bracket that two steps in a row did not move is given up.
 
     Raises
     ------
@@ -89,6 +91,8 @@ def find_scale(bits: Callable[[float], float], wanted: float, guess: float, slac
         LOGGER.info("scale %.5g: %.0f bits, wanted %.0f", 2.0**position, found, wanted)
         if abs(found - wanted) <= slack:
             return 2.0**position
+        if known and (known[-1][1] > wanted) == (found > wanted):
+            known = [point for point in known if (point[1] > wanted) == (found > wanted)]
         known.append((position, found))
         position = _next_position(sorted(known), wanted)
     raise MessageError(
@@ -103,7 +107,7 @@ def _next_position(known: Sequence[tuple[float, float]], wanted: float) -> float
     if not finer or not coarser:
         position, found = finer[-1] if finer else coarser[0]
         step = np.clip(np.log2(max(found, 1.0) / wanted) * 2, -4, 4)
-        return float(position + (max(step, 0.3) if finer else min(step, -0.3)))
+        return float(position + (max(step, _LEAST_STEP) if finer else min(step, -_LEAST_STEP)))
     (low, above), (high, below) = finer[-1], coarser[0]
     share = (above - wanted) / (above - below) if above > below else 0.5
     return low + (high - low) * float(np.clip(share, 0.05, 0.95))

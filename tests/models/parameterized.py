@@ -35,3 +35,14 @@ def fill(module):
         for parameter in module.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     return module
+
+
+def check_same(layer, x, dense):
+    """Values and gradients of the layer's product and of the dense one agree to float64."""
+    parameters = [*layer.parameters(), *([x] if x.requires_grad else [])]
+    results = []
+    for output in (layer(x), dense()):
+        weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).reshape(output.shape)
+        results.append((output, *torch.autograd.grad((output * weights).sum(), parameters)))
+    for fast, slow in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)

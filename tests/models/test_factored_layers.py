@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from parameterized import KRONECKER, MONARCH, fill, make_card
+from parameterized import KRONECKER, MONARCH, check_same, fill, make_card
 from tokenbounds.errors import ModelError
 from tokenbounds.models.build import build_model, coded_parameters
 from tokenbounds.models.generator import uniform
@@ -15,17 +15,6 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 torch.set_num_threads(1)
-
-
-def check_same(layer, x, dense):
-    """Values and gradients of the layer's product and of the dense one agree to float64."""
-    parameters = [*layer.parameters(), *([x] if x.requires_grad else [])]
-    results = []
-    for output in (layer(x), dense()):
-        weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).reshape(output.shape)
-        results.append((output, *torch.autograd.grad((output * weights).sum(), parameters)))
-    for fast, slow in zip(*results, strict=True):
-        torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
 
 
 PLAIN = {

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parameterized import check_same
 from safetensors.torch import load_file, save_file
 from tokenbounds.errors import ModelError
 from tokenbounds.files import canonical_json
@@ -295,17 +296,6 @@ def test_low_rank_embedding_equals_dense_embedding():
     fill(layer)
     ids = torch.tensor([[0, 8, 3], [3, 3, 1]])
     check_same(layer, ids, lambda: nn.functional.embedding(ids, layer.dense_weight()))
-
-
-def check_same(layer, x, dense):
-    """Values and gradients of the layer's product and of the dense one agree to float64."""
-    parameters = [*layer.parameters(), *([x] if x.requires_grad else [])]
-    results = []
-    for output in (layer(x), dense()):
-        weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).reshape(output.shape)
-        results.append((output, *torch.autograd.grad((output * weights).sum(), parameters)))
-    for fast, slow in zip(*results, strict=True):
-        torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
 
 
 def test_dense_weight_by_hand():

@@ -67,7 +67,7 @@ class LabelledScores:
         labels = [name for name in wanted if name == RESIDUE or name in LABEL_NAMES]
         stored = [name for name in wanted if name not in labels]
         copied = [name for name in labels if name in self.scores.provenance.schema.names]
-        for batch in self.scores.iter_batches((*{*stored, *copied, "document", "position", "token"},)):
+        for batch in self.scores.iter_batches(sorted({*stored, *copied, "document", "position", "token"})):
             found = self.annotations.at(column(batch, "document"), column(batch, "position"))
             arrays = {name: batch[name] for name in stored}
             for name in labels:

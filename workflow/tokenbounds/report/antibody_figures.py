@@ -20,6 +20,7 @@ _WIDTH_INCHES = 7.2
 _SERIES = 6
 _DODGE = 0.72
 _KEYS_PER_ROW = 3
+_LEGEND: dict[str, Any] = {"ncols": _KEYS_PER_ROW, "frameon": False, "fontsize": 8.5, "labelcolor": style.INK}
 _BOUNDED = {"certified_bpd": "certified, bits per token", "held_out_bpd": "certified held out, bits per token"}
 
 
@@ -97,9 +98,12 @@ def _finish(axes: Axes, corpus: str, colours: dict[str, str], guess: float, abov
     axes.axhline(guess, color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.set_title(corpus, pad=12 + 14 * math.ceil(len(colours) / _KEYS_PER_ROW) + 100 * above)
-    keys = [Line2D([], [], color=colour, marker="o", markersize=4.6, label=name) for name, colour in colours.items()]
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0 + above), "borderpad": 0.2}
-    axes.legend(handles=keys, ncols=_KEYS_PER_ROW, frameon=False, fontsize=8.5, labelcolor=style.INK, **place)
+    axes.legend(handles=_keys(colours), **place, **_LEGEND)
+
+
+def _keys(colours: dict[str, str]) -> list[Line2D]:
+    return [Line2D([], [], color=colour, marker="o", markersize=4.6, label=name) for name, colour in colours.items()]
 
 
 def choose_measures(table: pl.DataFrame) -> pl.DataFrame:
@@ -125,8 +129,7 @@ def draw_quantization(table: pl.DataFrame) -> Figure:
         _draw_measure(axes, name, table.filter(pl.col("metric") == name), "value", colours)
     for axes in panels[len(bounded) + len(measures) :]:
         axes.set_visible(False)
-    keys = [Line2D([], [], color=colour, marker="o", markersize=4.6, label=name) for name, colour in colours.items()]
-    figure.legend(handles=keys, loc="outside upper left", ncols=3, frameon=False, fontsize=8.5, labelcolor=style.INK)
+    figure.legend(handles=_keys(colours), loc="outside upper left", **_LEGEND)
     return figure
 
 

@@ -12,6 +12,7 @@ import polars as pl
 from tokenbounds.config import AffinityTask, RecoveryTask, TaskSpec
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import read_json
+from tokenbounds.report.formats import quantizer_name
 from tokenbounds.report.records import BoundRow, Certificate
 from tokenbounds.tasks.affinity import correlate_variants
 from tokenbounds.tasks.recovery import summarize_recovery
@@ -77,7 +78,8 @@ class MessageReport:
         try:
             row = raw["message"]
             per_weight = raw.get("bits_per_parameter")
-            return cls(path.stem, row["model"], _method(row["quantizer"]), int(raw["size_bits"]), per_weight)
+            quantizer = quantizer_name(row["quantizer"]["kind"], row["quantizer"].get("finetuning"))
+            return cls(path.stem, row["model"], quantizer, int(raw["size_bits"]), per_weight)
         except (KeyError, TypeError) as error:
             raise TokenboundsError(f"{path} is no report of a message ({error!r}). Encode the model again.") from error
 
@@ -86,14 +88,6 @@ class MessageReport:
         """The columns by which tables of tasks name it."""
         names = ("message", "model", "quantizer", "bits_per_weight")
         return {name: getattr(self, name) for name in names}
-
-
-def _method(quantizer: Mapping[str, Any]) -> str:
-    """The quantizer's kind, and what its values were trained for since the model was."""
-    finetuning = quantizer.get("finetuning") or {}
-    if not finetuning.get("steps"):
-        return str(quantizer["kind"])
-    return f"{quantizer['kind']}, {'rate–distortion' if finetuning.get('rate_weight') else 'fine-tuned'}"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import atomic_path, read_json, write_bytes
-from tokenbounds.report.formats import format_bytes, format_value, metric_label, metric_order
+from tokenbounds.report.formats import format_bytes, format_value, metric_label, metric_order, quantizer_name
 from tokenbounds.report.page import Section
 from tokenbounds.report.records import Certificate, read_certificates
 
@@ -82,10 +82,7 @@ def method_of(header: dict[str, Any], finetuning: dict[str, Any] | None) -> str:
         name = _COMBINED.get(parameterization.get("over", {}).get("kind", "dense"), "subspace")
     else:
         name = _NAMES.get(kind, kind)
-    quantizer = str(header.get("quantizer", {}).get("kind", "unknown quantizer"))
-    if finetuning and finetuning.get("steps") and finetuning.get("rate_weight"):
-        quantizer = f"rate–distortion {quantizer}"
-    return f"{name}, {quantizer}"
+    return f"{name}, {quantizer_name(header.get('quantizer', {}).get('kind', 'unknown quantizer'), finetuning)}"
 
 
 def _record(certificate: Certificate, errors: Sequence[str]) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
 from tokenbounds.rounding import percent_up, round_up
 
@@ -15,6 +17,7 @@ __all__ = [
     "is_error",
     "metric_label",
     "metric_order",
+    "quantizer_name",
     "round_up",
 ]
 
@@ -68,3 +71,9 @@ def format_bytes(size_bits: int) -> str:
         if size < 999.5 or unit == "GB":
             break
     return f"{size:.3g}{_SPACE}{unit}" if size < 100 else f"{size:,.0f}{_SPACE}{unit}"
+
+
+def quantizer_name(kind: str, finetuning: Mapping[str, Any] | None) -> str:
+    """A quantizer's name: its kind, and whether its values were trained with their rate in the loss."""
+    rated = finetuning and finetuning.get("steps") and finetuning.get("rate_weight")
+    return f"rate–distortion {kind}" if rated else kind

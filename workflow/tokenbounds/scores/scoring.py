@@ -240,8 +240,7 @@ def score_shard(
     rows = plan.shard(shard)
     scorer = make_scorer(predictor, corpus, options)
     provenance = _provenance(scorer, plan, shard, message_sha256, options)
-    if annotations is not None:
-        provenance = replace(provenance, labelled=True)
+    provenance = replace(provenance, labelled=annotations is not None)
     progress = _Progress(int(column(rows, "length").sum()))
     with score_writer(out, provenance) as writer:
         for batch in score_blocks(scorer, corpus, rows, options.batch_tokens, plan.visible_tokens):

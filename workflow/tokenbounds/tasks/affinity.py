@@ -14,7 +14,7 @@ from tokenbounds.files import sha256_bytes
 from tokenbounds.tasks.correlation import FEWEST, Correlation, Floats, correlate
 from tokenbounds.tasks.layouts import Layout, layout_of
 from tokenbounds.tasks.predictors import score_documents
-from tokenbounds.tasks.tables import Variant
+from tokenbounds.tasks.tables import Variant, count_reasons
 
 _FEW = 20
 
@@ -93,16 +93,10 @@ def correlate_variants(frame: pl.DataFrame, task: AffinityTask) -> list[dict[str
                 "spearman": found.value,
                 "low": found.low,
                 "high": found.high,
-                "remarks": "; ".join([*_reasons(part), *_doubts(likelihoods, values)]),
+                "remarks": "; ".join([*count_reasons(part["reason"]), *_doubts(likelihoods, values)]),
             }
         )
     return rows
-
-
-def _reasons(part: pl.DataFrame) -> list[str]:
-    """How many rows are left out for each reason."""
-    counts = part.filter(pl.col("reason") != "").group_by("reason").len().sort("reason")
-    return [f"{number} {reason}" for reason, number in counts.rows()]
 
 
 def _doubts(likelihoods: Floats, values: Floats) -> list[str]:

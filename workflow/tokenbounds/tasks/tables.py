@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def read_variants(task: AffinityTask) -> list[Variant]:
     for path in affinity_files(task):
         found = list(_read_table(path, task))
         if all(variant.reason for variant in found):
-            reasons = "; ".join(_count_reasons(found)) or "it has none"
+            reasons = "; ".join(count_reasons(variant.reason for variant in found)) or "it has none"
             raise TokenboundsError(
                 f"{path} has no row that can be used ({reasons}). Name the columns of values and of sequences."
             )
@@ -89,10 +90,10 @@ def read_variants(task: AffinityTask) -> list[Variant]:
     return _merge_repeated(variants)
 
 
-def _count_reasons(variants: Sequence[Variant]) -> list[str]:
-    """How many rows are left out for each reason, in alphabetical order of the reasons: `2 no value`."""
-    reasons = sorted(variant.reason for variant in variants if variant.reason)
-    return [f"{reasons.count(reason)} {reason}" for reason in dict.fromkeys(reasons)]
+def count_reasons(reasons: Iterable[str]) -> list[str]:
+    """How many rows are left out for each reason, in alphabetical order: `2 no value`. Used rows have the reason ""."""
+    counts = Counter(reason for reason in reasons if reason)
+    return [f"{counts[reason]} {reason}" for reason in sorted(counts)]
 
 
 def _read_table(path: Path, task: AffinityTask) -> Iterator[Variant]:

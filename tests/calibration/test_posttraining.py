@@ -15,6 +15,7 @@ from tokenbounds.config import CalibrationSpec, MessageSpec, parse_row
 from tokenbounds.errors import CalibrationError, MessageError
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.messages.encode import encode_model
+from tokenbounds.messages.posttraining.methods import staggered_exponents
 from tokenbounds.messages.posttraining.search import find_scale
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.checkpoint import load_checkpoint
@@ -197,6 +198,15 @@ def test_a_size_that_falls_while_code_lengths_are_learned_is_met(wanted, guess):
 def test_a_size_that_no_scale_gives_is_refused():
     with pytest.raises(MessageError, match="Choose another target"):
         find_scale(lambda scale: 1e6 + 1 / scale, 5e5, 1.0)
+
+
+def test_equal_steps_do_not_all_move_at_once():
+    """Else the size of a vocabulary whose tokens are rarely seen would jump by more than a target's tolerance."""
+    scales = 0.013 * 2.0 ** (np.arange(9) / 80)  # tenths of the exponents' unit
+    found = [staggered_exponents(np.full(1000, scale)) for scale in scales]
+    assert all(np.mean(a != b) <= 0.101 for a, b in itertools.pairwise(found))
+    assert all(np.abs(a - 8 * np.log2(scale)).max() <= 1.0 for a, scale in zip(found, scales, strict=True))
+    assert np.array_equal(found[0] - 8, staggered_exponents(np.full(1000, scales[0] / 2)))
 
 
 def test_values_that_are_not_finite_are_refused_by_name(calibrated, checkpoint, tmp_path):

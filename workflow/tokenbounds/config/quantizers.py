@@ -106,7 +106,7 @@ class WatersicQuantizer:
     kind: Literal["watersic"]
     calibration: str
     target: Target
-    damping: Positive = 1e-4
+    damping: Positive = 1e-3
     rate_weight: Annotated[float, Field(ge=0)] = 0.12
     trellis: Literal[8, 32] | None = None
     embedding_bits_per_weight: Rate | None = None

@@ -199,9 +199,11 @@ def _read_topics(source: PythonTopicsSource) -> Iterator[Document]:
     from pydoc_data import topics
 
     names = sorted(topics.topics)
+    first_with = {topics.topics[name]: name for name in reversed(names)}  # some texts stand under two names
     parts = {"all": names, "even": names[::2], "odd": names[1::2]}
     for name in parts[source.part]:
-        yield Document(f"pydoc_data.topics:{name}", topics.topics[name])
+        if first_with[topics.topics[name]] == name:
+            yield Document(f"pydoc_data.topics:{name}", topics.topics[name])
 
 
 def _read_text(source: TextSource) -> Iterator[Document]:

@@ -124,7 +124,7 @@ class SensitivitySteps:
     def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
         """See `Method`."""
         factor, sensitivity = self._sensitivity(matrix)
-        rows = exponents_of(scale / np.sqrt(sensitivity))
+        rows = staggered_exponents(scale / np.sqrt(sensitivity))
         columns = exponents_of(1 / np.sqrt(factor.diagonal))
         if self._spec.rate_weight == 0:
             return round_with_feedback(weight, factor, rows, columns)
@@ -191,6 +191,16 @@ def rms_exponents(weight: np.ndarray, scale: float, steps: str) -> np.ndarray:
     if steps == "tensor":
         squares = np.full_like(squares, squares.mean())
     return exponents_of(scale * np.sqrt(squares))
+
+
+def staggered_exponents(steps: np.ndarray) -> np.ndarray:
+    """Exponents of row steps, of which equal ones are not all rounded the same way.
+
+    Most tokens of a vocabulary are in a calibration too rarely to differ. If all their steps moved at once, no scale
+    would meet some targets.
+    """
+    spread = (np.arange(len(steps)) + 0.5) / len(steps) - 0.5
+    return exponents_of(steps * np.exp2(spread / _OCTAVE))
 
 
 def round_plainly(weight: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> ScaledMatrix:

@@ -56,13 +56,26 @@ def test_methods_have_the_names_people_know():
     def header(parameterization, quantizer="codebook"):
         return {"model": {"family": "gpt2", "parameterization": parameterization}, "quantizer": {"kind": quantizer}}
 
-    assert method_of({"model": {"family": "gpt2"}, "quantizer": {"kind": "uniform"}}, None) == "dense, uniform"
-    assert method_of(header(SUBLORA), {"steps": 5, "rate_weight": 0.0}) == "SubLoRA, codebook"
-    assert method_of(header({"kind": "subspace"}), None) == "subspace, codebook"
+    def trained(kind, steps, rate_weight):
+        return {"kind": kind, "finetuning": {"steps": steps, "rate_weight": rate_weight}}
+
+    assert method_of({"model": {"family": "gpt2"}, "quantizer": {"kind": "uniform"}}) == "dense, uniform"
+    assert method_of(header(SUBLORA), trained("codebook", 5, 0.0)) == "SubLoRA, codebook"
+    assert method_of(header({"kind": "subspace"})) == "subspace, codebook"
     over = {"kind": "subspace", "over": {"kind": "kronecker"}}
-    assert method_of(header(over), None) == "Kronecker + subspace, codebook"
-    assert method_of(header({"kind": "monarch"}), {"steps": 0, "rate_weight": 3.0}) == "Monarch, codebook"
-    assert method_of(header({}, "uniform"), {"steps": 9, "rate_weight": 3.0}) == "dense, rate–distortion uniform"
+    assert method_of(header(over)) == "Kronecker + subspace, codebook"
+    assert method_of(header({"kind": "monarch"}), trained("codebook", 0, 3.0)) == "Monarch, codebook"
+    assert method_of(header({}, "uniform"), trained("uniform", 9, 3.0)) == "dense, rate–distortion uniform"
+
+
+def test_quantizers_of_pretrained_models_are_told_apart_though_their_headers_are_alike():
+    header = {"model": {"family": "llama"}, "quantizer": {"kind": "scaled"}}
+    assert method_of(header) == "dense, scaled"  # all that a message without its report tells
+    assert method_of(header, {"kind": "gptq", "damping": 0.01}) == "GPTQ"
+    assert method_of(header, {"kind": "watersic", "trellis": None}) == "WaterSIC"
+    assert method_of(header, {"kind": "watersic", "trellis": 8}) == "WaterSIC, 8 states"
+    lora = {"model": {"family": "llama", "parameterization": {"kind": "lora"}}}
+    assert method_of(lora, {"kind": "rtn"}) == "LoRA, round to nearest"
 
 
 def test_rows_hold_what_certificates_and_reports_say(study, tmp_path):
@@ -120,3 +133,30 @@ def test_the_figure_has_a_line_for_each_method(study, tmp_path):
         svg = style.save(draw_bound_by_method(table), table, tmp_path, "bound_by_method").read_text()
     assert table.group_by("method").len().filter(pl.col("method") == "SubLoRA, codebook")["len"].to_list() == [2]
     assert all(method in svg for method in ("SubLoRA, codebook", "dense, rate–distortion uniform", "not certified"))
+
+
+def test_what_is_not_quantized_is_a_level_and_not_a_point(study, tmp_path):
+    study.append(write_row(tmp_path, "whole", 600, {}, "reference", 0.0, None))
+    table = method_table(read_certificates(study))
+    with style.figure_style():
+        figure = draw_bound_by_method(table)
+        smallest_drawn = figure.axes[0].get_xlim()[0]
+    assert smallest_drawn > 600 / 8
+    assert any("not quantized" in text.get_text() for text in figure.axes[0].texts)
+    assert "not quantized" not in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_many_methods_have_marks_of_their_own():
+    found = style.marks([f"method {number}" for number in range(40)])
+    assert len(set(found.values())) == 40
+
+
+@pytest.mark.parametrize(("smallest", "largest", "labels"), [(25e6, 66e6, 4), (20e3, 400e3, 4), (100, 1e6, 5)])
+def test_sizes_are_labelled_however_close_they_are(tmp_path, smallest, largest, labels):
+    rows = [("s", round(8 * smallest), {}, "uniform", 0.0, 9), ("l", round(8 * largest), {}, "uniform", 0.0, 9)]
+    table = method_table(read_certificates([write_row(tmp_path, *row) for row in rows]))
+    with style.figure_style():
+        axes = draw_bound_by_method(table).axes[0]
+    low, high = axes.get_xlim()
+    inside = [place for place in axes.xaxis.get_major_locator()() if low <= place <= high]
+    assert labels <= len(inside) <= 9

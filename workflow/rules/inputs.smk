@@ -199,12 +199,23 @@ CURVES = {
     for name in sorted(CERTIFIED_MODELS)
     if study.models[name].kind in ("trained", "finetuned")
 }
+
+
+def compression_method(message) -> tuple[str, str] | None:
+    """Parameterization and quantizer of a message of a transformer; none if nothing is compressed."""
+    model = study.models[message.model]
+    if model.kind == "markov" or message.quantizer.kind == "reference":
+        return None
+    parameterization = model.parameterization.kind if model.kind == "trained" else "dense"
+    return parameterization, message.quantizer.kind
+
+
 CERTIFIED_MESSAGES = sorted({row.message for row in study.certificates.values()})
-METHODS = {study.models[name].parameterization.kind for name in CURVES}
 FIGURES = ["bound_by_size", "bound_by_alpha", "loss_by_position", "message_anatomy"]
 FIGURES += ["training"] if CURVES else []
 # Several methods of compression, and of one of them several sizes.
-FIGURES += ["bound_by_method"] if 1 < len(METHODS) < len(CURVES) else []
+METHODS = [method for name in CERTIFIED_MESSAGES if (method := compression_method(study.messages[name]))]
+FIGURES += ["bound_by_method"] if 1 < len(set(METHODS)) < len(METHODS) else []
 
 
 # --- antibodies -------------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ class MessageReport:
         try:
             row = raw["message"]
             per_weight = raw.get("bits_per_parameter")
-            quantizer = quantizer_name(row["quantizer"]["kind"], row["quantizer"].get("finetuning"))
+            quantizer = quantizer_name(row["quantizer"])
             return cls(path.stem, row["model"], quantizer, int(raw["size_bits"]), per_weight)
         except (KeyError, TypeError) as error:
             raise TokenboundsError(f"{path} is no report of a message ({error!r}). Encode the model again.") from error

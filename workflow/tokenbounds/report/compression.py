@@ -11,7 +11,14 @@ from markupsafe import Markup, escape
 
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import atomic_path, read_json, write_bytes
-from tokenbounds.report.formats import format_bytes, format_value, metric_label, metric_order, quantizer_name
+from tokenbounds.report.formats import (
+    PRETRAINED_QUANTIZERS,
+    format_bytes,
+    format_value,
+    metric_label,
+    metric_order,
+    quantizer_name,
+)
 from tokenbounds.report.page import Section
 from tokenbounds.report.records import Certificate, read_certificates
 
@@ -74,15 +81,27 @@ def compression_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     return table.sort("corpus", "method", "message_bits", "certificate")
 
 
-def method_of(header: dict[str, Any], finetuning: dict[str, Any] | None) -> str:
-    """A method's name: parameterization and quantizer of a message's header, and what it was fine-tuned for."""
+def method_of(header: dict[str, Any], quantizer: dict[str, Any] | None = None) -> str:
+    """A method's name: parameterization and quantizer.
+
+    Parameters
+    ----------
+    header : dict
+        Of the message.
+    quantizer : dict, optional
+        The row that the message was encoded by, from the encoder's report. A header tells less: integers with steps
+        are one kind there, however they were rounded.
+    """
+    quantizer = quantizer or header.get("quantizer") or {"kind": "unknown quantizer"}
     parameterization = header["model"].get("parameterization", {})
     kind = parameterization.get("kind", "dense")
+    if kind == "dense" and quantizer["kind"] in PRETRAINED_QUANTIZERS:
+        return quantizer_name(quantizer)
     if kind == "subspace":
         name = _COMBINED.get(parameterization.get("over", {}).get("kind", "dense"), "subspace")
     else:
         name = _NAMES.get(kind, kind)
-    return f"{name}, {quantizer_name(header.get('quantizer', {}).get('kind', 'unknown quantizer'), finetuning)}"
+    return f"{name}, {quantizer_name(quantizer)}"
 
 
 def _record(certificate: Certificate, errors: Sequence[str]) -> dict[str, Any]:
@@ -91,12 +110,12 @@ def _record(certificate: Certificate, errors: Sequence[str]) -> dict[str, Any]:
     report = read_json(path) if path.is_file() else {}
     if report and report.get("sha256") != message["sha256"]:
         raise TokenboundsError(f"{path} reports on another message than {certificate.path} certifies. Encode it again.")
-    quantizer = report.get("message", {}).get("quantizer", {})
+    quantizer = report.get("message", {}).get("quantizer")
     others = report.get("symbols_compressed_bits", {})
     row = certificate.row("bpd")
     return {
         "corpus": certificate.corpus,
-        "method": method_of(message["header"], quantizer.get("finetuning")),
+        "method": method_of(message["header"], quantizer),
         "certificate": certificate.name,
         "message": certificate.message,
         "model": certificate.model,

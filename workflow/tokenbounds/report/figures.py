@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +18,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from tokenbounds.report import figure_data, style
 from tokenbounds.report.alpha_curve import alpha_table
 from tokenbounds.report.compression import method_table
-from tokenbounds.report.formats import format_bytes
+from tokenbounds.report.formats import NOT_QUANTIZED, format_bytes
 from tokenbounds.report.records import read_certificates
 
 _WIDTH_INCHES = 7.2
 _MIN_TOKENS_DRAWN = 30
+_SUBDIVISIONS = ((0.6, range(1, 10)), (2, (1, 2, 5)), (math.inf, (1,)))  # of a decade, by decades drawn at most
 
 
 def draw_figures(
@@ -162,18 +164,25 @@ def draw_bound_by_method(table: pl.DataFrame) -> Figure:
     """Best certified bound against message size, a line a method; the loss measured, dashed, below."""
     corpora = table["corpus"].unique(maintain_order=True).to_list()
     figure, panels = _panels(len(corpora), height=4.6)
-    colours = style.colours(table.sort("bpd")["method"].to_list())
+    compressed = pl.col("method") != NOT_QUANTIZED
+    marks = style.marks(table.filter(compressed).sort("bpd")["method"].to_list())
     for axes, corpus in zip(panels, corpora, strict=True):
         axes.set_xscale("log")
-        for method, colour in colours.items():
-            line = table.filter((pl.col("corpus") == corpus) & (pl.col("method") == method)).sort("message_bits")
+        here = table.filter(pl.col("corpus") == corpus)
+        for method, (colour, marker) in marks.items():
+            line = here.filter(pl.col("method") == method).sort("message_bits")
             size = line["message_bits"] / 8
-            axes.plot(size, line["bpd"], "o-", color=colour, markersize=5, linewidth=1.5)
+            axes.plot(size, line["bpd"], "-", marker=marker, color=colour, markersize=5, linewidth=1.5)
             axes.plot(size, line["bpd_empirical"], color=colour, linewidth=0.9, linestyle=(0, (3, 2)), alpha=0.7)
+        for loss in here.filter(~compressed)["bpd_empirical"].unique():
+            _level_line(axes, loss, f"{NOT_QUANTIZED}: {loss:.3f} measured", "left")
         _size_axis(axes)
         axes.set_ylabel("bits per token")
         _title(axes, corpus, len(corpora))
-    keys = [Line2D([], [], marker="o", markersize=5, color=colour, label=name) for name, colour in colours.items()]
+    keys = [
+        Line2D([], [], marker=marker, markersize=5, color=colour, label=name)
+        for name, (colour, marker) in marks.items()
+    ]
     keys.append(
         Line2D([], [], color=style.MUTED, linestyle=(0, (3, 2)), linewidth=0.9, label="measured, not certified")
     )
@@ -352,10 +361,14 @@ def _legend(axes: Axes, keys: Sequence[Artist]) -> None:
 
 
 def _guess_line(axes: Axes, guess: float, side: Literal["left", "right"]) -> None:
-    axes.axhline(guess, color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
+    _level_line(axes, guess, f"random guessing: {guess:.3g}", side)
+
+
+def _level_line(axes: Axes, level: float, text: str, side: Literal["left", "right"]) -> None:
+    axes.axhline(level, color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
     axes.annotate(
-        f"random guessing: {guess:.3g}",
-        (0 if side == "left" else 1, guess),
+        text,
+        (0 if side == "left" else 1, level),
         xycoords=("axes fraction", "data"),
         xytext=(4 if side == "left" else -2, 4),
         textcoords="offset points",
@@ -366,7 +379,10 @@ def _guess_line(axes: Axes, guess: float, side: Literal["left", "right"]) -> Non
 
 
 def _size_axis(axes: Axes) -> None:
-    axes.xaxis.set_major_locator(LogLocator(base=10, numticks=12))
+    low, high = axes.get_xlim()
+    decades = math.log10(high / low)
+    subdivisions = next(marks for limit, marks in _SUBDIVISIONS if decades <= limit)
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=subdivisions, numticks=12))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_bytes(round(value * 8))))
     axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))

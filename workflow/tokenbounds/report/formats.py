@@ -10,6 +10,8 @@ from typing import Any
 from tokenbounds.rounding import percent_up, round_up
 
 __all__ = [
+    "NOT_QUANTIZED",
+    "PRETRAINED_QUANTIZERS",
     "format_bytes",
     "format_confidence",
     "format_percent",
@@ -22,6 +24,16 @@ __all__ = [
 ]
 
 _SPACE = "\u00a0"  # no line break between a number and its unit
+NOT_QUANTIZED = "not quantized"
+PRETRAINED_QUANTIZERS = {
+    "rtn": "round to nearest",
+    "gptq": "GPTQ",
+    "quip": "QuIP",
+    "quip_sharp": "QuIP#",
+    "watersic": "WaterSIC",
+    "published": "published codes",
+    "reference": NOT_QUANTIZED,
+}
 _TOP_K = re.compile(r"top(\d{1,9})_error")
 
 
@@ -73,7 +85,12 @@ def format_bytes(size_bits: int) -> str:
     return f"{size:.3g}{_SPACE}{unit}" if size < 100 else f"{size:,.0f}{_SPACE}{unit}"
 
 
-def quantizer_name(kind: str, finetuning: Mapping[str, Any] | None) -> str:
-    """A quantizer's name: its kind, and whether its values were trained with their rate in the loss."""
+def quantizer_name(quantizer: Mapping[str, Any]) -> str:
+    """What people call the quantizer of a message's row: with its trellis, and whether it trains for rate."""
+    kind = quantizer["kind"]
+    name = PRETRAINED_QUANTIZERS.get(kind, kind)
+    if quantizer.get("trellis"):
+        name += f", {quantizer['trellis']} states"
+    finetuning = quantizer.get("finetuning")
     rated = finetuning and finetuning.get("steps") and finetuning.get("rate_weight")
-    return f"rate–distortion {kind}" if rated else kind
+    return f"rate–distortion {name}" if rated else name

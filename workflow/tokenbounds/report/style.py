@@ -24,6 +24,7 @@ RULE = "#d8dbe0"
 PAPER = "#ffffff"
 # Okabe and Ito's colours for colour-blind readers, darkened a little for text on white; then greys.
 SERIES = ("#0b6bb0", "#c8500a", "#08835f", "#b0578a", "#8a6a00", "#3a8fc4", "#7a4fb5", "#7f7f7f")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 _FONT_STACK = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _TRIM: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.08}
@@ -77,6 +78,15 @@ def colours(names: Sequence[str]) -> dict[str, str]:
     """One colour for each distinct name, in order of appearance; names beyond the palette share its last, a grey."""
     distinct = list(dict.fromkeys(names))
     return {name: SERIES[min(index, len(SERIES) - 1)] for index, name in enumerate(distinct)}
+
+
+def marks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each distinct name, in order of appearance: no two alike, however many there are."""
+    distinct, hues = list(dict.fromkeys(names)), SERIES[:-1]
+    return {
+        name: (hues[index % len(hues)], _MARKERS[index // len(hues) % len(_MARKERS)])
+        for index, name in enumerate(distinct)
+    }
 
 
 def save(figure: Figure, table: pl.DataFrame, directory: Path, name: str) -> Path:

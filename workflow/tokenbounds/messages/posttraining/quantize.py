@@ -181,23 +181,24 @@ class _Task:
         """Matrices quantized so that, coded alone, they take `wanted` bits; or the whole message with `others`."""
         share = 1.0 if others is None else self._weights(matrices) / self._weights(self.matrices)
         guess = rough_scale(self.rounder, matrices, share * wanted / self._weights(matrices))
-        evaluations: list[list[float]] = []
+        evaluations: list[tuple[float, int]] = []
         latest: dict[str, ScaledMatrix] = {}
 
         def bits(scale: float) -> float:
             latest.update(self.rounder.round(matrices, scale))
             size = encoded_bits(latest, self.coder) if others is None else self._message_bits({**others, **latest})
-            evaluations.append([scale, size])
+            evaluations.append((scale, size))
             return size
 
         scale = find_scale(bits, wanted, guess)
-        self._note(group, scale, matrices, latest, evaluations)
+        own_bits = evaluations[-1][1] if others is None else encoded_bits(latest, self.coder)
+        self._note(group, scale, matrices, own_bits, evaluations)
         return latest
 
     def _at_scale(self, group: str, matrices: Sequence[Matrix], scale: float) -> dict[str, ScaledMatrix]:
         self.rounder.round(matrices, scale)  # learns code lengths
         found = self.rounder.round(matrices, scale)
-        self._note(group, scale, matrices, found, [])
+        self._note(group, scale, matrices, encoded_bits(found, self.coder), [])
         return found
 
     def _note(
@@ -205,10 +206,10 @@ class _Task:
         group: str,
         scale: float,
         matrices: Sequence[Matrix],
-        found: Mapping[str, ScaledMatrix],
-        evaluations: list[list[float]],
+        bits: int,
+        evaluations: Sequence[tuple[float, int]],
     ) -> None:
-        bits, weights = encoded_bits(found, self.coder), self._weights(matrices)
+        weights = self._weights(matrices)
         rates = {"bits": bits, "weights": weights, "bits_per_weight": bits / max(weights, 1)}
         self.record[group] = {"scale": scale, **rates, "evaluations": evaluations}
 

@@ -358,6 +358,14 @@ def test_checkpoint_round_trip(tmp_path, parameterization):
     assert torch.equal(loaded(ids).logits, model(ids).logits)
 
 
+def test_weights_may_be_read_by_whom_other_files_may(tmp_path):
+    card = make_card()
+    save_checkpoint(tmp_path, build_model(card), card)
+    usual = tmp_path / "usual"
+    usual.touch()
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {usual.stat().st_mode}
+
+
 @pytest.mark.parametrize("damage", ["missing", "extra", "shape", "integers", "truncated", "gone", "card"])
 def test_damaged_checkpoints_are_refused(tmp_path, damage):
     card = make_card()

@@ -20,7 +20,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary sibling of `path` to write to; it becomes `path` only if the block succeeds.
 
     The data are synced to disk before the rename, so that a killed job or a full disk leaves either the whole
-    file or none.
+    file or none. Whoever may read files that the user creates may read it, however strict the library is that wrote it.
 
     Raises
     ------
@@ -31,7 +31,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        usual_mode = temporary.stat().st_mode
+        temporary.unlink()
         yield temporary
+        temporary.chmod(usual_mode)
         _sync(temporary)
         temporary.replace(path)
     except OSError as error:

@@ -41,7 +41,7 @@ METHODS: dict[str, dict[str, object]] = {
     "gptq": {"kind": "gptq", "calibration": "c", "target": {"scale": 0.8}},
     "quip": {"kind": "quip", "calibration": "c", "target": {"scale": 0.8}},
     "watersic": {"kind": "watersic", "calibration": "c", "target": {"bits_per_weight": 2.0}},
-    "trellis": {"kind": "watersic", "calibration": "c", "target": {"bits_per_weight": 2.0}, "trellis": 8},
+    "no trellis": {"kind": "watersic", "calibration": "c", "target": {"bits_per_weight": 2.0}, "trellis": None},
     "quip# 2 bits": {"kind": "quip_sharp", "bits": 2},
     "quip# 3 bits": {"kind": "quip_sharp", "bits": 3},
     "quip# 4 bits": {"kind": "quip_sharp", "bits": 4},

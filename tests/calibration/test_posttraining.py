@@ -73,7 +73,7 @@ def test_every_tensor_of_every_family_and_method_decodes_exactly_in_a_fresh_proc
         settings = {"target": {"scale": 1e-3}} if kind == "watersic" else {}
         paths.append(encoded(family, spec_of(kind, next(coders), **settings))[2])
         if kind == "watersic":
-            settings |= {"trellis": 8}
+            settings |= {"trellis": None}
             paths.append(encoded(family, spec_of(kind, next(coders), **settings))[2])
     assert decoded_afresh(paths) == [digests(decode_message(path)) for path in paths]
 
@@ -118,7 +118,7 @@ def test_rate_distortion_rounding_pays_at_equal_size(calibrated, encoded):
 def test_a_trellis_pays_at_equal_size(calibrated, encoded, family, states):
     directory, path = calibrated(family)
     calibration, losses = Calibration.open(path), []
-    for settings in ({}, {"trellis": states}):
+    for settings in ({"trellis": None}, {"trellis": states}):
         message, _, decoded = encoded(family, spec_of("watersic", target={"bits_per_weight": 4.0}, **settings))
         losses.append(weighted_loss(calibration, directory, decoded))
     turned = {"turned": [*range(2, 10)]} if family == "gpt2" else {}  # weights as [inputs, outputs]

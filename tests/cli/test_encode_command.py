@@ -72,6 +72,15 @@ def test_calibrated_quantizers_take_a_text_and_a_row_from_a_file(run, folder):
     assert report["message"]["coder"] == "static" and report["quantization"]["calibration"]["tokens"] > 700
 
 
+def test_without_a_quantizer_the_best_one_is_taken_at_two_bits(run, folder):
+    status, _, error = run(folder / "model", "-o", folder / "m.tbm", "--calibrate", folder / "text.txt")
+    assert status == 0, error
+    report = json.loads((folder / "m.json").read_text())
+    quantizer = report["message"]["quantizer"]
+    assert (quantizer["kind"], quantizer["trellis"], quantizer["target"]["bits_per_weight"]) == ("watersic", 8, 2.0)
+    assert report["quantization"]["linear"]["bits_per_weight"] == pytest.approx(2.0, abs=0.2)
+
+
 def test_nested_options_and_lattices(run, folder):
     arguments = ("--quantizer", "rtn", "--option", "target.scale=0.5", "--option", "steps=tensor")
     assert run(folder / "model", "-o", folder / "r.tbm", *arguments)[0] == 0
@@ -110,8 +119,8 @@ def test_a_gguf_file_becomes_a_message_that_decodes_to_what_the_report_says(run,
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        ((), "--quantizer and --config"),
-        (("--quantizer", "uniform", "--config", "row.yaml"), "--quantizer and --config"),
+        ((), "--calibrate"),
+        (("--quantizer", "uniform", "--config", "row.yaml"), "--quantizer or --config"),
         (("--config", "missing.yaml"), "missing.yaml"),
         (("--quantizer", "zip"), "zip"),
         (("--quantizer", "counts"), "Markov"),

@@ -101,7 +101,9 @@ def inspect(message: MessageArgument, base: BaseOption = None, coarse: CoarseOpt
 def encode(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint's folder or hub name.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="MESSAGE", help="The message to write (.tbm).")],
-    quantizer: Annotated[str | None, typer.Option(help="A quantizer's kind, as in config/README.md.")] = None,
+    quantizer: Annotated[
+        str | None, typer.Option(help="A quantizer's kind, as in config/README.md; by default watersic at two bits.")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A key of the quantizer; dots reach nested keys.")
     ] = None,

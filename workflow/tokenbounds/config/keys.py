@@ -234,8 +234,10 @@ KEYS: dict[str, str] = {
             "seed": "Draws the rotations.",
             "steps": "One step for each row of a matrix, or one for the whole of it.",
             "embedding_bits_per_weight": "Bits a value of embeddings and head; `null`: the layers' scale.",
-            "trellis": "States of a trellis that chooses an input's codes together: fewer bits at equal loss, slower.",
-            "rate_weight": "What a bit is worth in squared steps when a code is chosen; 0 rounds to the nearest.",
+            "trellis": "States of a trellis that chooses an input's codes together: fewer bits at equal loss, slower. "
+            "`null`: each code on its own, which is better with the static coder below two bits.",
+            "rate_weight": "What a bit is worth in squared steps when a code is chosen; 0 rounds to the nearest, "
+            "without a trellis.",
         }.items()
         for quantizer, keys in _POST_TRAINING_KEYS.items()
         if key in keys

@@ -99,8 +99,8 @@ class WatersicQuantizer:
     """The best for pretrained models: steps by sensitivity of rows and columns, one scale for the whole model.
 
     The step of row r and column k is scale / √(g_r · D_k): g_r is the mean squared gradient of the loss at output r,
-    D_k what the inputs before k do not explain of input k. Columns are rounded with error feedback, each code so that
-    error + `rate_weight` × bits is least.
+    D_k what the inputs before k do not explain of input k. Columns are rounded with error feedback, the codes of each
+    so that error + `rate_weight` × bits is least along a trellis.
     """
 
     kind: Literal["watersic"]
@@ -108,5 +108,5 @@ class WatersicQuantizer:
     target: Target
     damping: Positive = 1e-3
     rate_weight: Annotated[float, Field(ge=0)] = 0.12
-    trellis: Literal[8, 32] | None = None
+    trellis: Literal[8, 32] | None = 8
     embedding_bits_per_weight: Rate | None = None

@@ -24,7 +24,10 @@ _ROWS_AT_ONCE = 8192  # rows are rounded independently: a large vocabulary need 
 _OCTAVE = 8  # in exponents of steps
 # A bit is worth about 0.36 squared steps on the grid of both cosets, of which each has steps twice as large.
 _TRELLIS_RATE_WEIGHT = 3.0
-_UNSEEN = 0.05  # sensitivity that every row of a table has, as a share of the mean: what calibration did not see
+# Sensitivity that every row has, as a share of the mean: what calibration did not see.
+_UNSEEN = 0.05  # of a table
+# Of a linear layer. A unit that hardly ever acted would have so large a step that errors in other layers wake it up.
+_QUIET = 0.3
 
 # (targets in steps, column, rows that they are of) -> codes
 Choice = Callable[[np.ndarray, int, slice], np.ndarray]
@@ -147,7 +150,8 @@ class SensitivitySteps:
     def _sensitivity(self, matrix: Matrix) -> tuple[LdlFactor, np.ndarray]:
         """The factor of a matrix's inputs and the sensitivity of its outputs."""
         if matrix.use == "linear":
-            return self._factor(matrix.group), with_floor(self._calibration.outputs(matrix).astype(np.float64), 1e-6)
+            sensitivity = with_floor(self._calibration.outputs(matrix).astype(np.float64), _QUIET)
+            return self._factor(matrix.group), sensitivity
         moments, sensitivity = table_sensitivity(self._calibration, matrix)
         return ldl_factor(moments, self._spec.damping), sensitivity
 

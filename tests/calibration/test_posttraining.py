@@ -8,14 +8,14 @@ import pytest
 import torch
 from fresh_decoder import digests
 from tokenbounds.calibration.calibrate import calibrate_model
-from tokenbounds.calibration.layers import matrices_of, of_use
+from tokenbounds.calibration.layers import Matrix, matrices_of, of_use
 from tokenbounds.calibration.ldlq import proxy_loss
 from tokenbounds.calibration.store import Calibration
 from tokenbounds.config import CalibrationSpec, MessageSpec, parse_row
 from tokenbounds.errors import CalibrationError, MessageError
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.messages.encode import encode_model
-from tokenbounds.messages.posttraining.methods import staggered_exponents
+from tokenbounds.messages.posttraining.methods import SensitivitySteps, staggered_exponents
 from tokenbounds.messages.posttraining.search import find_scale
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.checkpoint import load_checkpoint
@@ -207,6 +207,27 @@ def test_equal_steps_do_not_all_move_at_once():
     assert all(np.mean(a != b) <= 0.101 for a, b in itertools.pairwise(found))
     assert all(np.abs(a - 8 * np.log2(scale)).max() <= 1.0 for a, scale in zip(found, scales, strict=True))
     assert np.array_equal(found[0] - 8, staggered_exponents(np.full(1000, scales[0] / 2)))
+
+
+class EqualInputs:
+    """A calibration whose inputs are all alike, and of whose outputs the fourth never mattered."""
+
+    def moments(self, matrix):
+        return np.eye(16, dtype=np.float32)
+
+    def outputs(self, matrix):
+        return np.array([1, 1, 1, 0, 1, 1, 1, 1], dtype=np.float32)
+
+
+@pytest.mark.parametrize("trellis", [None, 8])
+def test_outputs_that_never_mattered_keep_errors_of_the_size_of_others(trellis):
+    """Such a unit would be woken up by an error as large as its step, if that followed its sensitivity alone."""
+    quantizer = spec_of("watersic", trellis=trellis).quantizer
+    weight = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
+    rounded = SensitivitySteps(quantizer, EqualInputs()).round(Matrix("w", "linear", False, "g"), weight, 0.5, None)
+    errors = np.sqrt(np.mean((rounded.values() - weight) ** 2, axis=1))
+    assert errors[3] < 4 * np.delete(errors, 3).mean()
+    assert rounded.rows[3] > np.delete(rounded.rows, 3).max()
 
 
 def test_values_that_are_not_finite_are_refused_by_name(calibrated, checkpoint, tmp_path):

@@ -206,7 +206,7 @@ def compression_method(message) -> tuple[str, str] | None:
     model = study.models[message.model]
     if model.kind == "markov" or message.quantizer.kind == "reference":
         return None
-    parameterization = model.parameterization.kind if model.kind == "trained" else "dense"
+    parameterization = "dense" if model.kind == "pretrained" else model.parameterization.kind
     return parameterization, message.quantizer.kind
 
 

@@ -81,7 +81,7 @@ def colours(names: Sequence[str]) -> dict[str, str]:
 
 
 def marks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """A colour and a marker for each distinct name, in order of appearance: no two alike, however many there are."""
+    """A colour and a marker for each distinct name, in order of appearance; no two of the first 49 are alike."""
     distinct, hues = list(dict.fromkeys(names)), SERIES[:-1]
     return {
         name: (hues[index % len(hues)], _MARKERS[index // len(hues) % len(_MARKERS)])

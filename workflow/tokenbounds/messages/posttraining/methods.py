@@ -16,12 +16,12 @@ from tokenbounds.calibration.store import Calibration
 from tokenbounds.config import GptqQuantizer, QuipQuantizer, RtnQuantizer, WatersicQuantizer
 from tokenbounds.messages.quantizers.scaled import LEAST_EXPONENT, ScaledMatrix, exponents_of, steps_of
 from tokenbounds.messages.quantizers.trellis import quantize_sequences
+from tokenbounds.messages.quantizers.uniform import STEPS_PER_OCTAVE
 from tokenbounds.messages.trellis import Trellis, trellis
 from tokenbounds.models.hadamard import rotate_weight, weight_rotations
 
 _MAX_CODE = float(1 << 29)
 _ROWS_AT_ONCE = 8192  # rows are rounded independently: a large vocabulary need not be held in several copies
-_OCTAVE = 8  # in exponents of steps
 # A bit is worth about 0.36 squared steps on the grid of both cosets, of which each has steps twice as large.
 _TRELLIS_RATE_WEIGHT = 3.0
 # Sensitivity that every row has, as a share of the mean: what calibration did not see.
@@ -134,7 +134,7 @@ class SensitivitySteps:
         if self._spec.trellis is None:
             rates = rates or RateModel.fit(round_plainly(weight, rows, columns).codes)
             return round_with_feedback(weight, factor, rows, columns, _by_cost(rates, self._spec.rate_weight))
-        rows = np.maximum(rows - _OCTAVE, LEAST_EXPONENT)  # every other point of a grid twice as fine
+        rows = np.maximum(rows - STEPS_PER_OCTAVE, LEAST_EXPONENT)  # every other point of a grid twice as fine
         rates = rates or RateModel.fit(round_plainly(weight, rows, columns).codes, grids=2)
         choose = _along_trellis(rates, _TRELLIS_RATE_WEIGHT * self._spec.rate_weight, trellis(self._spec.trellis))
         found = round_with_feedback(weight, factor, rows, columns, choose, rows_at_once=len(weight))
@@ -204,7 +204,7 @@ def staggered_exponents(steps: np.ndarray) -> np.ndarray:
     would meet some targets.
     """
     spread = (np.arange(len(steps)) + 0.5) / len(steps) - 0.5
-    return exponents_of(steps * np.exp2(spread / _OCTAVE))
+    return exponents_of(steps * np.exp2(spread / STEPS_PER_OCTAVE))
 
 
 def round_plainly(weight: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> ScaledMatrix:

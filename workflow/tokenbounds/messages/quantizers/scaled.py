@@ -19,7 +19,7 @@ from tokenbounds.messages.adaptive import decode_planes, encode_planes
 from tokenbounds.messages.coding import Coder
 from tokenbounds.messages.container import Message, Part
 from tokenbounds.messages.planes import Shape, decode_codes, encode_codes, plane_shape
-from tokenbounds.messages.quantizers.uniform import UniformQuantized, step_of
+from tokenbounds.messages.quantizers.uniform import STEPS_PER_OCTAVE, UniformQuantized, step_of
 from tokenbounds.messages.trellis import STATES, Trellis, codes_of, trellis
 
 # Products of two steps stay between 2^-124 and 2^124: normal numbers, which no machine flushes to zero.
@@ -31,7 +31,7 @@ _STEPS = np.array([step_of(exponent) for exponent in range(LEAST_EXPONENT, GREAT
 def exponents_of(steps: np.ndarray) -> np.ndarray:
     """Exponents (eighths of an octave) of the nearest steps on the grid; int32, in the shape of `steps`."""
     safe = np.maximum(np.asarray(steps, dtype=np.float64), 2.0**-62)
-    exponents = np.rint(8 * np.log2(safe)).astype(np.int32)
+    exponents = np.rint(STEPS_PER_OCTAVE * np.log2(safe)).astype(np.int32)
     return np.clip(exponents, LEAST_EXPONENT, GREATEST_EXPONENT)
 
 

@@ -38,14 +38,14 @@ from _coverage_sources import (
 from _coverage_stopped import stopped_excess
 from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
 from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, lambda_grid
-from tokenbounds.bounds.chain_rows import ChainModel, bound_chains
 from tokenbounds.bounds.documents import bound_documents, bound_documents_betting
 from tokenbounds.bounds.freedman import bound_freedman
 from tokenbounds.bounds.ledger import split_delta
 from tokenbounds.bounds.sampling import draw_order, lower_mean, upper_mean
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range, smooth
-from tokenbounds.bounds.survey import Sample
 from tokenbounds.bounds.telescoped import bound_telescoped, link_ceilings, link_losses
+from tokenbounds.certificates.averages.passes import Sample
+from tokenbounds.certificates.rows.chains import ChainModel, bound_chains
 from tokenbounds.config import BoundsSpec
 
 WIDE_VOCABULARY = 256

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
-from tokenbounds.messages.coding import decode_symbols, encode_symbols
+from tokenbounds.messages.coding.symbols import decode_symbols, encode_symbols
 
 _ZSTD = pa.Codec("zstd", compression_level=19)
 

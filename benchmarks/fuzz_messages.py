@@ -19,24 +19,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.errors import MessageError
 from tokenbounds.files import canonical_json
+from tokenbounds.messages.coding.trellis import grid_points, trellis
 from tokenbounds.messages.container import CHECKSUM_BYTES, Message, parse_message, render_message, write_varint
 from tokenbounds.messages.container import _checksum as checksum
 from tokenbounds.messages.decode import decode_message
-from tokenbounds.messages.encode import encode_model
-from tokenbounds.messages.quantizers.published import PublishedQuantized
-from tokenbounds.messages.quantizers.scaled import ScaledMatrix, ScaledQuantized
+from tokenbounds.messages.formats.published import PublishedQuantized
+from tokenbounds.messages.formats.scaled import ScaledMatrix, ScaledQuantized
 from tokenbounds.messages.smoothing_head import SmoothingHead
-from tokenbounds.messages.trellis import grid_points, trellis
 from tokenbounds.models.adapters import AdapterCard, attach_adapters, check_adapter
 from tokenbounds.models.base import load_base
 from tokenbounds.models.build import build_model, coded_parameters, initialize
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint
 from tokenbounds.models.identity import checkpoint_sha256
-from tokenbounds.models.quip_sharp import LatticeLayer, PublishedCodes, slots_of
+from tokenbounds.models.pretrained.quip_sharp import LatticeLayer, PublishedCodes, slots_of
 
 _LLAMA = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2}
 _MODELS = [

@@ -31,9 +31,9 @@ import numpy.typing as npt
 
 sys.path.append(str(Path(__file__).parent))  # for whoever loads this file by its path
 from paper_regime import Regime, read_aligned, single_model
-from tokenbounds.bounds.chain import ChainProblem
-from tokenbounds.bounds.chain_search import ChainSearch
 from tokenbounds.bounds.telescoped import bound_telescoped
+from tokenbounds.certificates.rows.chain_candidates import ChainProblem
+from tokenbounds.certificates.rows.chain_search import ChainSearch
 from tokenbounds.rounding import round_up
 
 Floats = npt.NDArray[np.float64]
@@ -194,7 +194,7 @@ def read_topics(limit: int, vocabulary_size: int, start_id: int) -> Topics:
 def score(folder: Path, tokens: int) -> None:
     """Score the topics with all of their windows visible, and with few tokens visible."""
     from tokenbounds.config import PretrainedModel
-    from tokenbounds.models.loading import load_pretrained
+    from tokenbounds.models.pretrained.loading import load_pretrained
     from tokenbounds.scores.plan import plan_scoring, read_plan, write_plan
     from tokenbounds.scores.scoring import score_shard
 

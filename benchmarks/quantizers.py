@@ -26,9 +26,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenbounds.calibration.calibrate import calibrate_model
+from tokenbounds.compression import encode as encoding
+from tokenbounds.compression.calibration.calibrate import calibrate_model
 from tokenbounds.config import CalibrationSpec, MessageSpec, parse_row
-from tokenbounds.messages import encode as encoding
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.models.build import build_model, coded_parameters, initialize
 from tokenbounds.models.card import ModelCard

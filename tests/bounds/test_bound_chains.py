@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenbounds.bounds.alignment import align_scores
 from tokenbounds.bounds.betting import bound_betting
-from tokenbounds.bounds.chain import ChainProblem
-from tokenbounds.bounds.chain_rows import ChainModel, bound_chains
-from tokenbounds.bounds.chain_search import SEARCHED_TOKENS, ChainSearch, thin_rows
 from tokenbounds.bounds.ledger import split_delta
 from tokenbounds.bounds.smoothing import loss_ceiling, smooth
+from tokenbounds.certificates.averages.alignment import align_scores
+from tokenbounds.certificates.rows.chain_candidates import ChainProblem
+from tokenbounds.certificates.rows.chain_search import SEARCHED_TOKENS, ChainSearch, thin_rows
+from tokenbounds.certificates.rows.chains import ChainModel, bound_chains
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import ScoreError
 

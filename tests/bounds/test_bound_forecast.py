@@ -7,10 +7,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tokenbounds.bounds.forecast import BOUNDS, Forecast
-from tokenbounds.bounds.foreign import ForeignScores, bound_scores
-from tokenbounds.bounds.pilot import find_bits, find_pilot, find_tokens, guess_pilot, read_pilot
 from tokenbounds.bounds.sampling import draws_for_width, width_of_draws
+from tokenbounds.certificates.external import ForeignScores, bound_scores
+from tokenbounds.certificates.forecast import BOUNDS, Forecast
+from tokenbounds.certificates.pilot import find_bits, find_pilot, find_tokens, guess_pilot, read_pilot
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import TokenboundsError
 

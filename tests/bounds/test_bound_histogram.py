@@ -2,8 +2,8 @@ import math
 
 import numpy as np
 import pytest
-from tokenbounds.bounds.histogram import LossHistogram, SmoothedSums, bin_losses
 from tokenbounds.bounds.smoothing import smooth
+from tokenbounds.certificates.averages.histogram import LossHistogram, SmoothedSums, bin_losses
 from tokenbounds.errors import CertificateError, ScoreError
 
 

@@ -11,8 +11,8 @@ def _loaded(statement):
 
 
 def test_verification_loads_neither_torch_nor_transformers():
-    assert _loaded("import tokenbounds.bounds.verify") == []
+    assert _loaded("import tokenbounds.certificates.verify") == []
 
 
 def test_loading_torch_is_noticed():
-    assert "torch" in _loaded("import tokenbounds.bounds.verify, torch")
+    assert "torch" in _loaded("import tokenbounds.certificates.verify, torch")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenbounds.bounds.histogram import LossHistogram, SmoothedSums
-from tokenbounds.bounds.moments import ROUNDING, LossMoments
 from tokenbounds.bounds.smoothing import loss_ceiling, smooth
+from tokenbounds.certificates.averages.histogram import LossHistogram, SmoothedSums
+from tokenbounds.certificates.averages.moments import ROUNDING, LossMoments
 from tokenbounds.errors import CertificateError
 
 SIZE = 50_000
@@ -79,7 +79,7 @@ def test_order_batches_and_merging_leave_no_trace():
 
 
 def test_many_updates_are_settled_into_integers(monkeypatch):
-    monkeypatch.setattr("tokenbounds.bounds.moments._MOST_PENDING", 100)
+    monkeypatch.setattr("tokenbounds.certificates.averages.moments._MOST_PENDING", 100)
     nll = np.random.default_rng(4).exponential(4.0, 5000).astype(np.float32)
     often, once, rows = LossMoments(SIZE), LossMoments(SIZE), SmoothedSums(SIZE, [(0.05, 0.03)])
     for part in np.array_split(nll, 40):
@@ -98,7 +98,7 @@ def test_what_has_no_moments_is_refused(monkeypatch):
         moments.update(np.ones(2, np.float32), None, [1.0, 2.0])
     with pytest.raises(CertificateError, match="without moments"):
         moments.merge(LossHistogram(SIZE))
-    monkeypatch.setattr("tokenbounds.bounds.moments.MOST_TOKENS", 1)
+    monkeypatch.setattr("tokenbounds.certificates.averages.moments.MOST_TOKENS", 1)
     moments.update(np.ones(3, np.float32))
     with pytest.raises(CertificateError, match="sample"):
         moments.exact_mean_loss(0.1)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tokenbounds.bounds.azuma import bound_azuma
 from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, inverse_kl, lambda_grid, mean_log
 from tokenbounds.bounds.freedman import bound_freedman, freedman_value
-from tokenbounds.bounds.histogram import LossHistogram
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_range, smooth
 from tokenbounds.bounds.telescoped import ChainHistogram, ChainSums, bound_telescoped, link_ceilings, link_losses
+from tokenbounds.certificates.averages.histogram import LossHistogram
 
 CEILING = 20.0
 losses_lists = st.lists(st.floats(0.0, CEILING), min_size=1, max_size=60)

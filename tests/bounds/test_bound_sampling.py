@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenbounds.bounds.betting import lambda_fractions
-from tokenbounds.bounds.drawn import DrawnCells
 from tokenbounds.bounds.sampling import BlockSums, draw_order, draws_for_width, lower_mean, sum_logs, upper_mean
 from tokenbounds.bounds.smoothing import smooth
+from tokenbounds.certificates.averages.sampled import DrawnCells
 from tokenbounds.errors import CertificateError
 
 METHODS = ("betting", "predictable", "bernstein", "hoeffding")

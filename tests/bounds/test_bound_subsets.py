@@ -7,10 +7,10 @@ from fractions import Fraction
 import numpy as np
 import pyarrow as pa
 import pytest
-from tokenbounds.bounds.rows import Setting, named_rows, state_bounds
-from tokenbounds.bounds.subsets import Subset, find_subsets, share_delta, state_subsets
-from tokenbounds.bounds.survey import Sample
-from tokenbounds.bounds.unit_rows import Units
+from tokenbounds.certificates.averages.passes import Sample
+from tokenbounds.certificates.rows.subsets import Subset, find_subsets, share_delta, state_subsets
+from tokenbounds.certificates.rows.tokens import Setting, named_rows, state_bounds
+from tokenbounds.certificates.rows.units import Units
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
 

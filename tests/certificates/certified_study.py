@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from tokenbounds.bounds.evidence import CertificateInputs
+from tokenbounds.certificates.evidence import CertificateInputs
 from tokenbounds.config import ByteTokenizer, CorpusSpec, EvaluationSpec, TextSource
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.shards import tokenize_corpus

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from certified_study import VOCABULARY, TinyStudy
-from tokenbounds.bounds.evidence import CertificateInputs, LinkInputs
+from tokenbounds.certificates.evidence import CertificateInputs, LinkInputs
 from tokenbounds.config import EvaluationSpec
 from tokenbounds.messages.container import Part, write_message
 from tokenbounds.scores.plan import plan_corpus

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 from certified_study import VOCABULARY, TinyStudy
-from tokenbounds.bounds import verify
-from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.verify import verify_certificate
+from tokenbounds.certificates import verify
+from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
 from tokenbounds.messages.container import Part, write_message

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tokenbounds.bounds import verify
-from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.certificate_schema import read_certificate
+from tokenbounds.certificates import verify
+from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.schema import read_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.rounding import round_up
 

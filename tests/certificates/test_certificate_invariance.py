@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.rows import Setting, state_bounds
-from tokenbounds.bounds.survey import Sample
+from tokenbounds.certificates.averages.passes import Sample
+from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.rows.tokens import Setting, state_bounds
 from tokenbounds.config import BoundsSpec, EvaluationSpec
 from tokenbounds.scores.plan import plan_corpus, read_plan
 from tokenbounds.scores.store import open_scores

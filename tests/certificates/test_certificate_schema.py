@@ -4,17 +4,17 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from tokenbounds.bounds.assumptions import state_assumptions
-from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.certificate_schema import SCHEMA_FILE, certificate_schema, render_schema
-from tokenbounds.bounds.statement import confidence_percent, state_result
+from tokenbounds.certificates.assumptions import state_assumptions
+from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.schema import SCHEMA_FILE, certificate_schema, render_schema
+from tokenbounds.certificates.sentence import confidence_percent, state_result
 from tokenbounds.config import BoundsSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_committed_schema_is_what_the_types_say():
-    message = "run `python -m tokenbounds.bounds.certificate_schema`"
+    message = "run `python -m tokenbounds.certificates.schema`"
     assert (ROOT / SCHEMA_FILE).read_bytes() == render_schema(), message
 
 

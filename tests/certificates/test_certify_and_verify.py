@@ -8,16 +8,16 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tokenbounds.baselines.markov import fit_markov
-from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.verify import ALL_BLOCKS, verify_certificate
+from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.verify import ALL_BLOCKS, verify_certificate
+from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import BoundsSpec, CountsQuantizer, MarkovModel, MessageSpec, UniformQuantizer
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError
-from tokenbounds.messages.encode import encode_model
 from tokenbounds.models.build import build_model, initialize
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint
+from tokenbounds.models.markov.chain import fit_markov
 from tokenbounds.scores.scoring import score_message
 
 SPEC = BoundsSpec(top_k=(1,), alphas=(0.1, 0.3), lambdas=8)
@@ -102,7 +102,7 @@ def test_a_message_that_does_not_decode_is_named(certified, tmp_path, monkeypatc
 
 
 def test_the_certificate_pays_for_every_bit(certified):
-    from tokenbounds.bounds.certificate_schema import read_certificate
+    from tokenbounds.certificates.schema import read_certificate
 
     certificate = read_certificate(certified.root / "certificates/c.json")
     assert certificate["message"]["size_bits"] == 8 * certified.inputs.message.stat().st_size

@@ -13,13 +13,13 @@ import polars as pl
 import pytest
 from certified_study import TinyStudy
 from chain_study import LargeMessage, build_chain, chain_inputs
-from tokenbounds.bounds import verify
 from tokenbounds.bounds.betting import lambda_grid
-from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.certificate_schema import write_certificate
-from tokenbounds.bounds.evidence import LinkInputs
 from tokenbounds.bounds.sampling import draw_order, lower_mean
-from tokenbounds.bounds.verify import verify_certificate
+from tokenbounds.certificates import verify
+from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.evidence import LinkInputs
+from tokenbounds.certificates.schema import write_certificate
+from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
 

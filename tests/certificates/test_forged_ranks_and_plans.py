@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tokenbounds.bounds.rescoring import TOLERANCES, _compare_errors
-from tokenbounds.bounds.verify import _check_plan
+from tokenbounds.certificates.rescoring import TOLERANCES, _compare_errors
+from tokenbounds.certificates.verify import _check_plan
 from tokenbounds.errors import CertificateError
 from tokenbounds.scores.plan import plan_scoring, read_plan, write_plan
 

@@ -10,18 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from tokenbounds.bounds.betting import lambda_grid
-from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.rescoring import TOLERANCES, _compare_alphas
-from tokenbounds.bounds.rows import Setting, state_bounds
 from tokenbounds.bounds.sampling import draw_order, lower_mean, upper_mean
 from tokenbounds.bounds.smoothing import TokenAlphas
-from tokenbounds.bounds.survey import Sample
-from tokenbounds.bounds.verify import ALL_BLOCKS, verify_certificate
+from tokenbounds.certificates.averages.passes import Sample
+from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.rescoring import TOLERANCES, _compare_alphas
+from tokenbounds.certificates.rows.tokens import Setting, state_bounds
+from tokenbounds.certificates.verify import ALL_BLOCKS, verify_certificate
+from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import BoundsSpec, MessageSpec, UniformQuantizer
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import write_bytes
 from tokenbounds.messages.container import read_message, render_message
-from tokenbounds.messages.encode import encode_model
 from tokenbounds.messages.smoothing_head import SmoothingHead
 from tokenbounds.models.build import build_model, initialize
 from tokenbounds.models.card import ModelCard

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tokenbounds.bounds import verify
-from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.certificate_schema import write_certificate
-from tokenbounds.bounds.verify import verify_certificate
+from tokenbounds.certificates import verify
+from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.schema import write_certificate
+from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError

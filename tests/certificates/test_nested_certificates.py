@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from certified_study import VOCABULARY, TinyStudy
 from chain_study import LargeMessage, chain_inputs
-from tokenbounds.bounds import verify
-from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.chain import ChainProblem
-from tokenbounds.bounds.verify import verify_certificate
+from tokenbounds.certificates import verify
+from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.rows.chain_candidates import ChainProblem
+from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
 from tokenbounds.messages.container import Part, read_message, write_message
@@ -101,7 +101,7 @@ def test_a_chain_without_the_coarse_message_still_pays_for_it():
 def test_a_certificate_that_does_not_pay_for_the_coarse_message_is_caught(cheap, monkeypatch):
     fine, folder = FineMessage(cheap.root).build(), cheap.root
     honest = certify(chain_inputs(cheap, fine), folder, "honest")
-    from tokenbounds.bounds.given import GivenEvidence
+    from tokenbounds.certificates.side_information import GivenEvidence
 
     own = property(lambda self: {self.message.sha256: self.message.size_bits})
     monkeypatch.setattr(GivenEvidence, "messages", own)

@@ -9,13 +9,13 @@ import numpy as np
 import polars as pl
 import pytest
 from chain_study import LargeMessage
-from tokenbounds.bounds import verify
 from tokenbounds.bounds.betting import lambda_grid
-from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.certificate_schema import write_certificate
-from tokenbounds.bounds.foreign import ForeignScores, bound_scores
-from tokenbounds.bounds.statement import state_result
-from tokenbounds.bounds.verify import verify_certificate
+from tokenbounds.certificates import verify
+from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.external import ForeignScores, bound_scores
+from tokenbounds.certificates.schema import write_certificate
+from tokenbounds.certificates.sentence import state_result
+from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
 

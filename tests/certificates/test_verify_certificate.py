@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tokenbounds.bounds import verify
-from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.certificate_schema import read_certificate, render, write_certificate
-from tokenbounds.bounds.verify import find_certificates, verify_certificate
+from tokenbounds.certificates import verify
+from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.schema import read_certificate, render, write_certificate
+from tokenbounds.certificates.verify import find_certificates, verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file

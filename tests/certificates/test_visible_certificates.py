@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from test_certify_and_verify import SPEC, encode_transformer
-from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.certificate_schema import read_certificate
-from tokenbounds.bounds.statement import state_result
-from tokenbounds.bounds.verify import ALL_BLOCKS, verify_certificate
+from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.schema import read_certificate
+from tokenbounds.certificates.sentence import state_result
+from tokenbounds.certificates.verify import ALL_BLOCKS, verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError

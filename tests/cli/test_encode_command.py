@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from tokenbounds import cli
+from tokenbounds.compression.checkpoint import TextDocument, mean_loss_bits
 from tokenbounds.messages.decode import decode_message
-from tokenbounds.messages.standalone import TextDocument, mean_loss_bits
 from transformers import GPT2Config, GPT2LMHeadModel
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))

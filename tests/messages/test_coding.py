@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenbounds.errors import MessageError
-from tokenbounds.messages.adaptive import decode_planes, encode_planes
-from tokenbounds.messages.adaptive_kernels import coding_tables
-from tokenbounds.messages.coding import decode_symbols, encode_symbols
-from tokenbounds.messages.planes import decode_codes, encode_codes
+from tokenbounds.messages.coding.adaptive import decode_planes, encode_planes
+from tokenbounds.messages.coding.kernels import coding_tables
+from tokenbounds.messages.coding.symbols import decode_symbols, encode_symbols
+from tokenbounds.messages.coding.tensors import decode_codes, encode_codes
 
 CODERS = ("adaptive", "static")
 

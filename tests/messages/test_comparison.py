@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from tokenbounds.messages.comparison import compare_coders, compressed_bits
-from tokenbounds.messages.exact import encode_bytes
+from tokenbounds.compression.comparison import compare_coders, compressed_bits
+from tokenbounds.messages.coding.lossless import encode_bytes
 
 RNG = np.random.default_rng(0)
 TENSORS = [np.rint(RNG.normal(size=(200, 150)) * width).astype(np.int32) for width in (0.3, 1.0, 3.0)]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from fresh_decoder import digests
+from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.container import read_message, write_message
 from tokenbounds.messages.decode import decode_message, export_huggingface
-from tokenbounds.messages.encode import encode_model
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.checkpoint import load_checkpoint
 from transformers import AutoModelForCausalLM

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from tokenbounds.errors import MessageError
-from tokenbounds.messages.exact import decode_bytes, decode_floats, encode_bytes, encode_floats, exact_bytes
+from tokenbounds.messages.coding.lossless import decode_bytes, decode_floats, encode_bytes, encode_floats, exact_bytes
 
 RNG = np.random.default_rng(0)
 
@@ -25,7 +25,7 @@ def test_bytes_come_back_and_take_no_more_than_raw(count, kind):
 
 
 def test_blocks_are_coded_one_by_one(monkeypatch):
-    monkeypatch.setattr("tokenbounds.messages.exact._BLOCK", 100)
+    monkeypatch.setattr("tokenbounds.messages.coding.lossless._BLOCK", 100)
     values = np.concatenate([np.zeros(150), RNG.integers(0, 256, size=175)]).astype(np.uint8)
     data = encode_bytes(values)
     assert np.array_equal(decode_bytes(data, 0, values.size)[0], values)

@@ -4,7 +4,7 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
-from tokenbounds.messages.adaptive import encode_planes
+from tokenbounds.messages.coding.adaptive import encode_planes
 
 LIMIT = 2900
 

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 from fresh_decoder import digests
-from tokenbounds.calibration.calibrate import calibrate_model
+from tokenbounds.compression.calibration.calibrate import calibrate_model
+from tokenbounds.compression.encode import encode_model
+from tokenbounds.compression.posttraining.lattice import round_to_lattice
 from tokenbounds.config import CalibrationSpec, MessageSpec, PretrainedModel, QuipSharpQuantizer, parse_row
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.container import Part, parse_message, render_message
 from tokenbounds.messages.decode import decode_message
-from tokenbounds.messages.encode import encode_model
-from tokenbounds.messages.posttraining.lattice import round_to_lattice
-from tokenbounds.messages.quantizers.lattice import Settings, linear_names, round_scale
+from tokenbounds.messages.formats.lattice import Settings, linear_names, round_scale
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.checkpoint import load_checkpoint
-from tokenbounds.models.loading import import_pretrained
+from tokenbounds.models.pretrained.loading import import_pretrained
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 from quip_checkpoints import CODEBOOKS, published_checkpoint

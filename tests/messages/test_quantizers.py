@@ -5,9 +5,9 @@ import pytest
 from tokenbounds.config import CodebookQuantizer, UniformQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.container import Part, parse_message, render_message
-from tokenbounds.messages.quantizers import quantizer_class
-from tokenbounds.messages.quantizers.codebook import CodebookQuantized, learn_codebook, nearest_index
-from tokenbounds.messages.quantizers.uniform import UniformQuantized, default_value, exponent_of, step_of
+from tokenbounds.messages.formats import quantizer_class
+from tokenbounds.messages.formats.codebook import CodebookQuantized, learn_codebook, nearest_index
+from tokenbounds.messages.formats.uniform import UniformQuantized, default_value, exponent_of, step_of
 
 RNG = np.random.default_rng(0)
 TENSORS = {

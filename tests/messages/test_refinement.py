@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from fresh_decoder import digests
 from test_given_messages import finetuned
+from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import MessageSpec, UniformQuantizer, parse_row
 from tokenbounds.errors import MessageError
-from tokenbounds.messages.adaptive import decode_planes, encode_planes
+from tokenbounds.messages.coding.adaptive import decode_planes, encode_planes
+from tokenbounds.messages.coding.tensors import encode_codes
 from tokenbounds.messages.container import Message, read_message, write_message
 from tokenbounds.messages.decode import decode_message
-from tokenbounds.messages.encode import encode_model
-from tokenbounds.messages.given import Given
-from tokenbounds.messages.planes import encode_codes
-from tokenbounds.messages.quantizers.uniform import UniformQuantized, step_of
-from tokenbounds.messages.refinement import RefinedQuantized, fine_step
+from tokenbounds.messages.formats.refinement import RefinedQuantized, fine_step
+from tokenbounds.messages.formats.uniform import UniformQuantized, step_of
+from tokenbounds.messages.side_information import Given
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.checkpoint import load_checkpoint
 

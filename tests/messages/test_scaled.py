@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from tokenbounds.config import UniformQuantizer
 from tokenbounds.errors import MessageError
-from tokenbounds.messages.adaptive import encode_planes
+from tokenbounds.messages.coding.adaptive import encode_planes
+from tokenbounds.messages.coding.trellis import grid_points, trellis
 from tokenbounds.messages.container import Part, parse_message, render_message
-from tokenbounds.messages.quantizers.rotated import RotatedQuantized
-from tokenbounds.messages.quantizers.scaled import (
+from tokenbounds.messages.formats.rotated import RotatedQuantized
+from tokenbounds.messages.formats.scaled import (
     ScaledMatrix,
     ScaledQuantized,
     decode_scales,
@@ -15,8 +16,7 @@ from tokenbounds.messages.quantizers.scaled import (
     exponents_of,
     steps_of,
 )
-from tokenbounds.messages.trellis import grid_points, trellis
-from tokenbounds.models.hadamard import rotate_weight
+from tokenbounds.models.pretrained.hadamard import rotate_weight
 
 RNG = np.random.default_rng(0)
 TENSORS = {

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from fresh_decoder import digests
+from tokenbounds.compression.encode import encode_model
+from tokenbounds.compression.smoothing_head import train_smoothing_head
 from tokenbounds.config import MessageSpec, SmoothingHeadSpec, parse_row
 from tokenbounds.errors import MessageError
 from tokenbounds.messages import container
 from tokenbounds.messages.container import Part, parse_message, read_message, render_message
 from tokenbounds.messages.decode import decode_message, export_huggingface
-from tokenbounds.messages.encode import encode_model
 from tokenbounds.messages.smoothing_head import SmoothingHead, levels_of, read_alphas, smoothing_head_of
-from tokenbounds.messages.smoothing_training import train_smoothing_head
 
 HEAD = SmoothingHead(levels=3, step_exponent=-16, codes=np.array([2, -1, 0, 5], np.int32))
 GOLDEN = "03f003e826"

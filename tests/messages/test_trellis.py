@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
+from tokenbounds.compression.posttraining.viterbi import laplacian_lengths, point_lengths, quantize_sequences
 from tokenbounds.errors import MessageError
-from tokenbounds.messages.adaptive import decode_planes, encode_planes
-from tokenbounds.messages.planes import decode_codes, encode_codes
-from tokenbounds.messages.quantizers.trellis import laplacian_lengths, point_lengths, quantize_sequences
-from tokenbounds.messages.trellis import STATES, Trellis, codes_of, grid_points, trellis
+from tokenbounds.messages.coding.adaptive import decode_planes, encode_planes
+from tokenbounds.messages.coding.tensors import decode_codes, encode_codes
+from tokenbounds.messages.coding.trellis import STATES, Trellis, codes_of, grid_points, trellis
 
 GAUSSIAN = np.random.default_rng(0).normal(size=(512, 128))
 

@@ -16,8 +16,8 @@ from tokenbounds.models.base import find_base, load_base, load_finetuned
 from tokenbounds.models.build import build_model, coded_parameters, count_parameters, initialize, to_dense
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint
-from tokenbounds.models.finetuning import finetune_model
 from tokenbounds.models.identity import checkpoint_sha256, model_sha256
+from tokenbounds.models.training.finetune import finetune_model
 
 torch.set_num_threads(1)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_training import FakeCorpus
 from tokenbounds.errors import ModelError
-from tokenbounds.models.data import BlockSampler
+from tokenbounds.models.training.data import BlockSampler
 
 
 def test_batch_of_one_short_document_by_hand():

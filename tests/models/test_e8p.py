@@ -3,7 +3,7 @@
 import hashlib
 
 import numpy as np
-from tokenbounds.models.e8p import ball_points, e8p_points, nearest_ball, nearest_e8p
+from tokenbounds.models.pretrained.e8p import ball_points, e8p_points, nearest_ball, nearest_e8p
 
 RNG = np.random.default_rng(0)
 VECTORS = (RNG.normal(size=(120, 8)) * RNG.uniform(0.2, 2.5, size=(120, 1))).astype(np.float32)

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from tokenbounds.models.hadamard import (
+from tokenbounds.models.pretrained.hadamard import (
     MAX_ORDER,
     Rotation,
     hadamard_matrix,
@@ -22,7 +22,7 @@ SIZES = (1, 2, 3, 7, 12, 13, 24, 64, 96, 100, 144, 152, 172, 200, 576)
 PINNED = """
 import hashlib
 import numpy as np
-from tokenbounds.models.hadamard import restore_weight
+from tokenbounds.models.pretrained.hadamard import restore_weight
 codes = (np.arange(576 * 24, dtype=np.float32) % 7 - 3).reshape(576, 24)
 print(hashlib.sha256(restore_weight(codes, 3, "layer").astype("<f4").tobytes()).hexdigest())
 """

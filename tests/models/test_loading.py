@@ -13,7 +13,7 @@ from tokenbounds.errors import ModelError
 from tokenbounds.files import canonical_json
 from tokenbounds.models.build import build_model, coded_parameters
 from tokenbounds.models.card import ModelCard
-from tokenbounds.models.loading import load_pretrained
+from tokenbounds.models.pretrained.loading import load_pretrained
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from tokenbounds.config import PretrainedModel
 from tokenbounds.errors import ModelError
 from tokenbounds.models.build import coded_parameters
-from tokenbounds.models.loading import load_pretrained
-from tokenbounds.models.packed import unpack_stream
+from tokenbounds.models.pretrained.loading import load_pretrained
+from tokenbounds.models.pretrained.packed import unpack_stream
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 torch.set_num_threads(1)

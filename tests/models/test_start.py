@@ -7,10 +7,10 @@ from tokenbounds.config import Architecture, Dense, Kronecker, Monarch, TrainedM
 from tokenbounds.errors import ModelError
 from tokenbounds.models.architecture import card_from_spec
 from tokenbounds.models.checkpoint import load_checkpoint
-from tokenbounds.models.data import BlockSampler
 from tokenbounds.models.loss import summed_loss_nats
-from tokenbounds.models.start import initial_model
-from tokenbounds.models.training import train_model
+from tokenbounds.models.training.data import BlockSampler
+from tokenbounds.models.training.start import initial_model
+from tokenbounds.models.training.train import train_model
 
 
 def test_training_starts_from_the_nearest_factors_of_another_model(tmp_path, corpus):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tokenbounds.config import PretrainedModel
 from tokenbounds.errors import ModelError
-from tokenbounds.models import loading
 from tokenbounds.models.build import coded_parameters
-from tokenbounds.models.torch_archive import read_tensors
+from tokenbounds.models.pretrained import loading
+from tokenbounds.models.pretrained.torch_archive import read_tensors
 from transformers import GPT2Config, GPT2LMHeadModel
 
 TENSORS = {

@@ -14,9 +14,9 @@ from tokenbounds.config import Dense, SubLora, Training
 from tokenbounds.models.build import build_model, coded_parameters, initialize
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import load_checkpoint
-from tokenbounds.models.data import BlockSampler
 from tokenbounds.models.loss import summed_loss_nats
-from tokenbounds.models.training import learning_rate_factor, train_model
+from tokenbounds.models.training.data import BlockSampler
+from tokenbounds.models.training.train import learning_rate_factor, train_model
 from transformers import TrainerCallback
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
@@ -160,7 +160,7 @@ import torch
 torch.set_num_threads(1)
 from small_training import FakeCorpus, make_spec
 from test_training import PATTERN, TWICE
-from tokenbounds.models.training import train_model
+from tokenbounds.models.training.train import train_model
 for row in TWICE:
     train_model(make_spec(row, steps=4), FakeCorpus(PATTERN), Path({out!r}) / row.kind, Path({out!r}) / "work")
 """

@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from small_training import make_spec
 from tokenbounds.config import Architecture, TrainedModel
 from tokenbounds.errors import ModelError, TokenboundsError
-from tokenbounds.models.training import train_model
+from tokenbounds.models.training.train import train_model
 from transformers import TrainerCallback
 
 

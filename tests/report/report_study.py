@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from tokenbounds.bounds import certificate_schema
 from tokenbounds.bounds.ledger import split_delta
+from tokenbounds.certificates import schema as certificate_schema
 
 TOKENS = 10_600_000
 TOP_K = (1, 10, 100)

@@ -5,7 +5,7 @@ import io
 import pytest
 from report_study import certificate_dict
 from rich.console import Console
-from tokenbounds.bounds import certificate_schema
+from tokenbounds.certificates import schema as certificate_schema
 from tokenbounds.report.figure_data import size_table
 from tokenbounds.report.page_content import cards, headline, sentence
 from tokenbounds.report.records import best_values, read_certificates

@@ -6,7 +6,7 @@ import json
 import polars as pl
 import pytest
 from report_study import certificate_dict
-from tokenbounds.bounds import certificate_schema
+from tokenbounds.certificates import schema as certificate_schema
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import write_json
 from tokenbounds.report import style

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_study import certificate_dict, write_study, write_training
-from tokenbounds.bounds import certificate_schema
+from tokenbounds.certificates import schema as certificate_schema
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.report import figure_data, style
 from tokenbounds.report.alpha_curve import alpha_table, loss_histogram

@@ -5,7 +5,7 @@ import io
 import pytest
 from report_study import certificate_dict
 from rich.console import Console
-from tokenbounds.bounds import certificate_schema
+from tokenbounds.certificates import schema as certificate_schema
 from tokenbounds.console import show_certificate
 from tokenbounds.report.figure_data import anatomy_table
 from tokenbounds.report.page import write_certificate_page

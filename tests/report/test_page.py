@@ -6,7 +6,7 @@ from urllib.parse import unquote
 import pytest
 from markupsafe import Markup
 from report_study import certificate_dict, write_study, write_training
-from tokenbounds.bounds import certificate_schema
+from tokenbounds.certificates import schema as certificate_schema
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.report.figures import draw_figures
 from tokenbounds.report.formats import format_value

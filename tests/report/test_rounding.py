@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenbounds.bounds.statement import state_result
+from tokenbounds.certificates.sentence import state_result
 from tokenbounds.rounding import percent_up, round_up
 
 

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from report_study import certificate_dict, write_study
 from rich.console import Console
-from tokenbounds.bounds import certificate_schema
+from tokenbounds.certificates import schema as certificate_schema
 from tokenbounds.errors import CertificateError
 from tokenbounds.report.formats import format_bytes, format_value, metric_order, round_up
 from tokenbounds.report.tables import SCHEMA, print_table, tabulate

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenbounds.baselines.markov import fit_markov
-from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.evidence import CertificateInputs
+from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.evidence import CertificateInputs
+from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import (
     AirrSource,
     AntibodyTokenizer,
@@ -21,7 +21,7 @@ from tokenbounds.config import (
 )
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.shards import tokenize_corpus
-from tokenbounds.messages.encode import encode_model
+from tokenbounds.models.markov.chain import fit_markov
 from tokenbounds.scores.plan import plan_corpus
 from tokenbounds.scores.scoring import score_message
 

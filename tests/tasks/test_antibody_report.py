@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from tokenbounds.config import AffinityTask, RecoveryTask
 from tokenbounds.errors import TokenboundsError
-from tokenbounds.report.antibody import NAMES, antibody_section, write_antibody_results
+from tokenbounds.report.antibodies.section import NAMES, antibody_section, write_antibody_results
 from tokenbounds.report.records import read_certificate
 from tokenbounds.tasks.run import run_task
 

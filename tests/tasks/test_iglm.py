@@ -10,9 +10,10 @@ import torch
 from antibody_study import write_airr
 from tokenbounds.antibodies import iglm
 from tokenbounds.antibodies.labels import Chain
-from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.evidence import CertificateInputs
-from tokenbounds.bounds.verify import verify_certificate
+from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.evidence import CertificateInputs
+from tokenbounds.certificates.verify import verify_certificate
+from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import (
     AirrSource,
     BoundsSpec,
@@ -31,9 +32,8 @@ from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.errors import CorpusError
 from tokenbounds.files import read_json
 from tokenbounds.messages.decode import decode_message
-from tokenbounds.messages.encode import encode_model
-from tokenbounds.models.finetuning import finetune_model
-from tokenbounds.models.loading import import_pretrained, load_pretrained
+from tokenbounds.models.pretrained.loading import import_pretrained, load_pretrained
+from tokenbounds.models.training.finetune import finetune_model
 from tokenbounds.report.page import write_certificate_page
 from tokenbounds.scores.plan import plan_corpus
 from tokenbounds.scores.scoring import score_message
@@ -132,7 +132,7 @@ def certificates(tmp_path_factory):
     finetune_model(row, root / "models" / "base", Corpus.open(corpus), root / "models" / "tuned", root / "work")
     with pytest.MonkeyPatch.context() as patch:
         # General-purpose compressors take a minute for the comparison in the message's report.
-        patch.setattr("tokenbounds.messages.encode._comparison", lambda *_: {})
+        patch.setattr("tokenbounds.compression.encode._comparison", lambda *_: {})
         for name in ("base", "tuned"):
             spec = MessageSpec(model=name, quantizer=UniformQuantizer(kind="uniform", step_ratio=0.5))
             out = root / "messages" / f"{name}.tbm"

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from antibody_study import BOUNDS
 from tokenbounds.antibodies.labels import Region
-from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.certificate_schema import seal, write_certificate
-from tokenbounds.bounds.verify import verify_certificate
+from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.schema import seal, write_certificate
+from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec, EvaluationSpec
 from tokenbounds.corpus.annotations import Annotations
 from tokenbounds.corpus.reader import Corpus

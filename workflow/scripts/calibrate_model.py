@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tokenbounds.calibration.calibrate import calibrate_model
+from tokenbounds.compression.calibration.calibrate import calibrate_model
 from tokenbounds.config import CalibrationSpec, parse_row
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.files import sha256_file

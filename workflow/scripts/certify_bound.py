@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from tokenbounds.bounds.certificate import certify_bound
-from tokenbounds.bounds.evidence import CertificateInputs, LinkInputs
+from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.evidence import CertificateInputs, LinkInputs
 from tokenbounds.config import BoundsSpec, parse_row
 from tokenbounds.jobs import job
-from tokenbounds.messages.given import given_places
+from tokenbounds.messages.side_information import given_places
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from tokenbounds.bounds.best_rate import encode_best, is_searched
+from tokenbounds.compression.best_rate import encode_best, is_searched
+from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.corpus.shards import Corpus
 from tokenbounds.jobs import job
-from tokenbounds.messages.encode import encode_model
-from tokenbounds.messages.given import given_places
+from tokenbounds.messages.side_information import given_places
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):

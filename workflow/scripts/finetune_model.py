@@ -5,7 +5,7 @@ from pathlib import Path
 from tokenbounds.config import FinetunedModel, parse_row
 from tokenbounds.corpus.shards import Corpus
 from tokenbounds.jobs import job
-from tokenbounds.models.finetuning import finetune_model
+from tokenbounds.models.training.finetune import finetune_model
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from tokenbounds.baselines.markov import fit_markov
 from tokenbounds.config import MarkovModel, parse_row
 from tokenbounds.corpus.shards import Corpus
 from tokenbounds.jobs import job
+from tokenbounds.models.markov.chain import fit_markov
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):

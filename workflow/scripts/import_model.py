@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tokenbounds.config import PretrainedModel, parse_row
 from tokenbounds.jobs import job
-from tokenbounds.models.loading import import_pretrained
+from tokenbounds.models.pretrained.loading import import_pretrained
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):

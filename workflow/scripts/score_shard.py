@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tokenbounds.config import EvaluationSpec, parse_row
 from tokenbounds.jobs import job
-from tokenbounds.messages.given import given_places
+from tokenbounds.messages.side_information import given_places
 from tokenbounds.scores.scoring import ScoringOptions, score_message
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tokenbounds.config import TaskSpec, parse_row
 from tokenbounds.jobs import job
-from tokenbounds.report.antibody import write_antibody_results
+from tokenbounds.report.antibodies.section import write_antibody_results
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):

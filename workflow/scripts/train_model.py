@@ -5,7 +5,7 @@ from pathlib import Path
 from tokenbounds.config import TrainedModel, parse_row
 from tokenbounds.corpus.shards import Corpus
 from tokenbounds.jobs import job
-from tokenbounds.models.training import train_model
+from tokenbounds.models.training.train import train_model
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tokenbounds.jobs import job
-from tokenbounds.report.antibody import antibody_section
+from tokenbounds.report.antibodies.section import antibody_section
 from tokenbounds.report.compression import compression_section
 from tokenbounds.report.page import write_report
 

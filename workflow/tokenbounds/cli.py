@@ -54,7 +54,7 @@ def verify(
     base: BaseOption = None,
 ) -> None:
     """Recompute certificates from their files and say what was checked. The exit status is 0 only if all is well."""
-    from tokenbounds.bounds.verify import ALL_BLOCKS, find_certificates, verify_certificate
+    from tokenbounds.certificates.verify import ALL_BLOCKS, find_certificates, verify_certificate
     from tokenbounds.console import show_checks
 
     console = Console()
@@ -72,7 +72,7 @@ def show(
     ] = None,
 ) -> None:
     """Print a certificate for people: the sentence, its numbers, and where they come from."""
-    from tokenbounds.bounds.certificate_schema import read_certificate
+    from tokenbounds.certificates.schema import read_certificate
     from tokenbounds.console import show_certificate
 
     if html is not None:
@@ -90,7 +90,7 @@ def inspect(message: MessageArgument, base: BaseOption = None, coarse: CoarseOpt
     """Print a message's header, its bits by part, and what it is decoded given."""
     from tokenbounds.console import show_message
     from tokenbounds.messages.container import read_message
-    from tokenbounds.messages.given import Given, describe_given
+    from tokenbounds.messages.side_information import Given, describe_given
 
     content = read_message(message)
     given = describe_given(Given.of(content), message, [*(base or ()), *(coarse or ())])
@@ -122,8 +122,8 @@ def encode(
     ] = None,
 ) -> None:
     """Write the message of a checkpoint, outside any study, and report its size and the loss on a text."""
+    from tokenbounds.compression.checkpoint import Texts, encode_checkpoint, message_spec
     from tokenbounds.console import show_encoding
-    from tokenbounds.messages.standalone import Texts, encode_checkpoint, message_spec
 
     spec = message_spec(quantizer, option or [], config, calibrated=calibrate is not None)
     texts = Texts(calibration=calibrate, scored=text)
@@ -156,7 +156,7 @@ def bound(
     delta: Annotated[float, typer.Option(help="Failure probability of all bounds together.")] = 0.05,
 ) -> None:
     """Compute every bound from your own Parquet of token losses: all tokens of a corpus, each once, in order."""
-    from tokenbounds.bounds.foreign import ForeignScores, bound_scores
+    from tokenbounds.certificates.external import ForeignScores, bound_scores
     from tokenbounds.config import BoundsSpec
     from tokenbounds.console import show_statement
     from tokenbounds.errors import ConfigError
@@ -181,8 +181,8 @@ def plan(
     delta: Annotated[float, typer.Option(help="Failure probability of the certificate.")] = 0.05,
 ) -> None:
     """Say which bounds to expect, how large a sample to score, and what would make them vacuous."""
-    from tokenbounds.bounds.forecast import Forecast
-    from tokenbounds.bounds.pilot import find_bits, find_pilot, find_tokens
+    from tokenbounds.certificates.forecast import Forecast
+    from tokenbounds.certificates.pilot import find_bits, find_pilot, find_tokens
     from tokenbounds.config import BoundsSpec
     from tokenbounds.console import show_forecast
     from tokenbounds.errors import ConfigError

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tokenbounds.bounds.statement import state_result
+from tokenbounds.certificates.sentence import state_result
 from tokenbounds.rounding import round_up
 
 _HASH_CHARACTERS = 16
@@ -258,7 +258,7 @@ def _one_line(row: Any) -> str:
 
 def show_forecast(console: Console, forecast: Any, message_bits: int, tokens: int, width: float) -> None:
     """Print the bounds to expect, the samples to draw, and the sizes from which bounds are vacuous."""
-    from tokenbounds.bounds.forecast import BOUNDS
+    from tokenbounds.certificates.forecast import BOUNDS
 
     sizes = [size for size in (100, 1000, 10_000, 100_000) if size * forecast.block_tokens < tokens]
     table = _columns(["bound"], ["scored tokens", "expected", "measured", "gap", "α", ""])

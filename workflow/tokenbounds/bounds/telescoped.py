@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from tokenbounds.bounds.azuma import check_budget
 from tokenbounds.bounds.betting import bound_betting, lambda_grid
-from tokenbounds.bounds.histogram import FixedPointSum
 from tokenbounds.bounds.result import Bound
 from tokenbounds.bounds.smoothing import check_alpha, loss_ceiling, smooth, smooth_towards
+from tokenbounds.certificates.averages.histogram import FixedPointSum
 from tokenbounds.errors import CertificateError, ScoreError
 
 Floats = npt.NDArray[np.float64]

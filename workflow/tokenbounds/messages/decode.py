@@ -15,16 +15,16 @@ from transformers import PreTrainedModel
 
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.container import Message, read_message
-from tokenbounds.messages.given import REFERENCE, REFINEMENT, Given, Places
-from tokenbounds.messages.quantizers import Quantized, quantizer_class
-from tokenbounds.messages.quantizers.uniform import UniformQuantized
-from tokenbounds.messages.refinement import RefinedQuantized
+from tokenbounds.messages.formats import Quantized, quantizer_class
+from tokenbounds.messages.formats.refinement import RefinedQuantized
+from tokenbounds.messages.formats.uniform import UniformQuantized
+from tokenbounds.messages.side_information import REFERENCE, REFINEMENT, Given, Places
 from tokenbounds.messages.smoothing_head import SmoothingHead, has_head
 from tokenbounds.models.build import build_model, coded_parameters
 from tokenbounds.models.card import ModelCard
 
 if TYPE_CHECKING:
-    from tokenbounds.baselines.markov import MarkovChain
+    from tokenbounds.models.markov.chain import MarkovChain
 
 # What a file of a given size may ask for: real messages spend far more, and a small hostile one cannot ask for much.
 FREE_CODED, CODED_PER_BYTE = 1 << 12, 1 << 12
@@ -56,7 +56,7 @@ def decode_message(source: Path | str | bytes, given: Iterable[Path | str] = ())
     message = read_message(source)
     try:
         if is_markov(message):
-            from tokenbounds.baselines.markov import MarkovChain
+            from tokenbounds.models.markov.chain import MarkovChain
 
             if has_head(message):
                 raise MessageError("a Markov chain has no hidden state, but the message holds a smoothing head.")

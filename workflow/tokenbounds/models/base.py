@@ -40,7 +40,7 @@ def load_base(path: Path | str) -> tuple[PreTrainedModel, ModelCard, str]:
     if (path / CARD_FILE).is_file():
         model, card = load_checkpoint(path)
     else:
-        from tokenbounds.models.loading import load_pretrained
+        from tokenbounds.models.pretrained.loading import load_pretrained
 
         where, file = (str(path.parent), path.name) if path.suffix == ".gguf" else (str(path), None)
         model, card = load_pretrained(PretrainedModel(kind="pretrained", name=where, gguf_file=file))

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from tokenbounds.bounds.azuma import bound_azuma
 from tokenbounds.bounds.betting import bound_betting
 from tokenbounds.bounds.freedman import bound_freedman
-from tokenbounds.bounds.histogram import LossHistogram
 from tokenbounds.bounds.result import Bound
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_range
+from tokenbounds.certificates.averages.histogram import LossHistogram
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.report.records import BoundRow, Certificate, short_labels
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenbounds.bounds import certificate_schema
+from tokenbounds.certificates import schema as certificate_schema
 from tokenbounds.config.certificate_faults import UNIT_BOUNDS
 from tokenbounds.errors import CertificateError
 from tokenbounds.report.formats import metric_order

@@ -1,1 +1,0 @@
-"""Cheap models to compare with, themselves coded into messages."""

@@ -1,0 +1,1 @@
+"""Certificates: from scores and a message to numbers that anyone can check."""

@@ -1,0 +1,236 @@
+"""What a certificate takes for granted, in plain sentences: everything else in it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tokenbounds.certificates.sentence import confidence_percent
+
+
+def state_assumptions(
+    header: dict[str, Any],
+    tokenizer: dict[str, Any],
+    plan: dict[str, Any],
+    dtype: str,
+    delta: float,
+    prior: dict[str, Any] | None = None,
+) -> list[str]:
+    """List the assumptions of a certificate.
+
+    Parameters
+    ----------
+    header
+        The message's header.
+    tokenizer
+        The manifest's account of the tokenizer.
+    plan
+        The certificate's account of the scoring plan.
+    dtype
+        Arithmetic the scores were computed in.
+    delta
+        Total failure probability of the certificate.
+    prior
+        The certificate's account of its prior; None if messages are paid for.
+    """
+    held_out = prior is not None and prior["kind"] == "held_out"
+    sentences = _sequence_assumptions(tokenizer)
+    sentences += _held_out_assumptions(prior["trained_on"]) if prior and held_out else _prior_assumptions(header)
+    sentences.append(_arithmetic_assumption(header, dtype))
+    if plan["visible_tokens"] is not None:
+        sentences.append(
+            f"Before each token, the predictor sees the last {plan['visible_tokens']} tokens of its document at most "
+            "(the start token counts); everything else is hidden from it."
+        )
+    if plan["mode"] == "sampled":
+        sentences.append(
+            f"The sampling seed ({plan['seed']}) was fixed without looking at the corpus, the model or any score, and "
+            "was not changed after scores were seen. Choosing among messages scored on a sample is not covered by "
+            "delta: every sample can err on its own."
+        )
+    sentences.append(
+        "The bounds, metrics, grids and delta, and the context windows and arithmetic of scoring, were chosen before "
+        "the scores were seen. All rows of this certificate hold together with probability at least "
+        f"{confidence_percent(delta)} %."
+    )
+    return sentences
+
+
+def _sequence_assumptions(tokenizer: dict[str, Any]) -> list[str]:
+    return [
+        "The corpus is one sequence of tokens, documents in ascending order. No independence is assumed: the bounded "
+        "quantity is the average, over the corpus's tokens, of the expected loss of each token given everything "
+        "before it. It speaks of the process that produced this corpus, not of other data.",
+        "Where each document ends is taken as given and is not predicted.",
+        f"The tokenizer ({tokenizer.get('identity', 'unknown')}) was fixed before the corpus and independently of it.",
+    ]
+
+
+def _prior_assumptions(header: dict[str, Any]) -> list[str]:
+    card = header.get("model", {})
+    family = card.get("family", "unknown")
+    given = family == "given"
+    architecture = "and the registry of architectures" + ("" if given else f", here '{family}'")
+    aside = ", its base aside, " if given else " "
+    sentences = [
+        f"The decoder (message format, entropy coders, quantizers {architecture}) was fixed before the corpus. "
+        f"Everything else the model depends on{aside}is in the message{_beneath(header)}.",
+        "Messages are self-delimiting, so that 2^(−bits) summed over all messages is at most one (Kraft): this is "
+        "the prior, and it was fixed with the decoder. Any message may be chosen with the corpus in view.",
+    ]
+    kind = card.get("parameterization", {}).get("kind", "dense") if family != "markov" and not given else None
+    if kind not in (None, "dense"):
+        sentences.append(
+            f"The fixed part of the '{kind}' parameterization is drawn by the decoder's generator from the seed in the "
+            "message; nothing outside the message was fitted to any data."
+        )
+    return sentences
+
+
+def _beneath(header: dict[str, Any]) -> str:
+    quantizer = header.get("quantizer")
+    is_refinement = isinstance(quantizer, dict) and quantizer.get("kind") == "refinement"
+    return " and in the coarse message that it refines, whose bits are paid for as well" if is_refinement else ""
+
+
+def state_base_assumptions(bases: Sequence[dict[str, Any]], prior: dict[str, Any]) -> list[str]:
+    """What is taken for granted about models that messages are decoded given, and which are not paid for.
+
+    Parameters
+    ----------
+    bases
+        Their records: name and hash.
+    prior
+        The certificate's account of its prior; held-out ones assume as much of every model already.
+    """
+    if prior["kind"] == "held_out":
+        return []
+    trained = ""
+    if prior["trained_on"]:
+        names = ", ".join(f"'{record['corpus']}' (manifest {record['sha256'][:12]}…)" for record in prior["trained_on"])
+        trained = (
+            f" Bases trained in this study were trained on {names}; no document of this corpus is in those, by the "
+            "SHA-256 that their tables of documents state for each."
+        )
+    return [
+        f"Base fixed before and independently of the corpus: the base model '{base['name']}' (hash "
+        f"{base['sha256'][:16]}… of its card and values) depends on nothing of this corpus, neither by training nor by "
+        "choice. It is part of the decoder: only what the messages say beside it is paid "
+        f"for.{trained}"
+        for base in bases
+    ]
+
+
+def _arithmetic_assumption(header: dict[str, Any], dtype: str) -> str:
+    if header.get("model", {}).get("family") == "markov":
+        return "The certified predictor is the decoded Markov chain as evaluated in floating-point arithmetic."
+    return (
+        f"The certified predictor is the decoded model as it runs in {dtype} arithmetic on the machine that scored it. "
+        "Another machine rounds differently; `tokenbounds verify --rescore` measures by how much."
+    )
+
+
+def state_chain_assumptions(links: Sequence[tuple[dict[str, Any], str, str]], held_out: bool) -> list[str]:
+    """What the rows of a chain take for granted beside the others.
+
+    Parameters
+    ----------
+    links
+        Header, name and arithmetic of every cheaper message, cheapest first; none without a chain.
+    held_out
+        Whether messages are not paid for.
+    """
+    if not links:
+        return []
+    names = ", ".join(f"'{name}'" for _, name, _ in links)
+    sentences = [
+        f"Rows 'telescoped' and 'mixture' speak of the certified model mixed with cheaper ones of the chain ({names}), "
+        "with the weights and the models that the row lists. The number of messages in the chain and their order were "
+        "chosen before the scores were seen"
+        + ("." if held_out else "; the messages themselves may have been chosen with the corpus in view.")
+    ]
+    return sentences + [f"For '{name}': {_arithmetic_assumption(header, dtype)}" for header, name, dtype in links]
+
+
+def state_unit_assumptions(bounds: Sequence[str]) -> list[str]:
+    """What rows over documents or sequences take for granted: much more than the others.
+
+    Parameters
+    ----------
+    bounds
+        Names of the certificate's bounds.
+    """
+    kinds = dict.fromkeys(bound.removesuffix("_betting") for bound in bounds)
+    sentences = {
+        "documents": "Rows 'documents' and 'documents_betting' assume that documents with at least one token are "
+        "independent draws from one distribution; they bound the expected mean loss per token of a new document.",
+        "sequences": "Rows 'sequences' and 'sequences_betting' assume that the scored blocks, each with the token "
+        "before it, are independent draws from one distribution, although neighbours come from one document; they "
+        "bound the expected mean loss per token of a new block.",
+    }
+    return [sentence for kind, sentence in sentences.items() if kind in kinds]
+
+
+def state_subset_assumptions(columns: Sequence[str], bounds: Sequence[str]) -> list[str]:
+    """What rows over subsets of tokens take for granted, and what they speak of.
+
+    Parameters
+    ----------
+    columns
+        Columns of labels; none without subsets.
+    bounds
+        Names of the certificate's bounds.
+    """
+    if not columns:
+        return []
+    names = ", ".join(f"'{column}'" for column in columns)
+    sentences = [
+        f"Rows over subsets by {names} are given the labels: what they bound is the average, over the subset's tokens, "
+        "of the expected loss of each token given everything before it and the labels of all tokens of the corpus. "
+        "The model does not see the labels; the process whose expectation it is knows them. Labels were assigned "
+        "without looking at the model or its scores. The more they tell about the tokens, the less such a row says "
+        "beyond what was measured."
+    ]
+    if any(bound.startswith("documents") for bound in bounds):
+        sentences.append(
+            "Rows 'documents' and 'documents_betting' of a subset need no such source: they take documents, each with "
+            "its labels, as independent draws from one distribution, and bound the expected mean loss over the subset "
+            "of a new document that has tokens in it."
+        )
+    return sentences
+
+
+def state_head_assumptions(alphas: Sequence[float]) -> list[str]:
+    """What rows with a smoothing weight for each token speak of.
+
+    Parameters
+    ----------
+    alphas
+        The weights that the message's head chooses from; none without a head.
+    """
+    if not alphas:
+        return []
+    return [
+        f"Rows that list 'alphas' speak of the model with a smoothing weight for each token, one of {len(alphas)} from "
+        f"{min(alphas):g} to {max(alphas):g}, that the head in the message reads off the model's hidden state before "
+        "the token. Rows over chains, documents, sequences and subsets smooth all tokens alike."
+    ]
+
+
+def _held_out_assumptions(trained_on: Sequence[dict[str, Any]]) -> list[str]:
+    """Why nothing is paid for the model."""
+    if trained_on:
+        names = ", ".join(f"'{record['corpus']}' (manifest {record['sha256'][:12]}…)" for record in trained_on)
+        because = (
+            f"either trained in this study on {names} or published before this corpus was drawn. No document of this "
+            "corpus is in those (by the SHA-256 that their tables of documents state for each; near copies "
+            "and quotations are not noticed), and no model was trained on anything else that depends on this corpus"
+        )
+    else:
+        because = "published before this corpus was drawn, or at least trained on nothing that depends on it"
+    return [
+        "The model is held out (C = 0: its message's bits are not paid for): every model of this certificate was "
+        f"{because}. Nothing but this statement makes the certificate valid.",
+        "The model, its quantization included, was not chosen by its scores on this corpus. Of several held-out "
+        "certificates, picking the best is not covered by delta.",
+    ]

@@ -1,0 +1,1 @@
+"""Averages of losses over score files, in one pass and constant memory."""

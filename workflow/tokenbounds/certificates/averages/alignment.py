@@ -1,0 +1,66 @@
+"""Reading several score streams of the same tokens side by side, in memory that does not grow with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokenbounds.certificates.averages.passes import ScoreStream
+from tokenbounds.errors import ScoreError
+
+_COLUMNS = ("block", "document", "position", "nll_bits")
+_KEYS = _COLUMNS[:3]
+
+Array = npt.NDArray[Any]
+
+
+def align_scores(streams: Sequence[ScoreStream]) -> Iterator[tuple[Array, list[Array]]]:
+    """Yield blocks [n] and the raw losses [n] (bits) of every stream, for the same tokens.
+
+    Streams may be cut into batches differently; block, document and position must agree row by row.
+
+    Raises
+    ------
+    ScoreError
+        If a stream holds other tokens than the first, or fewer or more; the message names its file.
+    """
+    iterators = [_batches(stream) for stream in streams]
+    held = [next(iterator, None) for iterator in iterators]
+    while all(batch is not None for batch in held):
+        batches = [batch for batch in held if batch is not None]
+        count = min(batch.num_rows for batch in batches)
+        parts = [batch.slice(0, count) for batch in batches]
+        for stream, part in zip(streams[1:], parts[1:], strict=True):
+            _check_same(parts[0], part, stream)
+        yield parts[0]["block"].to_numpy(), [part["nll_bits"].to_numpy() for part in parts]
+        held = [
+            batch.slice(count) if batch.num_rows > count else next(iterator, None)
+            for batch, iterator in zip(batches, iterators, strict=True)
+        ]
+    if any(batch is not None for batch in held):
+        short = next(stream for stream, batch in zip(streams, held, strict=True) if batch is None)
+        raise ScoreError(f"{_name(short)} ends before the other scores of the chain. Score it with the same plan.")
+
+
+def _batches(stream: ScoreStream) -> Iterator[pa.RecordBatch]:
+    return (batch for batch in stream.iter_batches(_COLUMNS) if batch.num_rows)
+
+
+def _check_same(first: pa.RecordBatch, other: pa.RecordBatch, stream: ScoreStream) -> None:
+    for name in _KEYS:
+        ours, theirs = first[name].to_numpy(), other[name].to_numpy()
+        if not np.array_equal(ours, theirs):
+            row = int(np.argmax(ours != theirs))
+            raise ScoreError(
+                f"{_name(stream)} has {name} {theirs[row]} where the first scores of the chain have {ours[row]}. "
+                "Score all messages of a chain with the same plan."
+            )
+
+
+def _name(stream: ScoreStream) -> str:
+    files = getattr(stream, "files", ())
+    return str(files[0]) if files else "a score stream"

@@ -1,0 +1,295 @@
+"""Passes over the score files: the averages that rows over tokens are made of.
+
+When everything was scored an average is a number, and one pass gives all of them in constant memory. When blocks were
+sampled it also keeps one value a draw, from which `sampling` bounds the average over the whole corpus; further passes
+compute these, of so many cells at once that memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokenbounds.bounds.sampling import BlockSums, draw_order, lower_mean, upper_mean
+from tokenbounds.bounds.smoothing import TokenAlphas, Weighting
+from tokenbounds.certificates.averages.moments import LevelMoments, LossMoments
+from tokenbounds.certificates.averages.sampled import DrawnCells
+from tokenbounds.scores.plan import Plan, column
+
+Floats = npt.NDArray[np.float64]
+Moments = TypeVar("Moments", LossMoments, LevelMoments)
+
+_THREADS = 2
+_BLOCK_AVERAGES = 1 << 24  # kept at once, if a sample was scored
+
+
+class ScoreStream(Protocol):
+    """Scores that can be read more than once, e.g. `tokenbounds.scores.store.Scores`."""
+
+    def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield batches with the named columns among `block`, `nll_bits`, `rank` and `alpha`, in a fixed order."""
+
+
+@runtime_checkable
+class PiecedScores(Protocol):
+    """Scores that several threads can read at one time, e.g. `tokenbounds.scores.store.Scores`."""
+
+    def iter_pieces(self, columns: Sequence[str]) -> Iterator[Iterator[pa.RecordBatch]]:
+        """Yield streams of batches that together are the scores; each may be read by another thread."""
+
+
+@dataclass(frozen=True)
+class Average:
+    """An average over the scored tokens.
+
+    Attributes
+    ----------
+    mean
+        Over all tokens, or over the draws of block averages.
+    draws
+        The block averages, one a draw, in an order independent of them; None if every token was scored.
+    """
+
+    mean: float
+    draws: Floats | None = None
+
+    def upper(self, low: float, high: float, delta: float) -> float:
+        """Bound the corpus average from above; values lie in [low, high]; `delta` is used only for a sample."""
+        return self.mean if self.draws is None else upper_mean(self.draws, low, high, delta)
+
+    def lower(self, low: float, high: float, delta: float) -> float:
+        """Bound the corpus average from below; values lie in [low, high]; `delta` is used only for a sample."""
+        return self.mean if self.draws is None else lower_mean(self.draws, low, high, delta)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The sampled blocks of a plan, each with how often it was drawn."""
+
+    blocks: npt.NDArray[np.int64]
+    draws: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    order: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Sample | None:
+        """The sample of a plan, or None if it scores everything."""
+        if plan.mode == "exhaustive":
+            return None
+        draws = column(plan.table, "draws")
+        return cls(column(plan.table, "block"), draws, column(plan.table, "length"), draw_order(draws, plan.seed))
+
+    def weights(self, blocks: npt.NDArray[np.int64]) -> Floats:
+        """Weight of each row [n], by its block: draws / length."""
+        place = np.searchsorted(self.blocks, blocks)
+        weights: Floats = self.draws[place] / self.lengths[place]
+        return weights
+
+    def average(self, means: Floats) -> Average:
+        """The average of block averages [blocks]."""
+        return Average(float(means[self.order].mean()), means[self.order])
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the first pass finds.
+
+    Attributes
+    ----------
+    moments
+        Of the raw losses, if every token was scored.
+    errors
+        Share of errors for each k.
+    levels
+        The moments by the tokens' own smoothing weights, if they have any and every token was scored.
+    """
+
+    moments: LossMoments | None
+    errors: dict[int, Average]
+    levels: LevelMoments | None = None
+
+
+@dataclass(frozen=True)
+class CellAverages:
+    """All averages of one smoothing weight.
+
+    Attributes
+    ----------
+    weighting
+        The weight, or those that tokens may have.
+    loss
+        Of the smoothed loss, bits.
+    lambdas
+        The grid, 1 / bit.
+    logs
+        Of ln(1 - lambda × smoothed loss), nats, for each lambda.
+    square_range
+        Of the squared width of each token's interval of losses, bits², where tokens differ in their weight.
+    """
+
+    weighting: Weighting
+    loss: Average
+    lambdas: Floats
+    logs: tuple[Average, ...]
+    square_range: Average | None = None
+
+
+def survey_scores(
+    scores: ScoreStream,
+    sample: Sample | None,
+    vocabulary_size: int,
+    top_k: Sequence[int],
+    token_alphas: TokenAlphas | None = None,
+) -> Survey:
+    """Read all scores once.
+
+    Parameters
+    ----------
+    scores
+        The score files, checked against their plan while they are read.
+    sample
+        The sampled blocks; None if every token was scored.
+    vocabulary_size
+        V.
+    top_k
+        The k whose errors (rank > k) are wanted.
+    token_alphas
+        The weights that the scores' column `alpha` may hold; None if it is not to be read.
+    """
+    if sample is None:
+        ks, levels = tuple(top_k), None
+        if token_alphas is None:
+            moments = _sum_moments(scores, ("nll_bits",), ks, lambda: LossMoments(vocabulary_size, ks))
+        else:
+            own = token_alphas
+            levels = _sum_moments(scores, ("nll_bits", "alpha"), ks, lambda: LevelMoments(vocabulary_size, ks, own))
+            moments = levels.whole()
+        return Survey(moments, {k: Average(moments.error_rate(k)) for k in top_k}, levels)
+    sums = {k: BlockSums(sample.blocks) for k in top_k}
+    for block, rank in _stream(scores, ("block", "rank")):
+        for k, errors in sums.items():
+            errors.add(block, rank > k)
+    return Survey(None, {k: sample.average(errors.means()) for k, errors in sums.items()})
+
+
+def _sum_moments(
+    scores: ScoreStream, columns: tuple[str, ...], top_k: tuple[int, ...], make: Callable[[], Moments]
+) -> Moments:
+    """Sum in a few threads, each into moments of its own.
+
+    Scores that come in pieces are read and checked by all threads at one time, others by one while others compute.
+    Which thread gets which rows leaves no trace, as the sums are exact.
+    """
+    pieces = _pieces(scores, (*columns, "rank") if top_k else columns)
+    turn, failed = threading.Lock(), threading.Event()
+
+    def work() -> Moments:
+        moments = make()
+        try:
+            while not failed.is_set():
+                with turn:
+                    piece = next(pieces, None)
+                if piece is None:
+                    break
+                for batch in piece:
+                    moments.update(*batch)
+        except BaseException:
+            failed.set()
+            raise
+        return moments
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        parts: list[Any] = [future.result() for future in [pool.submit(work) for _ in range(_THREADS)]]
+    whole: Moments = parts[0]
+    for other in parts[1:]:
+        whole.merge(other)
+    return whole
+
+
+def _pieces(scores: ScoreStream, columns: tuple[str, ...]) -> Iterator[Iterable[tuple[npt.NDArray[Any], ...]]]:
+    """Yield parts of the stream that threads may read at one time: the scores' own pieces, else batch by batch."""
+    if isinstance(scores, PiecedScores):
+        for piece in scores.iter_pieces(columns):
+            yield _arrays(piece, columns)
+    else:
+        for batch in _stream(scores, columns):
+            yield [batch]
+
+
+def average_cells(
+    scores: ScoreStream,
+    sample: Sample | None,
+    survey: Survey,
+    vocabulary_size: int,
+    grids: Mapping[Weighting, Floats],
+) -> Iterator[CellAverages]:
+    """Average every cell, that is every pair of a smoothing weight and one of its lambdas, weight by weight.
+
+    All are computed, so that the best is the best there is, and what holds for each cell (a bound grows with the
+    message and with 1 / delta) holds for the best of them.
+
+    Parameters
+    ----------
+    scores, sample, vocabulary_size
+        As for `survey_scores`.
+    survey
+        What it found.
+    grids
+        The lambdas of each smoothing weight, 1 / bit.
+    """
+    moments = survey.moments
+    if moments is not None:
+        for weighting, lambdas in grids.items():
+            yield _average_all(moments, survey.levels, weighting, lambdas)
+        return
+    assert sample is not None
+    pending = list(grids.items())
+    while pending:
+        rows = np.cumsum([1 + len(lambdas) for _, lambdas in pending])
+        fitting = max(1, int(np.searchsorted(rows * len(sample.blocks), _BLOCK_AVERAGES, side="right")))
+        yield from _average_draws(scores, sample, vocabulary_size, pending[:fitting])
+        pending = pending[fitting:]
+
+
+def _average_all(
+    moments: LossMoments, levels: LevelMoments | None, weighting: Weighting, lambdas: Floats
+) -> CellAverages:
+    """A number for every cell, when every token was scored."""
+    if isinstance(weighting, TokenAlphas):
+        assert levels is not None
+        loss, logs = levels.exact_mean_loss(), levels.exact_mean_logs(lambdas)
+        square = Average(levels.mean_square_range())
+        return CellAverages(weighting, Average(loss), lambdas, tuple(Average(float(log)) for log in logs), square)
+    loss, logs = moments.exact_mean_loss(weighting), moments.exact_mean_logs(weighting, lambdas)
+    return CellAverages(weighting, Average(loss), lambdas, tuple(Average(float(log)) for log in logs))
+
+
+def _average_draws(
+    scores: ScoreStream, sample: Sample, vocabulary_size: int, cells: Sequence[tuple[Weighting, Floats]]
+) -> Iterator[CellAverages]:
+    """One value a draw for every cell, from one pass."""
+    drawn = DrawnCells(sample.blocks, vocabulary_size, cells)
+    own = any(isinstance(weighting, TokenAlphas) for weighting, _ in cells)
+    for batch in _stream(scores, ("block", "nll_bits", *(("alpha",) if own else ()))):
+        drawn.update(*batch)
+    for (weighting, lambdas), means in zip(cells, drawn.means(), strict=True):
+        loss, *logs = (sample.average(each) for each in means)
+        square = logs.pop() if isinstance(weighting, TokenAlphas) else None
+        yield CellAverages(weighting, loss, lambdas, tuple(logs), square)
+
+
+def _stream(scores: ScoreStream, columns: tuple[str, ...]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+    return _arrays(scores.iter_batches(columns), columns)
+
+
+def _arrays(batches: Iterator[pa.RecordBatch], columns: tuple[str, ...]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+    for batch in batches:
+        if batch.num_rows:
+            yield tuple(batch[name].to_numpy() for name in columns)

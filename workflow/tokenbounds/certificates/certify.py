@@ -1,0 +1,177 @@
+"""Certification: from a message, a corpus, a plan and scores to a certificate that anyone can recompute."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from tokenbounds import __version__
+from tokenbounds.bounds.smoothing import TokenAlphas
+from tokenbounds.certificates.assumptions import (
+    state_assumptions,
+    state_base_assumptions,
+    state_chain_assumptions,
+    state_head_assumptions,
+    state_subset_assumptions,
+    state_unit_assumptions,
+)
+from tokenbounds.certificates.averages.passes import Sample
+from tokenbounds.certificates.evidence import CertificateInputs, Evidence, LinkEvidence, gather_evidence
+from tokenbounds.certificates.rows.chains import ChainModel
+from tokenbounds.certificates.rows.labels import SUBSET_NAMES, LabelledScores
+from tokenbounds.certificates.rows.subsets import find_subsets, share_delta, state_subsets
+from tokenbounds.certificates.rows.tokens import Setting, Statement, state_bounds
+from tokenbounds.certificates.rows.units import Units
+from tokenbounds.certificates.schema import SCHEMA_VERSION, seal, write_certificate
+from tokenbounds.config import BoundsSpec
+from tokenbounds.errors import CertificateError, TokenboundsError
+
+__all__ = ["CertificateInputs", "certify_bound", "compute_certificate"]
+
+_PACKAGES = ("numpy", "scipy", "pyarrow")
+
+
+def certify_bound(
+    name: str, study: str, inputs: CertificateInputs, spec: BoundsSpec, out: Path | str, *, model: str
+) -> dict[str, Any]:
+    """Certify how well the model that a message decodes to predicts a corpus, and write the certificate.
+
+    Parameters
+    ----------
+    name, study, model
+        Labels: rows of the study.
+    inputs
+        Message, corpus, plan and score files.
+    spec
+        Failure probability, metrics, bounds and grids.
+    out
+        The certificate's file; paths inside are relative to its folder.
+
+    Returns
+    -------
+    dict
+        The certificate as written.
+
+    Raises
+    ------
+    CertificateError
+        If a file is missing, damaged, or was made from something else (the message names it), or a bound's
+        assumption does not hold for the data. Nothing is written then.
+    """
+    out = Path(out)
+    evidence = gather_evidence(inputs, out.parent)
+    certificate = compute_certificate({"certificate": name, "study": study, "model": model}, evidence, spec)
+    write_certificate(out, certificate)
+    return seal(certificate)
+
+
+def compute_certificate(names: dict[str, str], evidence: Evidence, spec: BoundsSpec) -> dict[str, Any]:
+    """Compute a certificate from evidence; the same evidence gives the same certificate.
+
+    Parameters
+    ----------
+    names
+        The labels `certificate`, `study` and `model`.
+    evidence
+        Files that are known to belong together.
+    spec
+        Failure probability, metrics, bounds and grids.
+
+    Raises
+    ------
+    CertificateError
+        If the scores break their contract or a bound's assumption does not hold.
+    """
+    manifest = evidence.manifest
+    try:
+        statement, subsets = _state(evidence, spec)
+    except CertificateError:
+        raise
+    except TokenboundsError as error:
+        raise CertificateError(str(error)) from error
+    records = evidence.records
+    return {
+        **names,
+        **records,
+        "schema_version": SCHEMA_VERSION,
+        "corpus": manifest.corpus,
+        "tokens": manifest.tokens,
+        "scored_tokens": evidence.scores.rows,
+        "vocabulary_size": evidence.vocabulary_size,
+        "delta": spec.delta,
+        "ledger": statement.ledger,
+        "bounds": TypeAdapter(BoundsSpec).dump_python(spec, mode="json"),
+        "rows": statement.rows,
+        **({"subsets": subsets} if subsets else {}),
+        "notes": statement.notes,
+        "assumptions": _assume(evidence, spec),
+        "software": _software(),
+    }
+
+
+def _assume(evidence: Evidence, spec: BoundsSpec) -> list[str]:
+    records = evidence.records
+    header, tokenizer = evidence.message.header, records["manifest"]["tokenizer"]
+    links = [(link.message.header, link.path.stem, link.dtype) for link in evidence.chain]
+    return [
+        *state_assumptions(header, tokenizer, records["plan"], evidence.dtype, spec.delta, records["prior"]),
+        *state_base_assumptions(_bases(records), records["prior"]),
+        *state_chain_assumptions(links, evidence.inputs.held_out is not None),
+        *state_unit_assumptions(spec.bounds),
+        *state_subset_assumptions(spec.subsets, spec.bounds),
+        *state_head_assumptions(evidence.scores.provenance.alphas),
+    ]
+
+
+def _bases(records: dict[str, Any]) -> list[dict[str, Any]]:
+    """The models that messages of a certificate are decoded given, each once."""
+    messages = [*(link["message"] for link in records["chain"]), records["message"]]
+    found = {message["base"]["sha256"]: message["base"] for message in messages if "base" in message}
+    return list(found.values())
+
+
+def _state(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, list[dict[str, Any]]]:
+    """Every row, over all tokens and over subsets, with what messages cost under the certificate's prior."""
+    manifest, plan = evidence.manifest, evidence.plan
+    held_out = evidence.inputs.held_out is not None
+    overlap = plan.stride < plan.context or plan.visible_tokens is not None
+    units = Units(manifest.documents, plan.blocks, overlap) if plan.mode == "exhaustive" else None
+    own_alphas = evidence.scores.provenance.alphas
+    setting = Setting(
+        spec,
+        manifest.tokens,
+        evidence.vocabulary_size,
+        Sample.of(plan),
+        units,
+        token_alphas=TokenAlphas(own_alphas) if own_alphas else None,
+    )
+    models = [_chain_model(link, held_out) for link in evidence.links]
+    own = models[-1]
+    scores = LabelledScores.of(evidence.scores, evidence.inputs.corpus) if spec.subsets else own.scores
+    subsets = find_subsets(scores, {column: SUBSET_NAMES[column] for column in spec.subsets})
+    setting, inner = share_delta(setting, subsets)
+    statement = state_bounds(
+        own.scores, setting, own.message_bits, name=own.name, chain=models[:-1], messages=own.messages
+    )
+    return statement, state_subsets(scores, subsets, inner, own.message_bits, name=own.name)
+
+
+def _chain_model(link: LinkEvidence, held_out: bool) -> ChainModel:
+    """A message with its scores and what it costs."""
+    bits, messages = (0, None) if held_out else (link.given.paid_bits, link.given.messages)
+    return ChainModel(link.path.stem, bits, link.vocabulary_size, link.scores, messages)
+
+
+def _software() -> dict[str, str]:
+    """Versions of what computed the certificate."""
+    versions = {"tokenbounds": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "unknown"
+    return versions

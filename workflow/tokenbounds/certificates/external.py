@@ -1,0 +1,124 @@
+"""Bounds from anybody's Parquet of token losses: the mathematics without the pipeline, and without its checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tokenbounds.certificates.rows.tokens import Setting, Statement, state_bounds
+from tokenbounds.config import BoundsSpec
+from tokenbounds.config.certificate_faults import CHAIN_BOUNDS, UNIT_BOUNDS
+from tokenbounds.errors import CertificateError, ScoreError
+
+_BATCH_ROWS = 1 << 18
+
+
+@dataclass(frozen=True)
+class ForeignScores:
+    """Token losses in Parquet files of any layout, one row a token.
+
+    Attributes
+    ----------
+    files
+        The files, in order.
+    nll_column
+        Name of the column of losses, -ln or -log2 of the true token's probability, before any smoothing.
+    rank_column
+        Name of the column of the true token's rank, from 1; None if there is none.
+    nats
+        Whether losses are in nats rather than bits.
+    """
+
+    files: tuple[Path, ...]
+    nll_column: str = "nll_bits"
+    rank_column: str | None = None
+    nats: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Number of tokens.
+
+        Raises
+        ------
+        ScoreError
+            If a file cannot be read or lacks a column.
+        """
+        return sum(self._rows(path) for path in self.files)
+
+    def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Stream the columns `nll_bits` and `rank` under these names.
+
+        Raises
+        ------
+        ScoreError
+            If a file is damaged or has empty cells.
+        """
+        names = {"nll_bits": self.nll_column, "rank": self.rank_column}
+        wanted = {name: names[name] for name in columns or ("nll_bits",)}
+        for path in self.files:
+            try:
+                with pq.ParquetFile(path, pre_buffer=False) as file:
+                    for batch in file.iter_batches(_BATCH_ROWS, columns=list(wanted.values())):
+                        yield self._renamed(batch, wanted, path)
+            except (OSError, pa.ArrowException) as error:
+                raise ScoreError(f"{path} cannot be read ({error}). Write it again.") from error
+
+    def _rows(self, path: Path) -> int:
+        try:
+            with pq.ParquetFile(path) as file:
+                names, rows = file.schema_arrow.names, int(file.metadata.num_rows)
+        except (OSError, pa.ArrowException) as error:
+            raise ScoreError(f"{path} cannot be read as Parquet ({error}). Check the path.") from error
+        for column in (self.nll_column, self.rank_column):
+            if column is not None and column not in names:
+                raise ScoreError(f"{path} has no column '{column}', only {', '.join(names)}. Name one of these.")
+        return rows
+
+    def _renamed(self, batch: pa.RecordBatch, wanted: dict[str, str | None], path: Path) -> pa.RecordBatch:
+        arrays = []
+        for name, column in wanted.items():
+            values = batch[column]
+            if values.null_count:
+                raise ScoreError(f"{path}: column '{column}' has empty cells. Fill or drop those rows.")
+            arrays.append(pc.divide(values, math.log(2.0)) if name == "nll_bits" and self.nats else values)
+        return pa.RecordBatch.from_arrays(arrays, names=list(wanted))
+
+
+def bound_scores(scores: ForeignScores, message_bits: int, vocabulary_size: int, spec: BoundsSpec) -> Statement:
+    """State every bound for token losses that somebody else computed.
+
+    Nothing ties the losses to a message or a corpus here: whoever states `message_bits` vouches for the file that
+    decodes to the scored model, and for every token having been scored once, in corpus order.
+
+    Parameters
+    ----------
+    scores
+        The losses.
+    message_bits
+        C, bits.
+    vocabulary_size
+        V.
+    spec
+        Failure probability, metrics, bounds and grids; without a rank column only the loss is bounded.
+
+    Raises
+    ------
+    CertificateError
+        If a bound needs more than losses and ranks.
+    ScoreError
+        If a file or a value is not usable.
+    """
+    unusable = [bound for bound in spec.bounds if bound in CHAIN_BOUNDS + UNIT_BOUNDS]
+    if unusable:
+        raise CertificateError(
+            f"bound '{unusable[0]}' needs score files with documents and blocks, of a study. Name other bounds."
+        )
+    if scores.rank_column is None:
+        spec = replace(spec, top_k=())
+    return state_bounds(scores, Setting(spec, scores.rows, vocabulary_size, None), message_bits)

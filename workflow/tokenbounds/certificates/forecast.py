@@ -1,0 +1,180 @@
+"""What bounds to expect before anything is scored: a plan for sizes and samples, not a statement.
+
+The formulas are the certificate's own (docs/bounds.md), with expected losses in the place of measured ones and the
+sampling bound replaced by its leading terms (`sampling.draws_for_width`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenbounds.bounds.betting import lambda_grid
+from tokenbounds.bounds.ledger import RowBudget, split_delta
+from tokenbounds.bounds.sampling import draws_for_width, width_of_draws
+from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range, smooth
+from tokenbounds.certificates.pilot import Pilot
+from tokenbounds.config import BoundsSpec
+
+Floats = npt.NDArray[np.float64]
+
+BOUNDS = ("azuma", "freedman", "betting")
+_LARGEST = 1e18
+
+
+@dataclass(frozen=True)
+class Expected:
+    """An expected bound on bits per token; `draws` is None where every token is scored."""
+
+    bound: str
+    draws: int | None
+    value: float
+    empirical: float
+    alpha: float
+
+
+@dataclass(frozen=True)
+class _Summand:
+    """What a bound averages, under each lambda of one alpha (a single entry for Azuma): mean, deviation, span."""
+
+    means: Floats
+    deviations: Floats
+    spans: Floats
+
+
+class Forecast:
+    """Expected bounds for losses like a pilot's.
+
+    Parameters
+    ----------
+    pilot
+        How losses are spread.
+    vocabulary_size
+        V.
+    spec
+        delta, metrics and grids, as the certificate will state them.
+    block_tokens
+        Tokens of a sampled block.
+    """
+
+    def __init__(self, pilot: Pilot, vocabulary_size: int, spec: BoundsSpec, block_tokens: int) -> None:
+        self.vocabulary_size = vocabulary_size
+        self.block_tokens = block_tokens
+        self._spec = spec
+        self._alphas = tuple(sorted(set(spec.alphas)))
+        self._ratio = pilot.ratio(block_tokens)
+        self._losses = {alpha: self._summarize(pilot, alpha, None) for alpha in self._alphas}
+        self._logs = {
+            alpha: self._summarize(pilot, alpha, lambda_grid(spec.lambdas, loss_ceiling(alpha, vocabulary_size)))
+            for alpha in self._alphas
+        }
+
+    @property
+    def random_guess(self) -> float:
+        """log2 V, bits per token: a bound at or above it is vacuous."""
+        return math.log2(self.vocabulary_size)
+
+    def expect(self, bound: str, message_bits: int, tokens: int, draws: int | None = None) -> Expected:
+        """The bound to expect with the best alpha and lambda.
+
+        Parameters
+        ----------
+        bound
+            One of `BOUNDS`.
+        message_bits, tokens
+            C, bits, and m, tokens.
+        draws
+            Number of sampled blocks; None scores everything.
+        """
+        budget = self._budget(bound, message_bits, sampled=draws is not None)
+        best = Expected(bound, draws, math.inf, math.inf, math.nan)
+        for alpha in self._alphas:
+            value = float(np.min(self._values(budget, alpha, tokens, draws)))
+            if value < best.value:
+                best = Expected(bound, draws, value, float(self._losses[alpha].means[0]), alpha)
+        return best
+
+    def draws_needed(self, bound: str, message_bits: int, tokens: int, width: float) -> int:
+        """Number of draws that raise the bound by about `width` bits over scoring everything."""
+        alpha = self.expect(bound, message_bits, tokens).alpha
+        budget = self._budget(bound, message_bits, sampled=True)
+        summand = self._summand(bound, alpha)
+        index = int(np.argmin(self._values(budget, alpha, tokens, None)))
+        if bound != "azuma":
+            ceiling = loss_ceiling(alpha, self.vocabulary_size)
+            width *= float(lambda_grid(self._spec.lambdas, ceiling)[index])
+            if bound == "betting":
+                share = (budget.complexity_nats + math.log(self._spec.lambdas)) / tokens
+                width *= math.exp(share - float(summand.means[index]))
+        deviation, span = float(summand.deviations[index]), float(summand.spans[index])
+        return draws_for_width(deviation, span, width, budget.delta_per_cell)
+
+    def most_bits(self, bound: str, tokens: int) -> int | None:
+        """Largest message whose bound is not vacuous when every token is scored; None if there is none."""
+        return _last(lambda bits: self.expect(bound, bits, tokens).value < self.random_guess)
+
+    def fewest_tokens(self, bound: str, message_bits: int) -> int | None:
+        """Smallest corpus on which the bound is not vacuous when every token is scored; None if there is none."""
+        last = _last(lambda tokens: self.expect(bound, message_bits, max(1, tokens)).value >= self.random_guess)
+        return None if last is None or last >= _LARGEST / 2 else last + 1
+
+    def _summarize(self, pilot: Pilot, alpha: float, lambdas: Floats | None) -> _Summand:
+        losses = smooth(pilot.losses, alpha, self.vocabulary_size)
+        ends = np.array([loss_floor(alpha, self.vocabulary_size), loss_ceiling(alpha, self.vocabulary_size)])
+        if lambdas is None:
+            values, span = losses[None], [loss_range(alpha, self.vocabulary_size)]
+        else:
+            values = np.log1p(-lambdas[:, None] * losses)
+            span = [float(np.ptp(np.log1p(-each * ends))) for each in lambdas]
+        means = np.average(values, axis=1, weights=pilot.weights)
+        variances = np.average((values - means[:, None]) ** 2, axis=1, weights=pilot.weights)
+        return _Summand(means, np.sqrt(variances) * self._ratio, np.array(span))
+
+    def _summand(self, bound: str, alpha: float) -> _Summand:
+        return self._losses[alpha] if bound == "azuma" else self._logs[alpha]
+
+    def _budget(self, bound: str, message_bits: int, *, sampled: bool) -> RowBudget:
+        spec = self._spec
+        metrics = ["bpd", *(f"top{k}_error" for k in sorted(set(spec.top_k)) if k < self.vocabulary_size)]
+        ledger = split_delta(
+            spec.delta,
+            [(metric, each) for metric in metrics for each in BOUNDS],
+            message_bits=message_bits,
+            alphas=len(self._alphas),
+            lambdas=spec.lambdas,
+            sampling_share=spec.sampling_share if sampled else None,
+        )
+        return ledger.row("bpd", bound)
+
+    def _values(self, budget: RowBudget, alpha: float, tokens: int, draws: int | None) -> Floats:
+        """The bound under each lambda."""
+        summand = self._summand(budget.bound, alpha)
+        widths = np.zeros_like(summand.means)
+        if draws is not None:
+            parts = zip(summand.deviations, summand.spans, strict=True)
+            widths = np.array([width_of_draws(float(d), float(s), draws, budget.delta_per_cell) for d, s in parts])
+        if budget.bound == "azuma":
+            share = budget.complexity_nats / tokens
+            return summand.means + widths + loss_range(alpha, self.vocabulary_size) * math.sqrt(share / 2.0)
+        share = (budget.complexity_nats + math.log(self._spec.lambdas)) / tokens
+        exponent = share - summand.means + widths
+        grid = lambda_grid(self._spec.lambdas, loss_ceiling(alpha, self.vocabulary_size))
+        values: Floats = (exponent if budget.bound == "freedman" else -np.expm1(-exponent)) / grid
+        return values
+
+
+def _last(holds: Callable[[int], bool]) -> int | None:
+    """Largest integer below 10^18 for which a condition that fails from some number on holds; None if none does."""
+    if not holds(0):
+        return None
+    low, high = 0, 1
+    while high < _LARGEST and holds(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low

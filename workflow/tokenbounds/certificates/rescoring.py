@@ -1,0 +1,223 @@
+"""Scoring blocks again from the decoded message, to compare with what a certificate rests on."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokenbounds.bounds.smoothing import smooth
+from tokenbounds.certificates.evidence import Evidence
+from tokenbounds.corpus.reader import Corpus
+from tokenbounds.errors import CertificateError
+from tokenbounds.scores.scoring import ChainPredictor, ScoringOptions, make_scorer, score_blocks
+from tokenbounds.scores.store import Scores
+
+_COLUMNS = ("block", "document", "position", "nll_bits", "rank", "alpha")
+_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far two machines may differ.
+
+    Attributes
+    ----------
+    token_bits
+        In the loss of one token, bits.
+    mean_bits
+        In the average loss of the compared tokens, bits.
+    rank_share
+        In a rank: this share of it, and `rank_slack` more.
+    rank_slack
+        See `rank_share`.
+    error_share
+        In the share of tokens whose rank exceeds a certified k, upwards; one token more is always allowed.
+    level_share
+        Share of tokens whose smoothing weight may differ, by a factor of two: by rounding the head may end on the next
+        level of its grid. One token more is always allowed, and average losses smoothed with these weights may differ
+        by no more than `mean_bits`.
+    """
+
+    token_bits: float
+    mean_bits: float
+    rank_share: float
+    rank_slack: int
+    error_share: float
+    level_share: float
+
+
+TOLERANCES = {
+    "chain": Tolerance(token_bits=1e-4, mean_bits=1e-5, rank_share=0.0, rank_slack=1, error_share=0.0, level_share=0.0),
+    "float32": Tolerance(
+        token_bits=1e-3, mean_bits=1e-4, rank_share=0.05, rank_slack=2, error_share=0.001, level_share=0.001
+    ),
+    "bfloat16": Tolerance(
+        token_bits=0.5, mean_bits=0.02, rank_share=0.5, rank_slack=20, error_share=0.01, level_share=0.2
+    ),
+}
+
+
+def rescore_blocks(
+    predictor: Any,
+    evidence: Evidence,
+    corpus: Corpus,
+    blocks: int | None,
+    seed: int | None,
+    *,
+    top_k: Sequence[int] = (),
+) -> str:
+    """Score blocks again and compare losses and ranks with the stored ones.
+
+    Parameters
+    ----------
+    predictor
+        What the message decodes to.
+    evidence, corpus
+        The certificate's.
+    blocks
+        How many blocks of the plan, chosen uniformly without replacement; None for all.
+    seed
+        Of the choice; None takes the system's randomness.
+    top_k
+        The k whose errors are certified: their share may not grow by more than the tolerance either.
+
+    Returns
+    -------
+    str
+        What was compared, for people.
+
+    Raises
+    ------
+    CertificateError
+        If a loss or rank differs by more than the tolerance; the message names the score file, document and position.
+    """
+    plan = evidence.plan.table
+    dtype = _known_dtype(evidence)
+    if seed is None:
+        seed = secrets.randbits(64)
+    count = plan.num_rows if blocks is None else min(blocks, plan.num_rows)
+    chosen = np.sort(np.random.default_rng(seed).choice(plan.num_rows, size=count, replace=False))
+    rows = plan.take(chosen)
+    tolerance = TOLERANCES["chain" if isinstance(predictor, ChainPredictor) else dtype]
+    scorer = make_scorer(predictor, corpus, ScoringOptions(dtype=dtype, batch_tokens=_BATCH_TOKENS))
+    again = _columns(score_blocks(scorer, corpus, rows, _BATCH_TOKENS, evidence.plan.visible_tokens))
+    stored = _stored(evidence.scores, rows["block"].to_numpy())
+    difference = _compare(again, stored, tolerance, evidence.scores.files)
+    _compare_errors(again["rank"], stored["rank"], top_k, tolerance, evidence.scores.files)
+    if "alpha" in stored:
+        _compare_alphas(again, stored, evidence.scores.provenance.vocabulary_size, tolerance, evidence.scores.files)
+    return (
+        f"{len(again['block']):,} tokens of {count} blocks (seed {seed}): losses differ by at most {difference:.2g} "
+        f"bits (tolerance {tolerance.token_bits:g})"
+    )
+
+
+def _known_dtype(evidence: Evidence) -> Literal["float32", "bfloat16"]:
+    if evidence.dtype == "float32":
+        return "float32"
+    if evidence.dtype == "bfloat16":
+        return "bfloat16"
+    raise CertificateError(f"{evidence.scores.files[0]} was scored in unknown arithmetic '{evidence.dtype}'.")
+
+
+def _columns(batches: Any) -> dict[str, npt.NDArray[Any]]:
+    """Named columns of a stream of record batches, whole."""
+    parts: dict[str, list[npt.NDArray[Any]]] = {}
+    for batch in batches:
+        for name in (name for name in _COLUMNS if name in batch.schema.names):
+            parts.setdefault(name, []).append(batch[name].to_numpy())
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _stored(scores: Scores, blocks: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+    """The stored rows of some blocks, in corpus order."""
+
+    def chosen() -> Any:
+        for batch in scores.iter_batches([name for name in _COLUMNS if name in scores.provenance.schema.names]):
+            yield batch.filter(pa.array(np.isin(batch["block"].to_numpy(), blocks)))
+
+    return _columns(chosen())
+
+
+def _compare(
+    again: dict[str, npt.NDArray[Any]],
+    stored: dict[str, npt.NDArray[Any]],
+    tolerance: Tolerance,
+    files: tuple[Path, ...],
+) -> float:
+    """Largest difference of a loss, bits; refuses more than the tolerance."""
+    where = files[0].parent
+    off = np.abs(again["nll_bits"].astype(np.float64) - stored["nll_bits"])
+    rank_off = np.abs(again["rank"].astype(np.int64) - stored["rank"])
+    bad = (off > tolerance.token_bits) | (rank_off > tolerance.rank_slack + tolerance.rank_share * stored["rank"])
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise CertificateError(
+            f"{where}: document {stored['document'][at]} position {stored['position'][at]} is stored with "
+            f"{stored['nll_bits'][at]:.6f} bits and rank {stored['rank'][at]}, but the decoded message gives "
+            f"{again['nll_bits'][at]:.6f} and {again['rank'][at]}. These are not the message's scores: score again."
+        )
+    mean = abs(float(np.mean(again["nll_bits"].astype(np.float64) - stored["nll_bits"])))
+    if mean > tolerance.mean_bits:
+        raise CertificateError(
+            f"{where}: the decoded message's average loss differs by {mean:.2g} bits from the stored one, more than "
+            f"{tolerance.mean_bits:g}. Score again."
+        )
+    return float(off.max())
+
+
+def _compare_errors(
+    again: npt.NDArray[Any],
+    stored: npt.NDArray[Any],
+    top_k: Sequence[int],
+    tolerance: Tolerance,
+    files: tuple[Path, ...],
+) -> None:
+    """Refuse ranks that are each within their tolerance but together hide errors.
+
+    A top-k error depends on nothing but rank > k, so that ranks shifted by little, all one way, would change it much.
+    """
+    allowed = 1 + int(tolerance.error_share * len(stored))
+    for k in top_k:
+        hidden = int(np.sum(again > k)) - int(np.sum(stored > k))
+        if hidden > allowed:
+            raise CertificateError(
+                f"{files[0].parent}: of {len(stored):,} tokens scored again, {hidden:,} more have a rank above {k} "
+                f"than are stored so; at most {allowed:,} may differ by rounding. Score again."
+            )
+
+
+def _compare_alphas(
+    again: dict[str, npt.NDArray[Any]],
+    stored: dict[str, npt.NDArray[Any]],
+    vocabulary_size: int,
+    tolerance: Tolerance,
+    files: tuple[Path, ...],
+) -> None:
+    """Refuse smoothing weights that rounding does not explain.
+
+    Weights within their tolerance could still be picked by the tokens they smooth; the averages would show it.
+    """
+    steps = np.abs(np.log2(again["alpha"].astype(np.float64) / stored["alpha"]))
+    allowed = 1 + int(tolerance.level_share * len(steps))
+    if np.any(steps > 1.01) or np.count_nonzero(steps) > allowed:
+        at = int(np.argmax(steps))
+        raise CertificateError(
+            f"{files[0].parent}: document {stored['document'][at]} position {stored['position'][at]} is stored with "
+            f"the smoothing weight {stored['alpha'][at]:g}, but the decoded message gives {again['alpha'][at]:g}; of "
+            f"{len(steps):,} weights {np.count_nonzero(steps):,} differ, and {allowed:,} may, by a factor of two. "
+            "Score again."
+        )
+    means = [float(smooth(rows["nll_bits"], rows["alpha"], vocabulary_size).mean()) for rows in (again, stored)]
+    if abs(means[0] - means[1]) > tolerance.mean_bits:
+        raise CertificateError(
+            f"{files[0].parent}: smoothed with the decoded message's weights the average loss differs by "
+            f"{abs(means[0] - means[1]):.2g} bits from the stored one, more than {tolerance.mean_bits:g}. Score again."
+        )

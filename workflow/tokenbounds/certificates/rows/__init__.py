@@ -1,0 +1,1 @@
+"""Rows of a certificate: which bounds are stated, and what each costs."""

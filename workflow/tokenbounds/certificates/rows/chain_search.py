@@ -1,0 +1,136 @@
+"""Search of a chain's candidates on a part of its tokens (docs/bounds.md, "Telescoping").
+
+How a candidate is found needs no proof, since every candidate is paid for. The part is a fixed one of at most 2^15
+tokens, spread evenly; smoothing weights and coefficients of control variates are improved one at a time, for every
+sub-chain; lambdas and splits of delta are the best of their grids.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenbounds.bounds.betting import betting_value, lambda_fractions
+from tokenbounds.certificates.rows.chain_candidates import ChainProblem, Choice, Floats, Path
+
+SEARCHED_TOKENS = 1 << 15
+_SWEEPS = 3
+_BINS_PER_BIT = 64
+_GOLDEN = 2654435769
+_MODULUS = 1 << 32
+
+
+def thin_rows(first: int, count: int, total: int) -> npt.NDArray[np.bool_]:
+    """Which of the rows `first` … `first + count - 1` of `total` are searched: a share spread without a period."""
+    rows = np.arange(first, first + count, dtype=np.uint64)
+    keep = min(1.0, SEARCHED_TOKENS / max(total, 1))
+    return (rows * np.uint64(_GOLDEN)) % np.uint64(_MODULUS) < keep * _MODULUS
+
+
+class ChainSearch:
+    """Guesses of candidates' bounds from a part of the tokens (docs/bounds.md, "Which chain").
+
+    Parameters
+    ----------
+    problem
+        What may be chosen.
+    nll_bits
+        Raw losses [n] of each model on the searched tokens, bits.
+    weights
+        Weight of each token [n]; ones if every token was scored.
+    draws, block_tokens
+        Number of draws and their average length; 0 draws if every token was scored.
+    """
+
+    def __init__(
+        self,
+        problem: ChainProblem,
+        nll_bits: Sequence[npt.ArrayLike],
+        weights: npt.ArrayLike,
+        draws: int = 0,
+        block_tokens: float = 1.0,
+    ) -> None:
+        self._problem = problem
+        self._nll_bits = [np.asarray(stream, dtype=np.float64) for stream in nll_bits]
+        self._weights = np.asarray(weights, dtype=np.float64)
+        self._draws, self._block_tokens = draws, block_tokens
+        self._fractions = lambda_fractions(problem.lambdas)
+
+    def best(self, count: int) -> list[Choice]:
+        """The `count` sub-chains that look best, each with its best weights, best first."""
+        found = [self._descend(path) for path in self._problem.paths()]
+        return sorted(found, key=lambda choice: (choice.guess, choice.path))[:count]
+
+    def _descend(self, path: Path) -> Choice:
+        """Improve one weight or coefficient at a time until none improves: the alphas, then the betas."""
+        size = len(path)
+        grids = [self._problem.grid(place) for place in range(size)]
+        grids += [self._problem.betas(place) for place in range(size)]
+        point = tuple(grid[len(grid) // 2] for grid in grids)
+        best = self._guess(path, point[:size], point[size:])
+        for _ in range(_SWEEPS):
+            before = point
+            for place, grid in enumerate(grids):
+                for tried in (value for value in grid if value != point[place]):
+                    moved = (*point[:place], tried, *point[place + 1 :])
+                    guess = self._guess(path, moved[:size], moved[size:])
+                    best = min(best, guess, key=lambda choice: choice.guess)
+                point = (*best.alphas, *best.betas)
+            if point == before:
+                break
+        return best
+
+    def _guess(self, path: Path, alphas: tuple[float, ...], betas: tuple[float, ...]) -> Choice:
+        """The best split of delta and the best lambdas for a sub-chain with given weights and coefficients."""
+        problem = self._problem
+        streams = problem.streams(path, alphas, betas, self._nll_bits)
+        intervals = problem.intervals(path, alphas, betas)
+        logs = [self._mean_logs(path, stream, each) for stream, each in zip(streams, intervals, strict=True)]
+        found = []
+        for ratio in problem.ratios(path):
+            value, lambdas = self._split(path, ratio, betas, logs, intervals)
+            found.append(Choice(path, alphas, betas, ratio, lambdas, value))
+        return min(found, key=lambda choice: choice.guess)
+
+    def _split(
+        self,
+        path: Path,
+        ratio: Fraction,
+        betas: tuple[float, ...],
+        logs: list[Floats],
+        intervals: list[tuple[float, float]],
+    ) -> tuple[float, tuple[int, ...]]:
+        """Value of a split of delta, bits, and for each link the index of the best lambda."""
+        problem, total, chosen = self._problem, 0.0, []
+        complexities, weights = problem.complexities(path, ratio), problem.weights(betas)
+        for mean, (_, high), complexity, weight in zip(logs, intervals, complexities, weights, strict=True):
+            spent = complexity + math.log(problem.lambdas)
+            grid = self._fractions / high
+            values = [
+                betting_value(float(log), float(lambda_), spent, problem.tokens)
+                for log, lambda_ in zip(mean, grid, strict=True)
+            ]
+            chosen.append(int(np.argmin(values)))
+            total += weight * values[chosen[-1]]
+        return total, tuple(chosen)
+
+    def _mean_logs(self, path: Path, stream: Floats, interval: tuple[float, float]) -> Floats:
+        """Average of ln(1 - lambda × link) for each lambda, less what a sample makes uncertain."""
+        low, high = interval
+        bins = np.rint((stream - low) * _BINS_PER_BIT).clip(0).astype(np.int64)
+        mass = np.bincount(bins, weights=self._weights)
+        used = np.flatnonzero(mass)
+        values, mass = np.minimum(low + used / _BINS_PER_BIT, high), mass[used] / mass.sum()
+        logs = np.log1p(-np.outer(self._fractions / high, values))
+        mean: Floats = logs @ mass
+        if self._draws:
+            delta = float(self._problem.delta_sampling / self._problem.sampling_cells(path))
+            penalty = -math.log(delta) / self._draws
+            variance = ((logs - mean[:, None]) ** 2) @ mass / self._block_tokens
+            span = np.log1p(-self._fractions / high * low) - np.log1p(-self._fractions)
+            mean = mean - np.sqrt(2.0 * variance * penalty) - span * penalty / 3.0
+        return mean

@@ -1,0 +1,261 @@
+"""Rows whose model is smoothed towards cheaper certified models: telescoped, and as a mixture.
+
+Source: docs/bounds.md, "Telescoping". Two passes over the aligned scores of the chain: a part of the tokens is kept to
+search by, then the few best candidates are computed exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from tokenbounds.bounds.betting import betting_value, lambda_fractions
+from tokenbounds.bounds.ledger import RowBudget, log_fraction
+from tokenbounds.bounds.result import Bound
+from tokenbounds.bounds.sampling import BlockSums
+from tokenbounds.certificates.averages.alignment import Array, align_scores
+from tokenbounds.certificates.averages.histogram import FixedPointSum
+from tokenbounds.certificates.averages.passes import Average, Sample, ScoreStream
+from tokenbounds.certificates.rows.chain_candidates import ChainProblem, Choice, Floats
+from tokenbounds.certificates.rows.chain_search import ChainSearch, thin_rows
+from tokenbounds.config import BoundsSpec
+
+_EXACT = 4
+_ROUNDING = 2.0**-40  # fixed-point sums round each logarithm to the nearest multiple of half of this or less
+_NEIGHBOURS = (-1, 0, 1)
+_CHUNK = 1 << 15
+
+
+@dataclass(frozen=True)
+class ChainModel:
+    """A model of a chain: its message's name and bits (0 if it never saw the corpus), its V, and its scores.
+
+    `messages` are the bits of every message it is decoded from, by identity, if that is more than its own.
+    """
+
+    name: str
+    message_bits: int
+    vocabulary_size: int
+    scores: ScoreStream
+    messages: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class ChainRow:
+    """A row's bound, its links as the certificate lists them, and its lines of the ledger."""
+
+    bound: Bound
+    links: list[dict[str, Any]]
+    entries: list[dict[str, Any]]
+
+
+def pose_problem(budget: RowBudget, models: Sequence[ChainModel], spec: BoundsSpec, tokens: int) -> ChainProblem:
+    """The candidates and the budget of a row, before any score is read."""
+    return ChainProblem(
+        message_bits=tuple(model.message_bits for model in models),
+        vocabulary_sizes=tuple(model.vocabulary_size for model in models),
+        alphas=tuple(sorted(set(spec.alphas))),
+        link_alphas=tuple(sorted(set(spec.link_alphas))),
+        link_betas=tuple(sorted(set(spec.link_betas))),
+        lambdas=spec.lambdas,
+        tokens=tokens,
+        delta_generalization=budget.delta_generalization,
+        delta_sampling=budget.delta_sampling,
+        whole=budget.bound == "mixture",
+        messages=tuple(model.messages or {model.name: model.message_bits} for model in models),
+    )
+
+
+def bound_chains(
+    budgets: Sequence[RowBudget],
+    models: Sequence[ChainModel],
+    spec: BoundsSpec,
+    tokens: int,
+    sample: Sample | None,
+) -> dict[str, ChainRow]:
+    """The rows of a certificate that use its chain, by name of the bound (docs/bounds.md, "Which chain").
+
+    Parameters
+    ----------
+    budgets
+        One a row: what it may spend.
+    models
+        The chain, cheapest model first, the certified one last; a single one is a trivial chain.
+    spec
+        Grids.
+    tokens
+        m, tokens of the corpus.
+    sample
+        The sampled blocks; None if every token was scored.
+
+    Raises
+    ------
+    ScoreError
+        If the scores do not belong to the same tokens.
+    """
+    problems = {budget.bound: pose_problem(budget, models, spec, tokens) for budget in budgets}
+    streams = [model.scores for model in models]
+    searched, weights = _thin(streams, sample, tokens)
+    drawn = (0, 1.0) if sample is None else (len(sample.order), float(sample.lengths.mean()))
+    choices = {name: ChainSearch(problem, searched, weights, *drawn).best(_EXACT) for name, problem in problems.items()}
+    sums = {name: [_ChoiceSums(problems[name], choice, sample) for choice in found] for name, found in choices.items()}
+    for block, nll_bits in align_scores(streams):
+        for start in range(0, block.size, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            for each in (each for found in sums.values() for each in found):
+                each.update(block[part], [stream[part] for stream in nll_bits])
+    rows = {}
+    for budget in budgets:
+        best = min((each.finish() for each in sums[budget.bound]), key=lambda found: found[0].value)
+        rows[budget.bound] = _describe(budget, problems[budget.bound], models, *best)
+    return rows
+
+
+def _thin(streams: Sequence[ScoreStream], sample: Sample | None, tokens: int) -> tuple[list[Array], Floats]:
+    """The part of the tokens that is searched: raw losses of each model [n], and weights [n]."""
+    total = tokens if sample is None else int(sample.lengths.sum())
+    first = 0
+    kept: list[list[Array]] = [[] for _ in streams]
+    weights: list[Floats] = []
+    for block, nll_bits in align_scores(streams):
+        chosen = thin_rows(first, block.size, total)
+        first += block.size
+        weights.append(np.ones(int(chosen.sum())) if sample is None else sample.weights(block[chosen]))
+        for part, losses in zip(kept, nll_bits, strict=True):
+            part.append(losses[chosen])
+    return [np.concatenate(part) for part in kept], np.concatenate(weights)
+
+
+class _Total:
+    """An average over all tokens: exact, or one value a draw."""
+
+    def __init__(self, sample: Sample | None) -> None:
+        self._sample = sample
+        self._sum = FixedPointSum() if sample is None else BlockSums(sample.blocks)
+
+    def add(self, block: Array, values: Floats) -> None:
+        if isinstance(self._sum, BlockSums):
+            self._sum.add(block, values)
+        else:
+            self._sum.add(values)
+
+    def average(self) -> Average:
+        if isinstance(self._sum, BlockSums):
+            assert self._sample is not None
+            return self._sample.average(self._sum.means())
+        return Average(self._sum.mean)
+
+
+class _ChoiceSums:
+    """Exact averages of one candidate: of each link, and of ln(1 - lambda × link) for lambdas around the guess."""
+
+    def __init__(self, problem: ChainProblem, choice: Choice, sample: Sample | None) -> None:
+        self._problem, self._choice = problem, choice
+        self._intervals = problem.intervals(choice.path, choice.alphas, choice.betas)
+        fractions = lambda_fractions(problem.lambdas)
+        self._losses = [_Total(sample) for _ in choice.lambdas]
+        self._logs: list[dict[float, _Total]] = []
+        for index, (_, high) in zip(choice.lambdas, self._intervals, strict=True):
+            near = {min(max(index + step, 0), problem.lambdas - 1) for step in _NEIGHBOURS}
+            self._logs.append({float(fractions[each] / high): _Total(sample) for each in sorted(near)})
+
+    def update(self, block: Array, nll_bits: Sequence[Array]) -> None:
+        """Add tokens: their blocks [n], and raw losses [n] of every model of the chain, bits."""
+        choice = self._choice
+        streams = self._problem.streams(choice.path, choice.alphas, choice.betas, nll_bits)
+        for stream, losses, logs in zip(streams, self._losses, self._logs, strict=True):
+            losses.add(block, stream)
+            for lambda_, total in logs.items():
+                total.add(block, np.log1p(-lambda_ * stream))
+
+    def finish(self) -> tuple[Bound, Choice, tuple[Bound, ...]]:
+        """The candidate's bound, the candidate, and the bounds of its links."""
+        complexities = self._problem.complexities(self._choice.path, self._choice.ratio)
+        links = tuple(self._bound_link(place, complexity) for place, complexity in enumerate(complexities))
+        weights = self._problem.weights(self._choice.betas)
+
+        def add(name: str) -> float:
+            return math.fsum(weight * getattr(link, name) for weight, link in zip(weights, links, strict=True))
+
+        bound = Bound(
+            value=add("value"),
+            empirical=add("empirical"),
+            complexity_nats=links[-1].complexity_nats,
+            samples=self._problem.tokens,
+            range=add("range"),
+            sampling=add("sampling"),
+        )
+        return bound, self._choice, links
+
+    def _bound_link(self, place: int, complexity_nats: float) -> Bound:
+        """The betting bound of one link with the best lambda."""
+        problem = self._problem
+        (low, high), price = self._intervals[place], math.log(problem.lambdas)
+        share = float(problem.delta_sampling / problem.sampling_cells(self._choice.path))
+        empirical = self._losses[place].average().mean
+        found = []
+        for lambda_, total in self._logs[place].items():
+            log = total.average()
+            lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), share) - _ROUNDING
+            value, unsampled = (
+                betting_value(each, lambda_, complexity_nats + price, problem.tokens) for each in (lowest, log.mean)
+            )
+            spent = complexity_nats + price
+            sampling = value - unsampled
+            found.append(Bound(value, empirical, spent, problem.tokens, high, price, lambda_, sampling=sampling))
+        return min(found, key=lambda bound: bound.value)
+
+
+def _describe(
+    budget: RowBudget,
+    problem: ChainProblem,
+    models: Sequence[ChainModel],
+    bound: Bound,
+    choice: Choice,
+    links: tuple[Bound, ...],
+) -> ChainRow:
+    """The links of the winning candidate, and what the row paid."""
+    shares = problem.shares(choice.path, choice.ratio)
+    bits = problem.bits(choice.path)
+    lines: list[tuple[str, float | int | str, str]] = [
+        ("delta", str(budget.delta), "probability"),
+        ("delta_sampling", str(budget.delta_sampling), "probability"),
+        ("sampling_cells", problem.sampling_cells(choice.path), "candidates"),
+        ("chain_candidates", problem.candidates, "candidates"),
+        ("chain_choice", math.log2(problem.candidates), "bits"),
+    ]
+    described = []
+    weights = problem.weights(choice.betas)
+    for place, (link, share, paid, weight) in enumerate(zip(links, shares, bits, weights, strict=True)):
+        reached = len(choice.path) if problem.whole else place + 1
+        described.append(
+            {
+                "messages": [models[model].name for model in choice.path[:reached]],
+                "alphas": list(choice.alphas[:reached]),
+                "beta": 0.0 if problem.whole else choice.betas[place],
+                "weight": weight,
+                "lambda": link.lambda_,
+                "value": float(link.value),
+                "empirical": float(link.empirical),
+                "complexity": float(link.complexity_nats),
+                "range": float(link.range),
+                "delta": float(share),
+            }
+        )
+        lines += _link_lines(f"link{place + 1}", share, paid, link)
+    return ChainRow(bound, described, [{"name": name, "amount": amount, "unit": unit} for name, amount, unit in lines])
+
+
+def _link_lines(name: str, share: Fraction, paid_bits: int, link: Bound) -> list[tuple[str, float | int | str, str]]:
+    return [
+        (f"{name}_delta", str(share), "probability"),
+        (f"{name}_message", paid_bits, "bits"),
+        (f"{name}_lambda_grid", link.price_nats, "nats"),
+        (f"{name}_confidence", -log_fraction(share), "nats"),
+        (f"{name}_complexity", link.complexity_nats, "nats"),
+    ]

@@ -1,0 +1,171 @@
+"""Rows over subsets of tokens that share a label, such as a region (docs/bounds.md, "Subsets of tokens").
+
+Labels may depend on whole documents. Rows over tokens are therefore given the labels: they bound the risk of a source
+that knows them. Rows over documents take documents, each with its labels, as independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tokenbounds.certificates.averages.moments import LossMoments
+from tokenbounds.certificates.averages.passes import Average, ScoreStream, Survey
+from tokenbounds.certificates.rows.tokens import Setting, Statement, named_rows, state_bounds
+from tokenbounds.config import BoundsSpec
+from tokenbounds.config.certificate_faults import SUBSET_BOUNDS
+from tokenbounds.errors import CertificateError
+
+# A survey takes about 10 MB; more labels than this are surveyed in several passes.
+_SURVEYS = 8
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The tokens with one label.
+
+    Attributes
+    ----------
+    column
+        The column of labels in the score files.
+    code
+        The label's number there.
+    label
+        Its name.
+    tokens
+        m_S, how many there are.
+    """
+
+    column: str
+    code: int
+    label: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class SubsetStream:
+    """The scores of a subset's tokens, in corpus order."""
+
+    scores: ScoreStream
+    subset: Subset
+
+    def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Stream the named columns."""
+        wanted = list(columns or ("nll_bits",))
+        for batch in self.scores.iter_batches((*wanted, self.subset.column)):
+            chosen = batch[self.subset.column].to_numpy() == self.subset.code
+            yield batch.select(wanted).filter(pa.array(chosen))
+
+
+def find_subsets(scores: ScoreStream, columns: Mapping[str, Mapping[int, str]]) -> list[Subset]:
+    """The subsets that occur, by column and label.
+
+    Parameters
+    ----------
+    scores
+        Scores of all tokens, with the columns.
+    columns
+        The names of each column's labels; a label without a name is called by its number.
+    """
+    if not columns:
+        return []
+    counts: dict[str, dict[int, int]] = {column: {} for column in columns}
+    for batch in scores.iter_batches(tuple(columns)):
+        for column, found in counts.items():
+            codes, numbers = np.unique(batch[column].to_numpy(), return_counts=True)
+            for code, number in zip(codes.tolist(), numbers.tolist(), strict=True):
+                found[code] = found.get(code, 0) + number
+    return [
+        Subset(column, code, names.get(code, str(code)), counts[column][code])
+        for column, names in columns.items()
+        for code in sorted(counts[column])
+    ]
+
+
+def share_delta(setting: Setting, subsets: Sequence[Subset]) -> tuple[Setting, list[Setting]]:
+    """Divide delta evenly over all rows: settings of the rows over all tokens, and of those of each subset."""
+    inner = [
+        replace(setting, spec=_subset_spec(setting.spec), tokens=subset.tokens, token_alphas=None) for subset in subsets
+    ]
+    if not inner:
+        return setting, []
+    sizes = [len(named_rows(each)) for each in (setting, *inner)]
+    row = Fraction(str(setting.spec.delta)) / sum(sizes)
+    whole, *parts = (replace(each, delta=row * size) for each, size in zip((setting, *inner), sizes, strict=True))
+    return whole, parts
+
+
+def state_subsets(
+    scores: ScoreStream, subsets: Sequence[Subset], settings: Sequence[Setting], message_bits: int, *, name: str
+) -> list[dict[str, Any]]:
+    """State every subset's rows (docs/bounds.md, "Subsets of tokens").
+
+    Parameters
+    ----------
+    scores
+        Scores of all tokens, with the columns of labels.
+    subsets, settings
+        From `find_subsets` and `share_delta`.
+    message_bits
+        C; every row pays for the whole message.
+    name
+        What the certified message is called.
+
+    Returns
+    -------
+    list of dict
+        One a subset: column, label, tokens, rows and ledger, as they stand in a certificate.
+
+    Raises
+    ------
+    CertificateError
+        If only a sample was scored, or a bound's assumption does not hold.
+    """
+    records = []
+    for first in range(0, len(subsets), _SURVEYS):
+        group = list(zip(subsets, settings, strict=True))[first : first + _SURVEYS]
+        surveys = survey_subsets(scores, group)
+        for (subset, setting), survey in zip(group, surveys, strict=True):
+            statement = state_bounds(SubsetStream(scores, subset), setting, message_bits, name=name, survey=survey)
+            records.append(_record(subset, statement))
+    return records
+
+
+def survey_subsets(scores: ScoreStream, group: Sequence[tuple[Subset, Setting]]) -> list[Survey]:
+    """Survey a few subsets in one pass (docs/bounds.md, "Subsets of tokens")."""
+    if any(setting.sample is not None for _, setting in group):
+        raise CertificateError(
+            "rows over subsets need every token scored, and only a sample was. Score everything (sample_tokens: null), "
+            "or drop the subsets."
+        )
+    sums = [LossMoments(setting.vocabulary_size, setting.top_k) for _, setting in group]
+    columns = tuple(dict.fromkeys(subset.column for subset, _ in group))
+    for batch in scores.iter_batches(("nll_bits", "rank", *columns)):
+        nll_bits, rank = batch["nll_bits"].to_numpy(), batch["rank"].to_numpy()
+        for (subset, setting), moments in zip(group, sums, strict=True):
+            chosen = np.flatnonzero(batch[subset.column].to_numpy() == subset.code)
+            moments.update(nll_bits[chosen], rank[chosen] if setting.top_k else None)
+    return [_survey(moments) for moments in sums]
+
+
+def _survey(moments: LossMoments) -> Survey:
+    return Survey(moments, {k: Average(moments.error_rate(k)) for k in moments.top_k})
+
+
+def _subset_spec(spec: BoundsSpec) -> BoundsSpec:
+    return replace(spec, bounds=tuple(bound for bound in spec.bounds if bound in SUBSET_BOUNDS))
+
+
+def _record(subset: Subset, statement: Statement) -> dict[str, Any]:
+    return {
+        "column": subset.column,
+        "label": subset.label,
+        "tokens": subset.tokens,
+        "rows": statement.rows,
+        "ledger": statement.ledger,
+    }

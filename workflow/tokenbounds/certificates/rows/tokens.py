@@ -1,0 +1,347 @@
+"""The rows of a certificate: every metric under every bound, with the best of the priced grids.
+
+Every cell of the grids is computed, exact to within 2^-36, and the best is stated. What may be chosen from is paid for
+beforehand by the ledger.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
+from tokenbounds.bounds.betting import betting_value, bound_errors, lambda_grid
+from tokenbounds.bounds.freedman import bound_freedman, freedman_value
+from tokenbounds.bounds.ledger import Ledger, RowBudget, split_delta
+from tokenbounds.bounds.result import Bound
+from tokenbounds.bounds.smoothing import TokenAlphas, Weighting, least_alpha, loss_ceiling, loss_floor, loss_range
+from tokenbounds.certificates.averages.passes import (
+    Average,
+    CellAverages,
+    Sample,
+    ScoreStream,
+    Survey,
+    average_cells,
+    survey_scores,
+)
+from tokenbounds.certificates.rows.chains import ChainModel, ChainRow, bound_chains
+from tokenbounds.certificates.rows.units import Units, bound_units, unit_of
+from tokenbounds.config import BoundsSpec
+from tokenbounds.config.certificate_faults import CHAIN_BOUNDS, UNIT_BOUNDS
+
+Floats = npt.NDArray[np.float64]
+
+_LOG_VALUES: dict[str, Callable[[float, float, float, int], float]] = {
+    "betting": betting_value,
+    "freedman": freedman_value,
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows share.
+
+    Attributes
+    ----------
+    spec
+        Metrics, bounds and grids.
+    tokens
+        m, tokens of the corpus.
+    vocabulary_size
+        V.
+    sample
+        The sampled blocks; None if every token was scored.
+    units
+        Numbers of documents and blocks; None if only a sample was scored.
+    delta
+        Failure probability of these rows together; None if they are all that the specification states.
+    token_alphas
+        The weights among which the message's smoothing head chooses for each token; None without a head.
+    """
+
+    spec: BoundsSpec
+    tokens: int
+    vocabulary_size: int
+    sample: Sample | None
+    units: Units | None = None
+    delta: Fraction | None = None
+    token_alphas: TokenAlphas | None = None
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """The distinct smoothing weights that may be chosen."""
+        return tuple(sorted(set(self.spec.alphas)))
+
+    @property
+    def lambda_price_nats(self) -> float:
+        """What choosing a lambda with the data in view costs, nats."""
+        return math.log(self.spec.lambdas)
+
+    @property
+    def top_k(self) -> tuple[int, ...]:
+        """The k that a vocabulary of V tokens can be wrong about."""
+        return tuple(sorted({k for k in self.spec.top_k if k < self.vocabulary_size}))
+
+
+@dataclass(frozen=True)
+class Statement:
+    """The rows of a certificate, and what they were paid with."""
+
+    rows: list[dict[str, Any]]
+    ledger: dict[str, Any]
+    notes: list[str]
+
+
+def state_bounds(
+    scores: ScoreStream,
+    setting: Setting,
+    message_bits: int,
+    *,
+    name: str = "message",
+    chain: Sequence[ChainModel] = (),
+    survey: Survey | None = None,
+    messages: Mapping[str, int] | None = None,
+) -> Statement:
+    """Compute every row of a certificate in a few passes over its scores.
+
+    Parameters
+    ----------
+    scores
+        Losses and ranks of the scored tokens.
+    setting
+        Failure probability, metrics, bounds, grids, and the corpus's and vocabulary's sizes.
+    message_bits
+        C: 8 × the size of the message's file, and of a coarse message beneath it; 0 for a model that never saw the
+        corpus.
+    name
+        What the certified message is called.
+    chain
+        Cheaper models, cheapest first, towards which the model may be smoothed.
+    survey
+        Of `scores`, if it was made already.
+    messages
+        Bits of every message that the model is decoded from, by identity, which add up to `message_bits`: what it
+        shares with the chain is paid once.
+
+    Raises
+    ------
+    CertificateError
+        If a bound's assumption does not hold for the data.
+    ScoreError
+        If the scores break their contract.
+    """
+    ledger = _split(setting, message_bits)
+    models = [*chain, ChainModel(name, message_bits, setting.vocabulary_size, scores, messages)]
+    chains = _bound_chains(ledger, setting, models)
+    units = _bound_units(ledger, scores, setting)
+    single = [budget for budget in ledger.rows if budget.bound not in CHAIN_BOUNDS + UNIT_BOUNDS]
+    tokens = _bound_tokens(single, scores, setting, survey)
+    rows, entries = [], []
+    for budget in ledger.rows:
+        key = (budget.metric, budget.bound)
+        if budget.bound in chains:
+            found = chains[budget.bound]
+            rows.append({**_row(budget, found.bound, setting), "links": found.links})
+            lines = found.entries
+        else:
+            bound = units[key] if key in units else tokens[key]
+            rows.append(_row(budget, bound, setting))
+            lines = _entries(budget, bound)
+        entries.append({"metric": budget.metric, "bound": budget.bound, "entries": lines})
+    return Statement(rows, {"delta": str(ledger.delta), "rows": entries}, _notes(setting))
+
+
+def _entries(budget: RowBudget, bound: Bound) -> list[dict[str, Any]]:
+    """The ledger's entries of a row without links."""
+    lines = budget.entries(bound.price_nats)
+    if budget.bound in UNIT_BOUNDS:
+        lines.append({"name": "units", "amount": bound.samples, "unit": unit_of(budget.bound)})
+    return lines
+
+
+def _bound_chains(ledger: Ledger, setting: Setting, models: Sequence[ChainModel]) -> dict[str, ChainRow]:
+    budgets = [budget for budget in ledger.rows if budget.bound in CHAIN_BOUNDS]
+    if not budgets:
+        return {}
+    return bound_chains(budgets, models, setting.spec, setting.tokens, setting.sample)
+
+
+def _bound_units(ledger: Ledger, scores: ScoreStream, setting: Setting) -> dict[tuple[str, str], Bound]:
+    """The rows over documents and sequences, by metric and bound."""
+    budgets = [budget for budget in ledger.rows if budget.bound in UNIT_BOUNDS]
+    return bound_units(budgets, scores, setting.units, setting.alphas, setting.vocabulary_size, setting.spec.lambdas)
+
+
+def _bound_tokens(
+    budgets: Sequence[RowBudget], scores: ScoreStream, setting: Setting, survey: Survey | None
+) -> dict[tuple[str, str], Bound]:
+    """The rows of one model over tokens, by metric and bound."""
+    if not budgets:
+        return {}
+    survey = survey or survey_scores(
+        scores, setting.sample, setting.vocabulary_size, setting.top_k, setting.token_alphas
+    )
+    found = {
+        (budget.metric, budget.bound): _bound_errors(budget, survey.errors[_k(budget.metric)], setting)
+        for budget in budgets
+        if budget.metric != "bpd"
+    }
+    losses = [budget for budget in budgets if budget.metric == "bpd"]
+    for cells in average_cells(scores, setting.sample, survey, setting.vocabulary_size, _grids(losses, setting)):
+        for budget in losses:
+            key = (budget.metric, budget.bound)
+            bounds = [_bound_loss(budget, cells, index, setting) for index in _indices(budget, cells)]
+            found[key] = min([*([found[key]] if key in found else []), *bounds], key=lambda bound: bound.value)
+    return found
+
+
+def _grids(budgets: Sequence[RowBudget], setting: Setting) -> dict[Weighting, Floats]:
+    """The lambdas of every smoothing weight that the rows need."""
+    if not budgets:
+        return {}
+    size = setting.spec.lambdas if any(budget.bound in _LOG_VALUES for budget in budgets) else 0
+    ways: list[Weighting] = [*setting.alphas, *([setting.token_alphas] if setting.token_alphas else [])]
+    ceilings = {each: loss_ceiling(least_alpha(each), setting.vocabulary_size) for each in ways}
+    return {each: lambda_grid(size, ceiling) if size else np.empty(0) for each, ceiling in ceilings.items()}
+
+
+def _indices(budget: RowBudget, cells: CellAverages) -> Sequence[int | None]:
+    """Which lambdas a row may choose: none for Azuma."""
+    return range(len(cells.lambdas)) if budget.bound in _LOG_VALUES else (None,)
+
+
+def named_rows(setting: Setting) -> list[tuple[str, str]]:
+    """Metric and bound of every row that a setting asks for."""
+    metrics = ["bpd", *(f"top{k}_error" for k in setting.top_k)]
+    bounds = dict.fromkeys(setting.spec.bounds)
+    return [(metric, bound) for metric in metrics for bound in bounds if metric == "bpd" or bound not in CHAIN_BOUNDS]
+
+
+def _split(setting: Setting, message_bits: int) -> Ledger:
+    spec = setting.spec
+    ledger = split_delta(
+        spec.delta if setting.delta is None else setting.delta,
+        named_rows(setting),
+        message_bits=message_bits,
+        alphas=len(setting.alphas),
+        lambdas=spec.lambdas,
+        sampling_share=None if setting.sample is None else spec.sampling_share,
+        by_token=setting.token_alphas is not None,
+    )
+    ledger.check()
+    return ledger
+
+
+def _bound_loss(budget: RowBudget, cells: CellAverages, index: int | None, setting: Setting) -> Bound:
+    """The bound of one cell: a smoothing weight, and the lambda at `index` unless it is Azuma's."""
+    least, size = least_alpha(cells.weighting), setting.vocabulary_size
+    low, high = loss_floor(least, size), loss_ceiling(least, size)
+    own = cells.weighting if isinstance(cells.weighting, TokenAlphas) else None
+    named: dict[str, Any] = {"token_alphas": own.levels} if own else {"alpha": least}
+    if index is None:
+        risk = cells.loss.upper(low, high, budget.delta_per_cell)
+        if own:
+            return replace(_bound_own_ranges(budget, cells, own, risk, setting), **named)
+        bound = bound_azuma(risk, loss_range(least, size), budget.complexity_nats, setting.tokens)
+        return replace(bound, empirical=cells.loss.mean, sampling=risk - cells.loss.mean, **named)
+    lambda_, log = float(cells.lambdas[index]), cells.logs[index]
+    complexity = budget.complexity_nats + setting.lambda_price_nats
+    lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), budget.delta_per_cell)
+    value, unsampled = (
+        _LOG_VALUES[budget.bound](each, lambda_, complexity, setting.tokens) for each in (lowest, log.mean)
+    )
+    return Bound(
+        value=value,
+        empirical=cells.loss.mean,
+        complexity_nats=complexity,
+        samples=setting.tokens,
+        range=high,
+        price_nats=setting.lambda_price_nats,
+        lambda_=lambda_,
+        sampling=value - unsampled,
+        **named,
+    )
+
+
+def _bound_own_ranges(
+    budget: RowBudget, cells: CellAverages, alphas: TokenAlphas, risk: float, setting: Setting
+) -> Bound:
+    """Azuma's bound where each token has its own range; lambda comes from a grid of guesses of their mean square."""
+    assert cells.square_range is not None
+    ranges = alphas.ranges(setting.vocabulary_size)
+    guesses = np.geomspace(ranges[-1], ranges[0], setting.spec.lambdas)
+    square = cells.square_range.upper(ranges[-1] ** 2 * (1 - 1e-9), ranges[0] ** 2 * (1 + 1e-9), budget.delta_per_cell)
+    bound, unsampled = (
+        bound_azuma_predictable(each, squares, guesses, budget.complexity_nats, setting.tokens)
+        for each, squares in ((risk, square), (cells.loss.mean, cells.square_range.mean))
+    )
+    return replace(
+        bound, empirical=cells.loss.mean, range=unsampled.range, sampling=max(0.0, bound.value - unsampled.value)
+    )
+
+
+def _bound_errors(budget: RowBudget, errors: Average, setting: Setting) -> Bound:
+    """The bound of a top-k error; every bound used is non-decreasing in the share of errors."""
+    highest = errors.upper(0.0, 1.0, budget.delta_per_cell)
+    bound, unsampled = (_error_bound(budget, share, setting) for share in (highest, errors.mean))
+    return replace(bound, empirical=errors.mean, sampling=bound.value - unsampled.value)
+
+
+def _error_bound(budget: RowBudget, share: float, setting: Setting) -> Bound:
+    if budget.bound == "azuma":
+        return bound_azuma(share, 1.0, budget.complexity_nats, setting.tokens)
+    if budget.bound == "betting":
+        return bound_errors(share, budget.complexity_nats, setting.tokens, lambdas=setting.spec.lambdas)
+    return bound_freedman(
+        [0.0, 1.0],
+        1.0,
+        budget.complexity_nats,
+        lambdas=setting.spec.lambdas,
+        weights=[1.0 - share, share],
+        samples=setting.tokens,
+    )
+
+
+def _row(budget: RowBudget, bound: Bound, setting: Setting) -> dict[str, Any]:
+    size = setting.vocabulary_size
+    guess = math.log2(size) if budget.metric == "bpd" else 1.0 - _k(budget.metric) / size
+    return {
+        "metric": budget.metric,
+        "bound": budget.bound,
+        "value": float(bound.value),
+        "empirical": float(bound.empirical),
+        "gap": float(bound.gap),
+        "complexity": float(bound.complexity_nats),
+        "range": float(bound.range),
+        "alpha": bound.alpha,
+        "lambda": bound.lambda_,
+        "sampling": max(0.0, float(bound.sampling)),
+        "random_guess": guess,
+        "vacuous": bool(bound.value >= guess),
+        "delta": float(budget.delta),
+        **({"alphas": list(bound.token_alphas)} if bound.token_alphas else {}),
+    }
+
+
+def _k(metric: str) -> int:
+    return int(metric.removeprefix("top").removesuffix("_error"))
+
+
+def _notes(setting: Setting) -> list[str]:
+    skipped = sorted({k for k in setting.spec.top_k if k >= setting.vocabulary_size})
+    notes = [
+        f"Top-{k} error is not stated: {k} guesses out of {setting.vocabulary_size} tokens never miss." for k in skipped
+    ]
+    used = [bound for bound in dict.fromkeys(setting.spec.bounds) if bound in CHAIN_BOUNDS]
+    if used and setting.top_k:
+        notes.append(
+            f"Top-k errors have no row for {' and '.join(used)}: ranks under the models mixed are not known from their "
+            "ranks one by one, and a difference of two errors has no shorter range than an error."
+        )
+    return notes

@@ -1,0 +1,1 @@
+"""Encoding: what finds a message for a model."""

@@ -1,0 +1,244 @@
+"""Calibrate a model: one pass forwards and one backwards over its blocks, one block in memory at a time.
+
+Hidden states between blocks lie in a scratch file. The pass backwards runs each block again with its linear layers
+watched, takes the gradient of the summed loss through it, and hands the gradient on to the block before.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tokenbounds.compression.calibration.head import pass_head
+from tokenbounds.compression.calibration.layers import (
+    HEAD_INPUTS,
+    LOOKUP_OUTPUTS,
+    Matrix,
+    blocks_name,
+    matrices_of,
+    of_use,
+)
+from tokenbounds.compression.calibration.layerwise import LayerwiseModel
+from tokenbounds.compression.calibration.moments import BlockMoments, add_moments
+from tokenbounds.compression.calibration.store import CalibrationWriter, calibration_writer
+from tokenbounds.compression.calibration.windows import Windows, pack_windows
+from tokenbounds.config import CalibrationSpec
+from tokenbounds.errors import CalibrationError
+from tokenbounds.models.loss import IGNORED
+
+if TYPE_CHECKING:
+    from tokenbounds.corpus.reader import Corpus
+
+LOGGER = logging.getLogger(__name__)
+_CHUNK_LOGITS = 1 << 25
+_NATS_PER_BIT = math.log(2)
+
+
+def calibrate_model(
+    directory: Path | str,
+    corpus: Corpus,
+    spec: CalibrationSpec,
+    out: Path | str,
+    *,
+    corpus_sha256: str = "",
+    device: str | None = None,
+) -> None:
+    """Write the calibration of a model; see `store` for what is in it.
+
+    Parameters
+    ----------
+    directory : path
+        A checkpoint folder of a dense model.
+    corpus : Corpus
+        Tokens of the model's own tokenizer.
+    spec : CalibrationSpec
+        How many tokens, in windows of how many, drawn by which seed, and the precision of computing.
+    out : path
+    corpus_sha256 : str
+        Of the corpus's manifest, for the record.
+    device : str, optional
+        A torch device; without it a GPU if there is one.
+
+    Raises
+    ------
+    CalibrationError
+        If the model cannot be calibrated, the corpus is too short or of another vocabulary, or a value overflows.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = LayerwiseModel(directory, torch.device(device), getattr(torch, spec.dtype))
+    if corpus.vocabulary_size != model.card.vocabulary_size:
+        raise CalibrationError(
+            f"the calibration corpus has a vocabulary of {corpus.vocabulary_size} tokens, the model one of "
+            f"{model.card.vocabulary_size}. Tokenize it with the model's tokenizer."
+        )
+    context = min(spec.context, model.card.context)
+    windows = pack_windows(corpus, spec.tokens, context, spec.seed)
+    record = {
+        "model": model.card.to_dict(),
+        "corpus": spec.corpus,
+        "corpus_sha256": corpus_sha256,
+        "documents": list(windows.documents),
+        "tokens": windows.tokens,
+        "context": context,
+        "seed": spec.seed,
+        "dtype": spec.dtype,
+    }
+    matrices = matrices_of(model.model)
+    with calibration_writer(out, _shapes(model, matrices), record) as writer, tempfile.TemporaryDirectory() as scratch:
+        passes = _Passes(model, windows, matrices, writer, _Scratch.create(Path(scratch), model, windows, spec))
+        passes.forwards()
+        loss_bits = passes.head()
+        passes.backwards()
+    LOGGER.info("calibrated on %d tokens: %.4f bits a token", windows.tokens, loss_bits)
+
+
+@dataclass(frozen=True)
+class _Scratch:
+    """Hidden states [blocks + 1, batches, rows, time, width] and gradients [batches, …] on disk."""
+
+    hidden: list[list[torch.Tensor]]
+    gradients: list[torch.Tensor]
+
+    @classmethod
+    def create(cls, folder: Path, model: LayerwiseModel, windows: Windows, spec: CalibrationSpec) -> _Scratch:
+        count, context = windows.inputs.shape
+        rows = _batch_rows(count, context, spec.batch_tokens)
+        shape = (rows, context, model.hidden)
+
+        def tensor(name: str) -> torch.Tensor:
+            path = str(folder / name)
+            return torch.from_file(path, shared=True, size=math.prod(shape), dtype=model.dtype).view(shape)
+
+        batches = count // rows
+        hidden = [[tensor(f"hidden-{k}-{i}") for i in range(batches)] for k in range(model.blocks + 1)]
+        return cls(hidden, [tensor(f"gradient-{i}") for i in range(batches)])
+
+
+def _batch_rows(windows: int, context: int, batch_tokens: int) -> int:
+    """Windows a batch: the greatest divisor of their number within the limit, since all batches are of one shape."""
+    limit = max(1, batch_tokens // context)
+    return max(rows for rows in range(1, limit + 1) if windows % rows == 0)
+
+
+class _Passes:
+    """The three passes over a model."""
+
+    def __init__(
+        self,
+        model: LayerwiseModel,
+        windows: Windows,
+        matrices: Sequence[Matrix],
+        writer: CalibrationWriter,
+        scratch: _Scratch,
+    ) -> None:
+        self._model, self._matrices, self._writer, self._scratch = model, matrices, writer, scratch
+        rows = scratch.gradients[0].shape[0]
+        self._inputs = torch.from_numpy(windows.inputs).split(rows)
+        self._targets = torch.from_numpy(windows.targets).split(rows)
+        self._tokens = windows.tokens
+
+    def forwards(self) -> None:
+        """Fill the scratch file with the hidden states before each block and behind the last."""
+        hidden = self._scratch.hidden
+        with torch.no_grad():
+            for batch, ids in enumerate(self._inputs):
+                hidden[0][batch].copy_(self._model.embed(ids))
+            for index in range(self._model.blocks):
+                with self._model.block(index) as block:
+                    for batch, states in enumerate(hidden[index]):
+                        hidden[index + 1][batch].copy_(self._model.run(block, states.to(self._model.device)))
+                LOGGER.info("forwards: block %d of %d", index + 1, self._model.blocks)
+
+    def head(self) -> float:
+        """Loss in bits, gradients behind the last block, and what concerns the head."""
+        moments: dict[str, torch.Tensor] = {}
+        vocabulary = self._model.card.vocabulary_size
+        variance = torch.zeros(vocabulary, device=self._model.device)
+        loss_nats, count = 0.0, 0
+        for batch, states in enumerate(self._scratch.hidden[-1]):
+            rows = states.to(self._model.device).flatten(0, 1)
+            targets = self._targets[batch].flatten().to(self._model.device)
+            gradient = self._scratch.gradients[batch].flatten(0, 1)
+            size = max(1, _CHUNK_LOGITS // vocabulary)
+            for first in range(0, len(rows), size):
+                here = slice(first, first + size)
+                found = pass_head(self._model, rows[here], targets[here], variance)
+                gradient[here] = found.gradient.to(gradient)
+                loss_nats += found.loss_nats
+                add_moments(moments, HEAD_INPUTS, found.normed)
+            count += int((targets != IGNORED).sum())
+        loss_bits = loss_nats / max(count, 1) / _NATS_PER_BIT
+        self._write(f"moments/{HEAD_INPUTS}", moments[HEAD_INPUTS])
+        for matrix in of_use(self._matrices, "head", "tied"):
+            self._write(f"outputs/{matrix.name}", variance)
+        self._writer.write("loss_bits", np.array([loss_bits]))
+        return loss_bits
+
+    def backwards(self) -> None:
+        """Second moments and squared gradients of every block's layers, last block first; then those of tables."""
+        gradients = self._scratch.gradients
+        layers = of_use(self._matrices, "linear")
+        for index in reversed(range(self._model.blocks)):
+            mine = [matrix for matrix in layers if _block_index(self._model, matrix) == index]
+            with self._model.block(index) as block, BlockMoments(self._model.model, mine) as moments:
+                for batch, states in enumerate(self._scratch.hidden[index]):
+                    leaf = states.to(self._model.device).detach().requires_grad_()
+                    self._model.run(block, leaf).backward(gradients[batch].to(self._model.device))
+                    gradients[batch].copy_(leaf.grad)  # type: ignore[arg-type]
+                for name, value in moments.means(self._tokens).items():
+                    self._writer.write(name, value)
+            LOGGER.info("backwards: block %d of %d", index + 1, self._model.blocks)
+        self._tables()
+
+    def _tables(self) -> None:
+        sums: dict[str, torch.Tensor] = {}
+        for gradient in self._scratch.gradients:
+            add_moments(sums, LOOKUP_OUTPUTS, gradient.to(self._model.device))
+        self._write(f"moments/{LOOKUP_OUTPUTS}", sums[LOOKUP_OUTPUTS])
+        context = self._inputs[0].shape[1]
+        for matrix in of_use(self._matrices, "lookup", "tied"):
+            rows = self._model.model.get_parameter(matrix.name).shape[0]
+            if self._model.model.get_submodule(matrix.name.rpartition(".")[0]) is _token_table(self._model):
+                counts = torch.bincount(torch.cat(list(self._inputs)).flatten(), minlength=rows).float()
+            else:  # a table of positions: every window looks up each of its own once
+                counts = (torch.arange(rows) < context).float() * (self._tokens / context)
+            self._write(f"rows/{matrix.name}", counts)
+
+    def _write(self, name: str, sums: torch.Tensor) -> None:
+        self._writer.write(name, (sums / self._tokens).cpu().numpy())
+
+
+def _token_table(model: LayerwiseModel) -> torch.nn.Module:
+    return model.model.get_input_embeddings()
+
+
+def _block_index(model: LayerwiseModel, matrix: Matrix) -> int:
+    return int(matrix.name.removeprefix(blocks_name(model.model) + ".").split(".")[0])
+
+
+def _shapes(model: LayerwiseModel, matrices: Sequence[Matrix]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of everything a calibration holds."""
+    width = model.hidden
+    shapes: dict[str, tuple[int, ...]] = {
+        "loss_bits": (1,),
+        f"moments/{HEAD_INPUTS}": (width, width),
+        f"moments/{LOOKUP_OUTPUTS}": (width, width),
+    }
+    for matrix in matrices:
+        rows, columns = model.model.get_parameter(matrix.name).shape
+        outputs, inputs = (columns, rows) if matrix.transposed else (rows, columns)
+        if matrix.use == "linear":
+            shapes[f"moments/{matrix.group}"] = (inputs, inputs)
+        if matrix.use != "lookup":
+            shapes[f"outputs/{matrix.name}"] = (outputs,)
+        if matrix.use in ("lookup", "tied"):
+            shapes[f"rows/{matrix.name}"] = (rows,)
+    return shapes

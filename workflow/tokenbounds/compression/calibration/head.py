@@ -1,0 +1,65 @@
+"""The loss behind the last block, and its gradient, from one softmax over the vocabulary."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from tokenbounds.compression.calibration.layerwise import LayerwiseModel
+from tokenbounds.models.loss import IGNORED
+
+
+class HeadPass(NamedTuple):
+    """What `pass_head` finds.
+
+    Attributes
+    ----------
+    normed : tensor [rows, hidden]
+        The head's inputs.
+    gradient : tensor [rows, hidden]
+        Of the summed loss in nats, at the hidden states.
+    loss_nats : float
+        Summed over targets that are not -100.
+    """
+
+    normed: torch.Tensor
+    gradient: torch.Tensor
+    loss_nats: float
+
+
+def pass_head(model: LayerwiseModel, hidden: torch.Tensor, targets: torch.Tensor, variance: torch.Tensor) -> HeadPass:
+    """Apply final norm and head, forwards and backwards, to hidden states behind the last block.
+
+    Parameters
+    ----------
+    model : LayerwiseModel
+    hidden : tensor [rows, hidden]
+    targets : int64 tensor [rows]
+    variance : float32 tensor [vocabulary]
+        p(1 − p) of every token, summed over rows, is added to it.
+    """
+    leaf = hidden.detach().requires_grad_()
+    normed = model.final_norm(leaf)
+    with torch.no_grad():
+        at_logits, loss_nats = loss_gradient(model.logits(normed), targets, variance)
+        at_normed = model.head_gradient(at_logits)
+    normed.backward(at_normed)
+    assert leaf.grad is not None
+    return HeadPass(normed.detach(), leaf.grad, loss_nats)
+
+
+def loss_gradient(logits: torch.Tensor, targets: torch.Tensor, variance: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """The gradient of the summed cross-entropy at the logits, float32 [rows, vocabulary], and the sum in nats.
+
+    Rows whose target is -100 have no loss. The memory of `logits` is written over; the other parameters are as in
+    `pass_head`.
+    """
+    kept, chosen = targets != IGNORED, targets.clamp(min=0)[:, None]
+    logarithms = torch.log_softmax(logits, dim=-1)
+    loss_nats = -float(logarithms.gather(1, chosen)[kept].sum())
+    probabilities = logarithms.exp_()
+    variance += probabilities.sum(0)
+    variance -= torch.square(probabilities, out=logits).sum(0)
+    probabilities.scatter_add_(1, chosen, probabilities.new_full(chosen.shape, -1.0))
+    return probabilities.mul_(kept[:, None]), loss_nats

@@ -1,0 +1,231 @@
+"""One checkpoint to one message, outside any study: load, calibrate if need be, encode, and score before and after."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from pydantic import ValidationError
+from transformers import PreTrainedModel
+
+from tokenbounds.compression.calibration.calibrate import calibrate_model
+from tokenbounds.compression.encode import encode_model
+from tokenbounds.config import (
+    ByteTokenizer,
+    CalibrationSpec,
+    MessageSpec,
+    PretrainedModel,
+    TransformersTokenizer,
+    parse_row,
+)
+from tokenbounds.corpus.tokenizers import load_tokenizer
+from tokenbounds.errors import ConfigError, CorpusError
+from tokenbounds.files import read_json, sha256_file, write_json
+from tokenbounds.messages.decode import decode_message
+from tokenbounds.models.checkpoint import CARD_FILE, WEIGHTS_FILE, load_checkpoint
+from tokenbounds.models.loss import IGNORED, summed_loss_nats
+from tokenbounds.models.pretrained.loading import import_pretrained
+
+MODEL_ROW = "model"
+_CALIBRATION_ROW = "text"
+_DEFAULT = "watersic"
+_NEED_CALIBRATION = ("gptq", "quip", "watersic")
+_CALIBRATION_TOKENS = 65536
+_CONTEXT = 1024
+_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Files of text: what the quantizer is calibrated on, and what is scored before and after."""
+
+    calibration: Path | None = None
+    scored: Path | None = None
+
+
+class TextDocument:
+    """One text as a corpus of one document.
+
+    Attributes
+    ----------
+    documents, tokens, vocabulary_size, start_id : int
+    lengths : int64 array [1]
+    """
+
+    documents = 1
+
+    def __init__(self, path: Path, source: str, gguf_file: str | None, vocabulary_size: int) -> None:
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise CorpusError(f"cannot read {path}: {error.strerror or error}.") from error
+        if vocabulary_size == 256 and not (Path(source) / "tokenizer.json").is_file():
+            tokenizer = load_tokenizer(ByteTokenizer(kind="bytes"))
+        else:
+            row = TransformersTokenizer(kind="transformers", name=source, gguf_file=gguf_file)
+            tokenizer = load_tokenizer(row)
+        self._tokens = tokenizer.encode([text])[0]
+        if len(self._tokens) < 2:
+            raise CorpusError(f"{path} has fewer than two tokens. Give a longer text.")
+        if int(self._tokens.max()) >= vocabulary_size:
+            raise CorpusError(f"the tokenizer of {source} knows tokens that the model of {vocabulary_size} does not.")
+        self.tokens, self.lengths = len(self._tokens), np.array([len(self._tokens)], dtype=np.int64)
+        self.start_id, self.vocabulary_size = tokenizer.start_id, vocabulary_size
+
+    def document(self, number: int) -> np.ndarray:
+        """The tokens of the only document."""
+        return self._tokens
+
+
+def message_spec(
+    quantizer: str | None, options: list[str], config: Path | None, *, calibrated: bool = False
+) -> MessageSpec:
+    """The row of a message from the command line: a kind and `key=value` options, or a YAML file.
+
+    With neither it is the best quantizer there is for pretrained models, `watersic`, at two bits a linear weight.
+    Keys may have dots (`target.bits_per_weight=2`); values are YAML. The file holds a row as it stands under
+    `messages` in a study; `model` may be left out. `calibrated` says whether there is a text to calibrate on, so that
+    no name of a calibration has to be given.
+
+    Raises
+    ------
+    ConfigError
+        If both are given, the file cannot be read, or the row has a wrong key or value.
+    """
+    if quantizer is not None and config is not None:
+        raise ConfigError("give --quantizer or --config, not both.")
+    row: dict[str, Any] = _read_row(config) if config is not None else {"quantizer": {"kind": quantizer or _DEFAULT}}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--option {option!r}: write it as key=value.")
+        _set_option(row["quantizer"], key, value)
+    kind = row["quantizer"].get("kind")
+    if kind == "counts":
+        raise ConfigError("counts are those of a Markov chain, which only a study makes. Choose another quantizer.")
+    if kind in _NEED_CALIBRATION or (calibrated and kind == "quip_sharp"):
+        row["quantizer"].setdefault("calibration", _CALIBRATION_ROW)
+    if quantizer is None and config is None:
+        row["quantizer"].setdefault("target", {"bits_per_weight": 2.0})
+    try:
+        return parse_row(MessageSpec, json.dumps({"model": MODEL_ROW, **row}))
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise ConfigError(f"the message's row is not valid: {faults}. Keys are listed in config/README.md.") from error
+
+
+def encode_checkpoint(
+    source: str, spec: MessageSpec, out: Path, report: Path, *, gguf_file: str | None = None, texts: Texts | None = None
+) -> dict[str, Any]:
+    """Write the message of a checkpoint, and a report with its size and, if there is a text to score, its loss.
+
+    Parameters
+    ----------
+    source : str
+        A folder of ours (with `card.json`), a Hugging Face folder, the folder of a GGUF file, or a hub name.
+    spec : MessageSpec
+        Of its names none means anything here.
+    out, report : path
+    gguf_file : str, optional
+        The GGUF file in the folder.
+    texts : Texts, optional
+
+    Returns
+    -------
+    dict
+        The report.
+
+    Raises
+    ------
+    TokenboundsError
+        If the checkpoint or a text cannot be read, a calibration is needed but no text is given, or encoding fails.
+    """
+    texts = texts or Texts()
+    with tempfile.TemporaryDirectory(prefix="tokenbounds-encode-") as scratch:
+        directory = Path(source)
+        if not (directory / CARD_FILE).is_file():
+            directory = Path(scratch)
+            import_pretrained(PretrainedModel(kind="pretrained", name=source, gguf_file=gguf_file), directory)
+        model, card = load_checkpoint(directory)
+        calibration = None
+        if getattr(spec.quantizer, "calibration", None) is not None:
+            calibration = _calibrate(directory, source, gguf_file, texts, Path(scratch))
+        encode_model(directory, spec, out, report, calibration=calibration)
+        found = {**read_json(report), "source": source, "source_sha256": _hash(directory)}
+        if texts.scored is not None:
+            text = TextDocument(texts.scored, source, gguf_file, card.vocabulary_size)
+            decoded = decode_message(out)
+            assert isinstance(decoded, PreTrainedModel)
+            losses = {"before": mean_loss_bits(model, text), "after": mean_loss_bits(decoded, text)}
+            found["scored"] = {"text": str(texts.scored), "tokens": text.tokens, "loss_bits": losses}
+    write_json(report, found)
+    return found
+
+
+def mean_loss_bits(model: PreTrainedModel, text: TextDocument) -> float:
+    """Mean loss in bits a token of all tokens of a text, in windows side by side, float32.
+
+    A window's first token is predicted from the start token.
+    """
+    positions = getattr(model.config, "max_position_embeddings", _CONTEXT)
+    width = min(_CONTEXT, positions)
+    tokens = text.document(0).astype(np.int64)
+    total = 0.0
+    rows = max(1, _BATCH_TOKENS // width) * width
+    for first in range(0, len(tokens), rows):
+        part = tokens[first : first + rows]
+        padded = np.full(-(-len(part) // width) * width, IGNORED)
+        padded[: len(part)] = part
+        targets = padded.reshape(-1, width)
+        inputs = np.concatenate([np.full((len(targets), 1), text.start_id), targets[:, :-1]], axis=1)
+        inputs[inputs == IGNORED] = text.start_id
+        with torch.no_grad():
+            total += float(summed_loss_nats(model, torch.from_numpy(inputs), torch.from_numpy(targets)))
+    return total / math.log(2) / len(tokens)
+
+
+def _calibrate(directory: Path, source: str, gguf_file: str | None, texts: Texts, scratch: Path) -> Path:
+    if texts.calibration is None:
+        raise ConfigError("this quantizer needs a calibration. Give a text with --calibrate.")
+    _, card = load_checkpoint(directory)
+    text = TextDocument(texts.calibration, source, gguf_file, card.vocabulary_size)
+    context = min(512, card.context, text.tokens)
+    tokens = max(min(_CALIBRATION_TOKENS, text.tokens) // context, 1) * context
+    spec = CalibrationSpec(model=MODEL_ROW, corpus=_CALIBRATION_ROW, tokens=tokens, context=context)
+    out = scratch / "calibration.safetensors"
+    calibrate_model(directory, text, spec, out, corpus_sha256=sha256_file(texts.calibration))  # type: ignore[arg-type]
+    return out
+
+
+def _read_row(path: Path) -> dict[str, Any]:
+    try:
+        row = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}.") from error
+    if not isinstance(row, dict) or not isinstance(row.get("quantizer"), dict):
+        raise ConfigError(f"{path} holds no message: it needs the key 'quantizer' with its keys below it.")
+    return row
+
+
+def _set_option(row: dict[str, Any], key: str, value: str) -> None:
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        row = row.setdefault(parent, {})
+        if not isinstance(row, Mapping):
+            raise ConfigError(f"--option {key}: '{parent}' already has a value of its own.")
+    try:
+        row[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--option {key}: {value!r} is not valid YAML.") from error
+
+
+def _hash(directory: Path) -> str:
+    return sha256_file(directory / WEIGHTS_FILE)

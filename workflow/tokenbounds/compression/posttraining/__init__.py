@@ -1,0 +1,1 @@
+"""Quantization of pretrained models without training."""

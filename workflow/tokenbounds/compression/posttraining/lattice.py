@@ -1,0 +1,116 @@
+"""QuIP# as a post-training quantizer: rotate, then round eight inputs at a time to the lattice, with feedback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from tokenbounds.compression.calibration.layers import check_calibratable, matrices_of, of_use
+from tokenbounds.compression.calibration.store import Calibration
+from tokenbounds.compression.posttraining.ldlq import ldl_factor, ldlq
+from tokenbounds.compression.posttraining.quantize import check_calibration, quantize_tables
+from tokenbounds.config import QuipSharpQuantizer
+from tokenbounds.messages.coding.symbols import Coder
+from tokenbounds.messages.formats.lattice import (
+    RESIDUAL_SCALES,
+    LatticeMatrix,
+    LatticeQuantized,
+    Settings,
+    round_scale,
+)
+from tokenbounds.messages.formats.scaled import ScaledQuantized, finite
+from tokenbounds.models.card import ModelCard
+from tokenbounds.models.pretrained.e8p import SIZE, ball_points, e8p_points, nearest_ball, nearest_e8p
+from tokenbounds.models.pretrained.hadamard import rotate_hessian, rotate_weight
+
+# Root mean square of the rotated weights, in units of the lattice, that has the least error for Gaussian values.
+_SPREADS = {2: 1.03, 3: 0.98, 4: 1.03}
+
+
+def quantize_lattice(
+    spec: QuipSharpQuantizer,
+    model: PreTrainedModel,
+    card: ModelCard,
+    tensors: Mapping[str, np.ndarray],
+    calibration: Calibration | None,
+    *,
+    coder: Coder = "adaptive",
+) -> tuple[LatticeQuantized, dict[str, Any]]:
+    """Quantize a model's linear layers to lattice points, its tables by rounding to nearest.
+
+    Parameters
+    ----------
+    spec : QuipSharpQuantizer
+    model : transformers model
+        Tells what each tensor is; its values are not looked at.
+    card : ModelCard
+    tensors : mapping of str to float32 array
+        The values.
+    calibration : Calibration, optional
+        Without one, inputs are taken as uncorrelated and equally strong, and there is no feedback.
+    coder : {"adaptive", "static"}
+
+    Returns
+    -------
+    quantized : LatticeQuantized
+    record : dict
+        Bits of linear layers and tables, and the calibration's record.
+
+    Raises
+    ------
+    CalibrationError
+        If the model is not supported, or the calibration is another model's.
+    MessageError
+        If a value is not finite.
+    """
+    check_calibratable(card)
+    check_calibration(calibration, card)
+    matrices = matrices_of(model)
+    found, transposed = {}, False
+    for matrix in of_use(matrices, "linear"):
+        tensor = finite(matrix.name, tensors[matrix.name])
+        transposed = matrix.transposed
+        moments = calibration.moments(matrix) if calibration else None
+        found[matrix.name] = round_to_lattice(tensor.T if transposed else tensor, moments, spec, matrix.name)
+    tables, record = quantize_tables(tensors, matrices, spec.embedding_bits_per_weight, coder)
+    others = {name: tensor for name, tensor in tensors.items() if name not in found}
+    rest = ScaledQuantized.assemble(others, {name: tables[name] for name in others if name in tables})
+    settings = Settings(spec.bits, spec.seed, transposed)
+    quantized = LatticeQuantized({name: tensor.shape for name, tensor in tensors.items()}, settings, found, rest)
+    bits, weights = 8 * len(quantized.to_parts(coder)[-1].data), sum(tensors[name].size for name in found)
+    record["linear"] = {"bits": bits, "weights": weights, "bits_per_weight": bits / max(weights, 1)}
+    return quantized, {**record, "calibration": dict(calibration.record) if calibration else None}
+
+
+def round_to_lattice(
+    weight: np.ndarray, moments: np.ndarray | None, spec: QuipSharpQuantizer, name: str
+) -> LatticeMatrix:
+    """Round a float32 weight [outputs, inputs], given its inputs' second moments [inputs, inputs] or None."""
+    rotated = rotate_weight(weight.astype(np.float64), spec.seed, name)
+    outputs, inputs = rotated.shape
+    scale = round_scale(float(np.sqrt(np.mean(rotated**2))) / _SPREADS[spec.bits])
+    codes = np.zeros((outputs, -(-inputs // SIZE)), dtype=np.uint16)
+    residuals = np.zeros_like(codes) if spec.bits > 2 else None
+    ratio = RESIDUAL_SCALES[spec.bits]
+    search, points = (nearest_ball, ball_points() / 2) if spec.bits == 3 else (nearest_e8p, e8p_points() / 4)
+
+    def quantize(targets: np.ndarray, first: int) -> np.ndarray:
+        wanted = np.zeros((outputs, SIZE), dtype=np.float32)
+        wanted[:, : targets.shape[1]] = targets / scale
+        block = first // SIZE
+        codes[:, block] = nearest_e8p(wanted)
+        values = e8p_points()[codes[:, block]] / 4.0
+        if residuals is not None:
+            residuals[:, block] = search((wanted - values) * ratio)
+            values += points[residuals[:, block]] / ratio
+        return values[:, : targets.shape[1]] * float(scale)
+
+    if moments is None:
+        for first in range(0, inputs, SIZE):
+            quantize(rotated[:, first : first + SIZE], first)
+    else:
+        ldlq(rotated, ldl_factor(rotate_hessian(moments, spec.seed, name), spec.damping), quantize, block=SIZE)
+    return LatticeMatrix((codes, residuals), scale)

@@ -1,0 +1,264 @@
+"""How each post-training quantizer rounds a matrix, given the scale of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+
+from tokenbounds.compression.calibration.layers import Matrix
+from tokenbounds.compression.calibration.store import Calibration
+from tokenbounds.compression.posttraining.ldlq import LdlFactor, ldl_factor, ldlq
+from tokenbounds.compression.posttraining.rates import RateModel, round_column
+from tokenbounds.compression.posttraining.viterbi import quantize_sequences
+from tokenbounds.config import GptqQuantizer, QuipQuantizer, RtnQuantizer, WatersicQuantizer
+from tokenbounds.messages.coding.trellis import Trellis, trellis
+from tokenbounds.messages.formats.scaled import LEAST_EXPONENT, ScaledMatrix, exponents_of, steps_of
+from tokenbounds.messages.formats.uniform import STEPS_PER_OCTAVE
+from tokenbounds.models.pretrained.hadamard import rotate_weight, weight_rotations
+
+_MAX_CODE = float(1 << 29)
+_ROWS_AT_ONCE = 8192  # rows are rounded independently: a large vocabulary need not be held in several copies
+# A bit is worth about 0.36 squared steps on the grid of both cosets, of which each has steps twice as large.
+_TRELLIS_RATE_WEIGHT = 3.0
+# Sensitivity that every row has, as a share of the mean: what calibration did not see.
+_UNSEEN = 0.05  # of a table
+# Of a linear layer. A unit that hardly ever acted would have so large a step that errors in other layers wake it up.
+_QUIET = 0.3
+
+# (targets in steps, column, rows that they are of) -> codes
+Choice = Callable[[np.ndarray, int, slice], np.ndarray]
+
+
+class Method(Protocol):
+    """A way to round matrices."""
+
+    def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
+        """Round a float32 weight [outputs, inputs].
+
+        Parameters
+        ----------
+        matrix : Matrix
+        weight : float32 array [outputs, inputs]
+        scale : float
+            Common factor of all steps.
+        rates : RateModel, optional
+            Learned from the codes of a round before.
+        """
+
+    def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
+        """About the scale at which codes have a root mean square of one."""
+
+
+@dataclass(frozen=True)
+class RoundToNearest:
+    """Steps are `scale` × root mean square of each row (or of the tensor), values the nearest multiples."""
+
+    spec: RtnQuantizer
+
+    def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
+        """See `Method`."""
+        rows = rms_exponents(weight, scale, self.spec.steps)
+        return round_plainly(weight, rows, np.zeros(weight.shape[1], dtype=np.int32))
+
+    def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
+        """See `Method`."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class ErrorFeedback:
+    """Steps as in `RoundToNearest`, linear layers rounded with error feedback."""
+
+    spec: GptqQuantizer
+    calibration: Calibration
+
+    def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
+        """See `Method`."""
+        rows = rms_exponents(weight, scale, self.spec.steps)
+        columns = np.zeros(weight.shape[1], dtype=np.int32)
+        if matrix.use != "linear":
+            return round_plainly(weight, rows, columns)
+        factor = ldl_factor(self.calibration.moments(matrix), self.spec.damping)
+        return round_with_feedback(weight, factor, rows, columns)
+
+    def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
+        """See `Method`."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class RotatedFeedback:
+    """Linear layers rotated on both sides, one step each, rounded with error feedback."""
+
+    spec: QuipQuantizer
+    calibration: Calibration
+
+    def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
+        """See `Method`; codes of a linear layer are those of the rotated weight."""
+        columns = np.zeros(weight.shape[1], dtype=np.int32)
+        if matrix.use != "linear":
+            return round_plainly(weight, rms_exponents(weight, scale, "row"), columns)
+        stored = weight.T if matrix.transposed else weight
+        rotated = rotate_weight(np.ascontiguousarray(stored), self.spec.seed, matrix.name)
+        upright = np.ascontiguousarray(rotated.T) if matrix.transposed else rotated
+        inputs = weight_rotations(stored.shape, self.spec.seed, matrix.name)[0 if matrix.transposed else 1]
+        half = inputs.apply(self.calibration.moments(matrix).astype(np.float64))
+        moments = inputs.apply(np.ascontiguousarray(half.T))
+        factor = ldl_factor(moments, self.spec.damping)
+        return round_with_feedback(upright, factor, rms_exponents(upright, scale, "tensor"), columns)
+
+    def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
+        """See `Method`."""
+        return 1.0
+
+
+class SensitivitySteps:
+    """Steps by sensitivity of rows and columns, feedback, and rate–distortion-optimised rounding."""
+
+    def __init__(self, spec: WatersicQuantizer, calibration: Calibration) -> None:
+        self._spec, self._calibration = spec, calibration
+        # Layers that share their inputs follow each other.
+        self._factor = lru_cache(maxsize=1)(self._factor_of)
+
+    def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
+        """See `Method`."""
+        factor, sensitivity = self._sensitivity(matrix)
+        rows = staggered_exponents(scale / np.sqrt(sensitivity))
+        columns = exponents_of(1 / np.sqrt(factor.diagonal))
+        if self._spec.rate_weight == 0:
+            return round_with_feedback(weight, factor, rows, columns)
+        if self._spec.trellis is None:
+            rates = rates or RateModel.fit(round_plainly(weight, rows, columns).codes)
+            return round_with_feedback(weight, factor, rows, columns, _by_cost(rates, self._spec.rate_weight))
+        rows = np.maximum(rows - STEPS_PER_OCTAVE, LEAST_EXPONENT)  # every other point of a grid twice as fine
+        rates = rates or RateModel.fit(round_plainly(weight, rows, columns).codes, grids=2)
+        choose = _along_trellis(rates, _TRELLIS_RATE_WEIGHT * self._spec.rate_weight, trellis(self._spec.trellis))
+        found = round_with_feedback(weight, factor, rows, columns, choose, rows_at_once=len(weight))
+        return replace(found, states=self._spec.trellis)
+
+    def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
+        """See `Method`."""
+        factor, sensitivity = self._sensitivity(matrix)
+        return float(
+            np.sqrt(np.mean(weight.astype(np.float64) ** 2 * factor.diagonal, axis=1) @ sensitivity / len(weight))
+        )
+
+    def _sensitivity(self, matrix: Matrix) -> tuple[LdlFactor, np.ndarray]:
+        """The factor of a matrix's inputs and the sensitivity of its outputs."""
+        if matrix.use == "linear":
+            sensitivity = with_floor(self._calibration.outputs(matrix).astype(np.float64), _QUIET)
+            return self._factor(matrix.group), sensitivity
+        moments, sensitivity = table_sensitivity(self._calibration, matrix)
+        return ldl_factor(moments, self._spec.damping), sensitivity
+
+    def _factor_of(self, group: str) -> LdlFactor:
+        moments = self._calibration.moments(Matrix("", "linear", False, group))
+        return ldl_factor(moments, self._spec.damping)
+
+
+def table_sensitivity(calibration: Calibration, matrix: Matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Second moments and row sensitivities of an embedding or head, whose rows' Hessians it nearly is the product of.
+
+    As a head, row v has the Hessian a_v H: a_v is the mean of p_v (1 − p_v), H the final hidden states' moments. As a
+    table it has b_v G: b_v is how often v is looked up, G the gradients' moments. Of a tied matrix, which is both, the
+    sum over rows, H Σa + G Σb, is kept exactly, and each row's trace.
+
+    Returns
+    -------
+    moments : float64 array [n, n]
+    sensitivity : float64 array [rows]
+    """
+    parts = []
+    if matrix.use in ("head", "tied"):
+        parts.append((calibration.moments(matrix), calibration.outputs(matrix)))
+    if matrix.use in ("lookup", "tied"):
+        parts.append((calibration.lookup_moments(), calibration.row_frequencies(matrix)))
+    weighted = [(moments.astype(np.float64), with_floor(rows.astype(np.float64), _UNSEEN)) for moments, rows in parts]
+    moments = sum((part * rows.sum() for part, rows in weighted), np.zeros_like(weighted[0][0]))
+    traces = sum((np.trace(part) * rows for part, rows in weighted), np.zeros_like(weighted[0][1]))
+    return moments, traces / max(float(np.trace(moments)), 1e-300)
+
+
+def with_floor(values: np.ndarray, share: float) -> np.ndarray:
+    """Values plus a share of their mean; ones if all are zero."""
+    mean = float(values.mean())
+    return values + share * mean if mean > 0 else np.ones_like(values)
+
+
+def rms_exponents(weight: np.ndarray, scale: float, steps: str) -> np.ndarray:
+    """Exponents of the row steps `scale` × root mean square, of each row or of all together."""
+    squares = np.mean(weight.astype(np.float64) ** 2, axis=1)
+    if steps == "tensor":
+        squares = np.full_like(squares, squares.mean())
+    return exponents_of(scale * np.sqrt(squares))
+
+
+def staggered_exponents(steps: np.ndarray) -> np.ndarray:
+    """Exponents of row steps, of which equal ones are not all rounded the same way.
+
+    Most tokens of a vocabulary are in a calibration too rarely to differ. If all their steps moved at once, no scale
+    would meet some targets.
+    """
+    spread = (np.arange(len(steps)) + 0.5) / len(steps) - 0.5
+    return exponents_of(steps * np.exp2(spread / STEPS_PER_OCTAVE))
+
+
+def round_plainly(weight: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> ScaledMatrix:
+    """The nearest multiples of the steps."""
+    steps = steps_of(rows).astype(np.float64)[:, None] * steps_of(columns)
+    codes = np.clip(np.rint(weight / steps), -_MAX_CODE, _MAX_CODE).astype(np.int32)
+    return ScaledMatrix(codes, rows, columns)
+
+
+def round_with_feedback(
+    weight: np.ndarray,
+    factor: LdlFactor,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    choose: Choice | None = None,
+    rows_at_once: int = _ROWS_AT_ONCE,
+) -> ScaledMatrix:
+    """LDLQ onto the grid of the steps: to the nearest codes, or those that `choose` takes."""
+    codes = np.empty(weight.shape, dtype=np.int32)
+    row_steps, column_steps = steps_of(rows).astype(np.float64), steps_of(columns).astype(np.float64)
+    for first in range(0, len(weight), rows_at_once):
+        here = slice(first, first + rows_at_once)
+        transposed = np.empty((weight.shape[1], len(weight[here])), dtype=np.int32)
+
+        def quantize(
+            targets: np.ndarray,
+            column: int,
+            here: slice = here,
+            found: np.ndarray = transposed,
+        ) -> np.ndarray:
+            units = row_steps[here] * column_steps[column]
+            wanted = np.clip(targets[:, 0] / units, -_MAX_CODE, _MAX_CODE)
+            found[column] = choose(wanted, column, here) if choose else np.rint(wanted)
+            return (found[column] * units)[:, None]
+
+        ldlq(weight[here], factor, quantize)
+        codes[here] = transposed.T
+    return ScaledMatrix(codes, rows, columns)
+
+
+def _by_cost(rates: RateModel, rate_weight: float) -> Choice:
+    """Each code on its own, of least error and bits."""
+
+    def choose(wanted: np.ndarray, column: int, here: slice) -> np.ndarray:
+        return round_column(wanted, column, rates.rows(here), rate_weight)
+
+    return choose
+
+
+def _along_trellis(rates: RateModel, rate_weight: float, machine: Trellis) -> Choice:
+    """A column's codes together, of least error and bits among those that a trellis allows."""
+
+    def choose(wanted: np.ndarray, column: int, here: slice) -> np.ndarray:
+        levels = rates.column_of_levels(column)[:, None]
+        return quantize_sequences(wanted[:, None], machine, rates.lengths, rate_weight, levels)[:, 0]
+
+    return choose

@@ -1,0 +1,227 @@
+"""Post-training quantization of a whole model: from a quantizer's row to codes, and a record of how they were found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from tokenbounds.compression.calibration.layers import Matrix, check_calibratable, matrices_of, of_use
+from tokenbounds.compression.calibration.store import Calibration
+from tokenbounds.compression.posttraining.methods import (
+    ErrorFeedback,
+    Method,
+    RotatedFeedback,
+    RoundToNearest,
+    SensitivitySteps,
+)
+from tokenbounds.compression.posttraining.scale_search import Rounder, encoded_bits, find_scale, rough_scale
+from tokenbounds.config import GptqQuantizer, QuipQuantizer, RtnQuantizer, Target, WatersicQuantizer
+from tokenbounds.errors import CalibrationError, MessageError
+from tokenbounds.messages.coding.symbols import Coder
+from tokenbounds.messages.formats.rotated import RotatedQuantized
+from tokenbounds.messages.formats.scaled import ScaledMatrix, ScaledQuantized
+from tokenbounds.models.card import ModelCard
+
+PostTrainingQuantizer = RtnQuantizer | GptqQuantizer | QuipQuantizer | WatersicQuantizer
+
+
+def quantize_pretrained(
+    spec: PostTrainingQuantizer,
+    model: PreTrainedModel,
+    card: ModelCard,
+    tensors: Mapping[str, np.ndarray],
+    calibration: Calibration | None,
+    *,
+    coder: Coder = "adaptive",
+) -> tuple[ScaledQuantized | RotatedQuantized, dict[str, Any]]:
+    """Quantize a model to its quantizer's target.
+
+    Parameters
+    ----------
+    spec : a row of one of the post-training quantizers
+    model : transformers model
+        Tells what each tensor is; its values are not looked at.
+    card : ModelCard
+    tensors : mapping of str to float32 array
+        The values.
+    calibration : Calibration, optional
+        Needed by all but `rtn`.
+    coder : {"adaptive", "static"}
+        What will code the message: sizes are its sizes.
+
+    Returns
+    -------
+    quantized : ScaledQuantized or RotatedQuantized
+    record : dict
+        Scales, bits of linear layers and tables, every evaluation of the search, and the calibration's record.
+
+    Raises
+    ------
+    CalibrationError
+        If the model is not supported, or the calibration is missing or another model's.
+    MessageError
+        If the target cannot be met, or a value is not finite.
+    """
+    check_calibratable(card)
+    if spec.target.bound is not None:
+        raise MessageError("'target: {bound: best}' is a search over encodings. Run it as a message of a study.")
+    check_calibration(calibration, card)
+    found = matrices_of(model)
+    task = _Task(spec, Rounder(method_of(spec, calibration), tensors), found, coder)
+    matrices = task.run()
+    quantized: ScaledQuantized | RotatedQuantized = ordered(tensors, matrices)
+    if isinstance(spec, QuipQuantizer):
+        plain = tuple(index for index, matrix in enumerate(found) if matrix.use != "linear")
+        quantized = RotatedQuantized(ordered(tensors, matrices), spec.seed, plain)
+    return quantized, {**task.record, "calibration": _calibration_record(calibration)}
+
+
+def _calibration_record(calibration: Calibration | None) -> dict[str, Any] | None:
+    """What the report says of a calibration: its record, and what it means for what is scored."""
+    if calibration is None:
+        return None
+    tokens, corpus = calibration.record["tokens"], calibration.record["corpus"]
+    overlap = (
+        f"Calibrated on {tokens} tokens of corpus '{corpus}', in the documents listed. Where that corpus is certified, "
+        "they may be among the tokens that are scored. Bounds hold all the same: they hold for every message at once, "
+        "and this one pays for whatever was chosen. Not so with prior: held_out, which refuses the corpus."
+    )
+    return {**calibration.record, "overlap": overlap}
+
+
+def check_calibration(calibration: Calibration | None, card: ModelCard) -> None:
+    """Refuse a calibration that was made with another model.
+
+    Raises
+    ------
+    CalibrationError
+        Its file is named.
+    """
+    if calibration is not None and calibration.record.get("model") != card.to_dict():
+        raise CalibrationError(f"{calibration.path} is the calibration of another model. Calibrate this one.")
+
+
+def quantize_tables(
+    tensors: Mapping[str, np.ndarray], matrices: Sequence[Matrix], bits_per_weight: float, coder: Coder
+) -> tuple[dict[str, ScaledMatrix], dict[str, Any]]:
+    """Embeddings and head of a model, rounded to nearest with a step a row so as to take so many bits.
+
+    Returns
+    -------
+    tables : dict of str to ScaledMatrix
+    record : dict
+        As that of `quantize_pretrained`.
+    """
+    spec = RtnQuantizer(kind="rtn", target=Target(scale=1.0), embedding_bits_per_weight=bits_per_weight)
+    tables = of_use(matrices, "lookup", "head", "tied")
+    task = _Task(spec, Rounder(RoundToNearest(spec), tensors), tables, coder)
+    return task.run(), task.record
+
+
+def method_of(spec: PostTrainingQuantizer, calibration: Calibration | None) -> Method:
+    """The rounding method of a quantizer's row.
+
+    Raises
+    ------
+    CalibrationError
+        If it needs a calibration and there is none.
+    """
+    if isinstance(spec, RtnQuantizer):
+        return RoundToNearest(spec)
+    if calibration is None:
+        raise CalibrationError(f"the quantizer '{spec.kind}' needs a calibration. Name its row under 'calibration'.")
+    if isinstance(spec, GptqQuantizer):
+        return ErrorFeedback(spec, calibration)
+    if isinstance(spec, QuipQuantizer):
+        return RotatedFeedback(spec, calibration)
+    return SensitivitySteps(spec, calibration)
+
+
+@dataclass
+class _Task:
+    """One search; `record` fills while it runs."""
+
+    spec: PostTrainingQuantizer
+    rounder: Rounder
+    matrices: Sequence[Matrix]
+    coder: Coder
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def run(self) -> dict[str, ScaledMatrix]:
+        """All matrices, quantized to the target."""
+        target, own_rate = self.spec.target, self.spec.embedding_bits_per_weight
+        layers = of_use(self.matrices, "linear")
+        tables = of_use(self.matrices, "lookup", "head", "tied")
+        found: dict[str, ScaledMatrix] = {}
+        if own_rate is not None:
+            found |= self._to_size("embedding", tables, own_rate * self._weights(tables))
+        shared = list(layers) if own_rate is not None else [*layers, *tables]
+        if target.scale is not None:
+            found |= self._at_scale("linear", shared, target.scale)
+        elif target.message_megabits is not None:
+            found |= self._to_size("linear", shared, target.message_megabits * 1e6, others=found)
+        else:
+            assert target.bits_per_weight is not None
+            found |= self._to_size("linear", layers, target.bits_per_weight * self._weights(layers))
+            if own_rate is None:
+                found |= self._at_scale("embedding", tables, self.record["linear"]["scale"])
+        return found
+
+    def _to_size(
+        self,
+        group: str,
+        matrices: Sequence[Matrix],
+        wanted: float,
+        others: Mapping[str, ScaledMatrix] | None = None,
+    ) -> dict[str, ScaledMatrix]:
+        """Matrices quantized so that, coded alone, they take `wanted` bits; or the whole message with `others`."""
+        share = 1.0 if others is None else self._weights(matrices) / self._weights(self.matrices)
+        guess = rough_scale(self.rounder, matrices, share * wanted / self._weights(matrices))
+        evaluations: list[tuple[float, int]] = []
+        latest: dict[str, ScaledMatrix] = {}
+
+        def bits(scale: float) -> float:
+            latest.update(self.rounder.round(matrices, scale))
+            size = encoded_bits(latest, self.coder) if others is None else self._message_bits({**others, **latest})
+            evaluations.append((scale, size))
+            return size
+
+        scale = find_scale(bits, wanted, guess)
+        own_bits = evaluations[-1][1] if others is None else encoded_bits(latest, self.coder)
+        self._note(group, scale, matrices, own_bits, evaluations)
+        return latest
+
+    def _at_scale(self, group: str, matrices: Sequence[Matrix], scale: float) -> dict[str, ScaledMatrix]:
+        self.rounder.round(matrices, scale)  # learns code lengths
+        found = self.rounder.round(matrices, scale)
+        self._note(group, scale, matrices, encoded_bits(found, self.coder), [])
+        return found
+
+    def _note(
+        self,
+        group: str,
+        scale: float,
+        matrices: Sequence[Matrix],
+        bits: int,
+        evaluations: Sequence[tuple[float, int]],
+    ) -> None:
+        weights = self._weights(matrices)
+        rates = {"bits": bits, "weights": weights, "bits_per_weight": bits / max(weights, 1)}
+        self.record[group] = {"scale": scale, **rates, "evaluations": evaluations}
+
+    def _weights(self, matrices: Sequence[Matrix]) -> int:
+        return sum(self.rounder.tensors[matrix.name].size for matrix in matrices)
+
+    def _message_bits(self, found: Mapping[str, ScaledMatrix]) -> int:
+        """Bits of the message's parts; its header is too small to matter."""
+        parts = ordered(self.rounder.tensors, found).to_parts(self.coder)
+        return sum(8 * len(part.data) for part in parts)
+
+
+def ordered(tensors: Mapping[str, np.ndarray], found: Mapping[str, ScaledMatrix]) -> ScaledQuantized:
+    """The quantized model, its tensors in the model's order."""
+    return ScaledQuantized.assemble(tensors, {name: found[name] for name in tensors if name in found})

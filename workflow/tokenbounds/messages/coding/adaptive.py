@@ -1,0 +1,148 @@
+"""Context-mixing binary arithmetic coder for arrays of small signed integers, in integer arithmetic throughout.
+
+Each integer becomes binary decisions: zero or not, sign, then "larger still?" up to `_UNARY`, then an Exp-Golomb
+escape. Several contexts (magnitudes of the neighbours, running means of the row and the column) each predict a
+decision; a small online logistic mixer weighs them; a 32-bit range coder with carry writes the decision. Nothing is
+a float and all tables come from correctly rounded decimals, so that bytes are identical on every machine.
+
+References
+----------
+G. N. N. Martin, "Range encoding", 1979. M. Mahoney, "Adaptive weighing of context models", 2005 (logistic mixing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import repeat
+
+import numpy as np
+
+from tokenbounds.errors import MessageError
+from tokenbounds.messages.coding.kernels import (
+    DECODING,
+    LOW,
+    MARGIN_BYTES,
+    PENDING,
+    POSITION,
+    RANGE,
+    Plane,
+    Stream,
+    code_plane,
+    coding_tables,
+    move_byte,
+    new_model,
+)
+from tokenbounds.messages.coding.trellis import Trellis, codes_of, grid_points
+
+MAX_MAGNITUDE = (1 << 30) - 1
+Machines = Sequence[Trellis | None] | None
+
+_NO_TRELLIS = Trellis(np.zeros((1, 2), dtype=np.int64), np.zeros(1, dtype=np.int64))
+_COUNT_CARRIED = 30  # how sure statistics from one array still are at the start of the next
+
+
+def _new_plane(codes: np.ndarray, cols: int, machine: Trellis, side: np.ndarray | None) -> Plane:
+    columns, states = np.zeros(cols, dtype=np.int64), np.zeros(cols, dtype=np.int64)
+    sums = np.array([0, 64, 1], dtype=np.int64)
+    known = np.zeros(0, dtype=np.int64) if side is None else np.abs(side.astype(np.int64)).reshape(-1)
+    return Plane(codes, columns, sums, cols, machine.following, machine.odd, states, known)
+
+
+def _new_registers(decoding: bool) -> np.ndarray:
+    registers = np.zeros(6, dtype=np.int64)
+    registers[RANGE], registers[DECODING] = 0xFFFFFFFF, decoding
+    return registers
+
+
+def _flush(stream: Stream) -> bytes:
+    """End the code with the shortest number inside the last interval; bytes behind the end read as zero."""
+    registers = stream.registers
+    low, width = int(registers[LOW]), int(registers[RANGE])
+    for zeros in range(32, -1, -1):
+        value = (low + (1 << zeros) - 1) >> zeros << zeros
+        if value < low + width:
+            break
+    registers[LOW] = value
+    for _ in range(5):
+        move_byte(stream)
+    # The first byte is the carry out of the whole number, always zero.
+    return stream.data[1 : registers[POSITION]].tobytes().rstrip(b"\0")
+
+
+def encode_planes(
+    planes: Sequence[np.ndarray], machines: Machines = None, sides: Sequence[np.ndarray] | None = None
+) -> bytes:
+    """Code several integer arrays into one stream, the statistics of each helping the next.
+
+    Parameters
+    ----------
+    planes : sequence of int arrays [rows, cols]
+        Neighbours in rows and columns are contexts of each other. |value| ≤ `MAX_MAGNITUDE`.
+    machines : sequence of Trellis or None, optional
+        A trellis for each array of grid points, each column a sequence; which grid is known there, and costs nothing.
+    sides : sequence of int arrays [rows, cols], optional
+        For each plane integers that the decoder knows beforehand, whose magnitudes are a context too.
+
+    Returns
+    -------
+    bytes
+        The code. Shapes are not in it: the decoder must know them.
+
+    Raises
+    ------
+    MessageError
+        If a value is too large, or not on the grid that the trellis allows.
+    """
+    tables = coding_tables()
+    machines = machines or [None] * len(planes)
+    model = new_model(tables, 2 if any(machines) else 1)
+    stream = Stream(_new_registers(False), np.zeros(1 << 14, dtype=np.uint8))
+    known = sides or repeat(None, len(planes))
+    for array, machine, side in zip(planes, machines, known, strict=True):
+        codes = np.array(array, dtype=np.int64).reshape(-1)
+        if codes.size and max(-int(codes.min()), int(codes.max())) > MAX_MAGNITUDE:
+            raise MessageError(f"a value beyond ±{MAX_MAGNITUDE} cannot be coded. Use a larger step.")
+        if machine and not np.array_equal(grid_points(codes_of(array), machine), array):
+            raise MessageError("values are not on the grids that their trellis allows.")
+        plane, done = _new_plane(codes, max(array.shape[1], 1), machine or _NO_TRELLIS, side), 0
+        while (done := code_plane(stream, model, tables, plane, done)) < codes.size:
+            size = 2 * stream.data.size + int(stream.registers[PENDING])
+            stream = Stream(stream.registers, np.concatenate([stream.data, np.zeros(size, dtype=np.uint8)]))
+        np.minimum(model.counts, _COUNT_CARRIED, out=model.counts)
+    pending = np.zeros(int(stream.registers[PENDING]) + MARGIN_BYTES, dtype=np.uint8)
+    return _flush(Stream(stream.registers, np.concatenate([stream.data, pending])))
+
+
+def decode_planes(
+    data: bytes,
+    shapes: Sequence[tuple[int, int]],
+    machines: Machines = None,
+    sides: Sequence[np.ndarray] | None = None,
+) -> list[np.ndarray]:
+    """Decode what `encode_planes` wrote, given shapes and sides; time and memory depend on these alone.
+
+    Returns
+    -------
+    list of int32 arrays [rows, cols]
+
+    Raises
+    ------
+    MessageError
+        If bytes are left over.
+    """
+    tables = coding_tables()
+    machines = machines or [None] * len(shapes)
+    model = new_model(tables, 2 if any(machines) else 1)
+    stream = Stream(_new_registers(True), np.frombuffer(bytearray(data) + b"\0", dtype=np.uint8))
+    head = data[:4].ljust(4, b"\0")
+    stream.registers[LOW], stream.registers[POSITION] = int.from_bytes(head, "big"), 4
+    decoded = []
+    known = sides or repeat(None, len(shapes))
+    for (rows, cols), machine, side in zip(shapes, machines, known, strict=True):
+        codes = np.zeros(rows * cols, dtype=np.int64)
+        code_plane(stream, model, tables, _new_plane(codes, max(cols, 1), machine or _NO_TRELLIS, side), 0)
+        np.minimum(model.counts, _COUNT_CARRIED, out=model.counts)
+        decoded.append(codes.astype(np.int32).reshape(rows, cols))
+    if stream.registers[POSITION] < len(data) or data.endswith(b"\0"):
+        raise MessageError("bytes are left over behind the coded symbols.")
+    return decoded

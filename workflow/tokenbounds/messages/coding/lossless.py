@@ -1,0 +1,126 @@
+"""Bytes and floats as they are: coded where that saves anything, raw where it does not.
+
+Bytes go in blocks; each is a static code with a table of its own, or raw. Floats become the narrowest of float16,
+bfloat16 and float32 that holds all of an array exactly, cut into planes of bytes, high bytes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tokenbounds.errors import MessageError
+from tokenbounds.messages.coding.static import decode_static, encode_static
+from tokenbounds.messages.container import read_varint, write_varint
+
+_BLOCK = 1 << 22
+_WIDTHS = (2, 2, 4)  # bytes of float16, bfloat16, float32
+
+
+def encode_bytes(values: np.ndarray) -> bytes:
+    """Code a uint8 array [n]; n is not written.
+
+    Layout of a block of up to 2^22 bytes: varint 0 and the bytes, or varint length of a static code, and that.
+    """
+    chunks = []
+    for start in range(0, values.size, _BLOCK):
+        block = values[start : start + _BLOCK]
+        coded = encode_static(block.astype(np.int64), 256)
+        head = write_varint(len(coded))
+        chunks.append(head + coded if len(head) + len(coded) <= block.size else b"\0" + block.tobytes())
+    return b"".join(chunks)
+
+
+def decode_bytes(data: bytes, offset: int, count: int) -> tuple[np.ndarray, int]:
+    """Decode `count` bytes at `offset`; return them, uint8 [count], and the offset behind them.
+
+    Raises
+    ------
+    MessageError
+        If the bytes are cut off or damaged in a way that shows.
+    """
+    blocks = []
+    for start in range(0, count, _BLOCK):
+        wanted = min(_BLOCK, count - start)
+        coded, offset = read_varint(data, offset)
+        size = coded or wanted
+        if size > min(len(data) - offset, wanted):
+            raise MessageError("coded bytes are longer than the part that holds them, or than they would be uncoded.")
+        block = data[offset : offset + size]
+        blocks.append(decode_static(block, wanted, 256).astype(np.uint8) if coded else np.frombuffer(block, np.uint8))
+        offset += size
+    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.uint8), offset
+
+
+def encode_floats(arrays: Sequence[np.ndarray]) -> bytes:
+    """Code finite float32 arrays of any shapes, exactly; shapes are not written.
+
+    Layout: a byte an array, which of the three formats; then, format by format, the planes of bytes of all its arrays.
+    """
+    formats = [_narrowest(array) for array in arrays]
+    chunks = [bytes(formats)]
+    for which, width in enumerate(_WIDTHS):
+        raw = b"".join(_pack(array, which) for array, one in zip(arrays, formats, strict=True) if one == which)
+        planes = np.frombuffer(raw, dtype=np.uint8).reshape(-1, width)
+        chunks += [encode_bytes(np.ascontiguousarray(planes[:, column])) for column in reversed(range(width))]
+    return b"".join(chunks)
+
+
+def decode_floats(data: bytes, offset: int, sizes: Sequence[int]) -> tuple[list[np.ndarray], int]:
+    """Decode arrays of the given sizes at `offset`: float32 [size] each, and the offset behind them.
+
+    Raises
+    ------
+    MessageError
+        If a format is unknown, a value is not finite, or bytes are missing.
+    """
+    formats = list(data[offset : offset + len(sizes)])
+    offset += len(sizes)
+    if len(formats) < len(sizes) or max(formats, default=0) >= len(_WIDTHS):
+        raise MessageError("a format of floats is unknown, or the part that holds them is cut off.")
+    found: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(sizes)
+    for which, width in enumerate(_WIDTHS):
+        members = [index for index, one in enumerate(formats) if one == which]
+        count = sum(sizes[index] for index in members)
+        planes = np.empty((count, width), dtype=np.uint8)
+        for column in reversed(range(width)):
+            planes[:, column], offset = decode_bytes(data, offset, count)
+        values = _unpack(planes.tobytes(), which)
+        if not np.all(np.isfinite(values)):
+            raise MessageError("a value that is coded exactly is not finite.")
+        ends = np.cumsum([0, *(sizes[index] for index in members)])
+        for index, start, end in zip(members, ends[:-1], ends[1:], strict=True):
+            found[index] = values[start:end]
+    return found, offset
+
+
+def exact_bytes(array: np.ndarray) -> np.ndarray:
+    """Bytes of a float32 array in the narrowest format that holds it, before they are coded; uint8 [values, bytes]."""
+    which = _narrowest(array)
+    return np.frombuffer(_pack(array, which), dtype=np.uint8).reshape(-1, _WIDTHS[which])
+
+
+def _narrowest(array: np.ndarray) -> int:
+    wide = array.astype(np.float32)
+    with np.errstate(over="ignore"):
+        if np.array_equal(wide.astype(np.float16).astype(np.float32).view(np.uint32), wide.view(np.uint32)):
+            return 0
+    return 2 if np.any(wide.view(np.uint32) & np.uint32(0xFFFF)) else 1
+
+
+def _pack(array: np.ndarray, which: int) -> bytes:
+    wide = np.ascontiguousarray(array, dtype=np.float32)
+    if which == 0:
+        return wide.astype("<f2").tobytes()
+    if which == 1:
+        return (wide.view(np.uint32) >> np.uint32(16)).astype("<u2").tobytes()
+    return wide.astype("<f4").tobytes()
+
+
+def _unpack(raw: bytes, which: int) -> np.ndarray:
+    if which == 0:
+        return np.frombuffer(raw, dtype="<f2").astype(np.float32)
+    if which == 1:
+        return (np.frombuffer(raw, dtype="<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return np.frombuffer(raw, dtype="<f4").astype(np.float32)

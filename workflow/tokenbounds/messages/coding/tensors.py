@@ -1,0 +1,128 @@
+"""Symbols of many tensors in one part: shapes are known to the decoder, so that only codes are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tokenbounds.errors import MessageError
+from tokenbounds.messages.coding.adaptive import MAX_MAGNITUDE, Machines, decode_planes, encode_planes
+from tokenbounds.messages.coding.static import decode_static, encode_static
+from tokenbounds.messages.coding.symbols import Coder
+from tokenbounds.messages.coding.trellis import Trellis, codes_of, grid_points
+from tokenbounds.messages.container import read_varint, write_varint
+
+Shape = tuple[int, ...]
+
+
+def encode_codes(
+    arrays: Sequence[np.ndarray], coder: Coder, machines: Machines = None, sides: Sequence[np.ndarray] | None = None
+) -> bytes:
+    """Code signed integer arrays of any shape, matrices before vectors.
+
+    Adaptive: one stream, given `sides`, arrays of the same shapes that the decoder knows. Static: one table a matrix
+    and one for all vectors together. `machines` holds a trellis for each array of grid points and None for the others;
+    only matrices may have one.
+    """
+    shapes = [array.shape for array in arrays]
+    machines = machines or [None] * len(arrays)
+    if coder == "adaptive":
+        machines = [machines[index] for index in _order(shapes)]
+        return encode_planes(_planes(arrays, shapes), machines, None if sides is None else _planes(sides, shapes))
+    _refuse_sides(sides)
+    blocks = []
+    for group in _groups(shapes):
+        codes = np.concatenate([_symbols(arrays[index], machines[index]).reshape(-1) for index in group])
+        codes = codes.astype(np.int64)
+        least = int(codes.min()) if codes.size else 0
+        block = encode_static(codes - least, 1 << 30)
+        blocks += [write_varint(2 * abs(least) + (least < 0)), write_varint(len(block)), block]
+    return b"".join(blocks)
+
+
+def decode_codes(
+    data: bytes,
+    shapes: Sequence[Shape],
+    coder: Coder,
+    machines: Machines = None,
+    sides: Sequence[np.ndarray] | None = None,
+) -> list[np.ndarray]:
+    """Decode what `encode_codes` wrote, given the same `sides`: int32 arrays of the given shapes.
+
+    Raises
+    ------
+    MessageError
+        If the bytes are damaged in a way that shows.
+    """
+    machines = machines or [None] * len(shapes)
+    if coder == "adaptive":
+        order = _order(shapes)
+        planes = [plane_shape(shapes[index]) for index in order]
+        known = None if sides is None else _planes(sides, shapes)
+        decoded = decode_planes(data, planes, [machines[index] for index in order], known)
+        arrays = dict(zip(order, decoded, strict=True))
+    elif coder == "static":
+        _refuse_sides(sides)
+        arrays = _decode_static_groups(data, shapes)
+        for index, machine in enumerate(machines):
+            if machine:
+                points = grid_points(arrays[index].reshape(plane_shape(shapes[index])), machine)
+                arrays[index] = points.astype(np.int32)
+    else:
+        raise MessageError(f"unknown coder {coder!r:.40}. Known: adaptive, static.")
+    return [arrays[index].reshape(shape) for index, shape in enumerate(shapes)]
+
+
+def _planes(arrays: Sequence[np.ndarray], shapes: Sequence[Shape]) -> list[np.ndarray]:
+    """Arrays as planes, in the order they are coded in."""
+    return [arrays[index].reshape(plane_shape(shapes[index])) for index in _order(shapes)]
+
+
+def _refuse_sides(sides: Sequence[np.ndarray] | None) -> None:
+    if sides is not None:
+        raise MessageError("only the adaptive coder can code given something else.")
+
+
+def _decode_static_groups(data: bytes, shapes: Sequence[Shape]) -> dict[int, np.ndarray]:
+    arrays: dict[int, np.ndarray] = {}
+    offset = 0
+    for group in _groups(shapes):
+        zigzag, offset = read_varint(data, offset)
+        size, offset = read_varint(data, offset)
+        if size > len(data) - offset or zigzag > 2 * MAX_MAGNITUDE:
+            raise MessageError("the symbols' lengths do not fit the part that holds them.")
+        least = -(zigzag // 2) if zigzag % 2 else zigzag // 2
+        sizes = [math.prod(shapes[index]) for index in group]
+        codes = decode_static(data[offset : offset + size], sum(sizes), 1 << 30).astype(np.int64) + least
+        offset += size
+        if codes.size and max(-int(codes.min()), int(codes.max())) > MAX_MAGNITUDE:
+            raise MessageError(f"a decoded value lies beyond ±{MAX_MAGNITUDE}.")
+        pieces = np.split(codes.astype(np.int32), np.cumsum(sizes)[:-1])
+        arrays.update(zip(group, pieces, strict=True))
+    if offset != len(data):
+        raise MessageError("bytes are left over behind the coded symbols.")
+    return arrays
+
+
+def _symbols(array: np.ndarray, machine: Trellis | None) -> np.ndarray:
+    return codes_of(array) if machine else array
+
+
+def _order(shapes: Sequence[Shape]) -> list[int]:
+    return sorted(range(len(shapes)), key=lambda index: len(shapes[index]) < 2)
+
+
+def _groups(shapes: Sequence[Shape]) -> list[list[int]]:
+    order = _order(shapes)
+    vectors = [index for index in order if len(shapes[index]) < 2]
+    matrices = [[index] for index in order if len(shapes[index]) >= 2]
+    return [*matrices, vectors] if vectors else matrices
+
+
+def plane_shape(shape: Shape) -> tuple[int, int]:
+    """Rows and columns of a tensor as it is coded: all but the last dimension are rows; a vector is one row."""
+    if len(shape) < 2:
+        return 1, math.prod(shape)
+    return math.prod(shape[:-1]), shape[-1]

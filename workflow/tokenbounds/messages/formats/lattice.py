@@ -1,0 +1,168 @@
+"""QuIP#: rotated weights as points of the E8 lattice, 2 bits a weight, with residual points at 3 and 4 bits.
+
+A linear layer's weight is U' (s · C) V: seeded rotations U and V, a scale s, and lattice points C, eight inputs each.
+Embeddings, head and vectors are coded as in `scaled`. The rotations follow from a seed and the layer's name.
+
+References
+----------
+A. Tseng et al., "QuIP#", 2024, arXiv 2402.04396.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from tokenbounds.errors import MessageError
+from tokenbounds.messages.coding.lattice_codes import Codes, code_bytes, decode_code_planes, encode_code_planes
+from tokenbounds.messages.coding.symbols import Coder
+from tokenbounds.messages.coding.tensors import Shape
+from tokenbounds.messages.container import Message, Part
+from tokenbounds.messages.formats.scaled import ScaledQuantized
+from tokenbounds.models.families import FAMILIES
+from tokenbounds.models.pretrained.e8p import SIZE
+from tokenbounds.models.pretrained.hadamard import restore_weight
+from tokenbounds.models.pretrained.quip_sharp import lattice_values
+
+# By what residuals are multiplied before they are rounded to the second codebook: the best for Gaussian values.
+RESIDUAL_SCALES = {2: 1.0, 3: 2.04, 4: 3.45}
+_ENDINGS = {end for family in FAMILIES.values() for role in ("attention", "mlp") for end in family.layers[role]}
+_LINEAR = tuple(f".{end}.weight" for end in _ENDINGS)
+_LEAST_SCALE, _GREATEST_SCALE = np.float32(2.0**-60), np.float32(2.0**60)
+
+
+def linear_names(shapes: Mapping[str, Shape]) -> list[str]:
+    """The names of the linear layers' weights, in order."""
+    return [name for name, shape in shapes.items() if len(shape) == 2 and name.endswith(_LINEAR)]
+
+
+def round_scale(scale: float) -> np.float32:
+    """The nearest positive float32 whose lower 16 bits are zero, between 2^-60 and 2^60."""
+    inside = np.clip(np.float32(scale), _LEAST_SCALE, _GREATEST_SCALE)
+    bits = inside.view(np.uint32).astype(np.uint64) + 0x8000
+    return np.uint32(bits & 0xFFFF0000).view(np.float32)
+
+
+@dataclass(frozen=True)
+class LatticeMatrix:
+    """A linear layer's weight as lattice codes.
+
+    Attributes
+    ----------
+    codes : uint16 array [outputs, ⌈inputs / 8⌉], and the same of residuals or None
+    scale : float32
+        As `round_scale` gives it.
+    """
+
+    codes: Codes
+    scale: np.float32
+
+    def values(self, shape: Shape, settings: Settings, name: str) -> np.ndarray:
+        """The weight, float32, in the shape of the parameter."""
+        inputs = shape[0] if settings.transposed else shape[1]
+        core = lattice_values(*self.codes, settings.bits, RESIDUAL_SCALES[settings.bits])[:, :inputs] * self.scale
+        weight = restore_weight(core, settings.seed, name)
+        return np.ascontiguousarray(weight.T) if settings.transposed else weight
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the header says: bits of the codebook, seed of the rotations, whether weights are [inputs, outputs]."""
+
+    bits: int
+    seed: int
+    transposed: bool
+
+    @classmethod
+    def read(cls, header: Any) -> Settings:
+        """Check the `quantizer` entry of a header.
+
+        Raises
+        ------
+        MessageError
+            If it is damaged.
+        """
+        found = header if isinstance(header, dict) else {}
+        values: list[Any] = [found.get(key) for key in ("bits", "seed", "transposed")]
+        bits, seed, transposed = values
+        fits = type(bits) is int and bits in RESIDUAL_SCALES and type(seed) is int and type(transposed) is bool
+        if not fits or not 0 <= seed < 1 << 64:
+            raise MessageError("the message's settings of lattice quantization are damaged.")
+        return cls(bits, seed, transposed)
+
+
+@dataclass(frozen=True)
+class LatticeQuantized:
+    """A model whose linear layers are lattice codes.
+
+    Attributes
+    ----------
+    shapes : dict of str to tuple of int
+        All tensors in the model's order.
+    settings : Settings
+    matrices : dict of str to LatticeMatrix
+        The linear layers, in the model's order.
+    others : ScaledQuantized
+        All other tensors.
+    """
+
+    shapes: dict[str, Shape]
+    settings: Settings
+    matrices: dict[str, LatticeMatrix]
+    others: ScaledQuantized
+
+    @classmethod
+    def quantize(cls, spec: Any, tensors: Mapping[str, np.ndarray]) -> Self:
+        """Values alone do not tell which inputs they meet: see `posttraining.lattice`."""
+        raise MessageError("the quantizer 'quip_sharp' quantizes whole models, not tensors alone.")
+
+    def dequantize(self) -> dict[str, np.ndarray]:
+        """Float32 tensors by name."""
+        others = self.others.dequantize()
+        return {
+            name: self.matrices[name].values(shape, self.settings, name) if name in self.matrices else others[name]
+            for name, shape in self.shapes.items()
+        }
+
+    def header(self) -> dict[str, Any]:
+        """Bits, seed and orientation."""
+        return {"kind": "quip_sharp", **vars(self.settings)}
+
+    def symbols(self) -> list[np.ndarray]:
+        """Bytes of lattice codes, and codes of all other tensors, in the model's order."""
+        others = dict(zip(self.others.shapes, self.others.symbols(), strict=True))
+        return [
+            code_bytes(self.matrices[name].codes, self.settings.bits) if name in self.matrices else others[name]
+            for name in self.shapes
+        ]
+
+    def to_parts(self, coder: Coder) -> list[Part]:
+        """Lattice layers in `values`: the upper halves of their scales, then their codes; the rest as in `scaled`."""
+        scales = np.array([matrix.scale for matrix in self.matrices.values()], dtype=np.float32)
+        codes = [matrix.codes for matrix in self.matrices.values()]
+        data = (scales.view(np.uint32) >> np.uint32(16)).astype("<u2").tobytes()
+        return [*self.others.to_parts(coder), Part("values", data + encode_code_planes(codes, self.settings.bits))]
+
+    @classmethod
+    def from_message(cls, message: Message, shapes: Mapping[str, Shape], coder: Coder) -> Self:
+        """Decode the parts that `to_parts` wrote."""
+        settings = Settings.read(message.header.get("quantizer"))
+        names = linear_names(shapes)
+        data = message.part("values")
+        if not names or len(data) < 2 * len(names):
+            raise MessageError("the model has no linear layers, or the part of their codes is cut off.")
+        halves = np.frombuffer(data, dtype="<u2", count=len(names)).astype(np.uint32)
+        scales = (halves << np.uint32(16)).view(np.float32)
+        if not np.all((scales >= _LEAST_SCALE) & (scales <= _GREATEST_SCALE)):
+            raise MessageError("a scale of lattice codes lies outside [2^-60, 2^60].")
+        sizes = [shapes[name][::-1] if settings.transposed else shapes[name] for name in names]
+        planes = [(outputs, -(-inputs // SIZE)) for outputs, inputs in sizes]
+        codes, end = decode_code_planes(data, 2 * len(names), planes, settings.bits)
+        if end != len(data):
+            raise MessageError("bytes are left over behind the lattice codes.")
+        matrices = {name: LatticeMatrix(*pair) for name, *pair in zip(names, codes, scales, strict=True)}
+        rest = {name: shape for name, shape in shapes.items() if name not in matrices}
+        return cls(dict(shapes), settings, matrices, ScaledQuantized.from_message(message, rest, coder))

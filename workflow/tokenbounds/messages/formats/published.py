@@ -1,0 +1,175 @@
+"""The codes of a published QuIP# checkpoint, as they are: nothing is rounded, nothing is lost.
+
+The message holds the lattice codes of each coded layer with the published scales and signs, and every other tensor
+exactly. The decoder computes the same float32 weights from them as the import did.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from tokenbounds.config import PublishedQuantizer
+from tokenbounds.errors import MessageError, ModelError
+from tokenbounds.messages.coding.lattice_codes import Codes, code_bytes, decode_code_planes, encode_code_planes
+from tokenbounds.messages.coding.lossless import decode_floats, encode_floats, exact_bytes
+from tokenbounds.messages.coding.symbols import Coder
+from tokenbounds.messages.coding.tensors import Shape
+from tokenbounds.messages.container import Message, Part
+from tokenbounds.models.pretrained.quip_sharp import (
+    LatticeLayer,
+    PublishedCodes,
+    Slot,
+    check_sizes,
+    load_codes,
+    slots_of,
+)
+
+_LEAST_SCALE, _GREATEST_SCALE = 2.0**-20, 2.0**20
+
+
+@dataclass(frozen=True)
+class PublishedQuantized:
+    """A QuIP# checkpoint.
+
+    Attributes
+    ----------
+    shapes : dict of str to tuple of int
+        All tensors in the model's order.
+    codes : PublishedCodes
+    others : dict of str to float32 array
+        What is not coded.
+    """
+
+    shapes: dict[str, Shape]
+    codes: PublishedCodes
+    others: dict[str, np.ndarray]
+
+    @classmethod
+    def quantize(cls, spec: PublishedQuantizer, tensors: Mapping[str, np.ndarray]) -> Self:
+        """Values alone do not tell the codes they came from: see `read`."""
+        raise MessageError("the quantizer 'published' needs a model that was imported from a QuIP# checkpoint.")
+
+    @classmethod
+    def read(cls, directory: Path, tensors: Mapping[str, np.ndarray]) -> Self:
+        """The codes that were kept when the model was imported.
+
+        Parameters
+        ----------
+        directory : path
+            The checkpoint folder.
+        tensors : mapping of str to float32 array
+            The model's dense values, which the codes must stand for.
+
+        Raises
+        ------
+        MessageError
+            If there are none, or they stand for other values.
+        """
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        try:
+            codes = load_codes(directory, shapes)
+        except ModelError as error:
+            raise MessageError(str(error)) from error
+        coded = {weight for slot in slots_of(shapes).values() for weight in slot.weights}
+        others = {name: tensor for name, tensor in tensors.items() if name not in coded}
+        for name, weight in codes.dense(shapes).items():
+            if weight.tobytes() != np.ascontiguousarray(tensors[name]).tobytes():
+                raise MessageError(f"{directory}: {name} is not what its codes stand for. Import the model again.")
+        return cls(shapes, codes, others)
+
+    def dequantize(self) -> dict[str, np.ndarray]:
+        """Float32 tensors by name."""
+        values = self.others | self.codes.dense(self.shapes)
+        return {name: values[name] for name in self.shapes}
+
+    def header(self) -> dict[str, Any]:
+        """Bits of the codebook, by what residual points are divided, and whether inputs are rescaled."""
+        rescaled = any(layer.rescale is not None for layer in self.codes.layers.values())
+        settings = {"bits": self.codes.bits, "residual_scale": self.codes.residual_scale, "rescaled": rescaled}
+        return {"kind": "published", **settings}
+
+    def symbols(self) -> list[np.ndarray]:
+        """Bytes of the codes of each layer (under its first weight), and of the other tensors' floats."""
+        slots = slots_of(self.shapes)
+        first = {slot.weights[0]: name for name, slot in slots.items()}
+        later = {weight for slot in slots.values() for weight in slot.weights[1:]}
+        found = []
+        for name in self.shapes:
+            if name in first:
+                layer = self.codes.layers[first[name]]
+                found.append(code_bytes((layer.codes, layer.residuals), self.codes.bits))
+            elif name in later:
+                found.append(np.zeros((0, 1), dtype=np.uint8))
+            else:
+                found.append(exact_bytes(self.others[name]))
+        return found
+
+    def to_parts(self, coder: Coder) -> list[Part]:
+        """Exact floats in `values`: layers' scales, then the other tensors; in `symbols` the codes, plane by plane."""
+        scales = [array for layer in self.codes.layers.values() for array in _scales(layer)]
+        codes = [(layer.codes, layer.residuals) for layer in self.codes.layers.values()]
+        symbols = encode_code_planes(codes, self.codes.bits)
+        return [Part("values", encode_floats([*scales, *self.others.values()])), Part("symbols", symbols)]
+
+    @classmethod
+    def from_message(cls, message: Message, shapes: Mapping[str, Shape], coder: Coder) -> Self:
+        """Decode the parts that `to_parts` wrote."""
+        bits, residual_scale, rescaled = _settings(message.header.get("quantizer"))
+        slots = _checked_slots(shapes)
+        coded = {weight for slot in slots.values() for weight in slot.weights}
+        others = [name for name in shapes if name not in coded]
+        lengths = [length for slot in slots.values() for length in _scale_lengths(slot, rescaled)]
+        data = message.part("values")
+        floats, end = decode_floats(data, 0, [*lengths, *(math.prod(shapes[name]) for name in others)])
+        if end != len(data):
+            raise MessageError("bytes are left over behind the exact values.")
+        data, values = message.part("symbols"), iter(floats)
+        codes, end = decode_code_planes(data, 0, [(slot.outputs, slot.inputs // 8) for slot in slots.values()], bits)
+        if end != len(data):
+            raise MessageError("bytes are left over behind the codes.")
+        layers = {name: _layer(pair, values, rescaled) for name, pair in zip(slots, codes, strict=True)}
+        kept = {name: next(values).reshape(shapes[name]) for name in others}
+        return cls(dict(shapes), PublishedCodes(layers, bits, residual_scale), kept)
+
+
+def _settings(settings: Any) -> tuple[int, float, bool]:
+    found = settings if isinstance(settings, dict) else {}
+    values: list[Any] = [found.get(key) for key in ("bits", "residual_scale", "rescaled")]
+    bits, scale, rescaled = values
+    fits = type(bits) is int and bits in (2, 3, 4) and type(scale) is float and type(rescaled) is bool
+    if not fits or not _LEAST_SCALE <= scale <= _GREATEST_SCALE:
+        raise MessageError("the message's settings of a published checkpoint are damaged.")
+    return bits, scale, rescaled
+
+
+def _checked_slots(shapes: Mapping[str, Shape]) -> dict[str, Slot]:
+    try:
+        slots = slots_of(shapes)
+        for name, slot in slots.items():
+            check_sizes(name, slot)
+    except (ModelError, KeyError, IndexError) as error:
+        raise MessageError(f"the model's layers cannot be those of a QuIP# checkpoint: {error}") from error
+    if not slots:
+        raise MessageError("the model has no layers that a QuIP# checkpoint could hold.")
+    return slots
+
+
+def _scales(layer: LatticeLayer) -> list[np.ndarray]:
+    arrays = [layer.inputs, layer.outputs, layer.scale.reshape(1), layer.pieces]
+    return arrays if layer.rescale is None else [*arrays, layer.rescale]
+
+
+def _scale_lengths(slot: Slot, rescaled: bool) -> list[int]:
+    return [slot.inputs, slot.outputs, 1, len(slot.weights), *([slot.inputs] if rescaled else [])]
+
+
+def _layer(codes: Codes, values: Iterator[np.ndarray], rescaled: bool) -> LatticeLayer:
+    inputs, outputs, scale, pieces = (next(values) for _ in range(4))
+    rescale = next(values) if rescaled else None
+    return LatticeLayer(*codes, inputs, outputs, scale.reshape(()), pieces, rescale)

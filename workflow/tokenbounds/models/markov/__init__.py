@@ -1,0 +1,1 @@
+"""Markov chains: counts, mixed levels, predictions."""

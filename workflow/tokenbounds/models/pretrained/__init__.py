@@ -1,0 +1,1 @@
+"""Reading of pretrained checkpoints, quantized ones included; no code of theirs runs."""

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BOUNDS = ROOT / "workflow/tokenbounds/bounds"
+LIBRARY = ROOT / "workflow/tokenbounds"
 PAGE = (ROOT / "docs/bounds.md").read_text(encoding="utf-8")
 LINK = re.compile(r'docs/bounds\.md,\s+"([^"]+)"')
-MODULES = {path.stem for path in BOUNDS.glob("*.py")}
+FILES = sorted(path for package in ("bounds", "certificates") for path in (LIBRARY / package).rglob("[a-z]*.py"))
+MODULES = {path.stem: ".".join(path.relative_to(LIBRARY.parent).with_suffix("").parts) for path in FILES}
 
 
 def sections(page):
@@ -38,12 +39,16 @@ def named_functions(text):
 
 
 def _import(module):
-    return importlib.import_module(f"tokenbounds.bounds.{module}")
+    return importlib.import_module(MODULES[module])
 
 
 SECTIONS = sections(PAGE)
 NAMED = sorted({(name, title) for title, text in SECTIONS.items() for name in named_functions(text)})
-LINKS = sorted({(path, title) for path in BOUNDS.glob("*.py") for title in LINK.findall(path.read_text("utf-8"))})
+LINKS = sorted({(path, title) for path in FILES for title in LINK.findall(path.read_text("utf-8"))})
+
+
+def test_modules_have_names_of_their_own():
+    assert len(MODULES) == len(FILES)
 
 
 def test_there_is_something_to_check():

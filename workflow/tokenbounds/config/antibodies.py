@@ -10,19 +10,34 @@ from pydantic.dataclasses import dataclass
 from tokenbounds.config.base import STRICT, PositiveInt, Probability
 
 ChainChoice = Literal["heavy", "light", "paired", "any"]
-Molecule = Literal["amino_acids", "nucleotides"]
 RegionMethod = Literal["columns", "alignment", "immunum"]
 Paths = Annotated[tuple[str, ...], Field(min_length=1)]
+
+Donor = Annotated[
+    str | None,
+    Field(
+        description="Where a sequence's donor stands: a column (FASTA: a field of the header; OAS: also a key"
+        " of the metadata), or `@file`. Clones of different donors are different clones."
+    ),
+]
+Molecule = Annotated[
+    Literal["amino_acids", "nucleotides"],
+    Field(description="What the letters are; nucleotides are translated from the first base on."),
+]
 
 
 @dataclass(frozen=True, config=STRICT)
 class KeepSpec:
     """What is read although it is left out (or removed) by default. The manifest counts all of it either way."""
 
-    unproductive: bool = False
-    duplicates: bool = False
-    ambiguous: bool = False
-    gaps: bool = False
+    unproductive: Annotated[bool, Field(description="Rearrangements that the source calls unproductive.")] = False
+    duplicates: Annotated[bool, Field(description="Sequences that were read before, letter for letter.")] = False
+    ambiguous: Annotated[
+        bool, Field(description="Sequences with `X`, `*` or another letter that is no amino acid; it becomes `[UNK]`.")
+    ] = False
+    gaps: Annotated[
+        bool, Field(description="Alignment gaps, as tokens; otherwise they are removed and the sequence stays.")
+    ] = False
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -37,9 +52,14 @@ class FamilyLayout:
     """Each clonal family is a document, or several if it is large: `[CLS] s1 [ClSep] s2 [ClSep] …`, in drawn order."""
 
     kind: Literal["family"]
-    max_tokens: Annotated[int, Field(ge=8)] = 2048
-    documents_per_clone: PositiveInt | None = None
-    seed: int = 0
+    max_tokens: Annotated[
+        int, Field(ge=8, description="Longest document, `[CLS]` included; further members begin another one.")
+    ] = 2048
+    documents_per_clone: Annotated[
+        PositiveInt | None,
+        Field(description="Most documents of a clone; members beyond are left out. `null`: no limit."),
+    ] = None
+    seed: Annotated[int, Field(description="Draws the order of a family's members.")] = 0
 
 
 LayoutSpec = Annotated[SingleLayout | FamilyLayout, Field(discriminator="kind")]
@@ -49,25 +69,54 @@ LayoutSpec = Annotated[SingleLayout | FamilyLayout, Field(discriminator="kind")]
 class SplitSpec:
     """One of two disjoint parts of a source. Two corpora that differ in `part` alone share no clone (or donor)."""
 
-    by: Literal["clone", "donor"]
-    part: Literal["train", "test"]
-    test_fraction: Probability = 0.1
-    seed: int = 0
+    by: Annotated[
+        Literal["clone", "donor"],
+        Field(description="What is never cut in two: a `clone`, or a `donor` with all clones."),
+    ]
+    part: Annotated[Literal["train", "test"], Field(description="The part to read.")]
+    test_fraction: Annotated[
+        Probability, Field(description="Expected share of clones (or donors) in the test part.")
+    ] = 0.1
+    seed: Annotated[
+        int, Field(description="Draws the assignment, by hash: it does not depend on order or number of the sequences.")
+    ] = 0
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class SequenceSource:
     """What all sources of antibody sequences share."""
 
-    paths: Paths
-    package: str | None = None
-    licence: str = "unstated"
-    clone: str | None = None
-    donor: str | None = None
-    keep: KeepSpec = Field(default_factory=KeepSpec)
-    layout: LayoutSpec = Field(default_factory=lambda: SingleLayout(kind="single"))
-    split: SplitSpec | None = None
-    regions: tuple[RegionMethod, ...] = ("columns", "alignment", "immunum")
+    paths: Annotated[
+        Paths, Field(description="Files, folders (searched for the format's usual endings) or glob patterns.")
+    ]
+    package: Annotated[
+        str | None,
+        Field(description="Installed Python package in whose folder `paths` lie; it is found, never imported."),
+    ] = None
+    licence: Annotated[str, Field(description="The sequences' licence, for the manifest.")] = "unstated"
+    clone: Annotated[
+        str | None,
+        Field(
+            description="Where a sequence's clone stands: a column (FASTA: a field of the header), or `@file`, "
+            "which makes each file a clone."
+        ),
+    ] = None
+    donor: Donor = None
+    keep: Annotated[KeepSpec, Field(description="What is read although it is left out by default.")] = Field(
+        default_factory=KeepSpec
+    )
+    layout: Annotated[LayoutSpec, Field(description="What a document is.")] = Field(
+        default_factory=lambda: SingleLayout(kind="single")
+    )
+    split: Annotated[SplitSpec | None, Field(description="Take one part of the source only; `null` takes all.")] = None
+    regions: Annotated[
+        tuple[RegionMethod, ...],
+        Field(
+            description="How regions are found, in this order: `columns` of the file, IMGT-gapped `alignment`, or"
+            " `immunum`, which must be installed once a sequence needs it. What none of them labels "
+            "is `none`."
+        ),
+    ] = ("columns", "alignment", "immunum")
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -75,11 +124,23 @@ class AirrSource(SequenceSource):
     """Rearrangement tables of the AIRR Community (TSV or comma-separated, plain or .gz), one chain a row."""
 
     kind: Literal["airr"]
-    chains: ChainChoice = "any"
-    residues: str | None = None
-    germline: str = "germline_alignment"
-    cell: str = "cell_id"
-    check_schema: bool = False
+    chains: Annotated[
+        ChainChoice, Field(description="Which chains to read; `paired` joins the two chains of each cell.")
+    ] = "any"
+    residues: Annotated[
+        str | None,
+        Field(
+            description="Column of amino acids. `null` takes `sequence_alignment_aa`, else translates "
+            "`sequence_alignment`, else takes `sequence_aa`, else translates `sequence`."
+        ),
+    ] = None
+    germline: Annotated[
+        str, Field(description="Column of the germline alignment (nucleotides), e.g. `germline_alignment_d_mask`.")
+    ] = "germline_alignment"
+    cell: Annotated[str, Field(description="Column by which `paired` chains are joined.")] = "cell_id"
+    check_schema: Annotated[
+        bool, Field(description="Check each file against the AIRR schema; the package `airr` must be installed.")
+    ] = False
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -87,8 +148,8 @@ class OasSource(SequenceSource):
     """Data units of the Observed Antibody Space (csv.gz: a line of metadata, a header, rows), unpaired or paired."""
 
     kind: Literal["oas"]
-    chains: ChainChoice = "any"
-    donor: str | None = "Subject"
+    chains: Annotated[ChainChoice, Field(description="Which chains to read; `paired` reads paired units.")] = "any"
+    donor: Donor = "Subject"
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -96,7 +157,10 @@ class FastaSource(SequenceSource):
     """FASTA files, plain or .gz; headers may hold `key=value` fields, separated by `|`, `;` or blanks."""
 
     kind: Literal["fasta"]
-    chain: Literal["heavy", "light"] | None = None
+    chain: Annotated[
+        Literal["heavy", "light"] | None,
+        Field(description="Which chain the sequences are; `null` leaves it to IMGT numbering."),
+    ] = None
     molecule: Molecule = "amino_acids"
 
 
@@ -105,9 +169,9 @@ class CsvSource(SequenceSource):
     """Tables (comma- or tab-separated, plain or .gz) with a header and a column of heavy or light chains, or both."""
 
     kind: Literal["csv"]
-    heavy: str | None = None
-    light: str | None = None
-    name: str | None = None
+    heavy: Annotated[str | None, Field(description="Column of heavy chains.")] = None
+    light: Annotated[str | None, Field(description="Column of light chains; with `heavy`, rows are pairs.")] = None
+    name: Annotated[str | None, Field(description="Column of names; `null` takes file and row.")] = None
     molecule: Molecule = "amino_acids"
 
 
@@ -119,8 +183,14 @@ class IglmTokenizer:
     """IgLM's own 33 tokens, for corpora that its models are certified on: single sequences of one kind of chain."""
 
     kind: Literal["iglm"]
-    chain: Literal["heavy", "light"] = "heavy"
-    species: Literal["camel", "human", "mouse", "rabbit", "rat", "rhesus"] = "human"
+    chain: Annotated[
+        Literal["heavy", "light"],
+        Field(description="The kind of chain that every sequence is; IgLM is told by a token."),
+    ] = "heavy"
+    species: Annotated[
+        Literal["camel", "human", "mouse", "rabbit", "rat", "rhesus"],
+        Field(description="The species; IgLM is told by a token."),
+    ] = "human"
 
 
 @dataclass(frozen=True, config=STRICT)

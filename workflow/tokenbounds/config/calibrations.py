@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from tokenbounds.config.base import STRICT, PositiveInt
+from tokenbounds.config.base import STRICT, PositiveInt, Reference
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -18,10 +18,24 @@ class CalibrationSpec:
     chosen, because its message pays for the choice.
     """
 
-    model: str
-    corpus: str
-    tokens: PositiveInt = 65536
-    context: PositiveInt = 512
-    seed: Annotated[int, Field(ge=0)] = 0
-    batch_tokens: PositiveInt = 4096
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    model: Annotated[
+        str, Reference("models"), Field(description="Model row to calibrate: transformers, `dense` parameterization.")
+    ]
+    corpus: Annotated[
+        str, Reference("corpora"), Field(description="Corpus row, tokenized with the model's own tokenizer.")
+    ]
+    tokens: Annotated[
+        PositiveInt,
+        Field(description="Number of tokens, from documents drawn without replacement; all if there are fewer."),
+    ] = 65536
+    context: Annotated[
+        PositiveInt, Field(description="Tokens in a window, at most what the model can see. Documents are packed.")
+    ] = 512
+    seed: Annotated[int, Field(ge=0, description="Draws the documents.")] = 0
+    batch_tokens: Annotated[
+        PositiveInt, Field(description="Tokens that pass through a block at once. It changes speed and memory only.")
+    ] = 4096
+    dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        Field(description="Precision of computing; `bfloat16` is faster on GPUs and on CPUs with AMX."),
+    ] = "float32"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from tokenbounds.config.base import STRICT, Coefficient, PositiveInt, Probability
+from tokenbounds.config.base import STRICT, Coefficient, PositiveInt, Probability, Reference
 
 BoundName = Literal[
     "azuma",
@@ -31,32 +31,93 @@ class EvaluationSpec:
     `sample_tokens` is the approximate number of tokens whose blocks are drawn with replacement; null scores all.
     """
 
-    context: PositiveInt = 256
-    stride: PositiveInt | None = None
-    visible_tokens: PositiveInt | None = None
-    sample_tokens: PositiveInt | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
-    shards: PositiveInt = 2
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    batch_tokens: PositiveInt = 16384
+    context: Annotated[PositiveInt, Field(description="Tokens in a window.")] = 256
+    stride: Annotated[
+        PositiveInt | None,
+        Field(
+            description="Tokens that a window moves on by; `null`: by its whole length. A shorter stride shows "
+            "every token more context and costs more."
+        ),
+    ] = None
+    visible_tokens: Annotated[
+        PositiveInt | None,
+        Field(
+            description="Show the model only this many tokens before each one that it predicts (the token before "
+            "a document's first one counts), as a Markov chain of that order sees; `null`: all of its"
+            " window. `context` then only says how many tokens form a block, and `stride` must be "
+            "left out. It costs about this many times as much as scoring whole windows."
+        ),
+    ] = None
+    sample_tokens: Annotated[
+        PositiveInt | None, Field(description="Approximate number of tokens to draw and score; `null` scores all.")
+    ] = None
+    seed: Annotated[int, Field(ge=0, description="Draws the sample.")] = 0
+    shards: Annotated[PositiveInt, Field(description="Number of scoring jobs.")] = 2
+    dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        Field(description="Precision of the model's matrix products; losses are computed in float32."),
+    ] = "float32"
+    batch_tokens: Annotated[
+        PositiveInt, Field(description="Tokens in one forward pass. It changes speed and memory only.")
+    ] = 16384
 
 
 @dataclass(frozen=True, config=STRICT)
 class BoundsSpec:
     """What a certificate states: total failure probability, metrics, bounds, subsets, and the grids it pays for."""
 
-    delta: Probability = 0.05
-    sampling_share: Probability = 0.2
-    top_k: tuple[PositiveInt, ...] = (1, 10, 100)
-    bounds: Annotated[tuple[BoundName, ...], Field(min_length=1)] = ("azuma", "betting")
-    alphas: Annotated[tuple[Probability, ...], Field(min_length=1)] = (
+    delta: Annotated[
+        Probability, Field(description="Probability with which any of the certificate's bounds may fail.")
+    ] = 0.05
+    sampling_share: Annotated[
+        Probability, Field(description="Share of each bound's failure probability that pays for scoring a sample only.")
+    ] = 0.2
+    top_k: Annotated[
+        tuple[PositiveInt, ...], Field(description="Bound the error of the k likeliest tokens, for each k.")
+    ] = (1, 10, 100)
+    bounds: Annotated[
+        tuple[BoundName, ...],
+        Field(
+            min_length=1,
+            description="Which bounds to compute. `telescoped` and `mixture` (bits per token only) need a "
+            "`chain`; those over `documents` and `sequences` (the plan's blocks) assume that these "
+            "are i.i.d. and need every token scored.",
+        ),
+    ] = ("azuma", "betting")
+    alphas: Annotated[
+        tuple[Probability, ...],
+        Field(min_length=1, description="Grid of smoothing weights; the choice among them is paid for."),
+    ] = (
         *(0.0001, 0.0003, 0.001, 0.003),
         *(0.01, 0.03, 0.1, 0.2),
     )
-    lambdas: PositiveInt = 32
-    link_alphas: Annotated[tuple[Probability, ...], Field(min_length=1)] = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
-    link_betas: Annotated[tuple[Coefficient, ...], Field(min_length=1)] = (0.25, 0.5, 0.75, 0.9, 1.0)
-    subsets: tuple[SubsetColumn, ...] = ()
+    lambdas: Annotated[
+        PositiveInt, Field(description="Size of the grid of the bounds' own parameter λ; the choice is paid for.")
+    ] = 32
+    link_alphas: Annotated[
+        tuple[Probability, ...],
+        Field(
+            min_length=1,
+            description="Grid of smoothing weights towards a cheaper model of the `chain`; the choice is paid.",
+        ),
+    ] = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
+    link_betas: Annotated[
+        tuple[Coefficient, ...],
+        Field(
+            min_length=1,
+            description="Grid of coefficients: how much of the cheaper model's loss a link of a `telescoped` row "
+            "subtracts before it is bounded (1: all of it); the choice is paid.",
+        ),
+    ] = (0.25, 0.5, 0.75, 0.9, 1.0)
+    subsets: Annotated[
+        tuple[SubsetColumn, ...],
+        Field(
+            description="Columns of labels of antibody corpora (`residue`: amino acids and all others): all "
+            "metrics are also bounded for the tokens of each label, under those of `bounds` that can "
+            "be (`azuma`, `freedman`, `betting`, `documents`, `documents_betting`). Needs every token"
+            " scored. What such rows say: docs/bounds.md, “Subsets of tokens”."
+        ),
+    ] = ()
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -67,9 +128,25 @@ class CertificateSpec:
     certified one. With `prior: held_out` nothing is paid for messages, which must not depend on the corpus.
     """
 
-    message: str
-    corpus: str
-    evaluation: str = "default"
-    chain: Annotated[tuple[str, ...], Field(max_length=5)] = ()
-    prior: Literal["message", "held_out"] = "message"
-    bounds: BoundsSpec = Field(default_factory=BoundsSpec)
+    message: Annotated[str, Reference("messages"), Field(description="Message row that is certified.")]
+    corpus: Annotated[str, Reference("corpora"), Field(description="Corpus row it is certified for.")]
+    evaluation: Annotated[
+        str, Reference("evaluations"), Field(description="Evaluation row that says how it is scored.")
+    ] = "default"
+    chain: Annotated[
+        tuple[Annotated[str, Reference("messages")], ...],
+        Field(
+            max_length=5,
+            description="Cheaper messages, cheapest first, scored by the same evaluation; the bounds `telescoped`"
+            " and `mixture` smooth the certified model towards the best of them, and pay for their "
+            "bits.",
+        ),
+    ] = ()
+    prior: Annotated[
+        Literal["message", "held_out"],
+        Field(
+            description="`message`: the bits of every message are paid for. `held_out`: none are, because the "
+            "models never saw this corpus; models of this study must share no document with it."
+        ),
+    ] = "message"
+    bounds: Annotated[BoundsSpec, Field(description="What the certificate states.")] = Field(default_factory=BoundsSpec)

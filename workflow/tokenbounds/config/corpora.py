@@ -15,7 +15,10 @@ from tokenbounds.config.antibodies import (
     IglmTokenizer,
     OasSource,
 )
-from tokenbounds.config.base import STRICT, PositiveInt
+from tokenbounds.config.base import STRICT, PositiveInt, Reference
+
+Licence = Annotated[str, Field(description="The documents' licence, for the manifest.")]
+TextField = Annotated[str, Field(description="Column that holds the text.")]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -34,7 +37,10 @@ class PythonTopicsSource:
     """
 
     kind: Literal["python_topics"]
-    part: Literal["all", "even", "odd"] = "all"
+    part: Annotated[
+        Literal["all", "even", "odd"],
+        Field(description="All topics, or every second one by name, from the first or the second on."),
+    ] = "all"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -42,8 +48,10 @@ class TextSource:
     """Plain text files, one document each. `paths` are files, folders (searched for *.txt) or glob patterns."""
 
     kind: Literal["text"]
-    paths: Annotated[tuple[str, ...], Field(min_length=1)]
-    licence: str = "unstated"
+    paths: Annotated[
+        tuple[str, ...], Field(min_length=1, description="Files, folders (searched for `*.txt`) or glob patterns.")
+    ]
+    licence: Licence = "unstated"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -51,9 +59,12 @@ class JsonLinesSource:
     """JSON lines files (plain or .gz), one document a line, its text under the key `field`."""
 
     kind: Literal["jsonl"]
-    paths: Annotated[tuple[str, ...], Field(min_length=1)]
-    field: str = "text"
-    licence: str = "unstated"
+    paths: Annotated[
+        tuple[str, ...],
+        Field(min_length=1, description="Files, folders (searched for `*.jsonl` and `*.jsonl.gz`) or glob patterns."),
+    ]
+    field: Annotated[str, Field(description="Key of each line's object that holds the text.")] = "text"
+    licence: Licence = "unstated"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -61,9 +72,11 @@ class ParquetSource:
     """Parquet files, one document a row, its text in the column `field`."""
 
     kind: Literal["parquet"]
-    paths: Annotated[tuple[str, ...], Field(min_length=1)]
-    field: str = "text"
-    licence: str = "unstated"
+    paths: Annotated[
+        tuple[str, ...], Field(min_length=1, description="Files, folders (searched for `*.parquet`) or glob patterns.")
+    ]
+    field: TextField = "text"
+    licence: Licence = "unstated"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -71,13 +84,17 @@ class HuggingFaceSource:
     """A dataset of the Hugging Face hub (by name, streamed) or on disk (a folder written by `save_to_disk`)."""
 
     kind: Literal["huggingface"]
-    name: str
-    subset: str | None = None
-    split: str = "train"
-    field: str = "text"
-    revision: str | None = None
-    documents: PositiveInt | None = None
-    licence: str = "unstated"
+    name: Annotated[str, Field(description="Name on the hub, or a folder written by `save_to_disk`.")]
+    subset: Annotated[str | None, Field(description="Configuration of the dataset, if it has several.")] = None
+    split: Annotated[str, Field(description="Split to read.")] = "train"
+    field: TextField = "text"
+    revision: Annotated[
+        str | None, Field(description="Branch, tag or commit on the hub; pin it for results that can be repeated.")
+    ] = None
+    documents: Annotated[PositiveInt | None, Field(description="Take only this many documents, from the first on.")] = (
+        None
+    )
+    licence: Licence = "unstated"
 
 
 Source = Annotated[
@@ -112,11 +129,25 @@ class TransformersTokenizer:
     """
 
     kind: Literal["transformers"]
-    name: str | None = None
-    package: str | None = None
-    revision: str | None = None
-    gguf_file: str | None = None
-    trained_on: str = "published"
+    name: Annotated[
+        str | None,
+        Field(description="Hub name, folder, or folder of the GGUF file. Give exactly one of `name` and `package`."),
+    ] = None
+    package: Annotated[str | None, Field(description="Installed Python package whose folder holds the tokenizer.")] = (
+        None
+    )
+    revision: Annotated[str | None, Field(description="Branch, tag or commit on the hub.")] = None
+    gguf_file: Annotated[
+        str | None, Field(description="Take the tokenizer from this GGUF file in the folder or package.")
+    ] = None
+    trained_on: Annotated[
+        str,
+        Reference("corpora", but="published"),
+        Field(
+            description="`published` (fixed before and independently of the corpus), or the corpus row it was "
+            "trained on, which must share no document with this one."
+        ),
+    ] = "published"
 
 
 TokenizerSpec = Annotated[
@@ -128,6 +159,10 @@ TokenizerSpec = Annotated[
 class CorpusSpec:
     """A corpus: where its documents come from, how they become tokens, and into how many shards they are written."""
 
-    source: Source
-    tokenizer: TokenizerSpec = Field(default_factory=lambda: ByteTokenizer(kind="bytes"))
-    shards: PositiveInt = 4
+    source: Annotated[Source, Field(description="Where the documents come from.")]
+    tokenizer: Annotated[TokenizerSpec, Field(description="How documents become tokens.")] = Field(
+        default_factory=lambda: ByteTokenizer(kind="bytes")
+    )
+    shards: Annotated[
+        PositiveInt, Field(description="Number of files that the tokens are spread over. It changes no result.")
+    ] = 4

@@ -16,12 +16,37 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from tokenbounds import config
-from tokenbounds.config.keys import INTRODUCTION, KEYS
+from tokenbounds.config.base import Reference
 from tokenbounds.files import canonical_json, write_bytes
 
 ROOT = Path(__file__).resolve().parents[3]
 SCHEMA_FILE = Path("workflow/schemas/study.schema.json")
 README_FILE = Path("config/README.md")
+
+INTRODUCTION = """
+# Configuration
+
+A configuration file is one study: named rows that refer to each other by name. Give yours to Snakemake with
+`snakemake --cores all --configfile my-study.yaml`; it replaces the default study, `config/config.yaml`. The smallest
+useful one has a corpus, a model, a message and a certificate:
+
+```yaml
+study: my-study
+corpora:
+  notes: {source: {kind: text, paths: [notes/]}}
+models:
+  markov: {kind: markov, corpus: notes, order: 1}
+messages:
+  markov: {model: markov, quantizer: {kind: counts}}
+certificates:
+  markov: {message: markov, corpus: notes}
+```
+
+Names may hold letters, digits, `.`, `_` and `-`; they become file names. Unknown keys are errors. Editing a row makes
+the next run repeat only what depends on that row; comments and the order of keys mean nothing. Editors that know JSON
+schemas can complete keys from `workflow/schemas/study.schema.json`. Memory, run time and GPUs are not part of a study:
+they are the business of Snakemake's profile (`slurm/config.yaml`).
+"""
 
 _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("Study", (config.Study,)),
@@ -120,10 +145,10 @@ def keys_of(kind: type) -> dict[str, Field[Any]]:
     return {field.name: field for field in fields(kind) if field.name != "kind"}
 
 
-def documented_name(kind: type, key: str) -> str:
-    """Under which name `KEYS` explains a key: that of the type that declares it first, so that heirs share it."""
-    declaring = [base.__name__ for base in reversed(kind.__mro__) if key in vars(base).get("__annotations__", {})]
-    return f"{declaring[0]}.{key}"
+def description(hint: Any) -> str:
+    """What a key's annotation says it means."""
+    notes = [note.description for note in get_args(hint)[1:] if isinstance(note, FieldInfo) and note.description]
+    return notes[-1]
 
 
 def _render_type(kind: type, *, alone: bool) -> str:
@@ -133,7 +158,7 @@ def _render_type(kind: type, *, alone: bool) -> str:
     lines.append("\n".join(line.strip() for line in (kind.__doc__ or "").strip().splitlines()))
     keys = keys_of(kind)
     if keys:
-        rows = [_render_key(kind, field, hints[name]) for name, field in keys.items()]
+        rows = [_render_key(field, hints[name]) for name, field in keys.items()]
         lines.append("\n".join(["| key | value | default | meaning |", "|:--|:--|:--|:--|", *rows]))
     return "\n\n".join(lines)
 
@@ -143,9 +168,8 @@ def _key_of(kind: type) -> str:
     return kind.__name__.removesuffix("Spec").lower()
 
 
-def _render_key(kind: type, field: Field[Any], hint: Any) -> str:
-    meaning = KEYS[documented_name(kind, field.name)]
-    cells = (f"`{field.name}`", _render_hint(hint), _render_default(field), meaning)
+def _render_key(field: Field[Any], hint: Any) -> str:
+    cells = (f"`{field.name}`", _render_hint(hint), _render_default(field), description(hint))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -170,13 +194,16 @@ def _render_hint(hint: Any) -> str:
     """A type in words a user of YAML knows."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is typing.Annotated:
+        for note in arguments[1:]:
+            if isinstance(note, Reference):
+                return _render_reference(note, arguments[0])
         return _render_hint(arguments[0]) + _render_limits(arguments[1:])
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
         return _render_union(arguments)
     if origin is tuple:
-        return f"list of {_render_hint(arguments[0])}"
+        return f"list of {_render_hint(arguments[0])}".replace("list of row of", "list of rows of")
     if origin is dict:
         keys = _render_hint(arguments[0]) if get_origin(arguments[0]) is Literal else "name"
         return f"{'' if keys != 'name' else 'rows: '}{keys} → {_render_hint(arguments[1])}"
@@ -184,6 +211,12 @@ def _render_hint(hint: Any) -> str:
         return _render_link(hint)
     names = {int: "integer", float: "number", str: "text", bool: "`true` or `false`", type(None): "`null`"}
     return names[hint]
+
+
+def _render_reference(reference: Reference, hint: Any) -> str:
+    others = [f"`{reference.but}`"] if reference.but else []
+    others += ["`null`"] if type(None) in get_args(hint) else []
+    return " or ".join([f"row of `{reference.section}`", *others])
 
 
 def _render_link(kind: type) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from tokenbounds.config.base import STRICT, PositiveInt
+from tokenbounds.config.base import STRICT, PositiveInt, Reference
 from tokenbounds.config.quantizers import (
     GptqQuantizer,
     PublishedQuantizer,
@@ -17,17 +17,22 @@ from tokenbounds.config.quantizers import (
     WatersicQuantizer,
 )
 
+LearningRate = Annotated[float, Field(gt=0, description="Peak learning rate.")]
+
 
 @dataclass(frozen=True, config=STRICT)
 class Finetuning:
     """Straight-through training of quantized weights (and codebooks) before they are coded."""
 
-    steps: Annotated[int, Field(ge=0)] = 0
-    batch_tokens: PositiveInt = 8192
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    rate_weight: Annotated[float, Field(ge=0)] = 0.0
-    seed: Annotated[int, Field(ge=0)] = 0
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    steps: Annotated[int, Field(ge=0, description="Optimizer steps; 0 quantizes once and leaves it at that.")] = 0
+    batch_tokens: Annotated[PositiveInt, Field(description="Tokens in one step.")] = 8192
+    learning_rate: LearningRate = 1e-3
+    rate_weight: Annotated[float, Field(ge=0, description="Weight of the message's size in the training loss.")] = 0.0
+    seed: Annotated[int, Field(ge=0, description="Draws the batches.")] = 0
+    dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        Field(description="Precision of forward and backward passes; values are kept in float32."),
+    ] = "float32"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -35,8 +40,10 @@ class CodebookQuantizer:
     """Each tensor's values are replaced by the nearest of `levels` learned values (k-means, then fine-tuning)."""
 
     kind: Literal["codebook"]
-    levels: Annotated[int, Field(ge=2, le=256)] = 16
-    finetuning: Finetuning = Field(default_factory=Finetuning)
+    levels: Annotated[int, Field(ge=2, le=256, description="Number of values in each tensor's codebook.")] = 16
+    finetuning: Annotated[Finetuning, Field(description="Further training of codes and codebooks.")] = Field(
+        default_factory=Finetuning
+    )
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -44,8 +51,12 @@ class UniformQuantizer:
     """Each tensor's values are rounded to multiples of a step: `step_ratio` × its root mean square."""
 
     kind: Literal["uniform"]
-    step_ratio: Annotated[float, Field(gt=0)] = 0.5
-    finetuning: Finetuning = Field(default_factory=Finetuning)
+    step_ratio: Annotated[
+        float, Field(gt=0, description="Step between values, as a share of the tensor's root mean square.")
+    ] = 0.5
+    finetuning: Annotated[Finetuning, Field(description="Further training of quantized values.")] = Field(
+        default_factory=Finetuning
+    )
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -53,8 +64,8 @@ class CountsQuantizer:
     """For Markov models: counts on a logarithmic scale with `levels` steps, rare contexts left to lower orders."""
 
     kind: Literal["counts"]
-    levels: Annotated[int, Field(ge=2, le=64)] = 16
-    threshold: PositiveInt = 2
+    levels: Annotated[int, Field(ge=2, le=64, description="Steps of the logarithmic scale of counts.")] = 16
+    threshold: Annotated[PositiveInt, Field(description="Smallest count that is coded.")] = 2
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -73,8 +84,19 @@ class RefinementQuantizer:
     """
 
     kind: Literal["refinement"]
-    of: str
-    factor: Annotated[int, Field(ge=2, le=256)] = 3
+    of: Annotated[
+        str,
+        Reference("messages"),
+        Field(description="Message row, of kind `uniform` and of the same model, whose codes are refined."),
+    ]
+    factor: Annotated[
+        int,
+        Field(
+            ge=2,
+            le=256,
+            description="Fine steps in a coarse one. An odd factor codes no value in two ways, and so costs less.",
+        ),
+    ] = 3
 
 
 Quantizer = Annotated[
@@ -100,19 +122,39 @@ class SmoothingHeadSpec:
     The head is trained on the bound itself. Its weights are powers of two, 1/2 and down to 2^-`levels` at the least.
     """
 
-    bound: Literal["azuma", "betting"] = "betting"
-    tokens: PositiveInt = 65536
-    steps: PositiveInt = 300
-    learning_rate: Annotated[float, Field(gt=0)] = 0.05
-    levels: Annotated[int, Field(ge=1, le=16)] = 12
-    seed: Annotated[int, Field(ge=0)] = 0
+    bound: Annotated[
+        Literal["azuma", "betting"], Field(description="The bound that the head is trained to lower; both may use it.")
+    ] = "betting"
+    tokens: Annotated[
+        PositiveInt, Field(description="Tokens of the model's corpus to train it on, drawn at random.")
+    ] = 65536
+    steps: Annotated[PositiveInt, Field(description="Optimizer steps, each on all of these tokens.")] = 300
+    learning_rate: LearningRate = 0.05
+    levels: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=16,
+            description="Number of smoothing weights that a token may have, at most; training drops small ones "
+            "that do not pay.",
+        ),
+    ] = 12
+    seed: Annotated[int, Field(ge=0, description="Draws the tokens.")] = 0
 
 
 @dataclass(frozen=True, config=STRICT)
 class MessageSpec:
     """A message: which model, how its values are quantized, and which entropy coder writes the symbols."""
 
-    model: str
-    quantizer: Quantizer
-    coder: Literal["adaptive", "static"] = "adaptive"
-    smoothing_head: SmoothingHeadSpec | None = None
+    model: Annotated[str, Reference("models"), Field(description="Model row to compress.")]
+    quantizer: Annotated[Quantizer, Field(description="How its values become few distinct symbols.")]
+    coder: Annotated[
+        Literal["adaptive", "static"],
+        Field(
+            description="Entropy coder: `adaptive` learns symbol frequencies while it codes, `static` sends a table."
+        ),
+    ] = "adaptive"
+    smoothing_head: Annotated[
+        SmoothingHeadSpec | None,
+        Field(description="A smoothing weight for each token, for transformers; `null`: one for all tokens."),
+    ] = None

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from tokenbounds.config.base import STRICT, PositiveInt
+from tokenbounds.config.base import STRICT, PositiveInt, Reference
 from tokenbounds.config.parameterizations import Dense, Lora, Parameterization
 
 
@@ -15,29 +15,51 @@ from tokenbounds.config.parameterizations import Dense, Lora, Parameterization
 class Architecture:
     """A decoder-only transformer of a family in the registry; the vocabulary comes from the corpus's tokenizer."""
 
-    family: Literal["gpt2", "llama", "mistral", "qwen2", "qwen3"] = "gpt2"
-    layers: PositiveInt = 4
-    hidden: PositiveInt = 128
-    heads: PositiveInt = 4
-    key_value_heads: PositiveInt | None = None
-    feed_forward: PositiveInt | None = None
-    context: PositiveInt = 256
-    tied_embedding: bool = True
+    family: Annotated[
+        Literal["gpt2", "llama", "mistral", "qwen2", "qwen3"], Field(description="Family of transformers models.")
+    ] = "gpt2"
+    layers: Annotated[PositiveInt, Field(description="Number of transformer blocks.")] = 4
+    hidden: Annotated[PositiveInt, Field(description="Width of the residual stream; a multiple of `heads`.")] = 128
+    heads: Annotated[PositiveInt, Field(description="Attention heads.")] = 4
+    key_value_heads: Annotated[
+        PositiveInt | None, Field(description="Heads of keys and values, if fewer (llama, mistral).")
+    ] = None
+    feed_forward: Annotated[
+        PositiveInt | None,
+        Field(description="Width of the feed-forward layers; `null` leaves the family's usual ratio."),
+    ] = None
+    context: Annotated[PositiveInt, Field(description="Longest window of tokens the model can see.")] = 256
+    tied_embedding: Annotated[
+        bool, Field(description="Whether input and output embedding are one matrix, coded once.")
+    ] = True
 
 
 @dataclass(frozen=True, config=STRICT)
 class Training:
     """How a model is trained: by steps, with AdamW and a warm-up then cosine schedule."""
 
-    steps: PositiveInt = 1000
-    batch_tokens: PositiveInt = 8192
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    seed: Annotated[int, Field(ge=0)] = 0
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    gradient_checkpointing: bool = False
-    save_steps: PositiveInt = 500
+    steps: Annotated[PositiveInt, Field(description="Optimizer steps.")] = 1000
+    batch_tokens: Annotated[PositiveInt, Field(description="Tokens in one step.")] = 8192
+    learning_rate: Annotated[float, Field(gt=0, description="Peak learning rate.")] = 3e-3
+    warmup_fraction: Annotated[
+        float,
+        Field(
+            ge=0, lt=1, description="Share of the steps in which the learning rate rises; then it falls as a cosine."
+        ),
+    ] = 0.05
+    weight_decay: Annotated[float, Field(ge=0, description="AdamW's weight decay.")] = 0.0
+    seed: Annotated[int, Field(ge=0, description="Draws the batches.")] = 0
+    dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        Field(description="Precision of forward and backward passes; values are kept in float32."),
+    ] = "float32"
+    gradient_checkpointing: Annotated[bool, Field(description="Compute activations twice to save memory.")] = False
+    save_steps: Annotated[
+        PositiveInt, Field(description="Steps between the checkpoints from which a killed job goes on.")
+    ] = 500
+
+
+TrainingBudget = Annotated[Training, Field(description="Budget and optimizer.")]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -48,12 +70,26 @@ class TrainedModel:
     """
 
     kind: Literal["trained"]
-    corpus: str
-    architecture: Architecture = Field(default_factory=Architecture)
-    parameterization: Parameterization = Field(default_factory=lambda: Dense(kind="dense"))
-    training: Training = Field(default_factory=Training)
-    start: str | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    corpus: Annotated[str, Reference("corpora"), Field(description="Corpus row to train on.")]
+    architecture: Annotated[Architecture, Field(description="Shape of the transformer.")] = Field(
+        default_factory=Architecture
+    )
+    parameterization: Annotated[Parameterization, Field(description="Which parameters are trained and coded.")] = Field(
+        default_factory=lambda: Dense(kind="dense")
+    )
+    training: TrainingBudget = Field(default_factory=Training)
+    start: Annotated[
+        str | None,
+        Reference("models"),
+        Field(
+            description="Model row of the same architecture whose values training starts from, copied into a "
+            "dense model or projected to the nearest Kronecker or Monarch factors; `null`: drawn "
+            "values."
+        ),
+    ] = None
+    seed: Annotated[
+        int, Field(ge=0, description="Draws the fixed part and the initial values of the trained part.")
+    ] = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -65,11 +101,23 @@ class PretrainedModel:
     """
 
     kind: Literal["pretrained"]
-    name: str | None = None
-    package: str | None = None
-    subfolder: str | None = None
-    gguf_file: str | None = None
-    revision: str | None = None
+    name: Annotated[str | None, Field(description="Hub name or folder. Give exactly one of `name` and `package`.")] = (
+        None
+    )
+    package: Annotated[str | None, Field(description="Installed Python package whose folder holds the checkpoint.")] = (
+        None
+    )
+    subfolder: Annotated[
+        str | None,
+        Field(
+            description="Folder of the checkpoint inside `package`, e.g. `trained_models/IgLM-S` of `iglm`. A "
+            "torch archive there is read as data; nothing in it is run."
+        ),
+    ] = None
+    gguf_file: Annotated[str | None, Field(description="GGUF file inside the folder or package.")] = None
+    revision: Annotated[
+        str | None, Field(description="Branch, tag or commit on the hub; pin it for results that can be repeated.")
+    ] = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -81,12 +129,22 @@ class FinetunedModel:
     """
 
     kind: Literal["finetuned"]
-    base: str
-    corpus: str
-    parameterization: Lora = Field(default_factory=lambda: Lora(kind="lora", rank=1))
-    training: Training = Field(default_factory=Training)
-    context: PositiveInt = 256
-    seed: Annotated[int, Field(ge=0)] = 0
+    base: Annotated[
+        str,
+        Reference("models"),
+        Field(description="Model row that stays as it is: pretrained, or trained densely on another corpus."),
+    ]
+    corpus: Annotated[
+        str, Reference("corpora"), Field(description="Corpus row to train the adapters on, in the base's own tokens.")
+    ]
+    parameterization: Annotated[
+        Lora, Field(description="Shape of the adapters, of kind `lora`; default: rank 1 on attention and mlp.")
+    ] = Field(default_factory=lambda: Lora(kind="lora", rank=1))
+    training: TrainingBudget = Field(default_factory=Training)
+    context: Annotated[PositiveInt, Field(description="Tokens in a training window.")] = 256
+    seed: Annotated[
+        int, Field(ge=0, description="Draws the initial values of the factors A; the factors B start at zero.")
+    ] = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -94,8 +152,8 @@ class MarkovModel:
     """A Markov chain of the given order, its counts taken from `corpus`."""
 
     kind: Literal["markov"]
-    corpus: str
-    order: Annotated[int, Field(ge=0, le=6)] = 1
+    corpus: Annotated[str, Reference("corpora"), Field(description="Corpus row to count.")]
+    order: Annotated[int, Field(ge=0, le=6, description="Number of preceding tokens that the next one depends on.")] = 1
 
 
 ModelSpec = Annotated[TrainedModel | PretrainedModel | FinetunedModel | MarkovModel, Field(discriminator="kind")]

@@ -13,12 +13,36 @@ Role = Literal["attention", "mlp", "head", "embedding"]
 Covered = Literal["attention", "mlp", "head", "embedding", "norms"]
 
 Targets = Annotated[tuple[Role, ...], Field(min_length=1)]
-Covers = Annotated[tuple[Covered, ...], Field(min_length=1)]
 Shape = Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=2)]
-Scale = Annotated[float, Field(gt=0)]
 
 _TARGETS: tuple[Role, ...] = ("attention", "mlp")
 _COVERS: tuple[Covered, ...] = ("attention", "mlp", "head", "embedding", "norms")
+
+Rank = Annotated[PositiveInt, Field(description="Rank of the trained factors.")]
+Scale = Annotated[float, Field(gt=0, description="Factor of their product, divided by the rank.")]
+Terms = Annotated[PositiveInt, Field(description="Number of Kronecker products in a layer's sum.")]
+LeftShapes = Annotated[
+    dict[Role, Shape],
+    Field(description="Rows (outputs) and columns (inputs) of the left factor A, for layers of a role."),
+]
+FactoredTargets = Annotated[
+    Targets, Field(description="Layers that are parameterized so; all others are trained and coded whole.")
+]
+Dimension = Annotated[
+    PositiveInt,
+    Field(description="Numbers in z; rounded down to a product of two near-equal numbers where it has none."),
+]
+Covers = Annotated[
+    tuple[Covered, ...],
+    Field(
+        min_length=1,
+        description="Whose trained numbers z stands for: those of layers by role, biases with them, and "
+        "`norms`; all others are trained and coded whole.",
+    ),
+]
+SubspaceTargets = Annotated[
+    Targets, Field(description="Layers that are parameterized so; the others stay whole below the subspace.")
+]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -33,10 +57,19 @@ class Lora:
     """Linear layers are W0 + (scale/rank)·B·A: W0 comes from the seed alone, only A and B are trained and coded."""
 
     kind: Literal["lora"]
-    rank: PositiveInt = 8
+    rank: Rank = 8
     scale: Scale = 16.0
-    targets: Targets = _TARGETS
-    last_layers: PositiveInt | None = None
+    targets: Annotated[
+        Targets,
+        Field(
+            description="Layers that are parameterized so; all others are trained and coded whole, or left as a "
+            "base has them."
+        ),
+    ] = _TARGETS
+    last_layers: Annotated[
+        PositiveInt | None,
+        Field(description="Only this many transformer blocks, counted from the last one; `null`: all."),
+    ] = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -47,10 +80,16 @@ class Kronecker:
     """
 
     kind: Literal["kronecker"]
-    terms: PositiveInt = 1
-    left_shapes: dict[Role, Shape] = Field(default_factory=dict)
-    initialization: Literal["random", "dense_projection"] = "random"
-    targets: Targets = _TARGETS
+    terms: Terms = 1
+    left_shapes: LeftShapes = Field(default_factory=dict)
+    initialization: Annotated[
+        Literal["random", "dense_projection"],
+        Field(
+            description="`random` draws the factors; `dense_projection` draws the dense layer and takes the "
+            "nearest sum of Kronecker products."
+        ),
+    ] = "random"
+    targets: FactoredTargets = _TARGETS
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -61,8 +100,10 @@ class Monarch:
     """
 
     kind: Literal["monarch"]
-    blocks: PositiveInt = 4
-    targets: Targets = _TARGETS
+    blocks: Annotated[
+        PositiveInt, Field(description="Number of blocks in each of the two block-diagonal matrices.")
+    ] = 4
+    targets: FactoredTargets = _TARGETS
 
 
 Inner = Annotated[Dense | Lora | Kronecker | Monarch, Field(discriminator="kind")]
@@ -77,8 +118,14 @@ class Subspace:
     """
 
     kind: Literal["subspace"]
-    dimension: PositiveInt = 10000
-    over: Inner = Field(default_factory=lambda: Dense(kind="dense"))
+    dimension: Dimension = 10000
+    over: Annotated[
+        Inner,
+        Field(
+            description="The parameterization whose trained numbers the subspace covers; `kind: dense` are the "
+            "plain model's."
+        ),
+    ] = Field(default_factory=lambda: Dense(kind="dense"))
     covers: Covers = _COVERS
 
 
@@ -87,10 +134,10 @@ class SubLora:
     """A random subspace of LoRA's factors: short for `subspace` with `over: {kind: lora}`."""
 
     kind: Literal["sublora"]
-    dimension: PositiveInt = 10000
-    rank: PositiveInt = 8
+    dimension: Dimension = 10000
+    rank: Rank = 8
     scale: Scale = 16.0
-    targets: Targets = _TARGETS
+    targets: SubspaceTargets = _TARGETS
     covers: Covers = _COVERS
 
 
@@ -99,10 +146,10 @@ class KroneckerSubspace:
     """A random subspace of Kronecker factors: short for `subspace` with `over: {kind: kronecker}`."""
 
     kind: Literal["kronecker_subspace"]
-    dimension: PositiveInt = 10000
-    terms: PositiveInt = 1
-    left_shapes: dict[Role, Shape] = Field(default_factory=dict)
-    targets: Targets = _TARGETS
+    dimension: Dimension = 10000
+    terms: Terms = 1
+    left_shapes: LeftShapes = Field(default_factory=dict)
+    targets: SubspaceTargets = _TARGETS
     covers: Covers = _COVERS
 
 

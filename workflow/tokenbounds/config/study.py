@@ -25,15 +25,30 @@ from tokenbounds.files import canonical_json
 class Study:
     """A whole study. Rows refer to each other by name."""
 
-    study: str
-    corpora: Annotated[dict[str, CorpusSpec], Field(min_length=1)]
-    models: Annotated[dict[str, ModelSpec], Field(min_length=1)]
-    messages: Annotated[dict[str, MessageSpec], Field(min_length=1)]
-    certificates: Annotated[dict[str, CertificateSpec], Field(min_length=1)]
-    calibrations: dict[str, CalibrationSpec] = Field(default_factory=dict)
-    evaluations: dict[str, EvaluationSpec] = Field(default_factory=lambda: {"default": EvaluationSpec()})
-    tasks: dict[str, TaskSpec] = Field(default_factory=dict)
-    results: str = "results"
+    study: Annotated[str, Field(description="Name of the study; it stands in certificates, tables and the report.")]
+    corpora: Annotated[
+        dict[str, CorpusSpec],
+        Field(min_length=1, description="The texts that models are trained on and certified for."),
+    ]
+    models: Annotated[dict[str, ModelSpec], Field(min_length=1, description="What is to be compressed.")]
+    messages: Annotated[dict[str, MessageSpec], Field(min_length=1, description="How models become bits.")]
+    certificates: Annotated[
+        dict[str, CertificateSpec],
+        Field(min_length=1, description="What is to be certified. Only what a certificate needs is computed."),
+    ]
+    calibrations: Annotated[
+        dict[str, CalibrationSpec],
+        Field(description="What quantizers of pretrained models know of them beyond their values."),
+    ] = Field(default_factory=dict)
+    evaluations: Annotated[
+        dict[str, EvaluationSpec],
+        Field(description="How tokens are scored. Without this key there is one row, `default`, all defaults."),
+    ] = Field(default_factory=lambda: {"default": EvaluationSpec()})
+    tasks: Annotated[
+        dict[str, TaskSpec],
+        Field(description="What antibody models are tried at, beside being certified: docs/antibody.md."),
+    ] = Field(default_factory=dict)
+    results: Annotated[str, Field(description="Folder of all results, relative to where Snakemake runs.")] = "results"
 
 
 _STUDY = TypeAdapter(Study)
@@ -88,6 +103,10 @@ def parse_row(kind: Any, text: str) -> Any:
 
 
 def study_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of a configuration file."""
+    """JSON schema (draft 2020-12) of a configuration file; every property has a description."""
     schema = _STUDY.json_schema()
+    for definition in schema["$defs"].values():
+        # What a type is, its docstring says; an editor shows it where the user chooses among kinds.
+        if "kind" in definition.get("properties", {}):
+            definition["properties"]["kind"]["description"] = definition["description"].split("\n\n")[0]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -7,10 +7,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from tokenbounds.config.base import STRICT, PositiveInt
+from tokenbounds.config.base import STRICT, PositiveInt, Reference
 
 RegionName = Literal["FWR1", "CDR1", "FWR2", "CDR2", "FWR3", "CDR3", "FWR4"]
-Messages = Annotated[tuple[str, ...], Field(min_length=1)]
+
+Messages = Annotated[
+    tuple[Annotated[str, Reference("messages")], ...],
+    Field(min_length=1, description="Message rows whose models are tried."),
+]
+SampleSeed = Annotated[int, Field(ge=0, description="Draws them.")]
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -21,12 +26,21 @@ class RecoveryTask:
     """
 
     kind: Literal["recovery"]
-    corpus: str
+    corpus: Annotated[
+        str,
+        Reference("corpora"),
+        Field(
+            description="Corpus row, of the antibody tokenizer, to draw sequences from; one that no model was "
+            "trained on tells most."
+        ),
+    ]
     messages: Messages
-    regions: Annotated[tuple[RegionName, ...], Field(min_length=1)] = ("CDR3",)
-    chain: Literal["heavy", "light"] | None = "heavy"
-    sequences: PositiveInt = 200
-    seed: Annotated[int, Field(ge=0)] = 0
+    regions: Annotated[
+        tuple[RegionName, ...], Field(min_length=1, description="Regions to recover, by IMGT's definition.")
+    ] = ("CDR3",)
+    chain: Annotated[Literal["heavy", "light"] | None, Field(description="Kind of chain; `null` takes any.")] = "heavy"
+    sequences: Annotated[PositiveInt, Field(description="Number of sequences drawn, one a document at most.")] = 200
+    seed: SampleSeed = 0
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -37,16 +51,37 @@ class AffinityTask:
     """
 
     kind: Literal["affinity"]
-    paths: Annotated[tuple[str, ...], Field(min_length=1)]
+    paths: Annotated[
+        tuple[str, ...],
+        Field(
+            min_length=1,
+            description="Comma- or tab-separated tables with a header, plain or .gz: files, folders or patterns.",
+        ),
+    ]
     messages: Messages
-    value: str
-    higher_is_better: bool
-    antibody: str | None = None
-    sequence: str | None = None
-    heavy: str | None = None
-    light: str | None = None
-    resamples: PositiveInt = 2000
-    seed: Annotated[int, Field(ge=0)] = 0
+    value: Annotated[
+        str, Field(description="Column of what was measured, e.g. a dissociation constant or a binding score.")
+    ]
+    higher_is_better: Annotated[
+        bool, Field(description="Whether a larger value means better binding: `false` for dissociation constants.")
+    ]
+    antibody: Annotated[
+        str | None,
+        Field(description="Column that says which antibody a row is a variant of; each has its own correlation."),
+    ] = None
+    sequence: Annotated[
+        str | None,
+        Field(
+            description="Column of sequences of one chain, of a kind that is not known. Either this, or `heavy` "
+            "and `light` or one of them."
+        ),
+    ] = None
+    heavy: Annotated[str | None, Field(description="Column of heavy chains.")] = None
+    light: Annotated[
+        str | None, Field(description="Column of light chains; the log-likelihoods of both chains are added.")
+    ] = None
+    resamples: Annotated[PositiveInt, Field(description="Bootstrap samples of each correlation's interval.")] = 2000
+    seed: SampleSeed = 0
 
 
 TaskSpec = Annotated[RecoveryTask | AffinityTask, Field(discriminator="kind")]

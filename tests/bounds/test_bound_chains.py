@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenbounds.bounds.betting import bound_betting
+from tokenbounds.bounds.kinds import BPD, BoundKind
 from tokenbounds.bounds.ledger import split_delta
 from tokenbounds.bounds.smoothing import loss_ceiling, smooth
 from tokenbounds.certificates.averages.alignment import align_scores
@@ -50,8 +51,8 @@ def losses(m, seed=0):
 
 
 def bound(streams, bits=(50, 400, 3000), delta=0.05, whole=False, spec=SPEC, sizes=(V, V, V)):
-    name = "mixture" if whole else "telescoped"
-    (budget,) = split_delta(delta, [("bpd", name)], message_bits=bits[-1], alphas=1, lambdas=1).rows
+    kind = BoundKind.MIXTURE if whole else BoundKind.TELESCOPED
+    (budget,) = split_delta(delta, [(BPD, kind)], message_bits=bits[-1], alphas=1, lambdas=1).rows
     named = zip("abcdef", bits, sizes, streams, strict=False)
     models = [
         ChainModel(name, size_bits, size, each if isinstance(each, Stream) else Stream(each))

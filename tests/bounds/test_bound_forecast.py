@@ -7,6 +7,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.bounds.sampling import draws_for_width, width_of_draws
 from tokenbounds.certificates.external import ForeignScores, bound_scores
 from tokenbounds.certificates.forecast import BOUNDS, Forecast
@@ -38,7 +39,7 @@ def test_with_every_token_scored_it_is_the_certificate(scores, forecast):
     stated = bound_scores(ForeignScores((scores,), rank_column="rank"), 2000, SIZE, SPEC)
     for row in stated.rows:
         if row["metric"] == "bpd":
-            expected = forecast.expect(row["bound"], 2000, 40_000)
+            expected = forecast.expect(BoundKind(row["bound"]), 2000, 40_000)
             assert row["value"] - 1e-9 <= expected.value <= row["value"] + 1e-3
             assert expected.alpha == row["alpha"]
 
@@ -78,7 +79,9 @@ def test_limits_separate_vacuous_from_not(forecast, bound):
 
 def test_a_model_no_better_than_guessing_has_no_limits():
     hopeless = Forecast(guess_pilot(30.0, 1.0), 4, SPEC, 100)
-    assert hopeless.most_bits("betting", 10**6) is None and hopeless.fewest_tokens("betting", 10) is None
+    assert (
+        hopeless.most_bits(BoundKind.BETTING, 10**6) is None and hopeless.fewest_tokens(BoundKind.BETTING, 10) is None
+    )
 
 
 @pytest.mark.parametrize("draws", [3, 1000, 10**7])

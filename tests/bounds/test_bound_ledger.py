@@ -3,15 +3,16 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
+from tokenbounds.bounds.kinds import BPD, BoundKind, Metric
 from tokenbounds.bounds.ledger import split_delta
 from tokenbounds.errors import CertificateError
 
 ROWS = [
-    ("bpd", "azuma"),
-    ("bpd", "betting"),
-    ("top1_error", "azuma"),
-    ("top1_error", "betting"),
-    ("top10_error", "azuma"),
+    (BPD, BoundKind.AZUMA),
+    (BPD, BoundKind.BETTING),
+    (Metric.top(1), BoundKind.AZUMA),
+    (Metric.top(1), BoundKind.BETTING),
+    (Metric.top(10), BoundKind.AZUMA),
 ]
 
 
@@ -26,20 +27,22 @@ def test_the_shares_add_up_exactly():
 def test_each_row_pays_for_what_it_may_choose():
     ledger = split_delta(0.05, ROWS, message_bits=800, alphas=8, lambdas=32, sampling_share=0.2)
     confidence = math.log(125)
-    assert ledger.row("bpd", "betting").complexity_nats == pytest.approx(803 * math.log(2) + confidence)
-    assert ledger.row("top1_error", "betting").complexity_nats == pytest.approx(800 * math.log(2) + confidence)
+    assert ledger.row(BPD, BoundKind.BETTING).complexity_nats == pytest.approx(803 * math.log(2) + confidence)
+    assert ledger.row(Metric.top(1), BoundKind.BETTING).complexity_nats == pytest.approx(800 * math.log(2) + confidence)
     assert [row.sampling_cells for row in ledger.rows] == [8, 256, 1, 1, 1]
-    assert ledger.row("bpd", "betting").delta_per_cell == pytest.approx(1 / 500 / 256)
+    assert ledger.row(BPD, BoundKind.BETTING).delta_per_cell == pytest.approx(1 / 500 / 256)
 
 
 def test_nothing_is_paid_for_sampling_if_everything_was_scored():
-    row = split_delta(0.05, ROWS, message_bits=0, alphas=1, lambdas=1).row("bpd", "azuma")
+    row = split_delta(0.05, ROWS, message_bits=0, alphas=1, lambdas=1).row(BPD, BoundKind.AZUMA)
     assert row.delta_sampling == 0 and row.delta_per_cell == 0.0
     assert row.complexity_nats == pytest.approx(math.log(100))
 
 
 def test_entries_carry_units_and_add_up():
-    row = split_delta(0.05, ROWS, message_bits=800, alphas=8, lambdas=32, sampling_share=0.2).row("bpd", "betting")
+    row = split_delta(0.05, ROWS, message_bits=800, alphas=8, lambdas=32, sampling_share=0.2).row(
+        BPD, BoundKind.BETTING
+    )
     amounts = {line["name"]: line["amount"] for line in row.entries(math.log(32))}
     units = {line["name"]: line["unit"] for line in row.entries(math.log(32))}
     assert amounts["complexity"] == pytest.approx(
@@ -68,4 +71,4 @@ def test_impossible_ledgers_are_refused(change):
     with pytest.raises(CertificateError):
         split_delta(0.05, [ROWS[0], ROWS[0]], message_bits=8, alphas=1, lambdas=1)
     with pytest.raises(CertificateError):
-        split_delta(0.05, ROWS, message_bits=8, alphas=1, lambdas=1).row("bpd", "telescoped")
+        split_delta(0.05, ROWS, message_bits=8, alphas=1, lambdas=1).row(BPD, BoundKind.TELESCOPED)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from tokenbounds.bounds.kinds import BoundKind, Metric
 from tokenbounds.bounds.ledger import split_delta
 from tokenbounds.certificates import schema as certificate_schema
 
@@ -31,7 +32,11 @@ def certificate_dict(
         error = min(0.999, 0.06 * empirical * (1 + math.log(3)) / (1 + math.log(k) * 2.2) * 1.8)
         rows += [_row(f"top{k}_error", bound, error, vocabulary, size_bits, k) for bound in ("azuma", "betting")]
     budget = split_delta(
-        0.05, [(row["metric"], row["bound"]) for row in rows], message_bits=size_bits, alphas=6, lambdas=32
+        0.05,
+        [(Metric(row["metric"]), BoundKind(row["bound"])) for row in rows],
+        message_bits=size_bits,
+        alphas=6,
+        lambdas=32,
     )
     entries = [{"metric": row.metric, "bound": row.bound, "entries": row.entries(math.log(32))} for row in budget.rows]
     ledger = {"delta": str(budget.delta), "rows": entries}

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from tokenbounds.bounds.kinds import BoundKind, Metric
 from tokenbounds.errors import CertificateError
-
-_WITHOUT_LAMBDA = ("azuma", "documents", "sequences")
-_TOKEN_BOUNDS = ("azuma", "freedman", "betting")
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class RowBudget:
         Number of averages that the sampling statement must cover at once: the candidates of the row.
     """
 
-    metric: str
-    bound: str
+    metric: Metric
+    bound: BoundKind
     delta: Fraction
     delta_generalization: Fraction
     delta_sampling: Fraction
@@ -87,7 +85,7 @@ class Ledger:
     delta: Fraction
     rows: tuple[RowBudget, ...]
 
-    def row(self, metric: str, bound: str) -> RowBudget:
+    def row(self, metric: Metric, bound: BoundKind) -> RowBudget:
         """Budget of one row.
 
         Raises
@@ -118,7 +116,7 @@ class Ledger:
 
 def split_delta(
     delta: float | str | Fraction,
-    rows: Sequence[tuple[str, str]],
+    rows: Sequence[tuple[Metric, BoundKind]],
     *,
     message_bits: int,
     alphas: int,
@@ -135,7 +133,7 @@ def split_delta(
     delta
         Failure probability of the whole certificate.
     rows
-        Pairs (metric, bound): metric "bpd" or "top{k}_error"; bound a name of `BoundsSpec.bounds`.
+        What each row bounds, and by which theorem.
     message_bits
         8 x the size of the message's file; 0 for a model that never saw the corpus.
     alphas, lambdas
@@ -155,8 +153,8 @@ def split_delta(
     each = total / len(rows)
     budgets = []
     for metric, bound in rows:
-        own = by_token and bound in _TOKEN_BOUNDS
-        ways = alphas + own if metric == "bpd" else 1
+        own = by_token and bound.is_single
+        ways = 1 if metric.is_error else alphas + own
         budgets.append(
             RowBudget(
                 metric=metric,
@@ -172,11 +170,11 @@ def split_delta(
     return Ledger(total, tuple(budgets))
 
 
-def _count_cells(metric: str, bound: str, ways: int, lambdas: int, own: bool) -> int:
+def _count_cells(metric: Metric, bound: BoundKind, ways: int, lambdas: int, own: bool) -> int:
     """Averages that a row's sampling statement covers: losses, logarithms or errors."""
-    if metric != "bpd":
+    if metric.is_error:
         return 1
-    if bound in _WITHOUT_LAMBDA:
+    if not bound.uses_lambda:
         return ways + own  # Azuma's bound with ranges that differ by token averages their squares, too
     return ways * lambdas
 
@@ -192,7 +190,7 @@ def _delta_and_share(
     return total, share
 
 
-def _check_sizes(rows: Sequence[tuple[str, str]], message_bits: int, alphas: int, lambdas: int) -> None:
+def _check_sizes(rows: Sequence[tuple[Metric, BoundKind]], message_bits: int, alphas: int, lambdas: int) -> None:
     if message_bits < 0 or alphas < 1 or lambdas < 1 or not rows:
         raise CertificateError("a ledger needs at least one row, one alpha and one lambda, and no negative bits.")
     if len(set(rows)) != len(rows):

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from tokenbounds.certificates.rows.tokens import Setting, Statement, state_bounds
 from tokenbounds.config import BoundsSpec
-from tokenbounds.config.certificate_faults import CHAIN_BOUNDS, UNIT_BOUNDS
 from tokenbounds.errors import CertificateError, ScoreError
 
 _BATCH_ROWS = 1 << 18
@@ -114,7 +113,7 @@ def bound_scores(scores: ForeignScores, message_bits: int, vocabulary_size: int,
     ScoreError
         If a file or a value is not usable.
     """
-    unusable = [bound for bound in spec.bounds if bound in CHAIN_BOUNDS + UNIT_BOUNDS]
+    unusable = [bound for bound in spec.bounds if not bound.is_single]
     if unusable:
         raise CertificateError(
             f"bound '{unusable[0]}' needs score files with documents and blocks, of a study. Name other bounds."

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenbounds.bounds.betting import lambda_grid
+from tokenbounds.bounds.kinds import BPD, BoundKind, Metric
 from tokenbounds.bounds.ledger import RowBudget, split_delta
 from tokenbounds.bounds.sampling import draws_for_width, width_of_draws
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range, smooth
@@ -22,7 +23,7 @@ from tokenbounds.config import BoundsSpec
 
 Floats = npt.NDArray[np.float64]
 
-BOUNDS = ("azuma", "freedman", "betting")
+BOUNDS = tuple(bound for bound in BoundKind if bound.is_single)
 _LARGEST = 1e18
 
 
@@ -30,7 +31,7 @@ _LARGEST = 1e18
 class Expected:
     """An expected bound on bits per token; `draws` is None where every token is scored."""
 
-    bound: str
+    bound: BoundKind
     draws: int | None
     value: float
     empirical: float
@@ -78,7 +79,7 @@ class Forecast:
         """log2 V, bits per token: a bound at or above it is vacuous."""
         return math.log2(self.vocabulary_size)
 
-    def expect(self, bound: str, message_bits: int, tokens: int, draws: int | None = None) -> Expected:
+    def expect(self, bound: BoundKind, message_bits: int, tokens: int, draws: int | None = None) -> Expected:
         """The bound to expect with the best alpha and lambda.
 
         Parameters
@@ -98,26 +99,26 @@ class Forecast:
                 best = Expected(bound, draws, value, float(self._losses[alpha].means[0]), alpha)
         return best
 
-    def draws_needed(self, bound: str, message_bits: int, tokens: int, width: float) -> int:
+    def draws_needed(self, bound: BoundKind, message_bits: int, tokens: int, width: float) -> int:
         """Number of draws that raise the bound by about `width` bits over scoring everything."""
         alpha = self.expect(bound, message_bits, tokens).alpha
         budget = self._budget(bound, message_bits, sampled=True)
         summand = self._summand(bound, alpha)
         index = int(np.argmin(self._values(budget, alpha, tokens, None)))
-        if bound != "azuma":
+        if bound.uses_lambda:
             ceiling = loss_ceiling(alpha, self.vocabulary_size)
             width *= float(lambda_grid(self._spec.lambdas, ceiling)[index])
-            if bound == "betting":
+            if bound is BoundKind.BETTING:
                 share = (budget.complexity_nats + math.log(self._spec.lambdas)) / tokens
                 width *= math.exp(share - float(summand.means[index]))
         deviation, span = float(summand.deviations[index]), float(summand.spans[index])
         return draws_for_width(deviation, span, width, budget.delta_per_cell)
 
-    def most_bits(self, bound: str, tokens: int) -> int | None:
+    def most_bits(self, bound: BoundKind, tokens: int) -> int | None:
         """Largest message whose bound is not vacuous when every token is scored; None if there is none."""
         return _last(lambda bits: self.expect(bound, bits, tokens).value < self.random_guess)
 
-    def fewest_tokens(self, bound: str, message_bits: int) -> int | None:
+    def fewest_tokens(self, bound: BoundKind, message_bits: int) -> int | None:
         """Smallest corpus on which the bound is not vacuous when every token is scored; None if there is none."""
         last = _last(lambda tokens: self.expect(bound, message_bits, max(1, tokens)).value >= self.random_guess)
         return None if last is None or last >= _LARGEST / 2 else last + 1
@@ -134,12 +135,12 @@ class Forecast:
         variances = np.average((values - means[:, None]) ** 2, axis=1, weights=pilot.weights)
         return _Summand(means, np.sqrt(variances) * self._ratio, np.array(span))
 
-    def _summand(self, bound: str, alpha: float) -> _Summand:
-        return self._losses[alpha] if bound == "azuma" else self._logs[alpha]
+    def _summand(self, bound: BoundKind, alpha: float) -> _Summand:
+        return self._logs[alpha] if bound.uses_lambda else self._losses[alpha]
 
-    def _budget(self, bound: str, message_bits: int, *, sampled: bool) -> RowBudget:
+    def _budget(self, bound: BoundKind, message_bits: int, *, sampled: bool) -> RowBudget:
         spec = self._spec
-        metrics = ["bpd", *(f"top{k}_error" for k in sorted(set(spec.top_k)) if k < self.vocabulary_size)]
+        metrics = Metric.stated(spec.top_k, self.vocabulary_size)
         ledger = split_delta(
             spec.delta,
             [(metric, each) for metric in metrics for each in BOUNDS],
@@ -148,7 +149,7 @@ class Forecast:
             lambdas=spec.lambdas,
             sampling_share=spec.sampling_share if sampled else None,
         )
-        return ledger.row("bpd", bound)
+        return ledger.row(BPD, bound)
 
     def _values(self, budget: RowBudget, alpha: float, tokens: int, draws: int | None) -> Floats:
         """The bound under each lambda."""
@@ -157,13 +158,13 @@ class Forecast:
         if draws is not None:
             parts = zip(summand.deviations, summand.spans, strict=True)
             widths = np.array([width_of_draws(float(d), float(s), draws, budget.delta_per_cell) for d, s in parts])
-        if budget.bound == "azuma":
+        if not budget.bound.uses_lambda:
             share = budget.complexity_nats / tokens
             return summand.means + widths + loss_range(alpha, self.vocabulary_size) * math.sqrt(share / 2.0)
         share = (budget.complexity_nats + math.log(self._spec.lambdas)) / tokens
         exponent = share - summand.means + widths
         grid = lambda_grid(self._spec.lambdas, loss_ceiling(alpha, self.vocabulary_size))
-        values: Floats = (exponent if budget.bound == "freedman" else -np.expm1(-exponent)) / grid
+        values: Floats = (exponent if budget.bound is BoundKind.FREEDMAN else -np.expm1(-exponent)) / grid
         return values
 
 

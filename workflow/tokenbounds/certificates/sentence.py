@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from tokenbounds.config.certificate_faults import UNIT_BOUNDS
+from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.rounding import percent_up, round_up
 
 
@@ -14,7 +14,7 @@ def best_row(certificate: dict[str, Any], metric: str | None = None) -> dict[str
     metrics = [row["metric"] for row in certificate["rows"]]
     wanted = metric or ("bpd" if "bpd" in metrics else metrics[0])
     rows = [row for row in certificate["rows"] if row["metric"] == wanted]
-    return min(rows, key=lambda row: (row["bound"] in UNIT_BOUNDS, row["value"]))
+    return min(rows, key=lambda row: (not BoundKind(row["bound"]).by_token, row["value"]))
 
 
 def state_result(certificate: dict[str, Any]) -> str:
@@ -47,9 +47,8 @@ def _quantity(row: dict[str, Any], certificate: dict[str, Any]) -> str:
     subject = f"the {model}'s {what}{detail}" if visible is None else f"the {what}{detail} of the {model}"
     if cheaper:
         subject = f"the {what}{detail} of the {model} mixed with cheaper ones ({', '.join(cheaper)})"
-    if row["bound"] in UNIT_BOUNDS:
-        unit = "document" if row["bound"].startswith("documents") else "sequence"
-        return f"{subject}, averaged over the tokens of a new {unit},"
+    if unit := BoundKind(row["bound"]).unit:
+        return f"{subject}, averaged over the tokens of a new {unit.removesuffix('s')},"
     return f"{subject}, averaged over the {certificate['tokens']:,} tokens given what precedes each,"
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.certificates.forecast import Forecast
 from tokenbounds.certificates.pilot import Pilot
 from tokenbounds.compression.encode import encode_model
@@ -35,7 +36,7 @@ _FIRST_RATE = 3.0
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _RESOLUTION = 0.125  # octaves of the scale
 _MAX_STEPS = 12
-_BOUND = "betting"
+_BOUND = BoundKind.BETTING
 
 
 def is_searched(spec: MessageSpec) -> bool:

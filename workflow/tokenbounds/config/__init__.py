@@ -20,7 +20,6 @@ from tokenbounds.config.antibodies import (
 )
 from tokenbounds.config.calibrations import CalibrationSpec
 from tokenbounds.config.certificates import (
-    BoundName,
     BoundsSpec,
     CertificateSpec,
     EvaluationSpec,
@@ -93,7 +92,6 @@ __all__ = [
     "AntibodySource",
     "AntibodyTokenizer",
     "Architecture",
-    "BoundName",
     "BoundsSpec",
     "ByteTokenizer",
     "CalibrationSpec",

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.config.given import given_model
 
 if TYPE_CHECKING:
     from tokenbounds.config import CertificateSpec, Study
 
-CHAIN_BOUNDS = ("telescoped", "mixture")
-UNIT_BOUNDS = ("documents", "documents_betting", "sequences", "sequences_betting")
-SUBSET_BOUNDS = ("azuma", "freedman", "betting", "documents", "documents_betting")
 # Tokenizers of corpora whose tokens have labels.
 LABELLED = ("antibody", "iglm")
 # Packages whose models were trained on data that their authors describe but do not name.
@@ -76,7 +74,7 @@ def _chain_faults(where: str, row: CertificateSpec) -> Iterator[str]:
     names = (*row.chain, row.message)
     if len(set(names)) != len(names):
         yield f"{where}.chain: a message appears twice. Name cheaper messages, each once, and not the certified one."
-    used = [bound for bound in row.bounds.bounds if bound in CHAIN_BOUNDS]
+    used = [bound for bound in row.bounds.bounds if bound.uses_chain]
     if used and not row.chain:
         yield f"{where}: bound '{used[0]}' needs a 'chain' of cheaper messages. Name at least one."
     if row.chain and not used:
@@ -84,7 +82,7 @@ def _chain_faults(where: str, row: CertificateSpec) -> Iterator[str]:
 
 
 def _unit_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str]:
-    used = [bound for bound in row.bounds.bounds if bound in UNIT_BOUNDS]
+    used = [bound for bound in row.bounds.bounds if not bound.by_token]
     evaluation = study.evaluations.get(row.evaluation)
     if used and evaluation is not None and evaluation.sample_tokens is not None:
         yield (
@@ -98,8 +96,9 @@ def _subset_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[s
         return
     if len(set(row.bounds.subsets)) != len(row.bounds.subsets):
         yield f"{where}: a column appears twice. Name each once."
-    if not any(bound in SUBSET_BOUNDS for bound in row.bounds.bounds):
-        yield f"{where}: none of its bounds can be stated for subsets. Add one of {', '.join(SUBSET_BOUNDS)}."
+    if not any(bound.fits_subsets for bound in row.bounds.bounds):
+        fitting = ", ".join(bound for bound in BoundKind if bound.fits_subsets)
+        yield f"{where}: none of its bounds can be stated for subsets. Add one of {fitting}."
     corpus = study.corpora.get(row.corpus)
     if corpus is not None and corpus.tokenizer.kind not in LABELLED:
         yield f"{where}: corpus '{row.corpus}' has no labels. Only antibody sources do (airr, oas, fasta, csv)."

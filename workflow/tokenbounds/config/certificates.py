@@ -7,19 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.config.base import STRICT, Coefficient, PositiveInt, Probability, Reference
 
-BoundName = Literal[
-    "azuma",
-    "freedman",
-    "betting",
-    "telescoped",
-    "mixture",
-    "documents",
-    "documents_betting",
-    "sequences",
-    "sequences_betting",
-]
 SubsetColumn = Literal["residue", "chain", "region", "germline", "imgt"]
 
 
@@ -76,14 +66,14 @@ class BoundsSpec:
         tuple[PositiveInt, ...], Field(description="Bound the error of the k likeliest tokens, for each k.")
     ] = (1, 10, 100)
     bounds: Annotated[
-        tuple[BoundName, ...],
+        tuple[Annotated[BoundKind, Field(strict=False)], ...],
         Field(
             min_length=1,
             description="Which bounds to compute. `telescoped` and `mixture` (bits per token only) need a "
             "`chain`; those over `documents` and `sequences` (the plan's blocks) assume that these "
             "are i.i.d. and need every token scored.",
         ),
-    ] = ("azuma", "betting")
+    ] = (BoundKind.AZUMA, BoundKind.BETTING)
     alphas: Annotated[
         tuple[Probability, ...],
         Field(min_length=1, description="Grid of smoothing weights; the choice among them is paid for."),

@@ -10,6 +10,7 @@ import sys
 import types
 import typing
 from dataclasses import MISSING, Field, fields, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -207,6 +208,8 @@ def _render_hint(hint: Any) -> str:
     if origin is dict:
         keys = _render_hint(arguments[0]) if get_origin(arguments[0]) is Literal else "name"
         return f"{'' if keys != 'name' else 'rows: '}{keys} → {_render_hint(arguments[1])}"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return " or ".join(f"`{member.value}`" for member in hint)
     if isinstance(hint, type) and is_dataclass(hint):
         return _render_link(hint)
     names = {int: "integer", float: "number", str: "text", bool: "`true` or `false`", type(None): "`null`"}

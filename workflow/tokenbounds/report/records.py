@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.certificates import schema as certificate_schema
-from tokenbounds.config.certificate_faults import UNIT_BOUNDS
 from tokenbounds.errors import CertificateError
 from tokenbounds.report.formats import metric_order
 
@@ -37,7 +37,7 @@ class BoundRow:
     @property
     def token_level(self) -> bool:
         """Whether it bounds the average over this corpus's tokens, rather than a new document's or sequence's loss."""
-        return self.bound not in UNIT_BOUNDS
+        return BoundKind(self.bound).by_token
 
     @property
     def share_of_guess(self) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tokenbounds.bounds.betting import betting_value, lambda_fractions
+from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.bounds.ledger import RowBudget, log_fraction
 from tokenbounds.bounds.result import Bound
 from tokenbounds.bounds.sampling import BlockSums
@@ -66,7 +67,7 @@ def pose_problem(budget: RowBudget, models: Sequence[ChainModel], spec: BoundsSp
         tokens=tokens,
         delta_generalization=budget.delta_generalization,
         delta_sampling=budget.delta_sampling,
-        whole=budget.bound == "mixture",
+        whole=budget.bound is BoundKind.MIXTURE,
         messages=tuple(model.messages or {model.name: model.message_bits} for model in models),
     )
 
@@ -77,7 +78,7 @@ def bound_chains(
     spec: BoundsSpec,
     tokens: int,
     sample: Sample | None,
-) -> dict[str, ChainRow]:
+) -> dict[BoundKind, ChainRow]:
     """The rows of a certificate that use its chain, by name of the bound (docs/bounds.md, "Which chain").
 
     Parameters

@@ -18,7 +18,6 @@ from tokenbounds.certificates.averages.moments import LossMoments
 from tokenbounds.certificates.averages.passes import Average, ScoreStream, Survey
 from tokenbounds.certificates.rows.tokens import Setting, Statement, named_rows, state_bounds
 from tokenbounds.config import BoundsSpec
-from tokenbounds.config.certificate_faults import SUBSET_BOUNDS
 from tokenbounds.errors import CertificateError
 
 # A survey takes about 10 MB; more labels than this are surveyed in several passes.
@@ -158,7 +157,7 @@ def _survey(moments: LossMoments) -> Survey:
 
 
 def _subset_spec(spec: BoundsSpec) -> BoundsSpec:
-    return replace(spec, bounds=tuple(bound for bound in spec.bounds if bound in SUBSET_BOUNDS))
+    return replace(spec, bounds=tuple(bound for bound in spec.bounds if bound.fits_subsets))
 
 
 def _record(subset: Subset, statement: Statement) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
 from tokenbounds.bounds.betting import betting_value, bound_errors, lambda_grid
 from tokenbounds.bounds.freedman import bound_freedman, freedman_value
+from tokenbounds.bounds.kinds import BPD, BoundKind, Metric
 from tokenbounds.bounds.ledger import Ledger, RowBudget, split_delta
 from tokenbounds.bounds.result import Bound
 from tokenbounds.bounds.smoothing import TokenAlphas, Weighting, least_alpha, loss_ceiling, loss_floor, loss_range
@@ -31,15 +32,16 @@ from tokenbounds.certificates.averages.passes import (
     survey_scores,
 )
 from tokenbounds.certificates.rows.chains import ChainModel, ChainRow, bound_chains
-from tokenbounds.certificates.rows.units import Units, bound_units, unit_of
+from tokenbounds.certificates.rows.units import Units, bound_units
 from tokenbounds.config import BoundsSpec
-from tokenbounds.config.certificate_faults import CHAIN_BOUNDS, UNIT_BOUNDS
 
 Floats = npt.NDArray[np.float64]
 
-_LOG_VALUES: dict[str, Callable[[float, float, float, int], float]] = {
-    "betting": betting_value,
-    "freedman": freedman_value,
+Key = tuple[Metric, BoundKind]
+
+_LOG_VALUES: dict[BoundKind, Callable[[float, float, float, int], float]] = {
+    BoundKind.BETTING: betting_value,
+    BoundKind.FREEDMAN: freedman_value,
 }
 
 
@@ -140,7 +142,7 @@ def state_bounds(
     models = [*chain, ChainModel(name, message_bits, setting.vocabulary_size, scores, messages)]
     chains = _bound_chains(ledger, setting, models)
     units = _bound_units(ledger, scores, setting)
-    single = [budget for budget in ledger.rows if budget.bound not in CHAIN_BOUNDS + UNIT_BOUNDS]
+    single = [budget for budget in ledger.rows if budget.bound.is_single]
     tokens = _bound_tokens(single, scores, setting, survey)
     rows, entries = [], []
     for budget in ledger.rows:
@@ -153,34 +155,34 @@ def state_bounds(
             bound = units[key] if key in units else tokens[key]
             rows.append(_row(budget, bound, setting))
             lines = _entries(budget, bound)
-        entries.append({"metric": budget.metric, "bound": budget.bound, "entries": lines})
+        entries.append({"metric": str(budget.metric), "bound": str(budget.bound), "entries": lines})
     return Statement(rows, {"delta": str(ledger.delta), "rows": entries}, _notes(setting))
 
 
 def _entries(budget: RowBudget, bound: Bound) -> list[dict[str, Any]]:
     """The ledger's entries of a row without links."""
     lines = budget.entries(bound.price_nats)
-    if budget.bound in UNIT_BOUNDS:
-        lines.append({"name": "units", "amount": bound.samples, "unit": unit_of(budget.bound)})
+    if budget.bound.unit:
+        lines.append({"name": "units", "amount": bound.samples, "unit": budget.bound.unit})
     return lines
 
 
-def _bound_chains(ledger: Ledger, setting: Setting, models: Sequence[ChainModel]) -> dict[str, ChainRow]:
-    budgets = [budget for budget in ledger.rows if budget.bound in CHAIN_BOUNDS]
+def _bound_chains(ledger: Ledger, setting: Setting, models: Sequence[ChainModel]) -> dict[BoundKind, ChainRow]:
+    budgets = [budget for budget in ledger.rows if budget.bound.uses_chain]
     if not budgets:
         return {}
     return bound_chains(budgets, models, setting.spec, setting.tokens, setting.sample)
 
 
-def _bound_units(ledger: Ledger, scores: ScoreStream, setting: Setting) -> dict[tuple[str, str], Bound]:
+def _bound_units(ledger: Ledger, scores: ScoreStream, setting: Setting) -> dict[Key, Bound]:
     """The rows over documents and sequences, by metric and bound."""
-    budgets = [budget for budget in ledger.rows if budget.bound in UNIT_BOUNDS]
+    budgets = [budget for budget in ledger.rows if budget.bound.unit]
     return bound_units(budgets, scores, setting.units, setting.alphas, setting.vocabulary_size, setting.spec.lambdas)
 
 
 def _bound_tokens(
     budgets: Sequence[RowBudget], scores: ScoreStream, setting: Setting, survey: Survey | None
-) -> dict[tuple[str, str], Bound]:
+) -> dict[Key, Bound]:
     """The rows of one model over tokens, by metric and bound."""
     if not budgets:
         return {}
@@ -188,11 +190,11 @@ def _bound_tokens(
         scores, setting.sample, setting.vocabulary_size, setting.top_k, setting.token_alphas
     )
     found = {
-        (budget.metric, budget.bound): _bound_errors(budget, survey.errors[_k(budget.metric)], setting)
+        (budget.metric, budget.bound): _bound_errors(budget, survey.errors[budget.metric.k], setting)
         for budget in budgets
-        if budget.metric != "bpd"
+        if budget.metric.k is not None
     }
-    losses = [budget for budget in budgets if budget.metric == "bpd"]
+    losses = [budget for budget in budgets if budget.metric == BPD]
     for cells in average_cells(scores, setting.sample, survey, setting.vocabulary_size, _grids(losses, setting)):
         for budget in losses:
             key = (budget.metric, budget.bound)
@@ -205,7 +207,7 @@ def _grids(budgets: Sequence[RowBudget], setting: Setting) -> dict[Weighting, Fl
     """The lambdas of every smoothing weight that the rows need."""
     if not budgets:
         return {}
-    size = setting.spec.lambdas if any(budget.bound in _LOG_VALUES for budget in budgets) else 0
+    size = setting.spec.lambdas if any(budget.bound.uses_lambda for budget in budgets) else 0
     ways: list[Weighting] = [*setting.alphas, *([setting.token_alphas] if setting.token_alphas else [])]
     ceilings = {each: loss_ceiling(least_alpha(each), setting.vocabulary_size) for each in ways}
     return {each: lambda_grid(size, ceiling) if size else np.empty(0) for each, ceiling in ceilings.items()}
@@ -213,14 +215,14 @@ def _grids(budgets: Sequence[RowBudget], setting: Setting) -> dict[Weighting, Fl
 
 def _indices(budget: RowBudget, cells: CellAverages) -> Sequence[int | None]:
     """Which lambdas a row may choose: none for Azuma."""
-    return range(len(cells.lambdas)) if budget.bound in _LOG_VALUES else (None,)
+    return range(len(cells.lambdas)) if budget.bound.uses_lambda else (None,)
 
 
-def named_rows(setting: Setting) -> list[tuple[str, str]]:
+def named_rows(setting: Setting) -> list[Key]:
     """Metric and bound of every row that a setting asks for."""
-    metrics = ["bpd", *(f"top{k}_error" for k in setting.top_k)]
+    metrics = Metric.stated(setting.spec.top_k, setting.vocabulary_size)
     bounds = dict.fromkeys(setting.spec.bounds)
-    return [(metric, bound) for metric in metrics for bound in bounds if metric == "bpd" or bound not in CHAIN_BOUNDS]
+    return [(metric, bound) for metric in metrics for bound in bounds if bound.allows(metric)]
 
 
 def _split(setting: Setting, message_bits: int) -> Ledger:
@@ -294,9 +296,9 @@ def _bound_errors(budget: RowBudget, errors: Average, setting: Setting) -> Bound
 
 
 def _error_bound(budget: RowBudget, share: float, setting: Setting) -> Bound:
-    if budget.bound == "azuma":
+    if budget.bound is BoundKind.AZUMA:
         return bound_azuma(share, 1.0, budget.complexity_nats, setting.tokens)
-    if budget.bound == "betting":
+    if budget.bound is BoundKind.BETTING:
         return bound_errors(share, budget.complexity_nats, setting.tokens, lambdas=setting.spec.lambdas)
     return bound_freedman(
         [0.0, 1.0],
@@ -309,11 +311,10 @@ def _error_bound(budget: RowBudget, share: float, setting: Setting) -> Bound:
 
 
 def _row(budget: RowBudget, bound: Bound, setting: Setting) -> dict[str, Any]:
-    size = setting.vocabulary_size
-    guess = math.log2(size) if budget.metric == "bpd" else 1.0 - _k(budget.metric) / size
+    guess = budget.metric.random_guess(setting.vocabulary_size)
     return {
-        "metric": budget.metric,
-        "bound": budget.bound,
+        "metric": str(budget.metric),
+        "bound": str(budget.bound),
         "value": float(bound.value),
         "empirical": float(bound.empirical),
         "gap": float(bound.gap),
@@ -329,16 +330,12 @@ def _row(budget: RowBudget, bound: Bound, setting: Setting) -> dict[str, Any]:
     }
 
 
-def _k(metric: str) -> int:
-    return int(metric.removeprefix("top").removesuffix("_error"))
-
-
 def _notes(setting: Setting) -> list[str]:
     skipped = sorted({k for k in setting.spec.top_k if k >= setting.vocabulary_size})
     notes = [
         f"Top-{k} error is not stated: {k} guesses out of {setting.vocabulary_size} tokens never miss." for k in skipped
     ]
-    used = [bound for bound in dict.fromkeys(setting.spec.bounds) if bound in CHAIN_BOUNDS]
+    used = [bound for bound in dict.fromkeys(setting.spec.bounds) if bound.uses_chain]
     if used and setting.top_k:
         notes.append(
             f"Top-k errors have no row for {' and '.join(used)}: ranks under the models mixed are not known from their "

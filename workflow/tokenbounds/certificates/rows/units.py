@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from tokenbounds.bounds.documents import DocumentSums, bound_documents, bound_documents_betting
+from tokenbounds.bounds.kinds import BPD, BoundKind, Metric
 from tokenbounds.bounds.ledger import RowBudget
 from tokenbounds.bounds.result import Bound
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_range, smooth
@@ -16,7 +17,7 @@ from tokenbounds.certificates.averages.passes import ScoreStream
 from tokenbounds.errors import CertificateError
 
 Floats = npt.NDArray[np.float64]
-Key = tuple[str, float]
+Key = tuple[Metric, float]
 
 _CHUNK = 1 << 15
 
@@ -38,11 +39,6 @@ class Units:
     overlapping: bool
 
 
-def unit_of(bound: str) -> str:
-    """What a bound's unit is: "documents" or "sequences"."""
-    return bound.removesuffix("_betting")
-
-
 def bound_units(
     budgets: Sequence[RowBudget],
     scores: ScoreStream,
@@ -50,7 +46,7 @@ def bound_units(
     alphas: Sequence[float],
     vocabulary_size: int,
     lambdas: int,
-) -> dict[tuple[str, str], Bound]:
+) -> dict[tuple[Metric, BoundKind], Bound]:
     """The rows over documents and sequences, by metric and bound; `Bound.samples` is the number of units.
 
     See docs/bounds.md, "Documents".
@@ -78,32 +74,30 @@ def bound_units(
     for budget in budgets:
         _check_units(budget.bound, units)
     assert units is not None
-    keys: list[Key] = [("bpd", alpha) for alpha in alphas if any(budget.metric == "bpd" for budget in budgets)]
-    keys += [(metric, 0.0) for metric in dict.fromkeys(budget.metric for budget in budgets) if metric != "bpd"]
-    kinds = {unit_of(budget.bound) for budget in budgets}
-    sums = {kind: _sums(keys, units.documents if kind == "documents" else units.blocks) for kind in sorted(kinds)}
+    metrics = dict.fromkeys(budget.metric for budget in budgets)
+    keys: list[Key] = [(BPD, alpha) for alpha in alphas if BPD in metrics]
+    keys += [(metric, 0.0) for metric in metrics if metric.is_error]
+    counts = {"documents": units.documents, "sequences": units.blocks}
+    used = {budget.bound.unit for budget in budgets}
+    sums = {unit: {key: DocumentSums(count) for key in keys} for unit, count in counts.items() if unit in used}
     _read(scores, sums, vocabulary_size)
     return {
-        (budget.metric, budget.bound): _bound(budget, sums[unit_of(budget.bound)], vocabulary_size, lambdas)
+        (budget.metric, budget.bound): _bound(budget, sums[str(budget.bound.unit)], vocabulary_size, lambdas)
         for budget in budgets
     }
 
 
-def _check_units(bound: str, units: Units | None) -> None:
+def _check_units(bound: BoundKind, units: Units | None) -> None:
     if units is None:
         raise CertificateError(
             f"bound '{bound}' needs every token scored, in score files with documents; only a sample, or bare losses, "
             "are there. Score everything (sample_tokens: null), or drop the bound."
         )
-    if unit_of(bound) == "sequences" and units.overlapping:
+    if bound.unit == "sequences" and units.overlapping:
         raise CertificateError(
             f"bound '{bound}' takes blocks as independent, but the windows of this plan overlap. Use an evaluation "
             "whose stride is its context and that limits no visible_tokens, or drop the bound."
         )
-
-
-def _sums(keys: Iterable[Key], count: int) -> dict[Key, DocumentSums]:
-    return {key: DocumentSums(count) for key in keys}
 
 
 def _read(scores: ScoreStream, sums: dict[str, dict[Key, DocumentSums]], vocabulary_size: int) -> None:
@@ -113,9 +107,9 @@ def _read(scores: ScoreStream, sums: dict[str, dict[Key, DocumentSums]], vocabul
             part = batch.slice(start, _CHUNK)
             nll_bits, rank = part["nll_bits"].to_numpy(), part["rank"].to_numpy()
             values: dict[Key, Floats] = {}
-            for kind, found in sums.items():
-                identifiers = part["document" if kind == "documents" else "block"].to_numpy()
-                for key, total in found.items():
+            for unit, totals in sums.items():
+                identifiers = part["document" if unit == "documents" else "block"].to_numpy()
+                for key, total in totals.items():
                     if key not in values:
                         values[key] = _loss(key, nll_bits, rank, vocabulary_size)
                     total.add(identifiers, values[key])
@@ -123,9 +117,9 @@ def _read(scores: ScoreStream, sums: dict[str, dict[Key, DocumentSums]], vocabul
 
 def _loss(key: Key, nll_bits: npt.NDArray[np.float32], rank: npt.NDArray[np.int32], vocabulary_size: int) -> Floats:
     metric, alpha = key
-    if metric == "bpd":
+    if metric.k is None:
         return smooth(nll_bits, alpha, vocabulary_size)
-    return (rank > int(metric.removeprefix("top").removesuffix("_error"))).astype(np.float64)
+    return (rank > metric.k).astype(np.float64)
 
 
 def _bound(budget: RowBudget, sums: dict[Key, DocumentSums], vocabulary_size: int, lambdas: int) -> Bound:
@@ -134,9 +128,9 @@ def _bound(budget: RowBudget, sums: dict[Key, DocumentSums], vocabulary_size: in
     for (metric, alpha), total in sums.items():
         if metric != budget.metric:
             continue
-        smoothed = metric == "bpd"
+        smoothed = not metric.is_error
         width = loss_range(alpha, vocabulary_size) if smoothed else 1.0
-        if budget.bound.endswith("_betting"):
+        if budget.bound.uses_lambda:
             ceiling = loss_ceiling(alpha, vocabulary_size) if smoothed else 1.0
             bound = bound_documents_betting(total.means(), ceiling, budget.complexity_nats, lambdas=lambdas)
         else:

@@ -1,0 +1,123 @@
+"""What a row states: which loss it bounds, and by which theorem.
+
+Nothing here computes a bound. The two types name what the rest of the package computes, and answer what others would
+otherwise read out of a name: the k of `top10_error`, or whether `documents_betting` speaks of tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Self
+
+__all__ = ["BPD", "BoundKind", "Metric"]
+
+
+class Metric(str):
+    """A loss per token: `bpd`, bits per token after smoothing, or `top{k}_error`, the rate of ranks above k.
+
+    It is its own name, so that it can stand in JSON and in tables; the name is parsed once, here.
+
+    """
+
+    k: int | None
+    """Number of guesses; None for bits per token."""
+
+    def __new__(cls, name: str) -> Self:
+        """Parse a name.
+
+        Raises
+        ------
+        ValueError
+            If it is neither.
+        """
+        parsed = re.fullmatch(r"bpd|top([1-9]\d{0,8})_error", name)
+        if parsed is None:
+            raise ValueError(f"'{name}' is no metric: bpd, or top{{k}}_error with a positive k")
+        metric = super().__new__(cls, name)
+        metric.k = None if parsed[1] is None else int(parsed[1])
+        return metric
+
+    @classmethod
+    def top(cls, k: int) -> Self:
+        """The rate of tokens that are not among the first k guesses."""
+        return cls(f"top{k}_error")
+
+    @classmethod
+    def stated(cls, top_k: Iterable[int], vocabulary_size: int) -> tuple[Self, ...]:
+        """Bits per token, then every top-k error that a vocabulary of V tokens leaves room for."""
+        return (cls("bpd"), *(cls.top(k) for k in sorted(set(top_k)) if k < vocabulary_size))
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it is a probability, which smoothing leaves alone, rather than bits, which are smoothed first."""
+        return self.k is not None
+
+    def random_guess(self, vocabulary_size: int) -> float:
+        """What uniform guessing among V tokens gives: log2 V bits, or 1 - k / V."""
+        return math.log2(vocabulary_size) if self.k is None else 1.0 - self.k / vocabulary_size
+
+    @property
+    def label(self) -> str:
+        """As people say it: "BPD", "top-10 error"."""
+        return "BPD" if self.k is None else f"top-{self.k} error"
+
+    @property
+    def order(self) -> int:
+        """Sort key: bits per token first, then errors by k."""
+        return self.k or 0
+
+
+BPD = Metric("bpd")
+"""Bits per token."""
+
+
+class BoundKind(StrEnum):
+    """A theorem, by the name that configurations and certificates call it (docs/bounds.md has a section on each)."""
+
+    AZUMA = "azuma"
+    FREEDMAN = "freedman"
+    BETTING = "betting"
+    TELESCOPED = "telescoped"
+    MIXTURE = "mixture"
+    DOCUMENTS = "documents"
+    DOCUMENTS_BETTING = "documents_betting"
+    SEQUENCES = "sequences"
+    SEQUENCES_BETTING = "sequences_betting"
+
+    @property
+    def uses_chain(self) -> bool:
+        """Whether it smooths the certified model towards cheaper ones; it bounds bits per token only, then."""
+        return self in (BoundKind.TELESCOPED, BoundKind.MIXTURE)
+
+    @property
+    def unit(self) -> str | None:
+        """What is taken as independent, "documents" or "sequences"; None for bounds over tokens, which need nothing."""
+        name = self.removesuffix("_betting")
+        return name if name in ("documents", "sequences") else None
+
+    @property
+    def by_token(self) -> bool:
+        """Whether it bounds the average over this corpus's tokens, not the loss of a new document or sequence."""
+        return self.unit is None
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is a bound over tokens of one model by itself, such as anybody's losses have."""
+        return self.by_token and not self.uses_chain
+
+    @property
+    def uses_lambda(self) -> bool:
+        """Whether it bets, or weighs, with a parameter λ that it chooses from a priced grid."""
+        return self not in (BoundKind.AZUMA, BoundKind.DOCUMENTS, BoundKind.SEQUENCES)
+
+    @property
+    def fits_subsets(self) -> bool:
+        """Whether it can be stated for the tokens with one label: neither chains nor sequences survive the choice."""
+        return self.is_single or self.unit == "documents"
+
+    def allows(self, metric: Metric) -> bool:
+        """Whether it can bound a metric: ranks under a mixture of models are not known from their ranks one by one."""
+        return not (self.uses_chain and metric.is_error)

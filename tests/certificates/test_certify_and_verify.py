@@ -11,7 +11,8 @@ import torch
 from tokenbounds.certificates.certify import certify_bound
 from tokenbounds.certificates.verify import ALL_BLOCKS, verify_certificate
 from tokenbounds.compression.encode import encode_model
-from tokenbounds.config import BoundsSpec, CountsQuantizer, MarkovModel, MessageSpec, UniformQuantizer
+from tokenbounds.config import BoundsSpec, MarkovModel, MessageSpec
+from tokenbounds.config.quantizers import CountsQuantizer, UniformQuantizer
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError
 from tokenbounds.models.build import build_model, initialize

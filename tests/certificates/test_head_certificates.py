@@ -18,7 +18,8 @@ from tokenbounds.certificates.rescoring import TOLERANCES, _compare_alphas
 from tokenbounds.certificates.rows.tokens import Setting, state_bounds
 from tokenbounds.certificates.verify import ALL_BLOCKS, verify_certificate
 from tokenbounds.compression.encode import encode_model
-from tokenbounds.config import BoundsSpec, MessageSpec, UniformQuantizer
+from tokenbounds.config import BoundsSpec, MessageSpec
+from tokenbounds.config.quantizers import UniformQuantizer
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import write_bytes
 from tokenbounds.messages.container import read_message, render_message

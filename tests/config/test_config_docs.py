@@ -5,6 +5,7 @@ from dataclasses import is_dataclass
 import pytest
 from tokenbounds import config
 from tokenbounds.config import docs as config_docs
+from tokenbounds.config.quantizers import QUANTIZERS
 
 
 def properties(schema):
@@ -28,6 +29,7 @@ def test_the_schema_describes_every_key():
 
 def test_every_type_of_the_configuration_is_documented():
     types = {value for value in vars(config).values() if isinstance(value, type) and is_dataclass(value)}
+    types |= set(QUANTIZERS.values())
     assert types == set(config_docs.documented_types())
 
 

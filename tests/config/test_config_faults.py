@@ -65,7 +65,11 @@ def test_the_study_without_fault_is_accepted():
         ("certificates.t4.bounds", {"delta": 2}, "certificates.t4.bounds.delta: Input should be less than 1"),
         ("messages.t4.quantizer", {"kind": "counts"}, "messages.t4.quantizer: model 't' needs a quantizer of kind"),
         ("messages.m4.quantizer", {"kind": "uniform"}, "messages.m4.quantizer: model 'm' needs a quantizer of kind c"),
-        ("messages.p4.quantizer.finetuning", {"steps": 5}, "messages.p4.quantizer.finetuning: model 'p' is pretrained"),
+        (
+            "messages.p4.quantizer.straight_through",
+            {"steps": 5},
+            "messages.p4.quantizer.straight_through: model 'p' is pretrained",
+        ),
         ("messages.m4.smoothing_head", {}, "messages.m4.smoothing_head: model 'm' is a Markov chain"),
         ("messages.p4.smoothing_head", {}, "messages.p4.smoothing_head: model 'p' names no corpus"),
         ("messages.t4.smoothing_head", {"levels": 17}, "messages.t4.smoothing_head.levels: Input should be less than"),

@@ -25,7 +25,7 @@ STUDY = {
         "fine": {"model": "elsewhere", "quantizer": {"kind": "refinement", "of": "coarse"}},
         "published": {"model": "published", "quantizer": {"kind": "reference"}},
         "tuned": {"model": "tuned", "quantizer": UNIFORM},
-        "moved": {"model": "moved", "quantizer": {"kind": "codebook", "finetuning": {"steps": 3}}},
+        "moved": {"model": "moved", "quantizer": {"kind": "codebook", "straight_through": {"steps": 3}}},
         "markov": {"model": "markov", "quantizer": {"kind": "counts"}},
     },
     "certificates": {"c": {"message": "tuned", "corpus": "here"}},

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenbounds.config import CountsQuantizer, MessageSpec, UniformQuantizer
+from tokenbounds.config import MessageSpec
+from tokenbounds.config.quantizers import CountsQuantizer, UniformQuantizer
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.container import Part, read_message, write_message
 from tokenbounds.messages.formats.markov import Entries, decode_levels, encode_levels

@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM
 FAMILIES = ("gpt2", "llama", "mistral")
 
 
-def spec_of(kind, coder="adaptive", **finetuning):
-    row = {"model": "m", "quantizer": {"kind": kind, "finetuning": finetuning}, "coder": coder}
+def spec_of(kind, coder="adaptive", **training):
+    row = {"model": "m", "quantizer": {"kind": kind, "straight_through": training}, "coder": coder}
     return parse_row(MessageSpec, json.dumps(row))
 
 
@@ -73,7 +73,7 @@ def test_finetuning_lowers_loss_and_rate_weight_lowers_bits(checkpoint, tmp_path
     plain = encode_model(checkpoint("gpt2"), spec_of(kind), tmp_path / "a.tbm", tmp_path / "a.json")
     spec = spec_of(kind, steps=40, batch_tokens=64, learning_rate=0.01, rate_weight=rate_weight)
     tuned = encode_model(checkpoint("gpt2"), spec, tmp_path / "b.tbm", tmp_path / "b.json", corpus)
-    history = json.loads((tmp_path / "b.json").read_text())["finetuning"]
+    history = json.loads((tmp_path / "b.json").read_text())["straight_through"]
     assert history["last_loss_bits"] < history["first_loss_bits"] - 0.5
     if rate_weight:
         assert tuned.size_bits < plain.size_bits

@@ -24,8 +24,8 @@ FAMILIES = ("gpt2", "llama")
 IDS = torch.arange(30).reshape(2, 15) % 64
 
 
-def spec_of(kind, coder="adaptive", **finetuning):
-    quantizer = {"kind": kind, **({"finetuning": finetuning} if finetuning else {})}
+def spec_of(kind, coder="adaptive", **training):
+    quantizer = {"kind": kind, **({"straight_through": training} if training else {})}
     return parse_row(MessageSpec, json.dumps({"model": "m", "quantizer": quantizer, "coder": coder}))
 
 
@@ -120,7 +120,7 @@ def test_the_base_may_be_any_layout_of_the_same_values(study, tmp_path):
 def test_finetuning_of_quantized_adapters_lowers_the_loss(study, tmp_path, corpus):
     spec = spec_of("uniform", steps=30, batch_tokens=64, learning_rate=0.02, rate_weight=0.1)
     encode_model(study("gpt2") / "models" / "tuned", spec, tmp_path / "m.tbm", tmp_path / "m.json", corpus)
-    history = json.loads((tmp_path / "m.json").read_text())["finetuning"]
+    history = json.loads((tmp_path / "m.json").read_text())["straight_through"]
     assert history["last_loss_bits"] < history["first_loss_bits"] - 0.1
 
 

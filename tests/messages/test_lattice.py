@@ -12,7 +12,8 @@ from fresh_decoder import digests
 from tokenbounds.compression.calibration.calibrate import calibrate_model
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.compression.posttraining.lattice import round_to_lattice
-from tokenbounds.config import CalibrationSpec, MessageSpec, PretrainedModel, QuipSharpQuantizer, parse_row
+from tokenbounds.config import CalibrationSpec, MessageSpec, PretrainedModel, parse_row
+from tokenbounds.config.quantizers import QuipSharpQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.container import Part, parse_message, render_message
 from tokenbounds.messages.decode import decode_message

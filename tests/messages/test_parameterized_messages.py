@@ -19,8 +19,8 @@ FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
 KINDS = ("kronecker", "monarch", "subspace", "sublora", "kronecker_subspace")
 
 
-def spec_of(kind, **finetuning):
-    row = {"model": "m", "quantizer": {"kind": kind, "finetuning": finetuning}, "coder": "adaptive"}
+def spec_of(kind, **training):
+    row = {"model": "m", "quantizer": {"kind": kind, "straight_through": training}, "coder": "adaptive"}
     return parse_row(MessageSpec, json.dumps(row))
 
 
@@ -60,7 +60,7 @@ def test_training_through_quantization_lowers_the_loss_and_a_rate_weight_the_bit
         spec = spec_of(kind, steps=24, batch_tokens=64, learning_rate=0.02, rate_weight=rate_weight)
         directory = checkpoint("gpt2", parameterization)
         sizes.append(encode_model(directory, spec, tmp_path / "m.tbm", tmp_path / "m.json", corpus).size_bits)
-        history = json.loads((tmp_path / "m.json").read_text())["finetuning"]
+        history = json.loads((tmp_path / "m.json").read_text())["straight_through"]
         assert rate_weight or min(row["loss_bits"] for row in history["curve"]) < history["first_loss_bits"] - 0.3
     assert sizes[1] < sizes[0]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tokenbounds.config import CodebookQuantizer, UniformQuantizer
+from tokenbounds.config.quantizers import CodebookQuantizer, UniformQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.container import Part, parse_message, render_message
 from tokenbounds.messages.formats import quantizer_class

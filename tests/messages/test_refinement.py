@@ -7,7 +7,8 @@ import pytest
 from fresh_decoder import digests
 from test_given_messages import finetuned
 from tokenbounds.compression.encode import encode_model
-from tokenbounds.config import MessageSpec, UniformQuantizer, parse_row
+from tokenbounds.config import MessageSpec, parse_row
+from tokenbounds.config.quantizers import UniformQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.adaptive import decode_planes, encode_planes
 from tokenbounds.messages.coding.tensors import encode_codes

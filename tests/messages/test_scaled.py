@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tokenbounds.config import UniformQuantizer
+from tokenbounds.config.quantizers import UniformQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.adaptive import encode_planes
 from tokenbounds.messages.coding.trellis import grid_points, trellis

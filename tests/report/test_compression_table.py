@@ -34,9 +34,9 @@ def write_row(root, name, size_bits, parameterization, quantizer, rate_weight, p
     }
     path = root / "certificates" / f"{name}.json"
     certificate_schema.write_certificate(path, raw)
-    finetuning = {"steps": 100, "rate_weight": rate_weight}
+    training = {"steps": 100, "rate_weight": rate_weight}
     report = {"sha256": raw["message"]["sha256"], "coded_parameters": parameters}
-    report["message"] = {"quantizer": {"kind": quantizer, "finetuning": finetuning}}
+    report["message"] = {"quantizer": {"kind": quantizer, "straight_through": training}}
     report["symbols_compressed_bits"] = {"gzip": size_bits + 9000, "xz": size_bits + 6000, "zstd": size_bits + 8000}
     write_json(root / "messages" / f"{name}.json", report)
     return path
@@ -57,7 +57,7 @@ def test_methods_have_the_names_people_know():
         return {"model": {"family": "gpt2", "parameterization": parameterization}, "quantizer": {"kind": quantizer}}
 
     def trained(kind, steps, rate_weight):
-        return {"kind": kind, "finetuning": {"steps": steps, "rate_weight": rate_weight}}
+        return {"kind": kind, "straight_through": {"steps": steps, "rate_weight": rate_weight}}
 
     assert method_of({"model": {"family": "gpt2"}, "quantizer": {"kind": "uniform"}}) == "dense, uniform"
     assert method_of(header(SUBLORA), trained("codebook", 5, 0.0)) == "SubLoRA, codebook"

@@ -14,11 +14,11 @@ from tokenbounds.config import (
     AntibodyTokenizer,
     BoundsSpec,
     CorpusSpec,
-    CountsQuantizer,
     EvaluationSpec,
     MarkovModel,
     MessageSpec,
 )
+from tokenbounds.config.quantizers import CountsQuantizer
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.models.markov.chain import fit_markov

@@ -24,8 +24,8 @@ from tokenbounds.config import (
     MessageSpec,
     PretrainedModel,
     Training,
-    UniformQuantizer,
 )
+from tokenbounds.config.quantizers import UniformQuantizer
 from tokenbounds.corpus.annotations import Annotations
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.shards import tokenize_corpus

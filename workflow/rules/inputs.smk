@@ -120,18 +120,16 @@ def finetuning_corpus(wildcards) -> list[str]:
     """Manifest of the model's training corpus, if a message is trained, searched or smoothed on one."""
     message = study.messages[wildcards.message]
     corpus = getattr(study.models[message.model], "corpus", None)
-    finetuning = getattr(message.quantizer, "finetuning", None)
-    steps = finetuning.steps if finetuning else 0
-    needed = steps or message.smoothing_head is not None
-    chosen_on = getattr(getattr(message.quantizer, "target", None), "corpus", None)
-    if chosen_on is not None:
-        return [f"<results>/corpora/{chosen_on}/manifest.json"]
+    needs = message.quantizer.needs()
+    needed = needs.training_steps or message.smoothing_head is not None
+    if needs.target is not None and needs.target.corpus is not None:
+        return [f"<results>/corpora/{needs.target.corpus}/manifest.json"]
     return [f"<results>/corpora/{corpus}/manifest.json"] if corpus and needed else []
 
 
 def message_calibration(wildcards) -> list[str]:
     """The calibration that the message's quantizer names, if it does."""
-    calibration = getattr(study.messages[wildcards.message].quantizer, "calibration", None)
+    calibration = study.messages[wildcards.message].quantizer.needs().calibration
     return [f"<results>/calibrations/{calibration}.safetensors"] if calibration else []
 
 
@@ -204,7 +202,7 @@ CURVES = {
 def compression_method(message) -> tuple[str, str] | None:
     """Parameterization and quantizer of a message of a transformer; none if nothing is compressed."""
     model = study.models[message.model]
-    if model.kind == "markov" or message.quantizer.kind == "reference":
+    if model.kind == "markov" or message.quantizer.models == "fixed":
         return None
     parameterization = "dense" if model.kind == "pretrained" else model.parameterization.kind
     return parameterization, message.quantizer.kind

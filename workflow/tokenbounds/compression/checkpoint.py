@@ -6,9 +6,9 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from tokenbounds.config import (
     TransformersTokenizer,
     parse_row,
 )
+from tokenbounds.config.quantizers import BEST_PRETRAINED, QUANTIZERS
 from tokenbounds.corpus.tokenizers import load_tokenizer
 from tokenbounds.errors import ConfigError, CorpusError
 from tokenbounds.files import read_json, sha256_file, write_json
@@ -36,8 +37,6 @@ from tokenbounds.models.pretrained.loading import import_pretrained
 
 MODEL_ROW = "model"
 _CALIBRATION_ROW = "text"
-_DEFAULT = "watersic"
-_NEED_CALIBRATION = ("gptq", "quip", "watersic")
 _CALIBRATION_TOKENS = 65536
 _CONTEXT = 1024
 _BATCH_TOKENS = 4096
@@ -102,16 +101,20 @@ def message_spec(
     """
     if quantizer is not None and config is not None:
         raise ConfigError("give --quantizer or --config, not both.")
-    row: dict[str, Any] = _read_row(config) if config is not None else {"quantizer": {"kind": quantizer or _DEFAULT}}
+    row: dict[str, Any] = (
+        _read_row(config) if config is not None else {"quantizer": {"kind": quantizer or BEST_PRETRAINED}}
+    )
     for option in options:
         key, equals, value = option.partition("=")
         if not equals or not key:
             raise ConfigError(f"--option {option!r}: write it as key=value.")
         _set_option(row["quantizer"], key, value)
     kind = row["quantizer"].get("kind")
-    if kind == "counts":
-        raise ConfigError("counts are those of a Markov chain, which only a study makes. Choose another quantizer.")
-    if kind in _NEED_CALIBRATION or (calibrated and kind == "quip_sharp"):
+    known = QUANTIZERS.get(str(kind))
+    if known is not None and known.models == "chain":
+        raise ConfigError(f"{kind} are those of a Markov chain, which only a study makes. Choose another quantizer.")
+    keys = {key.name: key for key in fields(cast(Any, known))} if known is not None else {}
+    if "calibration" in keys and (calibrated or keys["calibration"].default is MISSING):
         row["quantizer"].setdefault("calibration", _CALIBRATION_ROW)
     if quantizer is None and config is None:
         row["quantizer"].setdefault("target", {"bits_per_weight": 2.0})
@@ -156,7 +159,7 @@ def encode_checkpoint(
             import_pretrained(PretrainedModel(kind="pretrained", name=source, gguf_file=gguf_file), directory)
         model, card = load_checkpoint(directory)
         calibration = None
-        if getattr(spec.quantizer, "calibration", None) is not None:
+        if spec.quantizer.needs().calibration is not None:
             calibration = _calibrate(directory, source, gguf_file, texts, Path(scratch))
         encode_model(directory, spec, out, report, calibration=calibration)
         found = {**read_json(report), "source": source, "source_sha256": _hash(directory)}

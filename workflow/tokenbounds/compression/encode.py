@@ -17,16 +17,15 @@ from tokenbounds.compression.calibration.store import Calibration
 from tokenbounds.compression.comparison import compare_coders
 from tokenbounds.compression.posttraining.lattice import quantize_lattice
 from tokenbounds.compression.posttraining.quantize import quantize_pretrained
-from tokenbounds.config import (
+from tokenbounds.config import MessageSpec, row_json
+from tokenbounds.config.quantizers import (
     CodebookQuantizer,
     CountsQuantizer,
-    MessageSpec,
     PublishedQuantizer,
     QuipSharpQuantizer,
     ReferenceQuantizer,
     RefinementQuantizer,
     UniformQuantizer,
-    row_json,
 )
 from tokenbounds.errors import MessageError
 from tokenbounds.files import write_bytes, write_json
@@ -171,15 +170,15 @@ def _quantize(
         scaled, record = quantize_pretrained(*settings, coder=spec.coder)
         return scaled, {"quantization": record}
     quantized = quantizer_class(spec.quantizer.kind).quantize(spec.quantizer, subject.tensors)
-    if spec.quantizer.finetuning.steps == 0:
-        return quantized, {"finetuning": None}
+    if spec.quantizer.straight_through.steps == 0:
+        return quantized, {"straight_through": None}
     if corpus is None:
-        raise MessageError("fine-tuning needs a corpus. Pass it, or set finetuning.steps to 0.")
+        raise MessageError("straight-through training needs a corpus. Pass it, or set straight_through.steps to 0.")
     from tokenbounds.compression.straight_through import finetune
 
-    finetuning = spec.quantizer.finetuning
-    tuned, history = finetune(subject.model, quantized, corpus, context=subject.context, spec=finetuning)
-    return tuned, {"finetuning": history}
+    training = spec.quantizer.straight_through
+    tuned, history = finetune(subject.model, quantized, corpus, context=subject.context, spec=training)
+    return tuned, {"straight_through": history}
 
 
 def _smoothing_head(

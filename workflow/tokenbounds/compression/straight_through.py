@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tokenbounds.compression.trainable import TrainableQuantization, trainable_quantization
-from tokenbounds.config import Finetuning
+from tokenbounds.config import StraightThrough
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.formats import Quantized
 from tokenbounds.models.build import coded_parameters
@@ -32,7 +32,7 @@ _CURVE_POINTS = 200
 
 
 def finetune(
-    model: PreTrainedModel, quantized: Quantized, corpus: Corpus, *, context: int, spec: Finetuning
+    model: PreTrainedModel, quantized: Quantized, corpus: Corpus, *, context: int, spec: StraightThrough
 ) -> tuple[Quantized, dict[str, Any]]:
     """Train a model's weights through their quantization, then round for good.
 
@@ -86,7 +86,7 @@ class _Objective:
     """Loss and rate of a batch, and their gradients on everything trainable."""
 
     def __init__(
-        self, model: PreTrainedModel, trainable: TrainableQuantization, spec: Finetuning, *, rate_per_bit: float
+        self, model: PreTrainedModel, trainable: TrainableQuantization, spec: StraightThrough, *, rate_per_bit: float
     ) -> None:
         self._model = _LossWithBackward(model, spec.dtype)
         self._trainable = trainable
@@ -127,10 +127,10 @@ class _LossWithBackward(nn.Module):
 
 def _check_finite(loss_bits: float, step: int) -> None:
     if not math.isfinite(loss_bits):
-        raise MessageError(f"fine-tuning diverged at step {step}. Lower finetuning.learning_rate.")
+        raise MessageError(f"fine-tuning diverged at step {step}. Lower straight_through.learning_rate.")
 
 
-def _optimizer(trainable: TrainableQuantization, spec: Finetuning) -> torch.optim.Optimizer:
+def _optimizer(trainable: TrainableQuantization, spec: StraightThrough) -> torch.optim.Optimizer:
     scales = trainable.scales()
     chosen = {id(scale) for scale in scales}
     weights = [parameter for parameter in trainable.parameters() if id(parameter) not in chosen]
@@ -154,7 +154,7 @@ def _progress(steps: int) -> Any:
     return track(range(steps), "fine-tuning", disable=not sys.stderr.isatty())
 
 
-def _history(curve: list[dict[str, float]], spec: Finetuning) -> dict[str, Any]:
+def _history(curve: list[dict[str, float]], spec: StraightThrough) -> dict[str, Any]:
     stride = max(1, len(curve) // _CURVE_POINTS)
     tail = [point["loss_bits"] for point in curve[-20:]]
     LOGGER.info("fine-tuned %d steps: %.4f to %.4f bits", spec.steps, curve[0]["loss_bits"], float(np.mean(tail)))

@@ -34,14 +34,13 @@ def training_corpora(study: Study, row: CertificateSpec) -> list[str]:
     """Names of the corpora that a certificate's models (and its chain's) were trained, counted or calibrated on."""
     found = dict.fromkeys(_corpora_of(study, [study.messages[name].model for name in _messages(study, row)]))
     for name in (*row.chain, row.message):
-        calibration = getattr(getattr(study.messages.get(name), "quantizer", None), "calibration", None)
-        chosen_on = getattr(
-            getattr(getattr(study.messages.get(name), "quantizer", None), "target", None), "corpus", None
-        )
-        if chosen_on is not None:
-            found[chosen_on] = None
-        if calibration in study.calibrations:
-            found[study.calibrations[calibration].corpus] = None
+        if name not in study.messages:
+            continue
+        needs = study.messages[name].quantizer.needs()
+        if needs.target is not None and needs.target.corpus is not None:
+            found[needs.target.corpus] = None
+        if needs.calibration in study.calibrations:
+            found[study.calibrations[needs.calibration].corpus] = None
     return list(found)
 
 

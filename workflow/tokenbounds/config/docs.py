@@ -6,6 +6,7 @@ file is not what the types say.
 
 from __future__ import annotations
 
+import re
 import sys
 import types
 import typing
@@ -18,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from tokenbounds import config
 from tokenbounds.config.base import Reference
+from tokenbounds.config.quantizers import QUANTIZERS
 from tokenbounds.files import canonical_json, write_bytes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -90,30 +92,8 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
         ),
     ),
     ("Messages", (config.MessageSpec,)),
-    (
-        "Quantizers",
-        (
-            config.CodebookQuantizer,
-            config.UniformQuantizer,
-            config.RefinementQuantizer,
-            config.ReferenceQuantizer,
-            config.CountsQuantizer,
-            config.Finetuning,
-        ),
-    ),
+    ("Quantizers", (*QUANTIZERS.values(), config.StraightThrough, config.Target)),
     ("Smoothing head of a message", (config.SmoothingHeadSpec,)),
-    (
-        "Post-training quantizers",
-        (
-            config.WatersicQuantizer,
-            config.QuipQuantizer,
-            config.QuipSharpQuantizer,
-            config.PublishedQuantizer,
-            config.GptqQuantizer,
-            config.RtnQuantizer,
-            config.Target,
-        ),
-    ),
     ("Calibrations", (config.CalibrationSpec,)),
     ("Evaluations", (config.EvaluationSpec,)),
     ("Certificates", (config.CertificateSpec, config.BoundsSpec)),
@@ -166,7 +146,7 @@ def _render_type(kind: type, *, alone: bool) -> str:
 
 def _key_of(kind: type) -> str:
     """The key under which a type without `kind` stands in a configuration."""
-    return kind.__name__.removesuffix("Spec").lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__.removesuffix("Spec")).lower()
 
 
 def _render_key(field: Field[Any], hint: Any) -> str:

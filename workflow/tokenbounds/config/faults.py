@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tokenbounds.config.antibody_faults import antibody_faults
 from tokenbounds.config.certificate_faults import certificate_faults
 from tokenbounds.config.given import given_faults
+from tokenbounds.config.quantizers import QUANTIZERS
 from tokenbounds.config.task_faults import task_faults
 
 if TYPE_CHECKING:
@@ -115,14 +116,13 @@ def _references(study: Study) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield f"calibrations.{name}.corpus", calibration.corpus, study.corpora
     for name, message in study.messages.items():
         yield f"messages.{name}.model", message.model, study.models
-        chosen_on = getattr(getattr(message.quantizer, "target", None), "corpus", None)
-        if chosen_on is not None:
-            yield f"messages.{name}.quantizer.target.corpus", chosen_on, study.corpora
-        calibrated = getattr(message.quantizer, "calibration", None)
-        if calibrated is not None:
-            yield f"messages.{name}.quantizer.calibration", calibrated, study.calibrations
-        if message.quantizer.kind == "refinement":
-            yield f"messages.{name}.quantizer.of", message.quantizer.of, study.messages
+        needs = message.quantizer.needs()
+        if needs.target is not None and needs.target.corpus is not None:
+            yield f"messages.{name}.quantizer.target.corpus", needs.target.corpus, study.corpora
+        if needs.calibration is not None:
+            yield f"messages.{name}.quantizer.calibration", needs.calibration, study.calibrations
+        if needs.coarse is not None:
+            yield f"messages.{name}.quantizer.of", needs.coarse, study.messages
     for name, certificate in study.certificates.items():
         yield f"certificates.{name}.message", certificate.message, study.messages
         for link in certificate.chain:
@@ -194,13 +194,14 @@ def _message_faults(study: Study) -> Iterator[str]:
         model, quantizer = study.models.get(message.model), message.quantizer
         if model is None:
             continue
-        if (model.kind == "markov") != (quantizer.kind == "counts"):
-            wanted = "counts" if model.kind == "markov" else "other than counts"
+        if (model.kind == "markov") != (quantizer.models == "chain"):
+            kinds = [kind for kind, row in QUANTIZERS.items() if row.models == "chain"]
+            wanted = f"{'' if model.kind == 'markov' else 'other than '}{' or '.join(kinds)}"
             yield f"  messages.{name}.quantizer: model '{message.model}' needs a quantizer of kind {wanted}."
-        elif model.kind == "pretrained" and _finetuning_steps(quantizer):
+        elif model.kind == "pretrained" and quantizer.needs().training_steps:
             yield (
-                f"  messages.{name}.quantizer.finetuning: model '{message.model}' is pretrained and names no corpus to "
-                "train on. Leave out 'finetuning'."
+                f"  messages.{name}.quantizer.straight_through: model '{message.model}' is pretrained and names no "
+                "corpus to train on. Leave out 'straight_through'."
             )
         yield from _head_faults(name, message, model)
 
@@ -212,16 +213,10 @@ def _head_faults(name: str, message: MessageSpec, model: ModelSpec) -> Iterator[
     yield f"  messages.{name}.smoothing_head: model '{message.model}' {why}. Leave out 'smoothing_head'."
 
 
-def _finetuning_steps(quantizer: Any) -> int:
-    """Steps of straight-through training; none for a quantizer that cannot be trained."""
-    finetuning = getattr(quantizer, "finetuning", None)
-    return finetuning.steps if finetuning is not None else 0
-
-
 def _post_training_faults(study: Study) -> Iterator[str]:
     for name, message in study.messages.items():
         quantizer = message.quantizer
-        target, calibration = getattr(quantizer, "target", None), getattr(quantizer, "calibration", None)
+        target, calibration = quantizer.needs().target, quantizer.needs().calibration
         if target is not None and target.stated != 1:
             wanted = "bits_per_weight, message_megabits, scale, bound"
             yield f"  messages.{name}.quantizer.target: give exactly one of {wanted}."
@@ -233,13 +228,14 @@ def _post_training_faults(study: Study) -> Iterator[str]:
                 f"'{study.calibrations[calibration].model}', not '{message.model}'. Name one of its own."
             )
         model = study.models.get(message.model)
-        if quantizer.kind == "published" and model is not None and model.kind != "pretrained":
+        if quantizer.models == "imported" and model is not None and model.kind != "pretrained":
             yield f"  messages.{name}.quantizer: '{message.model}' is not pretrained, so it has no published codes."
-        post_training = target is not None or quantizer.kind == "quip_sharp"
-        if post_training and getattr(getattr(model, "parameterization", None), "kind", "dense") != "dense":
+        is_dense = getattr(getattr(model, "parameterization", None), "kind", "dense") == "dense"
+        if quantizer.models == "dense" and not is_dense:
+            others = " or ".join(kind for kind, row in QUANTIZERS.items() if row.models == "transformer")
             yield (
                 f"  messages.{name}.quantizer: '{quantizer.kind}' needs a dense model; '{message.model}' is not. "
-                "Use codebook or uniform."
+                f"Use {others}."
             )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from tokenbounds.config.quantizers import QUANTIZERS
+
 if TYPE_CHECKING:
     from tokenbounds.config import MessageSpec, Study
 
@@ -15,13 +17,12 @@ def given_model(study: Study, message: str) -> str | None:
     model = study.models.get(row.model)
     if model is not None and model.kind == "finetuned":
         return model.base
-    return row.model if row.quantizer.kind == "reference" else None
+    return row.model if row.quantizer.models == "fixed" else None
 
 
 def given_message(study: Study, message: str) -> str | None:
     """Name of the coarse message that a message refines; None if it refines none."""
-    quantizer = study.messages[message].quantizer
-    return quantizer.of if quantizer.kind == "refinement" else None
+    return study.messages[message].quantizer.needs().coarse
 
 
 def given_faults(study: Study) -> Iterator[str]:
@@ -33,10 +34,10 @@ def given_faults(study: Study) -> Iterator[str]:
                 "model can be a base."
             )
     for name, message in study.messages.items():
-        if message.quantizer.kind == "reference" and message.model in study.models:
+        if message.quantizer.models == "fixed" and message.model in study.models:
             yield from _reference_faults(f"  messages.{name}", study, message)
             yield from _smoothing_faults(f"  messages.{name}", message)
-        if message.quantizer.kind == "refinement":
+        if message.quantizer.needs().coarse is not None:
             yield from _refinement_faults(f"  messages.{name}", study, message)
 
 
@@ -60,11 +61,11 @@ def _smoothing_faults(where: str, message: MessageSpec) -> Iterator[str]:
 
 
 def _refinement_faults(where: str, study: Study, message: MessageSpec) -> Iterator[str]:
-    assert message.quantizer.kind == "refinement"
-    name = message.quantizer.of
+    name = message.quantizer.needs().coarse or ""
     coarse = study.messages.get(name)
-    if coarse is not None and coarse.quantizer.kind != "uniform":
-        yield f"{where}.quantizer.of: '{name}' is of kind {coarse.quantizer.kind}. Name a message of kind uniform."
+    if coarse is not None and not coarse.quantizer.refinable:
+        wanted = " or ".join(kind for kind, row in QUANTIZERS.items() if row.refinable)
+        yield f"{where}.quantizer.of: '{name}' is of kind {coarse.quantizer.kind}. Name a message of kind {wanted}."
     elif coarse is not None and coarse.model != message.model:
         yield (
             f"{where}.quantizer.of: '{name}' is a message of model '{coarse.model}', not of '{message.model}'. Refine "

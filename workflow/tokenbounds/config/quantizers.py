@@ -1,8 +1,14 @@
-"""Quantizers of trained models that need no further training: their steps, their calibration and their target."""
+"""Quantizers: one row a kind, which says what it is for, what it needs, and what people call it.
+
+Nothing else in the library asks for a quantizer's kind: checks, the graph and tables read `models`, `title` and
+`needs()` of the row. How a row becomes codes is in `compression/methods/`, how codes become bytes in
+`messages/formats/`.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass as plain_dataclass
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -11,7 +17,6 @@ from tokenbounds.config.base import STRICT, PositiveInt, Reference
 
 Positive = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=16)]
-
 Steps = Annotated[
     Literal["row", "tensor"], Field(description="One step for each row of a matrix, or one for the whole of it.")
 ]
@@ -20,6 +25,13 @@ EmbeddingRate = Annotated[
 ]
 CalibrationName = Annotated[str, Reference("calibrations"), Field(description="Calibration row of the model.")]
 Damping = Annotated[Positive, Field(description="Added to the diagonals of second moments, as a share of their mean.")]
+LearningRate = Annotated[float, Field(gt=0, description="Peak learning rate.")]
+
+NOT_QUANTIZED = "not quantized"
+
+# For which models a quantizer is: any transformer, adapters included; one whose weights are all its own, one by one;
+# one that was imported; one that a hash can name, as its values depend on no corpus of the study; a Markov chain.
+Models = Literal["transformer", "dense", "imported", "fixed", "chain"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -63,75 +75,147 @@ StepTarget = Annotated[Target, Field(description="How fine the steps are.")]
 
 
 @dataclass(frozen=True, config=STRICT)
-class RtnQuantizer:
-    """Round to nearest: each row (or tensor) has a step, the same share of its root mean square everywhere."""
+class StraightThrough:
+    """Straight-through training of quantized weights (and codebooks) before they are coded."""
 
-    kind: Literal["rtn"]
-    target: StepTarget
-    steps: Steps = "row"
-    embedding_bits_per_weight: EmbeddingRate = None
-
-
-@dataclass(frozen=True, config=STRICT)
-class GptqQuantizer:
-    """Steps as in `rtn`; columns are rounded one after the other, each correcting the errors before it (GPTQ, LDLQ)."""
-
-    kind: Literal["gptq"]
-    calibration: CalibrationName
-    target: StepTarget
-    steps: Steps = "row"
-    damping: Damping = 1e-2
-    embedding_bits_per_weight: EmbeddingRate = None
+    steps: Annotated[int, Field(ge=0, description="Optimizer steps; 0 quantizes once and leaves it at that.")] = 0
+    batch_tokens: Annotated[PositiveInt, Field(description="Tokens in one step.")] = 8192
+    learning_rate: LearningRate = 1e-3
+    rate_weight: Annotated[float, Field(ge=0, description="Weight of the message's size in the training loss.")] = 0.0
+    seed: Annotated[int, Field(ge=0, description="Draws the batches.")] = 0
+    dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        Field(description="Precision of forward and backward passes; values are kept in float32."),
+    ] = "float32"
 
 
-@dataclass(frozen=True, config=STRICT)
-class QuipQuantizer:
-    """QuIP: linear layers between seeded random rotations that make all values alike, rounded as in `gptq`.
+@plain_dataclass(frozen=True)
+class Needs:
+    """What an encoding by a row reads beside the model.
 
-    Embeddings are not rotated and are rounded as in `rtn`.
+    Attributes
+    ----------
+    calibration
+        A row of the study's calibrations.
+    coarse
+        A row of its messages, which is refined.
+    training_steps
+        Steps on the model's own training corpus.
+    target
+        How fine steps are; it may name a corpus too.
     """
 
-    kind: Literal["quip"]
-    calibration: CalibrationName
-    target: StepTarget
-    seed: Annotated[int, Field(ge=0, description="Draws the rotations.")] = 0
-    damping: Damping = 1e-2
-    embedding_bits_per_weight: EmbeddingRate = None
+    calibration: str | None = None
+    coarse: str | None = None
+    training_steps: int = 0
+    target: Target | None = None
 
 
-@dataclass(frozen=True, config=STRICT)
-class QuipSharpQuantizer:
-    """QuIP#: linear layers randomly rotated, then rounded to points of the E8 lattice; 2 bits a weight, 3 or 4.
+class QuantizerRow:
+    """What every quantizer's row says of its kind.
 
-    Embeddings and head are rounded to nearest. Without a calibration there is no error feedback.
+    Attributes
+    ----------
+    models
+        For which models it is.
+    title
+        What people call it; None if they use its kind.
+    refinable
+        Whether a message by it can be refined.
     """
 
-    kind: Literal["quip_sharp"]
-    calibration: Annotated[
-        str | None, Reference("calibrations"), Field(description="Calibration row of the model.")
-    ] = None
-    bits: Annotated[
-        Literal[2, 3, 4],
-        Field(description="Bits of a weight before coding: E8P at 2, with the ball of E8 at 3, E8P twice at 4."),
-    ] = 2
-    seed: Annotated[
-        int, Field(ge=0, lt=1 << 64, description="Draws the signs of the rotations; the message holds it.")
-    ] = 0
-    damping: Damping = 1e-2
-    embedding_bits_per_weight: Annotated[
-        Rate, Field(description="Bits that a value of embedding and head takes, coded.")
-    ] = 4.0
+    kind: str
+    models: ClassVar[Models] = "transformer"
+    title: ClassVar[str | None] = None
+    refinable: ClassVar[bool] = False
+
+    def needs(self) -> Needs:
+        """What an encoding reads beside the model: nothing, unless a kind says otherwise."""
+        return Needs()
 
 
 @dataclass(frozen=True, config=STRICT)
-class PublishedQuantizer:
-    """The codes of a checkpoint that is quantized already (QuIP#), as they are; nothing is rounded or lost."""
+class CodebookQuantizer(QuantizerRow):
+    """Each tensor's values are replaced by the nearest of `levels` learned values (k-means, then training)."""
 
-    kind: Literal["published"]
+    kind: Literal["codebook"]
+    levels: Annotated[int, Field(ge=2, le=256, description="Number of values in each tensor's codebook.")] = 16
+    straight_through: Annotated[StraightThrough, Field(description="Further training of codes and codebooks.")] = Field(
+        default_factory=StraightThrough
+    )
+
+    def needs(self) -> Needs:
+        """A corpus, if it is trained."""
+        return Needs(training_steps=self.straight_through.steps)
 
 
 @dataclass(frozen=True, config=STRICT)
-class WatersicQuantizer:
+class UniformQuantizer(QuantizerRow):
+    """Each tensor's values are rounded to multiples of a step: `step_ratio` × its root mean square."""
+
+    kind: Literal["uniform"]
+    step_ratio: Annotated[
+        float, Field(gt=0, description="Step between values, as a share of the tensor's root mean square.")
+    ] = 0.5
+    straight_through: Annotated[StraightThrough, Field(description="Further training of quantized values.")] = Field(
+        default_factory=StraightThrough
+    )
+    refinable: ClassVar[bool] = True
+
+    def needs(self) -> Needs:
+        """A corpus, if it is trained."""
+        return Needs(training_steps=self.straight_through.steps)
+
+
+@dataclass(frozen=True, config=STRICT)
+class RefinementQuantizer(QuantizerRow):
+    """The codes of a coarse message `of` the same model, refined: each step is divided into `factor` finer ones.
+
+    Only the finer digits are coded, given the coarse codes. Decoding needs the coarse message, named by hash; both
+    are paid for, and by a chain that holds both, once.
+    """
+
+    kind: Literal["refinement"]
+    of: Annotated[
+        str,
+        Reference("messages"),
+        Field(description="Message row, of kind `uniform` and of the same model, whose codes are refined."),
+    ]
+    factor: Annotated[
+        int,
+        Field(
+            ge=2,
+            le=256,
+            description="Fine steps in a coarse one. An odd factor codes no value in two ways, and so costs less.",
+        ),
+    ] = 3
+
+    def needs(self) -> Needs:
+        """The coarse message."""
+        return Needs(coarse=self.of)
+
+
+@dataclass(frozen=True, config=STRICT)
+class ReferenceQuantizer(QuantizerRow):
+    """No values at all: the message names a model, fixed before the corpus, by hash, and decodes to it as it is."""
+
+    kind: Literal["reference"]
+    models: ClassVar[Models] = "fixed"
+    title: ClassVar[str | None] = NOT_QUANTIZED
+
+
+@dataclass(frozen=True, config=STRICT)
+class CountsQuantizer(QuantizerRow):
+    """For Markov models: counts on a logarithmic scale with `levels` steps, rare contexts left to lower orders."""
+
+    kind: Literal["counts"]
+    levels: Annotated[int, Field(ge=2, le=64, description="Steps of the logarithmic scale of counts.")] = 16
+    threshold: Annotated[PositiveInt, Field(description="Smallest count that is coded.")] = 2
+    models: ClassVar[Models] = "chain"
+
+
+@dataclass(frozen=True, config=STRICT)
+class WatersicQuantizer(QuantizerRow):
     """The best for pretrained models: steps by sensitivity of rows and columns, one scale for the whole model.
 
     The step of row r and column k is scale / √(g_r · D_k): g_r is the mean squared gradient of the loss at output r,
@@ -160,3 +244,128 @@ class WatersicQuantizer:
         ),
     ] = 8
     embedding_bits_per_weight: EmbeddingRate = None
+    models: ClassVar[Models] = "dense"
+    title: ClassVar[str | None] = "WaterSIC"
+
+    def needs(self) -> Needs:
+        """A calibration."""
+        return Needs(calibration=self.calibration, target=self.target)
+
+
+@dataclass(frozen=True, config=STRICT)
+class QuipQuantizer(QuantizerRow):
+    """QuIP: linear layers between seeded random rotations that make all values alike, rounded as in `gptq`.
+
+    Embeddings are not rotated and are rounded as in `rtn`.
+    """
+
+    kind: Literal["quip"]
+    calibration: CalibrationName
+    target: StepTarget
+    seed: Annotated[int, Field(ge=0, description="Draws the rotations.")] = 0
+    damping: Damping = 1e-2
+    embedding_bits_per_weight: EmbeddingRate = None
+    models: ClassVar[Models] = "dense"
+    title: ClassVar[str | None] = "QuIP"
+
+    def needs(self) -> Needs:
+        """A calibration."""
+        return Needs(calibration=self.calibration, target=self.target)
+
+
+@dataclass(frozen=True, config=STRICT)
+class QuipSharpQuantizer(QuantizerRow):
+    """QuIP#: linear layers randomly rotated, then rounded to points of the E8 lattice; 2 bits a weight, 3 or 4.
+
+    Embeddings and head are rounded to nearest. Without a calibration there is no error feedback.
+    """
+
+    kind: Literal["quip_sharp"]
+    calibration: Annotated[
+        str | None, Reference("calibrations"), Field(description="Calibration row of the model.")
+    ] = None
+    bits: Annotated[
+        Literal[2, 3, 4],
+        Field(description="Bits of a weight before coding: E8P at 2, with the ball of E8 at 3, E8P twice at 4."),
+    ] = 2
+    seed: Annotated[
+        int, Field(ge=0, lt=1 << 64, description="Draws the signs of the rotations; the message holds it.")
+    ] = 0
+    damping: Damping = 1e-2
+    embedding_bits_per_weight: Annotated[
+        Rate, Field(description="Bits that a value of embedding and head takes, coded.")
+    ] = 4.0
+    models: ClassVar[Models] = "dense"
+    title: ClassVar[str | None] = "QuIP#"
+
+    def needs(self) -> Needs:
+        """A calibration, if it names one."""
+        return Needs(calibration=self.calibration)
+
+
+@dataclass(frozen=True, config=STRICT)
+class PublishedQuantizer(QuantizerRow):
+    """The codes of a checkpoint that is quantized already (QuIP#), as they are; nothing is rounded or lost."""
+
+    kind: Literal["published"]
+    models: ClassVar[Models] = "imported"
+    title: ClassVar[str | None] = "published codes"
+
+
+@dataclass(frozen=True, config=STRICT)
+class GptqQuantizer(QuantizerRow):
+    """Steps as in `rtn`; columns are rounded one after the other, each correcting the errors before it (GPTQ, LDLQ)."""
+
+    kind: Literal["gptq"]
+    calibration: CalibrationName
+    target: StepTarget
+    steps: Steps = "row"
+    damping: Damping = 1e-2
+    embedding_bits_per_weight: EmbeddingRate = None
+    models: ClassVar[Models] = "dense"
+    title: ClassVar[str | None] = "GPTQ"
+
+    def needs(self) -> Needs:
+        """A calibration."""
+        return Needs(calibration=self.calibration, target=self.target)
+
+
+@dataclass(frozen=True, config=STRICT)
+class RtnQuantizer(QuantizerRow):
+    """Round to nearest: each row (or tensor) has a step, the same share of its root mean square everywhere."""
+
+    kind: Literal["rtn"]
+    target: StepTarget
+    steps: Steps = "row"
+    embedding_bits_per_weight: EmbeddingRate = None
+    models: ClassVar[Models] = "dense"
+    title: ClassVar[str | None] = "round to nearest"
+
+    def needs(self) -> Needs:
+        """Only how fine."""
+        return Needs(target=self.target)
+
+
+Quantizer = Annotated[
+    CodebookQuantizer
+    | UniformQuantizer
+    | CountsQuantizer
+    | RtnQuantizer
+    | GptqQuantizer
+    | QuipQuantizer
+    | WatersicQuantizer
+    | ReferenceQuantizer
+    | RefinementQuantizer
+    | QuipSharpQuantizer
+    | PublishedQuantizer,
+    Field(discriminator="kind"),
+]
+
+
+def _rows_by_kind() -> dict[str, type[QuantizerRow]]:
+    rows: Any = get_args(get_args(Quantizer)[0])
+    return {get_args(get_type_hints(row)["kind"])[0]: row for row in rows}
+
+
+QUANTIZERS = _rows_by_kind()
+BEST_PRETRAINED = "watersic"  # by measurements, see docs/compression.md

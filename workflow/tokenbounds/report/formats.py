@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from tokenbounds.config.quantizers import NOT_QUANTIZED, QUANTIZERS
 from tokenbounds.rounding import percent_up, round_up
 
 __all__ = [
@@ -24,16 +25,8 @@ __all__ = [
 ]
 
 _SPACE = "\u00a0"  # no line break between a number and its unit
-NOT_QUANTIZED = "not quantized"
-PRETRAINED_QUANTIZERS = {
-    "rtn": "round to nearest",
-    "gptq": "GPTQ",
-    "quip": "QuIP",
-    "quip_sharp": "QuIP#",
-    "watersic": "WaterSIC",
-    "published": "published codes",
-    "reference": NOT_QUANTIZED,
-}
+# Quantizers with a name of their own need no parameterization named beside them.
+PRETRAINED_QUANTIZERS = {kind: row.title for kind, row in QUANTIZERS.items() if row.title is not None}
 _TOP_K = re.compile(r"top(\d{1,9})_error")
 
 
@@ -91,6 +84,6 @@ def quantizer_name(quantizer: Mapping[str, Any]) -> str:
     name = PRETRAINED_QUANTIZERS.get(kind, kind)
     if quantizer.get("trellis"):
         name += f", {quantizer['trellis']} states"
-    finetuning = quantizer.get("finetuning")
-    rated = finetuning and finetuning.get("steps") and finetuning.get("rate_weight")
+    training = quantizer.get("straight_through")
+    rated = training and training.get("steps") and training.get("rate_weight")
     return f"rate–distortion {name}" if rated else name

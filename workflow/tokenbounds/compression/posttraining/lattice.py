@@ -12,7 +12,7 @@ from tokenbounds.compression.calibration.layers import check_calibratable, matri
 from tokenbounds.compression.calibration.store import Calibration
 from tokenbounds.compression.posttraining.ldlq import ldl_factor, ldlq
 from tokenbounds.compression.posttraining.quantize import check_calibration, quantize_tables
-from tokenbounds.config import QuipSharpQuantizer
+from tokenbounds.config.quantizers import QuipSharpQuantizer
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.formats.lattice import (
     RESIDUAL_SCALES,

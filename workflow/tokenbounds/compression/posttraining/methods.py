@@ -14,7 +14,7 @@ from tokenbounds.compression.calibration.store import Calibration
 from tokenbounds.compression.posttraining.ldlq import LdlFactor, ldl_factor, ldlq
 from tokenbounds.compression.posttraining.rates import RateModel, round_column
 from tokenbounds.compression.posttraining.viterbi import quantize_sequences
-from tokenbounds.config import GptqQuantizer, QuipQuantizer, RtnQuantizer, WatersicQuantizer
+from tokenbounds.config.quantizers import GptqQuantizer, QuipQuantizer, RtnQuantizer, WatersicQuantizer
 from tokenbounds.messages.coding.trellis import Trellis, trellis
 from tokenbounds.messages.formats.scaled import LEAST_EXPONENT, ScaledMatrix, exponents_of, steps_of
 from tokenbounds.messages.formats.uniform import STEPS_PER_OCTAVE

@@ -19,7 +19,8 @@ from tokenbounds.compression.posttraining.methods import (
     SensitivitySteps,
 )
 from tokenbounds.compression.posttraining.scale_search import Rounder, encoded_bits, find_scale, rough_scale
-from tokenbounds.config import GptqQuantizer, QuipQuantizer, RtnQuantizer, Target, WatersicQuantizer
+from tokenbounds.config import Target
+from tokenbounds.config.quantizers import GptqQuantizer, QuipQuantizer, RtnQuantizer, WatersicQuantizer
 from tokenbounds.errors import CalibrationError, MessageError
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.formats.rotated import RotatedQuantized

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tokenbounds.config import CodebookQuantizer, UniformQuantizer
+from tokenbounds.config.quantizers import CodebookQuantizer, UniformQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes

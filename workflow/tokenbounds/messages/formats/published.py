@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tokenbounds.config import PublishedQuantizer
+from tokenbounds.config.quantizers import PublishedQuantizer
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.coding.lattice_codes import Codes, code_bytes, decode_code_planes, encode_code_planes
 from tokenbounds.messages.coding.lossless import decode_floats, encode_floats, exact_bytes

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tokenbounds.config import UniformQuantizer
+from tokenbounds.config.quantizers import UniformQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.adaptive import decode_planes, encode_planes
 from tokenbounds.messages.coding.symbols import Coder

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tokenbounds.config import UniformQuantizer
+from tokenbounds.config.quantizers import UniformQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder, decode_symbols, encode_symbols
 from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes

@@ -10,7 +10,8 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from tokenbounds.compression.markov_pruning import Pruner
-from tokenbounds.config import CountsQuantizer, MessageSpec
+from tokenbounds.config import MessageSpec
+from tokenbounds.config.quantizers import CountsQuantizer
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.container import Message, Part, write_message
 from tokenbounds.messages.formats.markov import MAX_LEVELS, Coder, decode_levels, encode_levels

@@ -10,11 +10,10 @@ from tokenbounds.config import (
     FinetunedModel,
     MessageSpec,
     TransformersTokenizer,
-    WatersicQuantizer,
 )
 from tokenbounds.config.base import Reference, Use, nested, references
 from tokenbounds.config.corpora import TextSource
-from tokenbounds.config.quantizers import Target
+from tokenbounds.config.quantizers import Target, WatersicQuantizer
 
 
 def test_a_message_names_its_model_and_what_its_quantizer_needs():

@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest
 TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 POLARS_MAX_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
-.PHONY: run antibody-demo test check style types lint generate lock slurm-test bench clean help install install-dev \
+.PHONY: run antibody-demo test check style types lint docs generate lock slurm-test bench clean help install install-dev \
 	install-antibodies
 
 run: install  ## run the study (config/config.yaml, or ARGS="--configfile ..."), then a minute of antibodies
@@ -47,6 +47,9 @@ types: install-dev  ## mypy
 lint: install-dev  ## snakemake's own advice
 	$(BIN)/snakemake --lint
 
+docs: install-dev  ## build the documentation site into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 generate: install-dev  ## write config/README.md and the JSON schema again, from the types in tokenbounds.config
 	$(BIN)/python -m tokenbounds.config.docs
 
@@ -60,7 +63,7 @@ bench: install-dev  ## speed and memory, printed as ratios within one run
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:  ## remove results, logs and caches; the environment stays
-	rm -rf results logs .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf results logs site .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 
 install:
 	@envs/install.sh run

@@ -2,7 +2,7 @@
 # Create .venv and install the locked packages, or do nothing if that is already so.
 #
 #   envs/install.sh run      what the workflow needs
-#   envs/install.sh dev      that and the tools of the tests and checks
+#   envs/install.sh dev      that and the tools of the tests, the checks and the documentation
 #   envs/install.sh antibodies   that and the extra antibodies: numbering and demo sequences
 #
 # PYTHON chooses the interpreter (default: python3); VENV the folder (default: .venv).

@@ -4,7 +4,7 @@
 #   envs/lock.sh                 (or: make lock)
 #
 # requirements.lock      what `make run` needs: the dependencies with the extras gguf and slurm
-# requirements-dev.lock  what `make test` and `make check` need on top
+# requirements-dev.lock  what `make test`, `make check` and `make docs` need on top: the extras dev and docs
 # requirements-antibodies.lock  the extra antibodies on top of requirements.lock; optional, because of its licences
 #
 # The CPU and the CUDA build of torch carry the same version, so one pin serves both; the CUDA libraries that torch
@@ -35,7 +35,7 @@ END
 stated gguf slurm >"$work/stated"
 "$work/venv/bin/pip" install --quiet -r "$work/stated"
 frozen >"$work/run"
-stated dev >"$work/stated"
+stated dev docs >"$work/stated"
 "$work/venv/bin/pip" install --quiet -r "$work/stated"
 frozen >"$work/dev"
 stated antibodies >"$work/stated"
@@ -44,7 +44,7 @@ frozen >"$work/antibodies"
 
 changed=$(comm -23 <(sort "$work/run") <(sort "$work/dev"))
 [ -z "$changed" ] || {
-  echo "lock: the dev extra changes versions of the run environment: $changed" >&2
+  echo "lock: the extras dev and docs change versions of the run environment: $changed" >&2
   exit 1
 }
 {

@@ -1,4 +1,17 @@
-"""The errors a user can mend. Every message names the file, key or value at fault and what to do about it."""
+"""The errors that a user can mend. Every message names the file, key or value at fault and what to do about it.
+
+    TokenboundsError
+    ├── ConfigError              the study, or a row of it
+    ├── CorpusError              a source, a tokenizer, a token shard
+    │   └── MissingPackageError  a source's optional package
+    ├── ModelError               building, loading, training
+    ├── CalibrationError         calibrating, or a calibration of something else
+    ├── MessageError             the bytes of a message; the only error that decoding raises
+    ├── ScoreError               scoring, a plan, a score file
+    └── CertificateError         certifying, or a certificate that does not verify
+
+`except TokenboundsError` catches them all. Anything else that is raised is a defect of the library, or a wrong type.
+"""
 
 
 class TokenboundsError(Exception):

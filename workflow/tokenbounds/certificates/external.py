@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -50,6 +52,11 @@ class ForeignScores:
         """
         return sum(self._rows(path) for path in self.files)
 
+    @property
+    def has_ranks(self) -> bool:
+        """Whether top-k errors can be bounded."""
+        return self.rank_column is not None
+
     def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Stream the columns `nll_bits` and `rank` under these names.
 
@@ -89,7 +96,42 @@ class ForeignScores:
         return pa.RecordBatch.from_arrays(arrays, names=list(wanted))
 
 
-def bound_scores(scores: ForeignScores, message_bits: int, vocabulary_size: int, spec: BoundsSpec) -> Statement:
+@dataclass(frozen=True)
+class ArrayScores:
+    """Token losses that are in memory.
+
+    Attributes
+    ----------
+    nll_bits
+        Raw losses, float64 [m], bits.
+    rank
+        Rank of each true token, int64 [m], from 1; None if unknown.
+    """
+
+    nll_bits: npt.NDArray[np.float64]
+    rank: npt.NDArray[np.int64] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of tokens."""
+        return len(self.nll_bits)
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether top-k errors can be bounded."""
+        return self.rank is not None
+
+    def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the columns `nll_bits` and `rank`, as `ForeignScores.iter_batches` does."""
+        wanted = {name: getattr(self, name) for name in columns or ("nll_bits",)}
+        for start in range(0, self.rows, _BATCH_ROWS):
+            arrays = [pa.array(values[start : start + _BATCH_ROWS]) for values in wanted.values()]
+            yield pa.RecordBatch.from_arrays(arrays, names=list(wanted))
+
+
+def bound_scores(
+    scores: ForeignScores | ArrayScores, message_bits: int, vocabulary_size: int, spec: BoundsSpec
+) -> Statement:
     """State every bound for token losses that somebody else computed.
 
     Nothing ties the losses to a message or a corpus here: whoever states `message_bits` vouches for the file that
@@ -118,6 +160,6 @@ def bound_scores(scores: ForeignScores, message_bits: int, vocabulary_size: int,
         raise CertificateError(
             f"bound '{unusable[0]}' needs score files with documents and blocks, of a study. Name other bounds."
         )
-    if scores.rank_column is None:
+    if not scores.has_ranks:
         spec = replace(spec, top_k=())
     return state_bounds(scores, Setting(spec, scores.rows, vocabulary_size, None), message_bits)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 from tokenbounds.config import parse_study
-from tokenbounds.config.certificate_faults import training_corpora
+from tokenbounds.config.graph import training_corpora
 from tokenbounds.errors import ConfigError
 
 STUDY = {

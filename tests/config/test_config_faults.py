@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tokenbounds.config import ModelSpec, load_study, parse_row, parse_study, row_json
+from tokenbounds.config.yaml_file import read_yaml
 from tokenbounds.errors import ConfigError
 
 STUDY: dict[str, Any] = {
@@ -58,11 +59,15 @@ def test_the_study_without_fault_is_accepted():
         ("models.t.corpsu", "c", "models.t.corpsu: unknown key, did you mean 'corpus'?"),
         ("models.t.architecture.hiden", 8, "models.t.architecture.hiden: unknown key, did you mean 'hidden'?"),
         ("corpora.c.source.zzzzzz", 1, "corpora.c.source.zzzzzz: unknown key."),
-        ("models.t.kind", "traind", "models.t: Input tag 'traind'"),
-        ("models.t.training", {"steps": 0}, "models.t.training.steps: Input should be greater than or equal to 1"),
+        (
+            "models.t.kind",
+            "traind",
+            "models.t.kind: there is no kind 'traind', did you mean 'trained'? Known kinds: trained, pretrained, ",
+        ),
+        ("models.t.training", {"steps": 0}, "models.t.training.steps: give an integer (≥ 1), not 0."),
         ("messages.t4.model", "tt", "messages.t4.model: there is no row 'tt', did you mean 't'? Known rows: m, p, t."),
         ("certificates.t4.corpus", "other", "certificates.t4.corpus: there is no row 'other'. Known rows: c."),
-        ("certificates.t4.bounds", {"delta": 2}, "certificates.t4.bounds.delta: Input should be less than 1"),
+        ("certificates.t4.bounds", {"delta": 2}, "certificates.t4.bounds.delta: give a number (> 0, < 1), not 2."),
         ("messages.t4.quantizer", {"kind": "counts"}, "messages.t4.quantizer: model 't' needs a quantizer of kind"),
         ("messages.m4.quantizer", {"kind": "uniform"}, "messages.m4.quantizer: model 'm' needs a quantizer of kind c"),
         (
@@ -72,7 +77,11 @@ def test_the_study_without_fault_is_accepted():
         ),
         ("messages.m4.smoothing_head", {}, "messages.m4.smoothing_head: model 'm' is a Markov chain"),
         ("messages.p4.smoothing_head", {}, "messages.p4.smoothing_head: model 'p' names no corpus"),
-        ("messages.t4.smoothing_head", {"levels": 17}, "messages.t4.smoothing_head.levels: Input should be less than"),
+        (
+            "messages.t4.smoothing_head",
+            {"levels": 17},
+            "messages.t4.smoothing_head.levels: give an integer (≥ 1, ≤ 16), not 17.",
+        ),
         ("models.p.package", "too", "models.p: give exactly one of 'name' and 'package'."),
         ("models.t.start", "x", "models.t.start: there is no row 'x'"),
         ("models.t.start", "m", "models.t.start: 'm' is a Markov chain. Name a transformer."),
@@ -82,12 +91,55 @@ def test_the_study_without_fault_is_accepted():
             {"kind": "trained", "corpus": "c", "start": "t", "parameterization": {"kind": "sublora"}},
             "models.t2.start: a sublora model keeps its drawn values",
         ),
-        ("models.t.parameterization", {"kind": "monach"}, "models.t.parameterization: Input tag 'monach'"),
+        (
+            "models.t.parameterization",
+            {"kind": "monach"},
+            "models.t.parameterization.kind: there is no kind 'monach', did you mean 'monarch'?",
+        ),
         (
             "models.t.parameterization",
             {"kind": "kronecker", "left_shapes": {"mlp": [4]}},
-            "models.t.parameterization.left_shapes.mlp: ",
+            "models.t.parameterization.left_shapes.mlp: give a list of integers (≥ 1) (exactly 2), not [4].",
         ),
+        (
+            "models.t.parameterization",
+            {"kind": "kronecker", "left_shapes": {"mpl": [4, 4]}},
+            "models.t.parameterization.left_shapes.mpl: give 'attention' or 'mlp' or 'head' or 'embedding', not "
+            "\"mpl\", did you mean 'mlp'?",
+        ),
+        ("corpora.c.source.paths", "a.txt", 'corpora.c.source.paths: give a list of files (at least 1), not "a.txt".'),
+        ("corpora.c.source.paths", [], "corpora.c.source.paths: give a list of files (at least 1), not []."),
+        ("corpora.c.source.paths", [3], "corpora.c.source.paths.0: give a file, not 3."),
+        ("corpora.c.source", {"paths": ["a"]}, "corpora.c.source: give 'kind', one of python_stdlib, python_topics, "),
+        ("messages.t4.quantizer", "uniform", "messages.t4.quantizer: give 'kind', one of codebook, uniform, "),
+        ("models", [], "models: give rows, at least one: each a name and its keys, not []."),
+        ("models", {}, "models: give rows, at least one: each a name and its keys, not {}."),
+        ("models.t.training", 5, "models.t.training: give keys, of steps, batch_tokens, learning_rate, "),
+        (
+            "models.t.architecture.tied_embedding",
+            "si",
+            "models.t.architecture.tied_embedding: give 'true' or 'false', ",
+        ),
+        (
+            "models.t.training.dtype",
+            "float",
+            "models.t.training.dtype: give 'float32' or 'bfloat16', not \"float\", did",
+        ),
+        (
+            "certificates.t4.chain",
+            "m4",
+            "certificates.t4.chain: give a list of rows of 'messages' (at most 5), not \"m4\".",
+        ),
+        ("models.t.training.batch", 5, "models.t.training.batch: unknown key, did you mean 'batch_tokens'?"),
+        ("models.m.architecture", {}, "models.m.architecture: unknown key."),
+        ("messages.t4.quantizer.corpus", "c", "messages.t4.quantizer.corpus: unknown key."),
+        ("certificates.t4.message", None, "certificates.t4.message: give a row of 'messages', not null."),
+        ("results", "", "results: '' is no folder of its own. Name one, e.g. results/faults."),
+        ("results", ".", "results: '.' is no folder of its own."),
+        ("results", "a/..", "results: 'a/..' is no folder of its own."),
+        ("results", "/", "results: '/' is no folder of its own."),
+        ("results", "a{b}", "results: 'a{b}' holds one of"),
+        ("results", "a<b>", "results: 'a<b>' holds one of"),
         ("models.t.architecture.hidden", 130, "models.t.architecture: hidden 130 is no multiple of heads."),
         ("evaluations.e.stride", 65, "evaluations.e.stride: 65 is longer than the context 64."),
         ("evaluations.e", {"context": 8, "stride": 4, "visible_tokens": 2}, "evaluations.e.stride: 'visible_tokens'"),
@@ -122,7 +174,13 @@ def test_a_fault_is_one_line_that_names_key_and_remedy(path: str, value: Any, li
         (lambda path: None, "does not exist"),
         (lambda path: path.write_text("a: [", encoding="utf-8"), "is not valid YAML"),
         (lambda path: path.write_text("- 1", encoding="utf-8"), "holds no mapping"),
-        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "is not valid YAML"),
+        (lambda path: path.write_text("study: s", encoding="utf-16"), "is no UTF-8 text. Save it"),
+        (lambda path: path.mkdir(), "cannot be read"),
+        (lambda path: path.write_text("a: 1\nb: {c: 1}\na: 2\n"), "the key 'a' stands twice, in line 1 and in line 3"),
+        (lambda path: path.write_text("b:\n  c: 1\n  d: 1\n  c: 1\n"), "'c' stands twice, in line 2 and in line 4"),
+        (lambda path: path.write_text("a: {b: 1, b: 1}\n"), "'b' stands twice, in line 1 and in line 1"),
+        (lambda path: path.write_text("[" * 5000), "is not valid YAML"),
+        (lambda path: path.write_text("a: \x07"), "is not valid YAML"),
     ],
 )
 def test_a_file_that_is_no_study_is_named(tmp_path, write: Callable[[Any], Any], line: str):
@@ -131,3 +189,24 @@ def test_a_file_that_is_no_study_is_named(tmp_path, write: Callable[[Any], Any],
     with pytest.raises(ConfigError, match=line) as caught:
         load_study(path)
     assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_may_stand_again_elsewhere_and_in_a_merged_mapping(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "shared: &shared {a: 1, b: 2}\nfirst: {<<: *shared, a: 3}\nsecond: {<<: *shared}\n", encoding="utf-8-sig"
+    )
+    assert read_yaml(path) == {
+        "shared": {"a": 1, "b": 2},
+        "first": {"a": 3, "b": 2},
+        "second": {"a": 1, "b": 2},
+    }
+
+
+def test_a_guess_is_a_key_of_this_kind_and_never_the_word_itself():
+    """`threshold` is a key of another quantizer; `corpus` is one of models, and of certificates too."""
+    for path, word in (("messages.t4.quantizer.threshold", "threshold"), ("evaluations.e.corpus", "corpus")):
+        with pytest.raises(ConfigError) as caught:
+            parse_study(edited(path, 1))
+        assert f"{word}: unknown key." in str(caught.value)

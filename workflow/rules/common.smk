@@ -10,8 +10,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from tokenbounds.config import parse_study, row_json
-from tokenbounds.config.certificate_faults import given_corpora, training_corpora
-from tokenbounds.config.given import given_message, given_model
+from tokenbounds.config.graph import base_corpora, base_model, coarse_message, training_corpora
 from tokenbounds.corpus.sources import source_files
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.tasks.tables import affinity_files
@@ -120,7 +119,7 @@ def scored_parameters(wildcards, input) -> int:
     None in a chain; those of the base if there is one, 4 bytes each; at most four a byte of a pretrained message.
     """
     model = study.models[study.messages[wildcards.message].model]
-    if given_model(study, wildcards.message):
+    if base_model(study, wildcards.message):
         return sum(Path(path).stat().st_size for path in input.given) // 4
     if model.kind == "trained":
         return block_parameters(model) + corpus_size(input)[1] * model.architecture.hidden

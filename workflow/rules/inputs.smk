@@ -110,8 +110,8 @@ def given_files(wildcards) -> list[str]:
 
 def files_of_given(messages: Iterable[str]) -> list[str]:
     """What messages are decoded given: cards and values of bases, and coarse messages; each once."""
-    models = dict.fromkeys(name for name in (given_model(study, each) for each in messages) if name is not None)
-    coarse = dict.fromkeys(name for name in (given_message(study, each) for each in messages) if name is not None)
+    models = dict.fromkeys(name for name in (base_model(study, each) for each in messages) if name is not None)
+    coarse = dict.fromkeys(name for name in (coarse_message(study, each) for each in messages) if name is not None)
     files = [path for name in models for path in files_of_model(name)]
     return [*files, *(f"<results>/messages/{name}.tbm" for name in coarse)]
 
@@ -152,7 +152,7 @@ def evaluation_row(wildcards) -> str:
 def certified(wildcards) -> dict[str, str | list[str]]:
     """Files that a certificate rests on."""
     row = study.certificates[wildcards.certificate]
-    trained_on = training_corpora(study, row) if row.prior == "held_out" else given_corpora(study, row)
+    trained_on = training_corpora(study, row) if row.prior == "held_out" else base_corpora(study, row)
     return {
         "message": f"<results>/messages/{row.message}.tbm",
         "manifest": f"<results>/corpora/{row.corpus}/manifest.json",

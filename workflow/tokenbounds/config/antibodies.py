@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from tokenbounds.config.base import STRICT, PositiveInt, Probability
+from tokenbounds.config.base import STRICT, Checked, Fault, Paths, PositiveInt, Probability
 
 ChainChoice = Literal["heavy", "light", "paired", "any"]
 RegionMethod = Literal["columns", "alignment", "immunum"]
-Paths = Annotated[tuple[str, ...], Field(min_length=1)]
 
 Donor = Annotated[
     str | None,
@@ -83,7 +83,7 @@ class SplitSpec:
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
-class SequenceSource:
+class SequenceSource(Checked):
     """What all sources of antibody sequences share."""
 
     paths: Annotated[
@@ -117,6 +117,22 @@ class SequenceSource:
             "is `none`."
         ),
     ] = ("columns", "alignment", "immunum")
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield keys that families and splits need, and keys that a split cannot have."""
+        by = self.split.by if self.split else None
+        if self.clone is None and self.layout.kind == "family":
+            yield Fault("clone", "families are made of clones. Name the column (or field) that holds the clone.")
+        if self.clone is None and by == "clone":
+            yield Fault("clone", "a split by clone needs it. Name the column (or field) that holds the clone.")
+        if self.donor is None and by == "donor":
+            yield Fault("donor", "a split by donor needs it. Name the column (or field) that holds the donor.")
+        if self.keep.duplicates and by:
+            yield Fault(
+                "keep.duplicates",
+                "a sequence that stands in two clones could be in both parts of the split. Leave out 'duplicates', or "
+                "'split'.",
+            )
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -173,6 +189,12 @@ class CsvSource(SequenceSource):
     light: Annotated[str | None, Field(description="Column of light chains; with `heavy`, rows are pairs.")] = None
     name: Annotated[str | None, Field(description="Column of names; `null` takes file and row.")] = None
     molecule: Molecule = "amino_acids"
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield the shared faults, and a table without any column of chains."""
+        yield from super().faults()
+        if self.heavy is None and self.light is None:
+            yield Fault("heavy", "name the column of heavy chains, or of light chains by 'light', or both.")
 
 
 AntibodySource = AirrSource | OasSource | FastaSource | CsvSource

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import ConfigDict, Field
 
@@ -32,6 +32,16 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Called:
+    """Marks what a text stands for: `Annotated[str, Called("file")]`, where people would not say text."""
+
+    noun: str
+
+
+Paths = Annotated[tuple[Annotated[str, Called("file")], ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
 class Use:
     """One use of a row's name: the key that holds it, relative to the row that was walked, and the row it names."""
 
@@ -50,8 +60,8 @@ def references(row: Any) -> Iterator[Use]:
 def nested(row: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Yield a row and every part of it that is a type of its own, each with its key; the row itself has the key ''."""
     yield key, row
-    for name in _annotations(row.__class__):
-        value = getattr(row, name)
+    for field in dataclasses.fields(row):
+        name, value = field.name, getattr(row, field.name)
         if dataclasses.is_dataclass(value):
             yield from nested(value, f"{key}.{name}".lstrip("."))
 
@@ -70,8 +80,9 @@ def _walk(row: Any) -> Iterator[tuple[str, Any, Reference | None]]:
 @cache
 def _annotations(kind: type) -> dict[str, tuple[Reference | None, Reference | None]]:
     """For each key of a type: the reference that its value is, and the one that each member of its list is."""
-    found = {}
-    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+    hints, found = typing.get_type_hints(kind, include_extras=True), {}
+    for name in (field.name for field in dataclasses.fields(kind)):
+        hint = hints[name]
         arguments = get_args(hint)
         inner = arguments[0] if get_origin(hint) is Annotated else hint
         members = get_args(inner) if get_origin(inner) is tuple else ()
@@ -83,3 +94,18 @@ def _reference(hint: Any) -> Reference | None:
     """The reference in an annotation's metadata, if there is one."""
     metadata = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     return next((note for note in metadata if isinstance(note, Reference)), None)
+
+
+class Fault(NamedTuple):
+    """What is wrong with a row, or a part of one: the key ('' for all of it), and what to do instead."""
+
+    key: str
+    sentence: str
+
+
+class Checked:
+    """A type whose keys must suit each other."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is wrong with this part of a study, whatever the rest of it says."""
+        raise NotImplementedError

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from tokenbounds.bounds.kinds import BoundKind
-from tokenbounds.config.base import STRICT, Coefficient, PositiveInt, Probability, Reference
+from tokenbounds.config.base import STRICT, Checked, Coefficient, Fault, PositiveInt, Probability, Reference
 
 SubsetColumn = Literal["residue", "chain", "region", "germline", "imgt"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class EvaluationSpec:
+class EvaluationSpec(Checked):
     """How tokens are scored: windows of `context` tokens that advance by `stride`, all of them or a sample.
 
     `visible_tokens` limits what the model sees before each token to that many tokens; null shows the whole window.
@@ -51,9 +52,24 @@ class EvaluationSpec:
         PositiveInt, Field(description="Tokens in one forward pass. It changes speed and memory only.")
     ] = 16384
 
+    @property
+    def seen_tokens(self) -> int:
+        """Most tokens that a model is shown at once."""
+        return self.visible_tokens or self.context
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield strides that leave tokens out, or say what 'visible_tokens' says already."""
+        if self.stride is not None and self.stride > self.context:
+            yield Fault("stride", f"{self.stride} is longer than the context {self.context}.")
+        if self.stride is not None and self.visible_tokens is not None:
+            yield Fault(
+                "stride",
+                "'visible_tokens' already says what the model sees before each token. Leave one of the two out.",
+            )
+
 
 @dataclass(frozen=True, config=STRICT)
-class BoundsSpec:
+class BoundsSpec(Checked):
     """What a certificate states: total failure probability, metrics, bounds, subsets, and the grids it pays for."""
 
     delta: Annotated[
@@ -109,9 +125,17 @@ class BoundsSpec:
         ),
     ] = ()
 
+    def faults(self) -> Iterator[Fault]:
+        """Yield subsets that are named twice, or that no bound can be stated for."""
+        if len(set(self.subsets)) != len(self.subsets):
+            yield Fault("subsets", "a column appears twice. Name each once.")
+        if self.subsets and not any(bound.fits_subsets for bound in self.bounds):
+            fitting = ", ".join(bound for bound in BoundKind if bound.fits_subsets)
+            yield Fault("subsets", f"none of its bounds can be stated for subsets. Add one of {fitting}.")
+
 
 @dataclass(frozen=True, config=STRICT)
-class CertificateSpec:
+class CertificateSpec(Checked):
     """A certificate: which message, on which corpus, scored how, stating which bounds.
 
     `chain` names cheaper messages, cheapest first, towards which the bounds `telescoped` and `mixture` smooth the
@@ -140,3 +164,20 @@ class CertificateSpec:
         ),
     ] = "message"
     bounds: Annotated[BoundsSpec, Field(description="What the certificate states.")] = Field(default_factory=BoundsSpec)
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """Names of the messages that it rests on, the certified one last."""
+        return (*self.chain, self.message)
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield chains that name a message twice, that no bound uses, or that a bound lacks."""
+        if len(set(self.messages)) != len(self.messages):
+            yield Fault(
+                "chain", "a message appears twice. Name cheaper messages, each once, and not the certified one."
+            )
+        used = [bound for bound in self.bounds.bounds if bound.uses_chain]
+        if used and not self.chain:
+            yield Fault("", f"bound '{used[0]}' needs a 'chain' of cheaper messages. Name at least one.")
+        if self.chain and not used:
+            yield Fault("chain", "no bound uses it. Add 'telescoped' or 'mixture' to 'bounds.bounds', or drop it.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -14,8 +15,9 @@ from tokenbounds.config.antibodies import (
     FastaSource,
     IglmTokenizer,
     OasSource,
+    SequenceSource,
 )
-from tokenbounds.config.base import STRICT, PositiveInt, Reference
+from tokenbounds.config.base import STRICT, Checked, Fault, Paths, PositiveInt, Reference
 
 Licence = Annotated[str, Field(description="The documents' licence, for the manifest.")]
 TextField = Annotated[str, Field(description="Column that holds the text.")]
@@ -48,9 +50,7 @@ class TextSource:
     """Plain text files, one document each. `paths` are files, folders (searched for *.txt) or glob patterns."""
 
     kind: Literal["text"]
-    paths: Annotated[
-        tuple[str, ...], Field(min_length=1, description="Files, folders (searched for `*.txt`) or glob patterns.")
-    ]
+    paths: Annotated[Paths, Field(description="Files, folders (searched for `*.txt`) or glob patterns.")]
     licence: Licence = "unstated"
 
 
@@ -60,8 +60,8 @@ class JsonLinesSource:
 
     kind: Literal["jsonl"]
     paths: Annotated[
-        tuple[str, ...],
-        Field(min_length=1, description="Files, folders (searched for `*.jsonl` and `*.jsonl.gz`) or glob patterns."),
+        Paths,
+        Field(description="Files, folders (searched for `*.jsonl` and `*.jsonl.gz`) or glob patterns."),
     ]
     field: Annotated[str, Field(description="Key of each line's object that holds the text.")] = "text"
     licence: Licence = "unstated"
@@ -72,9 +72,7 @@ class ParquetSource:
     """Parquet files, one document a row, its text in the column `field`."""
 
     kind: Literal["parquet"]
-    paths: Annotated[
-        tuple[str, ...], Field(min_length=1, description="Files, folders (searched for `*.parquet`) or glob patterns.")
-    ]
+    paths: Annotated[Paths, Field(description="Files, folders (searched for `*.parquet`) or glob patterns.")]
     field: TextField = "text"
     licence: Licence = "unstated"
 
@@ -120,7 +118,7 @@ class ByteTokenizer:
 
 
 @dataclass(frozen=True, config=STRICT)
-class TransformersTokenizer:
+class TransformersTokenizer(Checked):
     """A tokenizer that `transformers.AutoTokenizer` loads, by hub name, by folder, or from a GGUF file.
 
     `name` is a hub name or a folder; with `package`, the folder of that installed Python package. `trained_on` is
@@ -149,6 +147,11 @@ class TransformersTokenizer:
         ),
     ] = "published"
 
+    def faults(self) -> Iterator[Fault]:
+        """Yield a tokenizer that is named twice or not at all."""
+        if (self.name is None) == (self.package is None):
+            yield Fault("", "give exactly one of 'name' and 'package'.")
+
 
 TokenizerSpec = Annotated[
     ByteTokenizer | TransformersTokenizer | AntibodyTokenizer | IglmTokenizer, Field(discriminator="kind")
@@ -156,7 +159,7 @@ TokenizerSpec = Annotated[
 
 
 @dataclass(frozen=True, config=STRICT)
-class CorpusSpec:
+class CorpusSpec(Checked):
     """A corpus: where its documents come from, how they become tokens, and into how many shards they are written."""
 
     source: Annotated[Source, Field(description="Where the documents come from.")]
@@ -166,3 +169,12 @@ class CorpusSpec:
     shards: Annotated[
         PositiveInt, Field(description="Number of files that the tokens are spread over. It changes no result.")
     ] = 4
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield sources and tokenizers that do not suit each other."""
+        if not isinstance(self.source, SequenceSource):
+            return
+        if self.tokenizer.kind not in ("antibody", "iglm"):
+            yield Fault("tokenizer", "antibody sequences need the tokenizer {kind: antibody}.")
+        if self.tokenizer.kind == "iglm" and self.source.layout.kind == "family":
+            yield Fault("source.layout", "IgLM reads single sequences. Use {kind: single}.")

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import re
 import sys
-import types
 import typing
 from dataclasses import MISSING, Field, fields, is_dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
 from tokenbounds import config
-from tokenbounds.config.base import Reference
 from tokenbounds.config.quantizers import QUANTIZERS
+from tokenbounds.config.words import words
 from tokenbounds.files import canonical_json, write_bytes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -150,7 +148,7 @@ def _key_of(kind: type) -> str:
 
 
 def _render_key(field: Field[Any], hint: Any) -> str:
-    cells = (f"`{field.name}`", _render_hint(hint), _render_default(field), description(hint))
+    cells = (f"`{field.name}`", words(hint, _render_link), _render_default(field), description(hint))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -171,60 +169,9 @@ def _render_default(field: Field[Any]) -> str:
     return f"`{canonical_json(default)}`"
 
 
-def _render_hint(hint: Any) -> str:
-    """A type in words a user of YAML knows."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is typing.Annotated:
-        for note in arguments[1:]:
-            if isinstance(note, Reference):
-                return _render_reference(note, arguments[0])
-        return _render_hint(arguments[0]) + _render_limits(arguments[1:])
-    if origin is Literal:
-        return " or ".join(f"`{value}`" for value in arguments)
-    if origin in (typing.Union, types.UnionType):
-        return _render_union(arguments)
-    if origin is tuple:
-        return f"list of {_render_hint(arguments[0])}".replace("list of row of", "list of rows of")
-    if origin is dict:
-        keys = _render_hint(arguments[0]) if get_origin(arguments[0]) is Literal else "name"
-        return f"{'' if keys != 'name' else 'rows: '}{keys} → {_render_hint(arguments[1])}"
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return " or ".join(f"`{member.value}`" for member in hint)
-    if isinstance(hint, type) and is_dataclass(hint):
-        return _render_link(hint)
-    names = {int: "integer", float: "number", str: "text", bool: "`true` or `false`", type(None): "`null`"}
-    return names[hint]
-
-
-def _render_reference(reference: Reference, hint: Any) -> str:
-    others = [f"`{reference.but}`"] if reference.but else []
-    others += ["`null`"] if type(None) in get_args(hint) else []
-    return " or ".join([f"row of `{reference.section}`", *others])
-
-
 def _render_link(kind: type) -> str:
     title = next(title for title, kinds in _SECTIONS if kind in kinds)
     return f"see [{title}](#{title.lower().replace(' ', '-')})"
-
-
-def _render_union(members: tuple[Any, ...]) -> str:
-    if all(is_dataclass(member) for member in members):
-        tags = [get_args(typing.get_type_hints(member)["kind"])[0] for member in members]
-        return "of `kind` " + ", ".join(f"`{tag}`" for tag in tags)
-    return " or ".join(_render_hint(member) for member in members)
-
-
-def _render_limits(notes: tuple[Any, ...]) -> str:
-    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    limits = []
-    for note in notes:
-        for constraint in getattr(note, "metadata", []):
-            limits += [
-                f"{sign} {getattr(constraint, name):g}" for name, sign in signs.items() if hasattr(constraint, name)
-            ]
-            if hasattr(constraint, "min_length"):
-                limits.append(f"at least {constraint.min_length}")
-    return f" ({', '.join(limits)})" if limits else ""
 
 
 def main(arguments: list[str]) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from tokenbounds.config.base import STRICT, PositiveInt, Reference
+from tokenbounds.config.base import STRICT, Checked, Fault, PositiveInt, Reference
 from tokenbounds.config.quantizers import LearningRate, Quantizer
 
 
@@ -39,7 +40,7 @@ class SmoothingHeadSpec:
 
 
 @dataclass(frozen=True, config=STRICT)
-class MessageSpec:
+class MessageSpec(Checked):
     """A message: which model, how its values are quantized, and which entropy coder writes the symbols."""
 
     model: Annotated[str, Reference("models"), Field(description="Model row to compress.")]
@@ -54,3 +55,10 @@ class MessageSpec:
         SmoothingHeadSpec | None,
         Field(description="A smoothing weight for each token, for transformers; `null`: one for all tokens."),
     ] = None
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield settings that the quantizer has no use for."""
+        if self.quantizer.models == "fixed" and self.smoothing_head is not None:
+            yield Fault("smoothing_head", "a reference holds a hash and nothing else. Leave it out.")
+        if self.quantizer.needs().coarse is not None and self.coder != "adaptive":
+            yield Fault("coder", "a refinement is coded given the coarse codes, which only the adaptive coder can.")

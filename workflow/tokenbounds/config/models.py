@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from tokenbounds.config.base import STRICT, PositiveInt, Reference
+from tokenbounds.config.base import STRICT, Checked, Fault, PositiveInt, Reference
 from tokenbounds.config.parameterizations import Dense, Lora, Parameterization
 
 
 @dataclass(frozen=True, config=STRICT)
-class Architecture:
+class Architecture(Checked):
     """A decoder-only transformer of a family in the registry; the vocabulary comes from the corpus's tokenizer."""
 
     family: Annotated[
@@ -32,6 +33,11 @@ class Architecture:
     tied_embedding: Annotated[
         bool, Field(description="Whether input and output embedding are one matrix, coded once.")
     ] = True
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield heads of unequal width."""
+        if self.hidden % self.heads:
+            yield Fault("", f"hidden {self.hidden} is no multiple of heads.")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -63,7 +69,7 @@ TrainingBudget = Annotated[Training, Field(description="Budget and optimizer.")]
 
 
 @dataclass(frozen=True, config=STRICT)
-class TrainedModel:
+class TrainedModel(Checked):
     """A transformer trained on `corpus`: from scratch, or from another row's values.
 
     `seed` draws the fixed part and the initial trained part.
@@ -91,9 +97,23 @@ class TrainedModel:
         int, Field(ge=0, description="Draws the fixed part and the initial values of the trained part.")
     ] = 0
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether the model's values are all its own, one by one."""
+        return self.parameterization.kind == "dense"
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield a parameterization whose drawn values a start would replace."""
+        if self.start is not None and self.parameterization.kind not in ("dense", "kronecker", "monarch"):
+            yield Fault(
+                "start",
+                f"a {self.parameterization.kind} model keeps its drawn values below what is trained. Start dense, "
+                "kronecker and monarch models only.",
+            )
+
 
 @dataclass(frozen=True, config=STRICT)
-class PretrainedModel:
+class PretrainedModel(Checked):
     """A pretrained causal language model: a hub name or a folder, or a GGUF file in a folder or a Python package.
 
     `name` is a hub name or a folder; with `package`, the folder of that installed Python package, or `subfolder` in
@@ -118,6 +138,18 @@ class PretrainedModel:
     revision: Annotated[
         str | None, Field(description="Branch, tag or commit on the hub; pin it for results that can be repeated.")
     ] = None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the model's values are all its own, one by one."""
+        return True
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield a checkpoint that is named twice or not at all."""
+        if (self.name is None) == (self.package is None):
+            yield Fault("", "give exactly one of 'name' and 'package'.")
+        if self.subfolder is not None and self.package is None:
+            yield Fault("subfolder", "it is a folder inside a 'package'. Name the package.")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -146,6 +178,11 @@ class FinetunedModel:
         int, Field(ge=0, description="Draws the initial values of the factors A; the factors B start at zero.")
     ] = 0
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether the model's values are all its own, one by one: no, its adapters lie over a base."""
+        return False
+
 
 @dataclass(frozen=True, config=STRICT)
 class MarkovModel:
@@ -154,6 +191,11 @@ class MarkovModel:
     kind: Literal["markov"]
     corpus: Annotated[str, Reference("corpora"), Field(description="Corpus row to count.")]
     order: Annotated[int, Field(ge=0, le=6, description="Number of preceding tokens that the next one depends on.")] = 1
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the model's values are all its own, one by one: no, it has counts."""
+        return False
 
 
 ModelSpec = Annotated[TrainedModel | PretrainedModel | FinetunedModel | MarkovModel, Field(discriminator="kind")]

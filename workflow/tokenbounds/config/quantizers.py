@@ -7,13 +7,14 @@ Nothing else in the library asks for a quantizer's kind: checks, the graph and t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from tokenbounds.config.base import STRICT, PositiveInt, Reference
+from tokenbounds.config.base import STRICT, Checked, Fault, PositiveInt, Reference
 
 Positive = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=16)]
@@ -35,7 +36,7 @@ Models = Literal["transformer", "dense", "imported", "fixed", "chain"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class Target:
+class Target(Checked):
     """How fine a quantizer's steps are: exactly one of the first four keys.
 
     Rates and sizes are met to within 1 % by real encodings. `bound: best` searches, by encodings that are scored on
@@ -65,10 +66,13 @@ class Target:
         int, Field(ge=0, description="With `bound`: draws these tokens; another seed than the evaluation's.")
     ] = 1
 
-    @property
-    def stated(self) -> int:
-        """Number of keys that say how fine steps are."""
-        return sum(value is not None for value in (self.bits_per_weight, self.message_megabits, self.scale, self.bound))
+    def faults(self) -> Iterator[Fault]:
+        """Yield a fineness that is stated twice or not at all, and a search without its corpus."""
+        stated = (self.bits_per_weight, self.message_megabits, self.scale, self.bound)
+        if sum(value is not None for value in stated) != 1:
+            yield Fault("", "give exactly one of bits_per_weight, message_megabits, scale, bound.")
+        if (self.bound is None) != (self.corpus is None):
+            yield Fault("", "'bound' and 'corpus' belong together. Give both or neither.")
 
 
 StepTarget = Annotated[Target, Field(description="How fine the steps are.")]

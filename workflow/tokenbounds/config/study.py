@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from tokenbounds.config.base import STRICT
+from tokenbounds.config.base import STRICT, Checked, Fault, Section
 from tokenbounds.config.calibrations import CalibrationSpec
 from tokenbounds.config.certificates import CertificateSpec, EvaluationSpec
+from tokenbounds.config.checks import study_faults
 from tokenbounds.config.corpora import CorpusSpec
-from tokenbounds.config.faults import explain_errors, study_faults
+from tokenbounds.config.explain import explain_errors
 from tokenbounds.config.messages import MessageSpec
 from tokenbounds.config.models import ModelSpec
 from tokenbounds.config.tasks import TaskSpec
+from tokenbounds.config.yaml_file import read_yaml
 from tokenbounds.errors import ConfigError
 from tokenbounds.files import canonical_json
 
 
 @dataclass(frozen=True, config=STRICT)
-class Study:
+class Study(Checked):
     """A whole study. Rows refer to each other by name."""
 
     study: Annotated[str, Field(description="Name of the study; it stands in certificates, tables and the report.")]
@@ -50,6 +54,18 @@ class Study:
     ] = Field(default_factory=dict)
     results: Annotated[str, Field(description="Folder of all results, relative to where Snakemake runs.")] = "results"
 
+    def section(self, name: Section) -> Mapping[str, Any]:
+        """The rows of a section, by name."""
+        rows: Mapping[str, Any] = getattr(self, name)
+        return rows
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield a folder of results that would hold more than results."""
+        if posixpath.basename(posixpath.normpath(self.results)) in ("", ".", ".."):
+            yield Fault("results", f"'{self.results}' is no folder of its own. Name one, e.g. results/{self.study}.")
+        if re.search(r"[{}<>]", self.results):
+            yield Fault("results", f"'{self.results}' holds one of {{ }} < >, which mean something else to Snakemake.")
+
 
 _STUDY = TypeAdapter(Study)
 
@@ -65,12 +81,15 @@ def parse_study(raw: dict[str, Any]) -> Study:
     try:
         study = _STUDY.validate_python(raw)
     except ValidationError as error:
-        lines = explain_errors(raw, error, study_schema())
-        raise ConfigError("the configuration is not valid:\n" + "\n".join(lines)) from error
+        raise _invalid(explain_errors(Study, error)) from error
     faults = list(study_faults(study))
     if faults:
-        raise ConfigError("the configuration is not valid:\n" + "\n".join(faults))
+        raise _invalid(faults)
     return study
+
+
+def _invalid(faults: Iterable[str]) -> ConfigError:
+    return ConfigError("\n  ".join(["the configuration is not valid:", *faults]))
 
 
 def load_study(path: Path | str) -> Study:
@@ -79,17 +98,9 @@ def load_study(path: Path | str) -> Study:
     Raises
     ------
     ConfigError
-        If the file is missing, is not YAML, or does not describe a study.
+        If the file cannot be read, holds a key twice, or does not describe a study.
     """
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist. Pass an existing configuration file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds no mapping of keys. Start from config/config.yaml.")
-    return parse_study(raw)
+    return parse_study(read_yaml(path))
 
 
 def row_json(row: Any) -> str:

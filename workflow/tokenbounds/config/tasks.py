@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from tokenbounds.config.base import STRICT, PositiveInt, Reference
+from tokenbounds.config.base import STRICT, Checked, Fault, Paths, PositiveInt, Reference
 
 RegionName = Literal["FWR1", "CDR1", "FWR2", "CDR2", "FWR3", "CDR3", "FWR4"]
 
@@ -19,7 +20,7 @@ SampleSeed = Annotated[int, Field(ge=0, description="Draws them.")]
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
-class RecoveryTask:
+class RecoveryTask(Checked):
     """Recover the residues of a region from what precedes it (IgLM: from both sides), greedily and residue by residue.
 
     `sequences` are drawn from `corpus` by `seed`; `chain` restricts them to one kind of chain.
@@ -42,9 +43,13 @@ class RecoveryTask:
     sequences: Annotated[PositiveInt, Field(description="Number of sequences drawn, one a document at most.")] = 200
     seed: SampleSeed = 0
 
+    def faults(self) -> Iterator[Fault]:
+        """Yield a message that is named twice."""
+        yield from _repeated(self.messages)
+
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
-class AffinityTask:
+class AffinityTask(Checked):
     """Rank variants of an antibody by likelihood, and compare with a measured `value`: one correlation an antibody.
 
     Tables are comma- or tab-separated with a header. A variant is a `sequence`, or a `heavy` and a `light` chain.
@@ -52,9 +57,8 @@ class AffinityTask:
 
     kind: Literal["affinity"]
     paths: Annotated[
-        tuple[str, ...],
+        Paths,
         Field(
-            min_length=1,
             description="Comma- or tab-separated tables with a header, plain or .gz: files, folders or patterns.",
         ),
     ]
@@ -83,5 +87,16 @@ class AffinityTask:
     resamples: Annotated[PositiveInt, Field(description="Bootstrap samples of each correlation's interval.")] = 2000
     seed: SampleSeed = 0
 
+    def faults(self) -> Iterator[Fault]:
+        """Yield a message that is named twice, and columns that say nothing or too much."""
+        yield from _repeated(self.messages)
+        if (self.sequence is None) == (self.heavy is None and self.light is None):
+            yield Fault("", "give either 'sequence', or 'heavy' and 'light' or one of them.")
+
 
 TaskSpec = Annotated[RecoveryTask | AffinityTask, Field(discriminator="kind")]
+
+
+def _repeated(messages: tuple[str, ...]) -> Iterator[Fault]:
+    if len(set(messages)) != len(messages):
+        yield Fault("messages", "a message appears twice. Name each once.")

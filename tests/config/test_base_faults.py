@@ -4,8 +4,7 @@ import copy
 
 import pytest
 from tokenbounds.config import parse_study
-from tokenbounds.config.certificate_faults import given_corpora, training_corpora
-from tokenbounds.config.given import given_message, given_model
+from tokenbounds.config.graph import base_corpora, base_model, coarse_message, training_corpora
 from tokenbounds.errors import ConfigError
 
 UNIFORM = {"kind": "uniform"}
@@ -40,16 +39,16 @@ def parse(section="certificates", name="c", **row):
 
 def test_fine_tunes_references_and_refinements_that_work():
     study = parse(message="moved", chain=["published", "coarse", "fine"], bounds={"bounds": ["telescoped"]})
-    assert [given_model(study, name) for name in study.messages] == [
+    assert [base_model(study, name) for name in study.messages] == [
         *(None, None),
         *("published", "published", "elsewhere", None),
     ]
-    assert [given_message(study, name) for name in study.messages] == [None, "coarse", None, None, None, None]
+    assert [coarse_message(study, name) for name in study.messages] == [None, "coarse", None, None, None, None]
     row = study.certificates["c"]
-    assert given_corpora(study, row) == ["there"]
+    assert base_corpora(study, row) == ["there"]
     assert training_corpora(study, row) == ["there", "here"]
     parse(message="published", prior="held_out")
-    assert given_corpora(parse(), parse().certificates["c"]) == []
+    assert base_corpora(parse(), parse().certificates["c"]) == []
 
 
 REFINEMENT = {"kind": "refinement", "of": "coarse"}

@@ -1,0 +1,234 @@
+"""What can be wrong with a study beyond its types, said in the user's own keys.
+
+What one row says against itself, its type knows (`Checked.faults`). Here is what rows say against each other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, get_args
+
+from tokenbounds.config.base import Checked, Section, nested, references
+from tokenbounds.config.explain import nearest
+from tokenbounds.config.graph import base_corpora, training_corpora
+from tokenbounds.config.quantizers import QUANTIZERS
+
+if TYPE_CHECKING:
+    from tokenbounds.config import CertificateSpec, MessageSpec, ModelSpec, Study
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+# Tokenizers of corpora whose tokens have labels.
+_LABELLED = ("antibody", "iglm")
+# Packages whose models were trained on data that their authors describe but do not name.
+_UNKNOWN_DATA = ("iglm",)
+
+
+def study_faults(study: Study) -> Iterator[str]:
+    """Yield a line for everything that types alone cannot refuse.
+
+    Rows are compared with each other only if every name refers to a row: a study with a misspelt name is told of that
+    first.
+    """
+    yield from _own_faults("", study)
+    for section in get_args(Section):
+        for name, row in study.section(section).items():
+            if not _NAME.fullmatch(name):
+                yield f"{section}.{name}: use letters, digits, '.', '_' and '-' in names; they become file names."
+            yield from _own_faults(f"{section}.{name}", row)
+    unknown = list(_unknown_names(study))
+    yield from unknown
+    if unknown:
+        return
+    yield from _corpus_faults(study)
+    yield from _model_faults(study)
+    yield from _calibration_faults(study)
+    for name, message in study.messages.items():
+        yield from _message_faults(f"messages.{name}", study, message)
+    for name, certificate in study.certificates.items():
+        yield from _certificate_faults(f"certificates.{name}", study, certificate)
+    yield from _task_faults(study)
+
+
+def _own_faults(where: str, row: object) -> Iterator[str]:
+    for key, part in nested(row):
+        if isinstance(part, Checked):
+            for fault in part.faults():
+                yield f"{'.'.join(filter(None, (where, key, fault.key)))}: {fault.sentence}"
+
+
+def _unknown_names(study: Study) -> Iterator[str]:
+    for section in get_args(Section):
+        for name, row in study.section(section).items():
+            for use in references(row):
+                rows = study.section(use.section)
+                if use.name not in rows:
+                    known = ", ".join(sorted(rows)) or "none"
+                    guess = nearest(use.name, rows)
+                    yield f"{section}.{name}.{use.key}: there is no row '{use.name}'{guess} Known rows: {known}."
+
+
+def _corpus_faults(study: Study) -> Iterator[str]:
+    for name, corpus in study.corpora.items():
+        for use in references(corpus):
+            if use.name == name:
+                yield (
+                    f"corpora.{name}.{use.key}: a tokenizer trained on the corpus it tokenizes depends on the data, "
+                    "and no bound holds. Train it on a disjoint corpus or use a published one."
+                )
+
+
+def _model_faults(study: Study) -> Iterator[str]:
+    for name, model in study.models.items():
+        if model.kind == "finetuned" and not study.models[model.base].is_dense:
+            yield (
+                f"models.{name}.base: '{model.base}' is no pretrained model and none trained densely. Only such a "
+                "model can be a base."
+            )
+        if model.kind == "trained" and model.start is not None:
+            seen: list[str] = [name]
+            below: str | None = model.start
+            while below is not None and below not in seen:
+                seen.append(below)
+                other = study.models[below]
+                below = other.start if other.kind == "trained" else None
+            if below is not None:
+                yield f"models.{name}.start: these models start from each other in a circle. Leave one 'start' out."
+            if study.models[model.start].kind == "markov":
+                yield f"models.{name}.start: '{model.start}' is a Markov chain. Name a transformer."
+
+
+def _calibration_faults(study: Study) -> Iterator[str]:
+    for name, calibration in study.calibrations.items():
+        if not study.models[calibration.model].is_dense:
+            yield f"calibrations.{name}.model: '{calibration.model}' is no dense transformer. Calibrate one that is."
+
+
+def _message_faults(where: str, study: Study, message: MessageSpec) -> Iterator[str]:
+    """Yield a line if the model, or the calibration or coarse message, does not suit the quantizer."""
+    model, quantizer = study.models[message.model], message.quantizer
+    if (model.kind == "markov") != (quantizer.models == "chain"):
+        wanted = f"{'' if model.kind == 'markov' else 'other than '}{_kinds('chain')}"
+        yield f"{where}.quantizer: model '{message.model}' needs a quantizer of kind {wanted}."
+    if model.kind == "pretrained" and quantizer.needs().training_steps:
+        yield (
+            f"{where}.quantizer.straight_through: model '{message.model}' is pretrained and names no corpus to train "
+            "on. Leave out 'straight_through'."
+        )
+    if message.smoothing_head is not None and model.kind != "trained":
+        why = {
+            "markov": "is a Markov chain and has no hidden state",
+            "pretrained": "names no corpus to train it on",
+            "finetuned": "is fine-tuned, and a smoothing head is trained with a model from scratch only",
+        }[model.kind]
+        yield f"{where}.smoothing_head: model '{message.model}' {why}. Leave out 'smoothing_head'."
+    if quantizer.models == "imported" and model.kind != "pretrained":
+        yield f"{where}.quantizer: '{message.model}' is not pretrained, so it has no published codes."
+    if quantizer.models == "fixed" and not model.is_dense:
+        yield (
+            f"{where}.quantizer: model '{message.model}' cannot be named by hash: it is no pretrained model and none "
+            "trained densely. Use another quantizer."
+        )
+    if quantizer.models == "dense" and model.kind != "markov" and not model.is_dense:
+        yield (
+            f"{where}.quantizer: '{quantizer.kind}' needs a dense model; '{message.model}' is not. Use "
+            f"{_kinds('transformer')}."
+        )
+    yield from _named_by_quantizer(f"{where}.quantizer", study, message)
+
+
+def _kinds(models: str) -> str:
+    """The kinds of quantizers that are for certain models."""
+    return " or ".join(kind for kind, row in QUANTIZERS.items() if row.models == models)
+
+
+def _named_by_quantizer(where: str, study: Study, message: MessageSpec) -> Iterator[str]:
+    """Yield a line if what a quantizer names belongs to another model."""
+    for use in references(message.quantizer):
+        if use.section == "calibrations" and study.calibrations[use.name].model != message.model:
+            yield (
+                f"{where}.{use.key}: '{use.name}' calibrates model '{study.calibrations[use.name].model}', not "
+                f"'{message.model}'. Name one of its own."
+            )
+        if use.section != "messages":
+            continue
+        coarse = study.messages[use.name]
+        if not coarse.quantizer.refinable:
+            wanted = " or ".join(kind for kind, row in QUANTIZERS.items() if row.refinable)
+            kind = coarse.quantizer.kind
+            yield f"{where}.{use.key}: '{use.name}' is of kind {kind}. Name a message of kind {wanted}."
+        elif coarse.model != message.model:
+            yield (
+                f"{where}.{use.key}: '{use.name}' is a message of model '{coarse.model}', not of '{message.model}'. "
+                "Refine a message of the same model."
+            )
+
+
+def _certificate_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str]:
+    yield from _window_faults(where, study, row)
+    yield from _sample_faults(where, study, row)
+    if row.bounds.subsets and study.corpora[row.corpus].tokenizer.kind not in _LABELLED:
+        yield (
+            f"{where}.bounds.subsets: corpus '{row.corpus}' has no labels. Only antibody sources do (airr, oas, fasta, "
+            "csv)."
+        )
+    if row.prior == "held_out":
+        if row.corpus in training_corpora(study, row):
+            yield (
+                f"{where}.prior: a model of this certificate was trained on corpus '{row.corpus}' itself, so it is not "
+                "held out. Certify it on another corpus, or with prior: message."
+            )
+        return
+    if row.corpus in base_corpora(study, row):
+        yield (
+            f"{where}: a model that its messages are decoded given was trained on corpus '{row.corpus}' itself, so it "
+            "was not fixed before. Certify on another corpus, or name another base."
+        )
+    for name in row.messages:
+        model = study.models[study.messages[name].model]
+        if model.kind == "pretrained" and model.package in _UNKNOWN_DATA:
+            yield (
+                f"{where}.prior: model '{study.messages[name].model}' of package '{model.package}' was trained on data "
+                "that are not known, so no certificate about its training data can be made. Certify it with prior: "
+                "held_out, which states the assumption, or fine-tune it and certify the fine-tuned model."
+            )
+
+
+def _window_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str]:
+    """Yield a line if the certified model cannot see what the evaluation shows, or sees more."""
+    name, evaluation = study.messages[row.message].model, study.evaluations[row.evaluation]
+    model: ModelSpec = study.models[name]
+    if model.kind == "finetuned":
+        model = study.models[model.base]
+    seen = evaluation.seen_tokens
+    if model.kind == "trained" and seen > model.architecture.context:
+        yield (
+            f"{where}.evaluation: '{row.evaluation}' has windows of {seen} tokens, but model '{name}' has "
+            f"{model.architecture.context} positions. Shorten the evaluation's context or lengthen the architecture's."
+        )
+    if model.kind == "markov" and evaluation.visible_tokens is not None and model.order > seen:
+        yield (
+            f"{where}.evaluation: '{row.evaluation}' shows {seen} tokens, but model '{name}' is a chain of order "
+            f"{model.order}. Show as many, or lower the order."
+        )
+
+
+def _sample_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str]:
+    """Yield a line for everything that needs every token scored, if a sample is drawn."""
+    if study.evaluations[row.evaluation].sample_tokens is None:
+        return
+    remedy = f"needs every token scored, but evaluation '{row.evaluation}' draws a sample. Use one with"
+    used = [bound for bound in row.bounds.bounds if not bound.by_token]
+    if used:
+        yield f"{where}: bound '{used[0]}' {remedy} sample_tokens: null."
+    if row.bounds.subsets:
+        yield f"{where}.bounds.subsets: it {remedy} sample_tokens: null."
+
+
+def _task_faults(study: Study) -> Iterator[str]:
+    for name, task in study.tasks.items():
+        if task.kind == "recovery" and study.corpora[task.corpus].tokenizer.kind != "antibody":
+            yield (
+                f"tasks.{name}.corpus: sequences are drawn from a corpus of the tokenizer 'antibody', and "
+                f"'{task.corpus}' has another. Name one with it; models of IgLM are asked in their own vocabulary."
+            )

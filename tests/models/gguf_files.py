@@ -1,5 +1,6 @@
-"""A small GGUF file."""
+"""Small GGUF files."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,3 +39,58 @@ def write_gguf(path):
     writer.write_tensors_to_file()
     writer.close()
     return tensors
+
+
+_ENDS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+_BLOCK = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def write_model(model, path, architecture="llama", add=(), tensors=()):
+    """Any model of LLaMA's kind as llama.cpp's converter lays it out, in F32.
+
+    `add` are functions of the writer, for further keys; `tensors` pairs of names and values, for further tensors.
+    """
+    gguf = pytest.importorskip("gguf")
+    config, writer = model.config, gguf.GGUFWriter(str(path), architecture)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_bos_token_id(config.bos_token_id)
+    for function in add:
+        function(writer)
+    for name, value in model.state_dict().items():
+        stem, leaf = name.rsplit(".", 1)
+        value = value.numpy()
+        if stem in _ENDS:
+            if not (stem == "lm_head" and config.tie_word_embeddings):
+                writer.add_tensor(f"{_ENDS[stem]}.{leaf}", value)
+            continue
+        _, _, layer, module = stem.split(".", 3)
+        heads = {"self_attn.q_proj": config.num_attention_heads, "self_attn.k_proj": config.num_key_value_heads}
+        if architecture == "llama" and module in heads:  # whose halves of a head llama.cpp interleaves
+            value = value.reshape(heads[module], 2, -1, *value.shape[1:]).swapaxes(1, 2).reshape(value.shape)
+        writer.add_tensor(f"blk.{layer}.{_BLOCK[module]}.{leaf}", np.ascontiguousarray(value))
+    for name, value in tensors:
+        writer.add_tensor(name, np.asarray(value, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -13,6 +13,7 @@ from typing import Any
 from tokenbounds.errors import TokenboundsError
 
 _CHUNK_BYTES = 1 << 20
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @contextmanager
@@ -85,6 +86,23 @@ def read_json(path: Path | str) -> Any:
         raise TokenboundsError(f"{path} does not exist. Run the rule that makes it, or correct the path.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise TokenboundsError(f"{path} is not valid JSON ({error}). Make it again.") from error
+
+
+def check_no_pointer(path: Path | str, error_type: type[TokenboundsError] = TokenboundsError) -> None:
+    """Refuse a file of Git LFS that was never fetched: a pointer of three lines that stands where the data should.
+
+    Raises
+    ------
+    TokenboundsError
+        Of the given type, if `path` is a pointer, or cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            start = stream.read(len(_POINTER))
+    except OSError as error:
+        raise error_type(f"cannot read {path}: {error.strerror or error}.") from error
+    if start == _POINTER:
+        raise error_type(f"{path} is a pointer of Git LFS, not the file itself. Run `git lfs pull`.")
 
 
 def sha256_bytes(data: bytes) -> str:

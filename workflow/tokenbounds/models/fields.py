@@ -149,10 +149,15 @@ class Rope:
         return {"rope_theta": self.theta, "rope_type": "default"}
 
     def check(self, value: Any, where: str) -> dict[str, Any]:
-        """Refuse unknown keys, unknown types of scaling, and numbers that are not finite and positive."""
+        """Refuse unknown keys, types of scaling unknown or dependent on later tokens, and numbers not positive."""
         if not isinstance(value, Mapping):
             raise ModelError(f"{where} is {value!r:.80}; it must be a mapping.")
         checked = {**self.default, **{key: self._check_one(key, item, where) for key, item in value.items()}}
+        if checked["rope_type"] == "longrope" and checked.get("short_factor") != checked.get("long_factor"):
+            raise ModelError(
+                f"{where}: longrope with two lists of factors is not supported: which one holds depends on the longest "
+                "sequence of a batch, so that a token's loss would depend on more than what precedes it."
+            )
         return dict(sorted(checked.items()))
 
     def _check_one(self, key: Any, value: Any, where: str) -> Any:

@@ -15,24 +15,26 @@ from typing import Any, cast
 
 import torch
 import transformers
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from tokenbounds.config import PretrainedModel
 from tokenbounds.errors import ModelError
+from tokenbounds.files import check_no_pointer
 from tokenbounds.models.build import build_model, coded_parameters
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint
 from tokenbounds.models.families import Family, family_of
-from tokenbounds.models.pretrained.quantized import fill_model, first_line, is_quantized, read_quantized
+from tokenbounds.models.pretrained.filling import OTHER_HEAD, check_finite, fill_model, first_line, is_constant
+from tokenbounds.models.pretrained.gguf_metadata import GgufFile
+from tokenbounds.models.pretrained.probe import compare_models
+from tokenbounds.models.pretrained.quantized import is_quantized, read_quantized
 from tokenbounds.models.pretrained.quip_sharp import PublishedCodes, save_codes
 from tokenbounds.models.pretrained.torch_archive import read_tensors
 
-_PROBE_TOKENS = 32
-_PROBE_TOLERANCE = 1e-4
 _ARCHIVE = "pytorch_model.bin"
-# Constants of transformers' older GPT-2, which stood in checkpoints beside the parameters.
-_MASKS = (".attn.bias", ".attn.masked_bias")
 # IgLM's configuration names a token it does not have; its sequences begin with the kind of chain, here [HEAVY].
 _FIRST_TOKENS = {"iglm": 31}
 
@@ -77,30 +79,38 @@ def load_pretrained(spec: PretrainedModel, *, start_id: int | None = None) -> tu
 
 def _load(spec: PretrainedModel, start_id: int | None) -> tuple[PreTrainedModel, ModelCard, PublishedCodes | None]:
     where = _locate(spec)
-    files = {"revision": spec.revision, "gguf_file": spec.gguf_file}
-    config = _read_config(where, files)
-    family, codes = _family(where, config), None
-    if is_quantized(config) and spec.gguf_file is None:
-        original, codes = read_quantized(where, spec.revision, config, family)
-    elif spec.subfolder is not None and (Path(where) / _ARCHIVE).is_file():
-        original = _read_archive(Path(where), family)
-    else:
-        if spec.gguf_file is None and Path(where).is_dir():
-            _check_folder(Path(where))
-        original = _read(where, files, family)
+    original, codes = _read_original(where, spec)
+    check_finite(original.named_parameters(), where)
     if start_id is None:
         start_id = _FIRST_TOKENS.get(spec.package or "")
-    card = card_from_config(original.config, start_id=start_id)
-    probe = torch.arange(_PROBE_TOKENS)[None] * 7919 % card.vocabulary_size
-    probe = probe[:, : card.context]
+    try:
+        card = card_from_config(original.config, start_id=start_id)
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from error
     with torch.no_grad():
-        expected = original(input_ids=probe, use_cache=False).logits
         model = build_model(card)
         _copy_values(original, model, where)
-        difference = (model(input_ids=probe, use_cache=False).logits - expected).abs().max().item()
-    if not difference <= _PROBE_TOLERANCE * (1.0 + expected.abs().max().item()):
-        raise ModelError(f"{where}: the model rebuilt from its card computes other logits (by {difference:.3g}).")
+    compare_models(original, model, where)
     return model, card, codes
+
+
+def _read_original(where: str, spec: PretrainedModel) -> tuple[PreTrainedModel, PublishedCodes | None]:
+    """The model as transformers makes it of the files, float32, and the codes of a QuIP# checkpoint."""
+    if spec.gguf_file is not None:
+        return _read_gguf(where, spec), None
+    if Path(where).is_file():
+        raise ModelError(f"{where} is a file. Give its folder; of a GGUF file the folder, and the file as 'gguf_file'.")
+    config = _read_config(where, spec.revision)
+    family = _family(where, config)
+    if is_quantized(config):
+        return read_quantized(where, spec.revision, config, family)
+    if spec.subfolder is not None and (Path(where) / _ARCHIVE).is_file():
+        tensors = read_tensors(Path(where) / _ARCHIVE)
+        settings = getattr(transformers, family.config_class).from_pretrained(where, attn_implementation="sdpa")
+        return fill_model(settings, family, tensors, where), None
+    if Path(where).is_dir():
+        _check_folder(Path(where))
+    return _read_safetensors(where, spec.revision, family), None
 
 
 def card_from_config(config: PreTrainedConfig, *, start_id: int | None = None) -> ModelCard:
@@ -112,10 +122,17 @@ def card_from_config(config: PreTrainedConfig, *, start_id: int | None = None) -
         If the family is not supported, or the configuration asks for what its card cannot say.
     """
     family = family_of(config.model_type)
-    for key, value in family.fixed.items():
+    kinds = set(getattr(config, "layer_types", None) or [])
+    if kinds - {"full_attention"}:
+        raise ModelError(f"{config.model_type}: layer_types {sorted(kinds)} are not supported.")
+    # Where every layer sees everything, a window that no layer has means nothing.
+    fixed = {key: value for key, value in family.fixed.items() if not (kinds and key.endswith("sliding_window"))}
+    for key, value in fixed.items():
         if getattr(config, key, value) != value:
             raise ModelError(f"{config.model_type}: {key} = {getattr(config, key)!r:.80} is not supported.")
     values = {key: getattr(config, key) for key in family.fields}
+    if family.has_rope:
+        values["rope_parameters"] = _plain_rope(values["rope_parameters"])
     _drop_implied(values)
     return ModelCard(
         family=config.model_type,
@@ -124,6 +141,17 @@ def card_from_config(config: PreTrainedConfig, *, start_id: int | None = None) -
         start_id=_first_token(config) if start_id is None else start_id,
         context=getattr(config, family.context_key),
     )
+
+
+def _plain_rope(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Rotary parameters without what says nothing: empty values, the older name of the type, a factor of the whole."""
+    rope = {key: value for key, value in parameters.items() if value is not None}
+    older = {"longrope": ("longrope", "su"), "default": ("default", "mrope")}
+    if rope.get("type") in older.get(rope.get("rope_type", ""), (rope.get("rope_type"),)):
+        rope.pop("type", None)
+    if rope.get("partial_rotary_factor") == 1.0:
+        del rope["partial_rotary_factor"]
+    return rope
 
 
 def _drop_implied(values: dict[str, Any]) -> None:
@@ -171,10 +199,10 @@ def _locate_subfolder(package: Path, spec: PretrainedModel) -> str:
     return str(folder)
 
 
-def _read_config(where: str, files: dict[str, str | None]) -> dict[str, Any]:
+def _read_config(where: str, revision: str | None) -> dict[str, Any]:
     """Read the configuration alone."""
     try:
-        config, _ = PreTrainedConfig.get_config_dict(where, **files)
+        config, _ = PreTrainedConfig.get_config_dict(where, revision=revision)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise ModelError(f"cannot read the configuration of {where}: {first_line(error)}") from error
     return config
@@ -190,34 +218,66 @@ def _family(where: str, config: dict[str, Any]) -> Family:
 def _check_folder(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file():
         raise ModelError(f"{folder} holds an adapter. Merge it into its base model and save that.")
-    if not list(folder.glob("*.safetensors")):
+    files = list(folder.glob("*.safetensors"))
+    if not files:
         pickled = ", ".join(path.name for path in sorted(folder.glob("*.bin"))) or "no weights at all"
         raise ModelError(f"{folder} has no *.safetensors, but {pickled}. Pickled weights are not read: convert them.")
+    for path in sorted(files):
+        check_no_pointer(path, ModelError)
 
 
-def _read(where: str, files: dict[str, str | None], family: Family) -> PreTrainedModel:
-    """Load the original; every parameter must come from the file."""
+def _read_safetensors(where: str, revision: str | None, family: Family) -> PreTrainedModel:
+    """Load the original by `AutoModelForCausalLM`; every parameter must come from the files, and nothing be left."""
+    options = {"revision": revision, "use_safetensors": True, "ignore_mismatched_sizes": True}
+    model, info = _from_pretrained(transformers.AutoModelForCausalLM, where, **options, trust_remote_code=False)
+    if type(model).__name__ != family.model_class:
+        raise ModelError(f"{where}: transformers reads it as {type(model).__name__}, which is not supported.")
+    if info["mismatched_keys"]:
+        name, found, wanted = min(info["mismatched_keys"])
+        raise ModelError(f"{where}: the tensor {name} is {list(found)}, but its configuration wants {list(wanted)}.")
+    left = [name for name in info["unexpected_keys"] if not is_constant(name)]
+    if strange := sorted(map(str, [*info["missing_keys"], *left])):
+        raise ModelError(f"{where}: its weights do not fit a {family.model_class} (first at {strange[0]}).")
+    if model.config.tie_word_embeddings and model.lm_head.weight is not model.get_input_embeddings().weight:
+        raise ModelError(f"{where}: {OTHER_HEAD}")
+    return model
+
+
+def _read_gguf(where: str, spec: PretrainedModel) -> PreTrainedModel:
+    """Load the original from a GGUF file, with the configuration that its metadata say, all of them."""
+    path = Path(where) / str(spec.gguf_file)
+    if not Path(where).is_dir():
+        try:
+            path = Path(hf_hub_download(where, str(spec.gguf_file), revision=spec.revision))
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            raise ModelError(f"cannot read {spec.gguf_file} of {where}: {first_line(error)}") from error
+    file = GgufFile.open(path)
+    said = file.config()
+    family = _family(str(path), said)
+    # Files of Mistral are of llama.cpp's architecture llama; transformers reads their values as a LLaMA's.
+    reader = family_of(file.architecture) if file.architecture != "mistral" else family_of("llama")
+    settings = getattr(transformers, reader.config_class).from_dict({**said, "model_type": file.architecture})
+    options = {"gguf_file": path.name, "config": settings}
+    model, info = _from_pretrained(getattr(transformers, reader.model_class), str(path.parent), **options)
+    file.check_tensors(model.state_dict())
+    if strange := sorted(map(str, [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]])):
+        raise ModelError(f"{path}: its weights do not fit a {reader.model_class} (first at {strange[0]}).")
+    if reader is family:
+        return model
+    windowed = getattr(transformers, family.config_class).from_dict(said)
+    windowed._attn_implementation = "sdpa"
+    return fill_model(windowed, family, model.state_dict(), str(path))
+
+
+def _from_pretrained(model_class: Any, where: str, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
-    model_class = getattr(transformers, family.model_class)
-    options = {"dtype": torch.float32, "attn_implementation": "sdpa", "output_loading_info": True}
-    if files["gguf_file"] is None:
-        options["use_safetensors"] = True
+    common = {"dtype": torch.float32, "attn_implementation": "sdpa", "output_loading_info": True}
     try:
-        model, info = model_class.from_pretrained(where, **files, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        model, info = model_class.from_pretrained(where, **common, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
         raise ModelError(f"cannot load {where}: {first_line(error)}") from error
-    strange = sorted(map(str, [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]))
-    if strange:
-        raise ModelError(f"{where}: its weights do not fit a {family.model_class} (first at {strange[0]}).")
-    return cast(PreTrainedModel, model.eval())
-
-
-def _read_archive(folder: Path, family: Family) -> PreTrainedModel:
-    """Load the original from a torch archive, read as data; every parameter must come from the file."""
-    tensors = {name: value for name, value in read_tensors(folder / _ARCHIVE).items() if not name.endswith(_MASKS)}
-    config = getattr(transformers, family.config_class).from_pretrained(folder, attn_implementation="sdpa")
-    return fill_model(config, family, tensors, str(folder))
+    return cast(PreTrainedModel, model.eval()), info
 
 
 def _copy_values(original: PreTrainedModel, model: PreTrainedModel, where: str) -> None:

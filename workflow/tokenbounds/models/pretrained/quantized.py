@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import transformers
@@ -14,11 +14,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from tokenbounds.errors import ModelError
 from tokenbounds.models.families import Family
+from tokenbounds.models.pretrained.filling import fill_model, first_line
 from tokenbounds.models.pretrained.packed import dense_tensors
 from tokenbounds.models.pretrained.quip_sharp import FAMILIES, PublishedCodes, read_quip_sharp
 from tokenbounds.models.pretrained.tensor_files import TensorFiles
-
-_DERIVED = ".rotary_emb.inv_freq"  # a constant that older checkpoints hold
 
 
 def is_quantized(config: Mapping[str, Any]) -> bool:
@@ -52,49 +51,18 @@ def read_quantized(
     settings._attn_implementation = "sdpa"
     try:
         files = TensorFiles(folder)
+        codes, transposed = None, family.config_class == "GPT2Config"
         if not config.get("quip_params"):
-            transposed = family.config_class == "GPT2Config"
-            return fill_model(
-                settings, family, dense_tensors(files, config["quantization_config"], transposed), where
-            ), None
-        if config["model_type"] not in FAMILIES:
+            tensors = dense_tensors(files, config["quantization_config"], transposed)
+        elif config["model_type"] not in FAMILIES:
             raise ModelError(f"a QuIP# checkpoint of the architecture {config['model_type']} is not read.")
-        shapes = _shapes(settings, family)
-        codes, tensors = read_quip_sharp(files, config["quip_params"], shapes)
-        tensors |= {name: torch.from_numpy(value) for name, value in codes.dense(shapes).items()}
+        else:
+            shapes = _shapes(settings, family)
+            codes, tensors = read_quip_sharp(files, config["quip_params"], shapes)
+            tensors |= {name: torch.from_numpy(value) for name, value in codes.dense(shapes).items()}
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from error
     return fill_model(settings, family, tensors, where), codes
-
-
-def fill_model(
-    config: PreTrainedConfig, family: Family, tensors: Mapping[str, torch.Tensor], where: str
-) -> PreTrainedModel:
-    """A transformers model, float32, with values from a file; every parameter must be there, and nothing else.
-
-    Raises
-    ------
-    ModelError
-        If a tensor is missing, left over, of another shape, or not finite.
-    """
-    model = getattr(transformers, family.model_class)(config)
-    values = {name: value for name, value in tensors.items() if not name.endswith(_DERIVED)}
-    for name, value in values.items():
-        if not torch.isfinite(value).all():
-            raise ModelError(f"{where}: {name} stands for values that are not finite.")
-    try:
-        missing, unexpected = model.load_state_dict(values, strict=False)
-    except RuntimeError as error:
-        raise ModelError(f"{where}: {first_line(error)}") from error
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    if strange := sorted({*missing, *unexpected} - tied):
-        raise ModelError(f"{where}: its weights do not fit a {family.model_class} (first at {strange[0]}).")
-    return cast(PreTrainedModel, model.float().eval())
-
-
-def first_line(error: Exception) -> str:
-    """The beginning of an error's text, for one of ours."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _local_folder(where: str, revision: str | None) -> Path:

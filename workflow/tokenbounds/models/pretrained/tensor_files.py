@@ -9,21 +9,29 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from tokenbounds.errors import ModelError
+from tokenbounds.files import check_no_pointer, read_json
+
+_WHOLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
 
 
 class TensorFiles:
-    """All tensors of the `*.safetensors` files in a folder, by name.
+    """All tensors of a folder's safetensors files, by name.
+
+    The files are those that transformers reads: `model.safetensors`, else those that the index names; with neither,
+    all there are.
 
     Raises
     ------
     ModelError
-        If a file is damaged, or two hold a tensor of the same name.
+        If a file is missing, damaged or a Git LFS pointer, or two hold a tensor of the same name.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file_of: dict[str, Path] = {}
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in _files_of(folder):
+            check_no_pointer(path, ModelError)
             for name in self._names(path):
                 if self._file_of.setdefault(name, path) != path:
                     raise ModelError(f"{path} and {self._file_of[name]} both hold the tensor {name}. Remove one.")
@@ -56,6 +64,18 @@ class TensorFiles:
                 return list(file.keys())
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path} cannot be read as safetensors: {error}. Download it again.") from error
+
+
+def _files_of(folder: Path) -> list[Path]:
+    if (folder / _WHOLE).is_file():
+        return [folder / _WHOLE]
+    if not (folder / _INDEX).is_file():
+        return sorted(folder.glob("*.safetensors"))
+    index = read_json(folder / _INDEX)
+    names = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ModelError(f"{folder / _INDEX} has no 'weight_map'. Download it again.")
+    return sorted({folder / Path(name).name for name in names.values()})
 
 
 def taken(

@@ -149,7 +149,7 @@ def test_hugging_face_faults(tmp_path):
     folder = saved_dataset(tmp_path)
     with pytest.raises(CorpusError, match=r"no split 'dev' \(it has: train, test\)"):
         texts(HuggingFaceSource(kind="huggingface", name=str(folder / "splits"), split="dev"))
-    with pytest.raises(CorpusError, match="no field 'body'"):
+    with pytest.raises(CorpusError, match="no column 'body'"):
         texts(HuggingFaceSource(kind="huggingface", name=str(folder / "single"), field="body"))
     shard = next((folder / "single").glob("*.arrow"))
     shard.write_bytes(shard.read_bytes()[:100])

@@ -245,7 +245,10 @@ def files_of_task(name: str) -> list[str]:
         raise WorkflowError(f"tasks.{name}.paths: {error}") from None
 
 
-HAS_ANTIBODIES = bool(study.tasks) or any(row.bounds.subsets for row in study.certificates.values())
+HAS_ANTIBODIES = bool(study.tasks) or any(
+    row.bounds.subsets and study.corpora[row.corpus].source.kind in ("airr", "oas", "fasta", "csv")
+    for row in study.certificates.values()
+)
 ANTIBODY_TABLES = ["models", "regions", "positions", "recovery", "affinity", "quantization"]
 ANTIBODY_RESULTS = [f"<results>/antibody/{table}.parquet" for table in ANTIBODY_TABLES] if HAS_ANTIBODIES else []
 TASK_ROWS = [list(study.tasks), [row_json(task) for task in study.tasks.values()]]

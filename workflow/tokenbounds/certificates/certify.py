@@ -22,7 +22,7 @@ from tokenbounds.certificates.assumptions import (
 from tokenbounds.certificates.averages.passes import Sample
 from tokenbounds.certificates.evidence import CertificateInputs, Evidence, LinkEvidence, gather_evidence
 from tokenbounds.certificates.rows.chains import ChainModel
-from tokenbounds.certificates.rows.labels import SUBSET_NAMES, LabelledScores
+from tokenbounds.certificates.rows.labels import LabelledScores
 from tokenbounds.certificates.rows.subsets import find_subsets, share_delta, state_subsets
 from tokenbounds.certificates.rows.tokens import Setting, Statement, state_bounds
 from tokenbounds.certificates.rows.units import Units
@@ -151,8 +151,10 @@ def _state(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, list[dict[s
     )
     models = [_chain_model(link, held_out) for link in evidence.links]
     own = models[-1]
-    scores = LabelledScores.of(evidence.scores, evidence.inputs.corpus) if spec.subsets else own.scores
-    subsets = find_subsets(scores, {column: SUBSET_NAMES[column] for column in spec.subsets})
+    scores, subsets = own.scores, []
+    if spec.subsets:
+        scores = LabelledScores.of(evidence.scores, evidence.inputs.corpus, spec.subsets)
+        subsets = find_subsets(scores, {name: column.categories for name, column in scores.columns.items()})
     setting, inner = share_delta(setting, subsets)
     statement = state_bounds(
         own.scores, setting, own.message_bits, name=own.name, chain=models[:-1], messages=own.messages

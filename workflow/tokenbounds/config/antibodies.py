@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -85,6 +85,8 @@ class SplitSpec:
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class SequenceSource(Checked):
     """What all sources of antibody sequences share."""
+
+    labels: ClassVar[tuple[str, ...]] = ("residue", "chain", "region", "germline", "imgt")
 
     paths: Annotated[
         Paths, Field(description="Files, folders (searched for the format's usual endings) or glob patterns.")

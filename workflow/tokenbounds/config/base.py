@@ -16,6 +16,7 @@ STRICT = ConfigDict(extra="forbid", strict=False)
 PositiveInt = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Coefficient = Annotated[float, Field(gt=0, le=1)]
+LabelName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
 
 Section = Literal["corpora", "models", "calibrations", "messages", "evaluations", "certificates", "tasks"]
 

@@ -9,9 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from tokenbounds.bounds.kinds import BoundKind
-from tokenbounds.config.base import STRICT, Checked, Coefficient, Fault, PositiveInt, Probability, Reference
-
-SubsetColumn = Literal["residue", "chain", "region", "germline", "imgt"]
+from tokenbounds.config.base import STRICT, Checked, Coefficient, Fault, LabelName, PositiveInt, Probability, Reference
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -116,12 +114,13 @@ class BoundsSpec(Checked):
         ),
     ] = (0.25, 0.5, 0.75, 0.9, 1.0)
     subsets: Annotated[
-        tuple[SubsetColumn, ...],
+        tuple[LabelName, ...],
         Field(
-            description="Columns of labels of antibody corpora (`residue`: amino acids and all others): all "
-            "metrics are also bounded for the tokens of each label, under those of `bounds` that can "
-            "be (`azuma`, `freedman`, `betting`, `documents`, `documents_betting`). Needs every token"
-            " scored. What such rows say: docs/bounds.md, “Subsets of tokens”."
+            description="Label columns of the corpus: the `labels` of its source, or `residue`, `chain`, "
+            "`region`, `germline` and `imgt` of antibodies. All metrics are also bounded for the tokens of each "
+            "label, under those of `bounds` that can be (`azuma`, `freedman`, `betting`, `documents`, "
+            "`documents_betting`). Needs every token scored. What such rows say: docs/bounds.md, “Subsets of "
+            "tokens”."
         ),
     ] = ()
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from tokenbounds.config import CertificateSpec, MessageSpec, ModelSpec, Study
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-# Tokenizers of corpora whose tokens have labels.
-_LABELLED = ("antibody", "iglm")
 # Packages whose models were trained on data that their authors describe but do not name.
 _UNKNOWN_DATA = ("iglm",)
 
@@ -167,11 +165,13 @@ def _named_by_quantizer(where: str, study: Study, message: MessageSpec) -> Itera
 def _certificate_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str]:
     yield from _window_faults(where, study, row)
     yield from _sample_faults(where, study, row)
-    if row.bounds.subsets and study.corpora[row.corpus].tokenizer.kind not in _LABELLED:
-        yield (
-            f"{where}.bounds.subsets: corpus '{row.corpus}' has no labels. Only antibody sources do (airr, oas, fasta, "
-            "csv)."
-        )
+    declared = study.corpora[row.corpus].source.labels
+    for name in row.bounds.subsets:
+        if name not in declared:
+            yield (
+                f"{where}.bounds.subsets: corpus '{row.corpus}' has no label '{name}', only "
+                f"{', '.join(declared) or 'none at all'}. Sources of kind jsonl, parquet and huggingface take 'labels'."
+            )
     if row.prior == "held_out":
         if row.corpus in training_corpora(study, row):
             yield (

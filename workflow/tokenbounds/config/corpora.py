@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -17,10 +17,20 @@ from tokenbounds.config.antibodies import (
     OasSource,
     SequenceSource,
 )
-from tokenbounds.config.base import STRICT, Checked, Fault, Paths, PositiveInt, Reference
+from tokenbounds.config.base import STRICT, Checked, Fault, LabelName, Paths, PositiveInt, Reference
 
 Licence = Annotated[str, Field(description="The documents' licence, for the manifest.")]
 TextField = Annotated[str, Field(description="Column that holds the text.")]
+Labels = Annotated[
+    tuple[LabelName, ...],
+    Field(
+        description="Columns whose values label the document, such as `[language]`; `bounds.subsets` may name them. "
+        "What values may be: docs/labels.md."
+    ),
+]
+
+SCORE_COLUMNS = ("block", "document", "position", "member", "token", "nll_bits", "rank", "entropy_bits", "alpha")
+"""Columns of score files and annotations, whose names no label column may have."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -28,6 +38,7 @@ class PythonStdlibSource:
     """The Python standard library of the interpreter that runs the job: its sources and documentation topics."""
 
     kind: Literal["python_stdlib"]
+    labels: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -39,6 +50,7 @@ class PythonTopicsSource:
     """
 
     kind: Literal["python_topics"]
+    labels: ClassVar[tuple[str, ...]] = ()
     part: Annotated[
         Literal["all", "even", "odd"],
         Field(description="All topics, or every second one by name, from the first or the second on."),
@@ -50,6 +62,7 @@ class TextSource:
     """Plain text files, one document each. `paths` are files, folders (searched for *.txt) or glob patterns."""
 
     kind: Literal["text"]
+    labels: ClassVar[tuple[str, ...]] = ()
     paths: Annotated[Paths, Field(description="Files, folders (searched for `*.txt`) or glob patterns.")]
     licence: Licence = "unstated"
 
@@ -64,6 +77,7 @@ class JsonLinesSource:
         Field(description="Files, folders (searched for `*.jsonl` and `*.jsonl.gz`) or glob patterns."),
     ]
     field: Annotated[str, Field(description="Key of each line's object that holds the text.")] = "text"
+    labels: Labels = ()
     licence: Licence = "unstated"
 
 
@@ -74,6 +88,7 @@ class ParquetSource:
     kind: Literal["parquet"]
     paths: Annotated[Paths, Field(description="Files, folders (searched for `*.parquet`) or glob patterns.")]
     field: TextField = "text"
+    labels: Labels = ()
     licence: Licence = "unstated"
 
 
@@ -86,6 +101,7 @@ class HuggingFaceSource:
     subset: Annotated[str | None, Field(description="Configuration of the dataset, if it has several.")] = None
     split: Annotated[str, Field(description="Split to read.")] = "train"
     field: TextField = "text"
+    labels: Labels = ()
     revision: Annotated[
         str | None, Field(description="Branch, tag or commit on the hub; pin it for results that can be repeated.")
     ] = None
@@ -171,7 +187,12 @@ class CorpusSpec(Checked):
     ] = 4
 
     def faults(self) -> Iterator[Fault]:
-        """Yield sources and tokenizers that do not suit each other."""
+        """Yield label columns whose names are taken, and sources and tokenizers that do not suit each other."""
+        for name in self.source.labels:
+            if name in SCORE_COLUMNS:
+                yield Fault("source.labels", f"'{name}' is a column of score files. Rename the column.")
+        if len(set(self.source.labels)) < len(self.source.labels):
+            yield Fault("source.labels", "a column appears twice. Name each once.")
         if not isinstance(self.source, SequenceSource):
             return
         if self.tokenizer.kind not in ("antibody", "iglm"):

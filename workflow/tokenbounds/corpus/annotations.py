@@ -15,74 +15,89 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenbounds.antibodies.labels import Chain, Germline, Region, TokenLabels
+from tokenbounds.corpus.labels import LabelColumn, TokenValues, labels_json
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CorpusError
-from tokenbounds.files import canonical_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ANNOTATIONS_NAME = "annotations.parquet"
-ANNOTATIONS_SCHEMA = pa.schema(
-    [
-        ("document", pa.int64()),
-        ("position", pa.int64()),
-        ("member", pa.int32()),
-        ("chain", pa.int8()),
-        ("region", pa.int8()),
-        ("germline", pa.int8()),
-        ("imgt", pa.int16()),
-    ],
-    metadata={
-        "schema_version": str(SCHEMA_VERSION),
-        "chain": canonical_json([value.label for value in Chain]),
-        "region": canonical_json([value.label for value in Region]),
-        "germline": canonical_json([value.label for value in Germline]),
-    },
-)
-_LABELS = ("member", "chain", "region", "germline", "imgt")
-_LAYOUT: dict[str, Any] = {
-    "compression": "zstd",
-    "use_dictionary": ["document", *_LABELS],
-    "column_encoding": {"position": "DELTA_BINARY_PACKED"},
-}
 _REMEDY = "Run `snakemake --forcerun tokenize_corpus`."
+
+
+def annotations_schema(fields: Sequence[pa.Field]) -> pa.Schema:
+    """Arrow schema of annotations that hold the given columns of codes."""
+    places = [pa.field("document", pa.int64()), pa.field("position", pa.int64())]
+    return pa.schema([*places, *fields], metadata={"schema_version": str(SCHEMA_VERSION)})
 
 
 class AnnotationWriter:
     """Writes the labels of documents, batch by batch."""
 
-    def __init__(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(path, ANNOTATIONS_SCHEMA, **_LAYOUT)
+    def __init__(self, path: Path, fields: Sequence[pa.Field]) -> None:
+        self._schema = annotations_schema(fields)
+        self._names = [field.name for field in fields]
+        self._writer = pq.ParquetWriter(
+            path,
+            self._schema,
+            compression="zstd",
+            use_dictionary=["document", *self._names],
+            column_encoding={"position": "DELTA_BINARY_PACKED"},
+        )
 
-    def write(self, first_document: int, labels: Sequence[TokenLabels]) -> None:
-        """Append the labels of consecutive documents, the first of which has number `first_document`."""
-        lengths = np.array([len(each) for each in labels], np.int64)
-        documents = np.repeat(first_document + np.arange(len(labels)), lengths)
-        positions = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        columns = [np.concatenate([getattr(each, name) for each in labels]) for name in _LABELS]
-        arrays = [pa.array(values) for values in (documents, positions, *columns)]
-        self._writer.write_table(pa.table(arrays, schema=ANNOTATIONS_SCHEMA))
+    def write(self, first_document: int, lengths: Sequence[int], labels: Sequence[TokenValues]) -> None:
+        """Append the labels of consecutive documents.
 
-    def close(self) -> None:
-        """Write the footer; until then the file is not readable."""
+        Parameters
+        ----------
+        first_document
+            Number of the first one.
+        lengths
+            Tokens of each, [documents].
+        labels
+            Codes of each one's tokens by column, int[its length].
+        """
+        tokens = np.array(lengths, np.int64)
+        documents = np.repeat(first_document + np.arange(len(tokens)), tokens)
+        positions = np.arange(tokens.sum()) - np.repeat(np.cumsum(tokens) - tokens, tokens)
+        columns = [np.concatenate([each[name] for each in labels]) for name in self._names]
+        arrays = [
+            pa.array(values).cast(field.type)
+            for values, field in zip((documents, positions, *columns), self._schema, strict=True)
+        ]
+        self._writer.write_table(pa.table(arrays, schema=self._schema))
+
+    def close(self, columns: Sequence[LabelColumn] = ()) -> None:
+        """Write the footer, with the names of the codes; until then the file is not readable."""
+        if columns:
+            self._writer.add_key_value_metadata({"labels": labels_json(columns)})
         self._writer.close()
 
 
 class Annotations:
-    """The annotations of a corpus, read as they are asked for: memory holds two row groups at most."""
+    """The annotations of a corpus, read as they are asked for: memory holds two row groups at most.
 
-    def __init__(self, path: Path, lengths: npt.NDArray[np.int64]) -> None:
+    Attributes
+    ----------
+    columns
+        The columns that the corpus declares to be stored here.
+    """
+
+    def __init__(self, path: Path, lengths: npt.NDArray[np.int64], columns: Sequence[LabelColumn]) -> None:
+        self.columns = tuple(column for column in columns if column.is_stored)
         self._path = path
         self._first_token = np.concatenate([[0], np.cumsum(lengths)])
         self._cached: dict[int, dict[str, npt.NDArray[Any]]] = {}
+        schema = annotations_schema([column.field for column in self.columns])
         try:
             self._file = pq.ParquetFile(path)
         except (OSError, pa.ArrowException) as error:
             raise CorpusError(f"cannot read {path}: {error}. {_REMEDY}") from error
         metadata = self._file.metadata
         version = (metadata.metadata or {}).get(b"schema_version", b"none").decode("utf-8", "replace")
-        if version != str(SCHEMA_VERSION) or not self._file.schema_arrow.equals(ANNOTATIONS_SCHEMA):
-            raise CorpusError(f"{path} has schema version {version} or other columns than annotations. {_REMEDY}")
+        if version != str(SCHEMA_VERSION) or not self._file.schema_arrow.equals(schema):
+            raise CorpusError(
+                f"{path} has schema version {version} or other columns than its manifest declares. {_REMEDY}"
+            )
         if metadata.num_rows != self._first_token[-1]:
             raise CorpusError(f"{path} has {metadata.num_rows} rows, its corpus {self._first_token[-1]}. {_REMEDY}")
         rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
@@ -100,12 +115,13 @@ class Annotations:
         entry = corpus.manifest.annotations_file
         if entry is None:
             raise CorpusError(
-                f"corpus {corpus.manifest.corpus} has no annotations. Only sources of kind airr, oas, fasta and csv do."
+                f"corpus {corpus.manifest.corpus} has no annotations. Name columns under 'labels' of its source, and "
+                "tokenize it again."
             )
-        return cls(Path(directory) / entry.file, corpus.lengths)
+        return cls(Path(directory) / entry.file, corpus.lengths, corpus.manifest.labels)
 
-    def at(self, document: npt.NDArray[np.int64], position: npt.NDArray[np.int64]) -> TokenLabels:
-        """Labels of the tokens at `position` (from 0) of `document`, both int64[n]; fastest in corpus order.
+    def at(self, document: npt.NDArray[np.int64], position: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+        """Codes by column of the tokens at `position` (from 0) of `document`, both int64[n]; fastest in corpus order.
 
         Raises
         ------
@@ -117,21 +133,22 @@ class Annotations:
             raise CorpusError(f"{self._path} has no document {document.max()}, only {len(lengths)}. {_REMEDY}")
         if np.any(position < 0) or np.any(position >= lengths[document]):
             raise CorpusError(f"{self._path}: a position is outside its document. {_REMEDY}")
+        # Row i of the file is the i-th token of the corpus, so a token's row follows from its place.
         rows = self._first_token[document] + position
         group_of_row = np.searchsorted(self._first_row, rows, side="right") - 1
-        columns = {name: np.zeros(len(rows), ANNOTATIONS_SCHEMA.field(name).type.to_pandas_dtype()) for name in _LABELS}
+        codes = {column.name: np.zeros(len(rows), column.field.type.to_pandas_dtype()) for column in self.columns}
         for group in np.unique(group_of_row).tolist():
             chosen = group_of_row == group
             inside = rows[chosen] - self._first_row[group]
             read = self._group(group)
             if not np.array_equal(read["document"][inside], document[chosen]):
                 raise CorpusError(f"{self._path}: its rows are not those of its corpus. {_REMEDY}")
-            for name in _LABELS:
-                columns[name][chosen] = read[name][inside]
-        return TokenLabels(**columns)
+            for name, values in codes.items():
+                values[chosen] = read[name][inside]
+        return codes
 
-    def document(self, number: int) -> TokenLabels:
-        """Labels of one document's tokens.
+    def document(self, number: int) -> dict[str, npt.NDArray[Any]]:
+        """Codes by column of one document's tokens, int[n].
 
         Raises
         ------
@@ -153,5 +170,10 @@ class Annotations:
                 raise CorpusError(f"{self._path} has empty cells. {_REMEDY}")
             while len(self._cached) > 1:
                 del self._cached[next(iter(self._cached))]
-            self._cached[group] = {name: table[name].to_numpy() for name in table.column_names}
+            read = {name: table[name].to_numpy() for name in table.column_names}
+            for column in self.columns:
+                names, codes = len(column.categories), read[column.name]
+                if names and len(codes) and not (codes.min() >= 0 and codes.max() < names):
+                    raise CorpusError(f"{self._path}: column {column.name} has a code without a name. {_REMEDY}")
+            self._cached[group] = read
         return self._cached[group]

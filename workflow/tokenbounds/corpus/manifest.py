@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenbounds.corpus.labels import LabelColumn
 from tokenbounds.errors import CorpusError, TokenboundsError
 from tokenbounds.files import read_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION, LABELLED_VERSION = 1, 2  # without and with label columns
 MANIFEST_NAME = "manifest.json"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -47,8 +48,8 @@ class FileEntry:
 class Manifest:
     """Everything known about a corpus but its tokens.
 
-    `annotations_file` and `reading`, the labels of tokens and the counts of what was left out, are there for antibody
-    sources only.
+    `labels` declares what is known about tokens; `annotations_file` holds it, if there is any. `reading` counts what a
+    source left out or changed, if it does so.
     """
 
     corpus: str
@@ -60,12 +61,18 @@ class Manifest:
     shards: tuple[ShardEntry, ...]
     documents_file: FileEntry
     annotations_file: FileEntry | None = None
+    labels: tuple[LabelColumn, ...] = ()
     reading: dict[str, Any] | None = None
-    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def schema_version(self) -> int:
+        """2 if it declares labels, else 1."""
+        return LABELLED_VERSION if self.labels else SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as JSON values."""
-        fields = {**asdict(self), "shards": [asdict(shard) for shard in self.shards]}
+        labels = [column.to_dict() for column in self.labels] or None
+        fields = {**asdict(self), "labels": labels, "schema_version": self.schema_version}
         return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -82,11 +89,12 @@ def read_manifest(path: Path | str) -> Manifest:
     except TokenboundsError as error:
         raise CorpusError(f"{error} (A corpus without a manifest was not finished: tokenize it again.)") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
-        raise CorpusError(f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}. Tokenize again.")
+    expected = LABELLED_VERSION if isinstance(raw, dict) and "labels" in raw else SCHEMA_VERSION
+    if version != expected:
+        raise CorpusError(f"{path} has schema version {version}, this program reads {expected}. Tokenize again.")
     try:
         manifest = _parse(raw)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorpusError(f"{path} is no complete manifest ({error!r}). Tokenize the corpus again.") from error
     _check(manifest, Path(path))
     return manifest
@@ -103,6 +111,7 @@ def _parse(raw: dict[str, Any]) -> Manifest:
         shards=tuple(ShardEntry(**shard) for shard in raw["shards"]),
         documents_file=FileEntry(**raw["documents_file"]),
         annotations_file=FileEntry(**raw["annotations_file"]) if "annotations_file" in raw else None,
+        labels=tuple(LabelColumn.from_dict(column) for column in raw.get("labels", ())),
         reading=raw.get("reading"),
     )
 
@@ -119,6 +128,7 @@ def _check(manifest: Manifest, path: Path) -> None:
     valid = (
         all(type(number) is int and number >= 0 for number in numbers)
         and all(isinstance(file, str) and _FILE_NAME.fullmatch(file) for file in files)
+        and (manifest.annotations_file is not None) == any(column.is_stored for column in manifest.labels)
         and manifest.tokenizer.start_id < manifest.tokenizer.vocabulary_size
         and sum(shard.documents for shard in manifest.shards) == manifest.documents
         and sum(shard.tokens for shard in manifest.shards) == manifest.tokens

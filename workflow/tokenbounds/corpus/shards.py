@@ -20,7 +20,11 @@ import pyarrow.parquet as pq
 
 from tokenbounds.antibodies.counts import ReadingCounts
 from tokenbounds.config import CorpusSpec, TransformersTokenizer
+from tokenbounds.config.antibodies import SequenceSource
+from tokenbounds.config.corpora import SCORE_COLUMNS
 from tokenbounds.corpus.annotations import ANNOTATIONS_NAME, AnnotationWriter
+from tokenbounds.corpus.antibodies import antibody_columns
+from tokenbounds.corpus.labels import DocumentLabels, LabelColumn
 from tokenbounds.corpus.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -103,10 +107,11 @@ def tokenize_corpus(
     directory = Path(directory)
     tokenizer = load_tokenizer(spec.tokenizer)
     forbidden = _load_forbidden(spec, exclude_overlap_with)
+    labels = _LabelColumns(spec)
     _clear(directory)
     counts = ReadingCounts()
     with ExitStack() as stack:
-        writer = _Writer(stack, directory, tokenizer, spec.shards)
+        writer = _Writer(stack, directory, tokenizer, spec.shards, labels)
         for batch in _batches(_with_progress(read_documents(spec.source, counts), name)):
             digests = [hashlib.sha256(document.raw).digest() for document in batch]
             forbidden.check(batch, digests)
@@ -116,8 +121,14 @@ def tokenize_corpus(
                 f"corpus {name} is empty: its source gave no token. Check the source's paths and field."
                 + (f" Counted: {counts.to_dict()}." if counts.to_dict() else "")
             )
-        writer.close()
-    manifest = replace(_manifest(spec, name, directory, tokenizer, writer), reading=counts.to_dict() or None)
+        columns = writer.close()
+    annotated = any(column.is_stored for column in columns)
+    manifest = replace(
+        _manifest(spec, name, directory, tokenizer, writer),
+        annotations_file=FileEntry(ANNOTATIONS_NAME, sha256_file(directory / ANNOTATIONS_NAME)) if annotated else None,
+        labels=columns,
+        reading=counts.to_dict() or None,
+    )
     write_json(directory / MANIFEST_NAME, manifest.to_dict())
     return manifest
 
@@ -144,9 +155,6 @@ def _manifest(spec: CorpusSpec, name: str, directory: Path, tokenizer: Tokenizer
         tokens=int(writer.tokens.sum()),
         shards=shards,
         documents_file=FileEntry(DOCUMENTS_NAME, sha256_file(directory / DOCUMENTS_NAME)),
-        annotations_file=(
-            FileEntry(ANNOTATIONS_NAME, sha256_file(directory / ANNOTATIONS_NAME)) if writer.annotated else None
-        ),
     )
 
 
@@ -184,11 +192,15 @@ def _with_progress(documents: Iterator[Document], name: str) -> Iterator[Documen
 class _Writer:
     """Writes batches of documents to all shards and the table of documents; files appear when it is left whole."""
 
-    def __init__(self, stack: ExitStack, directory: Path, tokenizer: Tokenizer, shards: int) -> None:
-        self._stack = stack
-        self._directory = directory
-        self._annotations: AnnotationWriter | None = None
+    def __init__(
+        self, stack: ExitStack, directory: Path, tokenizer: Tokenizer, shards: int, labels: _LabelColumns
+    ) -> None:
         self._tokenizer = tokenizer
+        self._labels = labels
+        self._annotations: AnnotationWriter | None = None
+        if labels.fields:
+            path = stack.enter_context(atomic_path(directory / ANNOTATIONS_NAME))
+            self._annotations = stack.enter_context(closing(AnnotationWriter(path, labels.fields)))
         self._schema = shard_schema(tokenizer)
         self._token_type = self._schema.field("tokens").type.value_type
         paths = [stack.enter_context(atomic_path(directory / shard_name(i))) for i in range(shards)]
@@ -203,11 +215,17 @@ class _Writer:
         first = int(self.documents.sum())
         for document, ids in zip(batch, tokens, strict=True):
             self._check(document, ids)
-        self._write_labels(first, batch)
+        lengths = [len(ids) for ids in tokens]
+        if self._annotations is not None:
+            leading = self._tokenizer.leading
+            codes = [
+                self._labels.codes(document, len(ids), leading) for document, ids in zip(batch, tokens, strict=True)
+            ]
+            self._annotations.write(first, lengths, codes)
         rows = [
             [first + i for i in range(len(batch))],
             [document.name for document in batch],
-            [len(ids) for ids in tokens],
+            lengths,
             [len(document.raw) for document in batch],
             [digest.hex() for digest in digests],
         ]
@@ -217,21 +235,6 @@ class _Writer:
             target = (first + shard) % shards
             for group in _small_groups(list(range(shard, len(batch), shards)), tokens):
                 self._write_rows(target, [first + i for i in group], [tokens[i] for i in group])
-
-    def _write_labels(self, first: int, batch: list[Document]) -> None:
-        """Append the labels of a batch, if its documents have any; all documents of a source have, or none."""
-        leading = self._tokenizer.leading
-        labels = [document.labels.behind(leading) for document in batch if document.labels is not None]
-        if labels and self._annotations is None:
-            path = self._stack.enter_context(atomic_path(self._directory / ANNOTATIONS_NAME))
-            self._annotations = self._stack.enter_context(closing(AnnotationWriter(path)))
-        if self._annotations is not None:
-            self._annotations.write(first, labels)
-
-    @property
-    def annotated(self) -> bool:
-        """Whether the documents have labels."""
-        return self._annotations is not None
 
     def _write_rows(self, shard: int, numbers: list[int], tokens: list[np.ndarray]) -> None:
         offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in tokens])]).astype(np.int32)
@@ -245,22 +248,58 @@ class _Writer:
     def _check(self, document: Document, ids: np.ndarray) -> None:
         if len(ids) > _MAX_DOCUMENT_TOKENS:
             raise CorpusError(f"document {document.name} has {len(ids)} tokens, more than 2^31-1. Split it.")
-        if document.labels is not None and len(document.labels) + self._tokenizer.leading != len(ids):
-            raise CorpusError(
-                f"document {document.name} has {len(document.labels)} labels and {len(ids)} tokens: antibody sources "
-                "need the tokenizer of kind antibody."
-            )
         if ids.dtype != np.uint8 and len(ids) and int(ids.max()) >= self._tokenizer.vocabulary_size:
             raise CorpusError(
                 f"document {document.name} holds token {int(ids.max())}, outside the {self._tokenizer.vocabulary_size} "
                 f"tokens of tokenizer {self._tokenizer.identity}. Mend the tokenizer's vocabulary."
             )
 
-    def close(self) -> None:
-        """End every stream; until then the files are not readable."""
+    def close(self) -> tuple[LabelColumn, ...]:
+        """End every stream, until when the files are not readable; return the label columns as they were found."""
         for stream in self._shards:
             stream.close()
         self._table.close()
+        columns = self._labels.found()
+        if self._annotations is not None:
+            self._annotations.close([column for column in columns if column.is_stored])
+        return columns
+
+
+class _LabelColumns:
+    """The label columns of a corpus: those that its kind of source declares, or those that its row names."""
+
+    def __init__(self, spec: CorpusSpec) -> None:
+        of_tokens = isinstance(spec.source, SequenceSource)
+        self._declared = antibody_columns(spec.tokenizer) if of_tokens else ()
+        self._of_documents = {} if of_tokens else {name: DocumentLabels(name) for name in spec.source.labels}
+        taken = [name for name in self._of_documents if name in SCORE_COLUMNS]
+        if taken:
+            raise CorpusError(f"'labels' names {taken[0]}, a column of score files. Rename the column in the source.")
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        """Columns of codes in the annotations."""
+        of_documents = [LabelColumn(name, "").field for name in self._of_documents]
+        return [column.field for column in self._declared if column.is_stored] + of_documents
+
+    def codes(self, document: Document, tokens: int, leading: int) -> dict[str, np.ndarray]:
+        """Codes of a document's tokens by column, int[tokens] each; those of the text's tokens are 0 before it."""
+        found = {
+            name: np.full(tokens, labels.code(document.labels.get(name), document.name))
+            for name, labels in self._of_documents.items()
+        }
+        for name, values in (document.token_labels or {}).items():
+            if len(values) + leading != tokens:
+                raise CorpusError(
+                    f"document {document.name} has {len(values)} labels and {tokens} tokens, {leading} of them before "
+                    "its text. Use the tokenizer that the source's labels were made for."
+                )
+            found[name] = np.pad(values, (leading, 0))
+        return found
+
+    def found(self) -> tuple[LabelColumn, ...]:
+        """The columns with all their labels, once every document was read."""
+        return (*self._declared, *(labels.column() for labels in self._of_documents.values()))
 
 
 @contextmanager

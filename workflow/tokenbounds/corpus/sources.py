@@ -8,8 +8,8 @@ import importlib.util
 import json
 import platform
 import sysconfig
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 
 from tokenbounds.antibodies.counts import ReadingCounts
 from tokenbounds.antibodies.documents import antibody_documents
-from tokenbounds.antibodies.labels import TokenLabels
 from tokenbounds.antibodies.readers import SUFFIXES
 from tokenbounds.config import (
     AirrSource,
@@ -35,6 +34,8 @@ from tokenbounds.config import (
     Source,
     TextSource,
 )
+from tokenbounds.corpus.antibodies import token_values
+from tokenbounds.corpus.labels import TokenValues
 from tokenbounds.errors import CorpusError, MissingPackageError
 
 _STDLIB_EXCLUDED = frozenset({"site-packages", "dist-packages", "__pycache__"})
@@ -43,14 +44,24 @@ _ROWS_PER_BATCH = 256
 
 @dataclass(frozen=True)
 class Document:
-    """One document: a name that leads back to its origin, and its text (bytes where they need not be UTF-8).
+    """One document.
 
-    `labels` say what is known about each of its tokens, if anything is.
+    Attributes
+    ----------
+    name
+        Leads back to its origin.
+    text
+        Bytes where they need not be UTF-8.
+    labels
+        What its source's label columns hold for it, as found there.
+    token_labels
+        Codes of its tokens by label column, if the source knows its tokens apart.
     """
 
     name: str
     text: str | bytes
-    labels: TokenLabels | None = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    token_labels: TokenValues | None = None
 
     @property
     def raw(self) -> bytes:
@@ -94,6 +105,8 @@ def read_documents(source: Source, counts: ReadingCounts | None = None) -> Itera
 def describe_source(source: Source) -> dict[str, Any]:
     """The source's settings for the manifest, with the version of whatever installed thing decides the documents."""
     settings: dict[str, Any] = json.loads(json.dumps(asdict(source)))
+    if not source.labels:
+        settings.pop("labels", None)
     if isinstance(source, PythonStdlibSource | PythonTopicsSource):
         settings["python"] = f"{platform.python_implementation()} {platform.python_version()}"
     if settings.get("package"):
@@ -174,7 +187,7 @@ def _package_folder(package: str) -> Path:
 
 def _read_antibodies(source: AntibodySource, counts: ReadingCounts) -> Iterator[Document]:
     for document in antibody_documents(source, source_files(source), counts):
-        yield Document(document.name, document.text, document.labels)
+        yield Document(document.name, document.text, token_labels=token_values(document.labels))
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -221,19 +234,25 @@ def _read_json_lines(source: JsonLinesSource) -> Iterator[Document]:
                 for number, line in enumerate(stream, start=1):
                     if line.strip():
                         where = f"{path.as_posix()}:{number}"
-                        yield Document(where, _field_of_line(line, source.field, where))
+                        row = _parse_line(line, source.field, where)
+                        yield Document(where, _text_of(row, source.field, where), _labels_of(row, source.labels))
         except (OSError, EOFError) as error:
             raise CorpusError(f"cannot read {path}: {error}. Replace the file with an intact one.") from error
 
 
-def _field_of_line(line: bytes, field: str, where: str) -> str:
+def _parse_line(line: bytes, field: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise CorpusError(f"{where} is not valid JSON ({error}). Mend or remove the line.") from error
     if not isinstance(row, dict):
         raise CorpusError(f"{where} holds no JSON object. Each line must be an object with the key '{field}'.")
-    return _text_of(row, field, where)
+    return row
+
+
+def _labels_of(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """The row's values in the label columns; None where it has none."""
+    return {column: row.get(column) for column in columns}
 
 
 def _text_of(row: dict[str, Any], field: str, where: str) -> str:
@@ -254,37 +273,38 @@ def _read_parquet(source: ParquetSource) -> Iterator[Document]:
     for path in source_files(source):
         try:
             with pq.ParquetFile(path) as file:
-                yield from _rows_of_parquet(file, source.field, path.as_posix())
+                yield from _rows_of_parquet(file, source, path.as_posix())
         except (OSError, pa.ArrowException) as error:
             raise CorpusError(f"cannot read {path} as Parquet: {error}. Replace it with an intact file.") from error
 
 
-def _rows_of_parquet(file: pq.ParquetFile, field: str, where: str) -> Iterator[Document]:
-    names = file.schema_arrow.names
-    if field not in names:
-        raise CorpusError(f"{where} has no column '{field}' (it has: {_listed(names)}). Set the source's 'field'.")
-    row = 0
-    for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=[field]):
-        for value in batch.column(0).to_pylist():
-            name = f"{where}:{row}"
-            yield Document(name, _text_of({field: value}, field, name))
-            row += 1
+def _rows_of_parquet(file: pq.ParquetFile, source: ParquetSource, where: str) -> Iterator[Document]:
+    _require_columns(file.schema_arrow.names, source, where)
+    number = 0
+    for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=[source.field, *source.labels]):
+        for row in batch.to_pylist():
+            name = f"{where}:{number}"
+            yield Document(name, _text_of(row, source.field, name), _labels_of(row, source.labels))
+            number += 1
+
+
+def _require_columns(names: Sequence[str], source: ParquetSource | HuggingFaceSource, where: str) -> None:
+    """Refuse a table that lacks the column of texts or one of labels."""
+    for key, column in (("field", source.field), *(("labels", label) for label in source.labels)):
+        if column not in names:
+            raise CorpusError(f"{where} has no column '{column}' (it has: {_listed(names)}). Set the source's '{key}'.")
 
 
 def _read_huggingface(source: HuggingFaceSource) -> Iterator[Document]:
     dataset = _open_huggingface(source)
     columns = dataset.column_names
-    if columns is not None and source.field not in columns:
-        raise CorpusError(
-            f"dataset {source.name} has no field '{source.field}' (it has: {_listed(columns)}). "
-            "Set the source's 'field'."
-        )
     if columns is not None:
-        dataset = dataset.select_columns([source.field])
+        _require_columns(columns, source, f"dataset {source.name}")
+        dataset = dataset.select_columns([source.field, *source.labels])
     rows = islice(_guarded(dataset, source.name), source.documents)
     for number, row in enumerate(rows):
         name = f"{source.name}:{source.split}:{number}"
-        yield Document(name, _text_of(row, source.field, name))
+        yield Document(name, _text_of(row, source.field, name), _labels_of(row, source.labels))
 
 
 def _guarded(dataset: Any, name: str) -> Iterator[dict[str, Any]]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pyarrow as pa
 
-from tokenbounds.corpus.annotations import ANNOTATIONS_SCHEMA
+from tokenbounds.corpus.labels import LabelColumn, labels_json
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import canonical_json
 
-SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION = 1, 2, 3  # plain; a smoothing weight for each token; labels
+# Plain; with a smoothing weight for each token; with labels (3 had those of antibodies, and is read no more).
+SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION = 1, 2, 4
 SCORE_SCHEMA = pa.schema(
     [
         ("block", pa.int64()),
@@ -25,13 +26,6 @@ SCORE_SCHEMA = pa.schema(
     ]
 )
 ALPHA_FIELD = pa.field("alpha", pa.float32())
-LABEL_COLUMNS = ("chain", "region", "germline", "imgt")
-LABEL_FIELDS = [ANNOTATIONS_SCHEMA.field(name) for name in LABEL_COLUMNS]
-LABEL_CODES = {
-    name: ANNOTATIONS_SCHEMA.metadata[name.encode()].decode()
-    for name in LABEL_COLUMNS
-    if name.encode() in ANNOTATIONS_SCHEMA.metadata
-}
 
 
 @dataclass(frozen=True)
@@ -39,8 +33,8 @@ class Provenance:
     """What a score file was made from and with; kept in its schema metadata.
 
     `software` maps package names to versions, and "device" to the kind of device that computed the scores. `alphas`
-    are the smoothing weights that the message's head chooses from, increasing; none without a head. `labelled` says
-    that each row has its token's labels, which a corpus of antibodies gives.
+    are the smoothing weights that the message's head chooses from, increasing; none without a head. `labels` are the
+    columns that say what is known about each row's token, as the corpus declares them.
     """
 
     message_sha256: str
@@ -51,25 +45,27 @@ class Provenance:
     vocabulary_size: int
     software: dict[str, str]
     alphas: tuple[float, ...] = ()
-    labelled: bool = False
+    labels: tuple[LabelColumn, ...] = ()
 
     @property
     def schema(self) -> pa.Schema:
         """The file's columns: one more with a smoothing head, `alpha`, and those of labels if there are any."""
-        more = [*([ALPHA_FIELD] if self.alphas else []), *(LABEL_FIELDS if self.labelled else [])]
-        return pa.schema([*SCORE_SCHEMA, *more])
+        alpha = [ALPHA_FIELD] if self.alphas else []
+        return pa.schema([*SCORE_SCHEMA, *alpha, *(column.field for column in self.labels)])
 
     def to_metadata(self) -> dict[str, str]:
-        """Schema metadata: one text a field, the schema version, and the names of the labels' codes."""
-        fields = {
-            name: value if isinstance(value, str) else canonical_json(value) for name, value in asdict(self).items()
-        }
-        del fields["labelled"]
-        if not self.alphas:
-            del fields["alphas"]
-        if self.labelled:
-            return {"schema_version": str(LABEL_VERSION), **fields, **LABEL_CODES}
-        return {"schema_version": str(ALPHA_VERSION if self.alphas else SCHEMA_VERSION), **fields}
+        """Schema metadata: the schema version, and one text a field; fields of what is not there are left out."""
+        version = LABEL_VERSION if self.labels else ALPHA_VERSION if self.alphas else SCHEMA_VERSION
+        metadata = {"schema_version": str(version)}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "labels":
+                text = labels_json(value)
+            else:
+                text = value if isinstance(value, str) else canonical_json(value)
+            if value or field.name not in ("alphas", "labels"):
+                metadata[field.name] = text
+        return metadata
 
     @classmethod
     def from_metadata(cls, metadata: dict[bytes, bytes] | None, path: Path) -> Provenance:
@@ -86,8 +82,8 @@ class Provenance:
         version = found.get("schema_version", "none")
         if version not in map(str, (SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION)):
             raise ScoreError(
-                f"{path} has schema version {version}, not one of {SCHEMA_VERSION} to {LABEL_VERSION}. Score with this "
-                "release."
+                f"{path} has schema version {version}, not {SCHEMA_VERSION}, {ALPHA_VERSION} or {LABEL_VERSION}. Score "
+                "with this release."
             )
         headed = version == str(ALPHA_VERSION) or (version == str(LABEL_VERSION) and "alphas" in found)
         try:
@@ -101,7 +97,7 @@ class Provenance:
                 vocabulary_size=int(found["vocabulary_size"]),
                 software={str(name): str(text) for name, text in software.items()},
                 alphas=_read_grid(found["alphas"]) if headed else (),
-                labelled=version == str(LABEL_VERSION),
+                labels=_read_labels(found["labels"]) if version == str(LABEL_VERSION) else (),
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise ScoreError(f"{path} has no readable provenance ({error!r}). Score this shard again.") from error
@@ -119,3 +115,17 @@ def _read_grid(text: str) -> tuple[float, ...]:
     if not alphas or not all(low < high for low, high in itertools.pairwise((0.0, *alphas, 1.0))):
         raise ValueError(f"alphas {text[:80]} are no increasing numbers between 0 and 1")
     return alphas
+
+
+def _read_labels(text: str) -> tuple[LabelColumn, ...]:
+    """Label columns from the metadata.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If they are none, or of a kind that score files do not carry.
+    """
+    columns = tuple(LabelColumn.from_dict(column) for column in json.loads(text))
+    if not columns or not all(column.is_scored for column in columns):
+        raise ValueError("labels name no columns of score files")
+    return columns

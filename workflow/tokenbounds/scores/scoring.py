@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tokenbounds.errors import ScoreError
 from tokenbounds.scores.plan import Int64Array, Plan, column, expand_blocks, read_plan
-from tokenbounds.scores.provenance import ALPHA_FIELD, LABEL_COLUMNS, LABEL_FIELDS, SCORE_SCHEMA, Provenance
+from tokenbounds.scores.provenance import ALPHA_FIELD, SCORE_SCHEMA, Provenance
 from tokenbounds.scores.store import score_writer
 from tokenbounds.scores.windows import Group, TokenReader, cut_groups, gather_windows, limit_windows
 
@@ -220,7 +220,7 @@ def score_shard(
     message_sha256
         Of the message the predictor was decoded from.
     annotations
-        Labels of the corpus's tokens, which each row is then given; see `docs/antibody.md`.
+        Labels of the corpus's tokens, which each row is then given; see `docs/labels.md`.
 
     Returns
     -------
@@ -240,20 +240,21 @@ def score_shard(
     rows = plan.shard(shard)
     scorer = make_scorer(predictor, corpus, options)
     provenance = _provenance(scorer, plan, shard, message_sha256, options)
-    provenance = replace(provenance, labelled=annotations is not None)
+    if annotations is not None:
+        provenance = replace(provenance, labels=tuple(column for column in annotations.columns if column.is_scored))
     progress = _Progress(int(column(rows, "length").sum()))
     with score_writer(out, provenance) as writer:
         for batch in score_blocks(scorer, corpus, rows, options.batch_tokens, plan.visible_tokens):
-            writer.write(batch if annotations is None else _with_labels(batch, annotations))
+            writer.write(batch if annotations is None else _with_labels(batch, annotations, provenance.schema))
             progress.add(batch.num_rows)
     return progress.done
 
 
-def _with_labels(batch: pa.RecordBatch, annotations: Annotations) -> pa.RecordBatch:
+def _with_labels(batch: pa.RecordBatch, annotations: Annotations, schema: pa.Schema) -> pa.RecordBatch:
     """Scores, each row with what is known of its token; no model sees that."""
-    found = annotations.at(column(batch, "document"), column(batch, "position"))
-    labels = [pa.array(getattr(found, name)) for name in LABEL_COLUMNS]
-    return pa.RecordBatch.from_arrays([*batch.columns, *labels], schema=pa.schema([*batch.schema, *LABEL_FIELDS]))
+    codes = annotations.at(column(batch, "document"), column(batch, "position"))
+    labels = [pa.array(codes[name]) for name in schema.names[batch.num_columns :]]
+    return pa.RecordBatch.from_arrays([*batch.columns, *labels], schema=schema)
 
 
 def _provenance(scorer: Scorer, plan: Plan, shard: int, message_sha256: str, options: ScoringOptions) -> Provenance:

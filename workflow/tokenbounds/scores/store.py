@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,16 +23,9 @@ from tokenbounds.files import atomic_path
 from tokenbounds.scores.batches import group_rows, read_batches
 from tokenbounds.scores.checks import KEYS, PlannedRows, check_alphas, check_increasing, check_values
 from tokenbounds.scores.plan import Plan, column
-from tokenbounds.scores.provenance import ALPHA_FIELD, LABEL_FIELDS, SCORE_SCHEMA, Provenance
+from tokenbounds.scores.provenance import Provenance
 
-_NAMES = [*SCORE_SCHEMA.names, ALPHA_FIELD.name, *(field.name for field in LABEL_FIELDS)]
 _ROWS_PER_GROUP = 1 << 20
-# Chosen for reading: losses are nearly incompressible, so they are stored plainly, the positions as steps.
-_LAYOUT: dict[str, Any] = {
-    "compression": {name: "none" if name == "nll_bits" else "zstd" for name in _NAMES},
-    "use_dictionary": [name for name in _NAMES if name not in ("position", "nll_bits")],
-    "column_encoding": {"position": "DELTA_BINARY_PACKED"},
-}
 _QUEUED_BATCHES = 4
 
 
@@ -42,10 +34,14 @@ class ScoreWriter:
 
     def __init__(self, path: Path, provenance: Provenance) -> None:
         schema = provenance.schema.with_metadata(provenance.to_metadata())
-        coded = [name for name in _LAYOUT["use_dictionary"] if name in schema.names]
-        packed = {name: _LAYOUT["compression"][name] for name in schema.names}
-        layout = {**_LAYOUT, "use_dictionary": coded, "compression": packed}
-        self._writer = pq.ParquetWriter(path, schema, **layout)
+        # Chosen for reading: losses are nearly incompressible, so they are stored plainly; positions as steps.
+        self._writer = pq.ParquetWriter(
+            path,
+            schema,
+            compression={name: "none" if name == "nll_bits" else "zstd" for name in schema.names},
+            use_dictionary=[name for name in schema.names if name not in ("position", "nll_bits")],
+            column_encoding={"position": "DELTA_BINARY_PACKED"},
+        )
         self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(_QUEUED_BATCHES)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="score-writer", daemon=True)

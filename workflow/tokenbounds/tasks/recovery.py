@@ -77,7 +77,9 @@ def draw_questions(corpus_directory: Path | str, task: RecoveryTask) -> list[Que
     questions: list[Question] = []
     sequences = 0
     for number in np.random.default_rng(task.seed).permutation(corpus.documents).tolist():
-        found = _ask(number, corpus.document(number).astype(np.int64), annotations.document(number), task)
+        found = _ask(
+            number, corpus.document(number).astype(np.int64), TokenLabels(**annotations.document(number)), task
+        )
         questions += found
         sequences += bool(found)
         if sequences == task.sequences:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,52 +10,55 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenbounds.antibodies import iglm, vocabulary
-from tokenbounds.corpus.annotations import ANNOTATIONS_SCHEMA, Annotations
+from tokenbounds.corpus.annotations import Annotations
+from tokenbounds.corpus.labels import LabelColumn
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, ScoreError
 from tokenbounds.scores.plan import column
 from tokenbounds.scores.store import Scores
 
-RESIDUE = "residue"
-_RESIDUE_IDS = {vocabulary.TOKENS: vocabulary.AMINO_ACID_IDS, iglm.TOKENS: iglm.RESIDUE_IDS}
-
 
 @dataclass(frozen=True)
 class LabelledScores:
-    """Scores of a corpus that has annotations.
+    """Scores of a corpus that declares label columns.
 
     Attributes
     ----------
     scores
         The scores, in any order; labels that their files hold must be those of the annotations.
+    columns
+        The label columns that are asked for, by name.
     annotations
-        Labels of every token of the corpus.
-    is_residue
-        Which tokens of the vocabulary are amino acids, bool[V].
+        Codes of every token of the corpus; None if all columns follow from the token.
     """
 
     scores: Scores
-    annotations: Annotations
-    is_residue: npt.NDArray[np.bool_]
+    columns: dict[str, LabelColumn]
+    annotations: Annotations | None
 
     @classmethod
-    def of(cls, scores: Scores, corpus_directory: Path) -> LabelledScores:
-        """Open the annotations of the corpus that was scored.
+    def of(cls, scores: Scores, corpus_directory: Path, names: Sequence[str]) -> LabelledScores:
+        """Open the labels of the corpus that was scored.
 
         Raises
         ------
+        CertificateError
+            If the corpus declares no column of such a name that has categories.
         CorpusError
-            If it has none.
+            If its annotations cannot be read.
         """
         corpus = Corpus.open(corpus_directory)
-        annotations = Annotations.open(corpus_directory, corpus)
-        is_residue = np.zeros(corpus.vocabulary_size, dtype=bool)
-        is_residue[_residue_ids(corpus.vocabulary_size)] = True
-        return cls(scores, annotations, is_residue)
+        declared = {label.name: label for label in corpus.manifest.labels if label.categories}
+        for name in names:
+            if name not in declared:
+                known = ", ".join(declared) or "none"
+                raise CertificateError(f"corpus {corpus.manifest.corpus} declares no label '{name}' (it has: {known}).")
+        columns = {name: declared[name] for name in names}
+        stored = any(label.is_stored for label in columns.values())
+        return cls(scores, columns, Annotations.open(corpus_directory, corpus) if stored else None)
 
     def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Stream score columns and label columns by name.
+        """Stream score columns and label columns (codes, int32) by name.
 
         Raises
         ------
@@ -64,40 +66,27 @@ class LabelledScores:
             If a score file has another label for a token than the annotations.
         """
         wanted = list(columns or ("nll_bits",))
-        labels = [name for name in wanted if name == RESIDUE or name in LABEL_NAMES]
-        stored = [name for name in wanted if name not in labels]
+        labels = [name for name in wanted if name in self.columns]
+        plain = [name for name in wanted if name not in self.columns]
         copied = [name for name in labels if name in self.scores.provenance.schema.names]
-        for batch in self.scores.iter_batches(sorted({*stored, *copied, "document", "position", "token"})):
-            found = self.annotations.at(column(batch, "document"), column(batch, "position"))
-            arrays = {name: batch[name] for name in stored}
-            for name in labels:
-                values = self.is_residue[column(batch, "token")] if name == RESIDUE else getattr(found, name)
-                arrays[name] = pa.array(values.astype(np.int32))
-                if name in copied and not np.array_equal(column(batch, name), values):
-                    self._refuse(name)
+        for batch in self.scores.iter_batches(sorted({*plain, *copied, "document", "position", "token"})):
+            arrays = {name: batch[name] for name in plain}
+            for name, codes in self._codes(batch, labels).items():
+                if name in copied and not np.array_equal(column(batch, name), codes):
+                    raise ScoreError(
+                        f"{self.scores.files[0].parent}: column {name} has other labels than the annotations of the "
+                        "corpus. Score its shards again."
+                    )
+                arrays[name] = pa.array(codes.astype(np.int32))
             yield pa.RecordBatch.from_arrays([arrays[name] for name in wanted], names=wanted)
 
-    def _refuse(self, name: str) -> None:
-        folder = self.scores.files[0].parent
-        raise ScoreError(
-            f"{folder}: column {name} has other labels than the annotations of the corpus. Score its shards again."
-        )
-
-
-def _residue_ids(size: int) -> npt.NDArray[np.int64]:
-    for tokens, ids in _RESIDUE_IDS.items():
-        if len(tokens) == size:
-            return ids
-    raise CertificateError(f"a vocabulary of {size} tokens is none of antibodies; their labels do not fit it.")
-
-
-def _names() -> dict[str, dict[int, str]]:
-    """Names of each label column's values, from the schema of annotations; positions are called by their number."""
-    metadata = {key.decode(): value.decode() for key, value in ANNOTATIONS_SCHEMA.metadata.items()}
-    named = {name: json.loads(metadata[name]) for name in ANNOTATIONS_SCHEMA.names if name in metadata}
-    names = {column: dict(enumerate(labels)) for column, labels in named.items()}
-    return {**names, "imgt": {0: "none"}}
-
-
-LABEL_NAMES: Mapping[str, Mapping[int, str]] = _names()
-SUBSET_NAMES: Mapping[str, Mapping[int, str]] = {RESIDUE: {0: "other", 1: RESIDUE}, **LABEL_NAMES}
+    def _codes(self, batch: pa.RecordBatch, names: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
+        """Codes of the batch's tokens by column, int[rows]: from the token itself, or from the annotations."""
+        found = {}
+        if self.annotations is not None:
+            found = self.annotations.at(column(batch, "document"), column(batch, "position"))
+        for name in names:
+            of_tokens = self.columns[name].codes_of_tokens
+            if of_tokens is not None:
+                found[name] = np.array(of_tokens)[column(batch, "token")]
+        return {name: found[name] for name in names}

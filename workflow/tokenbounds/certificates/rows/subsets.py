@@ -1,4 +1,4 @@
-"""Rows over subsets of tokens that share a label, such as a region (docs/bounds.md, "Subsets of tokens").
+"""Rows over subsets of tokens that share a label, such as a language (docs/bounds.md, "Subsets of tokens").
 
 Labels may depend on whole documents. Rows over tokens are therefore given the labels: they bound the risk of a source
 that knows them. Rows over documents take documents, each with its labels, as independent.
@@ -61,7 +61,7 @@ class SubsetStream:
             yield batch.select(wanted).filter(pa.array(chosen))
 
 
-def find_subsets(scores: ScoreStream, columns: Mapping[str, Mapping[int, str]]) -> list[Subset]:
+def find_subsets(scores: ScoreStream, columns: Mapping[str, Sequence[str]]) -> list[Subset]:
     """The subsets that occur, by column and label.
 
     Parameters
@@ -69,10 +69,8 @@ def find_subsets(scores: ScoreStream, columns: Mapping[str, Mapping[int, str]]) 
     scores
         Scores of all tokens, with the columns.
     columns
-        The names of each column's labels; a label without a name is called by its number.
+        The names of each column's labels, by code.
     """
-    if not columns:
-        return []
     counts: dict[str, dict[int, int]] = {column: {} for column in columns}
     for batch in scores.iter_batches(tuple(columns)):
         for column, found in counts.items():
@@ -80,7 +78,7 @@ def find_subsets(scores: ScoreStream, columns: Mapping[str, Mapping[int, str]]) 
             for code, number in zip(codes.tolist(), numbers.tolist(), strict=True):
                 found[code] = found.get(code, 0) + number
     return [
-        Subset(column, code, names.get(code, str(code)), counts[column][code])
+        Subset(column, code, names[code], counts[column][code])
         for column, names in columns.items()
         for code in sorted(counts[column])
     ]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenbounds.antibodies.counts import ReadingCounts
 from tokenbounds.antibodies.documents import read_antibodies
-from tokenbounds.antibodies.labels import Chain
+from tokenbounds.antibodies.labels import Chain, TokenLabels
 from tokenbounds.antibodies.vocabulary import AMINO_ACIDS, decode_ids
 from tokenbounds.config import (
     AirrSource,
@@ -165,7 +165,7 @@ def through_the_corpus(source, folder):
     annotations = Annotations.open(folder / "c", corpus)
     documents = []
     for number in range(corpus.documents):
-        ids, labels = corpus.document(number), annotations.document(number)
+        ids, labels = corpus.document(number), TokenLabels(**annotations.document(number))
         assert len(ids) == len(labels.region) and set(labels.region.tolist()) <= set(range(8))
         pieces = [decode_ids(ids[labels.member == member]) for member in range(labels.member.max() + 1)]
         assert "".join(pieces) == decode_ids(ids) and all(piece.endswith("[ClSep]") for piece in pieces)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from antibody_study import write_airr
 from tokenbounds.antibodies import iglm
-from tokenbounds.antibodies.labels import Chain
+from tokenbounds.antibodies.labels import Chain, TokenLabels
 from tokenbounds.certificates.certify import certify_bound
 from tokenbounds.certificates.evidence import CertificateInputs
 from tokenbounds.certificates.verify import verify_certificate
@@ -110,7 +110,7 @@ def test_iglms_corpora_keep_every_label_behind_the_species(tmp_path):
     annotations = Annotations.open(folder, corpus)
     for number in range(corpus.documents):
         tokens = [iglm.TOKENS[token] for token in corpus.document(number)]
-        labels = annotations.document(number)
+        labels = TokenLabels(**annotations.document(number))
         assert (tokens[0], tokens[-1], len(labels)) == ("[HUMAN]", "[SEP]", len(tokens))
         assert labels.region[0] == labels.region[-1] == 0
         fwr4 = "".join(token for token, region in zip(tokens, labels.region, strict=True) if region == 7)

@@ -17,7 +17,6 @@ from tokenbounds.corpus.annotations import Annotations
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError
 from tokenbounds.report.records import read_certificate
-from tokenbounds.scores.provenance import LABEL_COLUMNS
 
 COLUMNS = ("residue", "region", "germline")
 
@@ -36,7 +35,7 @@ def test_every_label_of_the_corpus_has_rows_with_its_tokens(study, certificate):
     annotations = Annotations.open(study.corpus(), corpus)
     labels = [annotations.document(number) for number in range(corpus.documents)]
     subsets = load(certificate)["subsets"]
-    regions = np.concatenate([each.region for each in labels])
+    regions = np.concatenate([each["region"] for each in labels])
     found = {each["label"]: each["tokens"] for each in subsets if each["column"] == "region"}
     assert found == {
         name: int((regions == code).sum())
@@ -62,7 +61,7 @@ def test_measured_values_are_averages_over_the_labelled_tokens(study, certificat
     annotations = Annotations.open(study.corpus(), corpus)
     scores = pa.concat_tables([pq.read_table(path) for path in study.inputs(2).scores])
     labels = annotations.at(scores["document"].to_numpy(), scores["position"].to_numpy())
-    chosen = labels.region == 6
+    chosen = labels["region"] == 6
     row = next(each for each in subsets if (each["column"], each["label"]) == ("region", "CDR3"))["rows"]
     top1 = next(each for each in row if (each["metric"], each["bound"]) == ("top1_error", "betting"))
     assert top1["empirical"] == pytest.approx((scores["rank"].to_numpy()[chosen] > 1).mean())
@@ -134,10 +133,11 @@ def test_every_scored_row_carries_the_labels_of_its_token(study):
     scores = pa.concat_tables([pq.read_table(path) for path in study.inputs(2).scores])
     assert scores.num_rows == corpus.tokens
     labels = annotations.at(scores["document"].to_numpy(), scores["position"].to_numpy())
-    for name in LABEL_COLUMNS:
-        np.testing.assert_array_equal(scores[name].to_numpy(), getattr(labels, name))
+    for name in ("chain", "region", "germline", "imgt"):
+        np.testing.assert_array_equal(scores[name].to_numpy(), labels[name])
     metadata = pq.read_schema(study.inputs(2).scores[0]).metadata
-    assert json.loads(metadata[b"region"])[Region.CDR3] == "CDR3"
+    names = {column["name"]: column["categories"] for column in json.loads(metadata[b"labels"])}
+    assert tuple(names) == ("chain", "region", "germline", "imgt") and names["region"][Region.CDR3] == "CDR3"
 
 
 def test_scores_with_other_labels_than_the_corpus_are_refused(study, tmp_path):
@@ -166,5 +166,7 @@ def test_a_held_out_chain_is_certified_region_by_region(study):
 
 def test_bounds_settings_and_samples(study):
     with pytest.raises(ValueError, match="subsets"):
-        BoundsSpec(subsets=("colour",))
+        BoundsSpec(subsets=("a colour",))
+    with pytest.raises(CertificateError, match=r"declares no label 'colour'.*region"):
+        study.certify("colours", 2, subsets=("colour",))
     assert EvaluationSpec().sample_tokens is None

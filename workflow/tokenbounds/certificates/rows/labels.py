@@ -46,6 +46,8 @@ class LabelledScores:
             If the corpus declares no column of such a name that has categories.
         CorpusError
             If its annotations cannot be read.
+        ScoreError
+            If the score files were made with other declarations.
         """
         corpus = Corpus.open(corpus_directory)
         declared = {label.name: label for label in corpus.manifest.labels if label.categories}
@@ -54,6 +56,12 @@ class LabelledScores:
                 known = ", ".join(declared) or "none"
                 raise CertificateError(f"corpus {corpus.manifest.corpus} declares no label '{name}' (it has: {known}).")
         columns = {name: declared[name] for name in names}
+        for stated in scores.provenance.labels:
+            if columns.get(stated.name, stated) != stated:
+                raise ScoreError(
+                    f"{scores.files[0].parent}: column {stated.name} has other labels than the manifest of the corpus "
+                    "declares. Score its shards again."
+                )
         stored = any(label.is_stored for label in columns.values())
         return cls(scores, columns, Annotations.open(corpus_directory, corpus) if stored else None)
 

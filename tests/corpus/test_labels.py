@@ -16,7 +16,6 @@ from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import (
     BoundsSpec,
     CorpusSpec,
-    CountsQuantizer,
     EvaluationSpec,
     HuggingFaceSource,
     JsonLinesSource,
@@ -26,6 +25,7 @@ from tokenbounds.config import (
     parse_study,
 )
 from tokenbounds.config.corpora import SCORE_COLUMNS
+from tokenbounds.config.quantizers import CountsQuantizer
 from tokenbounds.corpus.annotations import Annotations
 from tokenbounds.corpus.labels import MOST_LABELS, DocumentLabels
 from tokenbounds.corpus.reader import Corpus
@@ -158,8 +158,8 @@ def test_manifests_with_damaged_labels_are_refused(tmp_path, forge):
 # --- configuration ----------------------------------------------------------------------------------------------------
 
 
-def study(labels, subsets, field="text"):
-    source = {"kind": "jsonl", "paths": ["a.jsonl"], "labels": labels, "field": field}
+def study(labels, subsets):
+    source = {"kind": "jsonl", "paths": ["a.jsonl"], "labels": labels}
     return {
         "study": "s",
         "corpora": {"c": {"source": source}},
@@ -173,10 +173,9 @@ def study(labels, subsets, field="text"):
 def test_studies_name_labels_that_their_corpora_declare():
     parse_study(study(["language", "source"], ["source"]))
     for labels, subsets, complaint in (
-        ([], ["language"], "corpus 'c' has no labels. Name columns under 'labels' of its source"),
+        ([], ["language"], "corpus 'c' has no label 'language', only none at all.*take 'labels'"),
         (["source"], ["language"], "corpus 'c' has no label 'language', only source"),
         (["rank"], [], "corpora.c.source.labels: 'rank' is a column of score files"),
-        (["text"], [], "'text' is the text"),
         (["a", "a"], [], "a column appears twice"),
     ):
         with pytest.raises(ConfigError, match=complaint):

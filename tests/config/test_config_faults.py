@@ -89,7 +89,7 @@ def test_the_study_without_fault_is_accepted():
         (
             "models.t2",
             {"kind": "trained", "corpus": "c", "start": "t", "parameterization": {"kind": "sublora"}},
-            "models.t2.start: a sublora model keeps its drawn values",
+            "models.t2.start: a sublora model keeps its random values",
         ),
         (
             "models.t.parameterization",

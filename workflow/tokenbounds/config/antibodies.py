@@ -16,7 +16,7 @@ RegionMethod = Literal["columns", "alignment", "immunum"]
 Donor = Annotated[
     str | None,
     Field(
-        description="Where a sequence's donor stands: a column (FASTA: a field of the header; OAS: also a key"
+        description="Where to find a sequence's donor: a column (FASTA: a field of the header; OAS: also a key"
         " of the metadata), or `@file`. Clones of different donors are different clones."
     ),
 ]
@@ -28,12 +28,12 @@ Molecule = Annotated[
 
 @dataclass(frozen=True, config=STRICT)
 class KeepSpec:
-    """What is read although it is left out (or removed) by default. The manifest counts all of it either way."""
+    """What to read of what is left out or removed by default. The manifest counts all of it either way."""
 
     unproductive: Annotated[bool, Field(description="Rearrangements that the source calls unproductive.")] = False
     duplicates: Annotated[bool, Field(description="Sequences that were read before, letter for letter.")] = False
     ambiguous: Annotated[
-        bool, Field(description="Sequences with `X`, `*` or another letter that is no amino acid; it becomes `[UNK]`.")
+        bool, Field(description="Sequences with `X`, `*` or another letter that is no residue; it becomes `[UNK]`.")
     ] = False
     gaps: Annotated[
         bool, Field(description="Alignment gaps, as tokens; otherwise they are removed and the sequence stays.")
@@ -49,7 +49,7 @@ class SingleLayout:
 
 @dataclass(frozen=True, config=STRICT)
 class FamilyLayout:
-    """Each clonal family is a document, or several if it is large: `[CLS] s1 [ClSep] s2 [ClSep] …`, in drawn order."""
+    """Each clonal family is a document, or several if it is large: `[CLS] s1 [ClSep] s2 [ClSep] …`, in random order."""
 
     kind: Literal["family"]
     max_tokens: Annotated[
@@ -59,7 +59,7 @@ class FamilyLayout:
         PositiveInt | None,
         Field(description="Most documents of a clone; members beyond are left out. `null`: no limit."),
     ] = None
-    seed: Annotated[int, Field(description="Draws the order of a family's members.")] = 0
+    seed: Annotated[int, Field(description="Seed of the order of a family's members.")] = 0
 
 
 LayoutSpec = Annotated[SingleLayout | FamilyLayout, Field(discriminator="kind")]
@@ -71,14 +71,14 @@ class SplitSpec:
 
     by: Annotated[
         Literal["clone", "donor"],
-        Field(description="What is never cut in two: a `clone`, or a `donor` with all clones."),
+        Field(description="What stays together: a `clone`, or a `donor` with all clones."),
     ]
     part: Annotated[Literal["train", "test"], Field(description="The part to read.")]
     test_fraction: Annotated[
         Probability, Field(description="Expected share of clones (or donors) in the test part.")
     ] = 0.1
     seed: Annotated[
-        int, Field(description="Draws the assignment, by hash: it does not depend on order or number of the sequences.")
+        int, Field(description="Seed of the assignment, a hash of names: the order of sequences does not matter.")
     ] = 0
 
 
@@ -93,18 +93,18 @@ class SequenceSource(Checked):
     ]
     package: Annotated[
         str | None,
-        Field(description="Installed Python package in whose folder `paths` lie; it is found, never imported."),
+        Field(description="Installed Python package that `paths` are inside of. It is never imported."),
     ] = None
     licence: Annotated[str, Field(description="The sequences' licence, for the manifest.")] = "unstated"
     clone: Annotated[
         str | None,
         Field(
-            description="Where a sequence's clone stands: a column (FASTA: a field of the header), or `@file`, "
+            description="Where to find a sequence's clone: a column (FASTA: a field of the header), or `@file`, "
             "which makes each file a clone."
         ),
     ] = None
     donor: Donor = None
-    keep: Annotated[KeepSpec, Field(description="What is read although it is left out by default.")] = Field(
+    keep: Annotated[KeepSpec, Field(description="What to read of what is left out by default.")] = Field(
         default_factory=KeepSpec
     )
     layout: Annotated[LayoutSpec, Field(description="What a document is.")] = Field(
@@ -148,8 +148,8 @@ class AirrSource(SequenceSource):
     residues: Annotated[
         str | None,
         Field(
-            description="Column of amino acids. `null` takes `sequence_alignment_aa`, else translates "
-            "`sequence_alignment`, else takes `sequence_aa`, else translates `sequence`."
+            description="Column of amino acids. `null` takes the first there is of `sequence_alignment_aa`, "
+            "`sequence_alignment` (translated), `sequence_aa` and `sequence` (translated)."
         ),
     ] = None
     germline: Annotated[
@@ -209,11 +209,11 @@ class IglmTokenizer:
     kind: Literal["iglm"]
     chain: Annotated[
         Literal["heavy", "light"],
-        Field(description="The kind of chain that every sequence is; IgLM is told by a token."),
+        Field(description="The kind of chain of every sequence; a token tells IgLM."),
     ] = "heavy"
     species: Annotated[
         Literal["camel", "human", "mouse", "rabbit", "rat", "rhesus"],
-        Field(description="The species; IgLM is told by a token."),
+        Field(description="The species; a token tells IgLM."),
     ] = "human"
 
 

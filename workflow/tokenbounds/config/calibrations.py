@@ -31,7 +31,7 @@ class CalibrationSpec:
     context: Annotated[
         PositiveInt, Field(description="Tokens in a window, at most what the model can see. Documents are packed.")
     ] = 512
-    seed: Annotated[int, Field(ge=0, description="Draws the documents.")] = 0
+    seed: Annotated[int, Field(ge=0, description="Seed of the choice of documents.")] = 0
     batch_tokens: Annotated[
         PositiveInt, Field(description="Tokens that pass through a block at once. It changes speed and memory only.")
     ] = 4096

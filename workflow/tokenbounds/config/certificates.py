@@ -38,9 +38,9 @@ class EvaluationSpec(Checked):
         ),
     ] = None
     sample_tokens: Annotated[
-        PositiveInt | None, Field(description="Approximate number of tokens to draw and score; `null` scores all.")
+        PositiveInt | None, Field(description="Approximate number of tokens to sample and score; `null` scores all.")
     ] = None
-    seed: Annotated[int, Field(ge=0, description="Draws the sample.")] = 0
+    seed: Annotated[int, Field(ge=0, description="Seed of the sample.")] = 0
     shards: Annotated[PositiveInt, Field(description="Number of scoring jobs.")] = 2
     dtype: Annotated[
         Literal["float32", "bfloat16"],
@@ -74,10 +74,11 @@ class BoundsSpec(Checked):
         Probability, Field(description="Probability with which any of the certificate's bounds may fail.")
     ] = 0.05
     sampling_share: Annotated[
-        Probability, Field(description="Share of each bound's failure probability that pays for scoring a sample only.")
+        Probability, Field(description="Share of each bound's failure probability that pays for scoring only a sample.")
     ] = 0.2
     top_k: Annotated[
-        tuple[PositiveInt, ...], Field(description="Bound the error of the k likeliest tokens, for each k.")
+        tuple[PositiveInt, ...],
+        Field(description="For each k, bound the share of tokens that are not among the model's k likeliest."),
     ] = (1, 10, 100)
     bounds: Annotated[
         tuple[Annotated[BoundKind, Field(strict=False)], ...],
@@ -102,7 +103,7 @@ class BoundsSpec(Checked):
         tuple[Probability, ...],
         Field(
             min_length=1,
-            description="Grid of smoothing weights towards a cheaper model of the `chain`; the choice is paid.",
+            description="Grid of smoothing weights towards a cheaper model of the `chain`; the choice is paid for.",
         ),
     ] = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
     link_betas: Annotated[
@@ -110,7 +111,7 @@ class BoundsSpec(Checked):
         Field(
             min_length=1,
             description="Grid of coefficients: how much of the cheaper model's loss a link of a `telescoped` row "
-            "subtracts before it is bounded (1: all of it); the choice is paid.",
+            "subtracts before it is bounded (1: all of it); the choice is paid for.",
         ),
     ] = (0.25, 0.5, 0.75, 0.9, 1.0)
     subsets: Annotated[

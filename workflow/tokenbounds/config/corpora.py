@@ -46,7 +46,7 @@ class PythonTopicsSource:
     """Python's documentation topics, technical English that comes with every interpreter (`pydoc_data.topics`).
 
     There are about 80. `part` takes every second one by name, so that `even` and `odd` give disjoint corpora; a text
-    that stands under two names is read under the first.
+    that has two names is read under the first.
     """
 
     kind: Literal["python_topics"]

@@ -46,7 +46,7 @@ certificates:
 Names may hold letters, digits, `.`, `_` and `-`; they become file names. Unknown keys are errors. Editing a row makes
 the next run repeat only what depends on that row; comments and the order of keys mean nothing. Editors that know JSON
 schemas can complete keys from `workflow/schemas/study.schema.json`. Memory, run time and GPUs are not part of a study:
-they are the business of Snakemake's profile (`slurm/config.yaml`).
+they belong in Snakemake's profile (`slurm/config.yaml`).
 """
 
 _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (

@@ -16,14 +16,14 @@ from tokenbounds.config.quantizers import LearningRate, Quantizer
 class SmoothingHeadSpec:
     """A smoothing weight for each token, read off the last hidden state by a linear head that the message holds.
 
-    The head is trained on the bound itself. Its weights are powers of two, 1/2 and down to 2^-`levels` at the least.
+    The head is trained on the bound itself. Its weights are powers of two, from 1/2 down to 2^-`levels`.
     """
 
     bound: Annotated[
         Literal["azuma", "betting"], Field(description="The bound that the head is trained to lower; both may use it.")
     ] = "betting"
     tokens: Annotated[
-        PositiveInt, Field(description="Tokens of the model's corpus to train it on, drawn at random.")
+        PositiveInt, Field(description="Tokens of the model's corpus to train it on, sampled at random.")
     ] = 65536
     steps: Annotated[PositiveInt, Field(description="Optimizer steps, each on all of these tokens.")] = 300
     learning_rate: LearningRate = 0.05
@@ -36,7 +36,7 @@ class SmoothingHeadSpec:
             "that do not pay.",
         ),
     ] = 12
-    seed: Annotated[int, Field(ge=0, description="Draws the tokens.")] = 0
+    seed: Annotated[int, Field(ge=0, description="Seed of that sample.")] = 0
 
 
 @dataclass(frozen=True, config=STRICT)

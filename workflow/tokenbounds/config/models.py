@@ -27,7 +27,7 @@ class Architecture(Checked):
     ] = None
     feed_forward: Annotated[
         PositiveInt | None,
-        Field(description="Width of the feed-forward layers; `null` leaves the family's usual ratio."),
+        Field(description="Width of the feed-forward layers; `null`: the family's usual ratio."),
     ] = None
     context: Annotated[PositiveInt, Field(description="Longest window of tokens the model can see.")] = 256
     tied_embedding: Annotated[
@@ -54,14 +54,14 @@ class Training:
         ),
     ] = 0.05
     weight_decay: Annotated[float, Field(ge=0, description="AdamW's weight decay.")] = 0.0
-    seed: Annotated[int, Field(ge=0, description="Draws the batches.")] = 0
+    seed: Annotated[int, Field(ge=0, description="Seed of the batches.")] = 0
     dtype: Annotated[
         Literal["float32", "bfloat16"],
         Field(description="Precision of forward and backward passes; values are kept in float32."),
     ] = "float32"
     gradient_checkpointing: Annotated[bool, Field(description="Compute activations twice to save memory.")] = False
     save_steps: Annotated[
-        PositiveInt, Field(description="Steps between the checkpoints from which a killed job goes on.")
+        PositiveInt, Field(description="Steps between the checkpoints from which a killed job continues.")
     ] = 500
 
 
@@ -72,7 +72,7 @@ TrainingBudget = Annotated[Training, Field(description="Budget and optimizer.")]
 class TrainedModel(Checked):
     """A transformer trained on `corpus`: from scratch, or from another row's values.
 
-    `seed` draws the fixed part and the initial trained part.
+    `seed` determines the fixed part and the initial values of the trained part.
     """
 
     kind: Literal["trained"]
@@ -89,12 +89,12 @@ class TrainedModel(Checked):
         Reference("models"),
         Field(
             description="Model row of the same architecture whose values training starts from, copied into a "
-            "dense model or projected to the nearest Kronecker or Monarch factors; `null`: drawn "
+            "dense model or projected to the nearest Kronecker or Monarch factors; `null`: random "
             "values."
         ),
     ] = None
     seed: Annotated[
-        int, Field(ge=0, description="Draws the fixed part and the initial values of the trained part.")
+        int, Field(ge=0, description="Seed of the fixed part, and of the initial values of the trained part.")
     ] = 0
 
     @property
@@ -103,11 +103,11 @@ class TrainedModel(Checked):
         return self.parameterization.kind == "dense"
 
     def faults(self) -> Iterator[Fault]:
-        """Yield a parameterization whose drawn values a start would replace."""
+        """Yield a parameterization whose random values a start would replace."""
         if self.start is not None and self.parameterization.kind not in ("dense", "kronecker", "monarch"):
             yield Fault(
                 "start",
-                f"a {self.parameterization.kind} model keeps its drawn values below what is trained. Start dense, "
+                f"a {self.parameterization.kind} model keeps its random values below what is trained. Start dense, "
                 "kronecker and monarch models only.",
             )
 
@@ -157,7 +157,8 @@ class FinetunedModel:
     """A fixed `base` with low-rank adapters that are trained on `corpus`; a message holds the adapters only.
 
     `base` is a pretrained model, or a dense one trained on another corpus: it must not depend on the corpora that
-    the fine-tuned model is certified on. Training starts from the base itself; `seed` draws one adapter factor.
+    the fine-tuned model is certified on. Training starts from the base itself: one factor of each adapter is zero, the
+    other random.
     """
 
     kind: Literal["finetuned"]
@@ -175,7 +176,7 @@ class FinetunedModel:
     training: TrainingBudget = Field(default_factory=Training)
     context: Annotated[PositiveInt, Field(description="Tokens in a training window.")] = 256
     seed: Annotated[
-        int, Field(ge=0, description="Draws the initial values of the factors A; the factors B start at zero.")
+        int, Field(ge=0, description="Seed of the initial values of the factors A; the factors B start at zero.")
     ] = 0
 
     @property
@@ -186,7 +187,7 @@ class FinetunedModel:
 
 @dataclass(frozen=True, config=STRICT)
 class MarkovModel:
-    """A Markov chain of the given order, its counts taken from `corpus`."""
+    """A Markov chain of the stated order, counted on `corpus`."""
 
     kind: Literal["markov"]
     corpus: Annotated[str, Reference("corpora"), Field(description="Corpus row to count.")]

@@ -26,7 +26,7 @@ LeftShapes = Annotated[
     Field(description="Rows (outputs) and columns (inputs) of the left factor A, for layers of a role."),
 ]
 FactoredTargets = Annotated[
-    Targets, Field(description="Layers that are parameterized so; all others are trained and coded whole.")
+    Targets, Field(description="Layers that are parameterized this way; all others are trained and coded whole.")
 ]
 Dimension = Annotated[
     PositiveInt,
@@ -41,7 +41,7 @@ Covers = Annotated[
     ),
 ]
 SubspaceTargets = Annotated[
-    Targets, Field(description="Layers that are parameterized so; the others stay whole below the subspace.")
+    Targets, Field(description="Layers that are parameterized this way; the others stay whole below the subspace.")
 ]
 
 
@@ -62,7 +62,7 @@ class Lora:
     targets: Annotated[
         Targets,
         Field(
-            description="Layers that are parameterized so; all others are trained and coded whole, or left as a "
+            description="Layers that are parameterized this way; all others are trained and coded whole, or left as a "
             "base has them."
         ),
     ] = _TARGETS
@@ -85,8 +85,8 @@ class Kronecker:
     initialization: Annotated[
         Literal["random", "dense_projection"],
         Field(
-            description="`random` draws the factors; `dense_projection` draws the dense layer and takes the "
-            "nearest sum of Kronecker products."
+            description="`random` initializes the factors; `dense_projection` initializes the dense layer and takes "
+            "the nearest sum of Kronecker products."
         ),
     ] = "random"
     targets: FactoredTargets = _TARGETS
@@ -114,7 +114,7 @@ class Subspace:
     """All covered parameters are θ0 + P·z: θ0 and P come from the seed alone, only the few numbers z are coded.
 
     P is a Kronecker product of two random matrices. `over` says which parameters the model has: those of the plain
-    model, or the factors of another parameterization, whose own keys stand there.
+    model, or the factors of another parameterization, whose own keys go there.
     """
 
     kind: Literal["subspace"]

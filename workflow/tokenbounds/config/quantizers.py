@@ -63,7 +63,7 @@ class Target(Checked):
         16384
     )
     seed: Annotated[
-        int, Field(ge=0, description="With `bound`: draws these tokens; another seed than the evaluation's.")
+        int, Field(ge=0, description="With `bound`: seed of these tokens. Choose another than the evaluation's.")
     ] = 1
 
     def faults(self) -> Iterator[Fault]:
@@ -82,11 +82,11 @@ StepTarget = Annotated[Target, Field(description="How fine the steps are.")]
 class StraightThrough:
     """Straight-through training of quantized weights (and codebooks) before they are coded."""
 
-    steps: Annotated[int, Field(ge=0, description="Optimizer steps; 0 quantizes once and leaves it at that.")] = 0
+    steps: Annotated[int, Field(ge=0, description="Optimizer steps; 0: no training.")] = 0
     batch_tokens: Annotated[PositiveInt, Field(description="Tokens in one step.")] = 8192
     learning_rate: LearningRate = 1e-3
     rate_weight: Annotated[float, Field(ge=0, description="Weight of the message's size in the training loss.")] = 0.0
-    seed: Annotated[int, Field(ge=0, description="Draws the batches.")] = 0
+    seed: Annotated[int, Field(ge=0, description="Seed of the batches.")] = 0
     dtype: Annotated[
         Literal["float32", "bfloat16"],
         Field(description="Precision of forward and backward passes; values are kept in float32."),
@@ -175,8 +175,8 @@ class UniformQuantizer(QuantizerRow):
 class RefinementQuantizer(QuantizerRow):
     """The codes of a coarse message `of` the same model, refined: each step is divided into `factor` finer ones.
 
-    Only the finer digits are coded, given the coarse codes. Decoding needs the coarse message, named by hash; both
-    are paid for, and by a chain that holds both, once.
+    Only the finer digits are coded, conditional on the coarse codes. Decoding needs the coarse message, which is named
+    by hash. Both are paid for; a chain of both pays for the coarse message once.
     """
 
     kind: Literal["refinement"]
@@ -223,8 +223,8 @@ class WatersicQuantizer(QuantizerRow):
     """The best for pretrained models: steps by sensitivity of rows and columns, one scale for the whole model.
 
     The step of row r and column k is scale / √(g_r · D_k): g_r is the mean squared gradient of the loss at output r,
-    D_k what the inputs before k do not explain of input k. Columns are rounded with error feedback, the codes of each
-    so that error + `rate_weight` × bits is least along a trellis.
+    D_k the part of input k that the inputs before it do not explain. Columns are rounded with error feedback. The codes
+    of a column are chosen along a trellis, for the least error + `rate_weight` × bits.
     """
 
     kind: Literal["watersic"]
@@ -258,7 +258,7 @@ class WatersicQuantizer(QuantizerRow):
 
 @dataclass(frozen=True, config=STRICT)
 class QuipQuantizer(QuantizerRow):
-    """QuIP: linear layers between seeded random rotations that make all values alike, rounded as in `gptq`.
+    """QuIP: linear layers between seeded random rotations that spread out outliers, rounded as in `gptq`.
 
     Embeddings are not rotated and are rounded as in `rtn`.
     """
@@ -266,7 +266,7 @@ class QuipQuantizer(QuantizerRow):
     kind: Literal["quip"]
     calibration: CalibrationName
     target: StepTarget
-    seed: Annotated[int, Field(ge=0, description="Draws the rotations.")] = 0
+    seed: Annotated[int, Field(ge=0, description="Seed of the rotations.")] = 0
     damping: Damping = 1e-2
     embedding_bits_per_weight: EmbeddingRate = None
     models: ClassVar[Models] = "dense"
@@ -292,9 +292,7 @@ class QuipSharpQuantizer(QuantizerRow):
         Literal[2, 3, 4],
         Field(description="Bits of a weight before coding: E8P at 2, with the ball of E8 at 3, E8P twice at 4."),
     ] = 2
-    seed: Annotated[
-        int, Field(ge=0, lt=1 << 64, description="Draws the signs of the rotations; the message holds it.")
-    ] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 64, description="Seed of the rotations' signs; the message holds it.")] = 0
     damping: Damping = 1e-2
     embedding_bits_per_weight: Annotated[
         Rate, Field(description="Bits that a value of embedding and head takes, coded.")
@@ -309,7 +307,7 @@ class QuipSharpQuantizer(QuantizerRow):
 
 @dataclass(frozen=True, config=STRICT)
 class PublishedQuantizer(QuantizerRow):
-    """The codes of a checkpoint that is quantized already (QuIP#), as they are; nothing is rounded or lost."""
+    """The codes of a checkpoint that is already quantized (QuIP#), unchanged: nothing is rounded or lost."""
 
     kind: Literal["published"]
     models: ClassVar[Models] = "imported"

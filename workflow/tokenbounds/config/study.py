@@ -29,7 +29,7 @@ from tokenbounds.files import canonical_json
 class Study(Checked):
     """A whole study. Rows refer to each other by name."""
 
-    study: Annotated[str, Field(description="Name of the study; it stands in certificates, tables and the report.")]
+    study: Annotated[str, Field(description="Name of the study; certificates, tables and the report show it.")]
     corpora: Annotated[
         dict[str, CorpusSpec],
         Field(min_length=1, description="The texts that models are trained on and certified for."),
@@ -50,7 +50,7 @@ class Study(Checked):
     ] = Field(default_factory=lambda: {"default": EvaluationSpec()})
     tasks: Annotated[
         dict[str, TaskSpec],
-        Field(description="What antibody models are tried at, beside being certified: docs/antibody.md."),
+        Field(description="What antibody models are tested on, in addition to certificates: docs/antibody.md."),
     ] = Field(default_factory=dict)
     results: Annotated[str, Field(description="Folder of all results, relative to where Snakemake runs.")] = "results"
 

@@ -14,16 +14,16 @@ RegionName = Literal["FWR1", "CDR1", "FWR2", "CDR2", "FWR3", "CDR3", "FWR4"]
 
 Messages = Annotated[
     tuple[Annotated[str, Reference("messages")], ...],
-    Field(min_length=1, description="Message rows whose models are tried."),
+    Field(min_length=1, description="Message rows whose models are tested."),
 ]
-SampleSeed = Annotated[int, Field(ge=0, description="Draws them.")]
+SampleSeed = Annotated[int, Field(ge=0, description="Seed of the random sample.")]
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class RecoveryTask(Checked):
     """Recover the residues of a region from what precedes it (IgLM: from both sides), greedily and residue by residue.
 
-    `sequences` are drawn from `corpus` by `seed`; `chain` restricts them to one kind of chain.
+    `sequences` are sampled from `corpus` with `seed`; `chain` restricts them to one kind of chain.
     """
 
     kind: Literal["recovery"]
@@ -31,7 +31,7 @@ class RecoveryTask(Checked):
         str,
         Reference("corpora"),
         Field(
-            description="Corpus row, of the antibody tokenizer, to draw sequences from; one that no model was "
+            description="Corpus row, of the antibody tokenizer, to sample sequences from; one that no model was "
             "trained on tells most."
         ),
     ]
@@ -40,7 +40,7 @@ class RecoveryTask(Checked):
         tuple[RegionName, ...], Field(min_length=1, description="Regions to recover, by IMGT's definition.")
     ] = ("CDR3",)
     chain: Annotated[Literal["heavy", "light"] | None, Field(description="Kind of chain; `null` takes any.")] = "heavy"
-    sequences: Annotated[PositiveInt, Field(description="Number of sequences drawn, one a document at most.")] = 200
+    sequences: Annotated[PositiveInt, Field(description="Number of sequences sampled, at most one a document.")] = 200
     seed: SampleSeed = 0
 
     def faults(self) -> Iterator[Fault]:

@@ -2,7 +2,7 @@
 
     python benchmarks/fuzz_messages.py 100000
 
-Among them are messages that are decoded given others: adapters over a base, a base as it is, a refinement. Half of the
+Among them are messages with side information: adapters over a base, a base as it is, a refinement. Half of the
 mutants get a valid checksum again, so that they reach the parsers behind it.
 """
 
@@ -128,8 +128,8 @@ def with_head(data: bytes) -> bytes:
     return render_message(message.header, [*message.parts, head.to_part()])
 
 
-def given_seeds(folder: Path) -> tuple[list[bytes], list[Path]]:
-    """Small valid messages that are decoded given others, and those others, which stay in `folder`."""
+def side_information_seeds(folder: Path) -> tuple[list[bytes], list[Path]]:
+    """Small valid messages with side information, and that side information, which stays in `folder`."""
     base, tuned, coarse = folder / "base", folder / "tuned", folder / "coarse.tbm"
     card = ModelCard("llama", _LLAMA, 32, 0, 16)
     model = build_model(card)
@@ -148,7 +148,7 @@ def given_seeds(folder: Path) -> tuple[list[bytes], list[Path]]:
         (tuned, folder / "codebook.tbm", {"kind": "codebook"}),
     ):
         row = parse_row(MessageSpec, json.dumps({"model": "m", "quantizer": quantizer}))
-        encode_model(source, row, out, folder / "m.json", given=[base, coarse])
+        encode_model(source, row, out, folder / "m.json", side_information=[base, coarse])
         messages.append(out.read_bytes())
     return messages, [base, coarse]
 
@@ -207,7 +207,7 @@ def fuzz(count: int, seed: int = 0) -> tuple[Counter[str], float]:
     """
     rng, outcomes, longest = random.Random(seed), Counter[str](), 0.0
     with tempfile.TemporaryDirectory() as folder:
-        nested, places = given_seeds(Path(folder))
+        nested, places = side_information_seeds(Path(folder))
         messages = [*seeds(), *nested]
         for _ in range(count):
             mutant = mutate(rng, messages)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from tokenbounds.certificates.evidence import CertificateInputs
+from tokenbounds.certificates.evidence import CertificateInputs, LinkInputs
 from tokenbounds.config import ByteTokenizer, CorpusSpec, EvaluationSpec, TextSource
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.shards import tokenize_corpus
@@ -19,6 +19,11 @@ from tokenbounds.scores.store import score_writer
 
 VOCABULARY = 256
 DOCUMENT_LENGTHS = (700, 0, 1, 333, 64, 1200, 17)
+
+
+def with_link(inputs: CertificateInputs, **changes) -> CertificateInputs:
+    """The inputs with another message or other scores of the certified link."""
+    return replace(inputs, links=(*inputs.links[:-1], replace(inputs.certified, **changes)))
 
 
 @dataclass(frozen=True)
@@ -37,22 +42,22 @@ class TinyStudy:
     @property
     def inputs(self) -> CertificateInputs:
         folder = self.root / "scores" / self.corpus / self.evaluation / self.message
+        message = self.root / "messages" / f"{self.message}.tbm"
         return CertificateInputs(
-            message=self.root / "messages" / f"{self.message}.tbm",
             corpus=self.root / "corpora" / self.corpus,
             plan=self.root / "plans" / self.corpus / f"{self.evaluation}.parquet",
-            scores=tuple(folder / f"shard-{k:05d}.parquet" for k in range(2)),
+            links=(LinkInputs(message, tuple(folder / f"shard-{k:05d}.parquet" for k in range(2))),),
         )
 
     def build(self) -> TinyStudy:
         """Make whatever is missing."""
         if not self.inputs.corpus.exists():
             self._build_corpus()
-        if not self.inputs.message.exists():
+        if not self.inputs.certified.message.exists():
             self._build_message()
         if not self.inputs.plan.exists():
             self._build_plan()
-        if not self.inputs.scores[0].exists():
+        if not self.inputs.certified.scores[0].exists():
             self._build_scores()
         return self
 
@@ -74,7 +79,7 @@ class TinyStudy:
         model = {"family": "markov", "order": 0, "start_id": 0, "vocabulary_size": VOCABULARY}
         header = {"coder": "static", "model": model, "quantizer": {"kind": "counts", "levels": 16, "threshold": 2}}
         data = np.random.default_rng(self.message_seed).bytes(25)
-        write_message(self.inputs.message, header, [Part("symbols", data)])
+        write_message(self.inputs.certified.message, header, [Part("symbols", data)])
 
     def _build_plan(self) -> None:
         stride = 24 if self.visible_tokens is None else None
@@ -84,9 +89,9 @@ class TinyStudy:
 
     def _build_scores(self) -> None:
         corpus, plan = Corpus.open(self.inputs.corpus), read_plan(self.inputs.plan)
-        for shard, path in enumerate(self.inputs.scores):
+        for shard, path in enumerate(self.inputs.certified.scores):
             provenance = Provenance(
-                message_sha256=sha256_file(self.inputs.message),
+                message_sha256=sha256_file(self.inputs.certified.message),
                 manifest_sha256=sha256_file(self.inputs.corpus / "manifest.json"),
                 plan_sha256=plan.sha256,
                 shard=shard,

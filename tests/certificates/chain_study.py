@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from certified_study import VOCABULARY, TinyStudy
-from tokenbounds.certificates.evidence import CertificateInputs, LinkInputs
+from tokenbounds.certificates.evidence import CertificateInputs
 from tokenbounds.config import EvaluationSpec
 from tokenbounds.messages.container import Part, write_message
 from tokenbounds.scores.plan import plan_corpus
@@ -25,7 +25,7 @@ class LargeMessage(TinyStudy):
     def _build_message(self) -> None:
         model = {"family": "markov", "order": 0, "start_id": 0, "vocabulary_size": VOCABULARY}
         data = np.random.default_rng(77).bytes(self.message_bytes)
-        write_message(self.inputs.message, {"model": model}, [Part("symbols", data)])
+        write_message(self.inputs.certified.message, {"model": model}, [Part("symbols", data)])
 
     def _build_plan(self) -> None:
         spec = EvaluationSpec(context=32, stride=self.stride, sample_tokens=self.sample_tokens, seed=5, shards=2)
@@ -42,7 +42,7 @@ class LargeMessage(TinyStudy):
 
 def chain_inputs(cheap: TinyStudy, large: TinyStudy) -> CertificateInputs:
     """The large message with the cheap one below it."""
-    return replace(large.inputs, chain=(LinkInputs(cheap.inputs.message, cheap.inputs.scores),))
+    return replace(large.inputs, links=(*cheap.inputs.links, *large.inputs.links))
 
 
 def build_chain(root: Path, message_bytes: int = 90, **settings) -> CertificateInputs:

@@ -1,4 +1,4 @@
-"""Certificates of messages that are decoded given a base: named by hash, found anywhere, refused if it is another."""
+"""Certificates of messages that are decoded with a base: named by hash, found anywhere, refused if it is another."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class ReferenceStudy(TinyStudy):
     def _build_message(self) -> None:
         model = {"family": "given", "vocabulary_size": VOCABULARY}
         header = {"coder": "adaptive", "model": model, "quantizer": {"kind": "reference"}}
-        given = Part("given", bytes.fromhex(checkpoint_sha256(make_base(self.root / "models" / "base"))))
-        write_message(self.inputs.message, header, [given])
+        base = Part("side_information", bytes.fromhex(checkpoint_sha256(make_base(self.root / "models" / "base"))))
+        write_message(self.inputs.certified.message, header, [base])
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_the_base_is_named_by_hash_and_assumed_to_be_fixed_before(certified):
     assert "'base'" in sentence
     assert sha256[:16] in sentence
     paid = {entry["name"]: entry["amount"] for entry in certificate["ledger"]["rows"][0]["entries"]}
-    assert paid["message"] == 8 * study.inputs.message.stat().st_size
+    assert paid["message"] == 8 * study.inputs.certified.message.stat().st_size
     assert "base intact" in [check.name for check in verify_certificate(path)]
 
 
@@ -68,11 +68,11 @@ def test_the_base_may_lie_elsewhere_but_must_be_the_same(certified):
     elsewhere = shutil.move(study.root / "models" / "base", study.root / "elsewhere")
     with pytest.raises(CertificateError, match=r"base does not exist.*--base"):
         verify_certificate(path)
-    verify_certificate(path, given=[elsewhere])
+    verify_certificate(path, bases=[elsewhere])
     make_base(study.root / "models" / "base", seed=1)
-    for given in ([], [study.root / "models" / "base"]):
+    for bases in ([], [study.root / "models" / "base"]):
         with pytest.raises(CertificateError, match="was not found"):
-            verify_certificate(path, given=given)
+            verify_certificate(path, bases=bases)
 
 
 def test_a_base_trained_on_a_document_of_the_corpus_was_not_fixed_before(certified):

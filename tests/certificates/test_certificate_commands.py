@@ -74,7 +74,7 @@ def test_bound_gives_the_certificates_numbers(run, study, certificate):
     content = read_certificate(certificate)
     bits = content["message"]["size_bits"]
     arguments = ["--bits", bits, "--vocabulary-size", 256, "--rank-column", "rank"]
-    status, out, err = run("bound", *study.inputs.scores, *arguments)
+    status, out, err = run("bound", *study.inputs.certified.scores, *arguments)
     assert (status, err) == (0, "")
     empirical = {round_up(row["empirical"], 4) for row in content["rows"]}
     assert all(value in out for value in empirical)
@@ -82,11 +82,11 @@ def test_bound_gives_the_certificates_numbers(run, study, certificate):
 
 
 def test_bound_reads_other_columns_and_units(run, study, tmp_path):
-    table = pq.read_table(study.inputs.scores[0])
+    table = pq.read_table(study.inputs.certified.scores[0])
     nats = (table["nll_bits"].to_numpy() * np.log(2)).astype(np.float64)
     foreign = table.select([]).append_column("surprise", [nats])
     pq.write_table(foreign, tmp_path / "f.parquet")
-    _, wanted, _ = run("bound", study.inputs.scores[0], "--bits", 80, "-V", 256)
+    _, wanted, _ = run("bound", study.inputs.certified.scores[0], "--bits", 80, "-V", 256)
     status, found, _ = run(
         "bound", tmp_path / "f.parquet", "--bits", 80, "-V", 256, "--nll-column", "surprise", "--nats"
     )
@@ -103,7 +103,7 @@ def test_bound_reads_other_columns_and_units(run, study, tmp_path):
     ],
 )
 def test_bound_complains_in_one_line(run, study, options, complaint):
-    status, _, err = run("bound", study.inputs.scores[0], "--bits", 80, "-V", 256, *options)
+    status, _, err = run("bound", study.inputs.certified.scores[0], "--bits", 80, "-V", 256, *options)
     assert status == 1 and complaint in err and err.count("\n") == 1
 
 
@@ -119,8 +119,8 @@ def test_bound_refuses_what_is_no_parquet_and_empty_cells(run, tmp_path):
 
 
 def test_plan_prints_what_to_expect(run, study):
-    arguments = ["--message", study.inputs.message, "--corpus", study.inputs.corpus, "-V", 256]
-    status, out, err = run("plan", *arguments, "--losses", study.inputs.scores[0], "--block", 24)
+    arguments = ["--message", study.inputs.certified.message, "--corpus", study.inputs.corpus, "-V", 256]
+    status, out, err = run("plan", *arguments, "--losses", study.inputs.certified.scores[0], "--block", 24)
     assert (status, err) == (0, "")
     assert "2,315 tokens" in out and re.search(r"betting +all +\d", out) and "fewest tokens" in out
     assert max(map(len, out.splitlines())) <= 80

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
+from certified_study import with_link
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenbounds.certificates.averages.passes import Sample
@@ -31,7 +32,7 @@ class Rebatched:
 
 def open_study(study):
     plan = read_plan(study.inputs.plan)
-    return open_scores(study.inputs.scores, plan=plan), Setting(SPEC, plan.tokens, 256, Sample.of(plan))
+    return open_scores(study.inputs.certified.scores, plan=plan), Setting(SPEC, plan.tokens, 256, Sample.of(plan))
 
 
 def values(rows):
@@ -51,9 +52,9 @@ def test_batches_of_a_sample_differ_by_rounding_at_most(sampled_study):
 
 
 def test_the_order_of_score_files_does_not_matter(study, tmp_path):
-    first, second = study.inputs.scores
+    first, second = study.inputs.certified.scores
     one, other = (
-        certify_bound("c", "t", replace(study.inputs, scores=scores), SPEC, tmp_path / "c.json", model="m")
+        certify_bound("c", "t", with_link(study.inputs, scores=scores), SPEC, tmp_path / "c.json", model="m")
         for scores in ((first, second), (second, first))
     )
     assert one == other
@@ -62,10 +63,10 @@ def test_the_order_of_score_files_does_not_matter(study, tmp_path):
 def merge_shards(study, folder, layout):
     """The study's rows again, in one file of another layout, under a plan of one shard."""
     plan_corpus(study.inputs.corpus, EvaluationSpec(context=32, stride=24, seed=5, shards=1), folder / "plan.parquet")
-    table = pq.read_table(list(study.inputs.scores), partitioning=None)
+    table = pq.read_table(list(study.inputs.certified.scores), partitioning=None)
     metadata = {**table.schema.metadata, b"plan_sha256": read_plan(folder / "plan.parquet").sha256.encode()}
     pq.write_table(table.replace_schema_metadata({**metadata, b"shard": b"0"}), folder / "all.parquet", **layout)
-    return replace(study.inputs, plan=folder / "plan.parquet", scores=(folder / "all.parquet",))
+    return with_link(replace(study.inputs, plan=folder / "plan.parquet"), scores=(folder / "all.parquet",))
 
 
 @pytest.mark.parametrize("layout", [{}, {"row_group_size": 50, "compression": "zstd"}, {"use_dictionary": False}])
@@ -120,16 +121,16 @@ def test_through_the_whole_path_a_larger_message_costs(study, tmp_path):
     from tokenbounds.files import sha256_file
     from tokenbounds.messages.container import Part, read_message, write_message
 
-    content = read_message(study.inputs.message)
+    content = read_message(study.inputs.certified.message)
     larger = tmp_path / "larger.tbm"
     write_message(larger, content.header, [Part(part.kind, part.data + b"\0") for part in content.parts])
     paths = []
-    for path in study.inputs.scores:
+    for path in study.inputs.certified.scores:
         table = pq.read_table(path, partitioning=None)
         metadata = {**table.schema.metadata, b"message_sha256": sha256_file(larger).encode()}
         pq.write_table(table.replace_schema_metadata(metadata), tmp_path / path.name)
         paths.append(tmp_path / path.name)
-    inputs = replace(study.inputs, message=larger, scores=tuple(paths))
+    inputs = with_link(study.inputs, message=larger, scores=tuple(paths))
     wanted = values(certify_bound("c", "t", study.inputs, SPEC, tmp_path / "a.json", model="m")["rows"])
     found = values(certify_bound("c", "t", inputs, SPEC, tmp_path / "b.json", model="m")["rows"])
     assert all(found[row] > value for row, value in wanted.items())

@@ -8,6 +8,7 @@ import duckdb
 import numpy as np
 import polars as pl
 import pytest
+from certified_study import with_link
 from tokenbounds.bounds.betting import lambda_grid
 from tokenbounds.bounds.sampling import draw_order, lower_mean, upper_mean
 from tokenbounds.certificates.certify import certify_bound
@@ -31,7 +32,7 @@ def sampled(sampled_study):
 
 
 def read_scores(study):
-    return pl.concat([pl.read_parquet(path) for path in study.inputs.scores])
+    return pl.concat([pl.read_parquet(path) for path in study.inputs.certified.scores])
 
 
 def row_of(certificate, metric, bound):
@@ -44,7 +45,7 @@ def smoothed(nll_bits, alpha):
 
 def complexity_nats(study, share=1.0, alphas=3, lambdas=1.0):
     """C ln 2 + ln(1/delta_row), with the grids' prices."""
-    message_bits = 8 * study.inputs.message.stat().st_size
+    message_bits = 8 * study.inputs.certified.message.stat().st_size
     return (message_bits + math.log2(alphas)) * math.log(2) + math.log(ROWS / (SPEC.delta * share)) + math.log(lambdas)
 
 
@@ -163,7 +164,7 @@ def test_exhaustive_rows_owe_nothing_to_sampling(certificate):
 
 def test_documented_queries_reproduce_the_empirical_risk(study, certificate):
     row = row_of(certificate, "bpd", "betting")
-    files = [str(path) for path in study.inputs.scores]
+    files = [str(path) for path in study.inputs.certified.scores]
     loss = f"-log2((1 - {row['alpha']}) * pow(2, -nll_bits::DOUBLE) + {row['alpha']} / {V})"
     found = duckdb.sql(f"SELECT avg({loss}) FROM read_parquet({files})").fetchall()[0][0]
     assert found == pytest.approx(row["empirical"], rel=1e-9)
@@ -174,7 +175,7 @@ def test_documented_queries_reproduce_the_empirical_risk(study, certificate):
 
 def test_documented_query_of_a_sample(sampled_study, sampled):
     row = row_of(sampled, "bpd", "azuma")
-    files, plan = [str(path) for path in sampled_study.inputs.scores], str(sampled_study.inputs.plan)
+    files, plan = [str(path) for path in sampled_study.inputs.certified.scores], str(sampled_study.inputs.plan)
     loss = f"-log2((1 - {row['alpha']}) * pow(2, -nll_bits::DOUBLE) + {row['alpha']} / {V})"
     found = duckdb.sql(
         f"SELECT sum(draws / length * {loss}) / {sampled['plan']['draws']} "
@@ -185,7 +186,7 @@ def test_documented_query_of_a_sample(sampled_study, sampled):
 
 def test_the_file_is_what_was_returned_and_says_everything(study, certificate):
     assert json.loads((study.root / "certificates/a.json").read_text()) == certificate
-    assert certificate["message"]["size_bits"] == 8 * study.inputs.message.stat().st_size
+    assert certificate["message"]["size_bits"] == 8 * study.inputs.certified.message.stat().st_size
     assert sum(certificate["message"]["breakdown"].values()) == certificate["message"]["size_bits"]
     assert certificate["tokens"] == certificate["scored_tokens"] == len(read_scores(study))
     assert (certificate["corpus"], certificate["study"], certificate["model"]) == ("letters", "tiny", "m")
@@ -204,13 +205,13 @@ def test_values_do_not_depend_on_shards(study, certificate, tmp_path):
     ]
     table = plan.table.from_arrays([*columns], schema=PLAN_SCHEMA.with_metadata(metadata))
     write_plan(table, tmp_path / "plan.parquet", manifest_sha256=plan.manifest_sha256)
-    scores = open_scores(study.inputs.scores, plan=plan)
+    scores = open_scores(study.inputs.certified.scores, plan=plan)
     provenance = replace(scores.provenance, plan_sha256=read_plan(tmp_path / "plan.parquet").sha256)
     assert isinstance(provenance, Provenance)
     with score_writer(tmp_path / "scores.parquet", provenance) as writer:
         for batch in scores.iter_batches(batch_rows=100):
             writer.write(batch)
-    inputs = replace(study.inputs, plan=tmp_path / "plan.parquet", scores=(tmp_path / "scores.parquet",))
+    inputs = with_link(replace(study.inputs, plan=tmp_path / "plan.parquet"), scores=(tmp_path / "scores.parquet",))
     again = certify_bound("one", "tiny", inputs, SPEC, tmp_path / "one.json", model="m")
     assert again["rows"] == certificate["rows"]
 
@@ -228,7 +229,7 @@ def test_a_vacuous_bound_says_so(study, tmp_path):
     from tokenbounds.messages.container import Part, write_message
 
     model = {"family": "markov", "order": 0, "start_id": 0, "vocabulary_size": V}
-    write_message(big.inputs.message, {"model": model}, [Part("symbols", bytes(10_000))])
+    write_message(big.inputs.certified.message, {"model": model}, [Part("symbols", bytes(10_000))])
     big.build()
     certificate = certify_bound("c", "tiny", big.inputs, SPEC, tmp_path / "c.json", model="m")
     assert all(row["vacuous"] and row["value"] >= row["random_guess"] for row in certificate["rows"])

@@ -8,6 +8,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import torch
+from certified_study import with_link
 from tokenbounds.certificates.certify import certify_bound
 from tokenbounds.certificates.verify import ALL_BLOCKS, verify_certificate
 from tokenbounds.compression.encode import encode_model
@@ -50,10 +51,10 @@ def certified(request, study, tmp_path_factory):
     real._build_corpus()
     real._build_plan()
     inputs = real.inputs
-    inputs.message.parent.mkdir()
-    request.param(root / "model", Corpus.open(inputs.corpus), inputs.message)
-    for shard, path in enumerate(inputs.scores):
-        score_message(inputs.message, inputs.corpus, inputs.plan, shard, path)
+    inputs.certified.message.parent.mkdir()
+    request.param(root / "model", Corpus.open(inputs.corpus), inputs.certified.message)
+    for shard, path in enumerate(inputs.certified.scores):
+        score_message(inputs.certified.message, inputs.corpus, inputs.plan, shard, path)
     certify_bound("c", "tiny", inputs, SPEC, root / "certificates/c.json", model="m")
     return real
 
@@ -79,13 +80,13 @@ def test_the_choice_of_blocks_is_unpredictable_unless_seeded(certified):
 def test_invented_scores_do_not_survive_rescoring(certified, column, change, tmp_path):
     """Every hash matches and the numbers follow from the scores, but the message does not give them."""
     inputs = certified.inputs
-    scores = tuple(tmp_path / path.name for path in inputs.scores)
-    for old, new in zip(inputs.scores, scores, strict=True):
+    scores = tuple(tmp_path / path.name for path in inputs.certified.scores)
+    for old, new in zip(inputs.certified.scores, scores, strict=True):
         table = pq.read_table(old)
         index = table.schema.get_field_index(column)
         invented = change(table[column].to_numpy())
         pq.write_table(table.set_column(index, table.schema.field(index), [invented]), new)
-    certify_bound("c", "tiny", replace(inputs, scores=scores), SPEC, tmp_path / "c.json", model="m")
+    certify_bound("c", "tiny", with_link(inputs, scores=scores), SPEC, tmp_path / "c.json", model="m")
     verify_certificate(tmp_path / "c.json")
     with pytest.raises(CertificateError, match="decoded message gives"):
         verify_certificate(tmp_path / "c.json", rescore=ALL_BLOCKS)
@@ -94,11 +95,11 @@ def test_invented_scores_do_not_survive_rescoring(certified, column, change, tmp
 def test_a_message_that_does_not_decode_is_named(certified, tmp_path, monkeypatch):
     from tokenbounds.errors import MessageError
 
-    def refuse(source, given):
+    def refuse(source, side_information):
         raise MessageError("no model in it")
 
     monkeypatch.setattr("tokenbounds.messages.decode.decode_message", refuse)
-    with pytest.raises(CertificateError, match=f"{certified.inputs.message.name} does not decode"):
+    with pytest.raises(CertificateError, match=f"{certified.inputs.certified.message.name} does not decode"):
         verify_certificate(certified.root / "certificates/c.json")
 
 
@@ -106,8 +107,8 @@ def test_the_certificate_pays_for_every_bit(certified):
     from tokenbounds.certificates.schema import read_certificate
 
     certificate = read_certificate(certified.root / "certificates/c.json")
-    assert certificate["message"]["size_bits"] == 8 * certified.inputs.message.stat().st_size
+    assert certificate["message"]["size_bits"] == 8 * certified.inputs.certified.message.stat().st_size
     row = next(row for row in certificate["rows"] if row["bound"] == "azuma" and row["metric"] == "bpd")
-    bits = pl.read_parquet(certified.inputs.scores)["nll_bits"].to_numpy().astype(float)
+    bits = pl.read_parquet(certified.inputs.certified.scores)["nll_bits"].to_numpy().astype(float)
     smoothed = -np.log2((1 - row["alpha"]) * 2.0**-bits + row["alpha"] / 256)
     assert row["empirical"] == pytest.approx(smoothed.mean(), rel=1e-9)

@@ -73,7 +73,7 @@ def losses(inputs):
     """Raw losses of the cheap and of the large message, token by token."""
     return [
         pl.concat([pl.read_parquet(path) for path in files])["nll_bits"].to_numpy().astype(np.float64)
-        for files in (inputs.chain[0].scores, inputs.scores)
+        for files in (inputs.links[0].scores, inputs.certified.scores)
     ]
 
 
@@ -90,7 +90,7 @@ def link_value(values, lambda_, complexity):
 
 
 def paid_bits(inputs, part):
-    sizes = [8 * path.stat().st_size for path in (inputs.chain[0].message, inputs.message)]
+    sizes = [8 * path.stat().st_size for path in (inputs.links[0].message, inputs.certified.message)]
     return sizes[0] if part == 0 else sum(sizes)
 
 
@@ -174,7 +174,9 @@ def test_the_ledger_prices_every_candidate_once(inputs, certificate, bound):
     assert sum(shares) == Fraction(entries["delta"]) == Fraction(1, 20 * ROWS)
     last = f"link{len(shares)}"
     alone = row_of(certificate, bound)["links"][-1]["messages"] == ["large"]
-    assert entries[f"{last}_message"] == (8 * inputs.message.stat().st_size if alone else paid_bits(inputs, 1))
+    assert entries[f"{last}_message"] == (
+        8 * inputs.certified.message.stat().st_size if alone else paid_bits(inputs, 1)
+    )
     parts = [(entries[f"{last}_message"] + entries["chain_choice"]) * math.log(2)]
     parts += [entries[f"{last}_lambda_grid"], entries[f"{last}_confidence"]]
     assert entries[f"{last}_complexity"] == pytest.approx(sum(parts), rel=1e-12)
@@ -182,7 +184,9 @@ def test_the_ledger_prices_every_candidate_once(inputs, certificate, bound):
 
 def test_a_chain_of_one_is_the_betting_bound(inputs, tmp_path):
     for spec in (SPEC, replace(SPEC, alphas=(0.1,), lambdas=3)):
-        alone = certify_bound("a", "tiny", replace(inputs, chain=()), spec, tmp_path / "a.json", model="m")
+        alone = certify_bound(
+            "a", "tiny", replace(inputs, links=inputs.links[-1:]), spec, tmp_path / "a.json", model="m"
+        )
         betting = row_of(alone, "betting")
         for bound in ("telescoped", "mixture"):
             row = row_of(alone, bound)
@@ -209,7 +213,7 @@ def test_a_sampled_chain_bounds_each_link_s_average(tmp_path):
     found = certify_bound("s", "tiny", inputs, SPEC, tmp_path / "certificates/s.json", model="m")
     row, entries = row_of(found, "telescoped"), entries_of(found, "telescoped")
     plan = pl.read_parquet(inputs.plan).sort("block")
-    blocks = pl.concat([pl.read_parquet(path) for path in inputs.scores])["block"].to_numpy()
+    blocks = pl.concat([pl.read_parquet(path) for path in inputs.certified.scores])["block"].to_numpy()
     order = draw_order(plan["draws"].to_numpy(), 5)
     assert entries["sampling_cells"] == CANDIDATES["telescoped"] * 16 * len(row["links"])
     assert len(row["links"]) == 2
@@ -256,8 +260,8 @@ def test_a_damaged_or_missing_file_of_a_link_is_named(copy, file):
 
 
 def test_scores_of_another_message_are_refused_for_a_link(inputs, tmp_path):
-    swapped = replace(inputs, chain=(LinkInputs(inputs.chain[0].message, inputs.scores),))
-    with pytest.raises(CertificateError, match=re.escape(str(inputs.scores[0])) + " was made with message"):
+    swapped = replace(inputs, links=(LinkInputs(inputs.links[0].message, inputs.certified.scores), inputs.certified))
+    with pytest.raises(CertificateError, match=re.escape(str(inputs.certified.scores[0])) + " was made with message"):
         certify_bound("c", "tiny", swapped, SPEC, tmp_path / "c.json", model="m")
 
 
@@ -267,12 +271,12 @@ def test_scores_of_another_plan_or_corpus_are_refused_for_a_link(inputs, tmp_pat
     other_plan = replace(cheap, evaluation="again", sample_tokens=900).build()
     elsewhere = TinyStudy(tmp_path, corpus_seed=9).build()
     for other in (other_plan, elsewhere):
-        with pytest.raises(CertificateError, match=re.escape(str(other.inputs.scores[0].parent))):
+        with pytest.raises(CertificateError, match=re.escape(str(other.inputs.certified.scores[0].parent))):
             certify_bound("c", "tiny", chain_inputs(other, large), SPEC, tmp_path / "c.json", model="m")
 
 
 def test_one_message_twice_is_refused(inputs, tmp_path):
-    doubled = replace(inputs, chain=(LinkInputs(inputs.message, inputs.scores),))
+    doubled = replace(inputs, links=(inputs.certified, inputs.certified))
     with pytest.raises(CertificateError, match="same message twice"):
         certify_bound("c", "tiny", doubled, SPEC, tmp_path / "c.json", model="m")
 

@@ -36,11 +36,10 @@ def test_a_plan_may_not_claim_more_draws_than_it_holds(tmp_path, key):
     path = tmp_path / "plan.parquet"
     corpus = SimpleNamespace(lengths=lengths)
     write_plan(table, path, manifest_sha256="0" * 64)
-    inputs = SimpleNamespace(plan=path)
-    _check_plan(inputs, SimpleNamespace(plan=read_plan(path)), corpus)
+    _check_plan(SimpleNamespace(plan=read_plan(path), plan_path=path), corpus)
     metadata = dict(table.schema.metadata)
     for name in {b"draws", b"blocks"} if key == "draws" else {b"blocks"}:
         metadata[name] = str(10 * int(metadata[name])).encode()
     write_plan(table.replace_schema_metadata(metadata), path, manifest_sha256="0" * 64)
     with pytest.raises(CertificateError, match="is not the plan"):
-        _check_plan(inputs, SimpleNamespace(plan=read_plan(path)), corpus)
+        _check_plan(SimpleNamespace(plan=read_plan(path), plan_path=path), corpus)

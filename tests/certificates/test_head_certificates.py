@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import torch
+from certified_study import with_link
 from tokenbounds.bounds.betting import lambda_grid
 from tokenbounds.bounds.sampling import draw_order, lower_mean, upper_mean
 from tokenbounds.bounds.smoothing import TokenAlphas
@@ -50,11 +51,11 @@ def make(study, root, **settings):
     initialize(model, seed=1)
     save_checkpoint(root / "model", model, card)
     spec = MessageSpec(model="m", quantizer=UniformQuantizer(kind="uniform"))
-    message = encode_model(root / "model", spec, real.inputs.message, root / "m.json")
+    message = encode_model(root / "model", spec, real.inputs.certified.message, root / "m.json")
     head = SmoothingHead(levels=4, step_exponent=-8, codes=np.array([2, -1, 1, 0, 3, -2, 1, 1, 3], np.int32))
-    write_bytes(real.inputs.message, render_message(message.header, [*message.parts, head.to_part()]))
-    for shard, path in enumerate(real.inputs.scores):
-        score_message(real.inputs.message, real.inputs.corpus, real.inputs.plan, shard, path)
+    write_bytes(real.inputs.certified.message, render_message(message.header, [*message.parts, head.to_part()]))
+    for shard, path in enumerate(real.inputs.certified.scores):
+        score_message(real.inputs.certified.message, real.inputs.corpus, real.inputs.plan, shard, path)
     certify_bound("c", "tiny", real.inputs, SPEC, root / "certificates/c.json", model="m")
     return real
 
@@ -84,7 +85,7 @@ def entries_of(certificate, bound):
 
 def tokens_of(study):
     """Losses under each token's own weight, squared ranges, and blocks."""
-    frame = pl.concat([pl.read_parquet(path) for path in study.inputs.scores])
+    frame = pl.concat([pl.read_parquet(path) for path in study.inputs.certified.scores])
     nll, alpha = (frame[name].to_numpy().astype(np.float64) for name in ("nll_bits", "alpha"))
     losses = -np.log2((1 - alpha) * 2.0**-nll + alpha / V)
     return losses, np.log2(1 + (1 - alpha) * V / alpha) ** 2, frame["block"].to_numpy()
@@ -92,7 +93,7 @@ def tokens_of(study):
 
 def budget_of(study, share=1.0, lambdas=16):
     """C, log2(1 + 1) bits for the choice between one weight and the tokens' own, lambda, confidence."""
-    bits = 8 * study.inputs.message.stat().st_size + 1
+    bits = 8 * study.inputs.certified.message.stat().st_size + 1
     return bits * math.log(2) + math.log(ROWS / (SPEC.delta * share)) + math.log(lambdas)
 
 
@@ -102,7 +103,7 @@ def guesses():
 
 
 def test_the_tokens_have_weights_of_their_own(headed):
-    files = [pq.read_table(path, partitioning=None) for path in headed.inputs.scores]
+    files = [pq.read_table(path, partitioning=None) for path in headed.inputs.certified.scores]
     found = np.concatenate([table["alpha"].to_numpy() for table in files])
     assert set(found.tolist()) == set(LEVELS)
     assert {table.schema.metadata[b"schema_version"] for table in files} == {b"2"}
@@ -194,7 +195,7 @@ def test_show_and_the_page_say_by_token(headed, run, tmp_path):
 def test_rows_do_not_depend_on_batches_and_are_monotone(headed, sampled):
     for each in (headed, sampled):
         plan = read_plan(each.inputs.plan)
-        scores = open_scores(each.inputs.scores, plan=plan)
+        scores = open_scores(each.inputs.certified.scores, plan=plan)
         setting = Setting(SPEC, plan.tokens, V, Sample.of(plan), token_alphas=TokenAlphas(LEVELS))
 
         class Small:
@@ -218,11 +219,11 @@ def test_rows_do_not_depend_on_batches_and_are_monotone(headed, sampled):
 def rewrite(headed, folder, change):
     """Score files with another column alpha, and a certificate of them."""
     paths = []
-    for old in headed.inputs.scores:
+    for old in headed.inputs.certified.scores:
         table = pq.read_table(old, partitioning=None)
         pq.write_table(change(table), folder / old.name)
         paths.append(folder / old.name)
-    inputs = replace(headed.inputs, scores=tuple(paths))
+    inputs = with_link(headed.inputs, scores=tuple(paths))
     certify_bound("c", "tiny", inputs, SPEC, folder / "c.json", model="m")
     return folder / "c.json"
 
@@ -295,7 +296,7 @@ def test_columns_that_do_not_fit_the_message_are_refused(headed, tmp_path, chang
 
 
 def test_a_flipped_byte_of_the_head_is_named(headed):
-    path = headed.inputs.message
+    path = headed.inputs.certified.message
     original = path.read_bytes()
     start = original.rindex(read_message(path).part("smoothing_head"))
     try:

@@ -40,7 +40,7 @@ def pair(study, tmp_path_factory):
         "corpus": replace(first, corpus="others", corpus_seed=9).build(),
         "message": replace(first, message="other", message_seed=3).build(),
     }
-    for path in others["corpus"].inputs.scores:  # the study draws losses by the message alone
+    for path in others["corpus"].inputs.certified.scores:  # the study draws losses by the message alone
         table = pq.read_table(path, partitioning=None)
         index = table.schema.get_field_index("nll_bits")
         losses = table["nll_bits"].to_numpy() * np.float32(0.9)
@@ -159,11 +159,11 @@ def test_an_altered_corpus_is_found_however_far_the_forgery_goes(study, tmp_path
     rename_origin(forged.inputs.plan, manifest_sha256=manifest)
     with pytest.raises(CertificateError, match="was made with manifest"):
         certify()
-    for path in forged.inputs.scores:
+    for path in forged.inputs.certified.scores:
         rename_origin(path, manifest_sha256=manifest)
     with pytest.raises(CertificateError, match="was made with plan"):
         certify()
-    for path in forged.inputs.scores:
+    for path in forged.inputs.certified.scores:
         rename_origin(path, plan_sha256=sha256_file(forged.inputs.plan))
     certify()
     with pytest.raises(CertificateError, match="holds token"):

@@ -11,6 +11,7 @@ from certified_study import VOCABULARY, TinyStudy
 from chain_study import LargeMessage, chain_inputs
 from tokenbounds.certificates import verify
 from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.evidence import LinkEvidence
 from tokenbounds.certificates.rows.chain_candidates import ChainProblem
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec
@@ -28,12 +29,12 @@ class FineMessage(LargeMessage):
     message_bytes: int = 900
 
     def _build_message(self) -> None:
-        cheap = read_message(TinyStudy(self.root).inputs.message)
+        cheap = read_message(TinyStudy(self.root).inputs.certified.message)
         model = {"family": "markov", "order": 0, "start_id": 0, "vocabulary_size": VOCABULARY}
         header = {"model": model, "quantizer": {"kind": "refinement", "factor": 3}}
         data = np.random.default_rng(77).bytes(self.message_bytes)
-        given = Part("given", bytes.fromhex(cheap.sha256))
-        write_message(self.inputs.message, header, [given, Part("symbols", data)])
+        coarse = Part("side_information", bytes.fromhex(cheap.sha256))
+        write_message(self.inputs.certified.message, header, [coarse, Part("symbols", data)])
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def entries(certificate, bound):
 
 
 def sizes(*studies):
-    return [8 * study.inputs.message.stat().st_size for study in studies]
+    return [8 * study.inputs.certified.message.stat().st_size for study in studies]
 
 
 def test_a_refinement_pays_for_both_messages_and_a_chain_over_both_once(cheap):
@@ -101,14 +102,10 @@ def test_a_chain_without_the_coarse_message_still_pays_for_it():
 def test_a_certificate_that_does_not_pay_for_the_coarse_message_is_caught(cheap, monkeypatch):
     fine, folder = FineMessage(cheap.root).build(), cheap.root
     honest = certify(chain_inputs(cheap, fine), folder, "honest")
-    from tokenbounds.certificates.side_information import GivenEvidence
-
     own = property(lambda self: {self.message.sha256: self.message.size_bits})
-    monkeypatch.setattr(GivenEvidence, "messages", own)
-    monkeypatch.setattr(GivenEvidence, "paid_bits", property(lambda self: self.message.size_bits))
+    monkeypatch.setattr(LinkEvidence, "paid_messages", own)
     cheating = certify(fine.inputs, folder, "cheating")
     assert min(row["value"] for row in cheating["rows"]) < min(row["value"] for row in honest["rows"])
-    monkeypatch.setattr(GivenEvidence, "messages", own)
     monkeypatch.undo()
     monkeypatch.setattr(verify, "_decode", lambda *_: None)
     with pytest.raises(CertificateError, match="not what its files give"):
@@ -120,12 +117,12 @@ def test_verification_names_a_coarse_message_that_was_changed_or_is_gone(cheap):
     certify(fine.inputs, folder, "fine")
     path = folder / "certificates" / "fine.json"
     verify_certificate(path)
-    data = bytearray(cheap.inputs.message.read_bytes())
+    data = bytearray(cheap.inputs.certified.message.read_bytes())
     data[-1] ^= 1
-    cheap.inputs.message.write_bytes(bytes(data))
+    cheap.inputs.certified.message.write_bytes(bytes(data))
     with pytest.raises(CertificateError, match=r"chain\.tbm is not the file"):
         verify_certificate(path)
-    cheap.inputs.message.unlink()
+    cheap.inputs.certified.message.unlink()
     with pytest.raises(CertificateError, match=r"chain\.tbm does not exist"):
         verify_certificate(path)
     with pytest.raises(CertificateError, match="which was not found"):

@@ -140,7 +140,7 @@ def units(tmp_path_factory):
 
 
 def unit_means(inputs, unit, values):
-    frame = pl.concat([pl.read_parquet(path) for path in inputs.scores])
+    frame = pl.concat([pl.read_parquet(path) for path in inputs.certified.scores])
     frame = frame.with_columns(pl.Series("x", values(frame)))
     return frame.group_by(unit).agg(pl.col("x").mean())["x"].to_numpy()
 
@@ -152,7 +152,7 @@ def smoothed(alpha):
 @pytest.mark.parametrize(("name", "unit"), [("documents", "document"), ("sequences", "block")])
 def test_unit_rows_by_hand(units, name, unit):
     inputs, certificate, _ = units
-    bits, delta = 8 * inputs.message.stat().st_size, 0.05 / 10
+    bits, delta = 8 * inputs.certified.message.stat().st_size, 0.05 / 10
     budget = (bits + 1) * math.log(2) + math.log(1 / delta)
     azuma, betting = [], []
     for alpha in SPEC.alphas:
@@ -202,7 +202,7 @@ def test_overlapping_windows_are_no_independent_sequences(study, tmp_path):
 
 @pytest.mark.parametrize("bound", ["documents", "sequences_betting", "telescoped"])
 def test_bare_losses_have_no_documents_and_no_chain(study, bound):
-    scores = ForeignScores(study.inputs.scores)
+    scores = ForeignScores(study.inputs.certified.scores)
     with pytest.raises(CertificateError, match=f"'{bound}' needs score files"):
         bound_scores(scores, 100, V, replace(SPEC, bounds=(bound,)))
 

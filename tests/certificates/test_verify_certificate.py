@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from certified_study import with_link
 from tokenbounds.certificates import verify
 from tokenbounds.certificates.certify import certify_bound
 from tokenbounds.certificates.schema import read_certificate, render, write_certificate
@@ -57,7 +58,7 @@ def reseal(study, change) -> None:
 
 def rewrite_scores(study, change) -> None:
     """Forge the second score file, and a certificate computed from it."""
-    path = study.inputs.scores[1]
+    path = study.inputs.certified.scores[1]
     table = pq.read_table(path)
     schema = table.schema
     columns = {name: table[name].to_numpy().copy() for name in schema.names}
@@ -190,7 +191,7 @@ def test_only_canonical_bytes_count(copy):
 
 def test_altered_losses_are_noticed_even_with_matching_hashes(copy):
     rewrite_scores(copy, lambda columns: columns["nll_bits"].__imul__(np.float32(0.5)))
-    path = copy.inputs.scores[1]
+    path = copy.inputs.certified.scores[1]
     reseal(copy, lambda c: c["scores"][1].update(sha256=sha256_file(path)))
     with pytest.raises(CertificateError, match=r"rows\.0"):
         verify_certificate(path_of(copy))
@@ -202,7 +203,7 @@ def test_scores_of_other_tokens_are_noticed(copy):
 
     rewrite_scores(copy, change)
     certify_bound("c", "tiny", copy.inputs, SPEC, path_of(copy), model="m")
-    with pytest.raises(CertificateError, match=f"{re.escape(str(copy.inputs.scores[1]))}.*holds token"):
+    with pytest.raises(CertificateError, match=f"{re.escape(str(copy.inputs.certified.scores[1]))}.*holds token"):
         verify_certificate(path_of(copy))
 
 
@@ -212,7 +213,7 @@ def test_doubled_and_moved_rows_are_refused(copy):
             values[5] = values[4]
 
     rewrite_scores(copy, double)
-    with pytest.raises(CertificateError, match=re.escape(str(copy.inputs.scores[1]))):
+    with pytest.raises(CertificateError, match=re.escape(str(copy.inputs.certified.scores[1]))):
         certify_bound("c", "tiny", copy.inputs, SPEC, path_of(copy), model="m")
 
 
@@ -234,7 +235,7 @@ def test_a_hand_picked_sample_is_noticed(study, tmp_path):
 
 def test_one_messages_scores_do_not_serve_for_another(study, tmp_path):
     other = replace(study, message="other", message_seed=3).build()
-    mixed = replace(study.inputs, message=other.inputs.message)
+    mixed = with_link(study.inputs, message=other.inputs.certified.message)
     with pytest.raises(CertificateError, match="message"):
         certify_bound("c", "tiny", mixed, SPEC, tmp_path / "c.json", model="m")
     assert not (tmp_path / "c.json").exists()
@@ -245,21 +246,21 @@ def test_one_corpus_does_not_serve_for_another(study, tmp_path):
     for mixed in (
         replace(study.inputs, corpus=other.inputs.corpus),
         replace(study.inputs, plan=other.inputs.plan),
-        replace(study.inputs, scores=other.inputs.scores),
+        with_link(study.inputs, scores=other.inputs.certified.scores),
         replace(study.inputs, corpus=other.inputs.corpus, plan=other.inputs.plan),
-        replace(study.inputs, scores=(study.inputs.scores[0], other.inputs.scores[1])),
+        with_link(study.inputs, scores=(study.inputs.certified.scores[0], other.inputs.certified.scores[1])),
     ):
         with pytest.raises(CertificateError, match=re.escape(str(study.root))):
             certify_bound("c", "tiny", mixed, SPEC, tmp_path / "c.json", model="m")
 
 
 def test_shards_of_scores_must_be_complete_and_of_one_plan(study, sampled_study, tmp_path):
-    first, second = study.inputs.scores
-    for scores in ((first,), (first, first), (first, sampled_study.inputs.scores[1]), ()):
+    first, second = study.inputs.certified.scores
+    for scores in ((first,), (first, first), (first, sampled_study.inputs.certified.scores[1]), ()):
         with pytest.raises(CertificateError):
-            certify_bound("c", "tiny", replace(study.inputs, scores=scores), SPEC, tmp_path / "c.json", model="m")
+            certify_bound("c", "tiny", with_link(study.inputs, scores=scores), SPEC, tmp_path / "c.json", model="m")
     swapped = certify_bound(
-        "c", "tiny", replace(study.inputs, scores=(second, first)), SPEC, tmp_path / "c.json", model="m"
+        "c", "tiny", with_link(study.inputs, scores=(second, first)), SPEC, tmp_path / "c.json", model="m"
     )
     assert [record["file"][-13:] for record in swapped["scores"]] == ["00000.parquet", "00001.parquet"]
 

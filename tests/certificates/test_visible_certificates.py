@@ -25,16 +25,16 @@ def limited(study, tmp_path_factory):
     tiny = replace(study, root=root, message="real", visible_tokens=3, sample_tokens=600)
     tiny._build_corpus()
     tiny._build_plan()
-    tiny.inputs.message.parent.mkdir()
-    encode_transformer(root / "model", Corpus.open(tiny.inputs.corpus), tiny.inputs.message)
+    tiny.inputs.certified.message.parent.mkdir()
+    encode_transformer(root / "model", Corpus.open(tiny.inputs.corpus), tiny.inputs.certified.message)
     _score(tiny)
     certify_bound("c", "tiny", tiny.inputs, SPEC, root / "certificates/c.json", model="m")
     return tiny
 
 
 def _score(tiny):
-    for shard, path in enumerate(tiny.inputs.scores):
-        score_message(tiny.inputs.message, tiny.inputs.corpus, tiny.inputs.plan, shard, path)
+    for shard, path in enumerate(tiny.inputs.certified.scores):
+        score_message(tiny.inputs.certified.message, tiny.inputs.corpus, tiny.inputs.plan, shard, path)
 
 
 def test_it_verifies_and_scores_again(limited):
@@ -58,11 +58,11 @@ def test_scores_of_whole_windows_are_not_those_of_short_ones(limited, tmp_path):
     for visible in (b"30", b"3"):
         table = pq.read_table(forged.inputs.plan).replace_schema_metadata({**honest, b"visible_tokens": visible})
         pq.write_table(table, forged.inputs.plan)
-        for path in forged.inputs.scores:
+        for path in forged.inputs.certified.scores:
             path.unlink()
         _score(forged)
-        losses.append([pq.read_table(path, columns=["nll_bits"]) for path in forged.inputs.scores])
-    for path, more in zip(forged.inputs.scores, losses[0], strict=True):
+        losses.append([pq.read_table(path, columns=["nll_bits"]) for path in forged.inputs.certified.scores])
+    for path, more in zip(forged.inputs.certified.scores, losses[0], strict=True):
         table = pq.read_table(path)
         index = table.schema.get_field_index("nll_bits")
         pq.write_table(table.set_column(index, table.schema.field(index), more["nll_bits"]), path)

@@ -83,7 +83,7 @@ REFINEMENT = {"kind": "refinement", "of": "coarse"}
             "certificates",
             "c",
             {"chain": ["moved"], "corpus": "there", "bounds": {"bounds": ["mixture"]}},
-            "decoded given was trained on corpus 'there' itself",
+            "a base of its messages was trained on corpus 'there' itself",
         ),
     ],
 )

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from fresh_decoder import digests
-from test_given_messages import finetuned
+from test_base_messages import finetuned
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.config.quantizers import UniformQuantizer
@@ -16,7 +16,7 @@ from tokenbounds.messages.container import Message, read_message, write_message
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.messages.formats.refinement import RefinedQuantized, fine_step
 from tokenbounds.messages.formats.uniform import UniformQuantized, step_of
-from tokenbounds.messages.side_information import Given
+from tokenbounds.messages.side_information import SideInformation
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.checkpoint import load_checkpoint
 
@@ -34,7 +34,7 @@ def nested(checkpoint, tmp_path):
     """The model's folder, and the paths of its coarse and fine message."""
     folder, coarse, fine = checkpoint("llama"), tmp_path / "coarse.tbm", tmp_path / "fine.tbm"
     encode_model(folder, COARSE, coarse, tmp_path / "c.json")
-    encode_model(folder, FINE, fine, tmp_path / "f.json", given=[coarse])
+    encode_model(folder, FINE, fine, tmp_path / "f.json", side_information=[coarse])
     return folder, coarse, fine
 
 
@@ -98,7 +98,7 @@ def test_the_coarse_codes_help_to_code_the_fine_ones(ratio):
     assert len(fine.to_parts("adaptive")[0].data) < (0.995 if ratio < 1 else 0.95) * alone
 
 
-def test_planes_with_sides_are_decoded_given_the_same_sides_only():
+def test_planes_with_sides_are_decoded_with_the_same_sides_only():
     rng = np.random.default_rng(3)
     planes = [rng.integers(-3, 4, size=shape) for shape in ((5, 9), (1, 1), (0, 4), (3, 1), (1, 30))]
     sides = [rng.integers(-9, 10, size=plane.shape) for plane in planes]
@@ -139,7 +139,7 @@ def test_a_fresh_process_decodes_both_messages_to_the_same_bits(nested, tmp_path
         for path in (coarse, fine)
     ]
     assert errors[1] < 0.4 * errors[0]
-    assert Given.of(read_message(fine)) == Given(coarse=read_message(coarse).sha256)
+    assert SideInformation.of(read_message(fine)) == SideInformation(coarse=read_message(coarse).sha256)
     assert json.loads((tmp_path / "f.json").read_text())["coarse"] == read_message(coarse).sha256
 
 
@@ -189,11 +189,15 @@ def test_a_refinement_names_one_uniform_message_of_the_same_model(nested, checkp
     for name, complaint in (("other", "another model"), ("book", "uniform"), ("fine", "refinement itself")):
         named = bytes.fromhex(read_message(tmp_path / f"{name}.tbm").sha256)
         with pytest.raises(MessageError, match=complaint):
-            decode_message(forged(fine, given=named))
+            decode_message(forged(fine, side_information=named))
         with pytest.raises(MessageError, match=r"another model|uniform|refined"):
-            encode_model(folder, FINE, tmp_path / "n.tbm", tmp_path / "n.json", given=[tmp_path / f"{name}.tbm"])
+            encode_model(
+                folder, FINE, tmp_path / "n.tbm", tmp_path / "n.json", side_information=[tmp_path / f"{name}.tbm"]
+            )
     with pytest.raises(MessageError, match="needs that one message"):
-        encode_model(folder, FINE, tmp_path / "n.tbm", tmp_path / "n.json", given=[coarse, tmp_path / "book.tbm"])
+        encode_model(
+            folder, FINE, tmp_path / "n.tbm", tmp_path / "n.json", side_information=[coarse, tmp_path / "book.tbm"]
+        )
     assert not (tmp_path / "n.tbm").exists()
 
 
@@ -201,12 +205,12 @@ def test_fine_tunes_can_be_nested_too(checkpoint, tmp_path):
     base = checkpoint("llama")
     tuned = finetuned(base, tmp_path / "tuned")
     coarse, fine = tmp_path / "coarse.tbm", tmp_path / "fine.tbm"
-    encode_model(tuned, COARSE, coarse, tmp_path / "c.json", given=[base])
-    encode_model(tuned, FINE, fine, tmp_path / "f.json", given=[base, coarse])
-    assert read_message(fine).breakdown["given"] == 512
+    encode_model(tuned, COARSE, coarse, tmp_path / "c.json", side_information=[base])
+    encode_model(tuned, FINE, fine, tmp_path / "f.json", side_information=[base, coarse])
+    assert read_message(fine).breakdown["side_information"] == 512
     assert digests(decode_message(fine, [base])) != digests(decode_message(coarse, [base]))
     with pytest.raises(MessageError, match="no place"):
         decode_message(fine.read_bytes(), [coarse])
-    swapped = read_message(fine).part("given")
+    swapped = read_message(fine).part("side_information")
     with pytest.raises(MessageError):
-        decode_message(forged(fine, given=swapped[32:] + swapped[:32]), [base])
+        decode_message(forged(fine, side_information=swapped[32:] + swapped[:32]), [base])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from tokenbounds.certificates.certify import certify_bound
-from tokenbounds.certificates.evidence import CertificateInputs
+from tokenbounds.certificates.evidence import CertificateInputs, LinkInputs
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import (
     AirrSource,
@@ -125,10 +125,12 @@ class AntibodyStudy:
             if not path.exists():
                 score_message(message, self.corpus(corpus), plan, shard, path)
         held_out = None if trained_on is None else (self.corpus(trained_on),)
-        return CertificateInputs(message, self.corpus(corpus), plan, scores, held_out=held_out)
+        return CertificateInputs(self.corpus(corpus), plan, (LinkInputs(message, scores),), held_out=held_out)
 
     def certify(self, name: str, order: int, corpus: str = "heavy", trained_on: str | None = None, **bounds) -> Path:
         out = self.root / "certificates" / f"{name}.json"
         inputs = self.inputs(order, corpus, trained_on)
-        certify_bound(name, "antibodies", inputs, BoundsSpec(**{**BOUNDS, **bounds}), out, model=inputs.message.stem)
+        certify_bound(
+            name, "antibodies", inputs, BoundsSpec(**{**BOUNDS, **bounds}), out, model=inputs.certified.message.stem
+        )
         return out

@@ -11,7 +11,7 @@ from antibody_study import write_airr
 from tokenbounds.antibodies import iglm
 from tokenbounds.antibodies.labels import Chain, TokenLabels
 from tokenbounds.certificates.certify import certify_bound
-from tokenbounds.certificates.evidence import CertificateInputs
+from tokenbounds.certificates.evidence import CertificateInputs, LinkInputs
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import (
@@ -140,7 +140,9 @@ def certificates(tmp_path_factory):
     for name, subsets in (("base", ("residue", "region")), ("tuned", ())):
         message, scores = root / "messages" / f"{name}.tbm", root / "scores" / f"{name}.parquet"
         score_message(message, corpus, plan, 0, scores)
-        inputs = CertificateInputs(message, corpus, plan, (scores,), held_out=() if name == "base" else None)
+        inputs = CertificateInputs(
+            corpus, plan, (LinkInputs(message, (scores,)),), held_out=() if name == "base" else None
+        )
         bounds = BoundsSpec(top_k=(1,), alphas=(0.1,), lambdas=2, bounds=("betting",), subsets=subsets)
         certify_bound(name, "iglm", inputs, bounds, root / "certificates" / f"{name}.json", model=name)
     return root

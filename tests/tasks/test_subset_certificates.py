@@ -59,7 +59,7 @@ def test_measured_values_are_averages_over_the_labelled_tokens(study, certificat
     subsets = load(certificate)["subsets"]
     corpus = Corpus.open(study.corpus())
     annotations = Annotations.open(study.corpus(), corpus)
-    scores = pa.concat_tables([pq.read_table(path) for path in study.inputs(2).scores])
+    scores = pa.concat_tables([pq.read_table(path) for path in study.inputs(2).certified.scores])
     labels = annotations.at(scores["document"].to_numpy(), scores["position"].to_numpy())
     chosen = labels["region"] == 6
     row = next(each for each in subsets if (each["column"], each["label"]) == ("region", "CDR3"))["rows"]
@@ -130,25 +130,25 @@ def test_labels_changed_after_certification_are_found(study, certificate, tmp_pa
 def test_every_scored_row_carries_the_labels_of_its_token(study):
     corpus = Corpus.open(study.corpus())
     annotations = Annotations.open(study.corpus(), corpus)
-    scores = pa.concat_tables([pq.read_table(path) for path in study.inputs(2).scores])
+    scores = pa.concat_tables([pq.read_table(path) for path in study.inputs(2).certified.scores])
     assert scores.num_rows == corpus.tokens
     labels = annotations.at(scores["document"].to_numpy(), scores["position"].to_numpy())
     for name in ("chain", "region", "germline", "imgt"):
         np.testing.assert_array_equal(scores[name].to_numpy(), labels[name])
-    metadata = pq.read_schema(study.inputs(2).scores[0]).metadata
+    metadata = pq.read_schema(study.inputs(2).certified.scores[0]).metadata
     names = {column["name"]: column["categories"] for column in json.loads(metadata[b"labels"])}
     assert tuple(names) == ("chain", "region", "germline", "imgt") and names["region"][Region.CDR3] == "CDR3"
 
 
 def test_scores_with_other_labels_than_the_corpus_are_refused(study, tmp_path):
     inputs = study.inputs(2)
-    table = pq.read_table(inputs.scores[1])
+    table = pq.read_table(inputs.certified.scores[1])
     region = table["region"].to_numpy().copy()
     region[17] = Region.FWR1 if region[17] == Region.CDR3 else Region.CDR3
     place = table.schema.get_field_index("region")
     edited = tmp_path / "shard-00001.parquet"
     pq.write_table(table.set_column(place, table.schema.field(place), pa.array(region)), edited)
-    forged = replace(inputs, scores=(inputs.scores[0], edited))
+    forged = replace(inputs, links=(replace(inputs.certified, scores=(inputs.certified.scores[0], edited)),))
     spec = BoundsSpec(**{**BOUNDS, "subsets": ("region",)})
     with pytest.raises(CertificateError, match="column region has other labels"):
         certify_bound("forged", "antibodies", forged, spec, tmp_path / "forged.json", model="m")

@@ -1,7 +1,7 @@
 """Bounds: scores and the message's size become a certificate.
 
 In    <results>/messages/{message}.tbm, <results>/corpora/{corpus}/…, the plan and all its score shards;
-      the same of every message of the chain; what messages are decoded given; manifests of the corpora that held-out
+      the same of every message of the chain; side information of messages; manifests of the corpora that held-out
       models and bases were trained on
 Out   <results>/certificates/{certificate}.json   every bound with its ingredients, every input by hash
 """
@@ -27,6 +27,6 @@ rule certify_bound:
         study=study.study,
         model=certified_model,
         bounds=bounds_row,
-        choices=certificate_choices,
+        inputs=certificate_inputs,
     script:
         "../scripts/certify_bound.py"

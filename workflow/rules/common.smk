@@ -120,7 +120,7 @@ def scored_parameters(wildcards, input) -> int:
     """
     model = study.models[study.messages[wildcards.message].model]
     if base_model(study, wildcards.message):
-        return sum(Path(path).stat().st_size for path in input.given) // 4
+        return sum(Path(path).stat().st_size for path in input.side_information) // 4
     if model.kind == "trained":
         return block_parameters(model) + corpus_size(input)[1] * model.architecture.hidden
     return 4 * Path(input.message).stat().st_size if model.kind == "pretrained" else 0
@@ -137,7 +137,7 @@ def scoring_minutes(wildcards, input, attempt) -> int:
 
 def scoring_megabytes(wildcards, input, attempt) -> int:
     """4000, 60 a MB of the message and 2 a MB of a base to decode it, plus 16 bytes a scored token."""
-    base = sum(Path(path).stat().st_size for path in input.given if not path.endswith(".tbm")) / 1e6
+    base = sum(Path(path).stat().st_size for path in input.side_information if not path.endswith(".tbm")) / 1e6
     decoding = 60 * (input.size_mb - base) + 2 * base
     return int((4000 + decoding + 16 * scored_tokens(wildcards, input) / 1e6) * attempt)
 

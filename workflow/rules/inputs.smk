@@ -103,17 +103,22 @@ def model_files(wildcards) -> list[str]:
     return files_of_model(study.messages[wildcards.message].model)
 
 
-def given_files(wildcards) -> list[str]:
-    """What a message is decoded given: the base of a fine-tune, the message that it refines."""
-    return files_of_given([wildcards.message])
+def side_information_files(wildcards) -> list[str]:
+    """Files of a message's side information: the base of a fine-tune, the message that it refines."""
+    return files_of_side_information([wildcards.message])
 
 
-def files_of_given(messages: Iterable[str]) -> list[str]:
-    """What messages are decoded given: cards and values of bases, and coarse messages; each once."""
-    models = dict.fromkeys(name for name in (base_model(study, each) for each in messages) if name is not None)
-    coarse = dict.fromkeys(name for name in (coarse_message(study, each) for each in messages) if name is not None)
-    files = [path for name in models for path in files_of_model(name)]
+def files_of_side_information(messages: Iterable[str]) -> list[str]:
+    """Files of the side information of messages: cards and values of bases, and coarse messages; each once."""
+    bases, coarse = side_information(messages)
+    files = [path for name in bases for path in files_of_model(name)]
     return [*files, *(f"<results>/messages/{name}.tbm" for name in coarse)]
+
+
+def side_information(messages: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Names of the bases and of the coarse messages that messages are decoded with, each once."""
+    found = [(base_model(study, name), coarse_message(study, name)) for name in messages]
+    return tuple(list(dict.fromkeys(name for name in names if name is not None)) for names in zip(*found))
 
 
 def finetuning_corpus(wildcards) -> list[str]:
@@ -152,29 +157,51 @@ def evaluation_row(wildcards) -> str:
 def certified(wildcards) -> dict[str, str | list[str]]:
     """Files that a certificate rests on."""
     row = study.certificates[wildcards.certificate]
-    trained_on = training_corpora(study, row) if row.prior == "held_out" else base_corpora(study, row)
+    messages = (*row.chain, row.message)
     return {
-        "message": f"<results>/messages/{row.message}.tbm",
         "manifest": f"<results>/corpora/{row.corpus}/manifest.json",
         "plan": f"<results>/plans/{row.corpus}/{row.evaluation}.parquet",
-        "scores": score_files(row, row.message),
-        "chain_messages": [f"<results>/messages/{message}.tbm" for message in row.chain],
-        "chain_scores": [path for message in row.chain for path in score_files(row, message)],
-        "trained_on": [f"<results>/corpora/{corpus}/manifest.json" for corpus in trained_on],
-        "given": files_of_given([*row.chain, row.message]),
+        "messages": [f"<results>/messages/{message}.tbm" for message in messages],
+        "scores": [path for message in messages for path in score_files("<results>", row, message)],
+        "trained_on": [f"<results>/corpora/{corpus}/manifest.json" for corpus in trained_on(row)],
+        "side_information": files_of_side_information(messages),
     }
 
 
-def score_files(row, message: str) -> list[str]:
+def score_files(results: str, row, message: str) -> list[str]:
     """Score files of a message, as a certificate's evaluation scores it."""
-    folder = f"<results>/scores/{row.corpus}/{row.evaluation}/{message}"
+    folder = f"{results}/scores/{row.corpus}/{row.evaluation}/{message}"
     return [f"{folder}/shard-{shard:05d}.parquet" for shard in range(study.evaluations[row.evaluation].shards)]
 
 
-def certificate_choices(wildcards) -> list[str]:
-    """What a certificate's files alone do not tell: its prior, and the order of its chain."""
-    row = study.certificates[wildcards.certificate]
-    return [row.prior, *row.chain]
+def trained_on(row) -> list[str]:
+    """Names of the corpora that held-out models, or else bases, were trained on."""
+    return training_corpora(study, row) if row.prior == "held_out" else base_corpora(study, row)
+
+
+def certificate_inputs(wildcards) -> str:
+    """What each of these files is to the certificate: the fields of `CertificateInputs`, as JSON."""
+    row, results = study.certificates[wildcards.certificate], study.results
+    messages = (*row.chain, row.message)
+    bases, coarse = side_information(messages)
+    corpora = [f"{results}/corpora/{corpus}" for corpus in trained_on(row)]
+    held_out = row.prior == "held_out"
+    return json.dumps(
+        {
+            "corpus": f"{results}/corpora/{row.corpus}",
+            "plan": f"{results}/plans/{row.corpus}/{row.evaluation}.parquet",
+            "links": [
+                {"message": f"{results}/messages/{message}.tbm", "scores": score_files(results, row, message)}
+                for message in messages
+            ],
+            "held_out": corpora if held_out else None,
+            "base_corpora": [] if held_out else corpora,
+            "side_information": [
+                *(f"{results}/messages/{name}.tbm" for name in coarse),
+                *(f"{results}/models/{name}" for name in bases),
+            ],
+        }
+    )
 
 
 def bounds_row(wildcards) -> str:

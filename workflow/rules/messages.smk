@@ -39,7 +39,7 @@ rule encode_model:
         model=model_files,
         manifest=finetuning_corpus,
         calibration=message_calibration,
-        given=given_files,
+        side_information=side_information_files,
     output:
         message="<results>/messages/{message}.tbm",
         report="<results>/messages/{message}.json",

@@ -1,6 +1,6 @@
 """Scores: the decoded message's loss on every planned token, one job a shard of the plan.
 
-In    <results>/corpora/{corpus}/…  and  <results>/messages/{message}.tbm, with what it is decoded given
+In    <results>/corpora/{corpus}/…  and  <results>/messages/{message}.tbm, with its side information
 Out   <results>/plans/{corpus}/{evaluation}.parquet                          blocks, and which job scores them
       <results>/scores/{corpus}/{evaluation}/{message}/shard-{shard}.parquet one row a token: nll_bits, rank
 """
@@ -33,7 +33,7 @@ rule score_shard:
     """Decode the message in a fresh process and score one shard of the plan with it."""
     input:
         message="<results>/messages/{message}.tbm",
-        given=given_files,
+        side_information=side_information_files,
         manifest="<results>/corpora/{corpus}/manifest.json",
         plan="<results>/plans/{corpus}/{evaluation}.parquet",
     output:

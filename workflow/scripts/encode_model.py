@@ -7,7 +7,7 @@ from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.corpus.shards import Corpus
 from tokenbounds.jobs import job
-from tokenbounds.messages.side_information import given_places
+from tokenbounds.messages.side_information import places_of_files
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
@@ -21,5 +21,5 @@ if __name__ == "__main__":
             Path(snakemake.output.report),
             Corpus.open(Path(manifest).parent) if manifest else None,
             next(iter(snakemake.input.calibration), None),
-            given_places(snakemake.input.given),
+            places_of_files(snakemake.input.side_information),
         )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tokenbounds.config import EvaluationSpec, parse_row
 from tokenbounds.jobs import job
-from tokenbounds.messages.side_information import given_places
+from tokenbounds.messages.side_information import places_of_files
 from tokenbounds.scores.scoring import ScoringOptions, score_message
 
 if __name__ == "__main__":
@@ -16,6 +16,6 @@ if __name__ == "__main__":
             snakemake.input.plan,
             int(snakemake.wildcards.shard),
             snakemake.output.scores,
-            given=given_places(snakemake.input.given),
+            side_information=places_of_files(snakemake.input.side_information),
             options=ScoringOptions(dtype=evaluation.dtype, batch_tokens=evaluation.batch_tokens),
         )

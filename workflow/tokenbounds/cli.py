@@ -60,7 +60,7 @@ def verify(
     console = Console()
     for path in find_certificates(certificates):
         blocks = ALL_BLOCKS if everything else rescore
-        checks = verify_certificate(path, rescore=blocks, seed=seed, given=base or ())
+        checks = verify_certificate(path, rescore=blocks, seed=seed, bases=base or ())
         show_checks(console, str(path), checks)
 
 
@@ -87,14 +87,14 @@ def show(
 
 @app.command()
 def inspect(message: MessageArgument, base: BaseOption = None, coarse: CoarseOption = None) -> None:
-    """Print a message's header, its bits by part, and what it is decoded given."""
+    """Print a message's header, its bits by part, and its side information."""
     from tokenbounds.console import show_message
     from tokenbounds.messages.container import read_message
-    from tokenbounds.messages.side_information import Given, describe_given
+    from tokenbounds.messages.side_information import SideInformation, find_places
 
     content = read_message(message)
-    given = describe_given(Given.of(content), message, [*(base or ()), *(coarse or ())])
-    show_message(Console(), content.header, content.breakdown, given)
+    places = find_places(message, [*(base or ()), *(coarse or ())])
+    show_message(Console(), content.header, content.breakdown, SideInformation.of(content).describe(places))
 
 
 @app.command()

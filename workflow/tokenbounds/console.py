@@ -54,18 +54,18 @@ def show_statement(console: Console, statement: Any) -> None:
 
 
 def show_message(
-    console: Console, header: dict[str, Any], breakdown: dict[str, int], given: dict[str, str] | None = None
+    console: Console, header: dict[str, Any], breakdown: dict[str, int], side_information: dict[str, str] | None = None
 ) -> None:
-    """Print a message's header, where its bits go, and what it is decoded given."""
+    """Print a message's header, where its bits go, and its side information."""
     _section(console, "Header", _flat_table(header))
     _section(console, "Bits", _breakdown_table(breakdown))
-    if given:
+    if side_information:
         table = _grid()
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
-        for name, found in given.items():
+        for name, found in side_information.items():
             table.add_row(name, found)
-        _section(console, "Decoded given", table)
+        _section(console, "Side information", table)
 
 
 def show_checks(console: Console, certificate_path: str, checks: Iterable[Any]) -> None:

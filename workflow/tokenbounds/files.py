@@ -126,3 +126,8 @@ def sha256_file(path: Path | str) -> str:
     except OSError as error:
         raise TokenboundsError(f"cannot read {path}: {error.strerror or error}.") from error
     return digest.hexdigest()
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """A path as seen from a folder, with forward slashes; links are followed first."""
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokenbounds.certificates.sentence import confidence_percent
+from tokenbounds.models.card import BASE_FAMILY
 
 
 def state_assumptions(
@@ -69,16 +70,16 @@ def _sequence_assumptions(tokenizer: dict[str, Any]) -> list[str]:
 def _prior_assumptions(header: dict[str, Any]) -> list[str]:
     card = header.get("model", {})
     family = card.get("family", "unknown")
-    given = family == "given"
-    architecture = "and the registry of architectures" + ("" if given else f", here '{family}'")
-    aside = ", its base aside, " if given else " "
+    has_base = family == BASE_FAMILY
+    architecture = "and the registry of architectures" + ("" if has_base else f", here '{family}'")
+    aside = ", its base aside, " if has_base else " "
     sentences = [
         f"The decoder (message format, entropy coders, quantizers {architecture}) was fixed before the corpus. "
         f"Everything else the model depends on{aside}is in the message{_beneath(header)}.",
         "Messages are self-delimiting, so that 2^(−bits) summed over all messages is at most one (Kraft): this is "
         "the prior, and it was fixed with the decoder. Any message may be chosen with the corpus in view.",
     ]
-    kind = card.get("parameterization", {}).get("kind", "dense") if family != "markov" and not given else None
+    kind = card.get("parameterization", {}).get("kind", "dense") if family != "markov" and not has_base else None
     if kind not in (None, "dense"):
         sentences.append(
             f"The fixed part of the '{kind}' parameterization is drawn by the decoder's generator from the seed in the "
@@ -94,7 +95,7 @@ def _beneath(header: dict[str, Any]) -> str:
 
 
 def state_base_assumptions(bases: Sequence[dict[str, Any]], prior: dict[str, Any]) -> list[str]:
-    """What is taken for granted about models that messages are decoded given, and which are not paid for.
+    """What is taken for granted about the bases of messages, which are not paid for.
 
     Parameters
     ----------

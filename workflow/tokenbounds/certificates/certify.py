@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tokenbounds.certificates.assumptions import (
 )
 from tokenbounds.certificates.averages.passes import Sample
 from tokenbounds.certificates.evidence import CertificateInputs, Evidence, LinkEvidence, gather_evidence
+from tokenbounds.certificates.records import Record, record_evidence
 from tokenbounds.certificates.rows.chains import ChainModel
 from tokenbounds.certificates.rows.labels import LabelledScores
 from tokenbounds.certificates.rows.subsets import find_subsets, share_delta, state_subsets
@@ -45,7 +47,7 @@ def certify_bound(
     name, study, model
         Labels: rows of the study.
     inputs
-        Message, corpus, plan and score files.
+        Corpus, plan, messages and score files.
     spec
         Failure probability, metrics, bounds and grids.
     out
@@ -63,13 +65,19 @@ def certify_bound(
         assumption does not hold for the data. Nothing is written then.
     """
     out = Path(out)
-    evidence = gather_evidence(inputs, out.parent)
-    certificate = compute_certificate({"certificate": name, "study": study, "model": model}, evidence, spec)
+    names = {"certificate": name, "study": study, "model": model}
+    certificate = compute_certificate(names, gather_evidence(inputs), spec, out.parent)
     write_certificate(out, certificate)
     return seal(certificate)
 
 
-def compute_certificate(names: dict[str, str], evidence: Evidence, spec: BoundsSpec) -> dict[str, Any]:
+def compute_certificate(
+    names: dict[str, str],
+    evidence: Evidence,
+    spec: BoundsSpec,
+    folder: Path,
+    bases: Mapping[str, Record] | None = None,
+) -> dict[str, Any]:
     """Compute a certificate from evidence; the same evidence gives the same certificate.
 
     Parameters
@@ -80,55 +88,56 @@ def compute_certificate(names: dict[str, str], evidence: Evidence, spec: BoundsS
         Files that are known to belong together.
     spec
         Failure probability, metrics, bounds and grids.
+    folder, bases
+        The certificate's folder, and how it calls bases; see `record_evidence`.
 
     Raises
     ------
     CertificateError
         If the scores break their contract or a bound's assumption does not hold.
     """
-    manifest = evidence.manifest
+    manifest, own = evidence.corpus.manifest, evidence.certified
     try:
         statement, subsets = _state(evidence, spec)
     except CertificateError:
         raise
     except TokenboundsError as error:
         raise CertificateError(str(error)) from error
-    records = evidence.records
+    records = record_evidence(evidence, folder, bases)
     return {
         **names,
         **records,
         "schema_version": SCHEMA_VERSION,
         "corpus": manifest.corpus,
         "tokens": manifest.tokens,
-        "scored_tokens": evidence.scores.rows,
-        "vocabulary_size": evidence.vocabulary_size,
+        "scored_tokens": own.scores.rows,
+        "vocabulary_size": own.vocabulary_size,
         "delta": spec.delta,
         "ledger": statement.ledger,
         "bounds": TypeAdapter(BoundsSpec).dump_python(spec, mode="json"),
         "rows": statement.rows,
         **({"subsets": subsets} if subsets else {}),
         "notes": statement.notes,
-        "assumptions": _assume(evidence, spec),
+        "assumptions": _assume(evidence, records, spec),
         "software": _software(),
     }
 
 
-def _assume(evidence: Evidence, spec: BoundsSpec) -> list[str]:
-    records = evidence.records
-    header, tokenizer = evidence.message.header, records["manifest"]["tokenizer"]
+def _assume(evidence: Evidence, records: Record, spec: BoundsSpec) -> list[str]:
+    own, tokenizer = evidence.certified, records["manifest"]["tokenizer"]
     links = [(link.message.header, link.path.stem, link.dtype) for link in evidence.chain]
     return [
-        *state_assumptions(header, tokenizer, records["plan"], evidence.dtype, spec.delta, records["prior"]),
+        *state_assumptions(own.message.header, tokenizer, records["plan"], own.dtype, spec.delta, records["prior"]),
         *state_base_assumptions(_bases(records), records["prior"]),
-        *state_chain_assumptions(links, evidence.inputs.held_out is not None),
+        *state_chain_assumptions(links, evidence.prior.held_out),
         *state_unit_assumptions(spec.bounds),
         *state_subset_assumptions(spec.subsets, spec.bounds),
-        *state_head_assumptions(evidence.scores.provenance.alphas),
+        *state_head_assumptions(own.scores.provenance.alphas),
     ]
 
 
 def _bases(records: dict[str, Any]) -> list[dict[str, Any]]:
-    """The models that messages of a certificate are decoded given, each once."""
+    """The bases of a certificate's messages, each once."""
     messages = [*(link["message"] for link in records["chain"]), records["message"]]
     found = {message["base"]["sha256"]: message["base"] for message in messages if "base" in message}
     return list(found.values())
@@ -136,24 +145,23 @@ def _bases(records: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _state(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, list[dict[str, Any]]]:
     """Every row, over all tokens and over subsets, with what messages cost under the certificate's prior."""
-    manifest, plan = evidence.manifest, evidence.plan
-    held_out = evidence.inputs.held_out is not None
+    manifest, plan, certified = evidence.corpus.manifest, evidence.plan, evidence.certified
     overlap = plan.stride < plan.context or plan.visible_tokens is not None
     units = Units(manifest.documents, plan.blocks, overlap) if plan.mode == "exhaustive" else None
-    own_alphas = evidence.scores.provenance.alphas
+    own_alphas = certified.scores.provenance.alphas
     setting = Setting(
         spec,
         manifest.tokens,
-        evidence.vocabulary_size,
+        certified.vocabulary_size,
         Sample.of(plan),
         units,
         token_alphas=TokenAlphas(own_alphas) if own_alphas else None,
     )
-    models = [_chain_model(link, held_out) for link in evidence.links]
+    models = [_chain_model(link, evidence.prior.held_out) for link in evidence.links]
     own = models[-1]
     scores, subsets = own.scores, []
     if spec.subsets:
-        scores = LabelledScores.of(evidence.scores, evidence.inputs.corpus, spec.subsets)
+        scores = LabelledScores.of(certified.scores, evidence.corpus.folder, spec.subsets)
         subsets = find_subsets(scores, {name: column.categories for name, column in scores.columns.items()})
     setting, inner = share_delta(setting, subsets)
     statement = state_bounds(
@@ -164,7 +172,7 @@ def _state(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, list[dict[s
 
 def _chain_model(link: LinkEvidence, held_out: bool) -> ChainModel:
     """A message with its scores and what it costs."""
-    bits, messages = (0, None) if held_out else (link.given.paid_bits, link.given.messages)
+    bits, messages = (0, None) if held_out else (link.paid_bits, link.paid_messages)
     return ChainModel(link.path.stem, bits, link.vocabulary_size, link.scores, messages)
 
 

@@ -6,18 +6,16 @@ manifest; the manifest names every shard. A certificate of one corpus can thus n
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tokenbounds.certificates.prior import prior_record
-from tokenbounds.certificates.side_information import GivenEvidence, GivenFinder
-from tokenbounds.corpus.manifest import MANIFEST_NAME, Manifest, read_manifest
+from pydantic import TypeAdapter, ValidationError
+
+from tokenbounds.certificates.prior import CorpusEvidence, Prior, compare_documents
 from tokenbounds.errors import CertificateError, TokenboundsError
-from tokenbounds.files import sha256_file
-from tokenbounds.messages.container import Message, read_message
+from tokenbounds.messages.container import Message, parse_message, read_message
+from tokenbounds.messages.side_information import SideInformation, find_coarse, find_places, model_places
 from tokenbounds.messages.smoothing_head import read_alphas
 from tokenbounds.scores.plan import Plan, read_plan
 from tokenbounds.scores.store import Scores, open_scores
@@ -25,7 +23,7 @@ from tokenbounds.scores.store import Scores, open_scores
 
 @dataclass(frozen=True)
 class LinkInputs:
-    """Message and score files of a cheaper model of a certificate's chain."""
+    """A message and the score files of every shard of the plan, in any order."""
 
     message: Path
     scores: tuple[Path, ...]
@@ -33,48 +31,78 @@ class LinkInputs:
 
 @dataclass(frozen=True)
 class CertificateInputs:
-    """Where a certificate's evidence lies.
+    """Where a certificate's evidence is.
 
     Attributes
     ----------
-    message
-        The message file.
     corpus
         The folder of the corpus: manifest, shards, table of documents.
     plan
         The scoring plan.
-    scores
-        The score files of every shard of the plan, in any order.
-    chain
-        Cheaper messages, cheapest first, with their scores by the same plan.
+    links
+        The chain's messages with their scores by this plan, cheapest first, the certified one last; often that one
+        alone.
     held_out
         None if the messages' bits are paid for. Else the models never saw the corpus: the folders of the corpora
         they were trained on, none for models that were published before.
-    given
-        Where to look for what messages are decoded given: coarse messages, folders of bases. Of a kind that is not
+    side_information
+        Where to look for what messages are decoded with: coarse messages, folders of bases. Of a kind that is not
         named, those of the study around a message's file are looked through.
     base_corpora
         Unless held out: folders of the corpora that bases were trained on, none for published ones.
     """
 
-    message: Path
     corpus: Path
     plan: Path
-    scores: tuple[Path, ...]
-    chain: tuple[LinkInputs, ...] = ()
+    links: tuple[LinkInputs, ...]
     held_out: tuple[Path, ...] | None = None
-    given: tuple[Path, ...] = ()
+    side_information: tuple[Path, ...] = ()
     base_corpora: tuple[Path, ...] = ()
+
+    @classmethod
+    def from_json(cls, text: str) -> CertificateInputs:
+        """Read the inputs from JSON with these fields, as a rule of the workflow hands them over.
+
+        Raises
+        ------
+        CertificateError
+            If a field is missing, unknown or of another type.
+        """
+        try:
+            return _INPUTS.validate_json(text, extra="forbid")
+        except ValidationError as error:
+            raise CertificateError(f"these are no inputs of a certificate: {error}") from error
+
+    @property
+    def certified(self) -> LinkInputs:
+        """The certified message and its scores."""
+        return self.links[-1]
+
+
+_INPUTS = TypeAdapter(CertificateInputs)
 
 
 @dataclass(frozen=True)
 class LinkEvidence:
-    """A message, with what it is decoded given, and its scores, known to belong together."""
+    """A message with its scores and its side information, known to belong together.
+
+    Attributes
+    ----------
+    path, message
+        The message.
+    scores
+        Its scores.
+    side_information
+        What it is decoded with, by hash; `base` and `coarse` are where that was found.
+    """
 
     path: Path
     message: Message
     scores: Scores
-    given: GivenEvidence
+    side_information: SideInformation
+    base: Path | None = None
+    coarse: Path | None = None
+    coarse_message: Message | None = None
 
     @property
     def vocabulary_size(self) -> int:
@@ -86,37 +114,62 @@ class LinkEvidence:
         """Arithmetic of the scores."""
         return self.scores.provenance.dtype
 
+    @property
+    def paid_messages(self) -> dict[str, int]:
+        """Bits of every file that is paid for, by SHA-256.
+
+        Nothing decodes without a coarse message, so its bits count. A base is part of the decoder, which the
+        certificate assumes was fixed before the corpus.
+        """
+        files = (self.message,) if self.coarse_message is None else (self.coarse_message, self.message)
+        return {message.sha256: message.size_bits for message in files}
+
+    @property
+    def paid_bits(self) -> int:
+        """C: bits of all files that the message is decoded from, the base aside."""
+        return sum(self.paid_messages.values())
+
+    @property
+    def places(self) -> list[Path]:
+        """Where its side information was found."""
+        return [path for path in (self.coarse, self.base) if path is not None]
+
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence whose parts are known to belong together."""
+    """What a certificate rests on; its parts are known to belong together.
 
-    inputs: CertificateInputs
-    message: Message
-    manifest: Manifest
+    Attributes
+    ----------
+    corpus
+        The certified corpus.
+    plan, plan_path
+        Which of its tokens were scored.
+    links
+        Messages with their scores, cheapest first, the certified one last.
+    prior
+        Whether messages are paid for, and which corpora models were trained on.
+    """
+
+    corpus: CorpusEvidence
     plan: Plan
-    scores: Scores
-    vocabulary_size: int
-    dtype: str
-    records: dict[str, Any]
-    given: GivenEvidence
-    chain: tuple[LinkEvidence, ...] = ()
+    plan_path: Path
+    links: tuple[LinkEvidence, ...]
+    prior: Prior
 
     @property
-    def links(self) -> tuple[LinkEvidence, ...]:
-        """All messages with their scores, the certified one last."""
-        return (*self.chain, LinkEvidence(self.inputs.message, self.message, self.scores, self.given))
+    def chain(self) -> tuple[LinkEvidence, ...]:
+        """The links before the certified one."""
+        return self.links[:-1]
+
+    @property
+    def certified(self) -> LinkEvidence:
+        """The certified message and its scores."""
+        return self.links[-1]
 
 
-def gather_evidence(inputs: CertificateInputs, folder: Path) -> Evidence:
-    """Open and hash every file, and check each link between them.
-
-    Parameters
-    ----------
-    inputs
-        The files.
-    folder
-        The certificate's folder: recorded paths are relative to it.
+def gather_evidence(inputs: CertificateInputs) -> Evidence:
+    """Open and hash every file, and check that each belongs to the others.
 
     Raises
     ------
@@ -124,56 +177,55 @@ def gather_evidence(inputs: CertificateInputs, folder: Path) -> Evidence:
         If a file is missing, damaged or was made from something else; the message names it.
     """
     try:
-        return _gather(inputs, folder)
+        return _gather(inputs)
     except CertificateError:
         raise
     except TokenboundsError as error:
         raise CertificateError(str(error)) from error
 
 
-def _gather(inputs: CertificateInputs, folder: Path) -> Evidence:
-    manifest_path = inputs.corpus / MANIFEST_NAME
-    manifest_sha256 = sha256_file(manifest_path)
-    manifest, plan = read_manifest(manifest_path), read_plan(inputs.plan)
-    if plan.manifest_sha256 != manifest_sha256:
+def _gather(inputs: CertificateInputs) -> Evidence:
+    corpus, plan = CorpusEvidence.open(inputs.corpus), read_plan(inputs.plan)
+    if plan.manifest_sha256 != corpus.manifest_sha256:
         raise CertificateError(
-            f"{inputs.plan} plans the corpus of manifest {plan.manifest_sha256[:12]}…, but {manifest_path} is "
-            f"{manifest_sha256[:12]}…. Plan and score this corpus."
+            f"{inputs.plan} plans the corpus of manifest {plan.manifest_sha256[:12]}…, but {corpus.manifest_path} is "
+            f"{corpus.manifest_sha256[:12]}…. Plan and score this corpus."
         )
-    if (plan.tokens, plan.documents) != (manifest.tokens, manifest.documents):
-        raise CertificateError(f"{inputs.plan} and {manifest_path} differ in tokens or documents. Plan again.")
-    finder = GivenFinder(inputs.given)
-    own_inputs = LinkInputs(inputs.message, inputs.scores)
-    *chain, own = (_gather_link(link, manifest, plan, inputs.corpus, finder) for link in (*inputs.chain, own_inputs))
-    _refuse_doubles([*chain, own])
-    records = {
-        **_link_record(own, folder),
-        "manifest": _manifest_record(manifest_path, manifest, manifest_sha256, folder),
-        "plan": _plan_record(inputs.plan, plan, folder),
-        "chain": [_link_record(link, folder) for link in chain],
-        "prior": prior_record(inputs.held_out, inputs.corpus, folder, inputs.base_corpora),
-    }
-    return Evidence(
-        inputs=inputs,
-        message=own.message,
-        manifest=manifest,
-        plan=plan,
-        scores=own.scores,
-        vocabulary_size=own.vocabulary_size,
-        dtype=own.dtype,
-        records=records,
-        given=own.given,
-        chain=tuple(chain),
-    )
+    if (plan.tokens, plan.documents) != (corpus.manifest.tokens, corpus.manifest.documents):
+        raise CertificateError(f"{inputs.plan} and {corpus.manifest_path} differ in tokens or documents. Plan again.")
+    bases: dict[str, Path] = {}
+    links = tuple(_gather_link(link, corpus, plan, inputs.side_information, bases) for link in inputs.links)
+    _refuse_doubles(links)
+    return Evidence(corpus, plan, inputs.plan, links, compare_documents(corpus, inputs.held_out, inputs.base_corpora))
 
 
-def _gather_link(inputs: LinkInputs, manifest: Manifest, plan: Plan, corpus: Path, finder: GivenFinder) -> LinkEvidence:
-    """Open a message and its scores, which must name it and the plan."""
+def _gather_link(
+    inputs: LinkInputs, corpus: CorpusEvidence, plan: Plan, side_information: Iterable[Path], bases: dict[str, Path]
+) -> LinkEvidence:
+    """Open a message, its scores, which must name it and the plan, and its side information.
+
+    `bases` holds the bases found so far, by hash, and is added to: what several links need is read and hashed once.
+    """
     message = read_message(inputs.message)
     scores = open_scores(inputs.scores, plan=plan, message_sha256=message.sha256, manifest_sha256=plan.manifest_sha256)
-    _check_vocabulary(inputs.message, message, manifest, scores, corpus)
+    _check_vocabulary(inputs.message, message, scores, corpus)
     _check_alphas(inputs.message, message, scores)
-    return LinkEvidence(inputs.message, message, scores, finder.find(inputs.message, message))
+    named, places = SideInformation.of(message), find_places(inputs.message, side_information)
+    if named.base is not None and named.base not in bases:
+        from tokenbounds.models.base import locate_base
+
+        size = message.header["model"].get("vocabulary_size")
+        bases[named.base] = locate_base(named.base, model_places(places), size)
+    coarse = None if named.coarse is None else find_coarse(named.coarse, places)
+    return LinkEvidence(
+        path=inputs.message,
+        message=message,
+        scores=scores,
+        side_information=named,
+        base=None if named.base is None else bases[named.base],
+        coarse=coarse,
+        coarse_message=None if coarse is None else parse_message(coarse.read_bytes()),
+    )
 
 
 def _refuse_doubles(links: Sequence[LinkEvidence]) -> None:
@@ -186,9 +238,9 @@ def _refuse_doubles(links: Sequence[LinkEvidence]) -> None:
         seen[link.message.sha256] = link.path
 
 
-def _check_vocabulary(path: Path, message: Message, manifest: Manifest, scores: Scores, corpus: Path) -> None:
+def _check_vocabulary(path: Path, message: Message, scores: Scores, corpus: CorpusEvidence) -> None:
     """The model's V must be what the scores share, and hold every token of the corpus."""
-    size = scores.provenance.vocabulary_size
+    size, needed = scores.provenance.vocabulary_size, corpus.manifest.tokenizer.vocabulary_size
     card = message.header.get("model")
     declared = card.get("vocabulary_size") if isinstance(card, dict) else None
     if declared != size:
@@ -196,10 +248,10 @@ def _check_vocabulary(path: Path, message: Message, manifest: Manifest, scores: 
             f"{scores.files[0]} was scored over {size} tokens, but {path} declares a vocabulary of {declared}. Score "
             "with this message."
         )
-    if manifest.tokenizer.vocabulary_size > size:
+    if needed > size:
         raise CertificateError(
-            f"{corpus / MANIFEST_NAME} has {manifest.tokenizer.vocabulary_size} tokens, more than the {size} that "
-            f"{path} predicts. Use the model's own tokenizer."
+            f"{corpus.manifest_path} has {needed} tokens, more than the {size} that {path} predicts. Use the model's "
+            "own tokenizer."
         )
 
 
@@ -211,46 +263,3 @@ def _check_alphas(path: Path, message: Message, scores: Scores) -> None:
             f"{scores.files[0]} has smoothing weights {list(found)}, but {path} names {list(named)}. Score with this "
             "message."
         )
-
-
-def file_record(path: Path, sha256: str, folder: Path) -> dict[str, Any]:
-    """A file as certificates name it: its path seen from `folder`, and its hash."""
-    relative = Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
-    return {"file": relative, "sha256": sha256}
-
-
-def _link_record(link: LinkEvidence, folder: Path) -> dict[str, Any]:
-    scores = [
-        {**file_record(part.path, sha256_file(part.path), folder), "rows": part.rows} for part in link.scores.parts
-    ]
-    message = {**_message_record(link.path, link.message, folder), **link.given.record(folder)}
-    return {"message": message, "scores": scores}
-
-
-def _message_record(path: Path, message: Message, folder: Path) -> dict[str, Any]:
-    size_bits = 8 * path.stat().st_size
-    if message.size_bits != size_bits or sum(message.breakdown.values()) != size_bits:
-        raise CertificateError(f"{path}: its parts do not add up to its {size_bits} bits. Encode the model again.")
-    record = {"name": path.stem, **file_record(path, message.sha256, folder), "size_bits": size_bits}
-    return {**record, "breakdown": dict(message.breakdown), "header": message.header}
-
-
-def _manifest_record(path: Path, manifest: Manifest, sha256: str, folder: Path) -> dict[str, Any]:
-    # The hashes of the shards are the manifest's own: hashing a large corpus again is left to verification.
-    content = manifest.to_dict()
-    shards = [_beside(path, entry, folder) for entry in content["shards"]]
-    kept = {key: content[key] for key in ("source", "licence", "tokenizer", "documents")}
-    record = {**file_record(path, sha256, folder), **kept, "shards": shards}
-    files = ("documents_file", "annotations_file")
-    return record | {name: _beside(path, content[name], folder) for name in files if name in content}
-
-
-def _beside(path: Path, entry: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A manifest's entry with its file seen from the certificate's folder."""
-    return {**entry, **file_record(path.parent / entry["file"], entry["sha256"], folder)}
-
-
-def _plan_record(path: Path, plan: Plan, folder: Path) -> dict[str, Any]:
-    record = {**file_record(path, plan.sha256, folder), "mode": plan.mode, "blocks": plan.table.num_rows}
-    record |= {"draws": plan.draws, "seed": plan.seed, "context": plan.context, "stride": plan.stride}
-    return {**record, "visible_tokens": plan.visible_tokens}

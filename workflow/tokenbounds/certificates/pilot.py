@@ -116,14 +116,14 @@ def find_bits(text: str) -> int:
         If it is no message, or the message that it refines is not there.
     """
     from tokenbounds.messages.container import read_message
-    from tokenbounds.messages.side_information import Given, Places
+    from tokenbounds.messages.side_information import SideInformation, find_coarse, find_places
 
     if text.isdigit():
         return int(text)
     path = Path(text)
     message = read_message(path)
-    coarse = Given.of(message).coarse
-    return message.size_bits + (0 if coarse is None else 8 * Places.of(path).coarse_file(coarse).stat().st_size)
+    coarse = SideInformation.of(message).coarse
+    return message.size_bits + (0 if coarse is None else 8 * find_coarse(coarse, find_places(path)).stat().st_size)
 
 
 def find_tokens(text: str) -> int:

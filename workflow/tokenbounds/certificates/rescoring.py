@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokenbounds.bounds.smoothing import smooth
-from tokenbounds.certificates.evidence import Evidence
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError
+from tokenbounds.scores.plan import Plan
 from tokenbounds.scores.scoring import ChainPredictor, ScoringOptions, make_scorer, score_blocks
 from tokenbounds.scores.store import Scores
 
@@ -66,7 +66,8 @@ TOLERANCES = {
 
 def rescore_blocks(
     predictor: Any,
-    evidence: Evidence,
+    scores: Scores,
+    plan: Plan,
     corpus: Corpus,
     blocks: int | None,
     seed: int | None,
@@ -79,7 +80,9 @@ def rescore_blocks(
     ----------
     predictor
         What the message decodes to.
-    evidence, corpus
+    scores
+        What it was scored with.
+    plan, corpus
         The certificate's.
     blocks
         How many blocks of the plan, chosen uniformly without replacement; None for all.
@@ -98,33 +101,32 @@ def rescore_blocks(
     CertificateError
         If a loss or rank differs by more than the tolerance; the message names the score file, document and position.
     """
-    plan = evidence.plan.table
-    dtype = _known_dtype(evidence)
+    table, dtype = plan.table, _known_dtype(scores)
     if seed is None:
         seed = secrets.randbits(64)
-    count = plan.num_rows if blocks is None else min(blocks, plan.num_rows)
-    chosen = np.sort(np.random.default_rng(seed).choice(plan.num_rows, size=count, replace=False))
-    rows = plan.take(chosen)
+    count = table.num_rows if blocks is None else min(blocks, table.num_rows)
+    chosen = np.sort(np.random.default_rng(seed).choice(table.num_rows, size=count, replace=False))
+    rows = table.take(chosen)
     tolerance = TOLERANCES["chain" if isinstance(predictor, ChainPredictor) else dtype]
     scorer = make_scorer(predictor, corpus, ScoringOptions(dtype=dtype, batch_tokens=_BATCH_TOKENS))
-    again = _columns(score_blocks(scorer, corpus, rows, _BATCH_TOKENS, evidence.plan.visible_tokens))
-    stored = _stored(evidence.scores, rows["block"].to_numpy())
-    difference = _compare(again, stored, tolerance, evidence.scores.files)
-    _compare_errors(again["rank"], stored["rank"], top_k, tolerance, evidence.scores.files)
+    again = _columns(score_blocks(scorer, corpus, rows, _BATCH_TOKENS, plan.visible_tokens))
+    stored = _stored(scores, rows["block"].to_numpy())
+    difference = _compare(again, stored, tolerance, scores.files)
+    _compare_errors(again["rank"], stored["rank"], top_k, tolerance, scores.files)
     if "alpha" in stored:
-        _compare_alphas(again, stored, evidence.scores.provenance.vocabulary_size, tolerance, evidence.scores.files)
+        _compare_alphas(again, stored, scores.provenance.vocabulary_size, tolerance, scores.files)
     return (
         f"{len(again['block']):,} tokens of {count} blocks (seed {seed}): losses differ by at most {difference:.2g} "
         f"bits (tolerance {tolerance.token_bits:g})"
     )
 
 
-def _known_dtype(evidence: Evidence) -> Literal["float32", "bfloat16"]:
-    if evidence.dtype == "float32":
+def _known_dtype(scores: Scores) -> Literal["float32", "bfloat16"]:
+    if scores.provenance.dtype == "float32":
         return "float32"
-    if evidence.dtype == "bfloat16":
+    if scores.provenance.dtype == "bfloat16":
         return "bfloat16"
-    raise CertificateError(f"{evidence.scores.files[0]} was scored in unknown arithmetic '{evidence.dtype}'.")
+    raise CertificateError(f"{scores.files[0]} was scored in unknown arithmetic '{scores.provenance.dtype}'.")
 
 
 def _columns(batches: Any) -> dict[str, npt.NDArray[Any]]:

@@ -47,7 +47,7 @@ class CoarseRecord(TypedDict):
 
 @with_config(_STRICT)
 class BaseRecord(TypedDict):
-    """The model that a message is decoded given: assumed to be fixed before the corpus, and not paid for."""
+    """The base model that a message is decoded with: assumed to be fixed before the corpus, and not paid for."""
 
     name: Annotated[str, Field(description="name of its folder")]
     place: Annotated[str, Field(min_length=1, description="its folder, relative to the certificate's folder")]

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tokenbounds.corpus.manifest import MANIFEST_NAME
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.files import canonical_json, sha256_file
-from tokenbounds.scores.plan import plan_scoring
+from tokenbounds.scores.plan import Plan, plan_scoring
 from tokenbounds.scores.store import Scores
 
 ALL_BLOCKS = -1
@@ -56,7 +56,7 @@ def find_certificates(paths: Sequence[Path]) -> list[Path]:
 
 
 def verify_certificate(
-    path: Path | str, *, rescore: int = 0, seed: int | None = None, given: Sequence[Path] = ()
+    path: Path | str, *, rescore: int = 0, seed: int | None = None, bases: Sequence[Path] = ()
 ) -> list[Check]:
     """Check a certificate against its files, and its files against one another.
 
@@ -68,8 +68,8 @@ def verify_certificate(
         Number of blocks to score again from the decoded message; `ALL_BLOCKS` for every one.
     seed
         Of the choice of blocks; None chooses unpredictably, so that nobody can prepare for it.
-    given
-        Where bases lie, if not where the certificate says: checkpoint folders, Hugging Face folders, GGUF files.
+    bases
+        Where bases are, if not where the certificate says: checkpoint folders, Hugging Face folders, GGUF files.
 
     Returns
     -------
@@ -83,45 +83,44 @@ def verify_certificate(
     """
     path = Path(path)
     try:
-        return list(_run_checks(path, rescore, seed, given))
+        return list(_run_checks(path, rescore, seed, bases))
     except CertificateError:
         raise
     except TokenboundsError as error:
         raise CertificateError(str(error)) from error
 
 
-def _run_checks(path: Path, rescore: int, seed: int | None, given: Sequence[Path]) -> Iterator[Check]:
+def _run_checks(path: Path, rescore: int, seed: int | None, bases: Sequence[Path]) -> Iterator[Check]:
     certificate = read_certificate(path)
     yield Check("certificate intact", str(path), "canonical bytes, fields, hash of itself")
     yield _check_ledger(path, certificate)
     yield _check_files(path, certificate)
-    inputs = _locate(path, certificate, given)
-    evidence = gather_evidence(inputs, path.parent)
+    inputs = _locate(path, certificate, bases)
+    evidence = gather_evidence(inputs)
     yield Check("files belong together", str(path), "scores → message, manifest, plan; plan → manifest → shards")
-    for base in dict.fromkeys(link.given.base_path for link in evidence.links):
+    for base in dict.fromkeys(link.base for link in evidence.links):
         if base is not None:
             yield Check("base intact", str(base), "the hash of its card and values")
     corpus = Corpus.open(inputs.corpus)
-    yield _check_plan(inputs, evidence, corpus)
+    yield _check_plan(evidence, corpus)
     for link in evidence.links:
         yield _check_tokens(link, corpus, inputs.corpus)
     yield _check_recomputation(path, certificate, evidence)
     for link in evidence.links:
-        yield from _check_message(link, evidence, corpus, rescore, seed, certificate["bounds"]["top_k"])
+        yield from _check_message(link, evidence.plan, corpus, rescore, seed, certificate["bounds"]["top_k"])
 
 
 def _check_message(
-    link: LinkEvidence, evidence: Evidence, corpus: Corpus, rescore: int, seed: int | None, top_k: Sequence[int]
+    link: LinkEvidence, plan: Plan, corpus: Corpus, rescore: int, seed: int | None, top_k: Sequence[int]
 ) -> Iterator[Check]:
     """A message decodes to a model, which gives the stored scores."""
-    predictor = _decode(link.path, link.given.places)
-    yield Check("message decodes", str(link.path), f"to a model, from {link.given.paid_bits:,} bits")
+    predictor = _decode(link.path, link.places)
+    yield Check("message decodes", str(link.path), f"to a model, from {link.paid_bits:,} bits")
     if rescore:
         from tokenbounds.certificates.rescoring import rescore_blocks
 
         blocks = None if rescore == ALL_BLOCKS else rescore
-        own = replace(evidence, message=link.message, scores=link.scores, dtype=link.dtype, given=link.given)
-        detail = rescore_blocks(predictor, own, corpus, blocks, seed, top_k=top_k)
+        detail = rescore_blocks(predictor, link.scores, plan, corpus, blocks, seed, top_k=top_k)
         yield Check("scored again", str(link.scores.files[0].parent), detail)
 
 
@@ -198,21 +197,18 @@ def _file_records(certificate: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield certificate["plan"]
 
 
-def _locate(path: Path, certificate: dict[str, Any], given: Sequence[Path]) -> CertificateInputs:
-    prior = certificate["prior"]
-    own = _locate_link(path, certificate)
+def _locate(path: Path, certificate: dict[str, Any], bases: Sequence[Path]) -> CertificateInputs:
+    prior, links = certificate["prior"], [*certificate["chain"], certificate]
     trained_on = tuple(_locate_corpus(path, record) for record in prior["trained_on"])
-    messages = [link["message"] for link in (*certificate["chain"], certificate)]
+    messages = [link["message"] for link in links]
     coarse = [_resolve(path, message["coarse"]) for message in messages if "coarse" in message]
-    bases = [path.parent / message["base"]["place"] for message in messages if "base" in message]
+    stated = [_normal(path.parent / message["base"]["place"]) for message in messages if "base" in message]
     return CertificateInputs(
-        message=own.message,
         corpus=_locate_corpus(path, certificate["manifest"]),
         plan=_resolve(path, certificate["plan"]),
-        scores=own.scores,
-        chain=tuple(_locate_link(path, link) for link in certificate["chain"]),
+        links=tuple(_locate_link(path, link) for link in links),
         held_out=trained_on if prior["kind"] == "held_out" else None,
-        given=tuple(dict.fromkeys([*coarse, *(given or map(_normal, bases))])),
+        side_information=tuple(dict.fromkeys([*coarse, *(bases or stated)])),
         base_corpora=() if prior["kind"] == "held_out" else trained_on,
     )
 
@@ -239,7 +235,7 @@ def _normal(path: Path) -> Path:
     return Path(os.path.normpath(path))
 
 
-def _check_plan(inputs: CertificateInputs, evidence: Evidence, corpus: Corpus) -> Check:
+def _check_plan(evidence: Evidence, corpus: Corpus) -> Check:
     """Plan again from the corpus's document lengths; a sample must be the one its seed draws."""
     plan = evidence.plan
     # The smallest number of tokens for which the planner makes this number of draws.
@@ -256,9 +252,11 @@ def _check_plan(inputs: CertificateInputs, evidence: Evidence, corpus: Corpus) -
     stated = {name: str(getattr(plan, name)) for name in ("mode", "draws", "tokens", "documents", "blocks")}
     planned = {key.decode(): value.decode() for key, value in again.schema.metadata.items()}
     if not again.equals(plan.table) or any(planned[name] != value for name, value in stated.items()):
-        raise CertificateError(f"{inputs.plan} is not the plan that its settings and the corpus give. Plan again.")
+        raise CertificateError(
+            f"{evidence.plan_path} is not the plan that its settings and the corpus give. Plan again."
+        )
     what = "every token once" if plan.mode == "exhaustive" else f"{plan.draws} draws of seed {plan.seed}"
-    return Check("plan made again", str(inputs.plan), what)
+    return Check("plan made again", str(evidence.plan_path), what)
 
 
 def _check_tokens(link: LinkEvidence, corpus: Corpus, folder: Path) -> Check:
@@ -289,12 +287,12 @@ def _score_file(scores: Scores, row: int) -> Path:
     return scores.files[-1]
 
 
-def _decode(message: Path, given: Sequence[Path]) -> Any:
-    """The model a message decodes to, given what it names."""
+def _decode(message: Path, side_information: Sequence[Path]) -> Any:
+    """The model a message decodes to."""
     from tokenbounds.messages.decode import decode_message
 
     try:
-        return decode_message(message, given)
+        return decode_message(message, side_information)
     except TokenboundsError as error:
         raise CertificateError(f"{message} does not decode to a model: {error}") from error
 
@@ -305,7 +303,9 @@ def _check_recomputation(path: Path, certificate: dict[str, Any], evidence: Evid
     except ValueError as error:
         raise CertificateError(f"{path}: 'bounds' is no bounds row of a study: {error}") from error
     names = {key: certificate[key] for key in ("certificate", "study", "model")}
-    again = compute_certificate(names, _with_stated_places(certificate, evidence), spec)
+    messages = [link["message"] for link in (certificate, *certificate["chain"])]
+    bases = {message["base"]["sha256"]: message["base"] for message in messages if "base" in message}
+    again = compute_certificate(names, evidence, spec, path.parent, bases)
     kept = {key: value for key, value in certificate.items() if key not in _NOT_RECOMPUTED}
     recomputed = {key: value for key, value in again.items() if key not in _NOT_RECOMPUTED}
     if difference := next(_differences(kept, recomputed, ""), None):
@@ -313,20 +313,6 @@ def _check_recomputation(path: Path, certificate: dict[str, Any], evidence: Evid
     exact = canonical_json(kept) == canonical_json(recomputed)
     how = "identical" if exact else f"equal within {_RELATIVE_TOLERANCE:g} (this machine's logarithms round otherwise)"
     return Check("recomputed", str(path), f"{len(certificate['rows'])} rows, {how}")
-
-
-def _with_stated_places(certificate: dict[str, Any], evidence: Evidence) -> Evidence:
-    """The evidence with bases called as the certificate calls them: where a base lies is no part of what it is."""
-    stated = [link["message"] for link in (certificate, *certificate["chain"]) if "base" in link["message"]]
-    labels = {message["base"]["sha256"]: message["base"] for message in stated}
-
-    def relabel(message: dict[str, Any]) -> dict[str, Any]:
-        found = message.get("base")
-        return message if found is None else {**message, "base": labels.get(found["sha256"], found)}
-
-    records = evidence.records
-    chain = [{**link, "message": relabel(link["message"])} for link in records["chain"]]
-    return replace(evidence, records={**records, "message": relabel(records["message"]), "chain": chain})
 
 
 def _differences(stated: Any, found: Any, where: str) -> Iterator[str]:

@@ -51,13 +51,13 @@ def encode_best(
     report: Path | str,
     corpus: Corpus | None = None,
     calibration: Path | str | None = None,
-    given: Iterable[Path | str] = (),
+    side_information: Iterable[Path | str] = (),
 ) -> None:
     """Write the message whose expected betting bound on bits per token is least; see `encode_model`.
 
     Parameters
     ----------
-    model_directory, out, report, calibration, given
+    model_directory, out, report, calibration, side_information
         As of `encode_model`.
     spec : MessageSpec
         Its quantizer has `target: {bound: best, …}`.
@@ -73,7 +73,10 @@ def encode_best(
         raise MessageError("a search for the best bound needs its corpus. Pass it, or give the target as a rate.")
     with tempfile.TemporaryDirectory() as folder:
         trials = _Trials(
-            partial(encode_model, model_directory, calibration=calibration, given=given), spec, corpus, Path(folder)
+            partial(encode_model, model_directory, calibration=calibration, side_information=side_information),
+            spec,
+            corpus,
+            Path(folder),
         )
         scale = minimise(trials.bound, trials.first_scale())
         best = Path(folder) / trials.name(scale)

@@ -36,7 +36,7 @@ from tokenbounds.messages.formats import Quantized, quantizer_class
 from tokenbounds.messages.formats.published import PublishedQuantized
 from tokenbounds.messages.formats.refinement import RefinedQuantized
 from tokenbounds.messages.formats.uniform import UniformQuantized
-from tokenbounds.messages.side_information import Given, Places
+from tokenbounds.messages.side_information import SideInformation, find_places, message_places, model_places
 from tokenbounds.messages.smoothing_head import SmoothingHead, smoothing_head_of
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.checkpoint import load_checkpoint
@@ -77,7 +77,7 @@ def encode_model(
     report: Path | str,
     corpus: Corpus | None = None,
     calibration: Path | str | None = None,
-    given: Iterable[Path | str] = (),
+    side_information: Iterable[Path | str] = (),
 ) -> Message:
     """Write the message of a model and a report about it.
 
@@ -92,7 +92,7 @@ def encode_model(
         The tokens of straight-through fine-tuning and of a smoothing head; needed if the row asks for either.
     calibration : path, optional
         The calibration of the model; needed if the quantizer names one.
-    given : paths
+    side_information : paths
         The base's folder of a fine-tuned model, and the coarse message's file of a refinement.
 
     Returns
@@ -112,7 +112,7 @@ def encode_model(
         return _encode_markov(Path(model_directory), spec, Path(out), Path(report))
     if isinstance(spec.quantizer, ReferenceQuantizer):
         return _encode_reference(Path(model_directory), spec, Path(out), Path(report))
-    places = Places.of(Path(model_directory), given)
+    places = find_places(model_directory, side_information)
     subject = _load(Path(model_directory), places)
     coarse = _coarse_message(spec, places)
     quantized: Quantized | RefinedQuantized
@@ -124,7 +124,7 @@ def encode_model(
     else:
         quantized = _refine(subject, spec, coarse)
     header = {"model": subject.header, "quantizer": quantized.header(), "coder": spec.coder}
-    named = Given(None if coarse is None else coarse.sha256, subject.base)
+    named = SideInformation(subject.base, None if coarse is None else coarse.sha256)
     parts = [*named.parts(), *quantized.to_parts(spec.coder)]
     head, head_report = _smoothing_head(render_message(header, parts), subject.context, spec, corpus, places)
     data = render_message(header, [*parts, *([head.to_part()] if head else [])])
@@ -138,12 +138,12 @@ def encode_model(
     return message
 
 
-def _load(directory: Path, places: Places) -> _Subject:
+def _load(directory: Path, places: Sequence[Path]) -> _Subject:
     """The model of a checkpoint folder, together with its base if it has one."""
     from tokenbounds.models.base import is_finetuned, load_finetuned
 
     if is_finetuned(directory):
-        model, adapters = load_finetuned(directory, places.models)
+        model, adapters = load_finetuned(directory, model_places(places))
         return _Subject(model, adapters, adapters.header(), adapters.base_sha256)
     model, card = load_checkpoint(directory)
     described = {**card.to_dict(), "vocabulary_size": card.vocabulary_size}  # named always: auditors read it
@@ -182,7 +182,7 @@ def _quantize(
 
 
 def _smoothing_head(
-    data: bytes, context: int, spec: MessageSpec, corpus: Corpus | None, places: Places
+    data: bytes, context: int, spec: MessageSpec, corpus: Corpus | None, places: Sequence[Path]
 ) -> tuple[SmoothingHead | None, dict[str, Any] | None]:
     """A smoothing head trained for the model that `data` decodes to, if there is to be one."""
     if spec.smoothing_head is None:
@@ -191,19 +191,20 @@ def _smoothing_head(
         raise MessageError("a smoothing head is trained on a corpus. Pass it, or leave out smoothing_head.")
     from tokenbounds.compression.smoothing_head import train_smoothing_head
 
-    model = decode_message(data, places.all)
+    model = decode_message(data, places)
     assert isinstance(model, PreTrainedModel)
     bits = 8 * len(data)
     return train_smoothing_head(model, corpus, context=context, message_bits=bits, spec=spec.smoothing_head)
 
 
-def _coarse_message(spec: MessageSpec, places: Places) -> Message | None:
+def _coarse_message(spec: MessageSpec, places: Sequence[Path]) -> Message | None:
     """The message that a refinement refines; None for other quantizers."""
     if not isinstance(spec.quantizer, RefinementQuantizer):
         return None
-    if len(places.messages) != 1:
+    messages = message_places(places)
+    if len(messages) != 1:
         raise MessageError(f"a refinement of '{spec.quantizer.of}' needs that one message. Pass its file.")
-    return read_message(places.messages[0])
+    return read_message(messages[0])
 
 
 def _refine(subject: _Subject, spec: MessageSpec, coarse: Message) -> RefinedQuantized:
@@ -217,9 +218,11 @@ def _refine(subject: _Subject, spec: MessageSpec, coarse: Message) -> RefinedQua
     return RefinedQuantized.refine(beneath, spec.quantizer.factor, subject.tensors)
 
 
-def _check_decoded(data: bytes, values: dict[str, np.ndarray], head: SmoothingHead | None, places: Places) -> None:
+def _check_decoded(
+    data: bytes, values: dict[str, np.ndarray], head: SmoothingHead | None, places: Sequence[Path]
+) -> None:
     """Decode from the bytes and what they name alone, and compare every tensor, and the head, bit for bit."""
-    decoded = decode_message(data, places.all)
+    decoded = decode_message(data, places)
     assert isinstance(decoded, torch.nn.Module)
     found = smoothing_head_of(decoded)
     if (found and found.to_part()) != (head and head.to_part()):
@@ -232,12 +235,12 @@ def _check_decoded(data: bytes, values: dict[str, np.ndarray], head: SmoothingHe
 
 def _encode_reference(model_directory: Path, spec: MessageSpec, out: Path, report: Path) -> Message:
     """The message that names a model by its hash and holds no value."""
-    from tokenbounds.models.adapters import given_header
+    from tokenbounds.models.adapters import base_header
     from tokenbounds.models.checkpoint import load_card
     from tokenbounds.models.identity import checkpoint_sha256
 
-    header = given_header(load_card(model_directory).vocabulary_size)
-    named = Given(base=checkpoint_sha256(model_directory))
+    header = base_header(load_card(model_directory).vocabulary_size)
+    named = SideInformation(base=checkpoint_sha256(model_directory))
     data = render_message({"model": header, "quantizer": {"kind": "reference"}, "coder": spec.coder}, named.parts())
     decode_message(data, [model_directory])
     write_bytes(out, data)
@@ -263,7 +266,7 @@ def _common_report(message: Message, spec: MessageSpec) -> dict[str, Any]:
         "sha256": message.sha256,
         "message": json.loads(row_json(spec)),
         "header": message.header,
-        **{name: each for name, each in vars(Given.of(message)).items() if each is not None},
+        **{name: each for name, each in vars(SideInformation.of(message)).items() if each is not None},
     }
 
 

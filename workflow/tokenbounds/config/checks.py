@@ -181,7 +181,7 @@ def _certificate_faults(where: str, study: Study, row: CertificateSpec) -> Itera
         return
     if row.corpus in base_corpora(study, row):
         yield (
-            f"{where}: a model that its messages are decoded given was trained on corpus '{row.corpus}' itself, so it "
+            f"{where}: a base of its messages was trained on corpus '{row.corpus}' itself, so it "
             "was not fixed before. Certify on another corpus, or name another base."
         )
     for name in row.messages:

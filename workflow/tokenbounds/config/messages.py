@@ -61,4 +61,4 @@ class MessageSpec(Checked):
         if self.quantizer.models == "fixed" and self.smoothing_head is not None:
             yield Fault("smoothing_head", "a reference holds a hash and nothing else. Leave it out.")
         if self.quantizer.needs().coarse is not None and self.coder != "adaptive":
-            yield Fault("coder", "a refinement is coded given the coarse codes, which only the adaptive coder can.")
+            yield Fault("coder", "a refinement needs the coarse codes, and only the adaptive coder uses them.")

@@ -28,7 +28,7 @@ FORMAT_VERSION = 1
 CHECKSUM_BYTES = 8
 MAX_HEADER_BYTES = 1 << 16
 MAX_PARTS = 1 << 12
-PART_KINDS = {"codebooks": 1, "scales": 2, "symbols": 3, "values": 4, "smoothing_head": 5, "given": 6}
+PART_KINDS = {"codebooks": 1, "scales": 2, "symbols": 3, "values": 4, "smoothing_head": 5, "side_information": 6}
 _KIND_NAMES = {code: name for name, code in PART_KINDS.items()}
 _VARINT_MAX_BYTES = 8
 

@@ -1,11 +1,11 @@
 """From a message back to the model that is scored: structure from the card, values from the parts.
 
-A message may be decoded given others that it names by hash (`given`): a base model, a coarse message that it refines.
+A message may need side information, which it names by hash: a base model, a coarse message that it refines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,14 @@ from tokenbounds.messages.container import Message, read_message
 from tokenbounds.messages.formats import Quantized, quantizer_class
 from tokenbounds.messages.formats.refinement import RefinedQuantized
 from tokenbounds.messages.formats.uniform import UniformQuantized
-from tokenbounds.messages.side_information import REFERENCE, REFINEMENT, Given, Places
+from tokenbounds.messages.side_information import (
+    REFERENCE,
+    REFINEMENT,
+    SideInformation,
+    find_places,
+    model_places,
+    read_coarse,
+)
 from tokenbounds.messages.smoothing_head import SmoothingHead, has_head
 from tokenbounds.models.build import build_model, coded_parameters
 from tokenbounds.models.card import ModelCard
@@ -33,14 +40,16 @@ FREE_LAYERS, BYTES_PER_LAYER = 64, 16
 _HEADER_KEYS = {"model", "quantizer", "coder"}
 
 
-def decode_message(source: Path | str | bytes, given: Iterable[Path | str] = ()) -> PreTrainedModel | MarkovChain:
+def decode_message(
+    source: Path | str | bytes, side_information: Iterable[Path | str] = ()
+) -> PreTrainedModel | MarkovChain:
     """Decode a message into the model that is scored.
 
     Parameters
     ----------
     source : path or bytes
-    given : paths
-        Where to look for what the message is decoded given: files of messages, and folders (or GGUF files) of base
+    side_information : paths
+        Where to look for what the message is decoded with: files of messages, and folders (or GGUF files) of base
         models. Of a kind that is not named, those of the study around a message's file are looked through.
 
     Returns
@@ -50,7 +59,7 @@ def decode_message(source: Path | str | bytes, given: Iterable[Path | str] = ())
     Raises
     ------
     MessageError
-        If the message is damaged or hostile, or what it is decoded given is missing or another; a file is named.
+        If the message is damaged or hostile, or its side information is missing or another; a file is named.
         Nothing else is raised whatever the bytes.
     """
     message = read_message(source)
@@ -61,7 +70,7 @@ def decode_message(source: Path | str | bytes, given: Iterable[Path | str] = ())
             if has_head(message):
                 raise MessageError("a Markov chain has no hidden state, but the message holds a smoothing head.")
             return MarkovChain.from_message(message)
-        return _decode_transformer(message, Places.of(source, given))
+        return _decode_transformer(message, find_places(source, side_information))
     except (MessageError, ModelError) as error:
         where = "" if isinstance(source, bytes) else f"{source}: "
         raise MessageError(f"{where}{error}") from error
@@ -117,10 +126,12 @@ def attach_head(model: PreTrainedModel, message: Message) -> None:
     object.__setattr__(model, "smoothing_head", head)
 
 
-def export_huggingface(source: Path | str | bytes, directory: Path | str, given: Iterable[Path | str] = ()) -> None:
+def export_huggingface(
+    source: Path | str | bytes, directory: Path | str, side_information: Iterable[Path | str] = ()
+) -> None:
     """Decode a message and write it as a folder that `AutoModelForCausalLM.from_pretrained` loads.
 
-    A smoothing head stays behind: the folder holds the raw model. `given` is as in `decode_message`.
+    A smoothing head stays behind: the folder holds the raw model. `side_information` is as in `decode_message`.
 
     Raises
     ------
@@ -129,7 +140,7 @@ def export_huggingface(source: Path | str | bytes, directory: Path | str, given:
     """
     from tokenbounds.models.build import to_dense
 
-    model = decode_message(source, given)
+    model = decode_message(source, side_information)
     if not isinstance(model, PreTrainedModel):
         raise MessageError("a Markov chain cannot be written as a Hugging Face folder; only transformers can.")
     try:
@@ -138,15 +149,18 @@ def export_huggingface(source: Path | str | bytes, directory: Path | str, given:
         raise MessageError(f"cannot write {directory}: {error.strerror or error}. Choose another folder.") from error
 
 
-def _decode_transformer(message: Message, places: Places) -> PreTrainedModel:
+def _decode_transformer(message: Message, places: Sequence[Path]) -> PreTrainedModel:
     if set(message.header) != _HEADER_KEYS:
         raise MessageError(f"the header needs exactly the keys {', '.join(sorted(_HEADER_KEYS))}.")
-    given = Given.of(message)
-    coarse = places.read_coarse(given.coarse) if given.coarse is not None else None
+    named = SideInformation.of(message)
+    coarse = read_coarse(named.coarse, places) if named.coarse is not None else None
     if coarse is not None:
-        _check_coarse(message, coarse, given)
+        _check_coarse(message, coarse, named)
     size = message.size_bytes + (coarse.size_bytes if coarse is not None else 0)
-    model = _build(message.header["model"], size) if given.base is None else _build_given(message, given.base, places)
+    if named.base is None:
+        model = _build(message.header["model"], size)
+    else:
+        model = _build_over_base(message, named.base, model_places(places))
     if is_reference(message):
         return model
     values = decode_quantized(message, model, coarse).dequantize()
@@ -171,17 +185,17 @@ def is_reference(message: Message) -> bool:
         return False
     card = message.header.get("model")
     is_plain = isinstance(card, dict) and set(card) == {"family", "vocabulary_size"}
-    if settings != {"kind": REFERENCE} or not is_plain or [part.kind for part in message.parts] != ["given"]:
+    if settings != {"kind": REFERENCE} or not is_plain or [part.kind for part in message.parts] != ["side_information"]:
         raise MessageError("a message that names a model as it is must hold its hash and nothing else.")
     return True
 
 
-def _check_coarse(message: Message, coarse: Message, given: Given) -> None:
+def _check_coarse(message: Message, coarse: Message, named: SideInformation) -> None:
     """A refinement and what it refines must be messages of one model."""
     if set(coarse.header) != _HEADER_KEYS or coarse.header["model"] != message.header["model"]:
         raise MessageError("the coarse message is one of another model. Refine a message of the same model.")
-    beneath = Given.of(coarse)
-    if beneath.coarse is not None or beneath.base != given.base:
+    beneath = SideInformation.of(coarse)
+    if beneath.coarse is not None or beneath.base != named.base:
         raise MessageError("the coarse message is a refinement itself, or has another base.")
 
 
@@ -194,7 +208,7 @@ def _build(card: object, size_bytes: int) -> PreTrainedModel:
     )
 
 
-def _build_given(message: Message, sha256: str, places: Places) -> PreTrainedModel:
+def _build_over_base(message: Message, sha256: str, places: Sequence[Path]) -> PreTrainedModel:
     """The base that a message names, with places for its adapter if it has one."""
     from tokenbounds.models.adapters import attach_adapters, check_adapter, count_adapters
     from tokenbounds.models.base import find_base
@@ -204,7 +218,7 @@ def _build_given(message: Message, sha256: str, places: Places) -> PreTrainedMod
     if not isinstance(size, int) or set(header) - {"family", "vocabulary_size", "parameterization"}:
         raise MessageError("the header's model must state its vocabulary and may have a parameterization.")
     settings = None if is_reference(message) else check_adapter(header.get("parameterization", {}))
-    base, card = find_base(sha256, places.models, size)
+    base, card = find_base(sha256, places, size)
     if card.vocabulary_size != size:
         raise MessageError(f"the header declares {size} tokens, but the base has {card.vocabulary_size}.")
     if settings is None:

@@ -1,8 +1,8 @@
-"""What a message is decoded given: a coarse message that it refines, a base model, each named by SHA-256.
+"""Side information: what a message is decoded with beside its own bytes, a base model or a coarse message it refines.
 
-The hashes stand in the message, in its part `given`, and are paid for with it. What they name is looked for in files
-that the caller names, else where a study keeps it: messages beside the message, models in `models/` beside the
-folder of messages. It is used only if its own bytes or values have the hash.
+Each is named by a SHA-256 in the message's part `side_information`, and the hashes are paid for with the message. What
+a hash names is looked for in files that the caller names, else where a study keeps it: messages beside the message,
+models in `models/` beside the folder of messages. It is used only if its own bytes or values have the hash.
 """
 
 from __future__ import annotations
@@ -15,35 +15,30 @@ from typing import Any
 
 from tokenbounds.errors import MessageError, TokenboundsError
 from tokenbounds.messages.container import Message, Part, parse_message
+from tokenbounds.models.card import BASE_FAMILY
 
 HASH_BYTES = 32
 MESSAGE_SUFFIX = ".tbm"
-GIVEN_FAMILY = "given"  # in the header's `model`: architecture and frozen values are those of the base
 REFINEMENT, REFERENCE = "refinement", "reference"
 
 
 @dataclass(frozen=True)
-class Given:
-    """Hashes that a message names; None where it needs no such object.
+class SideInformation:
+    """What a message is decoded with beside its own bytes, by hash; None where it needs no such thing.
 
     Attributes
     ----------
-    coarse
-        SHA-256 of the coarse message's bytes.
     base
         Hash of the base model, as `models.identity.model_sha256` defines it.
+    coarse
+        SHA-256 of the bytes of the coarse message that it refines.
     """
 
-    coarse: str | None = None
     base: str | None = None
-
-    def parts(self) -> list[Part]:
-        """The part of a message that holds the hashes, the coarse message's first; none if there are none."""
-        data = b"".join(bytes.fromhex(each) for each in (self.coarse, self.base) if each is not None)
-        return [Part("given", data)] if data else []
+    coarse: str | None = None
 
     @classmethod
-    def of(cls, message: Message) -> Given:
+    def of(cls, message: Message) -> SideInformation:
         """Read the hashes of a message; its header says which there must be.
 
         Raises
@@ -51,124 +46,120 @@ class Given:
         MessageError
             If the part is missing, is there without need, or has another length.
         """
-        wanted = [name for name, needed in zip(("coarse", "base"), _needs(message), strict=True) if needed]
-        found = [part.data for part in message.parts if part.kind == "given"]
-        if not wanted and not found:
+        refines = _entry(message, "quantizer", "kind") == REFINEMENT
+        has_base = _entry(message, "model", "family") == BASE_FAMILY
+        found = [part.data for part in message.parts if part.kind == "side_information"]
+        if not (refines or has_base or found):
             return cls()
-        if len(found) != 1 or len(found[0]) != HASH_BYTES * len(wanted):
+        size = HASH_BYTES * (refines + has_base)
+        if len(found) != 1 or len(found[0]) != size or not size:
             raise MessageError(
-                f"the part of what the message is decoded given must hold {len(wanted)} hashes of {HASH_BYTES} bytes."
+                f"the part of the message's side information must hold {refines + has_base} hashes of "
+                f"{HASH_BYTES} bytes."
             )
-        hashes = [found[0][start : start + HASH_BYTES].hex() for start in range(0, len(found[0]), HASH_BYTES)]
-        return cls(**dict(zip(wanted, hashes, strict=True)))
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where to look for what messages are decoded given.
-
-    Attributes
-    ----------
-    messages
-        Files of messages.
-    models
-        Checkpoint folders, Hugging Face folders or GGUF files.
-    """
-
-    messages: tuple[Path, ...] = ()
-    models: tuple[Path, ...] = ()
-
-    @classmethod
-    def of(cls, source: Path | str | bytes, given: Iterable[Path | str] = ()) -> Places:
-        """Those named by the caller; for kinds that the caller names none of, where a study keeps them."""
-        paths = [Path(path) for path in given]
-        messages = tuple(path for path in paths if path.suffix == MESSAGE_SUFFIX)
-        models = tuple(path for path in paths if path.suffix != MESSAGE_SUFFIX)
-        if not isinstance(source, bytes):
-            folder = Path(source).parent
-            messages = messages or tuple(sorted(folder.glob(f"*{MESSAGE_SUFFIX}")))
-            models = models or tuple(sorted((folder.parent / "models").glob("*/")))
-        return cls(messages, models)
-
-    @property
-    def all(self) -> list[Path]:
-        """Every place."""
-        return [*self.messages, *self.models]
-
-    def coarse_file(self, sha256: str) -> Path:
-        """The file of the message with a hash.
-
-        Raises
-        ------
-        MessageError
-            If none of the places holds it; the message says what was found where.
-        """
-        seen = []
-        for path in self.messages:
-            try:
-                found = hashlib.sha256(path.read_bytes()).hexdigest()
-            except OSError as error:
-                seen.append(f"{path} cannot be read ({error.strerror or error})")
-                continue
-            if found == sha256:
-                return path
-            seen.append(f"{path.name} is {found[:16]}…")
-        where = "; ".join(seen) or "no place to look for it is known"
-        raise MessageError(
-            f"it refines the message with SHA-256 {sha256[:16]}…, which was not found: {where}. Put that message "
-            "beside it, or name it with --coarse."
+        # The coarse message's hash comes first, the base's last.
+        return cls(
+            base=found[0][-HASH_BYTES:].hex() if has_base else None,
+            coarse=found[0][:HASH_BYTES].hex() if refines else None,
         )
 
-    def read_coarse(self, sha256: str) -> Message:
-        """The message with a hash, read whole; the bytes that are used are the bytes that were hashed.
+    def parts(self) -> list[Part]:
+        """The part of a message that holds the hashes; none if there are none."""
+        data = b"".join(bytes.fromhex(each) for each in (self.coarse, self.base) if each is not None)
+        return [Part("side_information", data)] if data else []
 
-        Raises
-        ------
-        MessageError
-            See `coarse_file`; or if it is no message.
-        """
-        message = parse_message(self.coarse_file(sha256).read_bytes())
-        if message.sha256 != sha256:
-            raise MessageError(f"the coarse message {sha256[:16]}… changed while it was read. Try again.")
-        return message
+    def describe(self, places: Iterable[Path]) -> dict[str, str]:
+        """Each hash in words, and where it was found among `places` (see `find_places`) or that it was not."""
+        places, described = list(places), {}
+        if self.coarse is not None:
+            described["coarse message"] = f"{self.coarse} {_where(find_coarse, self.coarse, places)}"
+        if self.base is not None:
+            from tokenbounds.models.base import locate_base
+
+            described["base model"] = f"{self.base} {_where(locate_base, self.base, model_places(places))}"
+        return described
 
 
-def describe_given(given: Given, source: Path, named: Iterable[Path] = ()) -> dict[str, str]:
-    """What a message is decoded given, in words: each hash, and where it was found or why not.
+def find_places(source: Path | str | bytes, named: Iterable[Path | str] = ()) -> list[Path]:
+    """Where to look for side information of a message, or of one that is made from a model.
 
     Parameters
     ----------
-    given
-        The hashes of the message.
-    source, named
-        The message's file and where to look, as in `Places.of`.
+    source
+        The message's file or the model's folder, beside which a study keeps things; bytes lie nowhere.
+    named
+        Files of messages; checkpoint folders, Hugging Face folders or GGUF files of models. Of the kind that none is
+        named of, those of the study around `source` are returned.
     """
-    places, found = Places.of(source, named), {}
-    if given.coarse is not None:
-        found["coarse message"] = f"{given.coarse} {_where(lambda: places.coarse_file(given.coarse or ''))}"
-    if given.base is not None:
-        from tokenbounds.models.identity import locate_base
-
-        found["base model"] = f"{given.base} {_where(lambda: locate_base(given.base or '', places.models))}"
-    return found
-
-
-def _where(find: Callable[[], Path]) -> str:
-    try:
-        return f"({find()})"
-    except TokenboundsError:
-        return "(not found; name it with --base or --coarse)"
+    paths = [Path(path) for path in named]
+    messages, models = message_places(paths), model_places(paths)
+    if not isinstance(source, bytes):
+        folder = Path(source).parent
+        messages = messages or sorted(folder.glob(f"*{MESSAGE_SUFFIX}"))
+        models = models or sorted((folder.parent / "models").glob("*/"))
+    return [*messages, *models]
 
 
-def given_places(files: Iterable[Path | str]) -> list[Path]:
-    """Places for `decode_message` from files of the workflow: messages as they are, models by their folders."""
+def message_places(places: Iterable[Path]) -> list[Path]:
+    """Those of some places that are files of messages."""
+    return [path for path in places if path.suffix == MESSAGE_SUFFIX]
+
+
+def model_places(places: Iterable[Path]) -> list[Path]:
+    """Those of some places that are models."""
+    return [path for path in places if path.suffix != MESSAGE_SUFFIX]
+
+
+def places_of_files(files: Iterable[Path | str]) -> list[Path]:
+    """Places from input files of the workflow: messages as they are, models by their folders; each once."""
     paths = [Path(path) for path in files]
     return list(dict.fromkeys(path if path.suffix == MESSAGE_SUFFIX else path.parent for path in paths))
 
 
-def _needs(message: Message) -> tuple[bool, bool]:
-    """Whether a message's header calls for a coarse message, and for a base."""
-    return _entry(message, "quantizer", "kind") == REFINEMENT, _entry(message, "model", "family") == GIVEN_FAMILY
+def find_coarse(sha256: str, places: Iterable[Path]) -> Path:
+    """The file of the message with a hash.
+
+    Raises
+    ------
+    MessageError
+        If none of the places holds it; the message says what was found where.
+    """
+    seen = []
+    for path in message_places(places):
+        try:
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            seen.append(f"{path} cannot be read ({error.strerror or error})")
+            continue
+        if found == sha256:
+            return path
+        seen.append(f"{path.name} is {found[:16]}…")
+    where = "; ".join(seen) or "no place to look for it is known"
+    raise MessageError(
+        f"it refines the message with SHA-256 {sha256[:16]}…, which was not found: {where}. Put that message "
+        "beside it, or name it with --coarse."
+    )
+
+
+def read_coarse(sha256: str, places: Iterable[Path]) -> Message:
+    """The message with a hash, read whole; the bytes that are used are the bytes that were hashed.
+
+    Raises
+    ------
+    MessageError
+        See `find_coarse`; or if it is no message.
+    """
+    message = parse_message(find_coarse(sha256, places).read_bytes())
+    if message.sha256 != sha256:
+        raise MessageError(f"the coarse message {sha256[:16]}… changed while it was read. Try again.")
+    return message
+
+
+def _where(find: Callable[[str, list[Path]], Path], sha256: str, places: list[Path]) -> str:
+    try:
+        return f"({find(sha256, places)})"
+    except TokenboundsError:
+        return "(not found; name it with --base or --coarse)"
 
 
 def _entry(message: Message, key: str, inner: str) -> Any:

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tokenbounds.errors import ModelError
 from tokenbounds.models.build import coded_parameters, dense_skeleton
-from tokenbounds.models.card import ModelCard
+from tokenbounds.models.card import BASE_FAMILY, ModelCard
 from tokenbounds.models.families import family_of
 from tokenbounds.models.fields import Integer
 from tokenbounds.models.parameterizations import (
@@ -28,7 +28,6 @@ from tokenbounds.models.parameterizations import (
 )
 from tokenbounds.models.parameterizations.lora import LoraLayer
 
-GIVEN = "given"
 ADAPTER_KINDS = ("lora",)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VOCABULARY = Integer(None, 1, 1 << 24)
@@ -65,7 +64,7 @@ class AdapterCard:
 
     def header(self) -> dict[str, Any]:
         """The `model` entry of a message's header; the base's hash is a part of its own there."""
-        return given_header(self.vocabulary_size, self.parameterization)
+        return base_header(self.vocabulary_size, self.parameterization)
 
     def to_dict(self) -> dict[str, Any]:
         """The card as plain JSON values."""
@@ -81,14 +80,14 @@ class AdapterCard:
             If it is no such card.
         """
         keys = {"family", "parameterization", "base_sha256", "vocabulary_size", "context"}
-        if not isinstance(raw, Mapping) or raw.get("family") != GIVEN or set(raw) != keys:
+        if not isinstance(raw, Mapping) or raw.get("family") != BASE_FAMILY or set(raw) != keys:
             raise ModelError(f"the card of a fine-tuned model has the keys {', '.join(sorted(keys))}.")
         return cls(raw["base_sha256"], raw["parameterization"], raw["vocabulary_size"], raw["context"])
 
 
-def given_header(vocabulary_size: int, parameterization: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The `model` entry of a header whose model is another one given by hash, with an adapter or as it is."""
-    header: dict[str, Any] = {"family": GIVEN, "vocabulary_size": vocabulary_size}
+def base_header(vocabulary_size: int, parameterization: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The `model` entry of a header whose model is a base named by hash, with an adapter or as it is."""
+    header: dict[str, Any] = {"family": BASE_FAMILY, "vocabulary_size": vocabulary_size}
     return (
         header
         if parameterization is None

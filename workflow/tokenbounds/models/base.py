@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -11,15 +12,17 @@ from transformers import PreTrainedModel
 from tokenbounds.config import PretrainedModel
 from tokenbounds.errors import ModelError
 from tokenbounds.files import read_json
-from tokenbounds.models.adapters import GIVEN, AdapterCard, attach_adapters
+from tokenbounds.models.adapters import AdapterCard, attach_adapters
 from tokenbounds.models.build import coded_parameters
-from tokenbounds.models.card import ModelCard
+from tokenbounds.models.card import BASE_FAMILY, ModelCard
 from tokenbounds.models.checkpoint import CARD_FILE, WEIGHTS_FILE, load_checkpoint, load_weights
-from tokenbounds.models.identity import model_sha256, search_places
+from tokenbounds.models.identity import checkpoint_sha256, model_sha256
+
+Found = TypeVar("Found")
 
 
 def load_base(path: Path | str) -> tuple[PreTrainedModel, ModelCard, str]:
-    """Load a dense model that others may be decoded given.
+    """Load a dense model that messages may name as their base.
 
     Parameters
     ----------
@@ -55,8 +58,45 @@ def hash_model(model: PreTrainedModel, card: ModelCard) -> str:
     return model_sha256(card, values)
 
 
+def search_places(
+    sha256: str, places: Sequence[Path], vocabulary_size: int | None, read: Callable[[Path], tuple[str, Found]]
+) -> Found:
+    """What the first of several places holds whose model has a hash.
+
+    Parameters
+    ----------
+    sha256
+        Hash of the wanted model.
+    places
+        Checkpoint folders, Hugging Face folders or GGUF files.
+    vocabulary_size
+        V of the wanted model, if it is known: a checkpoint whose card says otherwise need not be read.
+    read
+        Reads a place: the hash of its model, and what is wanted of it.
+
+    Raises
+    ------
+    ModelError
+        If none holds it; the message says what was found where.
+    """
+    seen = []
+    for place in places:
+        if not place.exists():
+            seen.append(f"{place} does not exist")
+            continue
+        if (place / CARD_FILE).is_file() and not _may_be(read_json(place / CARD_FILE), vocabulary_size):
+            seen.append(f"{place} holds a model of another kind or vocabulary")
+            continue
+        found, value = read(place)
+        if found == sha256:
+            return value
+        seen.append(f"{place} holds {found[:16]}…")
+    where = "; ".join(seen) or "no place to look for it is known"
+    raise ModelError(f"the base model with hash {sha256[:16]}… was not found: {where}. Name its folder with --base.")
+
+
 def find_base(sha256: str, places: Sequence[Path], vocabulary_size: int) -> tuple[PreTrainedModel, ModelCard]:
-    """Load the model with a hash from the first of several places that holds it; see `identity.search_places`.
+    """Load the model with a hash from the first of several places that holds it; see `search_places`.
 
     The hash is that of the values that were loaded, not of a file that may have changed since.
     """
@@ -68,11 +108,21 @@ def find_base(sha256: str, places: Sequence[Path], vocabulary_size: int) -> tupl
     return search_places(sha256, places, vocabulary_size, read)
 
 
+def locate_base(sha256: str, places: Sequence[Path], vocabulary_size: int | None = None) -> Path:
+    """The first of several places whose model has a hash; see `search_places`."""
+
+    def read(place: Path) -> tuple[str, Path]:
+        # A checkpoint folder is hashed from its file, without building the model.
+        return (checkpoint_sha256(place) if (place / CARD_FILE).is_file() else load_base(place)[2]), place
+
+    return search_places(sha256, places, vocabulary_size, read)
+
+
 def is_finetuned(directory: Path | str) -> bool:
     """Whether a checkpoint folder holds adapters alone."""
     path = Path(directory) / CARD_FILE
     raw = read_json(path) if path.is_file() else None
-    return isinstance(raw, dict) and raw.get("family") == GIVEN
+    return isinstance(raw, dict) and raw.get("family") == BASE_FAMILY
 
 
 def load_finetuned(directory: Path | str, places: Sequence[Path]) -> tuple[PreTrainedModel, AdapterCard]:
@@ -96,3 +146,10 @@ def load_finetuned(directory: Path | str, places: Sequence[Path]) -> tuple[PreTr
     model = attach_adapters(base, card.parameterization).eval()
     load_weights(directory / WEIGHTS_FILE, model)
     return model, card
+
+
+def _may_be(card: Any, vocabulary_size: int | None) -> bool:
+    """Whether a checkpoint's card allows for a dense model of a vocabulary."""
+    if not isinstance(card, dict) or card.get("family") in ("markov", BASE_FAMILY) or "parameterization" in card:
+        return False
+    return vocabulary_size is None or bool(card.get("vocabulary_size", 256) == vocabulary_size)

@@ -19,6 +19,9 @@ _SIZES: dict[str, Field] = {
 }
 _KEYS = ("family", "config", "parameterization", *_SIZES)
 
+BASE_FAMILY = "given"
+"""Family, in the header of a message, of a model whose architecture and frozen values are those of a base."""
+
 
 @dataclass(frozen=True)
 class ModelCard:

@@ -1,6 +1,6 @@
 """The identity of a model: a hash of its card and values that does not depend on how files lay them out.
 
-A message that is decoded given another model names that model so. The text that is hashed is defined byte by byte in
+A message whose side information is a base model names it so. The text that is hashed is defined byte by byte in
 docs/message-format.md ("The hash of a model"), so that anybody can compute it without this project. Nothing of torch
 is imported here.
 """
@@ -8,9 +8,8 @@ is imported here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -18,8 +17,6 @@ from safetensors import SafetensorError, safe_open
 from tokenbounds.errors import ModelError
 from tokenbounds.files import canonical_json, read_json, sha256_bytes
 from tokenbounds.models.card import ModelCard
-
-Found = TypeVar("Found")
 
 TITLE = "tokenbounds model 1"
 _CHUNK = 1 << 24
@@ -71,63 +68,6 @@ def checkpoint_sha256(directory: Path | str) -> str:
             return model_sha256(card, ((name, file.get_tensor(name)) for name in file.keys()))  # noqa: SIM118
     except (SafetensorError, OSError, TypeError) as error:
         raise ModelError(f"{path} cannot be read as safetensors: {error}. Make it again.") from error
-
-
-def search_places(
-    sha256: str, places: Sequence[Path], vocabulary_size: int | None, read: Callable[[Path], tuple[str, Found]]
-) -> Found:
-    """What the first of several places holds whose model has a hash.
-
-    Parameters
-    ----------
-    sha256
-        Hash of the wanted model.
-    places
-        Checkpoint folders, Hugging Face folders or GGUF files.
-    vocabulary_size
-        V of the wanted model, if it is known: a checkpoint whose card says otherwise need not be read.
-    read
-        Reads a place: the hash of its model, and what is wanted of it.
-
-    Raises
-    ------
-    ModelError
-        If none holds it; the message says what was found where.
-    """
-    seen = []
-    for place in places:
-        if not place.exists():
-            seen.append(f"{place} does not exist")
-            continue
-        if (place / "card.json").is_file() and not _may_be(read_json(place / "card.json"), vocabulary_size):
-            seen.append(f"{place} holds a model of another kind or vocabulary")
-            continue
-        found, value = read(place)
-        if found == sha256:
-            return value
-        seen.append(f"{place} holds {found[:16]}…")
-    where = "; ".join(seen) or "no place to look for it is known"
-    raise ModelError(f"the base model with hash {sha256[:16]}… was not found: {where}. Name its folder with --base.")
-
-
-def locate_base(sha256: str, places: Sequence[Path], vocabulary_size: int | None = None) -> Path:
-    """The first of several places whose model has a hash; see `search_places`."""
-
-    def read(place: Path) -> tuple[str, Path]:
-        if (place / "card.json").is_file():
-            return checkpoint_sha256(place), place
-        from tokenbounds.models.base import load_base
-
-        return load_base(place)[2], place
-
-    return search_places(sha256, places, vocabulary_size, read)
-
-
-def _may_be(card: Any, vocabulary_size: int | None) -> bool:
-    """Whether a checkpoint's card allows for a dense model of a vocabulary."""
-    if not isinstance(card, dict) or card.get("family") in ("markov", "given") or "parameterization" in card:
-        return False
-    return vocabulary_size is None or bool(card.get("vocabulary_size", 256) == vocabulary_size)
 
 
 def _line(name: str, values: np.ndarray) -> str:

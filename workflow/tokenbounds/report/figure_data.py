@@ -12,7 +12,7 @@ from tokenbounds.errors import TokenboundsError
 from tokenbounds.report.records import Certificate, short_labels
 
 BINS_PER_OCTAVE = 4
-PART_ORDER = ("header", "given", "codebooks", "scales", "symbols", "container")
+PART_ORDER = ("header", "side_information", "codebooks", "scales", "symbols", "container")
 _MODEL_FIELDS: dict[str, pl.DataType] = {"corpus": pl.String(), "certificate": pl.String(), "label": pl.String()}
 
 

@@ -278,12 +278,12 @@ def score_message(
     shard: int,
     out: Path | str,
     *,
-    given: Iterable[Path | str] = (),
+    side_information: Iterable[Path | str] = (),
     options: ScoringOptions | None = None,
 ) -> int:
     """Decode a message and score one shard with it; see `score_shard`.
 
-    Nothing but the files named here is read: message, corpus, plan, and where `given` (see `decode_message`) says.
+    Nothing but the files named here is read: message, corpus, plan, and `side_information` (see `decode_message`).
     """
     from tokenbounds.corpus.annotations import Annotations
     from tokenbounds.corpus.shards import Corpus
@@ -297,7 +297,7 @@ def score_message(
     corpus = Corpus.open(Path(corpus_directory))
     annotated = corpus.manifest.annotations_file is not None
     return score_shard(
-        decode_message(Path(message), given),
+        decode_message(Path(message), side_information),
         corpus,
         plan,
         shard,

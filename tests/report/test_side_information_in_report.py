@@ -1,4 +1,4 @@
-"""Refinements and fine-tunes in tables, figures and pages: what is paid for, and what it is decoded given."""
+"""Refinements and fine-tunes in tables, figures and pages: what is paid for, and the side information."""
 
 import io
 

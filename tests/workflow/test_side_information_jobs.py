@@ -15,14 +15,14 @@ ROW = {"corpus": "numbers", "evaluation": "sampled"}
 CHAINED = {"bounds": ["betting", "telescoped"], "top_k": [1]}
 
 
-def given_config():
+def side_information_config():
     """The numbers of the tiny study: a published base, its fine-tune, and a coarse and a fine message of a model."""
     config = tiny_config()
     tuned = {"kind": "finetuned", "base": "published", "corpus": "numbers", "context": 16}
     training = {"steps": 6, "batch_tokens": 64, "save_steps": 3}
     return {
         **config,
-        "results": "results/given",
+        "results": "results/side_information",
         "corpora": {"numbers": config["corpora"]["numbers"]},
         "models": {
             "published": {"kind": "pretrained", "name": "checkpoint"},
@@ -49,7 +49,7 @@ def tokenbounds(*arguments):
 
 def test_a_fine_tune_and_its_refinement_are_certified_and_verified(fresh):
     _save_random_gpt2(fresh.folder / "checkpoint")
-    config, results = given_config(), fresh.folder / "results/given"
+    config, results = side_information_config(), fresh.folder / "results/side_information"
     done = fresh.snakemake(config=fresh.write_config(config))
     assert done.returncode == 0, done.stdout + done.stderr
     certificates = {path.stem: json.loads(path.read_text()) for path in (results / "certificates").glob("*.json")}
@@ -97,7 +97,7 @@ def test_a_fine_tune_and_its_refinement_are_certified_and_verified(fresh):
 def test_editing_the_base_repeats_what_depends_on_it_alone(fresh):
     _save_random_gpt2(fresh.folder / "checkpoint")
     _save_random_gpt2(fresh.folder / "other")
-    config = given_config()
+    config = side_information_config()
     config["models"]["chain"] = {"kind": "markov", "corpus": "numbers", "order": 0}
     config["messages"]["chain"] = {"model": "chain", "quantizer": {"kind": "counts"}}
     config["certificates"] = {

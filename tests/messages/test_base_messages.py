@@ -1,4 +1,4 @@
-"""Messages decoded given another model: adapters over a base, and a base as it is."""
+"""Messages whose side information is a model: adapters over a base, and a base as it is."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.container import Part, read_message, write_message
 from tokenbounds.messages.decode import decode_message, export_huggingface
-from tokenbounds.messages.side_information import Given
+from tokenbounds.messages.side_information import SideInformation
 from tokenbounds.models.adapters import AdapterCard, attach_adapters, check_adapter
 from tokenbounds.models.base import load_base
 from tokenbounds.models.build import coded_parameters, initialize
@@ -48,7 +48,7 @@ def study(checkpoint, tmp_path_factory):
     """A function family -> results folder with models/base, models/other, models/tuned and their messages."""
 
     def make(family):
-        results = tmp_path_factory.mktemp(f"given-{family}")
+        results = tmp_path_factory.mktemp(f"base-{family}")
         (results / "models").mkdir()
         shutil.copytree(checkpoint(family), results / "models" / "base")
         shutil.copytree(checkpoint("llama" if family == "gpt2" else "gpt2"), results / "models" / "other")
@@ -73,8 +73,8 @@ def test_the_message_holds_the_adapters_only(study, family, kind):
     results = study(family)
     path = results / "messages" / f"{kind}.tbm"
     message, model = read_message(path), decode_message(path)
-    assert Given.of(message) == Given(None, checkpoint_sha256(results / "models" / "base"))
-    assert message.breakdown["given"] == 256
+    assert SideInformation.of(message) == SideInformation(base=checkpoint_sha256(results / "models" / "base"))
+    assert message.breakdown["side_information"] == 256
     assert set(message.header["model"]) == {"family", "parameterization", "vocabulary_size"}
     whole = sum(value.numel() for value in load_base(results / "models" / "base")[0].parameters())
     coded = sum(value.numel() for value in coded_parameters(model).values())
@@ -162,7 +162,7 @@ def test_without_the_check_another_base_would_give_another_model(study, tmp_path
         for value in model.parameters():
             value.add_(0.3)
     save_checkpoint(tmp_path, model, card)
-    wanted = read_message(path).part("given").hex()
+    wanted = read_message(path).part("side_information").hex()
     monkeypatch.setattr("tokenbounds.models.base.hash_model", lambda *_: wanted)
     forged = decode_message(path, [tmp_path])
     monkeypatch.undo()
@@ -181,7 +181,7 @@ def test_a_forged_hash_is_refused(study, tmp_path):
     parts = read_message(path).parts
     other = bytes.fromhex(checkpoint_sha256(results / "models" / "other"))
     for data in (bytes(32), other):
-        forged = [Part("given", data) if part.kind == "given" else part for part in parts]
+        forged = [Part("side_information", data) if part.kind == "side_information" else part for part in parts]
         rewritten(path, tmp_path / "f.tbm", parts=forged)
         with pytest.raises(MessageError, match=r"f\.tbm"):
             decode_message(tmp_path / "f.tbm", [results / "models" / "base", results / "models" / "other"])
@@ -223,8 +223,8 @@ def test_parts_that_hold_no_single_hash_are_refused(study, tmp_path, data):
     results = study("llama")
     for name in ("uniform", "reference"):
         path = results / "messages" / f"{name}.tbm"
-        kept = [part for part in read_message(path).parts if part.kind != "given"]
-        rewritten(path, tmp_path / "p.tbm", parts=[*kept, *(Part("given", each) for each in data)])
+        kept = [part for part in read_message(path).parts if part.kind != "side_information"]
+        rewritten(path, tmp_path / "p.tbm", parts=[*kept, *(Part("side_information", each) for each in data)])
         with pytest.raises(MessageError, match="hash"):
             decode_message(tmp_path / "p.tbm", [results / "models" / "base"])
 

@@ -8,8 +8,6 @@ draw alone: they hold for every corpus and every model chosen without looking at
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +16,6 @@ from tokenbounds.bounds.betting import lambda_fractions
 from tokenbounds.errors import CertificateError
 
 Floats = npt.NDArray[np.float64]
-Method = Literal["betting", "predictable", "bernstein", "hoeffding"]
 
 _PORTFOLIO = 64
 _BISECTIONS = 50
@@ -26,24 +23,20 @@ _FACTORS = 16
 _COLUMNS = 1 << 11
 
 
-def upper_mean(values: npt.ArrayLike, low: float, high: float, delta: float, method: Method = "betting") -> float:
+def upper_mean(values: npt.ArrayLike, low: float, high: float, delta: float) -> float:
     """Upper confidence bound on the expectation of i.i.d. values in [low, high], at level 1 - delta.
 
-    See docs/bounds.md, "Sampling".
+    The average wealth of a fixed portfolio of bets against each mean (Waudby-Smith & Ramdas 2024, theorem 3 and section
+    4; Orabona & Jun 2024); see docs/bounds.md, "Sampling".
 
     Parameters
     ----------
     values
-        [n], one per draw (a block drawn twice appears twice), in an order that does not depend on them: the order of
-        the draws, or `draw_order`. Only "predictable" depends on the order.
+        [n], one per draw (a block drawn twice appears twice), in any order.
     low, high
         Interval, fixed before the draw, that holds every value.
     delta
         Failure probability of this one statement.
-    method
-        "betting": average wealth of a fixed portfolio of bets (Waudby-Smith & Ramdas 2024, theorem 3 and section 4;
-        Orabona & Jun 2024). "predictable": one bet at a time, tuned to the draws before (Waudby-Smith & Ramdas 2024,
-        theorem 3). "bernstein": Maurer & Pontil 2009, theorem 4. "hoeffding": Hoeffding 1963.
 
     Raises
     ------
@@ -53,13 +46,12 @@ def upper_mean(values: npt.ArrayLike, low: float, high: float, delta: float, met
     scaled = _scale(values, low, high)
     if not 0.0 < delta < 1.0:
         raise CertificateError(f"a failure probability of {delta}; it lies strictly between 0 and 1.")
-    bound = _METHODS[method](scaled, delta)
-    return low + (high - low) * min(1.0, bound)
+    return low + (high - low) * min(1.0, _smallest_refuted(scaled, delta))
 
 
-def lower_mean(values: npt.ArrayLike, low: float, high: float, delta: float, method: Method = "betting") -> float:
+def lower_mean(values: npt.ArrayLike, low: float, high: float, delta: float) -> float:
     """Lower confidence bound: `upper_mean` of the negated values (docs/bounds.md, "Sampling")."""
-    return -upper_mean(-np.asarray(values, dtype=np.float64), -high, -low, delta, method)
+    return -upper_mean(-np.asarray(values, dtype=np.float64), -high, -low, delta)
 
 
 def _scale(values: npt.ArrayLike, low: float, high: float) -> Floats:
@@ -74,28 +66,24 @@ def _scale(values: npt.ArrayLike, low: float, high: float) -> Floats:
     return np.clip(scaled, 0.0, 1.0)
 
 
-def _hoeffding(values: Floats, delta: float) -> float:
-    return float(values.mean()) + math.sqrt(math.log(1.0 / delta) / (2.0 * values.size))
-
-
-def _bernstein(values: Floats, delta: float) -> float:
-    n = values.size
-    if n < 2:
-        return 1.0
-    log = math.log(2.0 / delta)
-    return float(values.mean()) + math.sqrt(2.0 * values.var(ddof=1) * log / n) + 7.0 * log / (3.0 * (n - 1))
-
-
-def _betting(values: Floats, delta: float) -> float:
-    bets = lambda_fractions(_PORTFOLIO)
-    won = sum_logs(values, bets, np.zeros(1, dtype=np.int64))[:, 0]
+def _smallest_refuted(values: Floats, delta: float) -> float:
+    """The smallest mean in [0, 1], rounded up, at which the wealth, increasing in the mean, reaches 1 / delta."""
+    bets = lambda_fractions(_PORTFOLIO)  # [k]
+    won = sum_logs(values, bets, np.zeros(1, dtype=np.int64))[:, 0]  # sum over draws of ln(1 - bet x value) [k]
 
     def log_wealth(mean: float) -> float:
         logs = won - values.size * np.log1p(-bets * mean)
         largest = float(logs.max())
         return largest + math.log(float(np.exp(logs - largest).sum()) / _PORTFOLIO)
 
-    return _first_refuted(log_wealth, float(values.mean()), delta)
+    low, high, target = float(values.mean()), 1.0, math.log(1.0 / delta)
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        if log_wealth(middle) >= target:
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 def sum_logs(values: Floats, bets: Floats, starts: npt.NDArray[np.int64]) -> Floats:
@@ -131,42 +119,6 @@ def sum_logs(values: Floats, bets: Floats, starts: npt.NDArray[np.int64]) -> Flo
         logs[:, part] = np.log(product)
     sums: Floats = np.add.reduceat(logs, begins // _FACTORS, axis=1)
     return sums
-
-
-def _predictable(values: Floats, delta: float) -> float:
-    n = values.size
-    step = np.arange(1, n + 1)
-    means = (0.5 + np.cumsum(values)) / (step + 1)
-    variances = (0.25 + np.cumsum((values - means) ** 2)) / (step + 1)
-    before = np.concatenate([[0.25], variances[:-1]])
-    bets = np.sqrt(2.0 * math.log(1.0 / delta) / (n * before))
-
-    def log_wealth(mean: float) -> float:
-        clipped = np.minimum(bets, 0.75 / max(1.0 - mean, 1e-12))
-        return float(np.max(np.cumsum(np.log1p(clipped * (mean - values)))))
-
-    return _first_refuted(log_wealth, 0.0, delta)
-
-
-def _first_refuted(log_wealth: Callable[[float], float], start: float, delta: float) -> float:
-    """Smallest mean at which the wealth, non-decreasing in the mean, reaches 1 / delta (from above)."""
-    target = math.log(1.0 / delta)
-    low, high = start, 1.0
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        if log_wealth(middle) >= target:
-            high = middle
-        else:
-            low = middle
-    return high
-
-
-_METHODS: dict[str, Callable[[Floats, float], float]] = {
-    "betting": _betting,
-    "predictable": _predictable,
-    "bernstein": _bernstein,
-    "hoeffding": _hoeffding,
-}
 
 
 def draw_order(draws: npt.ArrayLike, seed: int) -> npt.NDArray[np.int64]:

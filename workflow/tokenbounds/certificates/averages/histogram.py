@@ -2,8 +2,7 @@
 
 Raw losses are rounded **up** to a multiple of 2^-12 bit, and losses above 64 bits to infinity. Every bound is
 non-decreasing in the loss, so a bound computed from the histogram is valid, and within 2^-12 bit of the exact one
-for every smoothing weight and lambda. `moments.LossMoments` adds what makes averages exact; `SmoothedSums` computes
-them row by row.
+for every smoothing weight and lambda. `moments.LossMoments` adds what makes averages exact.
 
 Memory is a few megabytes, whatever the number of tokens. Results do not depend on the order of the rows or on how
 they are cut into batches: counts are integers and exact sums are kept in fixed point.
@@ -11,7 +10,7 @@ they are cut into batches: counts are integers and exact sums are kept in fixed 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,6 @@ BINS_PER_BIT = 4096
 CAP_BITS = 64
 INFINITE_BIN = CAP_BITS * BINS_PER_BIT + 1
 _ROWS = 1 << 16
-_CHUNK = 1 << 15
 _FIXED_POINT = 2.0**40
 
 
@@ -126,22 +124,6 @@ class LossHistogram:
         edges[used == INFINITE_BIN] = np.inf
         return smooth(edges, alpha, self.vocabulary_size), self.counts[used]
 
-    def mean_loss(self, alpha: float) -> float:
-        """Average smoothed loss, rounded up by at most 2^-12 bit."""
-        losses, weights = self.losses(alpha)
-        return float(np.sum(losses * weights) / np.sum(weights))
-
-
-def bin_losses(nll_bits: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Bin of each raw loss: the loss in units of 2^-12 bit, rounded up.
-
-    Raises
-    ------
-    ScoreError
-        If a loss is NaN or negative. Negative values of at most 2^-12 bit are rounding and count as 0.
-    """
-    return _bin(np.asarray(nll_bits) * np.float32(BINS_PER_BIT))
-
 
 def _bin(scaled: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
     bins = np.ceil(scaled)
@@ -151,55 +133,11 @@ def _bin(scaled: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
     return bins.astype(np.int64)
 
 
-class SmoothedSums:
-    """Exact averages, for chosen cells, of the smoothed loss and of ln(1 - lambda x smoothed loss).
+class FixedPointSum:
+    """A sum whose result does not depend on the order or grouping of its terms: integers in units of 2^-40.
 
     See docs/bounds.md, "Numerics".
-
-    Parameters
-    ----------
-    vocabulary_size
-        V.
-    cells
-        Pairs (alpha, lambda); lambda is None for the average loss alone.
     """
-
-    def __init__(self, vocabulary_size: int, cells: Iterable[tuple[float, float | None]]) -> None:
-        self.vocabulary_size = vocabulary_size
-        chosen = list(cells)
-        self._losses = {alpha: FixedPointSum() for alpha, _ in chosen}
-        self._logs = {(alpha, each): FixedPointSum() for alpha, each in chosen if each is not None}
-
-    def update(self, nll_bits: npt.ArrayLike) -> None:
-        """Add raw losses [n], bits."""
-        values = np.asarray(nll_bits)
-        for start in range(0, values.size, _CHUNK):
-            part = values[start : start + _CHUNK]
-            for alpha, total in self._losses.items():
-                smoothed = smooth(part, alpha, self.vocabulary_size)
-                total.add(smoothed)
-                for (other, lambda_), logs in self._logs.items():
-                    if other == alpha:
-                        logs.add(np.log1p(-lambda_ * smoothed))
-
-    def merge(self, other: SmoothedSums) -> None:
-        """Add the sums of another part of the same stream."""
-        for alpha, total in self._losses.items():
-            total.merge(other._losses[alpha])
-        for cell, logs in self._logs.items():
-            logs.merge(other._logs[cell])
-
-    def mean_loss(self, alpha: float) -> float:
-        """Average smoothed loss, bits."""
-        return self._losses[alpha].mean
-
-    def mean_log(self, alpha: float, lambda_: float) -> float:
-        """Average of ln(1 - lambda x smoothed loss), nats."""
-        return self._logs[alpha, lambda_].mean
-
-
-class FixedPointSum:
-    """A sum whose result does not depend on the order or grouping of its terms: integers in units of 2^-40."""
 
     def __init__(self) -> None:
         self._units = 0

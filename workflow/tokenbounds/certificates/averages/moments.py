@@ -79,12 +79,8 @@ class LossMoments(LossHistogram):
         terms = self._expand(alpha)
         return terms.average(terms.loss, terms.slope, terms.bend) + ROUNDING
 
-    def exact_mean_log(self, alpha: float, lambda_: float) -> float:
-        """Average of ln(1 - lambda x smoothed loss), nats; at most 2^-36 below the exact one and never above it."""
-        return float(self.exact_mean_logs(alpha, [lambda_])[0])
-
     def exact_mean_logs(self, alpha: float, lambdas: npt.ArrayLike) -> Floats:
-        """`exact_mean_log` of every lambda [k]."""
+        """Averages of ln(1 - lambda x smoothed loss) for each lambda [k], nats; at most 2^-36 below the exact ones."""
         terms = self._expand(alpha)
         found = np.empty(np.size(lambdas))
         for index, lambda_ in enumerate(np.asarray(lambdas, dtype=np.float64)):

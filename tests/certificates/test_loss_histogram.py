@@ -1,16 +1,25 @@
+"""Histograms of losses: bins round up, counts and sums do not depend on order, impossible values are refused."""
+
 import math
 
 import numpy as np
 import pytest
-from tokenbounds.bounds.smoothing import smooth
-from tokenbounds.certificates.averages.histogram import LossHistogram, SmoothedSums, bin_losses
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenbounds.bounds.azuma import bound_azuma
+from tokenbounds.bounds.betting import bound_betting
+from tokenbounds.bounds.smoothing import loss_ceiling, loss_range, smooth
+from tokenbounds.certificates.averages.histogram import INFINITE_BIN, FixedPointSum, LossHistogram
 from tokenbounds.errors import CertificateError, ScoreError
 
 
 def test_bins_round_up_and_the_last_one_is_infinite():
     step = 1 / 4096
     nll = np.array([0.0, -0.0, step, step * 1.0001, 64.0, 64.001, 1e30, np.inf], dtype=np.float32)
-    assert list(bin_losses(nll)) == [0, 0, 1, 2, 262144, 262145, 262145, 262145]
+    histogram = LossHistogram(9)
+    histogram.update(nll)
+    assert np.flatnonzero(histogram.counts).tolist() == [0, 1, 2, 262144, 262145]
+    assert histogram.counts[[0, INFINITE_BIN]].tolist() == [2, 3]
 
 
 def test_an_infinite_loss_costs_the_ceiling():
@@ -19,7 +28,6 @@ def test_an_infinite_loss_costs_the_ceiling():
     values, weights = histogram.losses(0.5)
     assert values == pytest.approx([-math.log2(0.5 + 1 / 64), 6.0])
     assert list(weights) == [1, 2]
-    assert histogram.mean_loss(0.5) == pytest.approx((12.0 + values[0]) / 3)
 
 
 def test_errors_are_ranks_above_k():
@@ -33,7 +41,7 @@ def test_weights_count_as_draws():
     weighted, repeated = LossHistogram(9, (1,)), LossHistogram(9, (1,))
     weighted.update(np.array([1.0, 3.0], np.float32), np.array([1, 2]), [2.0, 1.0])
     repeated.update(np.array([1.0, 1.0, 3.0], np.float32), np.array([1, 1, 2]))
-    assert weighted.mean_loss(0.1) == pytest.approx(repeated.mean_loss(0.1))
+    assert np.array_equal(weighted.counts, repeated.counts)
     assert weighted.error_rate(1) == pytest.approx(1 / 3)
     assert weighted.weight == 3 and weighted.tokens == 2
 
@@ -54,20 +62,17 @@ def test_merging_parts_gives_the_whole():
 
 def test_exact_sums_do_not_depend_on_batches_or_order_at_all():
     rng = np.random.default_rng(1)
-    nll = rng.exponential(4, 70_000).astype(np.float32)
-    cells = [(0.01, None), (0.01, 0.03), (0.1, 0.05)]
-    sums = [SmoothedSums(300, cells) for _ in range(3)]
-    sums[0].update(nll)
-    for part in np.array_split(rng.permutation(nll), 9):
-        sums[1].update(part)
-    sums[2].update(nll[:5])
-    rest = SmoothedSums(300, cells)
-    rest.update(nll[5:])
-    sums[2].merge(rest)
-    assert len({each.mean_loss(0.01) for each in sums}) == 1
-    assert len({each.mean_log(0.1, 0.05) for each in sums}) == 1
-    assert sums[0].mean_loss(0.1) == pytest.approx(smooth(nll, 0.1, 300).mean(), abs=1e-12)
-    assert sums[0].mean_log(0.01, 0.03) == pytest.approx(np.log1p(-0.03 * smooth(nll, 0.01, 300)).mean(), abs=1e-12)
+    values = smooth(rng.exponential(4, 30_000), 0.01, 300)
+    whole, parts, left, right = (FixedPointSum() for _ in range(4))
+    whole.add(values)
+    for part in np.array_split(rng.permutation(values), 9):
+        parts.add(part)
+    left.add(values[:5])
+    right.add(values[5:])
+    left.merge(right)
+    assert whole.mean == parts.mean == left.mean == pytest.approx(values.mean(), abs=2.0**-40)
+    plain = {float(np.cumsum(rng.permutation(values))[-1]) for _ in range(9)}
+    assert len(plain) > 1  # sums of floats would show the order
 
 
 @pytest.mark.parametrize("bad", [np.nan, -1.0, -np.inf])
@@ -84,6 +89,24 @@ def test_impossible_ranks_are_refused(rank):
 
 def test_nothing_has_no_mean():
     with pytest.raises(CertificateError):
-        SmoothedSums(10, [(0.1, None)]).mean_loss(0.1)
+        _ = FixedPointSum().mean
     with pytest.raises(CertificateError):
         LossHistogram(1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0.0, 80.0, width=32), min_size=1, max_size=80), st.integers(1, 40))
+def test_histogram_bounds_lie_just_above_exact_ones_whatever_the_batches(nll, batch):
+    whole, parts = LossHistogram(500), LossHistogram(500)
+    whole.update(np.array(nll, dtype=np.float32))
+    for start in range(0, len(nll), batch):
+        parts.update(np.array(nll[start : start + batch], dtype=np.float32))
+    assert np.array_equal(whole.counts, parts.counts)
+    for alpha in (0.001, 0.2):
+        values, weights = parts.losses(alpha)
+        ceiling = loss_ceiling(alpha, 500)
+        exact = bound_betting(smooth(np.array(nll, dtype=np.float32), alpha, 500), ceiling, 4.0)
+        coarse = bound_betting(values, ceiling, 4.0, weights=weights)
+        assert exact.empirical <= coarse.empirical + 1e-12 <= exact.empirical + 2**-12 + 1e-9
+        assert exact.value <= coarse.value + 1e-12
+        assert bound_azuma(coarse.empirical, loss_range(alpha, 500), 4.0, len(nll)).value >= exact.empirical

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 from tokenbounds.certificates.certify import certify_bound
-from tokenbounds.certificates.evidence import CertificateInputs
+from tokenbounds.certificates.evidence import CertificateInputs, LinkInputs
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import (
@@ -213,7 +213,7 @@ def certificate(tmp_path_factory):
     scores = tuple(folder / f"shard-{shard}.parquet" for shard in range(2))
     for shard, path in enumerate(scores):
         score_message(folder / "m.tbm", folder / "c", folder / "plan.parquet", shard, path)
-    inputs = CertificateInputs(folder / "m.tbm", folder / "c", folder / "plan.parquet", scores)
+    inputs = CertificateInputs(folder / "c", folder / "plan.parquet", (LinkInputs(folder / "m.tbm", scores),))
     bounds = BoundsSpec(
         top_k=(1,), alphas=(0.001, 0.1), lambdas=4, bounds=("betting", "documents"), subsets=("language",)
     )

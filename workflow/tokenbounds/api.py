@@ -151,7 +151,7 @@ def encode(
 
 
 def decode(
-    message: PathLike, folder: PathLike | None = None, *, given: Sequence[PathLike] = ()
+    message: PathLike, folder: PathLike | None = None, *, side_information: Sequence[PathLike] = ()
 ) -> PreTrainedModel | MarkovChain:
     """Decode a message into the model that is scored. Nothing in the file is executed.
 
@@ -161,7 +161,7 @@ def decode(
         The message (`.tbm`).
     folder
         If given, the model is also written there, as `AutoModelForCausalLM.from_pretrained` loads it.
-    given
+    side_information
         Where to look for what the message names by hash: folders of base models, files of coarse messages.
 
     Returns
@@ -176,7 +176,7 @@ def decode(
     """
     from tokenbounds.messages.decode import decode_message, export_huggingface
 
-    places = [Path(place) for place in given]
+    places = [Path(place) for place in side_information]
     if folder is not None:
         export_huggingface(Path(message), Path(folder), places)
     return decode_message(Path(message), places)
@@ -188,7 +188,7 @@ def score(
     folder: PathLike,
     *,
     evaluation: Mapping[str, Any] | EvaluationSpec | None = None,
-    given: Sequence[PathLike] = (),
+    side_information: Sequence[PathLike] = (),
 ) -> Scored:
     """Score a corpus with the model that a message decodes to.
 
@@ -203,7 +203,7 @@ def score(
     evaluation
         A row of `evaluations` as in a study, such as `{"context": 1024, "sample_tokens": 1_000_000}`; by default every
         token, in windows of 256.
-    given
+    side_information
         Where to look for what the message names by hash.
 
     Returns
@@ -235,7 +235,15 @@ def score(
     scores = tuple(out / f"shard-{shard:05d}.parquet" for shard in range(row.shards))
     options = ScoringOptions(dtype=row.dtype, batch_tokens=row.batch_tokens)
     for shard, path in enumerate(scores):
-        score_message(Path(message), Path(corpus), plan, shard, path, given=map(Path, given), options=options)
+        score_message(
+            Path(message),
+            Path(corpus),
+            plan,
+            shard,
+            path,
+            side_information=map(Path, side_information),
+            options=options,
+        )
     return Scored(plan, scores)
 
 
@@ -314,7 +322,7 @@ def certify(
     chain: Sequence[tuple[PathLike, Scored]] = (),
     held_out: bool = False,
     trained_on: Sequence[PathLike] = (),
-    given: Sequence[PathLike] = (),
+    side_information: Sequence[PathLike] = (),
 ) -> dict[str, Any]:
     """Certify how well the model that a message decodes to predicts a corpus, and write the certificate.
 
@@ -337,7 +345,7 @@ def certify(
         prove that: the certificate states it as an assumption.
     trained_on
         Folders of the corpora that a held-out model, or a fine-tune's base, was trained on.
-    given
+    side_information
         Where to look for what messages name by hash.
 
     Returns
@@ -359,13 +367,11 @@ def certify(
 
     corpora = tuple(map(Path, trained_on))
     inputs = CertificateInputs(
-        message=Path(message),
         corpus=Path(corpus),
         plan=scored.plan,
-        scores=scored.scores,
-        chain=tuple(LinkInputs(Path(link), files.scores) for link, files in chain),
+        links=tuple(LinkInputs(Path(link), files.scores) for link, files in (*chain, (message, scored))),
         held_out=corpora if held_out else None,
-        given=tuple(map(Path, given)),
+        side_information=tuple(map(Path, side_information)),
         base_corpora=() if held_out else corpora,
     )
     name, spec = Path(out).stem, _row(BoundsSpec, bounds, "bounds")
@@ -377,7 +383,7 @@ def verify(
     *,
     rescore: int | Literal["all"] = 0,
     seed: int | None = None,
-    given: Sequence[PathLike] = (),
+    bases: Sequence[PathLike] = (),
 ) -> list[Check]:
     """Recompute a certificate from its files, trusting nothing that it says.
 
@@ -390,7 +396,7 @@ def verify(
         from the score files; only with it do the score files follow from the message.
     seed
         Chooses the blocks; by default nobody can know which.
-    given
+    bases
         Where base models are, if not where the certificate says.
 
     Returns
@@ -406,7 +412,7 @@ def verify(
     from tokenbounds.certificates.verify import ALL_BLOCKS, verify_certificate
 
     blocks = ALL_BLOCKS if rescore == "all" else rescore
-    return verify_certificate(Path(certificate), rescore=blocks, seed=seed, given=[Path(place) for place in given])
+    return verify_certificate(Path(certificate), rescore=blocks, seed=seed, bases=[Path(place) for place in bases])
 
 
 def _row(kind: type[Row], value: Mapping[str, Any] | Row | None, name: str) -> Row:

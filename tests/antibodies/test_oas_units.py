@@ -31,7 +31,7 @@ def test_a_read_of_an_unpaired_unit_keeps_all_labels(tmp_path, newline):
     (found,) = read(write_oas(tmp_path / "ERR_Heavy_IGHG.csv.gz", [heavy_row()], METADATA, newline), counts)
     (chain,) = found.chains
     assert (chain.residues, chain.chain, found.donor) == (RESIDUES, Chain.HEAVY, "Donor-7")
-    assert (chain.v_genes, chain.junction_length, chain.regions_from) == ({"IGHV3-11"}, 51, "columns")
+    assert (chain.v_genes, chain.junction_length, chain.regions_from) == ({"IGHV3-11"}, 51, "numbering")
     assert chain.labels.region.tolist() == HEAVY_REGIONS.tolist()
     assert chain.labels.imgt[[0, 10, 11, -12, -11, -1]].tolist() == [ABSENT + 2, 26, 27, 117, 118, 128]
     assert chain.labels.imgt[82:97].tolist() == [*range(105, 112), 111, 112, *range(112, 118)]

@@ -64,15 +64,24 @@ def read_antibodies(source: AntibodySource, files: Sequence[Path], counts: Readi
     paired = isinstance(source, AirrSource) and source.chains == "paired"
     if paired:
         # Evidence is not kept on disk, so the chains of cells are labelled before they are joined.
-        antibodies = join_cells((label_antibody(antibody, source.regions) for antibody in antibodies), counts)
+        antibodies = join_cells(_labelled(antibodies, source, counts), counts)
     if not source.keep.duplicates:
         antibodies = without_duplicates(antibodies, counts)
     if source.split is not None:
         antibodies = one_part(antibodies, source.split, counts)
+    if not paired:
+        antibodies = _labelled(antibodies, source, counts)
     if source.clone is not None:
         antibodies = CloneWatch(counts).watch(antibodies)
+    yield from antibodies
+
+
+def _labelled(antibodies: Iterable[Antibody], source: AntibodySource, counts: ReadingCounts) -> Iterator[Antibody]:
+    """Label antibodies; one whose numbering contradicts its stated chain is left out."""
     for antibody in antibodies:
-        yield antibody if paired else label_antibody(antibody, source.regions)
+        labelled = label_antibody(antibody, source.regions, counts)
+        if labelled is not None:
+            yield labelled
 
 
 def antibody_documents(

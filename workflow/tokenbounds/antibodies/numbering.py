@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,38 +13,70 @@ from tokenbounds.antibodies.labels import Chain
 from tokenbounds.errors import MissingPackageError
 
 _CHAINS = {"H": Chain.HEAVY, "K": Chain.LIGHT, "L": Chain.LIGHT}
+_SHORTEST_DOMAIN = 70
 
 
-def number_residues(residues: str, where: str) -> tuple[npt.NDArray[np.int16], Chain] | None:
+@dataclass(frozen=True)
+class Numbering:
+    """A domain that was recognized.
+
+    Attributes
+    ----------
+    positions
+        IMGT positions 1 … 128 of the residues, int16[n]; 0 outside the domain. Insertions carry the number alone.
+    chain
+        Which chain the domain is of, by its best alignment.
+    others
+        Further variable domains in the sequence, as in an scFv.
+    """
+
+    positions: npt.NDArray[np.int16]
+    chain: Chain
+    others: int = 0
+
+
+def number_residues(residues: str, stated: Chain, where: str) -> Numbering | None:
     """Number a sequence of amino acids.
 
     Parameters
     ----------
     residues
         Letters, without gaps.
+    stated
+        The chain that the source says it is. Of several domains the first one of this chain is numbered, and the best
+        one only if there is none, or nothing is stated.
     where
         Place in the source, for the error.
 
     Returns
     -------
-    positions : int16[n]
-        IMGT positions 1 … 128; 0 outside the variable domain. Insertions carry the number alone.
-    chain : Chain
-        Which chain it is by its best alignment.
-    None if the sequence is recognized as no variable domain.
+    Numbering
+        None if the sequence is recognized as no variable domain.
 
     Raises
     ------
     MissingPackageError
         If immunum is not installed.
     """
-    result = _annotator(where).number(residues.replace("*", "X"))
-    if result.numbering is None:
+    annotator, letters = _annotator(where), residues.replace("*", "X")
+    best = annotator.number(letters)
+    if best.numbering is None:
         return None
-    positions = np.zeros(len(residues), np.int16)
-    numbers = [int(position.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")) for position in result.numbering]
-    positions[result.query_start : result.query_end + 1] = numbers
-    return positions, _CHAINS.get(result.chain, Chain.NONE)
+    chain = _CHAINS.get(best.chain, Chain.NONE)
+    rest = max(best.query_start, len(letters) - 1 - best.query_end)
+    if rest < _SHORTEST_DOMAIN and stated in (Chain.NONE, chain):
+        return Numbering(_positions(best, len(letters)), chain)
+    domains = [domain for domain in annotator.number_domains(letters) if domain.numbering is not None] or [best]
+    of_stated = [domain for domain in domains if _CHAINS.get(domain.chain) is stated]
+    chosen = of_stated[0] if of_stated else best
+    return Numbering(_positions(chosen, len(letters)), _CHAINS.get(chosen.chain, Chain.NONE), len(domains) - 1)
+
+
+def _positions(domain: Any, length: int) -> npt.NDArray[np.int16]:
+    positions = np.zeros(length, np.int16)
+    numbers = [int(position.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")) for position in domain.numbering]
+    positions[domain.query_start : domain.query_end + 1] = numbers
+    return positions
 
 
 @cache

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tokenbounds.antibodies.evidence import NO_EVIDENCE, Evidence
 from tokenbounds.antibodies.labels import Chain, Labels
-from tokenbounds.antibodies.regions import NO_EVIDENCE, Evidence
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,16 @@
-"""Regions, IMGT positions and germline status of a chain's residues, from what its row says.
+"""Regions and IMGT positions of a chain's residues, from the region columns or the IMGT-gapped alignment of its row.
 
-Three methods find regions: the region columns of the row, an IMGT-gapped alignment, and numbering by immunum. Each
-labels every residue or declines; what nothing labels is `none`.
+Each labels every residue or declines.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
-from tokenbounds.antibodies.labels import REGION_SPANS, Germline
-from tokenbounds.antibodies.translation import ALIGNMENT_GAPS, Translation, translate, translate_aligned_codon
+from tokenbounds.antibodies.evidence import Evidence
+from tokenbounds.antibodies.labels import REGION_SPANS
+from tokenbounds.antibodies.translation import translate
 
 _DOMAIN_END = 128
 _CYS_104_COLUMN = 3 * 103
@@ -20,40 +18,6 @@ _CDR3_FIRST, _CDR3_LEFT_LAST, _CDR3_RIGHT_FIRST, _CDR3_LAST = 105, 111, 112, 117
 _FRAMEWORK4_RESIDUES = 11
 _INNER = slice(1, 6)
 _REGION_ORDER = tuple(region for region, _, _ in REGION_SPANS)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a row says about its residues, in upper case; empty where it says nothing.
-
-    Attributes
-    ----------
-    region_residues, region_bases
-        Sequences of FWR1, CDR1 … FWR4 as amino acids or as nucleotides; gaps allowed.
-    alignment
-        The translation of the aligned nucleotides, if the residues are that.
-    bases, germline_bases
-        The aligned nucleotides and the germline's, column by column.
-    aligned_residues, germline_residues
-        The same in amino acids.
-    junction
-        Nucleotides from Cys 104 to Trp or Phe 118.
-    imgt
-        IMGT positions of the residues, if the row numbers them.
-    """
-
-    region_residues: tuple[str, ...] = ()
-    region_bases: tuple[str, ...] = ()
-    alignment: Translation | None = None
-    bases: str = ""
-    germline_bases: str = ""
-    aligned_residues: str = ""
-    germline_residues: str = ""
-    junction: str = ""
-    imgt: tuple[int, ...] = ()
-
-
-NO_EVIDENCE = Evidence()
 
 
 def regions_from_columns(residues: str, evidence: Evidence) -> npt.NDArray[np.int8] | None:
@@ -121,30 +85,6 @@ def cdr3_positions(length: int) -> npt.NDArray[np.int16]:
     ascending = np.minimum(np.arange(_CDR3_FIRST, _CDR3_FIRST + left), _CDR3_LEFT_LAST)
     descending = np.maximum(_CDR3_LAST - np.arange(max(0, length - left)), _CDR3_RIGHT_FIRST)
     return np.concatenate([ascending, descending[::-1]]).astype(np.int16)
-
-
-def germline_status(residues: str, evidence: Evidence) -> npt.NDArray[np.int8] | None:
-    """Germline status, int8[n], from the germline alignment; None if there is none of the sequence's length."""
-    bases = evidence.germline_bases
-    if evidence.alignment is not None and len(bases) == len(evidence.bases) > 0:
-        codons = (bases[at : at + 3] for at in evidence.alignment.columns.tolist())
-        facing = "".join(translate_aligned_codon(codon) or "-" for codon in codons)
-    elif evidence.germline_residues and len(evidence.germline_residues) == len(evidence.aligned_residues):
-        pairs = zip(evidence.aligned_residues, evidence.germline_residues, strict=True)
-        facing = "".join(other for own, other in pairs if own not in ALIGNMENT_GAPS)
-    else:
-        return None
-    if len(facing) != len(residues):
-        return None
-    own, other = _codes(residues), _codes(facing)
-    status = np.where(own == other, Germline.GERMLINE, Germline.NON_GERMLINE).astype(np.int8)
-    status[own == ord("X")] = Germline.UNKNOWN
-    status[np.isin(other, _codes("X" + ALIGNMENT_GAPS))] = Germline.UNTEMPLATED
-    return status
-
-
-def _codes(text: str) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(text.encode("latin-1", errors="replace"), np.uint8)
 
 
 def _ungapped(text: str) -> str:

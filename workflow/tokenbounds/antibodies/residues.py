@@ -13,7 +13,10 @@ from tokenbounds.errors import CorpusError
 UNKNOWN_RESIDUE = "X"
 _SHORTEST_SUSPECT = 60
 _GAPS = str.maketrans({".": "-"})
-_FOREIGN = re.compile(r"[^A-Z*-]")
+_FRAME_SHIFTS = frozenset("_~#")
+"""What MiXCR and IMGT write where a codon is incomplete."""
+_FOREIGN = re.compile(r"[^A-Z*_~#-]")
+_FINAL_STOP = re.compile(r"[*_]+(?=-*$)")
 _AMBIGUOUS = re.compile(f"[^{AMINO_ACIDS}-]")
 _ONLY_NUCLEOTIDES = re.compile(r"[ACGTUN.-]+")
 
@@ -36,6 +39,8 @@ class Cleaned:
 
 def clean_residues(raw: str, keep: KeepSpec, where: str, counts: ReadingCounts) -> Cleaned:
     """Bring a sequence of amino acids into the alphabet of the vocabulary.
+
+    A stop that ends the sequence, `*` or `_`, is taken off; one inside leaves it out, as does a frame shift.
 
     Parameters
     ----------
@@ -61,12 +66,15 @@ def clean_residues(raw: str, keep: KeepSpec, where: str, counts: ReadingCounts) 
             f"{where}: {foreign.group()!r} at residue {foreign.start() + 1} is no amino acid. Correct the sequence, or "
             "name the column that holds sequences."
         )
+    upper, stops = _FINAL_STOP.subn("", upper)
     bare = upper.replace("-", "")
     if not bare:
         return Cleaned("", "empty")
     ambiguous = set(_AMBIGUOUS.findall(upper))
     if ambiguous and not keep.ambiguous:
-        return Cleaned("", "stop_codon" if "*" in ambiguous else "ambiguous")
+        shifted = not _FRAME_SHIFTS.isdisjoint(ambiguous)
+        return Cleaned("", "stop_codon" if "*" in ambiguous else "frame_shift" if shifted else "ambiguous")
+    counts.add("changed", "final_stop_removed", stops)
     if ambiguous:
         counts.add("changed", "ambiguous_residues_unknown")
         upper = _AMBIGUOUS.sub(UNKNOWN_RESIDUE, upper)
@@ -77,7 +85,7 @@ def clean_residues(raw: str, keep: KeepSpec, where: str, counts: ReadingCounts) 
     return Cleaned(upper if keep.gaps else bare)
 
 
-def refuse_nucleotides(raw: str, where: str) -> None:
+def refuse_nucleotides(raw: str, where: str, remedy: str = "Set the source's 'molecule: nucleotides'.") -> None:
     """Refuse a sequence of amino acids that is made of A, C, G, T and N alone.
 
     Raises
@@ -87,4 +95,4 @@ def refuse_nucleotides(raw: str, where: str) -> None:
     """
     text = raw.strip().upper()
     if len(text) >= _SHORTEST_SUSPECT and _ONLY_NUCLEOTIDES.fullmatch(text):
-        raise CorpusError(f"{where} looks like nucleotides. Set the source's 'molecule: nucleotides', or translate it.")
+        raise CorpusError(f"{where} looks like nucleotides. {remedy}")

@@ -100,6 +100,8 @@ class CloneWatch:
 
     def _report(self) -> None:
         self._counts.add("clones", "clones", len(self._seen))
+        if not self._seen:
+            self._counts.warn("No sequence states its clone, though the source names where it stands.")
         for kind, found in self._mixed.items():
             if found:
                 self._counts.add("clones", kind, len(found))

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenbounds.antibodies.labels import Chain
+from tokenbounds.antibodies.readers.tables import Row, open_table
 from tokenbounds.antibodies.residues import refuse_nucleotides
-from tokenbounds.antibodies.tables import Row, open_table
 from tokenbounds.antibodies.vocabulary import AMINO_ACIDS
 from tokenbounds.config import AffinityTask
 from tokenbounds.corpus.sources import find_files

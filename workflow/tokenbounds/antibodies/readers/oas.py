@@ -12,15 +12,17 @@ from typing import Any
 
 from tokenbounds.antibodies.counts import ReadingCounts
 from tokenbounds.antibodies.labels import Chain
-from tokenbounds.antibodies.rearrangements import RearrangementOptions, read_rearrangement
+from tokenbounds.antibodies.readers.cells import chain_in, name_in
+from tokenbounds.antibodies.readers.rearrangements import RearrangementOptions, read_rearrangement
+from tokenbounds.antibodies.readers.tables import FILE_AS_VALUE, Row, Table, name_of, open_table, require_columns
 from tokenbounds.antibodies.records import Antibody, ChainRecord
-from tokenbounds.antibodies.tables import FILE_AS_VALUE, Row, Table, open_table, require_columns, value_of
 from tokenbounds.config import OasSource
 from tokenbounds.errors import CorpusError
 
 _SUFFIXES = {Chain.HEAVY: "_heavy", Chain.LIGHT: "_light"}
-_UNSTATED = frozenset({"no", "none", ""})
+_UNSTATED = "no"
 _POSITION = re.compile(r"\d{1,3}")
+_NUMBERED_REGION = re.compile(r"(?:fw|cdr)([hkl])\d")
 
 
 def read_oas(source: OasSource, files: Sequence[Path], counts: ReadingCounts) -> Iterator[Antibody]:
@@ -45,10 +47,10 @@ def read_oas(source: OasSource, files: Sequence[Path], counts: ReadingCounts) ->
             metadata = _parse_metadata(line, path)
             _check_columns(table, path, source, metadata)
             for row in table.rows():
-                donor = _donor(row, source, path, metadata)
+                donor = _donor(row, source, path, metadata, counts)
                 for chains in _read_row(row, table, source, counts):
                     name = row.text("sequence_id") or row.text("sequence_id_heavy") or row.where
-                    clone = value_of(row, source.clone, path)
+                    clone = name_of(row, source.clone, path, counts, "clone")
                     yield Antibody(name=name, where=row.where, chains=chains, clone=clone, donor=donor)
 
 
@@ -82,35 +84,44 @@ def _read_chain(row: Row, options: RearrangementOptions, counts: ReadingCounts) 
     chain = read_rearrangement(row, options, counts)
     if chain is None:
         return None
-    imgt = _stated_positions(row.text("ANARCI_numbering" + options.suffix), chain.residues.replace("-", ""))
-    return replace(chain, evidence=replace(chain.evidence, imgt=imgt))
+    imgt, numbered = _stated_numbering(row.text("ANARCI_numbering" + options.suffix), chain.residues.replace("-", ""))
+    return replace(chain, evidence=replace(chain.evidence, imgt=imgt, numbered_chain=numbered))
 
 
-def _stated_positions(text: str, residues: str) -> tuple[int, ...]:
-    """IMGT positions of residues from a cell such as `{'fwh1': {'1 ': 'Q', …}, …}`, 0 around them; () if none fit."""
+def _stated_numbering(text: str, residues: str) -> tuple[tuple[int, ...], Chain]:
+    """IMGT positions of residues from a cell such as `{'fwh1': {'1 ': 'Q', …}, …}`, 0 around them, and the chain.
+
+    No positions if none fit.
+    """
     try:
         regions = json.loads(text.replace("'", '"')) if text else {}
         numbered = [item for region in regions.values() for item in region.items()]
         letters = "".join(letter for _, letter in numbered)
         positions = [int(found.group()) for found in map(_POSITION.match, (name for name, _ in numbered)) if found]
+        chains = {chain_in(found.group(1)) for found in map(_NUMBERED_REGION.match, regions) if found}
     except (ValueError, AttributeError, TypeError, RecursionError):
-        return ()
+        return (), Chain.NONE
     first = residues.find(letters) if letters else -1
     if first < 0 or len(positions) != len(letters) or not all(1 <= position <= 128 for position in positions):
-        return ()
-    return (*[0] * first, *positions, *[0] * (len(residues) - first - len(letters)))
+        return (), Chain.NONE
+    chain = chains.pop() if len(chains) == 1 else None
+    return (*[0] * first, *positions, *[0] * (len(residues) - first - len(letters))), chain or Chain.NONE
 
 
 def _parse_metadata(line: str, path: Path) -> dict[str, Any]:
     """The unit's metadata: a JSON object that was written as the cells of a row."""
+    cells = next(csv.reader([line]), [])
     try:
-        metadata = json.loads(",".join(next(csv.reader([line]), [])))
+        # A spreadsheet that saved the unit wrote empty cells behind it.
+        metadata = json.loads(",".join(cells).rstrip(","))
     except (ValueError, csv.Error, RecursionError):
         metadata = None
     if not isinstance(metadata, dict):
+        header = any(cell.strip().startswith("sequence_alignment_aa") for cell in cells)
+        found = "Its first line is the header: the line of metadata before it is missing. " if header else ""
         raise CorpusError(
-            f"{path} does not begin with a line of metadata in JSON, as OAS data units do. Read tables without it by a "
-            "source of kind airr or csv."
+            f"{path} does not begin with a line of metadata in JSON, as OAS data units do. {found}Download the unit "
+            "again, or read tables without it by a source of kind airr or csv."
         )
     return metadata
 
@@ -127,8 +138,8 @@ def _check_columns(table: Table, path: Path, source: OasSource, metadata: dict[s
         require_columns(table, path, {"kind": f"sequence_alignment_aa{suffix}"})
 
 
-def _donor(row: Row, source: OasSource, path: Path, metadata: dict[str, Any]) -> str:
+def _donor(row: Row, source: OasSource, path: Path, metadata: dict[str, Any], counts: ReadingCounts) -> str:
     if source.donor is None or source.donor == FILE_AS_VALUE or source.donor not in metadata:
-        return value_of(row, source.donor, path)
-    stated = str(metadata[source.donor]).strip()
-    return "" if stated.lower() in _UNSTATED else stated
+        return name_of(row, source.donor, path, counts, "donor")
+    stated = name_in(str(metadata[source.donor]))
+    return "" if stated.lower() == _UNSTATED else stated

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tokenbounds.antibodies.airr import read_airr
 from tokenbounds.antibodies.counts import ReadingCounts
-from tokenbounds.antibodies.oas import read_oas
-from tokenbounds.antibodies.plain import read_csv, read_fasta
+from tokenbounds.antibodies.readers.airr import read_airr
+from tokenbounds.antibodies.readers.oas import read_oas
+from tokenbounds.antibodies.readers.plain import read_csv, read_fasta
 from tokenbounds.antibodies.records import Antibody
 from tokenbounds.config import AirrSource, AntibodySource, FastaSource, OasSource
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
+from tokenbounds.antibodies.counts import ReadingCounts
+from tokenbounds.antibodies.readers import files
+from tokenbounds.antibodies.readers.cells import is_missing, name_in
 from tokenbounds.errors import CorpusError
 
-_LONGEST_LINE = 1 << 26
-_GZIP_MAGIC = b"\x1f\x8b"
 FILE_AS_VALUE = "@file"
-_MISSING = frozenset({"", "NA"})
 
 
 @dataclass(frozen=True)
@@ -35,9 +32,9 @@ class Row:
     values: dict[str, str]
 
     def text(self, column: str | None) -> str:
-        """A cell without surrounding blanks; empty if the column is absent, or the cell is empty or `NA`."""
+        """A cell without surrounding blanks; empty if the column is absent, or the cell says that there is no value."""
         value = self.values.get(column, "").strip() if column else ""
-        return "" if value in _MISSING else value
+        return "" if is_missing(value) else value
 
     def integer(self, column: str) -> int | None:
         """A cell as a number; None if there is none.
@@ -61,27 +58,39 @@ class Row:
 
 
 class Table:
-    """A table that is being read: its columns are known, its rows are yet to come."""
+    """A table that is being read: its columns are known, its rows are yet to come.
+
+    In a tab-separated table a quotation mark is a letter, unless a pair of them holds a whole cell. So no mark that
+    stands alone can join rows. Columns without a name, as spreadsheets leave them, are not read.
+    """
 
     def __init__(self, path: Path, lines: Iterator[str], delimiter: str, first_line: int) -> None:
         self._path = path
-        csv.field_size_limit(_LONGEST_LINE)
-        self._reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        self._delimiter = delimiter
+        csv.field_size_limit(files.LONGEST_LINE)
+        if delimiter == "\t":
+            self._reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
+        else:
+            self._reader = csv.reader(lines, delimiter=delimiter, strict=True)
         self._first_line = first_line
-        self.columns = self._header()
+        self._names = self._header()
+        self.columns = [name for name in self._names if name]
 
     def _header(self) -> list[str]:
-        columns = [name.strip() for name in next(self._records(), [])]
-        if not any(columns):
+        names = [name.strip() for name in next(self._records(), [])]
+        if not any(names):
             raise CorpusError(f"{self._path} has no header. Its first row must name the columns.")
-        doubled = sorted({name for name in columns if columns.count(name) > 1})
+        doubled = sorted({name for name in names if name and names.count(name) > 1})
         if doubled:
             raise CorpusError(f"{self._path} names the column '{doubled[0]}' twice. Rename one of the two.")
-        return columns
+        return names
 
     def _records(self) -> Iterator[list[str]]:
         try:
-            yield from self._reader
+            if self._delimiter == "\t":
+                yield from ([_unquoted(cell) for cell in cells] for cells in self._reader)
+            else:
+                yield from self._reader
         except csv.Error as error:
             raise CorpusError(f"{self._where()} cannot be read ({error}). Mend the row.") from error
 
@@ -96,34 +105,38 @@ class Table:
         CorpusError
             If a row has more or fewer cells than there are columns, or is not well-formed.
         """
+        line = self._reader.line_num
         for cells in self._records():
+            over_lines, line = self._reader.line_num - line > 1, self._reader.line_num
             if not cells:
                 continue
             where = self._where()
-            if len(cells) != len(self.columns):
+            width = len(self._names)
+            if len(cells) > width and not any(cell.strip() for cell in cells[width:]):
+                del cells[width:]
+            if len(cells) != width:
                 raise CorpusError(
-                    f"{where} has {len(cells)} cells, the header {len(self.columns)} columns. Mend or remove the row."
+                    f"{where} has {len(cells)} cells, the header {width} columns. Mend or remove the row."
                 )
-            yield Row(where, dict(zip(self.columns, cells, strict=True)))
+            if over_lines:
+                self._refuse_swallowed_rows(cells, where)
+            yield Row(where, {name: cell for name, cell in zip(self._names, cells, strict=True) if name})
+
+    def _refuse_swallowed_rows(self, cells: list[str], where: str) -> None:
+        """Refuse a quoted cell over several lines that holds as many cells as a row: a quotation mark is missing."""
+        for cell in cells:
+            if "\n" in cell and cell.count(self._delimiter) >= len(self._names) - 1:
+                raise CorpusError(
+                    f"{where} ends a cell over {cell.count(chr(10)) + 1} lines that holds whole rows. A quotation mark "
+                    "is missing, or one too many: mend it."
+                )
 
 
-@contextmanager
-def open_lines(path: Path) -> Iterator[Iterator[str]]:
-    """Open a text file, plain or gzip, as bounded lines with their ends; whatever fails is an error that names it.
-
-    Raises
-    ------
-    CorpusError
-        If it cannot be read, is not UTF-8, or has a line beyond 64 MiB.
-    """
-    try:
-        with path.open("rb") as raw:
-            compressed = raw.read(2) == _GZIP_MAGIC
-        opener = gzip.open if compressed else open
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:
-            yield _bounded(stream, path)
-    except (OSError, EOFError, zlib.error) as error:
-        raise CorpusError(f"cannot read {path}: {error}. Replace the file with an intact one.") from error
+def _unquoted(cell: str) -> str:
+    """A cell without the pair of quotation marks around it; one that stands alone is a letter like others."""
+    inner = cell[1:-1]
+    whole = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if whole else cell
 
 
 @contextmanager
@@ -142,16 +155,24 @@ def open_table(path: Path, *, metadata_line: bool = False) -> Iterator[tuple[Tab
     CorpusError
         As `open_lines`, or if there is no header.
     """
-    with open_lines(path) as lines:
+    with files.open_lines(path) as lines:
         metadata = next(lines, "") if metadata_line else ""
         header = next(lines, "")
         delimiter = "\t" if "\t" in header else ","
         yield Table(path, _chain(header, lines), delimiter, 1 if metadata_line else 0), metadata
 
 
-def value_of(row: Row, column: str | None, path: Path) -> str:
-    """A clone or donor: the column's cell, or the file's name without its endings for `@file`."""
-    return path.name.split(".")[0] if column == FILE_AS_VALUE else row.text(column)
+def name_of(row: Row, column: str | None, path: Path, counts: ReadingCounts, what: str) -> str:
+    """A clone, donor or cell: what the column's cell names, or for `@file` the file's name without its endings.
+
+    Cells that name no one (`unassigned`) are counted as `{what}_placeholder`.
+    """
+    if column == FILE_AS_VALUE:
+        return path.name.split(".")[0]
+    text = row.text(column)
+    name = name_in(text)
+    counts.add("noted", f"{what}_placeholder", int(bool(text) and not name))
+    return name
 
 
 def require_columns(table: Table, path: Path, wanted: dict[str, str | None]) -> None:
@@ -178,15 +199,3 @@ def require_columns(table: Table, path: Path, wanted: dict[str, str | None]) -> 
 def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
     yield first
     yield from rest
-
-
-def _bounded(stream: TextIO, path: Path) -> Iterator[str]:
-    number = 0
-    try:
-        while line := stream.readline(_LONGEST_LINE):
-            number += 1
-            if len(line) == _LONGEST_LINE:
-                raise CorpusError(f"{path}:{number} has more than {_LONGEST_LINE} characters. Is it a text file?")
-            yield line
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path} is not UTF-8 text after line {number} ({error}). Convert it to UTF-8.") from error

@@ -8,9 +8,9 @@ from typing import Any
 
 from tokenbounds.antibodies.counts import ReadingCounts
 from tokenbounds.antibodies.labels import Chain
-from tokenbounds.antibodies.rearrangements import SEQUENCE_COLUMNS, RearrangementOptions, read_rearrangement
+from tokenbounds.antibodies.readers.rearrangements import SEQUENCE_COLUMNS, RearrangementOptions, read_rearrangement
+from tokenbounds.antibodies.readers.tables import Row, Table, name_of, open_table, require_columns
 from tokenbounds.antibodies.records import Antibody
-from tokenbounds.antibodies.tables import Row, Table, open_table, require_columns, value_of
 from tokenbounds.config import AirrSource
 from tokenbounds.errors import CorpusError, MissingPackageError
 
@@ -44,13 +44,14 @@ def read_airr(source: AirrSource, files: Sequence[Path], counts: ReadingCounts) 
                     check(row)
                 chain = read_rearrangement(row, options, counts)
                 if chain is not None:
-                    name = row.text(source.cell) if source.chains == "paired" else row.text("sequence_id")
+                    paired = source.chains == "paired"
+                    name = name_of(row, source.cell, path, counts, "cell") if paired else row.text("sequence_id")
                     yield Antibody(
                         name=name or row.where,
                         where=row.where,
                         chains=(chain,),
-                        clone=value_of(row, source.clone, path),
-                        donor=value_of(row, source.donor, path),
+                        clone=name_of(row, source.clone, path, counts, "clone"),
+                        donor=name_of(row, source.donor, path, counts, "donor"),
                     )
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from tokenbounds.antibodies.counts import ReadingCounts
 from tokenbounds.antibodies.labels import Chain
+from tokenbounds.antibodies.readers.cells import is_missing, name_in
+from tokenbounds.antibodies.readers.files import open_lines
+from tokenbounds.antibodies.readers.tables import FILE_AS_VALUE, name_of, open_table, require_columns
 from tokenbounds.antibodies.records import Antibody, ChainRecord
 from tokenbounds.antibodies.residues import clean_residues, refuse_nucleotides
-from tokenbounds.antibodies.tables import FILE_AS_VALUE, open_lines, open_table, require_columns, value_of
 from tokenbounds.antibodies.translation import NUCLEOTIDES, translate
 from tokenbounds.config import CsvSource, FastaSource, KeepSpec
 from tokenbounds.errors import CorpusError
@@ -33,7 +35,7 @@ class _Reading:
         """A chain of the letters; None if it is left out, which the counts tell."""
         self.counts.add("sequences", "read")
         letters = "".join(raw.split())
-        if not letters:
+        if is_missing(letters):
             self.counts.add("dropped", "no_sequence")
             return None
         if self.molecule == "nucleotides":
@@ -76,24 +78,37 @@ def read_fasta(source: FastaSource, files: Sequence[Path], counts: ReadingCounts
     reading = _Reading(source.keep, source.molecule, counts)
     chain = {"heavy": Chain.HEAVY, "light": Chain.LIGHT}.get(source.chain or "", Chain.NONE)
     for path in files:
+        fields_seen: set[str] = set()
+        where = ""
         with open_lines(path) as lines:
             for where, header, letters in _fasta_entries(lines, path):
+                fields = dict(_FIELD.findall(header))
+                fields_seen |= fields.keys()
                 record = reading.chain(letters, chain, f"{where}, sequence '{header[:60]}'")
                 if record is not None:
-                    fields = dict(_FIELD.findall(header))
                     yield Antibody(
                         name=re.split(r"[\s|;]", header, maxsplit=1)[0] or where,
                         where=where,
                         chains=(record,),
-                        clone=_field(fields, source.clone, path),
-                        donor=_field(fields, source.donor, path),
+                        clone=_field(fields, source.clone, path, counts, "clone"),
+                        donor=_field(fields, source.donor, path, counts, "donor"),
                     )
+        for key, field in (("clone", source.clone), ("donor", source.donor)):
+            if where and field not in (None, FILE_AS_VALUE, *fields_seen):
+                there = ", ".join(sorted(fields_seen)[:40]) or "none"
+                raise CorpusError(
+                    f"{path}: no header has the field '{field}' (fields there are: {there}). Correct the source's "
+                    f"'{key}'."
+                )
 
 
-def _field(fields: dict[str, str], key: str | None, path: Path) -> str:
+def _field(fields: dict[str, str], key: str | None, path: Path, counts: ReadingCounts, what: str) -> str:
     if key == FILE_AS_VALUE:
         return path.name.split(".")[0]
-    return "" if key is None else fields.get(key, "")
+    text = fields.get(key, "") if key else ""
+    name = name_in(text)
+    counts.add("noted", f"{what}_placeholder", int(bool(text) and not name))
+    return name
 
 
 def _fasta_entries(lines: Iterator[str], path: Path) -> Iterator[tuple[str, str, str]]:
@@ -134,7 +149,7 @@ def read_csv(source: CsvSource, files: Sequence[Path], counts: ReadingCounts) ->
             require_columns(table, path, {**columns, **others})
             for row in table.rows():
                 found = [
-                    reading.chain(row.values[column], chain, f"{row.where}, column '{column}'")
+                    reading.chain(row.text(column), chain, f"{row.where}, column '{column}'")
                     for chain, column in kinds.items()
                     if column is not None
                 ]
@@ -146,6 +161,6 @@ def read_csv(source: CsvSource, files: Sequence[Path], counts: ReadingCounts) ->
                     name=row.text(source.name) or row.where,
                     where=row.where,
                     chains=chains,
-                    clone=value_of(row, source.clone, path),
-                    donor=value_of(row, source.donor, path),
+                    clone=name_of(row, source.clone, path, counts, "clone"),
+                    donor=name_of(row, source.donor, path, counts, "donor"),
                 )

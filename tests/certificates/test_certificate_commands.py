@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tokenbounds.certificates import verify
@@ -108,14 +109,32 @@ def test_bound_complains_in_one_line(run, study, options, complaint):
 
 
 def test_bound_refuses_what_is_no_parquet_and_empty_cells(run, tmp_path):
-    import pyarrow as pa
-
     (tmp_path / "a.parquet").write_text("no")
     pq.write_table(pa.table({"nll_bits": pa.array([1.0, None])}), tmp_path / "b.parquet")
     pq.write_table(pa.table({"nll_bits": pa.array([1.0, float("nan")])}), tmp_path / "c.parquet")
     for name in ("a", "b", "c", "missing"):
         status, _, err = run("bound", tmp_path / f"{name}.parquet", "--bits", 80, "-V", 256)
         assert status == 1 and err.startswith("error: ")
+
+
+@pytest.mark.parametrize("how", ["twice", "by a link", "by another name"])
+def test_bound_counts_no_file_twice(run, tmp_path, how):
+    path, other = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    pq.write_table(pa.table({"nll_bits": [1.0, 2.0]}), path)
+    if how == "by a link":
+        other.symlink_to(path)
+    if how == "by another name":
+        other.hardlink_to(path)
+    second = path if how == "twice" else other
+    status, _, err = run("bound", path, second, "--bits", 8, "-V", 4)
+    assert status == 1 and "are one file" in err
+
+
+@pytest.mark.parametrize("losses", [["1.5", "2"], [[1.0], [2.0]], [True, False]])
+def test_bound_wants_one_number_a_token(run, tmp_path, losses):
+    pq.write_table(pa.table({"nll_bits": losses}), tmp_path / "a.parquet")
+    status, _, err = run("bound", tmp_path / "a.parquet", "--bits", 8, "-V", 4)
+    assert status == 1 and "the column 'nll_bits' holds" in err
 
 
 def test_plan_prints_what_to_expect(run, study):

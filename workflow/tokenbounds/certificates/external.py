@@ -50,6 +50,16 @@ class ForeignScores:
         ScoreError
             If a file cannot be read or lacks a column.
         """
+        seen: dict[tuple[int, int], Path] = {}
+        for path in self.files:
+            if not path.is_file():
+                continue
+            identity = (path.stat().st_dev, path.stat().st_ino)
+            if identity in seen:
+                raise ScoreError(
+                    f"{path} and {seen[identity]} are one file: its tokens would count twice. Name it once."
+                )
+            seen[identity] = path
         return sum(self._rows(path) for path in self.files)
 
     @property
@@ -78,12 +88,17 @@ class ForeignScores:
     def _rows(self, path: Path) -> int:
         try:
             with pq.ParquetFile(path) as file:
-                names, rows = file.schema_arrow.names, int(file.metadata.num_rows)
+                schema, rows = file.schema_arrow, int(file.metadata.num_rows)
         except (OSError, pa.ArrowException) as error:
             raise ScoreError(f"{path} cannot be read as Parquet ({error}). Check the path.") from error
         for column in (self.nll_column, self.rank_column):
-            if column is not None and column not in names:
-                raise ScoreError(f"{path} has no column '{column}', only {', '.join(names)}. Name one of these.")
+            if column is None:
+                continue
+            if column not in schema.names:
+                raise ScoreError(f"{path} has no column '{column}', only {', '.join(schema.names)}. Name one of these.")
+            found = schema.field(column).type
+            if not (pa.types.is_integer(found) or (pa.types.is_floating(found) and column == self.nll_column)):
+                raise ScoreError(f"{path}: the column '{column}' holds {found}. Write one number a token.")
         return rows
 
     def _renamed(self, batch: pa.RecordBatch, wanted: dict[str, str | None], path: Path) -> pa.RecordBatch:

@@ -154,6 +154,13 @@ class TransformersTokenizer(Checked):
     gguf_file: Annotated[
         str | None, Field(description="Take the tokenizer from this GGUF file in the folder or package.")
     ] = None
+    split_special_tokens: Annotated[
+        bool,
+        Field(
+            description="Split the string of a special token inside a document (`<|endoftext|>`) like other text; "
+            "`false` leaves it to the tokenizer, whose files mostly say that it becomes the special token."
+        ),
+    ] = False
     trained_on: Annotated[
         str,
         Reference("corpora", but="published"),

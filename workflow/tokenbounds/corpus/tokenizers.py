@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +13,9 @@ import numpy as np
 from tokenbounds.antibodies import iglm, vocabulary
 from tokenbounds.config import AntibodyTokenizer, ByteTokenizer, IglmTokenizer, TokenizerSpec, TransformersTokenizer
 from tokenbounds.errors import CorpusError
-from tokenbounds.files import canonical_json, sha256_bytes
+from tokenbounds.files import canonical_json, check_no_pointer, sha256_bytes, sha256_file
+
+_PLACES = ("name_or_path", "_file", "_dir")
 
 
 class Tokenizer(Protocol):
@@ -107,17 +110,27 @@ class Iglm:
 
 
 class Pretrained:
-    """A tokenizer of transformers. Bytes that are not UTF-8 become replacement characters first."""
+    """A tokenizer of transformers. Bytes that are not UTF-8, and lone surrogates, become replacement characters first.
+
+    With `split_special_tokens` the string of a special token in a text is split like any other; else the tokenizer
+    decides, and mostly makes it the special token.
+    """
 
     leading = 0
 
-    def __init__(self, tokenizer: Any, identity: str) -> None:
+    def __init__(self, tokenizer: Any, identity: str, *, split_special_tokens: bool = False) -> None:
         self.identity = identity
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         if self._backend is not None:
             self._backend.no_truncation()
             self._backend.no_padding()
         self._tokenizer = tokenizer
+        _refuse_random(tokenizer, self._backend, identity)
+        if split_special_tokens:
+            tokenizer.split_special_tokens = True
+        self._splits = bool(getattr(tokenizer, "split_special_tokens", False))
+        if self._backend is not None:
+            self._backend.encode_special_tokens = self._splits
         vocabulary = tokenizer.get_vocab()
         self.vocabulary_size = max(len(tokenizer), max(vocabulary.values(), default=-1) + 1)
         self.start_id = _start_id(tokenizer, identity)
@@ -125,13 +138,20 @@ class Pretrained:
 
     def _canonical(self, vocabulary: dict[str, int]) -> str:
         """A text that differs whenever tokenization may differ."""
+        splits = "\nsplit_special_tokens" if self._splits else ""
         if self._backend is not None:
-            return self._backend.to_str()
-        return canonical_json({"class": type(self._tokenizer).__name__, "vocabulary": vocabulary})
+            return f"{self._backend.to_str()}{splits}"
+        told = {"class": type(self._tokenizer).__name__, "vocabulary": vocabulary}
+        # Where its files lay is no part of what it does.
+        settings = {key: value for key, value in self._tokenizer.init_kwargs.items() if not key.endswith(_PLACES)}
+        told |= {"files": _vocabulary_files(self._tokenizer), "settings": {k: repr(v) for k, v in settings.items()}}
+        return canonical_json(told) + splits
 
     def encode(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
         """Return each text's token ids as int64[n], without special tokens."""
-        decoded = [text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text for text in texts]
+        decoded = [
+            (text if isinstance(text, bytes) else _as_bytes(text)).decode("utf-8", errors="replace") for text in texts
+        ]
         if self._backend is not None:
             encodings = self._backend.encode_batch_fast(decoded, add_special_tokens=False)
             return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
@@ -156,17 +176,27 @@ def load_tokenizer(spec: TokenizerSpec) -> Tokenizer:
     place, identity = _locate(spec)
     from transformers import AutoTokenizer
 
+    if (Path(place) / "tokenizer.json").is_file():
+        check_no_pointer(Path(place) / "tokenizer.json", CorpusError)
     options: dict[str, Any] = {} if spec.gguf_file is None else {"gguf_file": spec.gguf_file}
     if spec.revision is not None:
         options["revision"] = spec.revision
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
     except Exception as error:
+        wanting = any(package in str(error).lower() for package in ("sentencepiece", "tiktoken"))
+        if wanting and importlib.util.find_spec("sentencepiece") is None:
+            raise CorpusError(
+                f"cannot load tokenizer {identity}: it has no tokenizer.json, and the package sentencepiece, which "
+                "reads its tokenizer.model, is not installed. Install it, or save the tokenizer as tokenizer.json."
+            ) from error
         raise CorpusError(
             f"cannot load tokenizer {identity}: {error}. Give a folder with tokenizer files, a GGUF file by "
             "'gguf_file', or a hub name this machine can reach."
         ) from error
-    return Pretrained(tokenizer, identity)
+    if spec.gguf_file is not None:
+        _set_space_prefix(tokenizer, Path(place) / spec.gguf_file, spec, identity)
+    return Pretrained(tokenizer, identity, split_special_tokens=spec.split_special_tokens)
 
 
 def _locate(spec: TransformersTokenizer) -> tuple[str, str]:
@@ -184,6 +214,42 @@ def _locate(spec: TransformersTokenizer) -> tuple[str, str]:
     identity = spec.package or place
     identity += f"@{spec.revision}" if spec.revision else ""
     return place, identity + (f":{spec.gguf_file}" if spec.gguf_file else "")
+
+
+def _refuse_random(tokenizer: Any, backend: Any, identity: str) -> None:
+    """Refuse a tokenizer that draws its tokens: BPE with dropout, SentencePiece with sampling."""
+    dropout = getattr(getattr(backend, "model", None), "dropout", None)
+    sampled = (getattr(tokenizer, "sp_model_kwargs", None) or {}).get("enable_sampling")
+    if dropout or sampled:
+        what = f"drops merges at random (dropout {dropout:g})" if dropout else "samples its tokens (enable_sampling)"
+        raise CorpusError(f"tokenizer {identity} {what}: a text's tokens are not fixed. Switch that off in its files.")
+
+
+def _vocabulary_files(tokenizer: Any) -> dict[str, str]:
+    """Hashes of the files that a tokenizer without a backend saves: vocabularies, merges, models."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved = [Path(path) for path in tokenizer.save_vocabulary(folder) or () if path]
+        return {path.name: sha256_file(path) for path in saved if path.is_file()}
+
+
+def _set_space_prefix(tokenizer: Any, path: Path, spec: TransformersTokenizer, identity: str) -> None:
+    """Do as a GGUF file says: whether SentencePiece puts a space before a text. transformers always does."""
+    from gguf import GGUFReader
+
+    if not path.is_file():
+        from huggingface_hub import hf_hub_download
+
+        path = Path(hf_hub_download(str(spec.name), str(spec.gguf_file), revision=spec.revision))
+    fields = GGUFReader(path).fields
+    model, prefix = (fields.get(f"tokenizer.ggml.{key}") for key in ("model", "add_space_prefix"))
+    if prefix is None or prefix.contents() or model is None or model.contents() != "llama":
+        return
+    from tokenizers import pre_tokenizers
+
+    backend = tokenizer.backend_tokenizer
+    if backend.normalizer is not None or not isinstance(backend.pre_tokenizer, pre_tokenizers.Metaspace):
+        raise CorpusError(f"tokenizer {identity}: add_space_prefix = false is not supported for its kind.")
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="never", split=False)
 
 
 def _start_id(tokenizer: Any, identity: str) -> int:

@@ -15,7 +15,7 @@ def defined(path):
 
 
 def unknown_names(text, root):
-    """Names behind *Functions:* that their module does not define; one without a module belongs to the last one named."""
+    """Names behind *Functions:* that their module does not define; one without a module is of the last one named."""
     modules = {}
     for path in root.rglob("*.py"):
         modules.setdefault(path.stem, set()).update(defined(path))

@@ -31,7 +31,7 @@ from tokenbounds.config import TrainedModel, load_study
 from tokenbounds.models.architecture import card_from_spec
 from tokenbounds.models.build import build_model, initialize
 from tokenbounds.scores.neural import NeuralScorer
-from tokenbounds.scores.scoring import Group, ScoringOptions
+from tokenbounds.scores.scorer import Group, ScoringOptions
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tokenbounds import cli
-from tokenbounds.compression.checkpoint import TextDocument, mean_loss_bits
+from tokenbounds.compression.checkpoint import mean_loss_bits, read_text
 from tokenbounds.messages.decode import decode_message
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -111,7 +111,7 @@ def test_a_gguf_file_becomes_a_message_that_decodes_to_what_the_report_says(run,
         steps = 0.1 * expected.square().mean(1, keepdim=True).sqrt()
         assert ((value - expected).abs() <= 0.55 * steps).all()
         assert not torch.equal(value, expected)
-    text = TextDocument(tmp_path / "text.txt", str(tmp_path / "model"), "tiny.gguf", 20)
+    text = read_text(tmp_path / "text.txt", str(tmp_path / "model"), "tiny.gguf", 20)
     assert report["scored"]["tokens"] == text.tokens > 100
     assert report["scored"]["loss_bits"]["after"] == mean_loss_bits(decoded, text)
 

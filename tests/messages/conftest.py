@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from tokenbounds.corpus.memory import MemoryCorpus
 from tokenbounds.models.build import build_model, coded_parameters, initialize
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint
@@ -72,20 +73,7 @@ def checkpoint(tmp_path_factory):
     return make
 
 
-class RepeatingCorpus:
-    """Documents that repeat a short pattern: a model learns them in a few steps."""
-
-    start_id, vocabulary_size = 1, 64
-
-    def __init__(self) -> None:
-        self._documents = [np.tile(np.arange(2 + k, 10 + k, dtype=np.uint16), 20) for k in range(6)]
-        self.lengths = np.array([len(document) for document in self._documents])
-        self.documents, self.tokens = len(self._documents), int(self.lengths.sum())
-
-    def document(self, number: int) -> np.ndarray:
-        return self._documents[number]
-
-
 @pytest.fixture(scope="session")
 def corpus():
-    return RepeatingCorpus()
+    """Documents that repeat a short pattern: a model learns them in a few steps."""
+    return MemoryCorpus([np.tile(np.arange(2 + k, 10 + k, dtype=np.uint16), 20) for k in range(6)], 64, start_id=1)

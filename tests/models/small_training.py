@@ -15,6 +15,7 @@ from tokenbounds.config import (
     TrainedModel,
     Training,
 )
+from tokenbounds.corpus.memory import MemoryCorpus
 from transformers import TrainerCallback
 
 PARAMETERIZATIONS = (
@@ -28,17 +29,12 @@ PARAMETERIZATIONS = (
 )
 
 
-class FakeCorpus:
-    """A corpus in memory."""
+class FakeCorpus(MemoryCorpus):
+    """A corpus in memory with the hashes that training keeps."""
 
     def __init__(self, documents, vocabulary_size=32, start_id=0):
-        self._documents = [np.asarray(document, dtype=np.uint16) for document in documents]
-        self.lengths = np.array([len(document) for document in documents], dtype=np.int64)
-        self.vocabulary_size, self.start_id = vocabulary_size, start_id
+        super().__init__([np.asarray(document, dtype=np.uint16) for document in documents], vocabulary_size, start_id)
         self.manifest = SimpleNamespace(shards=(SimpleNamespace(sha256=str(self.lengths.tolist())),))
-
-    def document(self, number):
-        return self._documents[number]
 
 
 def make_spec(parameterization=None, **training):

@@ -1,7 +1,8 @@
 """Fixtures of the scoring tests."""
 
 import pytest
-from scoring_cases import MemoryCorpus, make_corpus
+from scoring_cases import make_corpus
+from tokenbounds.corpus.memory import MemoryCorpus
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
 """Small corpora, plans and models shared by the tests of scoring."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
+from tokenbounds.corpus.memory import MemoryCorpus
 from tokenbounds.scores.plan import Plan, plan_scoring, read_plan, write_plan
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
@@ -11,29 +10,13 @@ VOCABULARY = 37
 CONTEXT = 12
 
 
-@dataclass
-class MemoryCorpus:
-    """A corpus in memory with the reader's interface."""
-
-    contents: list[np.ndarray]
-    vocabulary_size: int = VOCABULARY
-    start_id: int = 3
-
-    @property
-    def tokens(self) -> int:
-        return sum(map(len, self.contents))
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.array([len(document) for document in self.contents], dtype=np.int64)
-
-    def document(self, number: int) -> np.ndarray:
-        return self.contents[number]
+def in_memory(contents: list[np.ndarray]) -> MemoryCorpus:
+    return MemoryCorpus(contents, VOCABULARY, start_id=3)
 
 
 def make_corpus(lengths=(0, 1, 5, 0, 12, 13, 29, 2, 40), seed=1) -> MemoryCorpus:
     generator = np.random.default_rng(seed)
-    return MemoryCorpus([generator.integers(0, VOCABULARY, size).astype(np.uint16) for size in lengths])
+    return in_memory([generator.integers(0, VOCABULARY, size).astype(np.uint16) for size in lengths])
 
 
 def make_plan(folder, corpus, **settings) -> Plan:

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from scoring_cases import CONTEXT, VOCABULARY, make_corpus, make_model, make_plan
-from tokenbounds.scores.scoring import ScoringOptions, score_shard
+from tokenbounds.scores.scorer import ScoringOptions
+from tokenbounds.scores.scoring import score_shard
 
 FAMILIES = ("gpt2", "llama", "mistral")
 

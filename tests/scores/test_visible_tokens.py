@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scoring_cases import CONTEXT, MemoryCorpus, make_corpus, make_model, make_plan
+from scoring_cases import CONTEXT, in_memory, make_corpus, make_model, make_plan
 from test_scoring_agreement import FAMILIES, compare, scored
 from test_scoring_jobs import Bigram
 from test_scoring_plan import LENGTHS, plan_all
 from tokenbounds.errors import ScoreError
 from tokenbounds.scores.plan import column, expand_blocks, read_plan
-from tokenbounds.scores.scoring import ScoringOptions, score_shard
+from tokenbounds.scores.scorer import ScoringOptions
+from tokenbounds.scores.scoring import score_shard
 from tokenbounds.scores.windows import limit_windows
 
 
@@ -86,7 +87,7 @@ def _keys(rows):
 
 def test_equal_windows_are_computed_once(tmp_path):
     """Three tokens over and over: after the opening, three distinct windows of four tokens, whatever the length."""
-    corpus = MemoryCorpus([np.tile([1, 2, 5], 60).astype(np.uint16)])
+    corpus = in_memory([np.tile([1, 2, 5], 60).astype(np.uint16)])
     model = make_model("gpt2")
     plan = make_plan(tmp_path, corpus, context=64, visible_tokens=4)
     seen = []
@@ -109,7 +110,7 @@ def test_a_chain_sees_what_its_order_says(corpus, tmp_path):
 
 def test_few_positions_suffice_for_few_visible_tokens(corpus, tmp_path):
     """A model with 64 positions in blocks of 100 tokens."""
-    corpus.contents.append(make_corpus((100,)).contents[0])
+    corpus = in_memory([*corpus.contents, *make_corpus((100,)).contents])
     plan = make_plan(tmp_path, corpus, context=100, visible_tokens=7)
     assert scored(make_model("llama"), corpus, plan, tmp_path).num_rows == corpus.tokens
     with pytest.raises(ScoreError, match="positions for only 64"):

@@ -27,6 +27,7 @@ from tokenbounds.config import (
 )
 from tokenbounds.config.quantizers import UniformQuantizer
 from tokenbounds.corpus.annotations import Annotations
+from tokenbounds.corpus.memory import MemoryCorpus
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.errors import CorpusError
@@ -35,10 +36,10 @@ from tokenbounds.messages.decode import decode_message
 from tokenbounds.models.pretrained.loading import import_pretrained, load_pretrained
 from tokenbounds.models.training.finetune import finetune_model
 from tokenbounds.report.page import write_certificate_page
+from tokenbounds.scores.documents import score_documents
 from tokenbounds.scores.plan import plan_corpus
 from tokenbounds.scores.scoring import score_message
 from tokenbounds.tasks.layouts import IglmLayout, layout_of
-from tokenbounds.tasks.predictors import score_documents
 
 torch.set_num_threads(1)
 TRASTUZUMAB = (
@@ -58,7 +59,7 @@ def small():
 def losses(model, residues):
     """Bits of each residue, and of the end."""
     written = IglmLayout().write(residues)
-    ((bits, _),) = score_documents(model, [written.tokens], IglmLayout().start_id(Chain.HEAVY))
+    ((bits, _),) = score_documents(model, MemoryCorpus([written.tokens], 33, IglmLayout().start_id(Chain.HEAVY)))
     return bits[1:]
 
 

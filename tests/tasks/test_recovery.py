@@ -11,7 +11,7 @@ from tokenbounds.config import RecoveryTask
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.tasks.layouts import IglmLayout, OwnLayout
-from tokenbounds.tasks.predictors import continue_greedily, score_documents
+from tokenbounds.tasks.predictors import continue_greedily
 from tokenbounds.tasks.recovery import Question, answer_questions, draw_questions, summarize_recovery
 from tokenbounds.tasks.run import run_task
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
@@ -176,14 +176,6 @@ def test_stepwise_counts_and_losses_are_those_of_scoring():
     matches = sum(a == b for a, b in zip(frame["written"][0], residues[span], strict=True))
     assert frame["recovered"][0] == matches
     assert set(frame["written"][0]) <= set(AMINO_ACIDS)
-
-
-def test_long_documents_are_scored_whole():
-    network = make_network(positions=8)
-    documents = [np.arange(20) % 29, np.arange(3)]
-    losses = score_documents(network, documents, 1)
-    assert [len(bits) for bits, _ in losses] == [20, 3]
-    assert all(np.isfinite(bits).all() for bits, _ in losses)
 
 
 def test_shares_count_residues_and_intervals_hold_them():

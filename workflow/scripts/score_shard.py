@@ -5,7 +5,8 @@ from pathlib import Path
 from tokenbounds.config import EvaluationSpec, parse_row
 from tokenbounds.jobs import job
 from tokenbounds.messages.side_information import places_of_files
-from tokenbounds.scores.scoring import ScoringOptions, score_message
+from tokenbounds.scores.scorer import ScoringOptions
+from tokenbounds.scores.scoring import score_message
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):

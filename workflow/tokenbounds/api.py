@@ -225,7 +225,8 @@ def score(
     """
     from tokenbounds.config import EvaluationSpec
     from tokenbounds.scores.plan import plan_corpus
-    from tokenbounds.scores.scoring import ScoringOptions, score_message
+    from tokenbounds.scores.scorer import ScoringOptions
+    from tokenbounds.scores.scoring import score_message
 
     row = _row(EvaluationSpec, evaluation, "evaluation")
     out = Path(folder)

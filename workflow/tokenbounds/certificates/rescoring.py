@@ -16,7 +16,8 @@ from tokenbounds.bounds.smoothing import smooth
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError
 from tokenbounds.scores.plan import Plan
-from tokenbounds.scores.scoring import ChainPredictor, ScoringOptions, make_scorer, score_blocks
+from tokenbounds.scores.scorer import ChainPredictor, ScoringOptions
+from tokenbounds.scores.scoring import make_scorer, score_blocks
 from tokenbounds.scores.store import Scores
 
 _COLUMNS = ("block", "document", "position", "nll_bits", "rank", "alpha")

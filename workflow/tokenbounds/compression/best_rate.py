@@ -24,9 +24,12 @@ from tokenbounds.certificates.forecast import Forecast
 from tokenbounds.certificates.pilot import Pilot
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import BoundsSpec, MessageSpec, Target
-from tokenbounds.errors import MessageError
+from tokenbounds.errors import MessageError, ScoreError
 from tokenbounds.files import read_json, write_bytes, write_json
 from tokenbounds.messages.decode import decode_message
+from tokenbounds.models.training.data import BlockSampler
+from tokenbounds.scores.documents import score_windows
+from tokenbounds.scores.plan import window_rows
 
 if TYPE_CHECKING:
     from tokenbounds.corpus.reader import Corpus
@@ -154,27 +157,16 @@ class _Trials:
         return path
 
     def _losses(self, path: Path) -> np.ndarray:
-        """Losses of the pilot's tokens, in bits."""
-        import torch
-        from torch.nn import functional
-
-        from tokenbounds.models.loss import IGNORED
-        from tokenbounds.models.training.data import BlockSampler
-
+        """Losses in bits of the pilot's tokens, those of windows drawn as training draws them, float64[n]."""
         model: Any = decode_message(path)
         target = self._spec.quantizer.target  # type: ignore[union-attr]
         context = min(512, model.config.max_position_embeddings)
-        sampler, found, count = BlockSampler(self._corpus, context, context, target.seed), [], 0
-        with torch.no_grad():
-            for inputs, targets in sampler:
-                logits = model(input_ids=torch.from_numpy(inputs), use_cache=False).logits.flatten(0, 1).float()
-                labels = torch.from_numpy(targets).flatten()
-                nats = functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
-                found.append(nats[labels != IGNORED].double().numpy() / math.log(2))
-                count += len(found[-1])
-                if count >= target.pilot_tokens:
-                    break
-        losses = np.concatenate(found)
-        if not np.all(np.isfinite(losses)):
-            raise MessageError("a trial's losses are not finite. Give the target as a rate.")
-        return losses
+        sampler = BlockSampler(self._corpus, context, context, target.seed)
+        drawn: list[tuple[np.ndarray, ...]] = []
+        while sum(int(lengths.sum()) for _, _, lengths in drawn) < target.pilot_tokens:
+            drawn.append(sampler.windows(len(drawn)))
+        rows = window_rows(*(np.concatenate(column) for column in zip(*drawn, strict=True)))
+        try:
+            return score_windows(model, self._corpus, rows).nll_bits.astype(np.float64)
+        except ScoreError as error:
+            raise MessageError(f"a trial cannot be scored: {error} Give the target as a rate.") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 import yaml
 from pydantic import ValidationError
 from transformers import PreTrainedModel
@@ -27,19 +25,20 @@ from tokenbounds.config import (
     parse_row,
 )
 from tokenbounds.config.quantizers import BEST_PRETRAINED, QUANTIZERS
+from tokenbounds.corpus.memory import MemoryCorpus
 from tokenbounds.corpus.tokenizers import load_tokenizer
 from tokenbounds.errors import ConfigError, CorpusError
 from tokenbounds.files import read_json, sha256_file, write_json
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.models.checkpoint import CARD_FILE, WEIGHTS_FILE, load_checkpoint
-from tokenbounds.models.loss import IGNORED, summed_loss_nats
 from tokenbounds.models.pretrained.loading import import_pretrained
+from tokenbounds.scores.documents import score_documents
+from tokenbounds.scores.scorer import ScoringOptions
 
 MODEL_ROW = "model"
 _CALIBRATION_ROW = "text"
 _CALIBRATION_TOKENS = 65536
 _CONTEXT = 1024
-_BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -50,38 +49,28 @@ class Texts:
     scored: Path | None = None
 
 
-class TextDocument:
-    """One text as a corpus of one document.
+def read_text(path: Path, source: str, gguf_file: str | None, vocabulary_size: int) -> MemoryCorpus:
+    """One text as a corpus of one document, in the tokens of a checkpoint's own tokenizer, else in bytes.
 
-    Attributes
-    ----------
-    documents, tokens, vocabulary_size, start_id : int
-    lengths : int64 array [1]
+    Raises
+    ------
+    CorpusError
+        If the text cannot be read, has fewer than two tokens, or has some that the model does not know.
     """
-
-    documents = 1
-
-    def __init__(self, path: Path, source: str, gguf_file: str | None, vocabulary_size: int) -> None:
-        try:
-            text = path.read_bytes()
-        except OSError as error:
-            raise CorpusError(f"cannot read {path}: {error.strerror or error}.") from error
-        if vocabulary_size == 256 and not (Path(source) / "tokenizer.json").is_file():
-            tokenizer = load_tokenizer(ByteTokenizer(kind="bytes"))
-        else:
-            row = TransformersTokenizer(kind="transformers", name=source, gguf_file=gguf_file)
-            tokenizer = load_tokenizer(row)
-        self._tokens = tokenizer.encode([text])[0]
-        if len(self._tokens) < 2:
-            raise CorpusError(f"{path} has fewer than two tokens. Give a longer text.")
-        if int(self._tokens.max()) >= vocabulary_size:
-            raise CorpusError(f"the tokenizer of {source} knows tokens that the model of {vocabulary_size} does not.")
-        self.tokens, self.lengths = len(self._tokens), np.array([len(self._tokens)], dtype=np.int64)
-        self.start_id, self.vocabulary_size = tokenizer.start_id, vocabulary_size
-
-    def document(self, number: int) -> np.ndarray:
-        """The tokens of the only document."""
-        return self._tokens
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise CorpusError(f"cannot read {path}: {error.strerror or error}.") from error
+    if vocabulary_size == 256 and not (Path(source) / "tokenizer.json").is_file():
+        tokenizer = load_tokenizer(ByteTokenizer(kind="bytes"))
+    else:
+        tokenizer = load_tokenizer(TransformersTokenizer(kind="transformers", name=source, gguf_file=gguf_file))
+    tokens = tokenizer.encode([text])[0]
+    if len(tokens) < 2:
+        raise CorpusError(f"{path} has fewer than two tokens. Give a longer text.")
+    if int(tokens.max()) >= vocabulary_size:
+        raise CorpusError(f"the tokenizer of {source} knows tokens that the model of {vocabulary_size} does not.")
+    return MemoryCorpus([tokens], vocabulary_size, tokenizer.start_id)
 
 
 def message_spec(
@@ -164,7 +153,7 @@ def encode_checkpoint(
         encode_model(directory, spec, out, report, calibration=calibration)
         found = {**read_json(report), "source": source, "source_sha256": _hash(directory)}
         if texts.scored is not None:
-            text = TextDocument(texts.scored, source, gguf_file, card.vocabulary_size)
+            text = read_text(texts.scored, source, gguf_file, card.vocabulary_size)
             decoded = decode_message(out)
             assert isinstance(decoded, PreTrainedModel)
             losses = {"before": mean_loss_bits(model, text), "after": mean_loss_bits(decoded, text)}
@@ -173,33 +162,17 @@ def encode_checkpoint(
     return found
 
 
-def mean_loss_bits(model: PreTrainedModel, text: TextDocument) -> float:
-    """Mean loss in bits a token of all tokens of a text, in windows side by side, float32.
-
-    A window's first token is predicted from the start token.
-    """
-    positions = getattr(model.config, "max_position_embeddings", _CONTEXT)
-    width = min(_CONTEXT, positions)
-    tokens = text.document(0).astype(np.int64)
-    total = 0.0
-    rows = max(1, _BATCH_TOKENS // width) * width
-    for first in range(0, len(tokens), rows):
-        part = tokens[first : first + rows]
-        padded = np.full(-(-len(part) // width) * width, IGNORED)
-        padded[: len(part)] = part
-        targets = padded.reshape(-1, width)
-        inputs = np.concatenate([np.full((len(targets), 1), text.start_id), targets[:, :-1]], axis=1)
-        inputs[inputs == IGNORED] = text.start_id
-        with torch.no_grad():
-            total += float(summed_loss_nats(model, torch.from_numpy(inputs), torch.from_numpy(targets)))
-    return total / math.log(2) / len(tokens)
+def mean_loss_bits(model: PreTrainedModel, text: MemoryCorpus) -> float:
+    """Mean loss in bits a token of all tokens of a text, in windows of up to 1024 tokens side by side, float32."""
+    scores = score_documents(model, text, context=_CONTEXT, stride=_CONTEXT, options=ScoringOptions(batch_tokens=4096))
+    return float(np.concatenate([each.nll_bits for each in scores]).mean(dtype=np.float64))
 
 
 def _calibrate(directory: Path, source: str, gguf_file: str | None, texts: Texts, scratch: Path) -> Path:
     if texts.calibration is None:
         raise ConfigError("this quantizer needs a calibration. Give a text with --calibrate.")
     _, card = load_checkpoint(directory)
-    text = TextDocument(texts.calibration, source, gguf_file, card.vocabulary_size)
+    text = read_text(texts.calibration, source, gguf_file, card.vocabulary_size)
     context = min(512, card.context, text.tokens)
     tokens = max(min(_CALIBRATION_TOKENS, text.tokens) // context, 1) * context
     spec = CalibrationSpec(model=MODEL_ROW, corpus=_CALIBRATION_ROW, tokens=tokens, context=context)

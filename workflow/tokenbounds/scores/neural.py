@@ -17,7 +17,7 @@ import torch
 from tokenbounds.errors import ScoreError
 from tokenbounds.messages.smoothing_head import levels_of, smoothing_head_of
 from tokenbounds.scores.plan import Int64Array
-from tokenbounds.scores.scoring import ScoringOptions
+from tokenbounds.scores.scorer import ScoringOptions
 from tokenbounds.scores.windows import Group
 
 # Keys by which transformers' configurations change logits after the output embedding.

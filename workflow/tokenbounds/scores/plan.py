@@ -19,6 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tokenbounds.corpus.manifest import MANIFEST_NAME
+from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import atomic_path, sha256_file
 
@@ -172,6 +174,20 @@ def plan_scoring(
     return _make_table(chunks, metadata | {"seed": seed, "shards": shards}, scored, shards)
 
 
+def window_rows(document: Int64Array, start: Int64Array, length: Int64Array) -> pa.Table:
+    """Rows of a plan for windows chosen elsewhere, in their order, which score all that they show.
+
+    Parameters
+    ----------
+    document, start, length
+        Where each window begins and how many tokens it has, int64[windows].
+    """
+    zeros = np.zeros_like(document)
+    columns = {"block": np.arange(len(document)), "document": document, "start": start, "length": length}
+    columns |= {"context": zeros, "draws": zeros + 1, "shard": zeros}
+    return pa.table([pa.array(columns[field.name]).cast(field.type) for field in PLAN_SCHEMA], schema=PLAN_SCHEMA)
+
+
 def write_plan(table: pa.Table, path: Path | str, *, manifest_sha256: str) -> None:
     """Write a table of `plan_scoring` as Parquet, atomically, bound to the corpus manifest it was made for."""
     metadata = {**(table.schema.metadata or {}), b"manifest_sha256": manifest_sha256.encode()}
@@ -191,8 +207,6 @@ def plan_corpus(corpus_directory: Path | str, spec: Any, out: Path | str) -> Non
     out
         The plan's Parquet file.
     """
-    from tokenbounds.corpus.shards import Corpus
-
     corpus = Corpus.open(Path(corpus_directory))
     table = plan_scoring(
         corpus.lengths,
@@ -203,7 +217,7 @@ def plan_corpus(corpus_directory: Path | str, spec: Any, out: Path | str) -> Non
         shards=spec.shards,
         visible_tokens=spec.visible_tokens,
     )
-    write_plan(table, out, manifest_sha256=sha256_file(Path(corpus_directory) / "manifest.json"))
+    write_plan(table, out, manifest_sha256=sha256_file(Path(corpus_directory) / MANIFEST_NAME))
 
 
 def read_plan(path: Path | str) -> Plan:

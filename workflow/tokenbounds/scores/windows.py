@@ -20,6 +20,7 @@ class TokenReader(Protocol):
     vocabulary_size: int
     start_id: int
     tokens: int
+    lengths: Int64Array
 
     def document(self, number: int) -> NDArray[Any]:
         """Tokens of one document, int[n]."""

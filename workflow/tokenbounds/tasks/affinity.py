@@ -10,10 +10,12 @@ import polars as pl
 
 from tokenbounds.antibodies.labels import Chain
 from tokenbounds.config import AffinityTask
+from tokenbounds.corpus.memory import MemoryCorpus
 from tokenbounds.files import sha256_bytes
+from tokenbounds.scores.documents import score_documents
+from tokenbounds.scores.scorer import vocabulary_size
 from tokenbounds.tasks.correlation import FEWEST, Correlation, Floats, correlate
 from tokenbounds.tasks.layouts import Layout, layout_of
-from tokenbounds.tasks.predictors import score_documents
 from tokenbounds.tasks.tables import Variant, count_reasons
 
 _FEW = 20
@@ -67,7 +69,8 @@ def _score_chains(predictor: Any, layout: Layout, kind: Chain, found: Sequence[t
     if not found:
         return []
     written = [layout.write(residues) for _, residues in found]
-    losses = score_documents(predictor, [each.tokens for each in written], layout.start_id(kind))
+    corpus = MemoryCorpus([each.tokens for each in written], vocabulary_size(predictor), layout.start_id(kind))
+    losses = score_documents(predictor, corpus)
     return [float(bits[each.chosen].sum(dtype=np.float64)) for (bits, _), each in zip(losses, written, strict=True)]
 
 

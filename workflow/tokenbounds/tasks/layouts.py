@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tokenbounds.antibodies import iglm, vocabulary
 from tokenbounds.antibodies.labels import Chain
 from tokenbounds.errors import TokenboundsError
+from tokenbounds.scores.scorer import vocabulary_size
 
 Tokens = npt.NDArray[np.int64]
 
@@ -118,7 +119,7 @@ def layout_of(predictor: Any) -> Layout:
     TokenboundsError
         If its vocabulary is neither.
     """
-    size = getattr(predictor, "vocabulary_size", None) or predictor.config.get_text_config().vocab_size
+    size = vocabulary_size(predictor)
     if size == len(vocabulary.TOKENS):
         return OwnLayout()
     if size == len(iglm.TOKENS):

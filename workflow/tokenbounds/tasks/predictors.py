@@ -1,4 +1,4 @@
-"""What tasks ask of a decoded model: losses of given tokens, and a greedy continuation of given ones."""
+"""What tasks ask of a decoded model beside losses: a greedy continuation of given tokens."""
 
 from __future__ import annotations
 
@@ -8,56 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokenbounds.scores.plan import plan_scoring
-from tokenbounds.scores.scoring import ChainPredictor, Losses, ScoringOptions, make_scorer, score_blocks
+from tokenbounds.scores.scorer import ChainPredictor
 
 Tokens = npt.NDArray[np.int64]
 
 _BATCH_TOKENS = 8192
-_LONGEST_CHAIN_WINDOW = 1 << 20
-
-
-class MemoryCorpus:
-    """Documents in memory, with the reader's interface."""
-
-    def __init__(self, contents: Sequence[Tokens], vocabulary_size: int, start_id: int) -> None:
-        self.contents = contents
-        self.vocabulary_size = vocabulary_size
-        self.start_id = start_id
-        self.tokens = sum(map(len, contents))
-
-    def document(self, number: int) -> Tokens:
-        """Tokens of one document."""
-        return self.contents[number]
-
-
-def score_documents(predictor: Any, documents: Sequence[Tokens], start_id: int) -> list[Losses]:
-    """Raw loss in bits, float32[n], and rank, int32[n], of every token of every document.
-
-    A window is as long as the model's positions allow; of a longer document the second half of each window is scored.
-
-    Raises
-    ------
-    ScoreError
-        If the model cannot be scored.
-    """
-    size = vocabulary_size(predictor)
-    corpus = MemoryCorpus(documents, size, start_id)
-    scorer = make_scorer(predictor, corpus, ScoringOptions())
-    context = scorer.longest_window or _LONGEST_CHAIN_WINDOW
-    lengths = np.array([len(document) for document in documents], np.int64)
-    rows = plan_scoring(lengths, context=context, stride=max(1, context // 2), sample_tokens=None, seed=0, shards=1)
-    batches = list(score_blocks(scorer, corpus, rows, _BATCH_TOKENS))
-    nll_bits, rank = (np.concatenate([batch[name].to_numpy() for batch in batches]) for name in ("nll_bits", "rank"))
-    ends = np.cumsum(lengths)
-    return [(nll_bits[end - length : end], rank[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
-
-
-def vocabulary_size(predictor: Any) -> int:
-    """V of a decoded predictor."""
-    if isinstance(predictor, ChainPredictor):
-        return predictor.vocabulary_size
-    return int(predictor.config.get_text_config().vocab_size)
 
 
 def continue_greedily(

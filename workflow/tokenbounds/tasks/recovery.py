@@ -16,10 +16,13 @@ from tokenbounds.antibodies.labels import Chain, Region, TokenLabels
 from tokenbounds.antibodies.vocabulary import AMINO_ACIDS, decode_ids, is_amino_acid
 from tokenbounds.config import RecoveryTask
 from tokenbounds.corpus.annotations import Annotations
+from tokenbounds.corpus.memory import MemoryCorpus
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import TokenboundsError
+from tokenbounds.scores.documents import score_documents
+from tokenbounds.scores.scorer import vocabulary_size
 from tokenbounds.tasks.layouts import Layout, layout_of
-from tokenbounds.tasks.predictors import Tokens, continue_greedily, score_documents
+from tokenbounds.tasks.predictors import Tokens, continue_greedily
 
 SCHEMA: dict[str, pl.DataType] = {
     "region": pl.String(),
@@ -158,7 +161,8 @@ def _answer(predictor: Any, layout: Layout, kind: Chain, questions: Sequence[Que
         return []
     written = [layout.infill(q.residues, q.span, q.before) for q in questions]
     start = layout.start_id(kind)
-    losses = score_documents(predictor, [each.tokens for each in written], start)
+    corpus = MemoryCorpus([each.tokens for each in written], vocabulary_size(predictor), start)
+    losses = score_documents(predictor, corpus)
     lengths = [int(each.chosen.sum()) for each in written]
     prefixes = [each.tokens[~each.chosen] for each in written]
     answers = continue_greedily(predictor, prefixes, lengths, layout.residue_ids, start)

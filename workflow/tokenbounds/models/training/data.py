@@ -64,13 +64,12 @@ class BlockSampler:
             Targets are the tokens of the windows, inputs the tokens before them. Padding is -100 in targets and the
             start token in inputs.
         """
-        documents, starts = self._draw(number)
+        documents, starts, lengths = self.windows(number)
         inputs = np.full((self.rows, self.context), self._corpus.start_id, dtype=np.int64)
         targets = np.full((self.rows, self.context), IGNORED, dtype=np.int64)
-        for row, (document, start) in enumerate(zip(documents, starts, strict=True)):
-            window = self._corpus.document(int(document))[max(start - 1, 0) : start + self.context]
+        for row, (document, start, count) in enumerate(zip(documents, starts, lengths, strict=True)):
+            window = self._corpus.document(int(document))[max(start - 1, 0) : start + count]
             previous = 1 if start > 0 else 0
-            count = len(window) - previous
             targets[row, :count] = window[previous:]
             inputs[row, 1 - previous : count] = window[:-1]
         return inputs, targets
@@ -81,12 +80,13 @@ class BlockSampler:
             yield self.batch(number)
             number += 1
 
-    def _draw(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Documents int64[B] and window starts int64[B] of a batch."""
+    def windows(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Documents, starts and lengths of the windows of batch `number`, int64[B] each."""
         raw = philox(self._seed, f"batch/{number}").random_raw(2 * self.rows)
         tokens = (raw[: self.rows] % np.uint64(self._ends[-1])).astype(np.int64)
         shifts = (raw[self.rows :] % np.uint64(self.context)).astype(np.int64)
         documents = np.searchsorted(self._ends, tokens, side="right")
         lengths = np.asarray(self._corpus.lengths, dtype=np.int64)[documents]
         positions = tokens - (self._ends[documents] - lengths)
-        return documents, np.clip(positions - shifts, 0, np.maximum(lengths - self.context, 0))
+        starts = np.clip(positions - shifts, 0, np.maximum(lengths - self.context, 0))
+        return documents, starts, np.minimum(lengths - starts, self.context)

@@ -1,0 +1,109 @@
+"""Who scores: predictors, how they are run, and what a scorer of either kind does for scoring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenbounds.errors import ScoreError
+from tokenbounds.scores.windows import Group, TokenReader
+
+Float32Array = NDArray[np.float32]
+Int32Array = NDArray[np.int32]
+Losses = tuple[Float32Array, Int32Array]
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How to compute, not what: losses agree between all settings up to rounding.
+
+    Attributes
+    ----------
+    dtype
+        Of the model's weights and matrix products. Log-sum-exp is float32 always.
+    batch_tokens
+        Most tokens (padding included) in one forward pass, unless a single window is longer.
+    device
+        A torch device; None takes CUDA if there is any.
+    head_rows
+        Positions whose logits exist at one time; None chooses by vocabulary and device.
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch_tokens: int = 16384
+    device: str | None = None
+    head_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ScoreError(f"dtype is {self.dtype!r}; choose float32 or bfloat16.")
+        if self.batch_tokens < 1 or (self.head_rows is not None and self.head_rows < 1):
+            raise ScoreError("batch_tokens and head_rows must be at least 1.")
+
+
+@runtime_checkable
+class ChainPredictor(Protocol):
+    """A predictor that scores a whole document at once, such as a Markov chain."""
+
+    vocabulary_size: int
+
+    def score(self, tokens: NDArray[Any], start_id: int) -> Losses:
+        """Losses in bits, float32[n], and ranks, int32[n], of a document's n tokens."""
+
+
+class Scorer(Protocol):
+    """Computes losses and ranks of a group's scored tokens, in plan order.
+
+    `order` is the number of preceding tokens it sees whatever the window; None if it sees its window. `alphas` are the
+    smoothing weights that it chooses from for each token, increasing; none if it does not.
+    """
+
+    vocabulary_size: int
+    longest_window: int | None
+    order: int | None
+    device_kind: str
+    alphas: tuple[float, ...]
+
+    def score(self, group: Group) -> tuple[NDArray[Any], ...]:
+        """Losses in bits, float32[sum of length], ranks, int32, and with `alphas` smoothing weights, float32."""
+
+
+class ChainScorer:
+    """Scores with a Markov chain: whole documents, from which the planned tokens are picked.
+
+    A chain of order k always sees the k tokens before the one it predicts, also at the start of a window; its
+    prediction is a function of preceding tokens all the same, so every bound holds.
+    """
+
+    longest_window: int | None = None
+    device_kind = "cpu"
+    alphas: tuple[float, ...] = ()
+
+    def __init__(self, chain: ChainPredictor, corpus: TokenReader) -> None:
+        self.vocabulary_size = chain.vocabulary_size
+        self.order: int | None = getattr(chain, "order", 0)
+        self._chain = chain
+        self._corpus = corpus
+        self._document = -1
+        self._losses: Losses = (np.empty(0, np.float32), np.empty(0, np.int32))
+
+    def score(self, group: Group) -> Losses:
+        """Losses and ranks in plan order; a document is scored once for all its consecutive blocks."""
+        parts = []
+        for document, start, length in zip(group.document, group.start, group.length, strict=True):
+            if document != self._document:
+                self._losses = self._chain.score(self._corpus.document(int(document)), self._corpus.start_id)
+                self._document = int(document)
+            parts.append(tuple(values[start : start + length] for values in self._losses))
+        nll_bits, rank = (np.concatenate(values) for values in zip(*parts, strict=True))
+        return nll_bits.astype(np.float32), rank.astype(np.int32)
+
+
+def vocabulary_size(predictor: Any) -> int:
+    """V of a decoded predictor."""
+    if isinstance(predictor, ChainPredictor):
+        return predictor.vocabulary_size
+    return int(predictor.config.get_text_config().vocab_size)

@@ -85,8 +85,8 @@ def test_bound_gives_the_certificates_numbers(run, study, certificate):
 def test_bound_reads_other_columns_and_units(run, study, tmp_path):
     table = pq.read_table(study.inputs.certified.scores[0])
     nats = (table["nll_bits"].to_numpy() * np.log(2)).astype(np.float64)
-    foreign = table.select([]).append_column("surprise", [nats])
-    pq.write_table(foreign, tmp_path / "f.parquet")
+    external = table.select([]).append_column("surprise", [nats])
+    pq.write_table(external, tmp_path / "f.parquet")
     _, wanted, _ = run("bound", study.inputs.certified.scores[0], "--bits", 80, "-V", 256)
     status, found, _ = run(
         "bound", tmp_path / "f.parquet", "--bits", 80, "-V", 256, "--nll-column", "surprise", "--nats"

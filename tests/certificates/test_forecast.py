@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.bounds.sampling import draws_for_width, width_of_draws
-from tokenbounds.certificates.external import ForeignScores, bound_scores
+from tokenbounds.certificates.external import ExternalScores, bound_scores
 from tokenbounds.certificates.forecast import BOUNDS, Forecast
 from tokenbounds.certificates.pilot import find_bits, find_pilot, find_tokens, guess_pilot, read_pilot
 from tokenbounds.config import BoundsSpec
@@ -36,7 +36,7 @@ def forecast(scores):
 
 
 def test_with_every_token_scored_it_is_the_certificate(scores, forecast):
-    stated = bound_scores(ForeignScores((scores,), rank_column="rank"), 2000, SIZE, SPEC)
+    stated = bound_scores(ExternalScores((scores,), rank_column="rank"), 2000, SIZE, SPEC)
     for row in stated.rows:
         if row["metric"] == "bpd":
             expected = forecast.expect(BoundKind(row["bound"]), 2000, 40_000)

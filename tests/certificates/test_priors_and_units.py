@@ -12,7 +12,7 @@ from chain_study import LargeMessage
 from tokenbounds.bounds.betting import lambda_grid
 from tokenbounds.certificates import verify
 from tokenbounds.certificates.certify import certify_bound
-from tokenbounds.certificates.external import ForeignScores, bound_scores
+from tokenbounds.certificates.external import ExternalScores, bound_scores
 from tokenbounds.certificates.schema import write_certificate
 from tokenbounds.certificates.sentence import state_result
 from tokenbounds.certificates.verify import verify_certificate
@@ -202,7 +202,7 @@ def test_overlapping_windows_are_no_independent_sequences(study, tmp_path):
 
 @pytest.mark.parametrize("bound", ["documents", "sequences_betting", "telescoped"])
 def test_bare_losses_have_no_documents_and_no_chain(study, bound):
-    scores = ForeignScores(study.inputs.certified.scores)
+    scores = ExternalScores(study.inputs.certified.scores)
     with pytest.raises(CertificateError, match=f"'{bound}' needs score files"):
         bound_scores(scores, 100, V, replace(SPEC, bounds=(bound,)))
 

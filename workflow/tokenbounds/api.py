@@ -299,14 +299,14 @@ def bound(
     """
     import numpy as np
 
-    from tokenbounds.certificates.external import ArrayScores, ForeignScores, bound_scores
+    from tokenbounds.certificates.external import ArrayScores, ExternalScores, bound_scores
     from tokenbounds.config import BoundsSpec
 
     spec = _row(BoundsSpec, bounds or {"bounds": ["azuma", "freedman", "betting"]}, "bounds")
     files = [losses] if isinstance(losses, str | os.PathLike) else losses
     if isinstance(files, list | tuple) and files and all(isinstance(each, str | os.PathLike) for each in files):
         assert ranks is None or isinstance(ranks, str)
-        columns = ForeignScores(tuple(map(Path, files)), column, ranks, nats)
+        columns = ExternalScores(tuple(map(Path, files)), column, ranks, nats)
         return bound_scores(columns, message_bits, vocabulary_size, spec)
     nll_bits = np.asarray(files, dtype=np.float64) / (math.log(2.0) if nats else 1.0)
     stream = ArrayScores(nll_bits, None if ranks is None else np.asarray(ranks, dtype=np.int64))

@@ -157,7 +157,7 @@ def bound(
 ) -> None:
     """Compute every bound from your own Parquet of token losses: all tokens of a corpus, each once, in order."""
     from tokenbounds.bounds.kinds import BoundKind
-    from tokenbounds.certificates.external import ForeignScores, bound_scores
+    from tokenbounds.certificates.external import ExternalScores, bound_scores
     from tokenbounds.config import BoundsSpec
     from tokenbounds.console import show_statement
     from tokenbounds.errors import ConfigError
@@ -165,7 +165,7 @@ def bound(
     if not 0 < delta < 1:
         raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
     spec = BoundsSpec(delta=delta, bounds=tuple(kind for kind in BoundKind if kind.is_single))
-    stream = ForeignScores(tuple(scores), nll_column, rank_column, nats)
+    stream = ExternalScores(tuple(scores), nll_column, rank_column, nats)
     show_statement(Console(), bound_scores(stream, bits, vocabulary_size, spec))
 
 

@@ -21,7 +21,7 @@ _BATCH_ROWS = 1 << 18
 
 
 @dataclass(frozen=True)
-class ForeignScores:
+class ExternalScores:
     """Token losses in Parquet files of any layout, one row a token.
 
     Attributes
@@ -137,7 +137,7 @@ class ArrayScores:
         return self.rank is not None
 
     def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the columns `nll_bits` and `rank`, as `ForeignScores.iter_batches` does."""
+        """Yield the columns `nll_bits` and `rank`, as `ExternalScores.iter_batches` does."""
         wanted = {name: getattr(self, name) for name in columns or ("nll_bits",)}
         for start in range(0, self.rows, _BATCH_ROWS):
             arrays = [pa.array(values[start : start + _BATCH_ROWS]) for values in wanted.values()]
@@ -145,7 +145,7 @@ class ArrayScores:
 
 
 def bound_scores(
-    scores: ForeignScores | ArrayScores, message_bits: int, vocabulary_size: int, spec: BoundsSpec
+    scores: ExternalScores | ArrayScores, message_bits: int, vocabulary_size: int, spec: BoundsSpec
 ) -> Statement:
     """State every bound for token losses that somebody else computed.
 

@@ -12,8 +12,11 @@ import polars as pl
 from scipy import stats
 
 from tokenbounds.certificates.averages.histogram import BINS_PER_BIT, INFINITE_BIN, LossHistogram
-from tokenbounds.certificates.external import ForeignScores
+from tokenbounds.certificates.external import ExternalScores
+from tokenbounds.corpus.manifest import MANIFEST_NAME, read_manifest
 from tokenbounds.errors import CertificateError, ScoreError
+from tokenbounds.messages.container import read_message
+from tokenbounds.messages.side_information import SideInformation, find_coarse, find_places
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,7 +72,7 @@ def read_pilot(path: Path) -> Pilot:
     ScoreError
         If the file cannot be read, lacks the column, or holds no loss.
     """
-    scores = ForeignScores((path,))
+    scores = ExternalScores((path,))
     histogram = LossHistogram(2)
     if not scores.rows:
         raise ScoreError(f"{path} holds no scores. Name a pilot with at least a few blocks.")
@@ -115,9 +118,6 @@ def find_bits(text: str) -> int:
     MessageError
         If it is no message, or the message that it refines is not there.
     """
-    from tokenbounds.messages.container import read_message
-    from tokenbounds.messages.side_information import SideInformation, find_coarse, find_places
-
     if text.isdigit():
         return int(text)
     path = Path(text)
@@ -136,8 +136,6 @@ def find_tokens(text: str) -> int:
     CertificateError
         If there are none.
     """
-    from tokenbounds.corpus.manifest import MANIFEST_NAME, read_manifest
-
     tokens = int(text) if text.isdigit() else read_manifest(Path(text) / MANIFEST_NAME).tokens
     if tokens < 1:
         raise CertificateError("a corpus of no tokens; a bound needs at least one.")

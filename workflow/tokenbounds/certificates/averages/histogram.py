@@ -22,8 +22,9 @@ Floats = npt.NDArray[np.float64]
 
 BINS_PER_BIT = 4096
 CAP_BITS = 64
+# Bin b holds losses in ((b - 1) / BINS_PER_BIT, b / BINS_PER_BIT]; bin 0 holds 0, and the last one infinity.
 INFINITE_BIN = CAP_BITS * BINS_PER_BIT + 1
-_ROWS = 1 << 16
+_ROWS = 1 << 16  # at once: temporaries of a part stay in the processor's cache
 _FIXED_POINT = 2.0**40
 
 
@@ -44,8 +45,8 @@ class LossHistogram:
         self.vocabulary_size = vocabulary_size
         self.top_k = tuple(top_k)
         self.tokens = 0
-        self.counts = np.zeros(INFINITE_BIN + 1, dtype=np.float64)
-        self._errors = np.zeros(len(self.top_k), dtype=np.float64)
+        self.counts = np.zeros(INFINITE_BIN + 1)  # weight of the losses in each bin; integers unless there are weights
+        self._errors = np.zeros(len(self.top_k))  # weight of the tokens whose rank exceeds each k
 
     def update(
         self, nll_bits: npt.ArrayLike, rank: npt.ArrayLike | None = None, weights: npt.ArrayLike | None = None
@@ -72,15 +73,21 @@ class LossHistogram:
         for start in range(0, losses.size, _ROWS):
             part = slice(start, start + _ROWS)
             each = None if mass is None else mass[part]
+            # A power of two, so float32 losses stay exact; what overflows is infinite, as anything above 64 bits is.
             with np.errstate(over="ignore"):
-                scaled = losses[part] * np.float32(BINS_PER_BIT)
-            self._add(scaled, _bin(scaled), each)
+                scaled = losses[part] * np.float32(BINS_PER_BIT)  # [n], in units of a bin
+            bins = np.ceil(scaled)
+            if bins.size and not bins.min() >= 0:  # NaN fails the comparison too
+                raise ScoreError("a loss is negative or not a number; score the tokens again.")
+            self._add(scaled, np.minimum(bins, np.float32(INFINITE_BIN)).astype(np.int64), each)
             if ranks is not None:
-                self._errors += self._count_errors(ranks[part], each)
+                for index, k in enumerate(self.top_k):
+                    wrong = ranks[part] > k  # [n]
+                    self._errors[index] += np.count_nonzero(wrong) if each is None else each[wrong].sum()
             self.tokens += scaled.size
 
     def _add(self, scaled: npt.NDArray[np.floating], bins: npt.NDArray[np.int64], mass: Floats | None) -> None:
-        """Count losses, given in units of a bin, in their bins."""
+        """Count losses [n], in units of a bin, in their bins [n], each with its mass [n]."""
         # Unlike bincount, add.at makes no array of all bins for each part of the stream.
         np.add.at(self.counts, bins, 1.0 if mass is None else mass)
 
@@ -93,11 +100,6 @@ class LossHistogram:
         if size and not (ranks.min() >= 1 and ranks.max() <= self.vocabulary_size):
             raise ScoreError(f"a rank lies outside 1..{self.vocabulary_size}; score the tokens again.")
         return ranks
-
-    def _count_errors(self, ranks: npt.NDArray[np.int64], mass: Floats | None) -> Floats:
-        if mass is None:
-            return np.array([np.count_nonzero(ranks > k) for k in self.top_k], dtype=np.float64)
-        return np.array([mass[ranks > k].sum() for k in self.top_k])
 
     def merge(self, other: LossHistogram) -> None:
         """Add the counts of another part of the same stream."""
@@ -120,17 +122,9 @@ class LossHistogram:
         """Smoothed losses of the bins in use, rounded up (bits), and their weights."""
         check_alpha(alpha)
         used = np.flatnonzero(self.counts)
-        edges = used / BINS_PER_BIT
+        edges = used / BINS_PER_BIT  # the upper end of each bin in use, bits
         edges[used == INFINITE_BIN] = np.inf
         return smooth(edges, alpha, self.vocabulary_size), self.counts[used]
-
-
-def _bin(scaled: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
-    bins = np.ceil(scaled)
-    if bins.size and not bins.min() >= 0:
-        raise ScoreError("a loss is negative or not a number; score the tokens again.")
-    np.minimum(bins, np.float32(INFINITE_BIN), out=bins)
-    return bins.astype(np.int64)
 
 
 class FixedPointSum:
@@ -145,6 +139,7 @@ class FixedPointSum:
 
     def add(self, values: Floats) -> None:
         """Add at most 2^15 values, each below 2^8 in absolute value."""
+        # |sum| < 2^15 · 2^8 · 2^40 = 2^63, so int64 holds it; the total is one of Python's integers, without a limit.
         self._units += int(np.rint(values * _FIXED_POINT).astype(np.int64).sum())
         self.count += values.size
 

@@ -18,12 +18,14 @@ from tokenbounds.bounds.smoothing import TokenAlphas, check_alpha, loss_range, s
 from tokenbounds.certificates.averages.histogram import BINS_PER_BIT, INFINITE_BIN, Floats, LossHistogram
 from tokenbounds.errors import CertificateError
 
-ROUNDING = 2.0**-37
-MOST_TOKENS = 1 << 38
+ROUNDING = 2.0**-37  # bounds what the expansion and the rounding of distances err by, together
+MOST_TOKENS = 1 << 38  # keeps every integer sum below 2^63: distances have at most 2^24 units, squares 2^18
+# Distances are multiples of 2^-25 of a bin, at most 1/2; squares of 2^-20, at most 1/4. So sums of 2^26 of them are
+# below 2^53 units, and float64 adds them without rounding, in any order.
 _MOST_PENDING = 1 << 26
 _DISTANCE_UNIT = 2.0**25
 _SQUARE_UNIT = 2.0**20
-# Adding and subtracting these rounds a float32 to multiples of 2^-20, and a float64 to multiples of 2^-25.
+# Adding a number whose last bit is worth 2^-20 (float32) or 2^-25 (float64) and subtracting it again rounds to that.
 _ROUND_SQUARE = np.float32(8.0)
 _ROUND_DISTANCE = 1.5 * 2.0**27
 
@@ -38,8 +40,10 @@ class LossMoments(LossHistogram):
 
     def __init__(self, vocabulary_size: int, top_k: tuple[int, ...] = ()) -> None:
         super().__init__(vocabulary_size, top_k)
+        # Sums over each bin's losses of d and of d^2, d = the bin's centre minus the loss: integers, in their units.
         self._distances = np.zeros(INFINITE_BIN + 1, dtype=np.int64)
         self._squares = np.zeros(INFINITE_BIN + 1, dtype=np.int64)
+        # The same of the last tokens, in units of a bin, as float64, which adds faster and is exact for so few.
         self._pending = 0
         self._pending_sums = np.zeros((2, INFINITE_BIN + 1))
 
@@ -47,8 +51,8 @@ class LossMoments(LossHistogram):
         if mass is not None:
             raise CertificateError("weighted losses have no exact moments; use LossHistogram.")
         super()._add(scaled, bins, None)
-        distance = _distances(scaled)
-        squares = (distance * distance + _ROUND_SQUARE) - _ROUND_SQUARE
+        distance = _distances(scaled)  # float32 [n]
+        squares = (distance * distance + _ROUND_SQUARE) - _ROUND_SQUARE  # float32 [n], rounded to 2^-20
         for sums, values in zip(self._pending_sums, (distance, squares), strict=True):
             np.add.at(sums, bins, values.astype(np.float64))
         self._pending += bins.size
@@ -84,23 +88,29 @@ class LossMoments(LossHistogram):
         terms = self._expand(alpha)
         found = np.empty(np.size(lambdas))
         for index, lambda_ in enumerate(np.asarray(lambdas, dtype=np.float64)):
+            # f = ln(1 - lambda g) of the smoothed loss g has, with u = lambda / (1 - lambda g), f' = -u g' and
+            # f'' = -u g'' - (u g')^2.
             steep = lambda_ / (1.0 - lambda_ * terms.loss)
             bend = -steep * terms.bend - (steep * terms.slope) ** 2
             found[index] = terms.average(np.log1p(-lambda_ * terms.loss), -steep * terms.slope, bend) - ROUNDING
         return found
 
     def _expand(self, alpha: float) -> _Expansion:
+        """The smoothed loss around the centres of the bins in use [b]."""
         check_alpha(alpha)
         self._settle()
-        used = np.flatnonzero(self.counts)
+        used = np.flatnonzero(self.counts)  # [b]
         if used.size == 0:
             raise CertificateError("no losses were given; a bound needs at least one scored token.")
         centres = (used - 0.5) / BINS_PER_BIT
         # The first bin holds losses of exactly 0 and the last one stands for infinity: nothing to expand.
         single = (used == 0) | (used == INFINITE_BIN)
         centres[single] = np.where(used[single] == 0, 0.0, np.inf)
+        # In bits: sums of (loss - centre), which is -d, and of its square.
         first = np.where(single, 0.0, -self._distances[used] / (_DISTANCE_UNIT * BINS_PER_BIT))
         second = np.where(single, 0.0, self._squares[used] / (_SQUARE_UNIT * BINS_PER_BIT**2))
+        # g(x) = -log2((1 - alpha) 2^-x + alpha / V) has g' = s, the model's share of that probability, and
+        # g'' = -ln 2 · s (1 - s).
         probability = (1.0 - alpha) * np.exp2(-centres)
         share = probability / (probability + alpha / self.vocabulary_size)
         return _Expansion(
@@ -130,7 +140,7 @@ class LevelMoments:
 
     def update(self, nll_bits: npt.ArrayLike, alpha: npt.ArrayLike, rank: npt.ArrayLike | None = None) -> None:
         """Add tokens [n]: raw loss in bits, smoothing weight, rank if there are top_k."""
-        losses, index = np.asarray(nll_bits), self.alphas.index(alpha)
+        losses, index = np.asarray(nll_bits), self.alphas.index(alpha)  # [n], [n]: which of the weights
         ranks = None if rank is None else np.asarray(rank)
         for level, moments in enumerate(self.levels):
             chosen = np.flatnonzero(index == level)
@@ -175,17 +185,17 @@ class LevelMoments:
 
 @dataclass(frozen=True)
 class _Expansion:
-    """Bins in use: counts, sums of distances and (halved) of their squares; the smoothed loss and two derivatives."""
+    """The smoothed loss around the centres of the bins in use; every array is [b]."""
 
-    counts: Floats
-    first: Floats
-    half_second: Floats
-    loss: Floats
+    counts: Floats  # losses in the bin
+    first: Floats  # sum of (loss - centre), bits
+    half_second: Floats  # half the sum of (loss - centre)^2, bits^2
+    loss: Floats  # smoothed loss at the centre, bits, and its two derivatives by the raw loss
     slope: Floats
     bend: Floats
 
     def average(self, value: Floats, slope: Floats, bend: Floats) -> float:
-        """Average of a function over all losses, by its value and derivatives at the centres."""
+        """Average over all losses of a function, from its value and two derivatives at the centres [b]."""
         return float(np.sum(self.counts * value + self.first * slope + self.half_second * bend) / np.sum(self.counts))
 
 

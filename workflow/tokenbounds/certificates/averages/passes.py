@@ -20,7 +20,7 @@ import pyarrow as pa
 from tokenbounds.bounds.sampling import BlockSums, draw_order, lower_mean, upper_mean
 from tokenbounds.bounds.smoothing import TokenAlphas, Weighting
 from tokenbounds.certificates.averages.moments import LevelMoments, LossMoments
-from tokenbounds.certificates.averages.sampled import DrawnCells
+from tokenbounds.certificates.averages.sampled import SampledCells
 from tokenbounds.scores.plan import Plan, column
 
 Floats = npt.NDArray[np.float64]
@@ -71,7 +71,15 @@ class Average:
 
 @dataclass(frozen=True)
 class Sample:
-    """The sampled blocks of a plan, each with how often it was drawn."""
+    """The distinct blocks of a sample, in ascending order.
+
+    Attributes
+    ----------
+    blocks, draws, lengths
+        Number of each block, how often it was drawn, and its tokens [blocks].
+    order
+        For each draw the index of its block [draws], in an order independent of the losses.
+    """
 
     blocks: npt.NDArray[np.int64]
     draws: npt.NDArray[np.int64]
@@ -98,7 +106,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Survey:
+class FirstPass:
     """What the first pass finds.
 
     Attributes
@@ -141,13 +149,13 @@ class CellAverages:
     square_range: Average | None = None
 
 
-def survey_scores(
+def run_first_pass(
     scores: ScoreStream,
     sample: Sample | None,
     vocabulary_size: int,
     top_k: Sequence[int],
     token_alphas: TokenAlphas | None = None,
-) -> Survey:
+) -> FirstPass:
     """Read all scores once.
 
     Parameters
@@ -171,12 +179,12 @@ def survey_scores(
             own = token_alphas
             levels = _sum_moments(scores, ("nll_bits", "alpha"), ks, lambda: LevelMoments(vocabulary_size, ks, own))
             moments = levels.whole()
-        return Survey(moments, {k: Average(moments.error_rate(k)) for k in top_k}, levels)
+        return FirstPass(moments, {k: Average(moments.error_rate(k)) for k in top_k}, levels)
     sums = {k: BlockSums(sample.blocks) for k in top_k}
     for block, rank in _stream(scores, ("block", "rank")):
         for k, errors in sums.items():
             errors.add(block, rank > k)
-    return Survey(None, {k: sample.average(errors.means()) for k, errors in sums.items()})
+    return FirstPass(None, {k: sample.average(errors.means()) for k, errors in sums.items()})
 
 
 def _sum_moments(
@@ -226,7 +234,7 @@ def _pieces(scores: ScoreStream, columns: tuple[str, ...]) -> Iterator[Iterable[
 def average_cells(
     scores: ScoreStream,
     sample: Sample | None,
-    survey: Survey,
+    first_pass: FirstPass,
     vocabulary_size: int,
     grids: Mapping[Weighting, Floats],
 ) -> Iterator[CellAverages]:
@@ -238,20 +246,21 @@ def average_cells(
     Parameters
     ----------
     scores, sample, vocabulary_size
-        As for `survey_scores`.
-    survey
+        As for `run_first_pass`.
+    first_pass
         What it found.
     grids
         The lambdas of each smoothing weight, 1 / bit.
     """
-    moments = survey.moments
+    moments = first_pass.moments
     if moments is not None:
         for weighting, lambdas in grids.items():
-            yield _average_all(moments, survey.levels, weighting, lambdas)
+            yield _average_all(moments, first_pass.levels, weighting, lambdas)
         return
     assert sample is not None
     pending = list(grids.items())
     while pending:
+        # As many weights a pass as fit: each keeps 1 + its number of lambdas averages a block.
         rows = np.cumsum([1 + len(lambdas) for _, lambdas in pending])
         fitting = max(1, int(np.searchsorted(rows * len(sample.blocks), _BLOCK_AVERAGES, side="right")))
         yield from _average_draws(scores, sample, vocabulary_size, pending[:fitting])
@@ -275,7 +284,7 @@ def _average_draws(
     scores: ScoreStream, sample: Sample, vocabulary_size: int, cells: Sequence[tuple[Weighting, Floats]]
 ) -> Iterator[CellAverages]:
     """One value a draw for every cell, from one pass."""
-    drawn = DrawnCells(sample.blocks, vocabulary_size, cells)
+    drawn = SampledCells(sample.blocks, vocabulary_size, cells)
     own = any(isinstance(weighting, TokenAlphas) for weighting, _ in cells)
     for batch in _stream(scores, ("block", "nll_bits", *(("alpha",) if own else ()))):
         drawn.update(*batch)

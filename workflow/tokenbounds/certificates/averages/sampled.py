@@ -14,10 +14,10 @@ from tokenbounds.errors import CertificateError
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_ROWS = 1 << 14
+_ROWS = 1 << 14  # at once: temporaries of a part stay in the processor's cache
 
 
-class DrawnCells:
+class SampledCells:
     """Block averages of the smoothed loss, and of ln(1 - lambda x smoothed loss), for several weights and lambdas.
 
     Parameters
@@ -34,8 +34,13 @@ class DrawnCells:
         self._blocks = blocks
         self._vocabulary_size = vocabulary_size
         self._cells = list(cells)
-        self._counts = np.zeros(len(blocks))
-        self._sums = [np.zeros((1 + len(lambdas) + _squares(each), len(blocks))) for each, lambdas in cells]
+        self._counts = np.zeros(len(blocks))  # rows of each block
+        # For each weight, sums over each block: of the loss, of ln(1 - lambda x loss) for every lambda, and of the
+        # squared range of the loss if tokens differ in their weight: [1 + k (+ 1), blocks].
+        self._sums = [
+            np.zeros((1 + len(lambdas) + isinstance(weighting, TokenAlphas), len(blocks)))
+            for weighting, lambdas in self._cells
+        ]
 
     def update(self, block: Ints, nll_bits: npt.NDArray[np.float32], alpha: npt.ArrayLike | None = None) -> None:
         """Add rows [n]: block, raw loss in bits, smoothing weight if tokens differ. Neighbours are mostly of one block.
@@ -50,7 +55,8 @@ class DrawnCells:
             self._update(block[part], nll_bits[part], None if alpha is None else np.asarray(alpha)[part])
 
     def _update(self, block: Ints, nll_bits: npt.NDArray[np.float32], own: npt.NDArray[np.float32] | None) -> None:
-        starts = np.flatnonzero(np.diff(block, prepend=block[0] - 1))
+        # Runs of rows of one block are summed at once; a block may have several runs, as batches cut them.
+        starts = np.flatnonzero(np.diff(block, prepend=block[0] - 1))  # [runs]
         place = np.minimum(np.searchsorted(self._blocks, block[starts]), len(self._blocks) - 1)
         if not np.array_equal(self._blocks[place], block[starts]):
             raise CertificateError("a scored row belongs to no block of the plan.")
@@ -60,12 +66,13 @@ class DrawnCells:
             alphas: npt.ArrayLike
             if isinstance(weighting, TokenAlphas):
                 assert own is not None
-                alphas = own
-                squares = [np.add.reduceat(weighting.ranges(self._vocabulary_size)[weighting.index(own)] ** 2, starts)]
+                alphas = own  # [n]
+                ranges = weighting.ranges(self._vocabulary_size)[weighting.index(own)]  # [n], bits
+                squares = [np.add.reduceat(ranges**2, starts)]
             else:
                 alphas = weighting
-            losses = smooth(nll_bits, alphas, self._vocabulary_size)
-            found = [np.add.reduceat(losses, starts), sum_logs(losses, lambdas, starts), *squares]
+            losses = smooth(nll_bits, alphas, self._vocabulary_size)  # [n], bits
+            found = [np.add.reduceat(losses, starts), sum_logs(losses, lambdas, starts), *squares]  # [.., runs] each
             np.add.at(sums.T, place, np.vstack(found).T)
 
     def means(self) -> list[Floats]:
@@ -81,8 +88,3 @@ class DrawnCells:
         if np.any(self._counts == 0):
             raise CertificateError("a block of the plan has no scored row; score it again.")
         return [sums / self._counts for sums in self._sums]
-
-
-def _squares(weighting: Weighting) -> int:
-    """Number of rows for squared ranges."""
-    return int(isinstance(weighting, TokenAlphas))

@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 
 from tokenbounds.certificates.averages.moments import LossMoments
-from tokenbounds.certificates.averages.passes import Average, ScoreStream, Survey
+from tokenbounds.certificates.averages.passes import Average, FirstPass, ScoreStream
 from tokenbounds.certificates.rows.tokens import Setting, Statement, named_rows, state_bounds
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
 
-# A survey takes about 10 MB; more labels than this are surveyed in several passes.
-_SURVEYS = 8
+# Moments of a subset take about 10 MB; more subsets than this are read in several passes.
+_SUBSETS_A_PASS = 8
 
 
 @dataclass(frozen=True)
@@ -124,17 +124,19 @@ def state_subsets(
         If only a sample was scored, or a bound's assumption does not hold.
     """
     records = []
-    for first in range(0, len(subsets), _SURVEYS):
-        group = list(zip(subsets, settings, strict=True))[first : first + _SURVEYS]
-        surveys = survey_subsets(scores, group)
-        for (subset, setting), survey in zip(group, surveys, strict=True):
-            statement = state_bounds(SubsetStream(scores, subset), setting, message_bits, name=name, survey=survey)
+    for first in range(0, len(subsets), _SUBSETS_A_PASS):
+        group = list(zip(subsets, settings, strict=True))[first : first + _SUBSETS_A_PASS]
+        passes = pass_over_subsets(scores, group)
+        for (subset, setting), first_pass in zip(group, passes, strict=True):
+            statement = state_bounds(
+                SubsetStream(scores, subset), setting, message_bits, name=name, first_pass=first_pass
+            )
             records.append(_record(subset, statement))
     return records
 
 
-def survey_subsets(scores: ScoreStream, group: Sequence[tuple[Subset, Setting]]) -> list[Survey]:
-    """Survey a few subsets in one pass (docs/bounds.md, "Subsets of tokens")."""
+def pass_over_subsets(scores: ScoreStream, group: Sequence[tuple[Subset, Setting]]) -> list[FirstPass]:
+    """Sum the moments of a few subsets in one pass (docs/bounds.md, "Subsets of tokens")."""
     if any(setting.sample is not None for _, setting in group):
         raise CertificateError(
             "rows over subsets need every token scored, and only a sample was. Score everything (sample_tokens: null), "
@@ -147,11 +149,7 @@ def survey_subsets(scores: ScoreStream, group: Sequence[tuple[Subset, Setting]])
         for (subset, setting), moments in zip(group, sums, strict=True):
             chosen = np.flatnonzero(batch[subset.column].to_numpy() == subset.code)
             moments.update(nll_bits[chosen], rank[chosen] if setting.top_k else None)
-    return [_survey(moments) for moments in sums]
-
-
-def _survey(moments: LossMoments) -> Survey:
-    return Survey(moments, {k: Average(moments.error_rate(k)) for k in moments.top_k})
+    return [FirstPass(moments, {k: Average(moments.error_rate(k)) for k in moments.top_k}) for moments in sums]
 
 
 def _subset_spec(spec: BoundsSpec) -> BoundsSpec:

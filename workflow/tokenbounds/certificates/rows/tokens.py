@@ -25,11 +25,11 @@ from tokenbounds.bounds.smoothing import TokenAlphas, Weighting, least_alpha, lo
 from tokenbounds.certificates.averages.passes import (
     Average,
     CellAverages,
+    FirstPass,
     Sample,
     ScoreStream,
-    Survey,
     average_cells,
-    survey_scores,
+    run_first_pass,
 )
 from tokenbounds.certificates.rows.chains import ChainModel, ChainRow, bound_chains
 from tokenbounds.certificates.rows.units import Units, bound_units
@@ -107,7 +107,7 @@ def state_bounds(
     *,
     name: str = "message",
     chain: Sequence[ChainModel] = (),
-    survey: Survey | None = None,
+    first_pass: FirstPass | None = None,
     messages: Mapping[str, int] | None = None,
 ) -> Statement:
     """Compute every row of a certificate in a few passes over its scores.
@@ -125,7 +125,7 @@ def state_bounds(
         What the certified message is called.
     chain
         Cheaper models, cheapest first, towards which the model may be smoothed.
-    survey
+    first_pass
         Of `scores`, if it was made already.
     messages
         Bits of every message that the model is decoded from, by identity, which add up to `message_bits`: what it
@@ -143,7 +143,7 @@ def state_bounds(
     chains = _bound_chains(ledger, setting, models)
     units = _bound_units(ledger, scores, setting)
     single = [budget for budget in ledger.rows if budget.bound.is_single]
-    tokens = _bound_tokens(single, scores, setting, survey)
+    tokens = _bound_tokens(single, scores, setting, first_pass)
     rows, entries = [], []
     for budget in ledger.rows:
         key = (budget.metric, budget.bound)
@@ -181,21 +181,21 @@ def _bound_units(ledger: Ledger, scores: ScoreStream, setting: Setting) -> dict[
 
 
 def _bound_tokens(
-    budgets: Sequence[RowBudget], scores: ScoreStream, setting: Setting, survey: Survey | None
+    budgets: Sequence[RowBudget], scores: ScoreStream, setting: Setting, first_pass: FirstPass | None
 ) -> dict[Key, Bound]:
     """The rows of one model over tokens, by metric and bound."""
     if not budgets:
         return {}
-    survey = survey or survey_scores(
+    first_pass = first_pass or run_first_pass(
         scores, setting.sample, setting.vocabulary_size, setting.top_k, setting.token_alphas
     )
     found = {
-        (budget.metric, budget.bound): _bound_errors(budget, survey.errors[budget.metric.k], setting)
+        (budget.metric, budget.bound): _bound_errors(budget, first_pass.errors[budget.metric.k], setting)
         for budget in budgets
         if budget.metric.k is not None
     }
     losses = [budget for budget in budgets if budget.metric == BPD]
-    for cells in average_cells(scores, setting.sample, survey, setting.vocabulary_size, _grids(losses, setting)):
+    for cells in average_cells(scores, setting.sample, first_pass, setting.vocabulary_size, _grids(losses, setting)):
         for budget in losses:
             key = (budget.metric, budget.bound)
             bounds = [_bound_loss(budget, cells, index, setting) for index in _indices(budget, cells)]

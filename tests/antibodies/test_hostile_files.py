@@ -18,7 +18,8 @@ from tokenbounds.antibodies.counts import ReadingCounts
 from tokenbounds.antibodies.documents import antibody_documents
 from tokenbounds.antibodies.vocabulary import encode_text
 from tokenbounds.config import AirrSource, CsvSource, FastaSource, KeepSpec, OasSource
-from tokenbounds.corpus.sources import describe_source, read_documents, source_files
+from tokenbounds.corpus.source_files import source_files
+from tokenbounds.corpus.sources import describe_source, read_documents
 from tokenbounds.errors import CorpusError, MissingPackageError
 
 KINDS = {

@@ -1,10 +1,13 @@
 """Documents from every kind of source, in order, with errors that name what is wrong."""
 
+import bz2
 import gzip
 import json
+import os
 from pydoc_data import topics
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +19,7 @@ from tokenbounds.config import (
     PythonTopicsSource,
     TextSource,
 )
+from tokenbounds.corpus.source_files import fingerprint, source_files
 from tokenbounds.corpus.sources import describe_source, read_documents, source_licence
 from tokenbounds.errors import CorpusError
 
@@ -155,3 +159,162 @@ def test_hugging_face_faults(tmp_path):
     shard.write_bytes(shard.read_bytes()[:100])
     with pytest.raises(CorpusError, match="single"):
         texts(HuggingFaceSource(kind="huggingface", name=str(folder / "single")))
+
+
+def test_hugging_face_split_of_a_folder_saved_from_one(tmp_path):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "train.jsonl").write_text('{"text": "one"}\n')
+    datasets.load_dataset(str(tmp_path / "files"), split="train", cache_dir=str(tmp_path / "c")).save_to_disk(
+        str(tmp_path / "train")
+    )
+    saved_dataset(tmp_path)
+    assert texts(HuggingFaceSource(kind="huggingface", name=str(tmp_path / "train"))) == ["one"]
+    with pytest.raises(CorpusError, match="saved from the split 'train', not 'validation'"):
+        texts(HuggingFaceSource(kind="huggingface", name=str(tmp_path / "train"), split="validation"))
+    with pytest.raises(CorpusError, match="rows of no split, so none is 'validation'"):
+        texts(HuggingFaceSource(kind="huggingface", name=str(tmp_path / "single"), split="validation"))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "pandas", "arrow", "torch"])
+def test_a_format_saved_with_a_dataset_changes_nothing(tmp_path, kind):
+    rows = datasets.Dataset.from_dict({"text": ["one", "two"], "n": [1, 2]}).with_format(kind)
+    rows.save_to_disk(str(tmp_path / "d"))
+    source = HuggingFaceSource(kind="huggingface", name=str(tmp_path / "d"), labels=("n",))
+    assert [(d.text, d.labels) for d in read_documents(source)] == [("one", {"n": 1}), ("two", {"n": 2})]
+
+
+# --- nothing is left out in silence -----------------------------------------------------------------------------------
+
+
+def text_source(*paths):
+    return TextSource(kind="text", paths=tuple(map(str, paths)))
+
+
+@pytest.mark.parametrize("where", ["", "*.txt", "**/*.txt", "c.txt"])
+def test_dangling_links_are_named(tmp_path, where):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "c.txt").symlink_to("../annex/absent")
+    with pytest.raises(CorpusError, match=r"c\.txt (is a link to \.\./annex/absent, which does not exist)"):
+        texts(text_source(tmp_path / where))
+
+
+def test_links_to_files_are_followed_and_those_to_folders_named(tmp_path):
+    for folder in ("data", "other"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "other" / "b.txt").write_text("b")
+    (tmp_path / "data" / "a.txt").symlink_to(tmp_path / "other" / "b.txt")
+    assert texts(text_source(tmp_path / "data")) == ["b"]
+    (tmp_path / "data" / "more").symlink_to(tmp_path / "other")
+    with pytest.raises(CorpusError, match="more is a link to a folder"):
+        texts(text_source(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("where", ["", "sub/b.txt", "*/b.txt", "**/*.txt"])
+def test_unreadable_folders_are_named(tmp_path, monkeypatch, where):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "sub" / "b.txt").write_text("b")
+    (tmp_path / "sub").chmod(0)
+    try:
+        if os.access(tmp_path / "sub", os.R_OK):  # the superuser may read everything
+            scandir, access = os.scandir, os.access
+
+            def refuse(path):
+                if str(path).endswith("sub"):
+                    raise PermissionError(13, "Permission denied", str(path))
+                return scandir(path)
+
+            monkeypatch.setattr(os, "scandir", refuse)
+            monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("sub") and access(path, mode))
+        if where == "sub/b.txt" and os.access(tmp_path / "sub" / "b.txt", os.R_OK):
+            pytest.skip("the superuser may read everything")
+        with pytest.raises(CorpusError, match=r"cannot read .*sub"):
+            source_files(text_source(tmp_path / where))
+    finally:
+        (tmp_path / "sub").chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zst"])
+def test_compressed_files_are_named_for_what_they_are(tmp_path, name):
+    packed = {"a.jsonl": bz2.compress(b'{"text": "x"}'), "a.jsonl.zst": b"\x28\xb5\x2f\xfd 1234"}[name]
+    (tmp_path / name).write_bytes(packed)
+    with pytest.raises(CorpusError, match=rf"{name} is compressed \((bzip2|zstd)\)"):
+        texts(JsonLinesSource(kind="jsonl", paths=(str(tmp_path / name),)))
+
+
+def test_compressed_files_of_a_folder_are_not_passed_over(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"a"))  # of which the plain version is read
+    assert texts(text_source(tmp_path)) == ["a"]
+    (tmp_path / "b.txt.xz").write_bytes(b"\xfd7zXZ\x00")
+    with pytest.raises(CorpusError, match=r"b\.txt\.xz is compressed"):
+        texts(text_source(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
+def test_pointers_of_git_lfs_are_no_documents(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    source = {"a.txt": TextSource, "a.jsonl": JsonLinesSource, "a.parquet": ParquetSource}[name]
+    kind = {"a.txt": "text", "a.jsonl": "jsonl", "a.parquet": "parquet"}[name]
+    with pytest.raises(CorpusError, match="is a pointer of Git LFS"):
+        texts(source(kind=kind, paths=(str(tmp_path / name),)))
+
+
+def test_names_that_are_not_utf8_are_escaped(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("ab")
+    (document,) = read_documents(text_source(tmp_path))
+    assert document.name.endswith("/caf\\xe9.txt") and document.text == "ab"
+
+
+# --- damaged files ----------------------------------------------------------------------------------------------------
+
+
+def test_deep_json_is_named(tmp_path):
+    deep = b'{"text": "a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n' + deep)
+    with pytest.raises(CorpusError, match=r"a\.jsonl:2 is nested too deeply"):
+        texts(JsonLinesSource(kind="jsonl", paths=(str(tmp_path),)))
+
+
+def test_every_flipped_byte_of_gzip_is_named_or_harmless(tmp_path):
+    lines = b"".join(b'{"text": "%d"}\n' % (i * 7919 % 100003) for i in range(500))
+    packed = gzip.compress(lines)
+    for place in range(0, len(packed), 97):
+        damaged = bytearray(packed)
+        damaged[place] ^= 255
+        (tmp_path / "a.jsonl.gz").write_bytes(bytes(damaged))
+        source = JsonLinesSource(kind="jsonl", paths=(str(tmp_path),))
+        try:
+            assert len(texts(source)) == 500
+        except CorpusError as error:
+            assert "a.jsonl.gz" in str(error)
+
+
+def test_parquet_text_that_is_not_utf8_is_named_by_its_row(tmp_path):
+    buffers = [None, pa.py_buffer(np.array([0, 1, 3], np.int32).tobytes()), pa.py_buffer(b"aa\xff")]
+    pq.write_table(pa.table({"text": pa.Array.from_buffers(pa.string(), 2, buffers)}), tmp_path / "x.parquet")
+    with pytest.raises(CorpusError, match=r"x\.parquet:1 is not UTF-8"):
+        texts(ParquetSource(kind="parquet", paths=(str(tmp_path),)))
+
+
+def test_fingerprints_follow_contents_whatever_the_times_say(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one")
+    first, times = fingerprint([path]), path.stat()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_mtime_ns == times.st_mtime_ns and fingerprint([path]) != first
+    path.write_bytes(bytes(1 << 20))
+    long = fingerprint([path])
+    path.write_bytes(bytes((1 << 20) - 1) + b"1")
+    assert fingerprint([path]) != long
+    path.rename(tmp_path / "b.txt")
+    assert fingerprint([tmp_path / "b.txt"]) != fingerprint([tmp_path / "b.txt"] * 2)
+
+
+def test_files_of_a_saved_dataset_are_its_inputs(tmp_path):
+    folder = saved_dataset(tmp_path) / "single"
+    (folder / "cache-1234.arrow").write_bytes(b"")
+    names = {path.name for path in source_files(HuggingFaceSource(kind="huggingface", name=str(folder)))}
+    assert {"state.json", "dataset_info.json"} < names and not any("cache" in name for name in names)
+    assert source_files(HuggingFaceSource(kind="huggingface", name="a-name/of-the-hub")) == []

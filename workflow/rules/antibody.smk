@@ -28,6 +28,7 @@ rule run_task:
         gres="",
     params:
         row=task_row,
+        files=task_fingerprint,
     script:
         "../scripts/run_task.py"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from tokenbounds.config import parse_study, row_json
 from tokenbounds.config.graph import base_corpora, base_model, coarse_message, training_corpora
-from tokenbounds.corpus.source_files import source_files
+from tokenbounds.corpus.source_files import fingerprint, source_files, tokenizer_files
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.tasks.tables import affinity_files
 

@@ -1,6 +1,6 @@
 """Corpora: documents become token shards.
 
-In    the files of a text, JSON lines or Parquet source; other sources are not files
+In    the files of the source and of a local tokenizer; other sources are not files
 Out   <results>/corpora/{corpus}/manifest.json       tokens, documents, hashes of the shards beside it
       <results>/corpora/{corpus}/documents.parquet   one row a document
       <results>/corpora/{corpus}/shard-*.arrow       document, tokens; as many as the corpus's row says
@@ -31,5 +31,6 @@ rule tokenize_corpus:
         runtime=growing(30, 0.05),
     params:
         row=corpus_row,
+        files=corpus_fingerprint,
     script:
         "../scripts/tokenize_corpus.py"

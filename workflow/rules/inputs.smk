@@ -18,9 +18,34 @@ def files_of_source(corpus: str) -> list[str]:
         raise WorkflowError(f"corpora.{corpus}.source: {error}") from None
 
 
+@cache
+def files_of_corpus(corpus: str) -> list[str]:
+    """Local files that a corpus is made from: those of its source, and of its tokenizer."""
+    tokenizer = [str(path) for path in tokenizer_files(study.corpora[corpus].tokenizer)]
+    return list(dict.fromkeys([*files_of_source(corpus), *tokenizer]))
+
+
 def corpus_sources(wildcards) -> list[str]:
-    """Files of the corpus's source, so that editing one tokenizes again."""
-    return files_of_source(wildcards.corpus)
+    """Files of the corpus's source and tokenizer, so that editing one tokenizes again."""
+    return plainly_named(files_of_corpus(wildcards.corpus))
+
+
+def plainly_named(paths: list[str]) -> list[str]:
+    """Paths that mean themselves to Snakemake; the others count by their fingerprint alone."""
+    return [path for path in paths if not re.search(r"[{}<>]", path)]
+
+
+def corpus_fingerprint(wildcards) -> str:
+    """Hash of what corpus_sources lists, as a file may be replaced by an older one, or one of the same time."""
+    return fingerprint_of(files_of_corpus(wildcards.corpus))
+
+
+def fingerprint_of(paths: list[str]) -> str:
+    """Hash of files' names, sizes, beginnings and ends; a file that cannot be read ends the run in one line."""
+    try:
+        return fingerprint(map(Path, paths))
+    except TokenboundsError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def disjoint_corpus(wildcards) -> list[str]:
@@ -49,8 +74,19 @@ def starting_model(wildcards) -> list[str]:
 
 
 def pretrained_files(wildcards) -> list[str]:
+    """Files of a checkpoint in a folder, so that replacing one imports again."""
+    return plainly_named(files_of_checkpoint(wildcards.model))
+
+
+def pretrained_fingerprint(wildcards) -> str:
+    """Hash of what pretrained_files lists."""
+    return fingerprint_of(files_of_checkpoint(wildcards.model))
+
+
+@cache
+def files_of_checkpoint(name: str) -> list[str]:
     """Files of a checkpoint in a folder; none for one in a package or on the hub."""
-    model = study.models[wildcards.model]
+    model = study.models[name]
     folder = Path(model.name or "")
     if model.package is not None or not folder.is_dir():
         return []
@@ -259,7 +295,12 @@ def task_corpus(wildcards) -> list[str]:
 
 def task_tables(wildcards) -> list[str]:
     """Tables of measured affinities that a task reads, if it does."""
-    return files_of_task(wildcards.task)
+    return plainly_named(files_of_task(wildcards.task))
+
+
+def task_fingerprint(wildcards) -> str:
+    """Hash of what task_tables lists."""
+    return fingerprint_of(files_of_task(wildcards.task))
 
 
 @cache
@@ -299,8 +340,9 @@ def print_summary(study) -> None:
 
     folder = Path(study.results)
     paths = [folder / "certificates" / f"{name}.json" for name in sorted(study.certificates)]
-    page = folder / "report.html"
-    print_table([path for path in paths if path.is_file()], page if page.is_file() else None)
+    there, page = [path for path in paths if path.is_file()], folder / "report.html"
+    if there:  # a run of some rules may have made none
+        print_table(there, page if page.is_file() else None)
 
 
 # Missing sources end the run before any job starts, in one line; an input function would add a traceback.

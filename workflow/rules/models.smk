@@ -59,6 +59,7 @@ rule import_model:
         runtime=growing(60, 0.1),
     params:
         row=model_row,
+        files=pretrained_fingerprint,
     script:
         "../scripts/import_model.py"
 

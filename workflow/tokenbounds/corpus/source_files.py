@@ -19,6 +19,8 @@ from tokenbounds.config import (
     ParquetSource,
     Source,
     TextSource,
+    TokenizerSpec,
+    TransformersTokenizer,
 )
 from tokenbounds.errors import CorpusError, MissingPackageError
 from tokenbounds.files import check_no_pointer
@@ -31,6 +33,7 @@ _COMPRESSED = {
     b"PK\x03\x04": ("zip", ".zip"),
     b"\x04\x22\x4d\x18": ("lz4", ".lz4"),
 }
+_TOKENIZER_SUFFIXES = {".json", ".model", ".txt", ".tiktoken", ".bpe", ".vocab", ".spm"}
 _ENDS_READ = 1 << 16
 
 
@@ -142,6 +145,20 @@ def source_files(source: Source) -> list[Path]:
             root = None if source.package is None else _package_folder(source.package)
             return find_files(source.paths, SUFFIXES[source.kind], root)
     return []
+
+
+def tokenizer_files(spec: TokenizerSpec) -> list[Path]:
+    """The local files that a tokenizer is read from, sorted; none for one on the hub, or one that is no file."""
+    if not isinstance(spec, TransformersTokenizer):
+        return []
+    found = importlib.util.find_spec(spec.package) if spec.package and spec.package.isidentifier() else None
+    places = (found.submodule_search_locations or []) if found else []
+    folder = Path(next(iter(places), "")) if spec.package else Path(str(spec.name))
+    if spec.gguf_file is not None:
+        return [folder / spec.gguf_file] if (folder / spec.gguf_file).is_file() else []
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix in _TOKENIZER_SUFFIXES and path.is_file())
 
 
 def _package_folder(package: str) -> Path:

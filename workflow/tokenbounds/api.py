@@ -14,15 +14,12 @@ imported by the function that needs it, so that `import tokenbounds` takes no ti
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
-
-from tokenbounds.errors import ConfigError
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -111,8 +108,8 @@ def encode(
     message
         The file to write (`.tbm`).
     quantizer
-        A quantizer's row as in a study, `{"kind": "uniform", "step_ratio": 0.3}`, or a whole row of `messages`. By
-        default `watersic` at two bits a weight, which needs a calibration.
+        A quantizer's keys as in a study, `{"kind": "uniform", "step_ratio": 0.3}`, or a `MessageSpec` of
+        `tokenbounds.config`. By default `watersic` at two bits a weight, which needs a text to calibrate on.
     calibrate
         A text file to calibrate on, for quantizers that look at what the model does with text.
     text
@@ -137,14 +134,12 @@ def encode(
     MessageError
         If what decodes differs from what was encoded.
     """
-    from tokenbounds.compression.checkpoint import Texts, encode_checkpoint, message_spec
+    from tokenbounds.compression.checkpoint import Texts, check_message, encode_checkpoint
     from tokenbounds.config import MessageSpec
 
     out = Path(message)
     if not isinstance(quantizer, MessageSpec):
-        row = dict(quantizer or {})
-        options = [f"{key}={json.dumps(value)}" for key, value in row.items() if key != "kind"]
-        quantizer = message_spec(row.get("kind"), options, None, calibrated=calibrate is not None)
+        quantizer = check_message({"quantizer": quantizer}, calibrated=calibrate is not None)
     texts = Texts(calibration=_path(calibrate), scored=_path(text))
     report_path = _path(report) or out.with_suffix(".json")
     return encode_checkpoint(os.fspath(checkpoint), quantizer, out, report_path, gguf_file=gguf_file, texts=texts)
@@ -178,7 +173,7 @@ def decode(
 
     places = [Path(place) for place in side_information]
     if folder is not None:
-        export_huggingface(Path(message), Path(folder), places)
+        return export_huggingface(Path(message), Path(folder), places)
     return decode_message(Path(message), places)
 
 
@@ -236,15 +231,8 @@ def score(
     scores = tuple(out / f"shard-{shard:05d}.parquet" for shard in range(row.shards))
     options = ScoringOptions(dtype=row.dtype, batch_tokens=row.batch_tokens)
     for shard, path in enumerate(scores):
-        score_message(
-            Path(message),
-            Path(corpus),
-            plan,
-            shard,
-            path,
-            side_information=map(Path, side_information),
-            options=options,
-        )
+        places = map(Path, side_information)
+        score_message(Path(message), Path(corpus), plan, shard, path, side_information=places, options=options)
     return Scored(plan, scores)
 
 
@@ -279,7 +267,7 @@ def bound(
     nats
         Whether losses are -ln rather than -log2.
     bounds
-        Failure probability, bounds and the grids that are paid for, as under `bounds` in a study; by default `azuma`,
+        Failure probability, bounds and the grids that are paid for, as under `bounds` in a study. By default `azuma`,
         `freedman` and `betting`, which all hold together with probability 0.95.
 
     Returns
@@ -299,10 +287,13 @@ def bound(
     """
     import numpy as np
 
+    from tokenbounds.bounds.kinds import BoundKind
     from tokenbounds.certificates.external import ArrayScores, ExternalScores, bound_scores
     from tokenbounds.config import BoundsSpec
 
-    spec = _row(BoundsSpec, bounds or {"bounds": ["azuma", "freedman", "betting"]}, "bounds")
+    if not isinstance(bounds, BoundsSpec):
+        bounds = {"bounds": [kind for kind in BoundKind if kind.is_single], **(bounds or {})}
+    spec = _row(BoundsSpec, bounds, "bounds")
     files = [losses] if isinstance(losses, str | os.PathLike) else losses
     if isinstance(files, list | tuple) and files and all(isinstance(each, str | os.PathLike) for each in files):
         assert ranks is None or isinstance(ranks, str)
@@ -418,16 +409,9 @@ def verify(
 
 def _row(kind: type[Row], value: Mapping[str, Any] | Row | None, name: str) -> Row:
     """A row of a study from its keys, checked like one that is read from a file."""
-    from pydantic import ValidationError
+    from tokenbounds.config import check_row
 
-    from tokenbounds.config import parse_row
-
-    if isinstance(value, kind):
-        return value
-    try:
-        return parse_row(kind, json.dumps(value or {}))
-    except (ValidationError, TypeError) as error:
-        raise ConfigError(f"{name} is not valid: {error}. Keys are listed in config/README.md.") from error
+    return value if isinstance(value, kind) else check_row(kind, cast("Mapping[str, Any]", value or {}), name)
 
 
 def _path(value: PathLike | None) -> Path | None:

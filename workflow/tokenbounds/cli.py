@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tokenbounds import __version__
-from tokenbounds.errors import TokenboundsError
+from tokenbounds import __version__, api
+from tokenbounds.errors import ConfigError, TokenboundsError
 
 app = typer.Typer(
     name="tokenbounds",
@@ -25,7 +25,7 @@ app = typer.Typer(
 CertificateArgument = Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="A certificate's JSON file.")]
 BaseOption = Annotated[
     list[Path] | None,
-    typer.Option("--base", metavar="DIR", help="Where a base model lies that a message names by hash (repeatable)."),
+    typer.Option("--base", metavar="DIR", help="Where a base model is that a message names by hash (repeatable)."),
 ]
 CoarseOption = Annotated[
     list[Path] | None,
@@ -54,14 +54,12 @@ def verify(
     base: BaseOption = None,
 ) -> None:
     """Recompute certificates from their files and say what was checked. The exit status is 0 only if all is well."""
-    from tokenbounds.certificates.verify import ALL_BLOCKS, find_certificates, verify_certificate
+    from tokenbounds.certificates.verify import find_certificates
     from tokenbounds.console import show_checks
 
-    console = Console()
     for path in find_certificates(certificates):
-        blocks = ALL_BLOCKS if everything else rescore
-        checks = verify_certificate(path, rescore=blocks, seed=seed, bases=base or ())
-        show_checks(console, str(path), checks)
+        checks = api.verify(path, rescore="all" if everything else rescore, seed=seed, bases=base or ())
+        show_checks(Console(), str(path), checks)
 
 
 @app.command()
@@ -139,9 +137,7 @@ def decode(
     coarse: CoarseOption = None,
 ) -> None:
     """Decode a message into a folder that transformers' AutoModelForCausalLM.from_pretrained loads."""
-    from tokenbounds.messages.decode import export_huggingface
-
-    export_huggingface(message, output, [*(base or ()), *(coarse or ())])
+    api.decode(message, output, side_information=[*(base or ()), *(coarse or ())])
     typer.echo(f"{output}: model decoded from {message}")
 
 
@@ -156,17 +152,13 @@ def bound(
     delta: Annotated[float, typer.Option(help="Failure probability of all bounds together.")] = 0.05,
 ) -> None:
     """Compute every bound from your own Parquet of token losses: all tokens of a corpus, each once, in order."""
-    from tokenbounds.bounds.kinds import BoundKind
-    from tokenbounds.certificates.external import ExternalScores, bound_scores
-    from tokenbounds.config import BoundsSpec
     from tokenbounds.console import show_statement
-    from tokenbounds.errors import ConfigError
 
     if not 0 < delta < 1:
         raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
-    spec = BoundsSpec(delta=delta, bounds=tuple(kind for kind in BoundKind if kind.is_single))
-    stream = ExternalScores(tuple(scores), nll_column, rank_column, nats)
-    show_statement(Console(), bound_scores(stream, bits, vocabulary_size, spec))
+    bounds = {"delta": delta}
+    statement = api.bound(scores, bits, vocabulary_size, ranks=rank_column, column=nll_column, nats=nats, bounds=bounds)
+    show_statement(Console(), statement)
 
 
 @app.command()
@@ -186,7 +178,6 @@ def plan(
     from tokenbounds.certificates.pilot import find_bits, find_pilot, find_tokens
     from tokenbounds.config import BoundsSpec
     from tokenbounds.console import show_forecast
-    from tokenbounds.errors import ConfigError
 
     if not 0 < delta < 1:
         raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")

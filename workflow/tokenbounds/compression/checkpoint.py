@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -11,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 import yaml
-from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from tokenbounds.compression.calibration.calibrate import calibrate_model
@@ -22,7 +20,7 @@ from tokenbounds.config import (
     MessageSpec,
     PretrainedModel,
     TransformersTokenizer,
-    parse_row,
+    check_row,
 )
 from tokenbounds.config.quantizers import BEST_PRETRAINED, QUANTIZERS
 from tokenbounds.corpus.memory import MemoryCorpus
@@ -39,6 +37,7 @@ MODEL_ROW = "model"
 _CALIBRATION_ROW = "text"
 _CALIBRATION_TOKENS = 65536
 _CONTEXT = 1024
+_DEFAULT_BITS = 2.0  # a linear weight
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,8 @@ def message_spec(
 ) -> MessageSpec:
     """The row of a message from the command line: a kind and `key=value` options, or a YAML file.
 
-    With neither it is the best quantizer there is for pretrained models, `watersic`, at two bits a linear weight.
-    Keys may have dots (`target.bits_per_weight=2`); values are YAML. The file holds a row as it stands under
-    `messages` in a study; `model` may be left out. `calibrated` says whether there is a text to calibrate on, so that
-    no name of a calibration has to be given.
+    With neither it is the best quantizer for pretrained models, `watersic`, at two bits a linear weight. Keys may have
+    dots (`target.bits_per_weight=2`); values are YAML. The file holds a row of `messages`, as in a study.
 
     Raises
     ------
@@ -98,20 +95,35 @@ def message_spec(
         if not equals or not key:
             raise ConfigError(f"--option {option!r}: write it as key=value.")
         _set_option(row["quantizer"], key, value)
-    kind = row["quantizer"].get("kind")
+    if quantizer is None and config is None:
+        row["quantizer"].setdefault("target", {"bits_per_weight": _DEFAULT_BITS})
+    return check_message(row, calibrated=calibrated)
+
+
+def check_message(row: Mapping[str, Any], *, calibrated: bool = False) -> MessageSpec:
+    """A row of `messages`, outside any study: checked, with the names that mean nothing there filled in.
+
+    Parameters
+    ----------
+    row
+        Keys and values; `model` and the quantizer's `calibration` may be left out.
+    calibrated
+        Whether there is a text to calibrate on.
+
+    Raises
+    ------
+    ConfigError
+        If a key or a value is wrong, or the quantizer is one of Markov chains.
+    """
+    quantizer = dict(row.get("quantizer") or {"kind": BEST_PRETRAINED, "target": {"bits_per_weight": _DEFAULT_BITS}})
+    kind = quantizer.get("kind")
     known = QUANTIZERS.get(str(kind))
     if known is not None and known.models == "chain":
         raise ConfigError(f"{kind} are those of a Markov chain, which only a study makes. Choose another quantizer.")
     keys = {key.name: key for key in fields(cast(Any, known))} if known is not None else {}
     if "calibration" in keys and (calibrated or keys["calibration"].default is MISSING):
-        row["quantizer"].setdefault("calibration", _CALIBRATION_ROW)
-    if quantizer is None and config is None:
-        row["quantizer"].setdefault("target", {"bits_per_weight": 2.0})
-    try:
-        return parse_row(MessageSpec, json.dumps({"model": MODEL_ROW, **row}))
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise ConfigError(f"the message's row is not valid: {faults}. Keys are listed in config/README.md.") from error
+        quantizer.setdefault("calibration", _CALIBRATION_ROW)
+    return check_row(MessageSpec, {"model": MODEL_ROW, **row, "quantizer": quantizer}, "the message")
 
 
 def encode_checkpoint(

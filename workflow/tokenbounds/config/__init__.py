@@ -60,6 +60,7 @@ from tokenbounds.config.parameterizations import (
 from tokenbounds.config.quantizers import Quantizer, QuantizerRow, StraightThrough, Target
 from tokenbounds.config.study import (
     Study,
+    check_row,
     load_study,
     parse_row,
     parse_study,
@@ -120,6 +121,7 @@ __all__ = [
     "TrainedModel",
     "Training",
     "TransformersTokenizer",
+    "check_row",
     "load_study",
     "parse_row",
     "parse_study",

@@ -28,12 +28,12 @@ def study_faults(study: Study) -> Iterator[str]:
     Rows are compared with each other only if every name refers to a row: a study with a misspelt name is told of that
     first.
     """
-    yield from _own_faults("", study)
+    yield from own_faults("", study)
     for section in get_args(Section):
         for name, row in study.section(section).items():
             if not _NAME.fullmatch(name):
                 yield f"{section}.{name}: use letters, digits, '.', '_' and '-' in names; they become file names."
-            yield from _own_faults(f"{section}.{name}", row)
+            yield from own_faults(f"{section}.{name}", row)
     unknown = list(_unknown_names(study))
     yield from unknown
     if unknown:
@@ -48,7 +48,8 @@ def study_faults(study: Study) -> Iterator[str]:
     yield from _task_faults(study)
 
 
-def _own_faults(where: str, row: object) -> Iterator[str]:
+def own_faults(where: str, row: object) -> Iterator[str]:
+    """Yield a line for every part of a row whose keys do not suit each other."""
     for key, part in nested(row):
         if isinstance(part, Checked):
             for fault in part.faults():

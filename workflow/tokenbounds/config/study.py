@@ -6,7 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from tokenbounds.config.base import STRICT, Checked, Fault, Section
 from tokenbounds.config.calibrations import CalibrationSpec
 from tokenbounds.config.certificates import CertificateSpec, EvaluationSpec
-from tokenbounds.config.checks import study_faults
+from tokenbounds.config.checks import own_faults, study_faults
 from tokenbounds.config.corpora import CorpusSpec
 from tokenbounds.config.explain import explain_errors
 from tokenbounds.config.messages import MessageSpec
@@ -23,6 +23,8 @@ from tokenbounds.config.tasks import TaskSpec
 from tokenbounds.config.yaml_file import read_yaml
 from tokenbounds.errors import ConfigError
 from tokenbounds.files import canonical_json
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -88,8 +90,26 @@ def parse_study(raw: dict[str, Any]) -> Study:
     return study
 
 
-def _invalid(faults: Iterable[str]) -> ConfigError:
-    return ConfigError("\n  ".join(["the configuration is not valid:", *faults]))
+def check_row(kind: type[Row], raw: Mapping[str, Any], name: str) -> Row:
+    """Check a row that belongs to no study and return it as its type; `name` is what an error calls it.
+
+    Raises
+    ------
+    ConfigError
+        With one line per fault, as for a whole study.
+    """
+    try:
+        row: Row = TypeAdapter(kind).validate_python(dict(raw))
+    except ValidationError as error:
+        raise _invalid(explain_errors(kind, error), name) from error
+    faults = list(own_faults("", row))
+    if faults:
+        raise _invalid(faults, name)
+    return row
+
+
+def _invalid(faults: Iterable[str], name: str = "the configuration") -> ConfigError:
+    return ConfigError("\n  ".join([f"{name} is not valid:", *faults]))
 
 
 def load_study(path: Path | str) -> Study:

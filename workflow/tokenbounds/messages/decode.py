@@ -128,10 +128,10 @@ def attach_head(model: PreTrainedModel, message: Message) -> None:
 
 def export_huggingface(
     source: Path | str | bytes, directory: Path | str, side_information: Iterable[Path | str] = ()
-) -> None:
-    """Decode a message and write it as a folder that `AutoModelForCausalLM.from_pretrained` loads.
+) -> PreTrainedModel:
+    """Decode a message, write it as a folder that `AutoModelForCausalLM.from_pretrained` loads, and return the model.
 
-    A smoothing head stays behind: the folder holds the raw model. `side_information` is as in `decode_message`.
+    The folder has no smoothing head: it holds the raw model. `side_information` is as in `decode_message`.
 
     Raises
     ------
@@ -147,6 +147,7 @@ def export_huggingface(
         to_dense(model).save_pretrained(Path(directory), safe_serialization=True)
     except OSError as error:
         raise MessageError(f"cannot write {directory}: {error.strerror or error}. Choose another folder.") from error
+    return model
 
 
 def _decode_transformer(message: Message, places: Sequence[Path]) -> PreTrainedModel:

@@ -18,8 +18,9 @@ from tokenbounds.bounds.betting import betting_value, lambda_fractions
 from tokenbounds.certificates.rows.chain_candidates import ChainProblem, Choice, Floats, Path
 
 SEARCHED_TOKENS = 1 << 15
-_SWEEPS = 3
-_BINS_PER_BIT = 64
+_SWEEPS = 3  # over all weights and coefficients of a sub-chain, at most
+_BINS_PER_BIT = 64  # of a link's losses; coarse, as nothing rests on the search
+# Multiples of 2^32 divided by the golden ratio, modulo 2^32, spread evenly and without a period (Knuth, 6.4).
 _GOLDEN = 2654435769
 _MODULUS = 1 << 32
 
@@ -68,6 +69,7 @@ class ChainSearch:
     def _descend(self, path: Path) -> Choice:
         """Improve one weight or coefficient at a time until none improves: the alphas, then the betas."""
         size = len(path)
+        # A point has one alpha a model, then one beta a model; it starts in the middle of every grid.
         grids = [self._problem.grid(place) for place in range(size)]
         grids += [self._problem.betas(place) for place in range(size)]
         point = tuple(grid[len(grid) // 2] for grid in grids)
@@ -87,9 +89,9 @@ class ChainSearch:
     def _guess(self, path: Path, alphas: tuple[float, ...], betas: tuple[float, ...]) -> Choice:
         """The best split of delta and the best lambdas for a sub-chain with given weights and coefficients."""
         problem = self._problem
-        streams = problem.streams(path, alphas, betas, self._nll_bits)
+        links = problem.streams(path, alphas, betas, self._nll_bits)  # each link's losses [n]
         intervals = problem.intervals(path, alphas, betas)
-        logs = [self._mean_logs(path, stream, each) for stream, each in zip(streams, intervals, strict=True)]
+        logs = [self._mean_logs(path, link, each) for link, each in zip(links, intervals, strict=True)]  # [k] a link
         found = []
         for ratio in problem.ratios(path):
             value, lambdas = self._split(path, ratio, betas, logs, intervals)
@@ -109,7 +111,7 @@ class ChainSearch:
         complexities, weights = problem.complexities(path, ratio), problem.weights(betas)
         for mean, (_, high), complexity, weight in zip(logs, intervals, complexities, weights, strict=True):
             spent = complexity + math.log(problem.lambdas)
-            grid = self._fractions / high
+            grid = self._fractions / high  # [k], 1 / bit
             values = [
                 betting_value(float(log), float(lambda_), spent, problem.tokens)
                 for log, lambda_ in zip(mean, grid, strict=True)
@@ -118,16 +120,18 @@ class ChainSearch:
             total += weight * values[chosen[-1]]
         return total, tuple(chosen)
 
-    def _mean_logs(self, path: Path, stream: Floats, interval: tuple[float, float]) -> Floats:
-        """Average of ln(1 - lambda × link) for each lambda, less what a sample makes uncertain."""
+    def _mean_logs(self, path: Path, link: Floats, interval: tuple[float, float]) -> Floats:
+        """Average of ln(1 - lambda × link) for each lambda [k], less what a sample makes uncertain."""
         low, high = interval
-        bins = np.rint((stream - low) * _BINS_PER_BIT).clip(0).astype(np.int64)
+        # Losses [n] fall into b bins in use, so that k × b logarithms suffice in place of k × n.
+        bins = np.rint((link - low) * _BINS_PER_BIT).clip(0).astype(np.int64)
         mass = np.bincount(bins, weights=self._weights)
         used = np.flatnonzero(mass)
-        values, mass = np.minimum(low + used / _BINS_PER_BIT, high), mass[used] / mass.sum()
-        logs = np.log1p(-np.outer(self._fractions / high, values))
-        mean: Floats = logs @ mass
+        values, mass = np.minimum(low + used / _BINS_PER_BIT, high), mass[used] / mass.sum()  # [b], [b]
+        logs = np.log1p(-np.outer(self._fractions / high, values))  # [k, b]
+        mean: Floats = logs @ mass  # [k]
         if self._draws:
+            # As Bernstein's inequality has it, with the variance of block averages guessed from that of tokens.
             delta = float(self._problem.delta_sampling / self._problem.sampling_cells(path))
             penalty = -math.log(delta) / self._draws
             variance = ((logs - mean[:, None]) ** 2) @ mass / self._block_tokens

@@ -6,6 +6,7 @@ search by, then the few best candidates are computed exactly.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +27,10 @@ from tokenbounds.certificates.rows.chain_candidates import ChainProblem, Choice,
 from tokenbounds.certificates.rows.chain_search import ChainSearch, thin_rows
 from tokenbounds.config import BoundsSpec
 
-_EXACT = 4
+_EXACT = 4  # candidates that are computed exactly: those that look best on the searched part
 _ROUNDING = 2.0**-40  # fixed-point sums round each logarithm to the nearest multiple of half of this or less
-_NEIGHBOURS = (-1, 0, 1)
-_CHUNK = 1 << 15
+_NEIGHBOURS = (-1, 0, 1)  # lambdas of the grid that are computed exactly, around the one that looks best
+_CHUNK = 1 << 15  # tokens at once; `FixedPointSum` takes no more
 
 
 @dataclass(frozen=True)
@@ -101,30 +102,34 @@ def bound_chains(
     """
     problems = {budget.bound: pose_problem(budget, models, spec, tokens) for budget in budgets}
     streams = [model.scores for model in models]
+    # First pass: keep a part of the tokens, and search every candidate on it.
     searched, weights = _thin(streams, sample, tokens)
-    drawn = (0, 1.0) if sample is None else (len(sample.order), float(sample.lengths.mean()))
-    choices = {name: ChainSearch(problem, searched, weights, *drawn).best(_EXACT) for name, problem in problems.items()}
-    sums = {name: [_ChoiceSums(problems[name], choice, sample) for choice in found] for name, found in choices.items()}
-    for block, nll_bits in align_scores(streams):
+    draws, block_tokens = (0, 1.0) if sample is None else (len(sample.order), float(sample.lengths.mean()))
+    sums: dict[str, list[_ChoiceSums]] = {}
+    for name, problem in problems.items():
+        choices = ChainSearch(problem, searched, weights, draws, block_tokens).best(_EXACT)
+        sums[name] = [_ChoiceSums(problem, choice, sample) for choice in choices]
+    # Second pass: the few that look best, exactly.
+    for block, nll_bits in align_scores(streams):  # [n], and [n] of each model
         for start in range(0, block.size, _CHUNK):
             part = slice(start, start + _CHUNK)
-            for each in (each for found in sums.values() for each in found):
-                each.update(block[part], [stream[part] for stream in nll_bits])
+            for candidate in itertools.chain.from_iterable(sums.values()):
+                candidate.update(block[part], [stream[part] for stream in nll_bits])
     rows = {}
     for budget in budgets:
-        best = min((each.finish() for each in sums[budget.bound]), key=lambda found: found[0].value)
+        best = min((candidate.finish() for candidate in sums[budget.bound]), key=lambda found: found[0].value)
         rows[budget.bound] = _describe(budget, problems[budget.bound], models, *best)
     return rows
 
 
 def _thin(streams: Sequence[ScoreStream], sample: Sample | None, tokens: int) -> tuple[list[Array], Floats]:
-    """The part of the tokens that is searched: raw losses of each model [n], and weights [n]."""
-    total = tokens if sample is None else int(sample.lengths.sum())
-    first = 0
+    """The part of the tokens that is searched: raw losses of each model [n], bits, and weights [n]."""
+    total = tokens if sample is None else int(sample.lengths.sum())  # rows there will be
+    first = 0  # number of the batch's first row
     kept: list[list[Array]] = [[] for _ in streams]
     weights: list[Floats] = []
     for block, nll_bits in align_scores(streams):
-        chosen = thin_rows(first, block.size, total)
+        chosen = thin_rows(first, block.size, total)  # bool[rows of the batch]
         first += block.size
         weights.append(np.ones(int(chosen.sum())) if sample is None else sample.weights(block[chosen]))
         for part, losses in zip(kept, nll_bits, strict=True):
@@ -137,19 +142,19 @@ class _Total:
 
     def __init__(self, sample: Sample | None) -> None:
         self._sample = sample
-        self._sum = FixedPointSum() if sample is None else BlockSums(sample.blocks)
+        self._whole = FixedPointSum()  # if every token was scored
+        self._blocks = BlockSums([] if sample is None else sample.blocks)  # if blocks were sampled
 
     def add(self, block: Array, values: Floats) -> None:
-        if isinstance(self._sum, BlockSums):
-            self._sum.add(block, values)
+        """Add values [n] of tokens of some blocks [n]."""
+        if self._sample is None:
+            self._whole.add(values)
         else:
-            self._sum.add(values)
+            self._blocks.add(block, values)
 
     def average(self) -> Average:
-        if isinstance(self._sum, BlockSums):
-            assert self._sample is not None
-            return self._sample.average(self._sum.means())
-        return Average(self._sum.mean)
+        """Of all that was added."""
+        return Average(self._whole.mean) if self._sample is None else self._sample.average(self._blocks.means())
 
 
 class _ChoiceSums:
@@ -157,10 +162,10 @@ class _ChoiceSums:
 
     def __init__(self, problem: ChainProblem, choice: Choice, sample: Sample | None) -> None:
         self._problem, self._choice = problem, choice
-        self._intervals = problem.intervals(choice.path, choice.alphas, choice.betas)
+        self._intervals = problem.intervals(choice.path, choice.alphas, choice.betas)  # smallest, largest of each link
         fractions = lambda_fractions(problem.lambdas)
-        self._losses = [_Total(sample) for _ in choice.lambdas]
-        self._logs: list[dict[float, _Total]] = []
+        self._losses = [_Total(sample) for _ in choice.lambdas]  # one a link
+        self._logs: list[dict[float, _Total]] = []  # for each link, by lambda
         for index, (_, high) in zip(choice.lambdas, self._intervals, strict=True):
             near = {min(max(index + step, 0), problem.lambdas - 1) for step in _NEIGHBOURS}
             self._logs.append({float(fractions[each] / high): _Total(sample) for each in sorted(near)})
@@ -168,11 +173,11 @@ class _ChoiceSums:
     def update(self, block: Array, nll_bits: Sequence[Array]) -> None:
         """Add tokens: their blocks [n], and raw losses [n] of every model of the chain, bits."""
         choice = self._choice
-        streams = self._problem.streams(choice.path, choice.alphas, choice.betas, nll_bits)
-        for stream, losses, logs in zip(streams, self._losses, self._logs, strict=True):
-            losses.add(block, stream)
+        links = self._problem.streams(choice.path, choice.alphas, choice.betas, nll_bits)  # each link's losses [n]
+        for link, losses, logs in zip(links, self._losses, self._logs, strict=True):
+            losses.add(block, link)
             for lambda_, total in logs.items():
-                total.add(block, np.log1p(-lambda_ * stream))
+                total.add(block, np.log1p(-lambda_ * link))
 
     def finish(self) -> tuple[Bound, Choice, tuple[Bound, ...]]:
         """The candidate's bound, the candidate, and the bounds of its links."""
@@ -198,15 +203,13 @@ class _ChoiceSums:
         problem = self._problem
         (low, high), price = self._intervals[place], math.log(problem.lambdas)
         share = float(problem.delta_sampling / problem.sampling_cells(self._choice.path))
-        empirical = self._losses[place].average().mean
+        empirical, spent = self._losses[place].average().mean, complexity_nats + price
         found = []
         for lambda_, total in self._logs[place].items():
             log = total.average()
+            # The link is at most `high`, so its logarithm is at least ln(1 - lambda x high), and the other way round.
             lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), share) - _ROUNDING
-            value, unsampled = (
-                betting_value(each, lambda_, complexity_nats + price, problem.tokens) for each in (lowest, log.mean)
-            )
-            spent = complexity_nats + price
+            value, unsampled = (betting_value(each, lambda_, spent, problem.tokens) for each in (lowest, log.mean))
             sampling = value - unsampled
             found.append(Bound(value, empirical, spent, problem.tokens, high, price, lambda_, sampling=sampling))
         return min(found, key=lambda bound: bound.value)

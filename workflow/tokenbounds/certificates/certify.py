@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from tokenbounds import __version__
 from tokenbounds.bounds.smoothing import TokenAlphas
 from tokenbounds.certificates.assumptions import (
     state_assumptions,
@@ -31,10 +28,9 @@ from tokenbounds.certificates.rows.units import Units
 from tokenbounds.certificates.schema import SCHEMA_VERSION, seal, write_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError, TokenboundsError
+from tokenbounds.software import software_versions
 
 __all__ = ["CertificateInputs", "certify_bound", "compute_certificate"]
-
-_PACKAGES = ("numpy", "scipy", "pyarrow")
 
 
 def certify_bound(
@@ -119,7 +115,7 @@ def compute_certificate(
         **({"subsets": subsets} if subsets else {}),
         "notes": statement.notes,
         "assumptions": _assume(evidence, records, spec),
-        "software": _software(),
+        "software": software_versions("numpy", "scipy", "pyarrow"),
     }
 
 
@@ -174,14 +170,3 @@ def _chain_model(link: LinkEvidence, held_out: bool) -> ChainModel:
     """A message with its scores and what it costs."""
     bits, messages = (0, None) if held_out else (link.paid_bits, link.paid_messages)
     return ChainModel(link.path.stem, bits, link.vocabulary_size, link.scores, messages)
-
-
-def _software() -> dict[str, str]:
-    """Versions of what computed the certificate."""
-    versions = {"tokenbounds": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "unknown"
-    return versions

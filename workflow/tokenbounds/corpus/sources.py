@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.metadata
 import json
 import platform
 import sysconfig
@@ -37,6 +36,7 @@ from tokenbounds.corpus.antibodies import token_values
 from tokenbounds.corpus.labels import TokenValues
 from tokenbounds.corpus.source_files import check_plain, readable_name, source_files
 from tokenbounds.errors import CorpusError
+from tokenbounds.software import distribution_version
 
 _STDLIB_EXCLUDED = frozenset({"site-packages", "dist-packages", "__pycache__"})
 _ROWS_PER_BATCH = 256
@@ -110,14 +110,8 @@ def describe_source(source: Source) -> dict[str, Any]:
     if isinstance(source, PythonStdlibSource | PythonTopicsSource):
         settings["python"] = f"{platform.python_implementation()} {platform.python_version()}"
     if settings.get("package"):
-        settings["package_version"] = _package_version(settings["package"])
+        settings["package_version"] = distribution_version(settings["package"])
     return settings
-
-
-def _package_version(package: str) -> str:
-    """The version of the distribution that brought a package; `unknown` for a folder that none did."""
-    distributions = importlib.metadata.packages_distributions().get(package, [])
-    return importlib.metadata.version(distributions[0]) if distributions else "unknown"
 
 
 def source_licence(source: Source) -> str:

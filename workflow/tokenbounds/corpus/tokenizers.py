@@ -14,6 +14,7 @@ from tokenbounds.antibodies import iglm, vocabulary
 from tokenbounds.config import AntibodyTokenizer, ByteTokenizer, IglmTokenizer, TokenizerSpec, TransformersTokenizer
 from tokenbounds.errors import CorpusError
 from tokenbounds.files import canonical_json, check_no_pointer, sha256_bytes, sha256_file
+from tokenbounds.software import package_folder
 
 _PLACES = ("name_or_path", "_file", "_dir")
 
@@ -203,10 +204,10 @@ def _locate(spec: TransformersTokenizer) -> tuple[str, str]:
     """Where transformers finds the tokenizer, and its name for people: folder, installed package or hub name."""
     place = spec.name
     if spec.package is not None:
-        found = importlib.util.find_spec(spec.package)
-        if found is None or not found.submodule_search_locations:
+        folder = package_folder(spec.package)
+        if folder is None:
             raise CorpusError(f"tokenizer: the package {spec.package} is not installed. Install it with pip.")
-        place = next(iter(found.submodule_search_locations))
+        place = str(folder)
     if place is None:
         raise CorpusError("tokenizer: give exactly one of 'name' and 'package'.")
     if spec.gguf_file is not None and Path(place).is_dir() and not (Path(place) / spec.gguf_file).is_file():

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenbounds.errors import MessageError
-from tokenbounds.files import canonical_json, write_bytes
+from tokenbounds.files import canonical_json, sha256_bytes, write_bytes
 
 MAGIC = b"TBM"
 FORMAT_VERSION = 1
@@ -178,7 +178,7 @@ def parse_message(data: bytes) -> Message:
         parts=parts,
         size_bits=8 * len(data),
         breakdown=_breakdown(len(packed), parts, len(data)),
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256_bytes(data),
     )
 
 

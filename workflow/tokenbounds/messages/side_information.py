@@ -7,13 +7,13 @@ models in `models/` beside the folder of messages. It is used only if its own by
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenbounds.errors import MessageError, TokenboundsError
+from tokenbounds.files import sha256_bytes
 from tokenbounds.messages.container import Message, Part, parse_message
 from tokenbounds.models.card import BASE_FAMILY
 
@@ -127,7 +127,7 @@ def find_coarse(sha256: str, places: Iterable[Path]) -> Path:
     seen = []
     for path in message_places(places):
         try:
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
+            found = sha256_bytes(path.read_bytes())
         except OSError as error:
             seen.append(f"{path} cannot be read ({error.strerror or error})")
             continue

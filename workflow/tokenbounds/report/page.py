@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 import tokenbounds
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import write_bytes
 from tokenbounds.report import page_content as content
+from tokenbounds.report import templates
 from tokenbounds.report.formats import format_value, metric_label
 from tokenbounds.report.inline_svg import inline_svg
 from tokenbounds.report.records import Certificate, read_certificates
@@ -143,13 +142,12 @@ def _render(
 ) -> str:
     anchors = content.anchors(certificates)
     _check_anchors([*anchors.values(), *(section.anchor for section in sections)])
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(shown=format_value, label=metric_label, exact=repr)
-    folder = resources.files(__package__ or "tokenbounds.report")
-    template = environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8"))
     headline = content.headline(certificates, anchors)
-    return template.render(
-        css=Markup((folder / "page.css").read_text(encoding="utf-8")),
+    return templates.render(
+        "tokenbounds.report",
+        "page.html.jinja",
+        {"shown": format_value, "label": metric_label, "exact": repr},
+        css=Markup(templates.read_text("tokenbounds.report", "page.css")),
         single=single,
         study=", ".join(dict.fromkeys(one.study for one in certificates)),
         count=f"{len(certificates)} certificate{'s' if len(certificates) != 1 else ''}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tokenbounds.files import canonical_json, sha256_bytes
+from tokenbounds.files import canonical_json, relative_path, sha256_bytes
 from tokenbounds.report.figure_data import part_order
 from tokenbounds.report.formats import (
     format_bytes,
@@ -38,7 +37,7 @@ def anchors(certificates: Sequence[Certificate]) -> dict[str, str]:
 
 def relative_href(file: Path, page: Path) -> str:
     """A link from `page` to `file`, percent-encoded."""
-    return quote(Path(os.path.relpath(file, page.parent)).as_posix())
+    return quote(relative_path(file, page.parent))
 
 
 def headline(certificates: Sequence[Certificate], anchors: dict[str, str]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tokenbounds.files import atomic_path, write_bytes
+from tokenbounds.files import atomic_path, relative_path, write_bytes
 from tokenbounds.report.formats import (
     format_bytes,
     format_confidence,
@@ -122,16 +121,12 @@ def _record(certificate: Certificate, row: BoundRow, directory: Path) -> dict[st
         "row_delta": row.delta,
         "mode": certificate.raw["plan"]["mode"],
         "scored_tokens": certificate.raw["scored_tokens"],
-        "message_file": _relative(certificate.path.parent / message["file"], directory),
+        "message_file": relative_path(certificate.path.parent / message["file"], directory),
         "message_sha256": message["sha256"],
-        "certificate_file": _relative(certificate.path, directory),
+        "certificate_file": relative_path(certificate.path, directory),
         "paid_bits": row.paid_bits,
         "prior": certificate.prior,
     }
-
-
-def _relative(path: Path, directory: Path) -> str:
-    return Path(os.path.relpath(path, directory)).as_posix()
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------

@@ -8,11 +8,9 @@ every tie counts against the predictor.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,10 @@ from tokenbounds.scores.provenance import ALPHA_FIELD, SCORE_SCHEMA, Provenance
 from tokenbounds.scores.scorer import ChainPredictor, ChainScorer, Float32Array, Scorer, ScoringOptions
 from tokenbounds.scores.store import score_writer
 from tokenbounds.scores.windows import TokenReader, cut_groups, gather_windows, limit_windows
+from tokenbounds.software import software_versions
 
 _log = logging.getLogger(__name__)
+_PACKAGES = ("torch", "transformers", "pyarrow", "numpy")
 _BATCHES_PER_GROUP = 16
 _SECONDS_BETWEEN_LOGS = 30.0
 
@@ -177,7 +177,7 @@ def _provenance(scorer: Scorer, plan: Plan, shard: int, message_sha256: str, opt
         shard=shard,
         dtype=options.dtype,
         vocabulary_size=scorer.vocabulary_size,
-        software={**_software_versions(), "device": scorer.device_kind},
+        software={**software_versions(*_PACKAGES), "device": scorer.device_kind},
         alphas=scorer.alphas,
     )
 
@@ -241,16 +241,6 @@ def _check_finite(nll_bits: Float32Array, where: dict[str, Int64Array]) -> None:
             f"the model's logits are not finite at document {where['document'][row]} position "
             f"{where['position'][row]} (loss {nll_bits[row]}). Try float32, or train the model again."
         )
-
-
-def _software_versions() -> dict[str, str]:
-    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for package in ("tokenbounds", "torch", "transformers", "pyarrow", "numpy"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "absent"
-    return versions
 
 
 class _Progress:

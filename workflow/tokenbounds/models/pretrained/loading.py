@@ -8,7 +8,6 @@ alone, and checked against the original.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +32,7 @@ from tokenbounds.models.pretrained.probe import compare_models
 from tokenbounds.models.pretrained.quantized import is_quantized, read_quantized
 from tokenbounds.models.pretrained.quip_sharp import PublishedCodes, save_codes
 from tokenbounds.models.pretrained.torch_archive import read_tensors
+from tokenbounds.software import package_folder
 
 _ARCHIVE = "pytorch_model.bin"
 # IgLM's configuration names a token it does not have; its sequences begin with the kind of chain, here [HEAVY].
@@ -177,16 +177,15 @@ def _locate(spec: PretrainedModel) -> str:
     """The folder or hub name of a model; a package is looked up without importing it."""
     if spec.package is None:
         return str(spec.name)
-    found = importlib.util.find_spec(spec.package) if spec.package.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
+    folder = package_folder(spec.package)
+    if folder is None:
         raise ModelError(f"the Python package {spec.package!r} is not installed. Install it, or correct 'package'.")
-    folder = found.submodule_search_locations[0]
     if spec.subfolder is not None:
-        return _locate_subfolder(Path(folder), spec)
-    if spec.gguf_file is None or not (Path(folder) / spec.gguf_file).is_file():
-        there = ", ".join(sorted(path.name for path in Path(folder).glob("*.gguf"))) or "none"
+        return _locate_subfolder(folder, spec)
+    if spec.gguf_file is None or not (folder / spec.gguf_file).is_file():
+        there = ", ".join(sorted(path.name for path in folder.glob("*.gguf"))) or "none"
         raise ModelError(f"the package {spec.package} has no file {spec.gguf_file!r}; GGUF files there: {there}.")
-    return folder
+    return str(folder)
 
 
 def _locate_subfolder(package: Path, spec: PretrainedModel) -> str:

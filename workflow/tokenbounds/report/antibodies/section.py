@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 
 import polars as pl
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from tokenbounds.config import TaskSpec
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import atomic_path, write_bytes
-from tokenbounds.report import style
+from tokenbounds.report import style, templates
 from tokenbounds.report.antibodies import figures, tables
 from tokenbounds.report.antibodies.tables import MessageReport, TaskResult
 from tokenbounds.report.formats import format_bytes, format_percent, format_value, metric_label
@@ -133,13 +131,11 @@ def antibody_section(directory: Path | str) -> list[Section]:
         raise TokenboundsError(f"the tables in {directory} cannot be read ({error}). Make them again.") from error
     if all(frames[name].is_empty() for name in ("regions", "recovery", "affinity")):
         return []
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(shown=format_value, label=metric_label, size=format_bytes, percent=format_percent)
-    text = (resources.files(__package__ or "tokenbounds.report.antibodies") / "section.html.jinja").read_text(
-        encoding="utf-8"
-    )
     metrics = [name for name in frames["models"].columns if name == "bpd" or name.startswith("top")]
-    body = environment.from_string(text).render(
+    body = templates.render(
+        "tokenbounds.report.antibodies",
+        "section.html.jinja",
+        {"shown": format_value, "label": metric_label, "size": format_bytes, "percent": format_percent},
         metrics=metrics,
         models=frames["models"].to_dicts(),
         regions=_by_region(frames["regions"]),

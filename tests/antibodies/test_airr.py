@@ -217,7 +217,7 @@ def test_chains_of_cells_are_paired(tmp_path):
 @pytest.mark.parametrize(
     ("change", "settings", "message"),
     [
-        ({"sequence_alignment": "ACGZ"}, {}, r"a\.tsv:2, column 'sequence_alignment': 'Z' is no nucleotide"),
+        ({"sequence_alignment": "ACGZ"}, {}, r"a\.tsv:2, column 'sequence_alignment': 'Z' is not a nucleotide"),
         ({"v_germline_start": "two"}, {}, r"a\.tsv:2, column 'v_germline_start': 'two' is no whole number"),
         ({"sequence_alignment_aa": "QV1"}, {}, r"a\.tsv:2, column 'sequence_alignment_aa': '1' at residue 3"),
         ({}, {"clone": "family"}, r"a\.tsv has no column 'family' \(it has: sequence_id.*Correct the source's 'clone'"),

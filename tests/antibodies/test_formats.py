@@ -128,7 +128,7 @@ def test_nucleotides_are_translated_when_asked_and_refused_when_not(tmp_path):
     with pytest.raises(CorpusError, match=r"t\.csv:2, column 's' looks like nucleotides.*molecule"):
         read(table(path, heavy="s"), path)
     path = write_table(tmp_path / "u.csv", [{"s": RESIDUES}], ",")
-    with pytest.raises(CorpusError, match=r"u\.csv:2, column 's': 'Q' is no nucleotide"):
+    with pytest.raises(CorpusError, match=r"u\.csv:2, column 's': 'Q' is not a nucleotide"):
         read(table(path, heavy="s", molecule="nucleotides"), path)
 
 

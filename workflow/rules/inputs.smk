@@ -68,7 +68,7 @@ def training_corpus(wildcards) -> str:
 
 
 def starting_model(wildcards) -> list[str]:
-    """Card and values of the model that training starts from; none if values are drawn."""
+    """Card and values of the model that training starts from; none if values are random."""
     name = study.models[wildcards.model].start
     return [f"<results>/models/{name}/{file}" for file in ("card.json", "model.safetensors") if name]
 

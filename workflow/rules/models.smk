@@ -10,7 +10,7 @@ Out   <results>/models/{model}/card.json             what rebuilds the model aro
 
 
 rule train_model:
-    """Train a transformer, from scratch or from another model's values; a killed job goes on from its last checkpoint."""
+    """Train a transformer, from scratch or from another model's values; a killed job continues from its last checkpoint."""
     input:
         manifest=training_corpus,
         start=starting_model,
@@ -65,7 +65,7 @@ rule import_model:
 
 
 rule finetune_model:
-    """Train adapters over a base that stays as it is; a killed job goes on from its last checkpoint."""
+    """Train adapters over a base that stays as it is; a killed job continues from its last checkpoint."""
     input:
         manifest=training_corpus,
         base=base_files,

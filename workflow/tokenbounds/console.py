@@ -126,7 +126,7 @@ def _rows_table(rows: list[dict[str, Any]]) -> Table:
 def _links_table(links: list[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
     """The links of rows that use the chain: the models each depends on, and its part of the row's value."""
     numeric = ("beta", "weight", "value", "empirical", "range", "lambda")
-    table = _columns(["row", "models and their weights of what lies below"], ["β", "factor", *numeric[2:5], "λ"])
+    table = _columns(["row", "models and the weights of what each is mixed with"], ["β", "factor", *numeric[2:5], "λ"])
     for row, link in links:
         models = zip(link["messages"], link["alphas"], strict=True)
         numbers = (f"{link[name]:.4g}" for name in numeric)

@@ -89,7 +89,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def check_no_pointer(path: Path | str, error_type: type[TokenboundsError] = TokenboundsError) -> None:
-    """Refuse a file of Git LFS that was never fetched: a pointer of three lines that stands where the data should.
+    """Refuse a file of Git LFS that was never fetched: a pointer of three lines in place of the data.
 
     Raises
     ------

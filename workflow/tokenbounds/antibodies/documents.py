@@ -33,7 +33,7 @@ class AntibodyDocument:
     name
         The sequence's name, or its clone's.
     text
-        As `vocabulary.encode_text` reads it. `[CLS]` is not in it: it stands before every document anyway.
+        As `vocabulary.encode_text` reads it. `[CLS]` is not in it: it precedes every document anyway.
     labels
         One for each of its tokens.
     """
@@ -175,7 +175,7 @@ def _family_documents(
 
 
 def _chain_labels(chain: ChainRecord, member: int, before: int) -> TokenLabels:
-    """Labels of a chain's tokens, of which `before` stand in front of the residues."""
+    """Labels of a chain's tokens, of which `before` precede the residues."""
     labels, n = chain.labels, len(chain.residues) + before
     return TokenLabels(
         member=np.full(n, member, np.int32),

@@ -15,7 +15,7 @@ def join_cells(chains: Iterable[Antibody], counts: ReadingCounts) -> Iterator[An
     """Join single chains by their cell, which is their name, by their donor and by their file; in order of cells.
 
     Barcodes of cells repeat from sample to sample, so that equal ones of two files are two cells; where a cell's chains
-    lie in several files, a warning says so. A cell with one heavy and one light chain gives an antibody. Chains of
+    are in several files, a warning says so. A cell with one heavy and one light chain gives an antibody. Chains of
     other cells are left out and counted: without a partner, or of a cell with more than two chains, whose partners are
     not known. The pair takes clone and donor from its heavy chain, or from the light one where the heavy one has none.
     """
@@ -33,7 +33,7 @@ def join_cells(chains: Iterable[Antibody], counts: ReadingCounts) -> Iterator[An
     if repeated:
         counts.add("noted", "cells_named_in_several_files", repeated)
         counts.warn(
-            f"The names of {repeated} cells stand in several files; chains were not joined across files. If they are "
+            f"The names of {repeated} cells are in several files; chains were not joined across files. If they are "
             "the same cells, put both chains into one file."
         )
 

@@ -63,8 +63,8 @@ def clean_residues(raw: str, keep: KeepSpec, where: str, counts: ReadingCounts) 
     foreign = _FOREIGN.search(upper)
     if foreign:
         raise CorpusError(
-            f"{where}: {foreign.group()!r} at residue {foreign.start() + 1} is no amino acid. Correct the sequence, or "
-            "name the column that holds sequences."
+            f"{where}: {foreign.group()!r} at residue {foreign.start() + 1} is not an amino acid. Correct it, "
+            "or name the column that holds sequences."
         )
     upper, stops = _FINAL_STOP.subn("", upper)
     bare = upper.replace("-", "")

@@ -101,7 +101,7 @@ class CloneWatch:
     def _report(self) -> None:
         self._counts.add("clones", "clones", len(self._seen))
         if not self._seen:
-            self._counts.warn("No sequence states its clone, though the source names where it stands.")
+            self._counts.warn("No sequence states its clone, though the source names where to find it.")
         for kind, found in self._mixed.items():
             if found:
                 self._counts.add("clones", kind, len(found))

@@ -18,7 +18,7 @@ __all__ = ["BPD", "BoundKind", "Metric"]
 class Metric(str):
     """A loss per token: `bpd`, bits per token after smoothing, or `top{k}_error`, the rate of ranks above k.
 
-    It is its own name, so that it can stand in JSON and in tables; the name is parsed once, here.
+    It is its own name, so that it can be written to JSON and tables; the name is parsed once, here.
 
     """
 

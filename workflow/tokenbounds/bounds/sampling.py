@@ -182,7 +182,7 @@ class BlockSums:
 
 
 def draws_for_width(deviation: float, value_range: float, width: float, delta: float) -> int:
-    """Number of draws for which the upper bound lies about `width` above the mean (a plan, not a statement).
+    """Number of draws for which the upper bound is about `width` above the mean (a plan, not a statement).
 
     See docs/bounds.md, "Sampling".
 

@@ -149,7 +149,7 @@ LinkRecord = TypedDict(
     "LinkRecord",
     {
         "messages": Annotated[list[str], Field(min_length=1, description="names of the messages that it depends on")],
-        "alphas": Annotated[list[Probability], Field(min_length=1, description="weight of what lies below each")],
+        "alphas": Annotated[list[Probability], Field(min_length=1, description="weight of what each is mixed with")],
         "beta": Annotated[float, Field(ge=0, le=1, description="part of the model below's loss that it subtracts")],
         "weight": Annotated[float, Field(gt=0, le=1, description="factor of its value in the row's value")],
         "lambda": Annotated[float, Field(description="λ chosen from the grid")],

@@ -226,7 +226,7 @@ def _locate_corpus(path: Path, record: dict[str, Any]) -> Path:
 
 
 def _resolve(path: Path, record: dict[str, Any]) -> Path:
-    """Where a file of the certificate at `path` lies."""
+    """Where a file of the certificate at `path` is."""
     return _normal(path.parent / record["file"])
 
 

@@ -3,7 +3,7 @@
 Finer steps lower the loss and lengthen the message. Each candidate is encoded, decoded again and scored on a pilot
 sample of the corpus; `forecast` says what bound its losses and its size give on the whole corpus. The search is free:
 a bound holds for all messages at once, and the scale that is chosen is inside the message. What must not be chosen
-on is the sample that a certificate scores; the pilot is drawn by a seed of its own.
+on is the sample that a certificate scores; the pilot has a seed of its own.
 """
 
 from __future__ import annotations

@@ -290,7 +290,7 @@ def _report(
 
 
 def _comparison(symbols: Sequence[np.ndarray], coder: Coder) -> dict[str, Any]:
-    """What other compressors make of the symbols; of more than a few million only a sample is tried."""
+    """What other compressors need for the symbols; of more than a few million only a sample is compressed."""
     compared = compare_coders(symbols, coder)
     whole = compared["symbols"] == sum(codes.size for codes in symbols)
     others = {name: compared[name] for name in ("gzip", "xz", "zstd")} if whole else {}

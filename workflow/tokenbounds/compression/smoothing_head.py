@@ -122,7 +122,7 @@ def train_smoothing_head(
     model
         The decoded model, float32.
     corpus
-        Where tokens are drawn from, by `spec.seed`; its size is the m of the bound.
+        What tokens are sampled from, with `spec.seed`; its size is the m of the bound.
     context
         Tokens of a window.
     message_bits

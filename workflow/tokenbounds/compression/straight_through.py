@@ -46,7 +46,7 @@ def finetune(
     quantized : Quantized
         Gives steps or codebooks to start from.
     corpus : Corpus
-        Where batches are drawn from, by `spec.seed`.
+        What batches are sampled from, with `spec.seed`.
     context : int
         Tokens a row of a batch.
     spec : Finetuning
@@ -106,7 +106,7 @@ class _Objective:
 
 
 class _LossWithBackward(nn.Module):
-    """Runs backward inside forward, while the quantized values still stand in for the parameters.
+    """Runs backward inside forward, while the quantized values still replace the parameters.
 
     The loss recomputes parts of the model on the way back and must find the same values there.
     """

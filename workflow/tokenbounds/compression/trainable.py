@@ -116,7 +116,7 @@ class TrainableCodebook(TrainableTensor):
         return value, interpolate(self.lengths, self._position().flatten()).sum()
 
     def _position(self) -> torch.Tensor:
-        """Where each weight lies among the codebook's values: index of the lower one plus the share of the way up."""
+        """Where each weight is among the codebook's values: index of the lower one plus the share of the way up."""
         book = self.codebook.detach()
         if len(book) < 2:
             return torch.zeros_like(self.weight)

@@ -132,7 +132,7 @@ class SequenceSource(Checked):
         if self.keep.duplicates and by:
             yield Fault(
                 "keep.duplicates",
-                "a sequence that stands in two clones could be in both parts of the split. Leave out 'duplicates', or "
+                "a sequence that belongs to two clones could be in both parts of the split. Leave out 'duplicates', or "
                 "'split'.",
             )
 

@@ -215,7 +215,7 @@ def _window_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[s
 
 
 def _sample_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str]:
-    """Yield a line for everything that needs every token scored, if a sample is drawn."""
+    """Yield a line for everything that needs every token scored, if only a sample is scored."""
     if study.evaluations[row.evaluation].sample_tokens is None:
         return
     remedy = f"needs every token scored, but evaluation '{row.evaluation}' draws a sample. Use one with"
@@ -230,6 +230,6 @@ def _task_faults(study: Study) -> Iterator[str]:
     for name, task in study.tasks.items():
         if task.kind == "recovery" and study.corpora[task.corpus].tokenizer.kind != "antibody":
             yield (
-                f"tasks.{name}.corpus: sequences are drawn from a corpus of the tokenizer 'antibody', and "
+                f"tasks.{name}.corpus: sequences are sampled from a corpus of the tokenizer 'antibody', and "
                 f"'{task.corpus}' has another. Name one with it; models of IgLM are asked in their own vocabulary."
             )

@@ -143,7 +143,7 @@ def _render_type(kind: type, *, alone: bool) -> str:
 
 
 def _key_of(kind: type) -> str:
-    """The key under which a type without `kind` stands in a configuration."""
+    """The key that holds a type without `kind` in a configuration."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__.removesuffix("Spec")).lower()
 
 

@@ -181,7 +181,7 @@ class FinetunedModel:
 
     @property
     def is_dense(self) -> bool:
-        """Whether the model's values are all its own, one by one: no, its adapters lie over a base."""
+        """Whether the model's values are all its own, one by one: no, its adapters modify a base."""
         return False
 
 

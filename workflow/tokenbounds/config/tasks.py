@@ -1,4 +1,4 @@
-"""Rows of tasks: what antibody models are tried at, beside being certified."""
+"""Rows of tasks: what antibody models are tested on, in addition to certificates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a YAML configuration: a key that stands twice is an error, and every error is one line."""
+"""Reading a YAML configuration: a key that occurs twice is an error, and every error is one line."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 class _RepeatedKey(Exception):
-    """A key stands twice in one mapping."""
+    """A key occurs twice in one mapping."""
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which besides refuses keys that stand twice in a mapping."""
+    """PyYAML's safe loader, which also refuses keys that occur twice in a mapping."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # Here merged mappings (`<<: *anchor`), whose keys may stand again, are not yet unfolded.
+        # Here merged mappings (`<<: *anchor`), whose keys may occur again, are not yet unfolded.
         lines: dict[tuple[str, str], int] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             line, name = key.start_mark.line + 1, (key.tag, key.value)
             if name in lines:
                 raise _RepeatedKey(
-                    f"the key '{key.value}' stands twice, in line {lines[name]} and in line {line}. Keep one."
+                    f"the key '{key.value}' occurs twice, in line {lines[name]} and in line {line}. Keep one."
                 )
             lines[name] = line
         return super().construct_mapping(node, deep=deep)

@@ -1,7 +1,7 @@
 """Label columns: what a corpus declares to know about its tokens, and how values in documents become labels.
 
 A label is a small integer, its code, that the column's categories give a name. Codes travel with tokens through
-annotations and score files; names stand once, in the manifest.
+annotations and score files; names are in the manifest alone.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class MemoryCorpus:
     contents
         Tokens of each document, int[n].
     vocabulary_size, start_id
-        As of a tokenizer: every token is below the first; the second stands before a document's first token.
+        As of a tokenizer: every token is below the first; the second precedes a document's first token.
 
     Attributes
     ----------

@@ -1,7 +1,7 @@
 """Shards of tokens: written as a stream from any source, read through memory maps.
 
 A shard is an Arrow IPC stream file with the columns `document: int64` and `tokens: list<uint16|uint32>`. Documents
-are numbered in the order of the source, and document i lies in shard i modulo the number of shards.
+are numbered in the order of the source, and document i is in shard i modulo the number of shards.
 """
 
 from __future__ import annotations

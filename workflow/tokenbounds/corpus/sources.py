@@ -146,7 +146,7 @@ def _read_topics(source: PythonTopicsSource) -> Iterator[Document]:
     from pydoc_data import topics
 
     names = sorted(topics.topics)
-    first_with = {topics.topics[name]: name for name in reversed(names)}  # some texts stand under two names
+    first_with = {topics.topics[name]: name for name in reversed(names)}  # some texts have two names
     parts = {"all": names, "even": names[::2], "odd": names[1::2]}
     for name in parts[source.part]:
         if first_with[topics.topics[name]] == name:

@@ -31,7 +31,7 @@ class Tokenizer(Protocol):
     vocabulary_size : int
         Every id it emits is below this number.
     start_id : int
-        The token that stands before a document's first one.
+        The token that precedes a document's first one.
     leading : int
         Tokens that it puts before every text, to which no label of the text belongs.
     """

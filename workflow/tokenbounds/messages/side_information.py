@@ -86,7 +86,7 @@ def find_places(source: Path | str | bytes, named: Iterable[Path | str] = ()) ->
     Parameters
     ----------
     source
-        The message's file or the model's folder, beside which a study keeps things; bytes lie nowhere.
+        The message's file or the model's folder, beside which a study keeps things; bytes have no place.
     named
         Files of messages; checkpoint folders, Hugging Face folders or GGUF files of models. Of the kind that none is
         named of, those of the study around `source` are returned.

@@ -40,7 +40,7 @@ class ModelCard:
     vocabulary_size
         Number of logits V.
     start_id
-        The token that stands before a document's first one.
+        The token that precedes a document's first one.
     context
         Largest number of input positions.
     """

@@ -25,14 +25,14 @@ from tokenbounds.report.records import Certificate, read_certificates
 _CAPTIONS = {
     "bound_by_size": (
         "The price of a message",
-        "Each certificate stands at the size of its message. The foot is the loss measured on the corpus; the dot is "
+        "Each certificate is drawn at the size of its message. The foot is the loss measured on the corpus; the dot is "
         "the certified bound, higher by what the message costs. Larger messages fit better and cost more: the best "
-        "certificate lies where the two balance. Above the dashed line a bound is vacuous; a triangle is a bound "
+        "certificate is where the two balance. Above the dashed line a bound is vacuous; a triangle is a bound "
         "beyond the frame.",
     ),
     "bound_by_method": (
         "Bound against size, by method",
-        "Every method of compression at several sizes: certified (solid) and measured (dashed). A line that lies lower "
+        "Every method of compression at several sizes: certified (solid) and measured (dashed). A line that is lower "
         "buys a better certificate for the same bits.",
     ),
     "bound_by_alpha": (

@@ -260,7 +260,7 @@ def _facts(certificate: Certificate) -> list[tuple[str, str]]:
 
 
 def _links(row: BoundRow) -> str:
-    """The models of a row's chain with their weights of what lies below, and what each link adds to the bound."""
+    """The models of a row's chain with the weights of what each is mixed with, and what each link adds to the bound."""
     last = row.links[-1]
     models = zip(last["messages"], last["alphas"], strict=True)
     chain = " ← ".join(f"{name} ({alpha:g})" for name, alpha in models)

@@ -71,7 +71,7 @@ class PlannedRows:
         self._done, self._skipped = self._skipped, 0
 
     def _check_piece(self, found: dict[str, Int64Array]) -> None:
-        """Check rows that lie within the current slice."""
+        """Check rows that are within the current slice."""
         size = len(found["block"])
         first = int(np.searchsorted(self._ends, self._done, side="right"))
         last = int(np.searchsorted(self._ends, self._done + size, side="left"))
@@ -93,7 +93,7 @@ class PlannedRows:
 
     def _refuse(self, name: str, found: np.int64, wanted: np.int64 | None) -> None:
         raise ScoreError(
-            f"{self._path}: {name} {found} stands where the plan has {'nothing' if wanted is None else wanted}: a "
+            f"{self._path}: {name} {found} is where the plan has {'nothing' if wanted is None else wanted}: a "
             "token is missing, doubled or misplaced. Score this shard again."
         )
 

@@ -60,7 +60,7 @@ def score_documents(
     stride = min(stride or max(1, context // 2), context)
     rows = plan_scoring(corpus.lengths, context=context, stride=stride, sample_tokens=None, seed=0, shards=1)
     scores = _join(score_blocks(scorer, corpus, rows, options.batch_tokens))
-    ends = np.cumsum(corpus.lengths)  # rows of the plan are in corpus order: documents lie one after the other
+    ends = np.cumsum(corpus.lengths)  # rows of the plan are in corpus order: documents follow one another
     return [
         TokenScores(scores.nll_bits[end - length : end], scores.rank[end - length : end])
         for end, length in zip(ends, corpus.lengths, strict=True)

@@ -2,7 +2,7 @@
 
 A *window* shows the model at most `context` tokens and a *block* is what one window scores. The first window of a
 document starts from `start_id` and scores up to `context` tokens. Each further window moves on by `stride` tokens,
-scores those, and sees `context - stride` more of what came before. Every token lies in exactly one block, so block
+scores those, and sees `context - stride` more of what came before. Every token is in exactly one block, so block
 averages weighted by block length give the corpus mean exactly.
 """
 

@@ -45,7 +45,7 @@ class Question:
     region
         The region.
     document, member
-        Where the chain stands in the corpus.
+        Where the chain is in the corpus.
     chain
         Heavy or light, or NONE if it is not known.
     residues
@@ -123,7 +123,7 @@ def _chains(tokens: Tokens, labels: TokenLabels) -> Iterator[tuple[int, int]]:
 
 
 def _span(regions: npt.NDArray[np.int8], region: Region) -> slice | None:
-    """Where a region lies; None if it is missing or in pieces."""
+    """Where a region is; None if it is missing or in pieces."""
     inside = np.flatnonzero(regions == region)
     if not len(inside) or inside[-1] - inside[0] + 1 != len(inside):
         return None

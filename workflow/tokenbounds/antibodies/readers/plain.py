@@ -54,7 +54,9 @@ def _translated(letters: str, where: str) -> str:
     bases = letters.upper().replace("-", "").replace(".", "")
     foreign = _FOREIGN_BASE.search(bases)
     if foreign:
-        raise CorpusError(f"{where}: {foreign.group()!r} is no nucleotide. Set the source's 'molecule: amino_acids'.")
+        raise CorpusError(
+            f"{where}: {foreign.group()!r} is not a nucleotide. Set the source's 'molecule: amino_acids'."
+        )
     return translate(bases)
 
 

@@ -124,7 +124,7 @@ class _Cells:
         bases = self.text(column).upper()
         foreign = _FOREIGN_BASE.search(bases)
         if foreign:
-            raise self._row.error(column + self._suffix, f"{foreign.group()!r} is no nucleotide. Correct the cell.")
+            raise self._row.error(column + self._suffix, f"{foreign.group()!r} is not a nucleotide. Correct the cell.")
         return bases
 
     def bases(self, column: str) -> str:

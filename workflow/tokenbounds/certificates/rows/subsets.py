@@ -116,7 +116,7 @@ def state_subsets(
     Returns
     -------
     list of dict
-        One a subset: column, label, tokens, rows and ledger, as they stand in a certificate.
+        One a subset: column, label, tokens, rows and ledger, as in a certificate.
 
     Raises
     ------

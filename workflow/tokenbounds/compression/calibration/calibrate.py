@@ -1,6 +1,6 @@
 """Calibrate a model: one pass forwards and one backwards over its blocks, one block in memory at a time.
 
-Hidden states between blocks lie in a scratch file. The pass backwards runs each block again with its linear layers
+Hidden states between blocks are kept in a scratch file. The pass backwards runs each block again with its linear layers
 watched, takes the gradient of the summed loss through it, and hands the gradient on to the block before.
 """
 
@@ -60,7 +60,7 @@ def calibrate_model(
     corpus : Corpus
         Tokens of the model's own tokenizer.
     spec : CalibrationSpec
-        How many tokens, in windows of how many, drawn by which seed, and the precision of computing.
+        How many tokens, in windows of how many, sampled with which seed, and the precision of computing.
     out : path
     corpus_sha256 : str
         Of the corpus's manifest, for the record.

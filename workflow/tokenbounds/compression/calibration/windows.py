@@ -19,7 +19,7 @@ class Windows:
     Attributes
     ----------
     inputs, targets : int64 array [windows, context]
-        Each document stands behind the corpus's start token, which is a target nowhere (-100).
+        Each document follows the corpus's start token, which is a target nowhere (-100).
     documents : tuple of int
         Numbers of the documents that are in it, the last one perhaps in part.
     """

@@ -22,7 +22,7 @@ from scipy.linalg import solve_triangular
 from tokenbounds.errors import CalibrationError
 
 DAMPING = 1e-4
-_PANEL = 128  # columns whose feedback is computed one by one; what lies behind is updated once a panel
+_PANEL = 128  # columns whose feedback is computed one by one; what follows is updated once a panel
 
 QuantizeBlock = Callable[[np.ndarray, int], np.ndarray]
 
@@ -95,7 +95,7 @@ def ldlq(weight: np.ndarray, factor: LdlFactor, quantize_block: QuantizeBlock, b
         What `quantize_block` returned, column by column.
     """
     columns = weight.shape[1]
-    # Transposed, so that a column of the weight lies in one piece.
+    # Transposed, so that a column of the weight is contiguous.
     targets = np.ascontiguousarray(weight.T, dtype=np.float64)
     errors = np.zeros_like(targets)
     values = np.empty_like(targets)

@@ -1,4 +1,4 @@
-"""Row and column steps in a rotated basis: linear layers stand between two seeded random rotations (QuIP)."""
+"""Row and column steps in a rotated basis: linear layers between two seeded random rotations (QuIP)."""
 
 from __future__ import annotations
 

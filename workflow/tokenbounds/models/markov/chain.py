@@ -89,7 +89,7 @@ class MarkovChain:
         tokens : int[n]
             Its tokens, each below the vocabulary size.
         start_id : int, optional
-            What stands before the first token; the card's start token unless given.
+            What precedes the first token; the card's start token unless given.
 
         Returns
         -------

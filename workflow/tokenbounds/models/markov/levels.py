@@ -77,7 +77,7 @@ def suffix(codes: np.ndarray, digits: int, vocabulary_size: int) -> np.ndarray:
 
 
 def find(sorted_codes: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each code lies in a sorted table, and whether it does (the place is arbitrary where it does not)."""
+    """Where each code is in a sorted table, and whether it does (the place is arbitrary where it does not)."""
     if not len(sorted_codes):
         return np.zeros(len(codes), dtype=np.int64), np.zeros(len(codes), dtype=bool)
     places = np.minimum(np.searchsorted(sorted_codes, codes), len(sorted_codes) - 1)

@@ -28,7 +28,7 @@ _TARGETS = Subset(("attention", "mlp"), ROLES)
 
 
 class _Inner:
-    """What a subspace lies over: a parameterization that is no subspace itself."""
+    """What a subspace covers: a parameterization that is not a subspace itself."""
 
     @property
     def default(self) -> dict[str, Any]:

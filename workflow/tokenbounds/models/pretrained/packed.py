@@ -121,7 +121,7 @@ def _read_awq(files: TensorFiles, layer: str) -> torch.Tensor:
 
 
 def unpack_stream(words: np.ndarray, bits: int) -> np.ndarray:
-    """Unsigned integers of `bits` bits that lie end to end in rows of 32-bit words, lowest bits first; int32."""
+    """Unsigned integers of `bits` bits packed end to end in rows of 32-bit words, lowest bits first; int32."""
     rows = np.ascontiguousarray(words).astype("<u4").view(np.uint8).reshape(len(words), 4 * words.shape[1])
     count = 32 * words.shape[1] // bits
     stream = np.unpackbits(rows, axis=1, bitorder="little")[:, : count * bits]

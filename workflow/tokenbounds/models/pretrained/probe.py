@@ -1,8 +1,8 @@
 """Whether two models compute the same: all of them on a few tokens, and some blocks on more tokens than a window holds.
 
-The first probe's tokens stand at positions spread over the whole context, so that rotary frequencies of every type of
+The first probe's tokens are at positions spread over the whole context, so that rotary frequencies of every type of
 scaling are compared far out; the second one's sequence is longer than the sliding window, whose mask depends on how
-far tokens lie apart in the sequence.
+far tokens are apart in the sequence.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Tensors of a `torch.save` archive, read as data: nothing is unpickled, imported or called.
 
-Such an archive is a zip file: raw little-endian storages, and a pickle program that says how tensors lie in them. The
-program of a state dictionary uses two dozen of pickle's instructions, three of which name something. Here those
-instructions are looked at, one after the other, and turned into plain dictionaries and records; any other instruction
-or name is an error. So a hostile archive can at worst be refused.
+Such an archive is a zip file: raw little-endian storages, and a pickle program that says how tensors are laid out in
+them. The program of a state dictionary uses two dozen of pickle's instructions, three of which name something. Here
+those instructions are looked at, one after the other, and turned into plain dictionaries and records; any other
+instruction or name is an error. So a hostile archive can at worst be refused.
 """
 
 from __future__ import annotations

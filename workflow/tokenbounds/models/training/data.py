@@ -1,4 +1,4 @@
-"""Training batches drawn by seed from a corpus, any of which can be made on its own."""
+"""Training batches sampled with a seed from a corpus, any of which can be made on its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TokenSource(Protocol):
 class BlockSampler:
     """An endless, seeded sequence of training batches; batch i depends on the seed and i alone.
 
-    Each row is a window of `context` tokens inside one document. A token of the corpus is drawn uniformly, and the
+    Each row is a window of `context` tokens inside one document. A token of the corpus is sampled uniformly, and the
     window is placed uniformly among those that contain it, then moved inside the document. The input before a
     document's first token is the corpus's start token; documents shorter than `context` are padded at the end.
 

@@ -25,7 +25,7 @@ def initial_model(spec: TrainedModel, card: ModelCard, start: Path | None = None
     spec, card
         The row, and the card made of it.
     start
-        Folder of the checkpoint that the row names as its start; without one, values are drawn from the row's seed.
+        Folder of the checkpoint that the row names as its start; without one, values are random by the row's seed.
 
     Returns
     -------

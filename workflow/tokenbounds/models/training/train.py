@@ -65,7 +65,7 @@ def train_model(
     directory
         Where `model.safetensors`, `card.json` and `training.parquet` go.
     workdir
-        Where the state is saved every `save_steps` steps. A call with the same spec and corpus goes on from the last
+        Where the state is saved every `save_steps` steps. A call with the same spec and corpus continues from the last
         whole state there, and ends with the same weights as an uninterrupted run on the same machine; a state of
         another spec or corpus is discarded. Removed at the end.
     start

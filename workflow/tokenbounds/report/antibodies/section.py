@@ -101,7 +101,7 @@ def _draw(subsets: pl.DataFrame, quantization: pl.DataFrame, directory: Path) ->
         stale.unlink()
     with style.figure_style():
         for name, chosen, draw in wanted:
-            # The figure's own rows stand beside it; the whole table keeps its name.
+            # The figure's own rows are beside it; the whole table keeps its name.
             style.save(draw(chosen), chosen, directory, f"figure_{name}")
 
 

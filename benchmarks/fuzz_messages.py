@@ -27,8 +27,8 @@ from tokenbounds.messages.coding.trellis import grid_points, trellis
 from tokenbounds.messages.container import CHECKSUM_BYTES, Message, parse_message, render_message, write_varint
 from tokenbounds.messages.container import _checksum as checksum
 from tokenbounds.messages.decode import decode_message
-from tokenbounds.messages.formats.published import PublishedQuantized
-from tokenbounds.messages.formats.scaled import ScaledMatrix, ScaledQuantized
+from tokenbounds.messages.formats.published import PublishedFormat
+from tokenbounds.messages.formats.scaled import ScaledFormat, ScaledMatrix
 from tokenbounds.messages.smoothing_head import SmoothingHead
 from tokenbounds.models.adapters import AdapterCard, attach_adapters, check_adapter
 from tokenbounds.models.base import load_base
@@ -36,7 +36,7 @@ from tokenbounds.models.build import build_model, coded_parameters, initialize
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint
 from tokenbounds.models.identity import checkpoint_sha256
-from tokenbounds.models.pretrained.quip_sharp import LatticeLayer, PublishedCodes, slots_of
+from tokenbounds.models.pretrained.lattice_layers import LatticeLayer, PublishedCodes, slots_of
 
 _LLAMA = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2}
 _MODELS = [
@@ -84,14 +84,14 @@ def on_trellis(data: bytes) -> bytes:
     message = parse_message(data)
     model = build_model(ModelCard.from_dict(message.header["model"]))
     shapes = {name: tuple(value.shape) for name, value in coded_parameters(model).items()}
-    plain = ScaledQuantized.from_message(message, shapes, "adaptive")
+    plain = ScaledFormat.from_message(message, shapes, "adaptive")
     matrices = {}
     for index, (name, matrix) in enumerate(plain.matrices.items()):
         along = matrix.transposed if index % 2 else matrix
         points = grid_points(along.codes, trellis(8)).astype(np.int32)
         found = ScaledMatrix(points, along.rows, along.columns, 8)
         matrices[name] = found.transposed if index % 2 else found
-    quantized = ScaledQuantized(plain.shapes, matrices, plain.vectors)
+    quantized = ScaledFormat(plain.shapes, matrices, plain.vectors)
     return render_message({**message.header, "quantizer": quantized.header()}, quantized.to_parts("adaptive"))
 
 
@@ -116,7 +116,7 @@ def published(bits: int) -> bytes:
         layers[name] = LatticeLayer(codes[0], residuals, *scales, None)
     coded = {weight for slot in slots.values() for weight in slot.weights}
     others = {name: np.ones(shape, np.float32) for name, shape in shapes.items() if name not in coded}
-    quantized = PublishedQuantized(shapes, PublishedCodes(layers, bits, 2.0), others)
+    quantized = PublishedFormat(shapes, PublishedCodes(layers, bits, 2.0), others)
     header = {"model": card.to_dict(), "quantizer": quantized.header(), "coder": "adaptive"}
     return render_message(header, quantized.to_parts("adaptive"))
 

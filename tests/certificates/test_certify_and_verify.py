@@ -19,7 +19,7 @@ from tokenbounds.errors import CertificateError
 from tokenbounds.models.build import build_model, initialize
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint
-from tokenbounds.models.markov.chain import fit_markov
+from tokenbounds.models.markov.counts import fit_markov
 from tokenbounds.scores.scoring import score_message
 
 SPEC = BoundsSpec(top_k=(1,), alphas=(0.1, 0.3), lambdas=8)

@@ -12,7 +12,7 @@ from tokenbounds.compression.calibration.layers import Matrix, matrices_of, of_u
 from tokenbounds.compression.calibration.store import Calibration
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.compression.posttraining.ldlq import proxy_loss
-from tokenbounds.compression.posttraining.methods import SensitivitySteps, staggered_exponents
+from tokenbounds.compression.posttraining.roundings import SensitivitySteps, staggered_exponents
 from tokenbounds.compression.posttraining.scale_search import find_scale
 from tokenbounds.config import CalibrationSpec, MessageSpec, parse_row
 from tokenbounds.errors import CalibrationError, MessageError

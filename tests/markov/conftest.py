@@ -5,7 +5,7 @@ import json
 import pytest
 from tokenbounds.config import CorpusSpec, JsonLinesSource, MarkovModel
 from tokenbounds.corpus.shards import Corpus, tokenize_corpus
-from tokenbounds.models.markov.chain import fit_markov
+from tokenbounds.models.markov.counts import fit_markov
 
 TEXT = "the cat sat on a mat while another dog ran under this old table and then slept"
 WORDS = TEXT.split()

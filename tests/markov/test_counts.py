@@ -8,7 +8,8 @@ import pytest
 from tokenbounds.config import MarkovModel
 from tokenbounds.errors import ModelError
 from tokenbounds.models.markov import counts as counting
-from tokenbounds.models.markov.counts import MarkovCard, fit_markov, gram_codes, load_counts
+from tokenbounds.models.markov.counts import fit_markov, load_counts
+from tokenbounds.models.markov.grams import MarkovCard, gram_codes
 
 
 def test_grams_of_a_hand_written_document():

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenbounds.compression.encode import encode_model
+from tokenbounds.compression.markov import promised_loss
 from tokenbounds.config import MessageSpec
 from tokenbounds.config.quantizers import CountsQuantizer, UniformQuantizer
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.container import Part, read_message, write_message
-from tokenbounds.messages.formats.markov import Entries, decode_levels, encode_levels
+from tokenbounds.messages.formats.markov import Entries, MarkovFormat, decode_chain
 from tokenbounds.models.markov import chain as markov
-from tokenbounds.models.markov.chain import MarkovChain, encode_counts, promised_loss
-from tokenbounds.models.markov.counts import MarkovCard
-from tokenbounds.models.markov.levels import UNIT, build_level, weight_table
+from tokenbounds.models.markov.chain import MarkovChain
+from tokenbounds.models.markov.grams import MarkovCard
+from tokenbounds.models.markov.tables import UNIT, build_table, weight_scale
 
 
 def codes(*values):
@@ -27,18 +29,20 @@ def codes(*values):
 
 def hand_made_chain(order=2):
     """Three tokens; weights chosen so that every probability is a short fraction."""
-    levels = [
-        build_level(codes(0), codes(0, 1), np.array([2 * UNIT, 3 * UNIT]), 3),
-        build_level(codes(1), codes(1 * 3 + 2), np.array([UNIT]), 3),
-        build_level(codes(0 * 3 + 1), codes((0 * 3 + 1) * 3 + 0), np.array([3 * UNIT]), 3),
+    tables = [
+        build_table(codes(0), codes(0, 1), np.array([2 * UNIT, 3 * UNIT]), 3),
+        build_table(codes(1), codes(1 * 3 + 2), np.array([UNIT]), 3),
+        build_table(codes(0 * 3 + 1), codes((0 * 3 + 1) * 3 + 0), np.array([3 * UNIT]), 3),
     ]
-    return MarkovChain(MarkovCard(order, 3, 0), levels[: order + 1])
+    return MarkovChain(MarkovCard(order, 3, 0), tables[: order + 1])
 
 
 def compressed(counted, tmp_path, order, threshold=2, coder="adaptive", levels=16):
     quantizer = CountsQuantizer(kind="counts", levels=levels, threshold=threshold)
     path = tmp_path / f"{order}-{threshold}-{coder}-{levels}.tbm"
-    encode_counts(counted[order], MessageSpec(model="m", quantizer=quantizer, coder=coder), path)
+    encode_model(
+        counted[order], MessageSpec(model="m", quantizer=quantizer, coder=coder), path, path.with_suffix(".json")
+    )
     return path
 
 
@@ -72,7 +76,7 @@ def test_hand_computed_scores_use_the_start_token():
 
 
 def test_ties_count_against_the_chain():
-    nothing = build_level(codes(0), codes(), np.array([], dtype=np.int64), 4)
+    nothing = build_table(codes(0), codes(), np.array([], dtype=np.int64), 4)
     nll_bits, rank = MarkovChain(MarkovCard(0, 4, 0), [nothing]).score(np.array([0, 3]))
     assert list(nll_bits) == [2, 2] and list(rank) == [4, 4]
 
@@ -87,14 +91,14 @@ def test_empty_and_foreign_documents():
 
 @pytest.mark.parametrize("levels", [2, 3, 16, 64])
 def test_weights_are_a_geometric_sequence_of_integers(levels):
-    table = weight_table(levels)
-    assert table.dtype == np.int64 and table[0] == 0 and table[1] == UNIT // 8 and len(table) == levels + 1
-    assert np.all(np.diff(table) > 0) and UNIT * 800 < table[-1] < UNIT * 2000
+    scale = weight_scale(levels)
+    assert scale.dtype == np.int64 and scale[0] == 0 and scale[1] == UNIT // 8 and len(scale) == levels + 1
+    assert np.all(np.diff(scale) > 0) and UNIT * 800 < scale[-1] < UNIT * 2000
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
 def test_distributions_are_positive_and_sum_to_one(counted, tmp_path, order):
-    chain = MarkovChain.from_message(read_message(compressed(counted, tmp_path, order)))
+    chain = decode_chain(read_message(compressed(counted, tmp_path, order)))
     contexts = [[0] * order, [ord("t")] * order, [255] * order]
     contexts += [list(b"the cat sat"[i : i + order]) for i in range(8)]
     for context in contexts:
@@ -108,7 +112,7 @@ def test_scores_equal_a_naive_loop(counted, corpus, tmp_path, monkeypatch, order
     monkeypatch.setattr(markov, "_DENSE_CELLS", 1 << 24 if dense else 0)
     monkeypatch.setattr(markov, "_DENSE_CONTEXTS", 300 if order == 2 else 1 << 24)
     monkeypatch.setattr(markov, "_BLOCK_CELLS", 1000)
-    chain = MarkovChain.from_message(read_message(compressed(counted, tmp_path, order)))
+    chain = decode_chain(read_message(compressed(counted, tmp_path, order)))
     for tokens in (corpus.document(2)[:150], corpus.document(1), np.arange(256)):
         nll_bits, rank = chain.score(tokens)
         losses, ranks = naive_scores(chain, tokens)
@@ -117,12 +121,12 @@ def test_scores_equal_a_naive_loop(counted, corpus, tmp_path, monkeypatch, order
 
 def test_message_decodes_alike_in_a_fresh_process(counted, corpus, tmp_path):
     path = compressed(counted, tmp_path, 2)
-    nll_bits, rank = MarkovChain.from_message(read_message(path)).score(corpus.document(3))
+    nll_bits, rank = decode_chain(read_message(path)).score(corpus.document(3))
     np.save(tmp_path / "tokens.npy", corpus.document(3))
     program = (
-        "import sys, numpy as np; from tokenbounds.models.markov.chain import MarkovChain\n"
+        "import sys, numpy as np; from tokenbounds.messages.formats.markov import decode_chain\n"
         "from tokenbounds.messages.container import read_message\n"
-        "chain = MarkovChain.from_message(read_message(sys.argv[1]))\n"
+        "chain = decode_chain(read_message(sys.argv[1]))\n"
         "nll_bits, rank = chain.score(np.load(sys.argv[2] + '/tokens.npy'))\n"
         "assert 'torch' not in sys.modules\n"
         "np.save(sys.argv[2] + '/nll.npy', nll_bits); np.save(sys.argv[2] + '/rank.npy', rank)\n"
@@ -136,7 +140,7 @@ def test_message_decodes_alike_in_a_fresh_process(counted, corpus, tmp_path):
 def test_higher_orders_pay_on_structured_text(counted, corpus, tmp_path, coder):
     means = []
     for order in range(3):
-        chain = MarkovChain.from_message(read_message(compressed(counted, tmp_path, order, coder=coder)))
+        chain = decode_chain(read_message(compressed(counted, tmp_path, order, coder=coder)))
         losses = np.concatenate([chain.score(document)[0] for document in corpus.iterate()])
         means.append(losses.mean())
     assert means[0] > means[1] + 0.5 and means[1] > means[2]
@@ -158,8 +162,9 @@ def test_message_states_what_the_decoder_needs_and_no_more(counted, tmp_path):
 
 
 def test_other_quantizers_are_refused(counted, tmp_path):
-    with pytest.raises(ModelError, match="kind counts"):
-        encode_counts(counted[1], MessageSpec(model="m", quantizer=UniformQuantizer(kind="uniform")), tmp_path / "x")
+    row = MessageSpec(model="m", quantizer=UniformQuantizer(kind="uniform"))
+    with pytest.raises(ModelError, match="card"):
+        encode_model(counted[1], row, tmp_path / "x", tmp_path / "y")
 
 
 @settings(max_examples=30, deadline=None)
@@ -177,13 +182,16 @@ def test_any_tables_survive_coding(data):
         symbols = np.array([data.draw(st.integers(1, 4)) for _ in chosen], dtype=np.int64)
         entries.append(Entries(kept, codes(*chosen), symbols))
     card = MarkovCard(order, size, 0)
-    packed, levels = encode_levels(card, entries, 4, coder)
-    for level, again, entry in zip(levels, decode_levels(card, packed, 4, coder), entries, strict=True):
+    laid_out = MarkovFormat.lay_out(card, entries, 4)
+    (part,) = laid_out.to_parts(coder)
+    decoded = MarkovFormat.decode(card, part.data, 4, coder)
+    assert decoded.to_parts(coder) == [part]
+    for table, again, entry in zip(laid_out.tables, decoded.tables, entries, strict=True):
         for name in ("contexts", "totals", "grams", "weights"):
-            assert np.array_equal(getattr(level, name), getattr(again, name))
-        assert np.array_equal(level.contexts, entry.contexts)
-        assert np.array_equal(level.grams, entry.grams)
-        assert np.array_equal(level.weights, weight_table(4)[entry.symbols])
+            assert np.array_equal(getattr(table, name), getattr(again, name))
+        assert np.array_equal(table.contexts, entry.contexts)
+        assert np.array_equal(table.grams, entry.grams)
+        assert np.array_equal(table.weights, weight_scale(4)[entry.symbols])
 
 
 def test_large_vocabularies_keep_to_their_reach(monkeypatch):
@@ -192,11 +200,12 @@ def test_large_vocabularies_keep_to_their_reach(monkeypatch):
     size = 1000
     base = Entries(codes(0), codes(*range(10)), np.full(10, 4))
     pairs = Entries(codes(*range(20)), codes(*(c * size + 3 for c in range(20))), np.full(20, 2))
-    packed, levels = encode_levels(MarkovCard(1, size, 0), [base, pairs], 4, "adaptive")
-    assert list(levels[1].contexts) == list(range(20))
-    assert set(levels[1].grams % np.uint64(size)) <= {0, 1, 2, 3}
-    again = decode_levels(MarkovCard(1, size, 0), packed, 4, "adaptive")
-    assert np.array_equal(levels[1].grams, again[1].grams)
+    laid_out = MarkovFormat.lay_out(MarkovCard(1, size, 0), [base, pairs], 4)
+    assert list(laid_out.tables[1].contexts) == list(range(20))
+    assert set(laid_out.tables[1].grams % np.uint64(size)) <= {0, 1, 2, 3}
+    (part,) = laid_out.to_parts("adaptive")
+    again = MarkovFormat.decode(MarkovCard(1, size, 0), part.data, 4, "adaptive")
+    assert np.array_equal(laid_out.tables[1].grams, again.tables[1].grams)
 
 
 def rewritten(path, change, part=None):
@@ -222,7 +231,7 @@ def rewritten(path, change, part=None):
 def test_hostile_headers_raise_the_one_error(counted, tmp_path, change):
     message = rewritten(compressed(counted, tmp_path, 1), change)
     with pytest.raises(MessageError):
-        MarkovChain.from_message(message)
+        decode_chain(message)
 
 
 @pytest.mark.parametrize("coder", ["adaptive", "static"])
@@ -235,7 +244,7 @@ def test_mutated_tables_decode_or_raise_the_one_error(counted, tmp_path, coder):
             data[source.randrange(len(data))] = source.randrange(256)
         mutated = bytes(data[: source.randint(1, len(data))] if source.random() < 0.3 else data)
         try:
-            chain = MarkovChain.from_message(rewritten(path, {}, mutated))
+            chain = decode_chain(rewritten(path, {}, mutated))
         except MessageError:
             continue
         assert abs(chain.distribution(np.array([116, 104])).sum() - 1) < 1e-12
@@ -245,7 +254,7 @@ def test_declared_sizes_are_bounded():
     card = MarkovCard(0, 256, 0)
     for data in (b"\xff\xff\xff\xff\x7f\x01\x00", b"\x05\xff\xff\x7f\x00", b"", b"\x80"):
         with pytest.raises(MessageError):
-            decode_levels(card, data, 16, "adaptive")
+            MarkovFormat.decode(card, data, 16, "adaptive")
 
 
 def test_promised_loss_is_hand_computed():

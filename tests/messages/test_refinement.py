@@ -7,15 +7,17 @@ import pytest
 from fresh_decoder import digests
 from test_base_messages import finetuned
 from tokenbounds.compression.encode import encode_model
+from tokenbounds.compression.grids import round_by_spread, round_to_steps
+from tokenbounds.compression.methods.refinement import refine
 from tokenbounds.config import MessageSpec, parse_row
-from tokenbounds.config.quantizers import UniformQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.adaptive import decode_planes, encode_planes
 from tokenbounds.messages.coding.tensors import encode_codes
 from tokenbounds.messages.container import Message, read_message, write_message
 from tokenbounds.messages.decode import decode_message
-from tokenbounds.messages.formats.refinement import RefinedQuantized, fine_step
-from tokenbounds.messages.formats.uniform import UniformQuantized, step_of
+from tokenbounds.messages.formats.grid import step_of
+from tokenbounds.messages.formats.refinement import RefinementFormat, fine_step
+from tokenbounds.messages.formats.uniform import UniformFormat
 from tokenbounds.messages.side_information import SideInformation
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.checkpoint import load_checkpoint
@@ -42,8 +44,8 @@ def quantized(ratio=1.0, factor=3, seed=0):
     rng = np.random.default_rng(seed)
     tensors = {"w": rng.normal(size=(160, 120)), "norm.weight": 1 + rng.normal(size=40) / 9, "b": rng.normal(size=7)}
     tensors = {name: value.astype(np.float32) for name, value in tensors.items()}
-    coarse = UniformQuantized.quantize(UniformQuantizer(kind="uniform", step_ratio=ratio), tensors)
-    return tensors, coarse, RefinedQuantized.refine(coarse, factor, tensors)
+    coarse = UniformFormat(**vars(round_by_spread(tensors, ratio)))
+    return tensors, coarse, refine(coarse, factor, tensors)
 
 
 # --- codes ------------------------------------------------------------------------------------------------------------
@@ -51,8 +53,8 @@ def quantized(ratio=1.0, factor=3, seed=0):
 
 def test_a_refinement_by_hand():
     tensors = {"w": np.array([[-1.3, -0.2, 0.1, 0.4, 0.6, 2.0]], dtype=np.float32)}
-    coarse = UniformQuantized.round(tensors, {"w": 0})
-    fine = RefinedQuantized.refine(coarse, 4, tensors)
+    coarse = round_to_steps(tensors, {"w": 0})
+    fine = refine(coarse, 4, tensors)
     assert coarse.codes["w"].tolist() == [[-1, 0, 0, 0, 1, 2]]
     assert fine.offsets["w"].tolist() == [[-1, -1, 0, 2, -2, 0]]
     assert fine.dequantize()["w"].tolist() == [[-1.25, -0.25, 0.0, 0.5, 0.5, 2.0]]
@@ -66,7 +68,7 @@ def test_the_fine_values_are_those_of_a_fine_quantization(factor):
         assert np.abs(value - tensors[name]).max() <= 0.5 * step + 1e-6
         assert np.abs(fine.offsets[name]).max() <= factor / 2
     message = Message({"quantizer": fine.header()}, tuple(fine.to_parts("adaptive")), 0, {}, "")
-    again = RefinedQuantized.from_message(message, coarse, "adaptive")
+    again = RefinementFormat.from_message(message, {}, "adaptive", coarse)
     assert all(np.array_equal(again.offsets[name], fine.offsets[name]) for name in tensors)
 
 
@@ -118,10 +120,10 @@ def test_planes_with_sides_are_decoded_with_the_same_sides_only():
 def test_tensors_of_another_model_and_values_that_are_not_finite_are_refused():
     tensors, coarse, _ = quantized()
     with pytest.raises(MessageError, match="another model"):
-        RefinedQuantized.refine(coarse, 3, {"w": tensors["w"]})
+        refine(coarse, 3, {"w": tensors["w"]})
     tensors["b"][0] = np.nan
     with np.errstate(all="ignore"), pytest.raises(MessageError, match="not finite"):
-        RefinedQuantized.refine(coarse, 3, tensors)
+        refine(coarse, 3, tensors)
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------

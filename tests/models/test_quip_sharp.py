@@ -12,8 +12,9 @@ from tokenbounds.errors import ModelError
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.pretrained.e8p import ball_points, e8p_points
 from tokenbounds.models.pretrained.hadamard import hadamard_matrix, hadamard_order
+from tokenbounds.models.pretrained.lattice_layers import slots_of
 from tokenbounds.models.pretrained.loading import import_pretrained, load_pretrained
-from tokenbounds.models.pretrained.quip_sharp import CODES_FILE, load_codes, slots_of, unpack_e8p
+from tokenbounds.models.pretrained.quip_sharp import CODES_FILE, load_codes, unpack_e8p
 
 torch.set_num_threads(1)
 

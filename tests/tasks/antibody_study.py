@@ -21,7 +21,7 @@ from tokenbounds.config import (
 from tokenbounds.config.quantizers import CountsQuantizer
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.shards import tokenize_corpus
-from tokenbounds.models.markov.chain import fit_markov
+from tokenbounds.models.markov.counts import fit_markov
 from tokenbounds.scores.plan import plan_corpus
 from tokenbounds.scores.scoring import score_message
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from tokenbounds.config import MarkovModel, parse_row
 from tokenbounds.corpus.shards import Corpus
 from tokenbounds.jobs import job
-from tokenbounds.models.markov.chain import fit_markov
+from tokenbounds.models.markov.counts import fit_markov
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):

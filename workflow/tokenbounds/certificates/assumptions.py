@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokenbounds.certificates.sentence import confidence_percent
+from tokenbounds.config.quantizers import REFINING
 from tokenbounds.models.card import BASE_FAMILY
 
 
@@ -90,8 +91,8 @@ def _prior_assumptions(header: dict[str, Any]) -> list[str]:
 
 def _beneath(header: dict[str, Any]) -> str:
     quantizer = header.get("quantizer")
-    is_refinement = isinstance(quantizer, dict) and quantizer.get("kind") == "refinement"
-    return " and in the coarse message that it refines, whose bits are paid for as well" if is_refinement else ""
+    refines = isinstance(quantizer, dict) and quantizer.get("kind") in REFINING
+    return " and in the coarse message that it refines, whose bits are paid for as well" if refines else ""
 
 
 def state_base_assumptions(bases: Sequence[dict[str, Any]], prior: dict[str, Any]) -> list[str]:

@@ -25,8 +25,8 @@ import numpy as np
 from numba import njit
 
 from tokenbounds.messages.formats.markov import Entries
-from tokenbounds.models.markov.counts import MarkovCard, sum_by_code
-from tokenbounds.models.markov.levels import UNIT, Level, build_level, distributions, find, suffix, weight_table
+from tokenbounds.models.markov.grams import MarkovCard, sum_by_code
+from tokenbounds.models.markov.tables import UNIT, Table, build_table, distributions, find, suffix, weight_scale
 
 _BUCKETS = 48  # of half octaves of the lower order's probability
 _FIRST_TOTALS = (0.25, 1, 4, 16, 64, 256, 1024)  # W/UNIT from which the majorisation starts
@@ -61,7 +61,7 @@ class Pruner:
         self._card = card
         self._size = card.vocabulary_size
         self._threshold = threshold
-        self._integers = weight_table(levels)
+        self._integers = weight_scale(levels)
         self._weights = self._integers / UNIT
         self._orders = _marginals(card, grams, counts, levels)
         self._fresh = True
@@ -140,7 +140,7 @@ class Pruner:
     def _learn_costs(self) -> None:
         """Estimate what contexts and weights cost from how rare they now are."""
         entries = self._entries()
-        done: list[Level] = []
+        done: list[Table] = []
         for depth, (order, table) in enumerate(zip(self._orders, entries, strict=True)):
             if len(table.contexts):
                 cells = self._cells(depth, table.contexts, done)
@@ -153,9 +153,9 @@ class Pruner:
                 order.context_bits = np.log2(candidates / len(table.contexts) + 1) + 1.5
                 order.context_bits += zero_bits / len(table.contexts)
             weights = self._integers[table.symbols]
-            done.append(build_level(table.contexts, table.grams, weights, self._size))
+            done.append(build_table(table.contexts, table.grams, weights, self._size))
 
-    def _cells(self, depth: int, contexts: np.ndarray, done: Sequence[Level]) -> np.ndarray:
+    def _cells(self, depth: int, contexts: np.ndarray, done: Sequence[Table]) -> np.ndarray:
         """How many cells of the contexts' tables fall in each bucket (estimated on a part of very many)."""
         if depth == 0:
             return np.bincount(_bucket(np.full(self._size, 1.0 / self._size)), minlength=_BUCKETS)

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from tokenbounds.config import SmoothingHeadSpec
 from tokenbounds.errors import MessageError
-from tokenbounds.messages.formats.uniform import exponent_of, step_of
+from tokenbounds.messages.formats.grid import exponent_of, step_of
 from tokenbounds.messages.smoothing_head import SmoothingHead, levels_of
 from tokenbounds.models.loss import IGNORED
 from tokenbounds.models.training.data import BlockSampler

@@ -1,22 +1,23 @@
-"""Straight-through fine-tuning of quantized weights, for the loss alone or for loss + rate_weight × bits."""
+"""Straight-through training of quantized weights, for the loss alone or for loss + rate_weight × bits."""
 
 from __future__ import annotations
 
 import logging
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from rich.progress import track
 from torch import nn
 from transformers import PreTrainedModel
 
-from tokenbounds.compression.trainable import TrainableQuantization, trainable_quantization
+from tokenbounds.compression.subject import Transformer
+from tokenbounds.compression.trainable import TrainableTensor
 from tokenbounds.config import StraightThrough
 from tokenbounds.errors import MessageError
-from tokenbounds.messages.formats import Quantized
-from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.loss import IGNORED, summed_loss_nats
 from tokenbounds.models.training.data import BlockSampler
 
@@ -31,71 +32,77 @@ _CLIP_NORM = 1.0
 _CURVE_POINTS = 200
 
 
-def finetune(
-    model: PreTrainedModel, quantized: Quantized, corpus: Corpus, *, context: int, spec: StraightThrough
-) -> tuple[Quantized, dict[str, Any]]:
-    """Train a model's weights through their quantization, then round for good.
+def train(
+    subject: Transformer, tensors: Mapping[str, TrainableTensor], spec: StraightThrough, corpus: Corpus | None
+) -> dict[str, Any]:
+    """Train a model's weights through their quantization; `tensors` are changed in place.
 
     Minimises mean nll_bits + rate_weight × (estimated bits of the message) / (tokens of the corpus), so that
     `rate_weight` is what a bit of message per corpus token is worth in bits of loss per token.
 
     Parameters
     ----------
-    model : transformers model
-        Its coded parameters are the starting point; the model itself stays as it is.
-    quantized : Quantized
-        Gives steps or codebooks to start from.
-    corpus : Corpus
+    subject : Transformer
+        The model itself stays as it is.
+    tensors : mapping of str to TrainableTensor
+        Its coded parameters in the model's order, each with the steps or the codebook to start from.
+    spec : StraightThrough
+    corpus : Corpus, optional
         What batches are sampled from, with `spec.seed`.
-    context : int
-        Tokens a row of a batch.
-    spec : Finetuning
 
     Returns
     -------
-    quantized : Quantized
-    history : dict
+    dict
         `steps`, first and last loss in bits, estimated bits before and after, and the loss curve, thinned.
 
     Raises
     ------
     MessageError
-        If the loss is no longer finite.
+        If there is no corpus, or the loss is no longer finite.
     """
-    weights = {name: value.detach().float().numpy() for name, value in coded_parameters(model).items()}
-    trainable = trainable_quantization(weights, quantized)
-    objective = _Objective(model, trainable, spec, rate_per_bit=spec.rate_weight / max(corpus.tokens, 1))
-    optimizer = _optimizer(trainable, spec)
-    sampler = BlockSampler(corpus, context, spec.batch_tokens, spec.seed)
+    if corpus is None:
+        raise MessageError("straight-through training needs a corpus. Pass it, or set straight_through.steps to 0.")
+    objective = _Objective(subject.model, tensors, spec, rate_per_bit=spec.rate_weight / max(corpus.tokens, 1))
+    parameters = [parameter for tensor in tensors.values() for parameter in tensor.parameters()]
+    optimizer = _optimizer(parameters, [scale for tensor in tensors.values() for scale in tensor.scales()], spec)
+    sampler = BlockSampler(corpus, subject.card.context, spec.batch_tokens, spec.seed)
     curve: list[dict[str, float]] = []
-    for step in _progress(spec.steps):
+    for step in track(range(spec.steps), "training through codes", disable=not sys.stderr.isatty()):
         _set_rate(optimizer, step / spec.steps)
         if step % _REFIT_STEPS == 0:
-            trainable.refit()
+            for tensor in tensors.values():
+                tensor.refit()
         optimizer.zero_grad(set_to_none=True)
         loss_bits, rate_bits = objective.backward(*sampler.batch(step))
-        _check_finite(loss_bits, step)
-        torch.nn.utils.clip_grad_norm_(trainable.parameters(), _CLIP_NORM)
+        if not math.isfinite(loss_bits):
+            raise MessageError(f"training diverged at step {step}. Lower straight_through.learning_rate.")
+        torch.nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
         optimizer.step()
-        trainable.settle()
+        for tensor in tensors.values():
+            tensor.settle()
         curve.append({"step": step, "loss_bits": loss_bits, "rate_bits": rate_bits})
-    return trainable.freeze(), _history(curve, spec)
+    return _history(curve, spec)
 
 
 class _Objective:
     """Loss and rate of a batch, and their gradients on everything trainable."""
 
     def __init__(
-        self, model: PreTrainedModel, trainable: TrainableQuantization, spec: StraightThrough, *, rate_per_bit: float
+        self,
+        model: PreTrainedModel,
+        tensors: Mapping[str, TrainableTensor],
+        spec: StraightThrough,
+        *,
+        rate_per_bit: float,
     ) -> None:
         self._model = _LossWithBackward(model, spec.dtype)
-        self._trainable = trainable
+        self._tensors = tensors
         self._rate_per_bit = rate_per_bit
 
     def backward(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
         """Accumulate gradients; return mean nll in bits and the estimated bits of all codes."""
         values, rates = {}, []
-        for name, tensor in self._trainable.items():
+        for name, tensor in self._tensors.items():
             values[f"model.{name}"], bits = tensor.quantized()
             rates.append(bits)
         rate_bits = torch.stack(rates).sum()
@@ -125,18 +132,13 @@ class _LossWithBackward(nn.Module):
         return float(loss.detach())
 
 
-def _check_finite(loss_bits: float, step: int) -> None:
-    if not math.isfinite(loss_bits):
-        raise MessageError(f"fine-tuning diverged at step {step}. Lower straight_through.learning_rate.")
-
-
-def _optimizer(trainable: TrainableQuantization, spec: StraightThrough) -> torch.optim.Optimizer:
-    scales = trainable.scales()
+def _optimizer(
+    parameters: Sequence[nn.Parameter], scales: Sequence[nn.Parameter], spec: StraightThrough
+) -> torch.optim.Optimizer:
     chosen = {id(scale) for scale in scales}
-    weights = [parameter for parameter in trainable.parameters() if id(parameter) not in chosen]
-    groups = [
-        {"params": weights, "base": spec.learning_rate},
-        {"params": scales, "base": _SCALE_RATE * spec.learning_rate},
+    groups: list[dict[str, Any]] = [
+        {"params": [each for each in parameters if id(each) not in chosen], "base": spec.learning_rate},
+        {"params": list(scales), "base": _SCALE_RATE * spec.learning_rate},
     ]
     return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
 
@@ -148,16 +150,10 @@ def _set_rate(optimizer: torch.optim.Optimizer, progress: float) -> None:
         group["lr"] = group["base"] * factor
 
 
-def _progress(steps: int) -> Any:
-    from rich.progress import track
-
-    return track(range(steps), "fine-tuning", disable=not sys.stderr.isatty())
-
-
 def _history(curve: list[dict[str, float]], spec: StraightThrough) -> dict[str, Any]:
     stride = max(1, len(curve) // _CURVE_POINTS)
     tail = [point["loss_bits"] for point in curve[-20:]]
-    LOGGER.info("fine-tuned %d steps: %.4f to %.4f bits", spec.steps, curve[0]["loss_bits"], float(np.mean(tail)))
+    LOGGER.info("trained %d steps: %.4f to %.4f bits", spec.steps, curve[0]["loss_bits"], float(np.mean(tail)))
     return {
         "steps": spec.steps,
         "first_loss_bits": curve[0]["loss_bits"],

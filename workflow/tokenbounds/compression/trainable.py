@@ -8,19 +8,18 @@ cheaper neighbour saves, and at the optimum refitting has no gradient of its own
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
-from tokenbounds.messages.formats import Quantized
-from tokenbounds.messages.formats.codebook import CodebookQuantized, round_codebook
-from tokenbounds.messages.formats.uniform import (
+from tokenbounds.compression.grids import round_to_steps
+from tokenbounds.messages.formats.grid import (
     EXPONENTS,
     LEAST_EXPONENT,
     STEPS_PER_OCTAVE,
-    UniformQuantized,
+    GridTensors,
     default_value,
 )
 
@@ -40,6 +39,10 @@ class TrainableTensor(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.from_numpy(np.array(weight, dtype=np.float32)))
 
+    def values(self) -> np.ndarray:
+        """The float weight as it is now, float32."""
+        return self.weight.detach().cpu().numpy()
+
     def quantized(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The quantized value, in the weight's shape, and its estimated bits, a scalar."""
         raise NotImplementedError
@@ -50,19 +53,19 @@ class TrainableTensor(nn.Module):
     def settle(self) -> None:
         """Restore invariants after an optimizer step."""
 
-    def scales(self) -> list[nn.Parameter]:
+    def scales(self) -> Sequence[nn.Parameter]:
         """The learned scales, trained with their own learning rate."""
-        raise NotImplementedError
+        return ()
 
 
-class TrainableUniform(TrainableTensor):
-    """A tensor on a uniform grid whose step is learned in the logarithm (Esser et al. 2020, arXiv 1902.08153)."""
+class TrainableGrid(TrainableTensor):
+    """A tensor on a grid whose step is learned in the logarithm (Esser et al. 2020, arXiv 1902.08153)."""
 
     lengths: torch.Tensor
 
-    def __init__(self, weight: np.ndarray, exponent: int, default: float) -> None:
+    def __init__(self, name: str, weight: np.ndarray, exponent: int) -> None:
         super().__init__(weight)
-        self.default = default
+        self.default = float(default_value(name, weight.shape))
         self.octaves = nn.Parameter(torch.tensor(exponent / STEPS_PER_OCTAVE, dtype=torch.float32))
         self.register_buffer("lengths", torch.zeros(2 * _REACH + 1))
         self.refit()
@@ -94,52 +97,6 @@ class TrainableUniform(TrainableTensor):
         return [self.octaves]
 
 
-class TrainableCodebook(TrainableTensor):
-    """A matrix with a learned codebook: a value's gradient is the sum over the weights that use it."""
-
-    lengths: torch.Tensor
-
-    def __init__(self, weight: np.ndarray, codebook: np.ndarray) -> None:
-        super().__init__(weight)
-        self.codebook = nn.Parameter(torch.from_numpy(codebook.astype(np.float32)))
-        self.register_buffer("lengths", torch.zeros(len(codebook)))
-        self.refit()
-
-    def _indices(self) -> torch.Tensor:
-        edges = (self.codebook[1:] + self.codebook[:-1]) / 2
-        return torch.bucketize(self.weight.detach(), edges.detach())
-
-    def quantized(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """See the base class."""
-        rounded = straight_through(self.codebook, self.codebook.half().float())
-        value = rounded[self._indices()] + (self.weight - self.weight.detach())
-        return value, interpolate(self.lengths, self._position().flatten()).sum()
-
-    def _position(self) -> torch.Tensor:
-        """Where each weight is among the codebook's values: index of the lower one plus the share of the way up."""
-        book = self.codebook.detach()
-        if len(book) < 2:
-            return torch.zeros_like(self.weight)
-        lower = (torch.bucketize(self.weight.detach(), book, right=True) - 1).clamp(0, len(book) - 2)
-        width = (book[lower + 1] - book[lower]).clamp_min(1e-12)
-        return lower + ((self.weight - book[lower]) / width)
-
-    @torch.no_grad()
-    def refit(self) -> None:
-        """Code lengths of the indices, in bits."""
-        counts = torch.bincount(self._indices().flatten(), minlength=len(self.codebook)).float() + 0.5
-        self.lengths.copy_(-torch.log2(counts / counts.sum()))
-
-    @torch.no_grad()
-    def settle(self) -> None:
-        """Keep the codebook sorted."""
-        self.codebook.copy_(torch.sort(self.codebook).values)
-
-    def scales(self) -> list[nn.Parameter]:
-        """The codebook's values train like weights."""
-        return []
-
-
 def interpolate(lengths: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     """Code lengths in bits at fractional positions of a table, clamped to its ends."""
     if len(lengths) < 2:
@@ -167,87 +124,7 @@ def code_lengths(codes: torch.Tensor) -> torch.Tensor:
     return -torch.log2(law.clamp_min(1e-12))
 
 
-class TrainableQuantization:
-    """All tensors of a model, trainable; `freeze` rounds for good."""
-
-    def __init__(self, tensors: dict[str, TrainableTensor]) -> None:
-        self._tensors = tensors
-
-    def freeze(self) -> Quantized:
-        """What the message will hold."""
-        raise NotImplementedError
-
-    def items(self) -> Iterator[tuple[str, TrainableTensor]]:
-        """Names and tensors in the model's order."""
-        yield from self._tensors.items()
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Everything that is trained."""
-        return [parameter for tensor in self._tensors.values() for parameter in tensor.parameters()]
-
-    def scales(self) -> list[nn.Parameter]:
-        """Those of `parameters` that are scales."""
-        return [scale for tensor in self._tensors.values() for scale in tensor.scales()]
-
-    def refit(self) -> None:
-        """Fit all code lengths to the present codes."""
-        for tensor in self._tensors.values():
-            tensor.refit()
-
-    def settle(self) -> None:
-        """Restore invariants after an optimizer step."""
-        for tensor in self._tensors.values():
-            tensor.settle()
-
-
-def _uniform_tensor(name: str, weight: np.ndarray, quantized: UniformQuantized) -> TrainableUniform:
-    return TrainableUniform(weight, quantized.exponents[name], float(default_value(name, weight.shape)))
-
-
-def _freeze_uniform(tensors: dict[str, TrainableUniform]) -> UniformQuantized:
-    weights = {name: tensor.weight.detach().cpu().numpy() for name, tensor in tensors.items()}
-    return UniformQuantized.round(weights, {name: tensor.exponent() for name, tensor in tensors.items()})
-
-
-class TrainableUniformModel(TrainableQuantization):
-    """Trains what `UniformQuantized` holds."""
-
-    def __init__(self, weights: dict[str, np.ndarray], quantized: UniformQuantized) -> None:
-        super().__init__({name: _uniform_tensor(name, weight, quantized) for name, weight in weights.items()})
-
-    def freeze(self) -> UniformQuantized:
-        """Round to the learned steps."""
-        return _freeze_uniform({name: tensor for name, tensor in self.items() if isinstance(tensor, TrainableUniform)})
-
-
-class TrainableCodebookModel(TrainableQuantization):
-    """Trains what `CodebookQuantized` holds."""
-
-    def __init__(self, weights: dict[str, np.ndarray], quantized: CodebookQuantized) -> None:
-        tensors: dict[str, TrainableTensor] = {}
-        for name, weight in weights.items():
-            if name in quantized.codebooks:
-                tensors[name] = TrainableCodebook(weight, quantized.codebooks[name])
-            else:
-                tensors[name] = _uniform_tensor(name, weight, quantized.vectors)
-        super().__init__(tensors)
-
-    def freeze(self) -> CodebookQuantized:
-        """Round to the learned codebooks."""
-        weights, books, vectors = {}, {}, {}
-        for name, tensor in self.items():
-            weights[name] = tensor.weight.detach().cpu().numpy()
-            if isinstance(tensor, TrainableCodebook):
-                books[name] = round_codebook(tensor.codebook.detach().cpu().numpy())
-            elif isinstance(tensor, TrainableUniform):
-                vectors[name] = tensor
-        return CodebookQuantized.assign(weights, books, _freeze_uniform(vectors))
-
-
-def trainable_quantization(weights: dict[str, np.ndarray], quantized: Quantized) -> TrainableQuantization:
-    """The trainable counterpart of a quantized model."""
-    if isinstance(quantized, CodebookQuantized):
-        return TrainableCodebookModel(weights, quantized)
-    if isinstance(quantized, UniformQuantized):
-        return TrainableUniformModel(weights, quantized)
-    raise TypeError(f"no straight-through training for {type(quantized).__name__}")
+def freeze_grids(tensors: Mapping[str, TrainableGrid]) -> GridTensors:
+    """Round for good, to the learned steps."""
+    weights = {name: tensor.values() for name, tensor in tensors.items()}
+    return round_to_steps(weights, {name: tensor.exponent() for name, tensor in tensors.items()})

@@ -124,14 +124,15 @@ class QuantizerRow:
         For which models it is.
     title
         What people call it; None if they use its kind.
-    refinable
-        Whether a message by it can be refined.
+    refinable, refines
+        Whether a message by it can be refined, and whether it refines one; the header of such a message has its kind.
     """
 
     kind: str
     models: ClassVar[Models] = "transformer"
     title: ClassVar[str | None] = None
     refinable: ClassVar[bool] = False
+    refines: ClassVar[bool] = False
 
     def needs(self) -> Needs:
         """What an encoding reads beside the model: nothing, unless a kind says otherwise."""
@@ -193,6 +194,8 @@ class RefinementQuantizer(QuantizerRow):
             description="Fine steps in a coarse one. An odd factor codes no value in two ways, and so costs less.",
         ),
     ] = 3
+
+    refines: ClassVar[bool] = True
 
     def needs(self) -> Needs:
         """The coarse message."""
@@ -370,4 +373,5 @@ def _rows_by_kind() -> dict[str, type[QuantizerRow]]:
 
 
 QUANTIZERS = _rows_by_kind()
+REFINING = frozenset(kind for kind, row in QUANTIZERS.items() if row.refines)
 BEST_PRETRAINED = "watersic"  # by measurements, see docs/compression.md

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +15,9 @@ from transformers import PreTrainedModel
 
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.container import Message, read_message
-from tokenbounds.messages.formats import Quantized, quantizer_class
-from tokenbounds.messages.formats.refinement import RefinedQuantized
-from tokenbounds.messages.formats.uniform import UniformQuantized
+from tokenbounds.messages.formats import Format, format_of
+from tokenbounds.messages.formats.markov import decode_chain
 from tokenbounds.messages.side_information import (
-    REFERENCE,
-    REFINEMENT,
     SideInformation,
     find_places,
     model_places,
@@ -29,9 +26,7 @@ from tokenbounds.messages.side_information import (
 from tokenbounds.messages.smoothing_head import SmoothingHead, has_head
 from tokenbounds.models.build import build_model, coded_parameters
 from tokenbounds.models.card import ModelCard
-
-if TYPE_CHECKING:
-    from tokenbounds.models.markov.chain import MarkovChain
+from tokenbounds.models.markov.chain import MarkovChain
 
 # What a file of a given size may ask for: real messages spend far more, and a small hostile one cannot ask for much.
 FREE_CODED, CODED_PER_BYTE = 1 << 12, 1 << 12
@@ -65,11 +60,9 @@ def decode_message(
     message = read_message(source)
     try:
         if is_markov(message):
-            from tokenbounds.models.markov.chain import MarkovChain
-
             if has_head(message):
                 raise MessageError("a Markov chain has no hidden state, but the message holds a smoothing head.")
-            return MarkovChain.from_message(message)
+            return decode_chain(message)
         return _decode_transformer(message, find_places(source, side_information))
     except (MessageError, ModelError) as error:
         where = "" if isinstance(source, bytes) else f"{source}: "
@@ -82,9 +75,7 @@ def is_markov(message: Message) -> bool:
     return isinstance(card, dict) and card.get("family") == "markov"
 
 
-def decode_quantized(
-    message: Message, model: torch.nn.Module, coarse: Message | None = None
-) -> Quantized | RefinedQuantized:
+def decode_format(message: Message, model: torch.nn.Module, coarse: Message | None = None) -> Format:
     """The codes and scales of a message, for the coded parameters of a model built from its card.
 
     Parameters
@@ -95,19 +86,11 @@ def decode_quantized(
         The message that it refines, if it is a refinement.
     """
     shapes = {name: tuple(value.shape) for name, value in coded_parameters(model).items()}
-    settings = message.header["quantizer"]
-    kind = settings.get("kind") if isinstance(settings, dict) else None
-    quantized: Quantized | RefinedQuantized
-    if kind == REFINEMENT and coarse is not None:
-        beneath = decode_quantized(coarse, model)
-        if not isinstance(beneath, UniformQuantized):
-            raise MessageError("only a uniform quantization can be refined.")
-        quantized = RefinedQuantized.from_message(message, beneath, message.header["coder"])
-    else:
-        quantized = quantizer_class(kind).from_message(message, shapes, message.header["coder"])
-    if quantized.header() != settings:
+    beneath = None if coarse is None else decode_format(coarse, model)
+    found = format_of(message.header).from_message(message, shapes, message.header["coder"], beneath)
+    if found.header() != message.header["quantizer"]:
         raise MessageError("the message's quantizer settings are not what its quantizer writes.")
-    return quantized
+    return found
 
 
 def load_values(model: torch.nn.Module, values: dict[str, np.ndarray]) -> None:
@@ -162,9 +145,9 @@ def _decode_transformer(message: Message, places: Sequence[Path]) -> PreTrainedM
         model = _build(message.header["model"], size)
     else:
         model = _build_over_base(message, named.base, model_places(places))
-    if is_reference(message):
+    if not _holds_values(message):
         return model
-    values = decode_quantized(message, model, coarse).dequantize()
+    values = decode_format(message, model, coarse).dequantize()
     for name, value in values.items():
         if not np.all(np.isfinite(value)):
             raise MessageError(f"{name} decodes to values that are not finite.")
@@ -173,22 +156,18 @@ def _decode_transformer(message: Message, places: Sequence[Path]) -> PreTrainedM
     return model
 
 
-def is_reference(message: Message) -> bool:
-    """Whether the message names a model and holds no value; raises MessageError if it does both.
+def _holds_values(message: Message) -> bool:
+    """Whether a message holds any; one that only names a model is checked to do nothing else.
 
     Raises
     ------
     MessageError
-        If a reference has an adapter, or any part but the hash.
+        If it names a model as it is and has an adapter, or any part but the hash.
     """
-    settings = message.header.get("quantizer")
-    if not isinstance(settings, dict) or settings.get("kind") != REFERENCE:
-        return False
-    card = message.header.get("model")
-    is_plain = isinstance(card, dict) and set(card) == {"family", "vocabulary_size"}
-    if settings != {"kind": REFERENCE} or not is_plain or [part.kind for part in message.parts] != ["side_information"]:
-        raise MessageError("a message that names a model as it is must hold its hash and nothing else.")
-    return True
+    found = format_of(message.header)
+    if not found.holds_values:
+        found.from_message(message, {}, message.header["coder"])
+    return found.holds_values
 
 
 def _check_coarse(message: Message, coarse: Message, named: SideInformation) -> None:
@@ -218,7 +197,7 @@ def _build_over_base(message: Message, sha256: str, places: Sequence[Path]) -> P
     size = header.get("vocabulary_size")
     if not isinstance(size, int) or set(header) - {"family", "vocabulary_size", "parameterization"}:
         raise MessageError("the header's model must state its vocabulary and may have a parameterization.")
-    settings = None if is_reference(message) else check_adapter(header.get("parameterization", {}))
+    settings = check_adapter(header.get("parameterization", {})) if _holds_values(message) else None
     base, card = find_base(sha256, places, size)
     if card.vocabulary_size != size:
         raise MessageError(f"the header declares {size} tokens, but the base has {card.vocabulary_size}.")

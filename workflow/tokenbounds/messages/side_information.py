@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenbounds.config.quantizers import REFINING
 from tokenbounds.errors import MessageError, TokenboundsError
 from tokenbounds.files import sha256_bytes
 from tokenbounds.messages.container import Message, Part, parse_message
@@ -19,7 +20,6 @@ from tokenbounds.models.card import BASE_FAMILY
 
 HASH_BYTES = 32
 MESSAGE_SUFFIX = ".tbm"
-REFINEMENT, REFERENCE = "refinement", "reference"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SideInformation:
         MessageError
             If the part is missing, is there without need, or has another length.
         """
-        refines = _entry(message, "quantizer", "kind") == REFINEMENT
+        refines = _entry(message, "quantizer", "kind") in REFINING
         has_base = _entry(message, "model", "family") == BASE_FAMILY
         found = [part.data for part in message.parts if part.kind == "side_information"]
         if not (refines or has_base or found):

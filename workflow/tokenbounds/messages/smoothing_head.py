@@ -51,14 +51,14 @@ class SmoothingHead:
 
     def values(self) -> np.ndarray:
         """The weights and, last, the bias: float32 [hidden + 1], in units of one level, the same bits everywhere."""
-        from tokenbounds.messages.formats.uniform import step_of
+        from tokenbounds.messages.formats.grid import step_of
 
         return self.codes.astype(np.float32) * step_of(self.step_exponent)
 
     def to_part(self) -> Part:
         """The part of the message that holds the head."""
         from tokenbounds.messages.coding.tensors import encode_codes
-        from tokenbounds.messages.formats.uniform import LEAST_EXPONENT
+        from tokenbounds.messages.formats.grid import LEAST_EXPONENT
 
         numbers = (self.levels, self.step_exponent - LEAST_EXPONENT)
         return Part(KIND, b"".join(map(write_varint, numbers)) + encode_codes([self.codes], "adaptive"))
@@ -73,7 +73,7 @@ class SmoothingHead:
             If its part is damaged in a way that shows.
         """
         from tokenbounds.messages.coding.tensors import decode_codes
-        from tokenbounds.messages.formats.uniform import EXPONENTS, LEAST_EXPONENT
+        from tokenbounds.messages.formats.grid import EXPONENTS, LEAST_EXPONENT
 
         if not has_head(message):
             return None

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel
 
 from tokenbounds.compression.calibration.layers import check_calibratable, matrices_of, of_use
-from tokenbounds.compression.calibration.store import Calibration
+from tokenbounds.compression.grids import finite, join_scaled
 from tokenbounds.compression.posttraining.ldlq import ldl_factor, ldlq
-from tokenbounds.compression.posttraining.quantize import check_calibration, quantize_tables
+from tokenbounds.compression.posttraining.quantize import open_calibration, quantize_tables
+from tokenbounds.compression.subject import Sources, Transformer
 from tokenbounds.config.quantizers import QuipSharpQuantizer
-from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.formats.lattice import (
     RESIDUAL_SCALES,
+    LatticeFormat,
     LatticeMatrix,
-    LatticeQuantized,
     Settings,
     round_scale,
 )
-from tokenbounds.messages.formats.scaled import ScaledQuantized, finite
-from tokenbounds.models.card import ModelCard
 from tokenbounds.models.pretrained.e8p import SIZE, ball_points, e8p_points, nearest_ball, nearest_e8p
 from tokenbounds.models.pretrained.hadamard import rotate_hessian, rotate_weight
 
@@ -31,31 +27,15 @@ _SPREADS = {2: 1.03, 3: 0.98, 4: 1.03}
 
 
 def quantize_lattice(
-    spec: QuipSharpQuantizer,
-    model: PreTrainedModel,
-    card: ModelCard,
-    tensors: Mapping[str, np.ndarray],
-    calibration: Calibration | None,
-    *,
-    coder: Coder = "adaptive",
-) -> tuple[LatticeQuantized, dict[str, Any]]:
+    spec: QuipSharpQuantizer, subject: Transformer, sources: Sources
+) -> tuple[LatticeFormat, dict[str, Any]]:
     """Quantize a model's linear layers to lattice points, its tables by rounding to nearest.
 
-    Parameters
-    ----------
-    spec : QuipSharpQuantizer
-    model : transformers model
-        Tells what each tensor is; its values are not looked at.
-    card : ModelCard
-    tensors : mapping of str to float32 array
-        The values.
-    calibration : Calibration, optional
-        Without one, inputs are taken as uncorrelated and equally strong, and there is no feedback.
-    coder : {"adaptive", "static"}
+    Without a calibration, inputs are taken as uncorrelated and equally strong, and there is no feedback.
 
     Returns
     -------
-    quantized : LatticeQuantized
+    quantized : LatticeFormat
     record : dict
         Bits of linear layers and tables, and the calibration's record.
 
@@ -66,23 +46,25 @@ def quantize_lattice(
     MessageError
         If a value is not finite.
     """
-    check_calibratable(card)
-    check_calibration(calibration, card)
-    matrices = matrices_of(model)
+    tensors = subject.tensors
+    check_calibratable(subject.dense_card(spec.kind))
+    calibration = open_calibration(sources, subject)
+    matrices = matrices_of(subject.model)
     found, transposed = {}, False
     for matrix in of_use(matrices, "linear"):
         tensor = finite(matrix.name, tensors[matrix.name])
         transposed = matrix.transposed
         moments = calibration.moments(matrix) if calibration else None
         found[matrix.name] = round_to_lattice(tensor.T if transposed else tensor, moments, spec, matrix.name)
-    tables, record = quantize_tables(tensors, matrices, spec.embedding_bits_per_weight, coder)
-    others = {name: tensor for name, tensor in tensors.items() if name not in found}
-    rest = ScaledQuantized.assemble(others, {name: tables[name] for name in others if name in tables})
+    tables, record = quantize_tables(tensors, matrices, spec.embedding_bits_per_weight, sources.coder)
+    rest = join_scaled({name: tensor for name, tensor in tensors.items() if name not in found}, tables)
     settings = Settings(spec.bits, spec.seed, transposed)
-    quantized = LatticeQuantized({name: tensor.shape for name, tensor in tensors.items()}, settings, found, rest)
-    bits, weights = 8 * len(quantized.to_parts(coder)[-1].data), sum(tensors[name].size for name in found)
+    quantized = LatticeFormat({name: tensor.shape for name, tensor in tensors.items()}, settings, found, rest)
+    bits = 8 * len(quantized.to_parts(sources.coder)[-1].data)
+    weights = sum(tensors[name].size for name in found)
     record["linear"] = {"bits": bits, "weights": weights, "bits_per_weight": bits / max(weights, 1)}
-    return quantized, {**record, "calibration": dict(calibration.record) if calibration else None}
+    record["calibration"] = dict(calibration.record) if calibration else None
+    return quantized, {"quantization": record}
 
 
 def round_to_lattice(

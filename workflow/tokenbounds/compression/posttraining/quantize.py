@@ -2,83 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel
 
 from tokenbounds.compression.calibration.layers import Matrix, check_calibratable, matrices_of, of_use
 from tokenbounds.compression.calibration.store import Calibration
-from tokenbounds.compression.posttraining.methods import (
-    ErrorFeedback,
-    Method,
-    RotatedFeedback,
-    RoundToNearest,
-    SensitivitySteps,
-)
+from tokenbounds.compression.grids import join_scaled
+from tokenbounds.compression.posttraining.roundings import Rounding, RoundToNearest
 from tokenbounds.compression.posttraining.scale_search import Rounder, encoded_bits, find_scale, rough_scale
+from tokenbounds.compression.subject import Sources, Transformer
 from tokenbounds.config import Target
-from tokenbounds.config.quantizers import GptqQuantizer, QuipQuantizer, RtnQuantizer, WatersicQuantizer
 from tokenbounds.errors import CalibrationError, MessageError
 from tokenbounds.messages.coding.symbols import Coder
-from tokenbounds.messages.formats.rotated import RotatedQuantized
-from tokenbounds.messages.formats.scaled import ScaledMatrix, ScaledQuantized
-from tokenbounds.models.card import ModelCard
+from tokenbounds.messages.formats import Format
+from tokenbounds.messages.formats.scaled import ScaledMatrix
 
-PostTrainingQuantizer = RtnQuantizer | GptqQuantizer | QuipQuantizer | WatersicQuantizer
+Quantize = Callable[[Any, Transformer, Sources], tuple[Format, dict[str, Any]]]
 
 
-def quantize_pretrained(
-    spec: PostTrainingQuantizer,
-    model: PreTrainedModel,
-    card: ModelCard,
-    tensors: Mapping[str, np.ndarray],
-    calibration: Calibration | None,
-    *,
-    coder: Coder = "adaptive",
-) -> tuple[ScaledQuantized | RotatedQuantized, dict[str, Any]]:
-    """Quantize a model to its quantizer's target.
+def quantize_to_target(rounding: type[Rounding]) -> Quantize:
+    """The method that rounds matrices in one way, at the scale that the row's target asks for."""
 
-    Parameters
-    ----------
-    spec : a row of one of the post-training quantizers
-    model : transformers model
-        Tells what each tensor is; its values are not looked at.
-    card : ModelCard
-    tensors : mapping of str to float32 array
-        The values.
-    calibration : Calibration, optional
-        Needed by all but `rtn`.
-    coder : {"adaptive", "static"}
-        What will code the message: sizes are its sizes.
+    def quantize(spec: Any, subject: Transformer, sources: Sources) -> tuple[Format, dict[str, Any]]:
+        """Quantize a model.
 
-    Returns
-    -------
-    quantized : ScaledQuantized or RotatedQuantized
-    record : dict
-        Scales, bits of linear layers and tables, every evaluation of the search, and the calibration's record.
+        Returns
+        -------
+        format : Format
+        record : dict
+            Scales, bits of linear layers and tables, every evaluation of the search, and the calibration's record.
 
-    Raises
-    ------
-    CalibrationError
-        If the model is not supported, or the calibration is missing or another model's.
-    MessageError
-        If the target cannot be met, or a value is not finite.
-    """
-    check_calibratable(card)
-    if spec.target.bound is not None:
-        raise MessageError("'target: {bound: best}' is a search over encodings. Run it as a message of a study.")
-    check_calibration(calibration, card)
-    found = matrices_of(model)
-    task = _Task(spec, Rounder(method_of(spec, calibration), tensors), found, coder)
-    matrices = task.run()
-    quantized: ScaledQuantized | RotatedQuantized = ordered(tensors, matrices)
-    if isinstance(spec, QuipQuantizer):
-        plain = tuple(index for index, matrix in enumerate(found) if matrix.use != "linear")
-        quantized = RotatedQuantized(ordered(tensors, matrices), spec.seed, plain)
-    return quantized, {**task.record, "calibration": _calibration_record(calibration)}
+        Raises
+        ------
+        CalibrationError
+            If the model is not supported, or the calibration is missing or another model's.
+        MessageError
+            If the target cannot be met, or a value is not finite.
+        """
+        check_calibratable(subject.dense_card(spec.kind))
+        if spec.target.bound is not None:
+            raise MessageError("'target: {bound: best}' is a search over encodings. Run it as a message of a study.")
+        calibration = open_calibration(sources, subject)
+        if calibration is None and rounding.calibrated:
+            raise CalibrationError(
+                f"the quantizer '{spec.kind}' needs a calibration. Name its row under 'calibration'."
+            )
+        way, matrices = rounding(spec, calibration), matrices_of(subject.model)
+        task = _Task(
+            spec.target, spec.embedding_bits_per_weight, Rounder(way, subject.tensors), matrices, sources.coder
+        )
+        scaled = join_scaled(subject.tensors, task.run())
+        return way.finish(scaled, matrices), {
+            "quantization": {**task.record, "calibration": _calibration_record(calibration)}
+        }
+
+    return quantize
 
 
 def _calibration_record(calibration: Calibration | None) -> dict[str, Any] | None:
@@ -94,16 +75,20 @@ def _calibration_record(calibration: Calibration | None) -> dict[str, Any] | Non
     return {**calibration.record, "overlap": overlap}
 
 
-def check_calibration(calibration: Calibration | None, card: ModelCard) -> None:
-    """Refuse a calibration that was made with another model.
+def open_calibration(sources: Sources, subject: Transformer) -> Calibration | None:
+    """The calibration among the sources, if there is one.
 
     Raises
     ------
     CalibrationError
-        Its file is named.
+        If it cannot be read, or was made with another model; its file is named.
     """
-    if calibration is not None and calibration.record.get("model") != card.to_dict():
+    if sources.calibration is None:
+        return None
+    calibration = Calibration.open(sources.calibration)
+    if calibration.record.get("model") != subject.card.to_dict():
         raise CalibrationError(f"{calibration.path} is the calibration of another model. Calibrate this one.")
+    return calibration
 
 
 def quantize_tables(
@@ -115,38 +100,19 @@ def quantize_tables(
     -------
     tables : dict of str to ScaledMatrix
     record : dict
-        As that of `quantize_pretrained`.
+        As that of `quantize_to_target`.
     """
-    spec = RtnQuantizer(kind="rtn", target=Target(scale=1.0), embedding_bits_per_weight=bits_per_weight)
     tables = of_use(matrices, "lookup", "head", "tied")
-    task = _Task(spec, Rounder(RoundToNearest(spec), tensors), tables, coder)
+    task = _Task(Target(scale=1.0), bits_per_weight, Rounder(RoundToNearest(), tensors), tables, coder)
     return task.run(), task.record
-
-
-def method_of(spec: PostTrainingQuantizer, calibration: Calibration | None) -> Method:
-    """The rounding method of a quantizer's row.
-
-    Raises
-    ------
-    CalibrationError
-        If it needs a calibration and there is none.
-    """
-    if isinstance(spec, RtnQuantizer):
-        return RoundToNearest(spec)
-    if calibration is None:
-        raise CalibrationError(f"the quantizer '{spec.kind}' needs a calibration. Name its row under 'calibration'.")
-    if isinstance(spec, GptqQuantizer):
-        return ErrorFeedback(spec, calibration)
-    if isinstance(spec, QuipQuantizer):
-        return RotatedFeedback(spec, calibration)
-    return SensitivitySteps(spec, calibration)
 
 
 @dataclass
 class _Task:
     """One search; `record` fills while it runs."""
 
-    spec: PostTrainingQuantizer
+    target: Target
+    table_rate: float | None  # bits a weight of embeddings and head, if they have a scale of their own
     rounder: Rounder
     matrices: Sequence[Matrix]
     coder: Coder
@@ -154,7 +120,7 @@ class _Task:
 
     def run(self) -> dict[str, ScaledMatrix]:
         """All matrices, quantized to the target."""
-        target, own_rate = self.spec.target, self.spec.embedding_bits_per_weight
+        target, own_rate = self.target, self.table_rate
         layers = of_use(self.matrices, "linear")
         tables = of_use(self.matrices, "lookup", "head", "tied")
         found: dict[str, ScaledMatrix] = {}
@@ -219,10 +185,5 @@ class _Task:
 
     def _message_bits(self, found: Mapping[str, ScaledMatrix]) -> int:
         """Bits of the message's parts; its header is too small to matter."""
-        parts = ordered(self.rounder.tensors, found).to_parts(self.coder)
+        parts = join_scaled(self.rounder.tensors, found).to_parts(self.coder)
         return sum(8 * len(part.data) for part in parts)
-
-
-def ordered(tensors: Mapping[str, np.ndarray], found: Mapping[str, ScaledMatrix]) -> ScaledQuantized:
-    """The quantized model, its tensors in the model's order."""
-    return ScaledQuantized.assemble(tensors, {name: found[name] for name in tensors if name in found})

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tokenbounds.compression.calibration.layers import Matrix
-from tokenbounds.compression.posttraining.methods import Method
+from tokenbounds.compression.grids import finite
 from tokenbounds.compression.posttraining.rates import RateModel
+from tokenbounds.compression.posttraining.roundings import Rounding
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import encode_codes
-from tokenbounds.messages.formats.scaled import ScaledMatrix, encode_scales, finite
+from tokenbounds.messages.formats.scaled import ScaledMatrix, encode_scales
 
 LOGGER = logging.getLogger(__name__)
 TOLERANCE = 0.01
@@ -31,13 +32,13 @@ class Rounder:
 
     Attributes
     ----------
-    method : Method
+    rounding : Rounding
     tensors : mapping of str to float32 array
     seen : dict of str to RateModel
         By matrix, of the last round.
     """
 
-    method: Method
+    rounding: Rounding
     tensors: Mapping[str, np.ndarray]
     seen: dict[str, RateModel] = field(default_factory=dict)
 
@@ -45,9 +46,9 @@ class Rounder:
         """Quantized matrices by name, as they are stored."""
         rounded = {}
         for matrix in matrices:
-            result = self.method.round(matrix, self.upright(matrix), scale, self.seen.get(matrix.name))
+            result = self.rounding.round(matrix, self.upright(matrix), scale, self.seen.get(matrix.name))
             self.seen[matrix.name] = RateModel.fit(result.codes, grids=2 if result.states else 1)
-            rounded[matrix.name] = result.transposed if matrix.transposed else result
+            rounded[matrix.name] = result.transpose() if matrix.transposed else result
         return rounded
 
     def upright(self, matrix: Matrix) -> np.ndarray:
@@ -61,7 +62,7 @@ class Rounder:
         bits = 0.0
         for matrix in matrices:
             stored = rounded[matrix.name]
-            bits += self.seen[matrix.name].bits((stored.transposed if matrix.transposed else stored).codes)
+            bits += self.seen[matrix.name].bits((stored.transpose() if matrix.transposed else stored).codes)
         return bits
 
 
@@ -119,9 +120,9 @@ def rough_scale(rounder: Rounder, matrices: Sequence[Matrix], bits_per_weight: f
     stride = max(1, round(sum(sizes.values()) / _SAMPLED_WEIGHTS))
     sample = _every(matrices, stride)
     weights = sum(sizes[matrix.name] for matrix in sample)
-    units = [rounder.method.unit(matrix, rounder.upright(matrix)) for matrix in sample]
+    units = [rounder.rounding.unit(matrix, rounder.upright(matrix)) for matrix in sample]
     guess = float(np.exp(np.mean(np.log(np.maximum(units, 1e-30)))))
-    trial = Rounder(rounder.method, rounder.tensors)
+    trial = Rounder(rounder.rounding, rounder.tensors)
     scale = find_scale(
         lambda scale: trial.estimated_bits(sample, scale),
         bits_per_weight * weights,

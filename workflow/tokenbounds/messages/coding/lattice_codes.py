@@ -11,7 +11,7 @@ from tokenbounds.messages.coding.lossless import decode_bytes, encode_bytes
 Codes = tuple[np.ndarray, np.ndarray | None]
 
 
-def encode_code_planes(layers: Sequence[Codes], bits: int) -> bytes:
+def encode_lattice_codes(layers: Sequence[Codes], bits: int) -> bytes:
     """Code the codes and residuals, uint16 arrays of any shapes, of all layers; shapes are not written.
 
     Plane by plane, each over all layers: entries of E8P, their signs, then residuals: entries and signs again at 4
@@ -22,10 +22,10 @@ def encode_code_planes(layers: Sequence[Codes], bits: int) -> bytes:
     return b"".join(encode_bytes(np.concatenate([plane.reshape(-1) for plane in group])) for group in groups)
 
 
-def decode_code_planes(
+def decode_lattice_codes(
     data: bytes, offset: int, shapes: Sequence[tuple[int, int]], bits: int
 ) -> tuple[list[Codes], int]:
-    """Decode what `encode_code_planes` wrote for layers [rows, blocks]; return them and the offset behind.
+    """Decode what `encode_lattice_codes` wrote for layers [rows, blocks]; return them and the offset behind.
 
     Raises
     ------

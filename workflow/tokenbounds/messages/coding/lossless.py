@@ -88,14 +88,14 @@ def decode_floats(data: bytes, offset: int, sizes: Sequence[int]) -> tuple[list[
             planes[:, column], offset = decode_bytes(data, offset, count)
         values = _unpack(planes.tobytes(), which)
         if not np.all(np.isfinite(values)):
-            raise MessageError("a value that is coded exactly is not finite.")
+            raise MessageError("a value that is coded lossless is not finite.")
         ends = np.cumsum([0, *(sizes[index] for index in members)])
         for index, start, end in zip(members, ends[:-1], ends[1:], strict=True):
             found[index] = values[start:end]
     return found, offset
 
 
-def exact_bytes(array: np.ndarray) -> np.ndarray:
+def float_bytes(array: np.ndarray) -> np.ndarray:
     """Bytes of a float32 array in the narrowest format that holds it, before they are coded; uint8 [values, bytes]."""
     which = _narrowest(array)
     return np.frombuffer(_pack(array, which), dtype=np.uint8).reshape(-1, _WIDTHS[which])

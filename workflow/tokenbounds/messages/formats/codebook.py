@@ -1,78 +1,30 @@
-"""Codebook quantization: each matrix's values become indices into its own sorted, learned float16 values.
+"""Codebooks: each matrix's values are indices into its own sorted, learned float16 values.
 
-The paper's quantizer (Lotfi et al. 2024, arXiv 2407.18158): k-means, then straight-through fine-tuning. Vectors
-(norms, biases) are too short to pay for a codebook; they are coded as in `uniform`.
+The format of Lotfi et al. 2024, arXiv 2407.18158. Vectors (norms, biases) are too short to pay for a codebook: each is
+on a grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from tokenbounds.config.quantizers import CodebookQuantizer, UniformQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes
 from tokenbounds.messages.container import Message, Part, read_varint, write_varint
-from tokenbounds.messages.formats.uniform import UniformQuantized, decode_exponents, encode_exponents
+from tokenbounds.messages.formats.base import Format
+from tokenbounds.messages.formats.grid import GridTensors, decode_exponents, encode_exponents
 
-MAX_LEVELS = 256
-_VECTOR_SPEC = UniformQuantizer(kind="uniform", step_ratio=0.25)
-_ITERATIONS = 64
-
-
-def learn_codebook(values: np.ndarray, levels: int) -> np.ndarray:
-    """Locally optimal codebook of a sample by Lloyd's algorithm, started at quantiles; no randomness.
-
-    Parameters
-    ----------
-    values : float array [n], n ≥ 1
-    levels : int
-
-    Returns
-    -------
-    float16 array [at most levels]
-        Strictly increasing.
-
-    References
-    ----------
-    S. P. Lloyd, "Least squares quantization in PCM", 1982.
-    """
-    ordered = np.sort(values.astype(np.float64).reshape(-1))
-    sums = np.concatenate([[0.0], np.cumsum(ordered)])
-    centres = np.unique(np.quantile(ordered, (np.arange(levels) + 0.5) / levels))
-    for _ in range(_ITERATIONS):
-        edges = np.searchsorted(ordered, (centres[1:] + centres[:-1]) / 2, side="right")
-        edges = np.concatenate([[0], edges, [ordered.size]])
-        counts = np.diff(edges)
-        means = np.diff(sums[edges])[counts > 0] / counts[counts > 0]
-        if means.size == centres.size and np.allclose(means, centres, rtol=1e-7, atol=0):
-            break
-        centres = np.unique(means)
-    return round_codebook(centres)
-
-
-def round_codebook(centres: np.ndarray) -> np.ndarray:
-    """Strictly increasing float16 values of a codebook, zeros positive."""
-    rounded = np.unique(centres.astype(np.float16)) + np.float16(0.0)
-    if not np.all(np.isfinite(rounded)):
-        raise MessageError("a codebook value is not finite, or beyond what 16 bits hold (65504).")
-    return rounded
-
-
-def nearest_index(values: np.ndarray, codebook: np.ndarray) -> np.ndarray:
-    """Index of the nearest codebook value, ties to the lower; int32, in the shape of `values`."""
-    centres = codebook.astype(np.float64)
-    edges = (centres[1:] + centres[:-1]) / 2
-    return np.searchsorted(edges, values.astype(np.float64), side="left").astype(np.int32)
+MAX_VALUES = 256
 
 
 @dataclass(frozen=True)
-class CodebookQuantized:
-    """Matrices as indices into codebooks, vectors as in `UniformQuantized`.
+class CodebookFormat(Format):
+    """Matrices as indices into codebooks, vectors on grids.
 
     Attributes
     ----------
@@ -81,38 +33,14 @@ class CodebookQuantized:
     indices : dict of str to int32 array
     codebooks : dict of str to float16 array
         Strictly increasing, 1 to 256 values.
-    vectors : UniformQuantized
+    vectors : GridTensors
     """
 
     names: tuple[str, ...]
     indices: dict[str, np.ndarray]
     codebooks: dict[str, np.ndarray]
-    vectors: UniformQuantized
-
-    @classmethod
-    def quantize(cls, spec: CodebookQuantizer, tensors: Mapping[str, np.ndarray]) -> Self:
-        """Learn a codebook a matrix and round to it."""
-        codebooks = {}
-        for name, tensor in tensors.items():
-            if tensor.ndim >= 2:
-                if not np.all(np.isfinite(tensor)) or tensor.size == 0:
-                    raise MessageError(f"{name} is empty or holds values that are not finite.")
-                codebooks[name] = learn_codebook(tensor, spec.levels)
-        vectors = {name: tensor for name, tensor in tensors.items() if tensor.ndim < 2}
-        return cls.assign(tensors, codebooks, UniformQuantized.quantize(_VECTOR_SPEC, vectors))
-
-    @classmethod
-    def assign(
-        cls, tensors: Mapping[str, np.ndarray], codebooks: Mapping[str, np.ndarray], vectors: UniformQuantized
-    ) -> Self:
-        """Round matrices to given codebooks and drop the values that none is rounded to."""
-        indices, used_books = {}, {}
-        for name, codebook in codebooks.items():
-            nearest = nearest_index(tensors[name], codebook)
-            used, inverse = np.unique(nearest, return_inverse=True)
-            indices[name] = inverse.astype(np.int32).reshape(tensors[name].shape)
-            used_books[name] = codebook[used]
-        return cls(tuple(tensors), indices, used_books, vectors)
+    vectors: GridTensors
+    kind: ClassVar[str] = "codebook"
 
     def dequantize(self) -> dict[str, np.ndarray]:
         """Float32 tensors by name."""
@@ -124,7 +52,7 @@ class CodebookQuantized:
 
     def header(self) -> dict[str, Any]:
         """The message's header needs nothing but the kind."""
-        return {"kind": "codebook"}
+        return {"kind": self.kind}
 
     def symbols(self) -> list[np.ndarray]:
         """Codes of all tensors in the model's order: indices from the value nearest zero, or the vectors' codes."""
@@ -143,7 +71,9 @@ class CodebookQuantized:
         ]
 
     @classmethod
-    def from_message(cls, message: Message, shapes: Mapping[str, Shape], coder: Coder) -> Self:
+    def from_message(
+        cls, message: Message, shapes: Mapping[str, Shape], coder: Coder, coarse: Format | None = None
+    ) -> Self:
         """Decode the parts that `to_parts` wrote."""
         matrices = [name for name, shape in shapes.items() if len(shape) >= 2]
         vectors = [name for name in shapes if name not in matrices]
@@ -155,9 +85,7 @@ class CodebookQuantized:
             indices[name] = codes[name] + np.int32(_origin(codebook))
             if codes[name].size and not 0 <= int(indices[name].min()) <= int(indices[name].max()) < len(codebook):
                 raise MessageError(f"{name} holds an index outside its codebook of {len(codebook)} values.")
-        quantized = UniformQuantized(
-            {name: codes[name] for name in vectors}, dict(zip(vectors, exponents, strict=True))
-        )
+        quantized = GridTensors({name: codes[name] for name in vectors}, dict(zip(vectors, exponents, strict=True)))
         return cls(tuple(shapes), indices, codebooks, quantized)
 
 
@@ -171,7 +99,7 @@ def _read_codebooks(data: bytes, count: int) -> list[np.ndarray]:
     for _ in range(count):
         last, offset = read_varint(data, offset)
         size = 2 * (last + 1)
-        if last >= MAX_LEVELS or size > len(data) - offset:
+        if last >= MAX_VALUES or size > len(data) - offset:
             raise MessageError("a codebook's size does not fit the part that holds it.")
         book = np.frombuffer(data, dtype="<f2", count=last + 1, offset=offset).astype(np.float16)
         if not np.all(np.isfinite(book)) or not np.all(book[1:] > book[:-1]):

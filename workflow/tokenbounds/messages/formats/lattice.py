@@ -12,20 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from tokenbounds.errors import MessageError
-from tokenbounds.messages.coding.lattice_codes import Codes, code_bytes, decode_code_planes, encode_code_planes
+from tokenbounds.messages.coding.lattice_codes import Codes, code_bytes, decode_lattice_codes, encode_lattice_codes
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape
 from tokenbounds.messages.container import Message, Part
-from tokenbounds.messages.formats.scaled import ScaledQuantized
+from tokenbounds.messages.formats.base import Format
+from tokenbounds.messages.formats.scaled import ScaledFormat
 from tokenbounds.models.families import FAMILIES
 from tokenbounds.models.pretrained.e8p import SIZE
 from tokenbounds.models.pretrained.hadamard import restore_weight
-from tokenbounds.models.pretrained.quip_sharp import lattice_values
+from tokenbounds.models.pretrained.lattice_layers import lattice_values
 
 # By what residuals are multiplied before they are rounded to the second codebook: the best for Gaussian values.
 RESIDUAL_SCALES = {2: 1.0, 3: 2.04, 4: 3.45}
@@ -95,7 +96,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class LatticeQuantized:
+class LatticeFormat(Format):
     """A model whose linear layers are lattice codes.
 
     Attributes
@@ -105,19 +106,15 @@ class LatticeQuantized:
     settings : Settings
     matrices : dict of str to LatticeMatrix
         The linear layers, in the model's order.
-    others : ScaledQuantized
+    others : ScaledFormat
         All other tensors.
     """
 
     shapes: dict[str, Shape]
     settings: Settings
     matrices: dict[str, LatticeMatrix]
-    others: ScaledQuantized
-
-    @classmethod
-    def quantize(cls, spec: Any, tensors: Mapping[str, np.ndarray]) -> Self:
-        """Values alone do not tell which inputs they meet: see `posttraining.lattice`."""
-        raise MessageError("the quantizer 'quip_sharp' quantizes whole models, not tensors alone.")
+    others: ScaledFormat
+    kind: ClassVar[str] = "quip_sharp"
 
     def dequantize(self) -> dict[str, np.ndarray]:
         """Float32 tensors by name."""
@@ -129,7 +126,7 @@ class LatticeQuantized:
 
     def header(self) -> dict[str, Any]:
         """Bits, seed and orientation."""
-        return {"kind": "quip_sharp", **vars(self.settings)}
+        return {"kind": self.kind, **vars(self.settings)}
 
     def symbols(self) -> list[np.ndarray]:
         """Bytes of lattice codes, and codes of all other tensors, in the model's order."""
@@ -144,10 +141,12 @@ class LatticeQuantized:
         scales = np.array([matrix.scale for matrix in self.matrices.values()], dtype=np.float32)
         codes = [matrix.codes for matrix in self.matrices.values()]
         data = (scales.view(np.uint32) >> np.uint32(16)).astype("<u2").tobytes()
-        return [*self.others.to_parts(coder), Part("values", data + encode_code_planes(codes, self.settings.bits))]
+        return [*self.others.to_parts(coder), Part("values", data + encode_lattice_codes(codes, self.settings.bits))]
 
     @classmethod
-    def from_message(cls, message: Message, shapes: Mapping[str, Shape], coder: Coder) -> Self:
+    def from_message(
+        cls, message: Message, shapes: Mapping[str, Shape], coder: Coder, coarse: Format | None = None
+    ) -> Self:
         """Decode the parts that `to_parts` wrote."""
         settings = Settings.read(message.header.get("quantizer"))
         names = linear_names(shapes)
@@ -160,9 +159,9 @@ class LatticeQuantized:
             raise MessageError("a scale of lattice codes lies outside [2^-60, 2^60].")
         sizes = [shapes[name][::-1] if settings.transposed else shapes[name] for name in names]
         planes = [(outputs, -(-inputs // SIZE)) for outputs, inputs in sizes]
-        codes, end = decode_code_planes(data, 2 * len(names), planes, settings.bits)
+        codes, end = decode_lattice_codes(data, 2 * len(names), planes, settings.bits)
         if end != len(data):
             raise MessageError("bytes are left over behind the lattice codes.")
         matrices = {name: LatticeMatrix(*pair) for name, *pair in zip(names, codes, scales, strict=True)}
         rest = {name: shape for name, shape in shapes.items() if name not in matrices}
-        return cls(dict(shapes), settings, matrices, ScaledQuantized.from_message(message, rest, coder))
+        return cls(dict(shapes), settings, matrices, ScaledFormat.from_message(message, rest, coder))

@@ -1,4 +1,4 @@
-"""The tables of a Markov chain as bytes, and back.
+"""A Markov chain: for each order flags that say which contexts have a table, and the tables' weights as planes.
 
 Orders are coded from 0 upwards, and what is already coded orders what follows. First the contexts: those one token
 longer than a context below, most frequent first by the chain so far, a flag each. Then the weights: a plane with a
@@ -8,28 +8,30 @@ the plane are alike and the coder's contexts have something to learn from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from tokenbounds.errors import MessageError
-from tokenbounds.messages.coding.symbols import decode_symbols, encode_symbols
-from tokenbounds.messages.container import read_varint, write_varint
-from tokenbounds.models.markov.counts import MarkovCard
-from tokenbounds.models.markov.levels import (
-    Level,
-    build_level,
+from tokenbounds.errors import MessageError, ModelError
+from tokenbounds.messages.coding.symbols import Coder, decode_symbols, encode_symbols
+from tokenbounds.messages.coding.tensors import Shape
+from tokenbounds.messages.container import Message, Part, read_varint, write_varint
+from tokenbounds.messages.formats.base import Format
+from tokenbounds.models.markov.chain import MarkovChain
+from tokenbounds.models.markov.grams import MarkovCard
+from tokenbounds.models.markov.tables import (
+    Table,
+    build_table,
     distributions,
     expected_frequency,
     find,
     probability,
     suffix,
-    weight_table,
+    weight_scale,
 )
 
-Coder = Literal["adaptive", "static"]
 MAX_LEVELS = 64
 _MAX_CANDIDATES = 1 << 22  # of contexts in one order: bounds a decoder's memory
 _MAX_CELLS = 1 << 24  # of weights in one order
@@ -45,77 +47,147 @@ class Entries:
     symbols: np.ndarray
 
 
-def encode_levels(card: MarkovCard, entries: Sequence[Entries], levels: int, coder: Coder) -> tuple[bytes, list[Level]]:
-    """Code the tables of a chain.
+@dataclass(frozen=True)
+class MarkovFormat(Format):
+    """A chain as flags and planes; one of each an order.
 
-    Parameters
+    Attributes
     ----------
     card : MarkovCard
         Order, vocabulary and start token.
-    entries : sequence of Entries, one for each order from 0
-        Contexts whose suffix is not one order below, and tokens out of the coder's reach, are left out.
     levels : int
         Number of weights besides zero.
-    coder : {"adaptive", "static"}
-        Entropy coder.
-
-    Returns
-    -------
-    bytes, list of Level
-        The code, and the tables as the decoder will have them.
+    flags : tuple of bool arrays [candidates]
+        Which candidates for a context have a table, up to the last that has one; order 0 has none to flag.
+    planes : tuple of int32 arrays [ranks, contexts]
+        Symbols, 0 to levels, up to the last rank that any context uses: the weight of its rank-th likeliest token.
+    tables : tuple of Table
+        What flags and planes say.
     """
-    table, size = weight_table(levels), card.vocabulary_size
-    done: list[Level] = []
-    data = bytearray()
-    for order in range(card.order + 1):
-        wanted = entries[order]
-        candidates = _candidates(card, done, order)
-        flags = np.isin(candidates, wanted.contexts)
-        if order > 0:
+
+    card: MarkovCard
+    levels: int
+    flags: tuple[np.ndarray, ...]
+    planes: tuple[np.ndarray, ...]
+    tables: tuple[Table, ...]
+    kind: ClassVar[str] = "counts"
+
+    @classmethod
+    def lay_out(cls, card: MarkovCard, entries: Sequence[Entries], levels: int) -> Self:
+        """Put the entries of each order's table where the decoder expects them.
+
+        Contexts whose suffix is not one order below, and tokens out of the decoder's reach, are left out.
+        """
+        scale, size = weight_scale(levels), card.vocabulary_size
+        all_flags, planes, tables = [], [], list[Table]()
+        for order, wanted in enumerate(entries):
+            candidates = _candidates(card, tables, order)
+            flags = np.isin(candidates, wanted.contexts) if order else np.ones(1, dtype=bool)
             flags = flags[: _used(flags)]
-            data += write_varint(len(flags)) + _sized(encode_symbols(flags.astype(np.int64), 2, coder))
-        contexts = candidates[: len(flags)][flags] if order > 0 else candidates
-        tokens = _token_order(card, done, order, contexts)
-        plane = _fill_plane(wanted, contexts, tokens, size)
-        if len(contexts):
+            contexts = candidates[: len(flags)][flags]
+            tokens = _token_order(card, tables, order, contexts)
+            plane = _fill_plane(wanted, contexts, tokens, size)
             plane = plane[: _used(np.any(plane, axis=1))]
-            data += write_varint(len(plane)) + _sized(encode_symbols(plane, levels + 1, coder, plane.shape))
-        done.append(_level_of(contexts, tokens, plane, table, size))
-    return bytes(data), done
+            tables.append(_table_of(contexts, tokens, plane, scale, size))
+            all_flags.append(flags)
+            planes.append(plane)
+        return cls(card, levels, tuple(all_flags), tuple(planes), tuple(tables))
+
+    def header(self) -> dict[str, Any]:
+        """How many weights there are; the card is the header's `model`."""
+        return {"kind": self.kind, "levels": self.levels}
+
+    def to_parts(self, coder: Coder) -> list[Part]:
+        """Order by order: number of flags and their code, number of ranks and the plane's code."""
+        data = bytearray()
+        for order, (flags, plane) in enumerate(zip(self.flags, self.planes, strict=True)):
+            if order > 0:
+                data += write_varint(len(flags)) + _sized(encode_symbols(flags.astype(np.int64), 2, coder))
+            if plane.shape[1]:
+                data += write_varint(len(plane)) + _sized(encode_symbols(plane, self.levels + 1, coder, plane.shape))
+        return [Part("symbols", bytes(data))]
+
+    @classmethod
+    def from_message(
+        cls, message: Message, shapes: Mapping[str, Shape], coder: Coder, coarse: Format | None = None
+    ) -> Self:
+        """Decode the part that `to_parts` wrote; time and memory are bounded whatever the bytes. It has no `shapes`."""
+        header = message.header
+        if set(header) != {"model", "quantizer", "coder"} or coder not in ("adaptive", "static"):
+            raise MessageError("the header of a Markov chain's message needs model, quantizer and a known coder.")
+        settings = header["quantizer"]
+        if not isinstance(settings, dict) or set(settings) != {"kind", "levels"} or settings["kind"] != cls.kind:
+            raise MessageError(f"the message of a Markov chain needs a quantizer of kind {cls.kind}, with its levels.")
+        levels = settings["levels"]
+        if type(levels) is not int or not 2 <= levels <= MAX_LEVELS:
+            raise MessageError(f"the quantizer's levels must be a whole number from 2 to {MAX_LEVELS}.")
+        if len(message.parts) != 1:
+            raise MessageError(f"the message of a Markov chain has one part, this one {len(message.parts)}.")
+        try:
+            card = MarkovCard.from_dict(header["model"])
+        except ModelError as error:
+            raise MessageError(str(error)) from error
+        return cls.decode(card, message.part("symbols"), levels, coder)
+
+    @classmethod
+    def decode(cls, card: MarkovCard, data: bytes, levels: int, coder: Coder) -> Self:
+        """Decode flags and planes.
+
+        Raises
+        ------
+        MessageError
+            If the bytes do not describe tables of this chain.
+        """
+        scale, size = weight_scale(levels), card.vocabulary_size
+        all_flags, planes, tables = [], [], list[Table]()
+        offset = 0
+        for order in range(card.order + 1):
+            contexts = _candidates(card, tables, order)
+            flags = np.ones(1, dtype=bool)
+            if order > 0:
+                count, offset = _read_bounded(data, offset, len(contexts))
+                block, offset = _read_sized(data, offset)
+                flags = decode_symbols(block, count, 2, coder).astype(bool)
+            contexts = contexts[: len(flags)][flags]
+            plane = np.zeros((0, len(contexts)), dtype=np.int32)
+            tokens = _token_order(card, tables, order, contexts)
+            if len(contexts):
+                count, offset = _read_bounded(data, offset, len(tokens))
+                block, offset = _read_sized(data, offset)
+                shape = (count, len(contexts))
+                plane = decode_symbols(block, count * len(contexts), levels + 1, coder, shape).reshape(shape)
+            tables.append(_table_of(contexts, tokens, plane, scale, size))
+            all_flags.append(flags)
+            planes.append(plane)
+        if offset != len(data):
+            raise MessageError(f"{len(data) - offset} bytes are left over behind the tables of the Markov chain.")
+        return cls(card, levels, tuple(all_flags), tuple(planes), tuple(tables))
+
+    def chain(self) -> MarkovChain:
+        """The chain that is scored."""
+        return MarkovChain(self.card, self.tables)
+
+    def dequantize(self) -> dict[str, np.ndarray]:
+        """The weights of each order's table, int64: a chain has no tensors but these."""
+        return {f"order {order}": table.weights for order, table in enumerate(self.tables)}
+
+    def symbols(self) -> list[np.ndarray]:
+        """The planes."""
+        return list(self.planes)
 
 
-def decode_levels(card: MarkovCard, data: bytes, levels: int, coder: Coder) -> list[Level]:
-    """Decode what `encode_levels` wrote; time and memory are bounded whatever the bytes.
+def decode_chain(message: Message) -> MarkovChain:
+    """The chain of a message.
 
     Raises
     ------
     MessageError
-        If the bytes do not describe tables of this chain.
+        If the message does not describe one.
     """
-    table, size = weight_table(levels), card.vocabulary_size
-    done: list[Level] = []
-    offset = 0
-    for order in range(card.order + 1):
-        contexts = _candidates(card, done, order)
-        if order > 0:
-            count, offset = _read_bounded(data, offset, len(contexts))
-            block, offset = _read_sized(data, offset)
-            flags = decode_symbols(block, count, 2, coder).astype(bool)
-            contexts = contexts[:count][flags]
-        plane = np.zeros((0, len(contexts)), dtype=np.int32)
-        tokens = _token_order(card, done, order, contexts)
-        if len(contexts):
-            count, offset = _read_bounded(data, offset, len(tokens))
-            block, offset = _read_sized(data, offset)
-            shape = (count, len(contexts))
-            plane = decode_symbols(block, count * len(contexts), levels + 1, coder, shape).reshape(shape)
-        done.append(_level_of(contexts, tokens, plane, table, size))
-    if offset != len(data):
-        raise MessageError(f"{len(data) - offset} bytes are left over behind the tables of the Markov chain.")
-    return done
+    return MarkovFormat.from_message(message, {}, message.header.get("coder", "")).chain()
 
 
-def _reach(card: MarkovCard, done: Sequence[Level], limit: int) -> np.ndarray:
+def _reach(card: MarkovCard, done: Sequence[Table], limit: int) -> np.ndarray:
     """The `limit` most probable tokens at order 0, ascending; all of them where the limit allows."""
     size = card.vocabulary_size
     if limit >= size:
@@ -124,7 +196,7 @@ def _reach(card: MarkovCard, done: Sequence[Level], limit: int) -> np.ndarray:
     return np.sort(np.argsort(-alone, kind="stable")[:limit]).astype(np.uint64)
 
 
-def _candidates(card: MarkovCard, done: Sequence[Level], order: int) -> np.ndarray:
+def _candidates(card: MarkovCard, done: Sequence[Table], order: int) -> np.ndarray:
     """Contexts an order may have, the most frequent first."""
     if order == 0:
         return np.zeros(1, dtype=np.uint64)
@@ -136,7 +208,7 @@ def _candidates(card: MarkovCard, done: Sequence[Level], order: int) -> np.ndarr
     return codes[np.argsort(-expected_frequency(done, order, codes, card.vocabulary_size), kind="stable")]
 
 
-def _token_order(card: MarkovCard, done: Sequence[Level], order: int, contexts: np.ndarray) -> np.ndarray:
+def _token_order(card: MarkovCard, done: Sequence[Table], order: int, contexts: np.ndarray) -> np.ndarray:
     """For each context (column) the tokens from the most probable to the least: int32[tokens in reach, contexts]."""
     size = card.vocabulary_size
     if order == 0 or not len(contexts):
@@ -165,10 +237,10 @@ def _fill_plane(wanted: Entries, contexts: np.ndarray, tokens: np.ndarray, size:
     return plane
 
 
-def _level_of(contexts: np.ndarray, tokens: np.ndarray, plane: np.ndarray, table: np.ndarray, size: int) -> Level:
+def _table_of(contexts: np.ndarray, tokens: np.ndarray, plane: np.ndarray, scale: np.ndarray, size: int) -> Table:
     ranks, columns = np.nonzero(plane)
     grams = contexts[columns] * np.uint64(size) + tokens[ranks, columns].astype(np.uint64)
-    return build_level(contexts, grams, table[plane[ranks, columns]], size)
+    return build_table(contexts, grams, scale[plane[ranks, columns]], size)
 
 
 def _used(flags: np.ndarray) -> int:

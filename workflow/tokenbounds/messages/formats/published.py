@@ -9,24 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from tokenbounds.config.quantizers import PublishedQuantizer
 from tokenbounds.errors import MessageError, ModelError
-from tokenbounds.messages.coding.lattice_codes import Codes, code_bytes, decode_code_planes, encode_code_planes
-from tokenbounds.messages.coding.lossless import decode_floats, encode_floats, exact_bytes
+from tokenbounds.messages.coding.lattice_codes import Codes, code_bytes, decode_lattice_codes, encode_lattice_codes
+from tokenbounds.messages.coding.lossless import decode_floats, encode_floats, float_bytes
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape
 from tokenbounds.messages.container import Message, Part
-from tokenbounds.models.pretrained.quip_sharp import (
+from tokenbounds.messages.formats.base import Format
+from tokenbounds.models.pretrained.lattice_layers import (
     LatticeLayer,
     PublishedCodes,
     Slot,
     check_sizes,
-    load_codes,
     slots_of,
 )
 
@@ -34,7 +32,7 @@ _LEAST_SCALE, _GREATEST_SCALE = 2.0**-20, 2.0**20
 
 
 @dataclass(frozen=True)
-class PublishedQuantized:
+class PublishedFormat(Format):
     """A QuIP# checkpoint.
 
     Attributes
@@ -49,39 +47,7 @@ class PublishedQuantized:
     shapes: dict[str, Shape]
     codes: PublishedCodes
     others: dict[str, np.ndarray]
-
-    @classmethod
-    def quantize(cls, spec: PublishedQuantizer, tensors: Mapping[str, np.ndarray]) -> Self:
-        """Values alone do not tell the codes they came from: see `read`."""
-        raise MessageError("the quantizer 'published' needs a model that was imported from a QuIP# checkpoint.")
-
-    @classmethod
-    def read(cls, directory: Path, tensors: Mapping[str, np.ndarray]) -> Self:
-        """The codes that were kept when the model was imported.
-
-        Parameters
-        ----------
-        directory : path
-            The checkpoint folder.
-        tensors : mapping of str to float32 array
-            The model's dense values, which the codes must stand for.
-
-        Raises
-        ------
-        MessageError
-            If there are none, or they stand for other values.
-        """
-        shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        try:
-            codes = load_codes(directory, shapes)
-        except ModelError as error:
-            raise MessageError(str(error)) from error
-        coded = {weight for slot in slots_of(shapes).values() for weight in slot.weights}
-        others = {name: tensor for name, tensor in tensors.items() if name not in coded}
-        for name, weight in codes.dense(shapes).items():
-            if weight.tobytes() != np.ascontiguousarray(tensors[name]).tobytes():
-                raise MessageError(f"{directory}: {name} is not what its codes stand for. Import the model again.")
-        return cls(shapes, codes, others)
+    kind: ClassVar[str] = "published"
 
     def dequantize(self) -> dict[str, np.ndarray]:
         """Float32 tensors by name."""
@@ -92,7 +58,7 @@ class PublishedQuantized:
         """Bits of the codebook, by what residual points are divided, and whether inputs are rescaled."""
         rescaled = any(layer.rescale is not None for layer in self.codes.layers.values())
         settings = {"bits": self.codes.bits, "residual_scale": self.codes.residual_scale, "rescaled": rescaled}
-        return {"kind": "published", **settings}
+        return {"kind": self.kind, **settings}
 
     def symbols(self) -> list[np.ndarray]:
         """Bytes of the codes of each layer (under its first weight), and of the other tensors' floats."""
@@ -107,18 +73,20 @@ class PublishedQuantized:
             elif name in later:
                 found.append(np.zeros((0, 1), dtype=np.uint8))
             else:
-                found.append(exact_bytes(self.others[name]))
+                found.append(float_bytes(self.others[name]))
         return found
 
     def to_parts(self, coder: Coder) -> list[Part]:
-        """Exact floats in `values`: layers' scales, then the other tensors; in `symbols` the codes, plane by plane."""
+        """Lossless floats in `values`: scales of layers, then other tensors. Codes in `symbols`, plane by plane."""
         scales = [array for layer in self.codes.layers.values() for array in _scales(layer)]
         codes = [(layer.codes, layer.residuals) for layer in self.codes.layers.values()]
-        symbols = encode_code_planes(codes, self.codes.bits)
+        symbols = encode_lattice_codes(codes, self.codes.bits)
         return [Part("values", encode_floats([*scales, *self.others.values()])), Part("symbols", symbols)]
 
     @classmethod
-    def from_message(cls, message: Message, shapes: Mapping[str, Shape], coder: Coder) -> Self:
+    def from_message(
+        cls, message: Message, shapes: Mapping[str, Shape], coder: Coder, coarse: Format | None = None
+    ) -> Self:
         """Decode the parts that `to_parts` wrote."""
         bits, residual_scale, rescaled = _settings(message.header.get("quantizer"))
         slots = _checked_slots(shapes)
@@ -128,9 +96,9 @@ class PublishedQuantized:
         data = message.part("values")
         floats, end = decode_floats(data, 0, [*lengths, *(math.prod(shapes[name]) for name in others)])
         if end != len(data):
-            raise MessageError("bytes are left over behind the exact values.")
+            raise MessageError("bytes are left over behind the lossless values.")
         data, values = message.part("symbols"), iter(floats)
-        codes, end = decode_code_planes(data, 0, [(slot.outputs, slot.inputs // 8) for slot in slots.values()], bits)
+        codes, end = decode_lattice_codes(data, 0, [(slot.outputs, slot.inputs // 8) for slot in slots.values()], bits)
         if end != len(data):
             raise MessageError("bytes are left over behind the codes.")
         layers = {name: _layer(pair, values, rescaled) for name, pair in zip(slots, codes, strict=True)}

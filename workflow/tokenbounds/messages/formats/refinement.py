@@ -9,72 +9,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from tokenbounds.errors import MessageError
-from tokenbounds.messages.coding.adaptive import MAX_MAGNITUDE
 from tokenbounds.messages.coding.symbols import Coder
-from tokenbounds.messages.coding.tensors import decode_codes, encode_codes
+from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes
 from tokenbounds.messages.container import Message, Part
-from tokenbounds.messages.formats.uniform import UniformQuantized, default_value, step_of
-from tokenbounds.messages.side_information import REFINEMENT
+from tokenbounds.messages.formats.base import Format
+from tokenbounds.messages.formats.grid import GridTensors, default_value, step_of
 
 MAX_FACTOR = 256
 
 
 @dataclass(frozen=True)
-class RefinedQuantized:
-    """A uniform quantization and the offsets that refine it.
+class RefinementFormat(Format):
+    """Tensors on grids, and the offsets that refine them.
 
     Attributes
     ----------
-    coarse : UniformQuantized
+    coarse : GridTensors
     factor : int
         Fine steps in a coarse one, 2 to 256.
     offsets : dict of str to int32 array
         Fine code − factor × coarse code.
     """
 
-    coarse: UniformQuantized
+    coarse: GridTensors
     factor: int
     offsets: dict[str, np.ndarray]
+    kind: ClassVar[str] = "refinement"
 
     @classmethod
-    def refine(cls, coarse: UniformQuantized, factor: int, tensors: Mapping[str, np.ndarray]) -> Self:
-        """Round `tensors` (float32) to the fine steps, halves to even.
-
-        Raises
-        ------
-        MessageError
-            If names or shapes are not those of the coarse codes, or a value is too large.
-        """
-        if {name: codes.shape for name, codes in coarse.codes.items()} != {
-            name: tensor.shape for name, tensor in tensors.items()
-        }:
-            raise MessageError("the coarse message is one of another model: its tensors differ.")
-        offsets = {}
-        for name, tensor in tensors.items():
-            step = fine_step(coarse.exponents[name], factor)
-            scaled = (tensor.astype(np.float64) - default_value(name, tensor.shape)) / step
-            if not np.all(np.abs(scaled) < 1 << 29):
-                raise MessageError(f"{name} holds values that are not finite, or too large for the step {step}.")
-            found = np.rint(scaled).astype(np.int64) - factor * coarse.codes[name].astype(np.int64)
-            if found.size and int(np.abs(found).max()) > MAX_MAGNITUDE:
-                raise MessageError(f"{name} is too far from its coarse values. Use a smaller factor.")
-            offsets[name] = found.astype(np.int32)
-        return cls(coarse, factor, offsets)
-
-    @classmethod
-    def from_message(cls, message: Message, coarse: UniformQuantized, coder: Coder) -> Self:
-        """Decode the part that `to_parts` wrote.
-
-        Raises
-        ------
-        MessageError
-            If the factor or the bytes are damaged.
-        """
+    def from_message(
+        cls, message: Message, shapes: Mapping[str, Shape], coder: Coder, coarse: Format | None = None
+    ) -> Self:
+        """Decode the part that `to_parts` wrote, with the codes of the coarse message."""
+        if not isinstance(coarse, GridTensors):
+            raise MessageError("only a uniform quantization can be refined.")
         factor = message.header["quantizer"].get("factor")
         if not isinstance(factor, int) or isinstance(factor, bool) or not 2 <= factor <= MAX_FACTOR:
             raise MessageError(f"the factor of a refinement is {factor!r:.40}; it must be 2 to {MAX_FACTOR}.")
@@ -91,7 +64,7 @@ class RefinedQuantized:
 
     def header(self) -> dict[str, Any]:
         """The `quantizer` entry of the message's header."""
-        return {"kind": REFINEMENT, "factor": self.factor}
+        return {"kind": self.kind, "factor": self.factor}
 
     def symbols(self) -> list[np.ndarray]:
         """The offsets."""

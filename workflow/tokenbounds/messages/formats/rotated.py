@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -12,19 +12,20 @@ from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape
 from tokenbounds.messages.container import Message, Part
-from tokenbounds.messages.formats.scaled import ScaledQuantized
+from tokenbounds.messages.formats.base import Format
+from tokenbounds.messages.formats.scaled import ScaledFormat
 from tokenbounds.models.pretrained.hadamard import restore_weight
 
 _MAX_SEED = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
-class RotatedQuantized:
+class RotatedFormat(Format):
     """A model whose linear layers are quantized as U · W · V', U and V from a seed.
 
     Attributes
     ----------
-    scaled : ScaledQuantized
+    scaled : ScaledFormat
         What is coded: rotated matrices, and plain ones.
     seed : int
         Of the rotations; each matrix's name gives it rotations of its own.
@@ -32,15 +33,10 @@ class RotatedQuantized:
         Numbers of the matrices that are not rotated (embeddings), counted among matrices.
     """
 
-    scaled: ScaledQuantized
+    scaled: ScaledFormat
     seed: int
     plain: tuple[int, ...]
-
-    @classmethod
-    def quantize(cls, spec: Any, tensors: Mapping[str, np.ndarray]) -> Self:
-        """Round every matrix as it is, none rotated; `messages.posttraining` rotates."""
-        scaled = ScaledQuantized.quantize(spec, tensors)
-        return cls(scaled, 0, tuple(range(len(scaled.matrices))))
+    kind: ClassVar[str] = "rotated"
 
     def dequantize(self) -> dict[str, np.ndarray]:
         """Float32 tensors by name, rotated back by sums and differences in a fixed order."""
@@ -54,7 +50,7 @@ class RotatedQuantized:
 
     def header(self) -> dict[str, Any]:
         """The seed of the rotations, and which matrices have none."""
-        return {"kind": "rotated", "seed": self.seed, "plain": list(self.plain)}
+        return {"kind": self.kind, "seed": self.seed, "plain": list(self.plain)}
 
     def symbols(self) -> list[np.ndarray]:
         """All codes."""
@@ -65,7 +61,9 @@ class RotatedQuantized:
         return self.scaled.to_parts(coder)
 
     @classmethod
-    def from_message(cls, message: Message, shapes: Mapping[str, Shape], coder: Coder) -> Self:
+    def from_message(
+        cls, message: Message, shapes: Mapping[str, Shape], coder: Coder, coarse: Format | None = None
+    ) -> Self:
         """Decode the parts that `to_parts` wrote."""
         settings = message.header["quantizer"]
         seed, plain = settings.get("seed"), settings.get("plain")
@@ -73,4 +71,4 @@ class RotatedQuantized:
             raise MessageError("the rotations' seed is no integer below 2^63.")
         if not isinstance(plain, list) or any(type(index) is not int for index in plain):
             raise MessageError("the list of matrices that are not rotated holds more than integers.")
-        return cls(ScaledQuantized.from_message(message, shapes, coder), seed, tuple(plain))
+        return cls(ScaledFormat.from_message(message, shapes, coder), seed, tuple(plain))

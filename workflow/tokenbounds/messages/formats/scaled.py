@@ -1,30 +1,29 @@
 """Integers times a step for each row and a step for each column: the form of all post-training scalar quantizers.
 
-A matrix's value is (code × row step) × column step, both products rounded to float32, steps on the logarithmic grid
-of `uniform`. A quantizer that needs no column (or row) steps sends constant ones, which cost next to nothing. Vectors
-(norms, biases) are coded as in `uniform`, with a fine step.
+A matrix's value is (code × row step) × column step, both products rounded to float32, steps on the logarithmic scale
+of `grid`. A quantizer that needs no column (or row) steps sends constant ones, which cost next to nothing. Vectors
+(norms, biases) are coded as in `grid`, with a fine step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from tokenbounds.config.quantizers import UniformQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.adaptive import decode_planes, encode_planes
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes, plane_shape
 from tokenbounds.messages.coding.trellis import STATES, Trellis, codes_of, trellis
 from tokenbounds.messages.container import Message, Part
-from tokenbounds.messages.formats.uniform import STEPS_PER_OCTAVE, UniformQuantized, step_of
+from tokenbounds.messages.formats.base import Format
+from tokenbounds.messages.formats.grid import STEPS_PER_OCTAVE, GridTensors, step_of
 
 # Products of two steps stay between 2^-124 and 2^124: normal numbers, which no machine flushes to zero.
 LEAST_EXPONENT, GREATEST_EXPONENT = -496, 496
-_VECTOR_SPEC = UniformQuantizer(kind="uniform", step_ratio=0.25)
 _STEPS = np.array([step_of(exponent) for exponent in range(LEAST_EXPONENT, GREATEST_EXPONENT + 1)], dtype=np.float32)
 
 
@@ -58,15 +57,15 @@ class ScaledMatrix:
         Exponents of the column steps.
     states : int
         Of the trellis that tells which grid, even or odd, each code is on; 0 without one.
-    turned : bool
-        Whether the trellis runs along rows: codes are then coded transposed. Without it, it runs along columns.
+    transposed : bool
+        Whether codes are coded transposed, because the trellis runs along rows. Else it runs along columns.
     """
 
     codes: np.ndarray
     rows: np.ndarray
     columns: np.ndarray
     states: int = 0
-    turned: bool = False
+    transposed: bool = False
 
     @property
     def machine(self) -> Trellis | None:
@@ -80,49 +79,30 @@ class ScaledMatrix:
     @property
     def coded(self) -> np.ndarray:
         """The codes as they are coded: a trellis runs along columns."""
-        return np.ascontiguousarray(self.codes.T) if self.turned else self.codes
+        return np.ascontiguousarray(self.codes.T) if self.transposed else self.codes
 
-    @property
-    def transposed(self) -> ScaledMatrix:
+    def transpose(self) -> ScaledMatrix:
         """The transpose: its values are the same bits only up to the order of the products."""
-        turned = self.states > 0 and not self.turned
-        return ScaledMatrix(np.ascontiguousarray(self.codes.T), self.columns, self.rows, self.states, turned)
+        transposed = self.states > 0 and not self.transposed
+        return ScaledMatrix(np.ascontiguousarray(self.codes.T), self.columns, self.rows, self.states, transposed)
 
 
 @dataclass(frozen=True)
-class ScaledQuantized:
-    """A model's tensors: matrices with row and column steps, vectors as in `UniformQuantized`.
+class ScaledFormat(Format):
+    """A model's tensors: matrices with row and column steps, vectors on grids.
 
     Attributes
     ----------
     shapes : dict of str to tuple of int
         All tensors in the model's order.
     matrices : dict of str to ScaledMatrix
-    vectors : UniformQuantized
+    vectors : GridTensors
     """
 
     shapes: dict[str, Shape]
     matrices: dict[str, ScaledMatrix]
-    vectors: UniformQuantized
-
-    @classmethod
-    def quantize(cls, spec: Any, tensors: Mapping[str, np.ndarray]) -> Self:
-        """Round every matrix to the nearest multiple of one step a row, `spec.step_ratio` × its root mean square."""
-        matrices = {}
-        for name, tensor in tensors.items():
-            if tensor.ndim >= 2:
-                plane = finite(name, tensor).reshape(plane_shape(tensor.shape)).astype(np.float64)
-                rows = exponents_of(spec.step_ratio * np.sqrt(np.mean(plane**2, axis=1)))
-                columns = np.zeros(plane.shape[1], dtype=np.int32)
-                matrices[name] = ScaledMatrix(np.rint(plane / steps_of(rows)[:, None]).astype(np.int32), rows, columns)
-        return cls.assemble(tensors, matrices)
-
-    @classmethod
-    def assemble(cls, tensors: Mapping[str, np.ndarray], matrices: Mapping[str, ScaledMatrix]) -> Self:
-        """Join quantized matrices with the vectors among `tensors`, which are rounded finely here."""
-        vectors = {name: tensor for name, tensor in tensors.items() if tensor.ndim < 2}
-        shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        return cls(shapes, dict(matrices), UniformQuantized.quantize(_VECTOR_SPEC, vectors))
+    vectors: GridTensors
+    kind: ClassVar[str] = "scaled"
 
     def dequantize(self) -> dict[str, np.ndarray]:
         """Float32 tensors by name."""
@@ -133,18 +113,19 @@ class ScaledQuantized:
         }
 
     def header(self) -> dict[str, Any]:
-        """The kind; if any matrix has a trellis, its states, and the numbers of the matrices without and turned."""
+        """The kind; with a trellis its states, and which matrices, by number, have none and which are transposed."""
         states = max((matrix.states for matrix in self.matrices.values()), default=0)
         if not states:
-            return {"kind": "scaled"}
+            return {"kind": self.kind}
         plain = [index for index, matrix in enumerate(self.matrices.values()) if not matrix.states]
-        turned = [index for index, matrix in enumerate(self.matrices.values()) if matrix.turned]
-        return {"kind": "scaled", "trellis": states, "plain": plain} | ({"turned": turned} if turned else {})
+        transposed = [index for index, matrix in enumerate(self.matrices.values()) if matrix.transposed]
+        # The key of messages is older than the name of the field.
+        return {"kind": self.kind, "trellis": states, "plain": plain} | ({"turned": transposed} if transposed else {})
 
     def symbols(self) -> list[np.ndarray]:
         """All codes, in the model's order; on a trellis, half of each grid point, which is what is coded."""
-        machines = self._machines()
-        return [codes_of(codes) if machine else codes for codes, machine in zip(self._codes(), machines, strict=True)]
+        pairs = zip(self._codes(), self._machines(), strict=True)
+        return [codes_of(codes) if machine else codes for codes, machine in pairs]
 
     def _codes(self) -> list[np.ndarray]:
         return [
@@ -160,59 +141,50 @@ class ScaledQuantized:
         return [Part("scales", scales), Part("symbols", encode_codes(self._codes(), coder, self._machines()))]
 
     @classmethod
-    def from_message(cls, message: Message, shapes: Mapping[str, Shape], coder: Coder) -> Self:
+    def from_message(
+        cls, message: Message, shapes: Mapping[str, Shape], coder: Coder, coarse: Format | None = None
+    ) -> Self:
         """Decode the parts that `to_parts` wrote."""
         names = [name for name, shape in shapes.items() if len(shape) >= 2]
         vectors = [name for name in shapes if name not in set(names)]
-        planes = [plane_shape(shapes[name]) for name in names]
-        steps, exponents = decode_scales(message.part("scales"), planes, len(vectors))
+        planes = {name: plane_shape(shapes[name]) for name in names}
+        steps, exponents = decode_scales(message.part("scales"), list(planes.values()), len(vectors))
         trellises = dict(zip(names, _read_trellises(message.header.get("quantizer"), len(names)), strict=True))
-        coded = dict(shapes) | dict(zip(names, planes, strict=True))
-        coded |= {name: coded[name][::-1] for name, (_, turned) in trellises.items() if turned}
-        machines = [trellis(trellises[name][0]) if trellises.get(name, (0,))[0] else None for name in shapes]
+        # What the coder wrote of each tensor: a vector as it is, a matrix as a plane, transposed where the header says.
+        coded: dict[str, Shape] = dict(shapes)
+        for name, (rows, columns) in planes.items():
+            coded[name] = (columns, rows) if trellises[name][1] else (rows, columns)
+        machines = [trellis(states) if (states := trellises.get(name, (0,))[0]) else None for name in shapes]
         decoded = decode_codes(message.part("symbols"), list(coded.values()), coder, machines)
         codes = dict(zip(shapes, decoded, strict=True))
         matrices = {}
-        for name, (rows, columns) in zip(names, steps, strict=True):
-            states, turned = trellises[name]
-            upright = np.ascontiguousarray(codes[name].T) if turned else codes[name]
-            matrices[name] = ScaledMatrix(upright, rows, columns, states, turned)
-        rounded = UniformQuantized({name: codes[name] for name in vectors}, dict(zip(vectors, exponents, strict=True)))
+        for name, (row_steps, column_steps) in zip(names, steps, strict=True):
+            states, transposed = trellises[name]
+            upright = np.ascontiguousarray(codes[name].T) if transposed else codes[name]
+            matrices[name] = ScaledMatrix(upright, row_steps, column_steps, states, transposed)
+        rounded = GridTensors({name: codes[name] for name in vectors}, dict(zip(vectors, exponents, strict=True)))
         return cls(dict(shapes), matrices, rounded)
 
 
 def _read_trellises(settings: Any, matrices: int) -> list[tuple[int, bool]]:
-    """States of each matrix's trellis, and whether it is turned, from the header's settings.
+    """States of each matrix's trellis, and whether it is coded transposed, from the header's settings.
 
     Raises
     ------
     MessageError
-        If they are not what `ScaledQuantized.header` writes.
+        If they are not what `ScaledFormat.header` writes.
     """
     settings = settings if isinstance(settings, dict) else {}
-    states, plain, turned = settings.get("trellis", 0), settings.get("plain", []), settings.get("turned", [])
-    if states == 0 or settings.get("kind") != "scaled":
+    states, plain, transposed = settings.get("trellis", 0), settings.get("plain", []), settings.get("turned", [])
+    if states == 0 or settings.get("kind") != ScaledFormat.kind:
         return [(0, False)] * matrices
     if type(states) is not int or states not in STATES:
         raise MessageError(f"a trellis has {' or '.join(map(str, STATES))} states, not {states!r:.40}.")
-    for numbers in (plain, turned):
+    for numbers in (plain, transposed):
         if not isinstance(numbers, list) or any(type(index) is not int for index in numbers):
-            raise MessageError("a list of matrices without a trellis, or with a turned one, holds more than integers.")
-    without, across = set(plain), set(turned)
+            raise MessageError("a list of matrices without a trellis, or of transposed ones, holds more than integers.")
+    without, across = set(plain), set(transposed)
     return [(0, False) if index in without else (states, index in across) for index in range(matrices)]
-
-
-def finite(name: str, tensor: np.ndarray) -> np.ndarray:
-    """The tensor itself.
-
-    Raises
-    ------
-    MessageError
-        If it holds a value that is not finite, or none at all.
-    """
-    if tensor.size == 0 or not np.all(np.isfinite(tensor)):
-        raise MessageError(f"{name} is empty or holds values that are not finite. Train or load the model again.")
-    return tensor
 
 
 def encode_scales(matrices: Sequence[ScaledMatrix], vectors: Sequence[int]) -> bytes:

@@ -1,1 +1,1 @@
-"""Markov chains: counts, mixed levels, predictions."""
+"""Markov chains: grams and their counts, tables of weights, predictions."""

@@ -28,9 +28,10 @@ from tokenbounds.models.checkpoint import save_checkpoint
 from tokenbounds.models.families import Family, family_of
 from tokenbounds.models.pretrained.filling import OTHER_HEAD, check_finite, fill_model, first_line, is_constant
 from tokenbounds.models.pretrained.gguf_metadata import GgufFile
+from tokenbounds.models.pretrained.lattice_layers import PublishedCodes
 from tokenbounds.models.pretrained.probe import compare_models
 from tokenbounds.models.pretrained.quantized import is_quantized, read_quantized
-from tokenbounds.models.pretrained.quip_sharp import PublishedCodes, save_codes
+from tokenbounds.models.pretrained.quip_sharp import save_codes
 from tokenbounds.models.pretrained.torch_archive import read_tensors
 from tokenbounds.software import package_folder
 

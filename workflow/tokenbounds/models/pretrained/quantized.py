@@ -15,8 +15,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from tokenbounds.errors import ModelError
 from tokenbounds.models.families import Family
 from tokenbounds.models.pretrained.filling import fill_model, first_line
+from tokenbounds.models.pretrained.lattice_layers import PublishedCodes
 from tokenbounds.models.pretrained.packed import dense_tensors
-from tokenbounds.models.pretrained.quip_sharp import FAMILIES, PublishedCodes, read_quip_sharp
+from tokenbounds.models.pretrained.quip_sharp import FAMILIES, read_quip_sharp
 from tokenbounds.models.pretrained.tensor_files import TensorFiles
 
 

@@ -1,21 +1,14 @@
-"""Published QuIP# checkpoints: codes, scales and signs of each layer, and the dense weights they stand for.
-
-A layer's weight is diag(o) · H_m · C · H_n' · diag(i): C holds points of E8P (plus, at 3 and 4 bits, a residual point
-divided by a constant), H are Hadamard matrices, i and o scale inputs and outputs; signs are in them, and after
-fine-tuning they are no mere signs. Query, key and value are one such layer, so are up and gate; each of their pieces
-has a further scale. Everything is decoded by additions and multiplications in a fixed order, as in `hadamard`.
+"""Published QuIP# checkpoints: the codes, scales and signs of each layer, read from files, and kept beside a model.
 
 References
 ----------
-A. Tseng et al., "QuIP#", 2024, arXiv 2402.04396, and the checkpoints `relaxml/*-E8P-2Bit`, `*-E8PRVQ-3Bit` and
-`*-E8PRVQ-4Bit`.
+The checkpoints `relaxml/*-E8P-2Bit`, `*-E8PRVQ-3Bit` and `*-E8PRVQ-4Bit`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,99 +19,22 @@ from safetensors.numpy import save_file
 
 from tokenbounds.errors import ModelError
 from tokenbounds.files import atomic_path
-from tokenbounds.models.pretrained.e8p import SIZE, ball_points, e8p_points
-from tokenbounds.models.pretrained.hadamard import hadamard_order, hadamard_transform
+from tokenbounds.models.pretrained.e8p import SIZE
+from tokenbounds.models.pretrained.lattice_layers import (
+    TILE_ROWS,
+    LatticeLayer,
+    PublishedCodes,
+    Slot,
+    check_sizes,
+    slots_of,
+)
 from tokenbounds.models.pretrained.tensor_files import TensorFiles, taken
 
 FAMILIES = ("llama", "mistral")
 CODES_FILE = "codes.safetensors"
 _CODEBOOKS = {"E8P12": (7, 2), "E8P12RVQ3B": (18, 3), "E8P12RVQ4B": (17, 4)}
 _RESIDUAL_SCALES = {3: 2.04, 4: 3.45}
-# Orders of the factors that the publishers' transforms use: ours agree for these alone.
-_ORDERS = (1, 12, 20, 28, 36, 52, 60, 108, 116, 124, 140, 156, 172)
-_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "upgate_proj": ("up_proj", "gate_proj")}
 _FLOATS = (torch.float16, torch.float32)
-_TILE_ROWS, _TILE_BLOCKS = 16, 8
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a published layer belongs: the weights that are its pieces, top to bottom, and their common inputs."""
-
-    weights: tuple[str, ...]
-    rows: tuple[int, ...]
-    inputs: int
-
-    @property
-    def outputs(self) -> int:
-        """Rows of all pieces."""
-        return sum(self.rows)
-
-
-@dataclass(frozen=True)
-class LatticeLayer:
-    """One layer as it is published, unpacked.
-
-    Attributes
-    ----------
-    codes : uint16 array [outputs, inputs / 8]
-        Of E8P.
-    residuals : uint16 array [outputs, inputs / 8], or None at 2 bits
-        Of the ball at 3 bits, of E8P at 4.
-    inputs, outputs : float32 arrays [inputs], [outputs]
-        The published SU and SV.
-    scale : float32 array []
-        The published Wscale.
-    pieces : float32 array [pieces]
-        Scales of fused pieces; one 1 for a layer by itself.
-    rescale : float32 array [inputs], or None
-        The published scaleWH: inputs are divided by it.
-    """
-
-    codes: np.ndarray
-    residuals: np.ndarray | None
-    inputs: np.ndarray
-    outputs: np.ndarray
-    scale: np.ndarray
-    pieces: np.ndarray
-    rescale: np.ndarray | None
-
-    def dense(self, slot: Slot, bits: int, residual_scale: float) -> dict[str, np.ndarray]:
-        """The pieces' weights, float32 [rows, inputs], by name."""
-        core = lattice_values(self.codes, self.residuals, bits, residual_scale)
-        rows = hadamard_transform(core)
-        core = np.ascontiguousarray(hadamard_transform(np.ascontiguousarray(rows.T)).T)
-        ends = np.cumsum(slot.rows)
-        parts = zip(slot.weights, slot.rows, ends, self.pieces, strict=True)
-        with np.errstate(all="ignore"):  # whoever loads the values checks that they are finite
-            columns = self.inputs if self.rescale is None else self.inputs / self.rescale
-            scaled = core * (self.outputs * self.scale)[:, None] * columns
-            return {name: scaled[end - count : end] * piece for name, count, end, piece in parts}
-
-
-@dataclass(frozen=True)
-class PublishedCodes:
-    """The coded layers of a checkpoint.
-
-    Attributes
-    ----------
-    layers : dict of str to LatticeLayer
-        By the published name, in the model's order.
-    bits : {2, 3, 4}
-    residual_scale : float
-        By which residual points are divided; 1 at 2 bits.
-    """
-
-    layers: dict[str, LatticeLayer]
-    bits: int
-    residual_scale: float
-
-    def dense(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-        """The dense weights of all coded layers, float32, by the name of the parameter."""
-        weights: dict[str, np.ndarray] = {}
-        for name, slot in slots_of(shapes).items():
-            weights |= self.layers[name].dense(slot, self.bits, self.residual_scale)
-        return weights
 
 
 def read_quip_sharp(
@@ -152,30 +68,6 @@ def read_quip_sharp(
         raise ModelError("some layers hold a scaleWH and others do not. Download the checkpoint again.")
     others = {name: files[name] for name in files if name.rpartition(".")[0] not in slots}
     return PublishedCodes(layers, bits, residual_scale), others
-
-
-def lattice_values(codes: np.ndarray, residuals: np.ndarray | None, bits: int, residual_scale: float) -> np.ndarray:
-    """Float32 values [rows, 8 · blocks] of codes [rows, blocks]: points, and residual points divided by a constant."""
-    rows = len(codes)
-    values = e8p_points()[codes].astype(np.float32).reshape(rows, -1) * np.float32(0.25)
-    if residuals is None:
-        return values
-    points, unit = (ball_points(), 0.5) if bits == 3 else (e8p_points(), 0.25)
-    return values + points[residuals].astype(np.float32).reshape(rows, -1) * np.float32(unit / residual_scale)
-
-
-def slots_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Slot]:
-    """The published layers of a llama or mistral model, by name, from the shapes of its parameters."""
-    slots = {}
-    for name, shape in shapes.items():
-        owner, _, leaf = name.removesuffix(".weight").rpartition(".")
-        if leaf in ("o_proj", "down_proj"):
-            slots[f"{owner}.{leaf}"] = Slot((name,), (shape[0],), shape[1])
-        for fused, pieces in _FUSED.items():
-            if leaf == pieces[0]:
-                weights = tuple(f"{owner}.{piece}.weight" for piece in pieces)
-                slots[f"{owner}.{fused}"] = Slot(weights, tuple(shapes[weight][0] for weight in weights), shape[1])
-    return slots
 
 
 def codebook_of(params: Any) -> tuple[int, int, float]:
@@ -237,19 +129,6 @@ def read_layer(files: TensorFiles, name: str, slot: Slot, identifier: int, bits:
     )
 
 
-def check_sizes(name: str, slot: Slot) -> None:
-    """Refuse sizes that QuIP# has no packing or no Hadamard matrix for.
-
-    Raises
-    ------
-    ModelError
-        The layer is named.
-    """
-    sizes = (slot.outputs, slot.inputs)
-    if slot.outputs % _TILE_ROWS or slot.inputs % 64 or any(hadamard_order(size) not in _ORDERS for size in sizes):
-        raise ModelError(f"{name}: a layer of {slot.outputs} × {slot.inputs} cannot be a QuIP# layer.")
-
-
 def unpack_e8p(packed: np.ndarray) -> np.ndarray:
     """Codes uint16 [m, n / 8] of int64 words [m, n / 32], which hold tiles of 16 rows and 8 codes.
 
@@ -257,7 +136,7 @@ def unpack_e8p(packed: np.ndarray) -> np.ndarray:
     lower bytes, bits interleaved by four.
     """
     rows, words = packed.shape
-    tiles = packed.reshape(rows // _TILE_ROWS, words // 2, 8, 4).transpose(0, 2, 1, 3).reshape(rows // 2, 2 * words)
+    tiles = packed.reshape(rows // TILE_ROWS, words // 2, 8, 4).transpose(0, 2, 1, 3).reshape(rows // 2, 2 * words)
     halves = np.ascontiguousarray(tiles).astype("<i8").view("<u4").reshape(rows // 2, 2 * words, 2)
     entries, signs = halves[..., 0], halves[..., 1]
     codes = np.empty((rows // 2, 2, 2 * words, 2), dtype=np.uint16)

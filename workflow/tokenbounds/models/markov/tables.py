@@ -30,7 +30,7 @@ _ROOTS = (
 
 
 @dataclass(frozen=True)
-class Level:
+class Table:
     """One order's table.
 
     Attributes
@@ -51,7 +51,7 @@ class Level:
     weights: np.ndarray
 
 
-def weight_table(levels: int) -> np.ndarray:
+def weight_scale(levels: int) -> np.ndarray:
     """Weights of the symbols 0 … `levels` (≥ 2): zero, then a geometric sequence, in integer arithmetic."""
     weights = [0]
     for index in range(levels):
@@ -60,14 +60,14 @@ def weight_table(levels: int) -> np.ndarray:
     return np.array(weights, dtype=np.int64)
 
 
-def build_level(contexts: np.ndarray, grams: np.ndarray, weights: np.ndarray, vocabulary_size: int) -> Level:
+def build_table(contexts: np.ndarray, grams: np.ndarray, weights: np.ndarray, vocabulary_size: int) -> Table:
     """Sort a table's entries and sum them by context; `contexts` must hold the context of every gram."""
     contexts = np.sort(contexts)
     by_gram = np.argsort(grams, kind="stable")
     grams, weights = grams[by_gram], weights[by_gram]
     rows = np.searchsorted(contexts, grams // np.uint64(vocabulary_size))
     totals = np.bincount(rows, weights, minlength=len(contexts)).astype(np.int64)  # exact: sums stay below 2^53
-    return Level(contexts, totals, grams, weights)
+    return Table(contexts, totals, grams, weights)
 
 
 def suffix(codes: np.ndarray, digits: int, vocabulary_size: int) -> np.ndarray:
@@ -84,54 +84,54 @@ def find(sorted_codes: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.nd
     return places, sorted_codes[places] == codes
 
 
-def probability(levels: Sequence[Level], order: int, grams: np.ndarray, vocabulary_size: int) -> np.ndarray:
+def probability(tables: Sequence[Table], order: int, grams: np.ndarray, vocabulary_size: int) -> np.ndarray:
     """Conditional probability of the last token of each (order+1)-gram under the tables up to `order`: float64[n]."""
     result = np.full(len(grams), 1.0 / vocabulary_size)
-    for depth, level in enumerate(levels[: order + 1]):
+    for depth, table in enumerate(tables[: order + 1]):
         codes = suffix(grams, depth + 1, vocabulary_size)
-        rows, known = find(level.contexts, codes // np.uint64(vocabulary_size))
+        rows, known = find(table.contexts, codes // np.uint64(vocabulary_size))
         rows, codes = rows[known], codes[known]
         if not len(rows):
             break
-        places, present = find(level.grams, codes)
+        places, present = find(table.grams, codes)
         weights = np.zeros(len(codes), dtype=np.int64)
-        weights[present] = level.weights[places[present]]
-        result[known] = (weights + UNIT * result[known]) / (level.totals[rows] + UNIT)
+        weights[present] = table.weights[places[present]]
+        result[known] = (weights + UNIT * result[known]) / (table.totals[rows] + UNIT)
     return result
 
 
-def distributions(levels: Sequence[Level], order: int, rows: np.ndarray, vocabulary_size: int) -> np.ndarray:
+def distributions(tables: Sequence[Table], order: int, rows: np.ndarray, vocabulary_size: int) -> np.ndarray:
     """Whole conditional distributions of contexts in the table of `order`, given by their rows: float64[n, V]."""
     if order < 0:
         return np.full((len(rows), vocabulary_size), 1.0 / vocabulary_size)
-    level = levels[order]
-    contexts = level.contexts[rows]
+    table = tables[order]
+    contexts = table.contexts[rows]
     parents = rows
     if order > 0:
-        parents = np.searchsorted(levels[order - 1].contexts, suffix(contexts, order - 1, vocabulary_size))
+        parents = np.searchsorted(tables[order - 1].contexts, suffix(contexts, order - 1, vocabulary_size))
     parents, again = np.unique(parents, return_inverse=True)
-    result = distributions(levels, order - 1, parents, vocabulary_size)[again] * UNIT
-    scatter_weights(level, contexts, result, vocabulary_size)
-    result /= (level.totals[rows] + UNIT)[:, None]
+    result = distributions(tables, order - 1, parents, vocabulary_size)[again] * UNIT
+    scatter_weights(table, contexts, result, vocabulary_size)
+    result /= (table.totals[rows] + UNIT)[:, None]
     return result
 
 
-def scatter_weights(level: Level, contexts: np.ndarray, dense: np.ndarray, vocabulary_size: int) -> None:
+def scatter_weights(table: Table, contexts: np.ndarray, dense: np.ndarray, vocabulary_size: int) -> None:
     """Add a table's weights under `contexts` to the rows of a dense array [len(contexts), V]."""
     size = np.uint64(vocabulary_size)
-    starts = np.searchsorted(level.grams, contexts * size)
-    ends = np.searchsorted(level.grams, contexts * size + (size - np.uint64(1)), side="right")
+    starts = np.searchsorted(table.grams, contexts * size)
+    ends = np.searchsorted(table.grams, contexts * size + (size - np.uint64(1)), side="right")
     lengths = ends - starts
     rows = np.repeat(np.arange(len(contexts)), lengths)
     within = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     places = np.repeat(starts, lengths) + within
-    dense[rows, (level.grams[places] % size).astype(np.int64)] += level.weights[places]
+    dense[rows, (table.grams[places] % size).astype(np.int64)] += table.weights[places]
 
 
-def expected_frequency(levels: Sequence[Level], order: int, contexts: np.ndarray, vocabulary_size: int) -> np.ndarray:
+def expected_frequency(tables: Sequence[Table], order: int, contexts: np.ndarray, vocabulary_size: int) -> np.ndarray:
     """How often each context of `order` tokens occurs, as the tables of lower orders predict it: float64[n]."""
     result = np.ones(len(contexts))
     for depth in range(order):
         leading = contexts // np.uint64(vocabulary_size ** (order - depth - 1))
-        result *= probability(levels, depth, leading, vocabulary_size)
+        result *= probability(tables, depth, leading, vocabulary_size)
     return result

@@ -1,11 +1,15 @@
-"""How each post-training quantizer rounds a matrix, given the scale of its steps."""
+"""How each post-training quantizer rounds a matrix, given the scale of its steps.
+
+Matrices are upright here, [outputs, inputs], however the model stores them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,8 +20,10 @@ from tokenbounds.compression.posttraining.rates import RateModel, round_column
 from tokenbounds.compression.posttraining.viterbi import quantize_sequences
 from tokenbounds.config.quantizers import GptqQuantizer, QuipQuantizer, RtnQuantizer, WatersicQuantizer
 from tokenbounds.messages.coding.trellis import Trellis, trellis
-from tokenbounds.messages.formats.scaled import LEAST_EXPONENT, ScaledMatrix, exponents_of, steps_of
-from tokenbounds.messages.formats.uniform import STEPS_PER_OCTAVE
+from tokenbounds.messages.formats import Format
+from tokenbounds.messages.formats.grid import STEPS_PER_OCTAVE
+from tokenbounds.messages.formats.rotated import RotatedFormat
+from tokenbounds.messages.formats.scaled import LEAST_EXPONENT, ScaledFormat, ScaledMatrix, exponents_of, steps_of
 from tokenbounds.models.pretrained.hadamard import rotate_weight, weight_rotations
 
 _MAX_CODE = float(1 << 29)
@@ -33,9 +39,21 @@ _QUIET = 0.3
 Choice = Callable[[np.ndarray, int, slice], np.ndarray]
 
 
-class Method(Protocol):
-    """A way to round matrices."""
+class Rounding(ABC):
+    """A way to round matrices, made of a quantizer's row and the model's calibration.
 
+    Attributes
+    ----------
+    calibrated
+        Whether there must be a calibration.
+    """
+
+    calibrated: ClassVar[bool] = True
+
+    @abstractmethod
+    def __init__(self, spec: Any, calibration: Any) -> None: ...
+
+    @abstractmethod
     def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
         """Round a float32 weight [outputs, inputs].
 
@@ -51,72 +69,72 @@ class Method(Protocol):
 
     def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
         """About the scale at which codes have a root mean square of one."""
-
-
-@dataclass(frozen=True)
-class RoundToNearest:
-    """Steps are `scale` × root mean square of each row (or of the tensor), values the nearest multiples."""
-
-    spec: RtnQuantizer
-
-    def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
-        """See `Method`."""
-        rows = rms_exponents(weight, scale, self.spec.steps)
-        return round_plainly(weight, rows, np.zeros(weight.shape[1], dtype=np.int32))
-
-    def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
-        """See `Method`."""
         return 1.0
 
+    def finish(self, scaled: ScaledFormat, matrices: Sequence[Matrix]) -> Format:
+        """The message's format of a model whose matrices were rounded so."""
+        return scaled
 
-@dataclass(frozen=True)
-class ErrorFeedback:
-    """Steps as in `RoundToNearest`, linear layers rounded with error feedback."""
 
-    spec: GptqQuantizer
-    calibration: Calibration
+class RoundToNearest(Rounding):
+    """Steps are `scale` × root mean square of each row (or of the tensor), values the nearest multiples."""
+
+    calibrated = False
+
+    def __init__(self, spec: RtnQuantizer | None = None, calibration: Calibration | None = None) -> None:
+        self._steps = "row" if spec is None else spec.steps
 
     def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
-        """See `Method`."""
-        rows = rms_exponents(weight, scale, self.spec.steps)
+        """See `Rounding`."""
+        rows = rms_exponents(weight, scale, self._steps)
+        return round_plainly(weight, rows, np.zeros(weight.shape[1], dtype=np.int32))
+
+
+class ErrorFeedback(Rounding):
+    """Steps as in `RoundToNearest`, linear layers rounded with error feedback."""
+
+    def __init__(self, spec: GptqQuantizer, calibration: Calibration) -> None:
+        self._spec, self._calibration = spec, calibration
+
+    def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
+        """See `Rounding`."""
+        rows = rms_exponents(weight, scale, self._spec.steps)
         columns = np.zeros(weight.shape[1], dtype=np.int32)
         if matrix.use != "linear":
             return round_plainly(weight, rows, columns)
-        factor = ldl_factor(self.calibration.moments(matrix), self.spec.damping)
+        factor = ldl_factor(self._calibration.moments(matrix), self._spec.damping)
         return round_with_feedback(weight, factor, rows, columns)
 
-    def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
-        """See `Method`."""
-        return 1.0
 
-
-@dataclass(frozen=True)
-class RotatedFeedback:
+class RotatedFeedback(Rounding):
     """Linear layers rotated on both sides, one step each, rounded with error feedback."""
 
-    spec: QuipQuantizer
-    calibration: Calibration
+    def __init__(self, spec: QuipQuantizer, calibration: Calibration) -> None:
+        self._spec, self._calibration = spec, calibration
 
     def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
-        """See `Method`; codes of a linear layer are those of the rotated weight."""
+        """See `Rounding`; codes of a linear layer are those of the rotated weight."""
         columns = np.zeros(weight.shape[1], dtype=np.int32)
         if matrix.use != "linear":
             return round_plainly(weight, rms_exponents(weight, scale, "row"), columns)
+        # The decoder rotates back what is stored, so that rotations are those of the stored shape: R W Qᵀ.
         stored = weight.T if matrix.transposed else weight
-        rotated = rotate_weight(np.ascontiguousarray(stored), self.spec.seed, matrix.name)
+        rotated = rotate_weight(np.ascontiguousarray(stored), self._spec.seed, matrix.name)
         upright = np.ascontiguousarray(rotated.T) if matrix.transposed else rotated
-        inputs = weight_rotations(stored.shape, self.spec.seed, matrix.name)[0 if matrix.transposed else 1]
-        half = inputs.apply(self.calibration.moments(matrix).astype(np.float64))
+        # Inputs are rotated along with the weight's columns: their second moments become Q H Qᵀ, [inputs, inputs].
+        inputs = weight_rotations(stored.shape, self._spec.seed, matrix.name)[0 if matrix.transposed else 1]
+        half = inputs.apply(self._calibration.moments(matrix).astype(np.float64))
         moments = inputs.apply(np.ascontiguousarray(half.T))
-        factor = ldl_factor(moments, self.spec.damping)
+        factor = ldl_factor(moments, self._spec.damping)
         return round_with_feedback(upright, factor, rms_exponents(upright, scale, "tensor"), columns)
 
-    def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
-        """See `Method`."""
-        return 1.0
+    def finish(self, scaled: ScaledFormat, matrices: Sequence[Matrix]) -> Format:
+        """Rotated, all but the matrices that are no linear layers."""
+        plain = tuple(index for index, matrix in enumerate(matrices) if matrix.use != "linear")
+        return RotatedFormat(scaled, self._spec.seed, plain)
 
 
-class SensitivitySteps:
+class SensitivitySteps(Rounding):
     """Steps by sensitivity of rows and columns, feedback, and rate–distortion-optimised rounding."""
 
     def __init__(self, spec: WatersicQuantizer, calibration: Calibration) -> None:
@@ -125,7 +143,7 @@ class SensitivitySteps:
         self._factor = lru_cache(maxsize=1)(self._factor_of)
 
     def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
-        """See `Method`."""
+        """See `Rounding`."""
         factor, sensitivity = self._sensitivity(matrix)
         rows = staggered_exponents(scale / np.sqrt(sensitivity))
         columns = exponents_of(1 / np.sqrt(factor.diagonal))
@@ -141,7 +159,7 @@ class SensitivitySteps:
         return replace(found, states=self._spec.trellis)
 
     def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
-        """See `Method`."""
+        """See `Rounding`."""
         factor, sensitivity = self._sensitivity(matrix)
         return float(
             np.sqrt(np.mean(weight.astype(np.float64) ** 2 * factor.diagonal, axis=1) @ sensitivity / len(weight))

@@ -1,9 +1,9 @@
-"""Bytes and floats coded exactly: round trips, sizes, and damaged bytes."""
+"""Bytes and floats coded lossless: round trips, sizes, and damaged bytes."""
 
 import numpy as np
 import pytest
 from tokenbounds.errors import MessageError
-from tokenbounds.messages.coding.lossless import decode_bytes, decode_floats, encode_bytes, encode_floats, exact_bytes
+from tokenbounds.messages.coding.lossless import decode_bytes, decode_floats, encode_bytes, encode_floats, float_bytes
 
 RNG = np.random.default_rng(0)
 
@@ -44,7 +44,7 @@ def test_floats_take_the_narrowest_format_and_come_back_bit_by_bit():
     assert list(data[:6]) == [0, 1, 2, 0, 2, 0]
     assert all(a.tobytes() == b.tobytes() and b.dtype == np.float32 for a, b in zip(arrays, decoded, strict=True))
     assert len(data) <= 6 + 2 * 35 + 2 * 40 + 4 * 37 + 8
-    assert exact_bytes(half).size == 2 * half.size and exact_bytes(full).size == 4 * full.size
+    assert float_bytes(half).size == 2 * half.size and float_bytes(full).size == 4 * full.size
 
 
 def test_a_format_that_drops_bits_is_caught():

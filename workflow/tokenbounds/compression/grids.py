@@ -1,0 +1,81 @@
+"""Rounding to grids: the steps of tensors from their spread, and their codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tokenbounds.errors import MessageError
+from tokenbounds.messages.formats.grid import GridTensors, default_value, exponent_of, step_of
+from tokenbounds.messages.formats.scaled import ScaledFormat, ScaledMatrix
+
+VECTOR_RATIO = 0.25  # step of vectors beside other formats, before they are made finer
+_VECTOR_FINENESS = 8.0  # norms and biases are few and matter much: their steps are finer by this factor
+_MOST_STEPS = 1 << 29
+
+
+def round_by_spread(tensors: Mapping[str, np.ndarray], step_ratio: float) -> GridTensors:
+    """Round to steps of `step_ratio` × the root mean square of what differs from the default, vectors finer.
+
+    Parameters
+    ----------
+    tensors : mapping of str to float32 array, any shapes
+    step_ratio : float
+
+    Raises
+    ------
+    MessageError
+        If a value is not finite, or too large for its step.
+    """
+    exponents = {}
+    for name, tensor in tensors.items():
+        if not np.all(np.isfinite(tensor)):
+            raise MessageError(f"{name} holds values that are not finite. Train or load the model again.")
+        offset = tensor.astype(np.float64) - default_value(name, tensor.shape)
+        ratio = step_ratio if tensor.ndim >= 2 else step_ratio / _VECTOR_FINENESS
+        exponents[name] = exponent_of(ratio * float(np.sqrt(np.mean(offset**2))) if tensor.size else 0.0)
+    return round_to_steps(tensors, exponents)
+
+
+def round_to_steps(tensors: Mapping[str, np.ndarray], exponents: Mapping[str, int]) -> GridTensors:
+    """Round to the given steps, halves to even."""
+    codes = {}
+    for name, tensor in tensors.items():
+        codes[name] = nearest_codes(name, tensor, step_of(exponents[name])).astype(np.int32)
+    return GridTensors(codes, dict(exponents))
+
+
+def nearest_codes(name: str, tensor: np.ndarray, step: np.float32) -> np.ndarray:
+    """The nearest multiples of a step, counted from the tensor's default: int64, in the shape of the tensor.
+
+    Raises
+    ------
+    MessageError
+        If there are more than 2^29 steps to a value, or it is not finite.
+    """
+    scaled = (tensor.astype(np.float64) - default_value(name, tensor.shape)) / step
+    if not np.all(np.abs(scaled) < _MOST_STEPS):
+        raise MessageError(f"{name} holds values that are not finite, or too large for the step {step}.")
+    return np.rint(scaled).astype(np.int64)
+
+
+def join_scaled(tensors: Mapping[str, np.ndarray], matrices: Mapping[str, ScaledMatrix]) -> ScaledFormat:
+    """Quantized matrices, and the vectors among `tensors` rounded finely: a whole model, in its own order."""
+    vectors = {name: tensor for name, tensor in tensors.items() if tensor.ndim < 2}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    found = {name: matrices[name] for name in tensors if name in matrices}
+    return ScaledFormat(shapes, found, round_by_spread(vectors, VECTOR_RATIO))
+
+
+def finite(name: str, tensor: np.ndarray) -> np.ndarray:
+    """The tensor itself.
+
+    Raises
+    ------
+    MessageError
+        If it holds a value that is not finite, or none at all.
+    """
+    if tensor.size == 0 or not np.all(np.isfinite(tensor)):
+        raise MessageError(f"{name} is empty or holds values that are not finite. Train or load the model again.")
+    return tensor

@@ -1,0 +1,25 @@
+"""Uniform quantization: a step a tensor by its spread, then straight-through training of weights and steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenbounds.compression.grids import round_by_spread
+from tokenbounds.compression.straight_through import train
+from tokenbounds.compression.subject import Sources, Transformer
+from tokenbounds.compression.trainable import TrainableGrid, freeze_grids
+from tokenbounds.config.quantizers import UniformQuantizer
+from tokenbounds.messages.formats.uniform import UniformFormat
+
+
+def quantize_uniform(
+    spec: UniformQuantizer, subject: Transformer, sources: Sources
+) -> tuple[UniformFormat, dict[str, Any]]:
+    """Round every tensor to its own grid, and train weights and steps if the row says so."""
+    tensors = subject.tensors
+    found, history = round_by_spread(tensors, spec.step_ratio), None
+    if spec.straight_through.steps:
+        grids = {name: TrainableGrid(name, tensor, found.exponents[name]) for name, tensor in tensors.items()}
+        history = train(subject, grids, spec.straight_through, sources.corpus)
+        found = freeze_grids(grids)
+    return UniformFormat(found.codes, found.exponents), {"straight_through": history}

@@ -1,0 +1,122 @@
+"""What is encoded, and what its encoding may read beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from tokenbounds.config.quantizers import QUANTIZERS, Models
+from tokenbounds.errors import MessageError
+from tokenbounds.messages.coding.symbols import Coder
+from tokenbounds.messages.container import Message
+from tokenbounds.messages.side_information import model_places
+from tokenbounds.models.adapters import AdapterCard, base_header
+from tokenbounds.models.base import is_finetuned, load_finetuned
+from tokenbounds.models.build import coded_parameters
+from tokenbounds.models.card import ModelCard
+from tokenbounds.models.checkpoint import load_card, load_checkpoint
+from tokenbounds.models.identity import checkpoint_sha256
+from tokenbounds.models.markov.counts import load_counts
+from tokenbounds.models.markov.grams import MarkovCard
+
+if TYPE_CHECKING:
+    from tokenbounds.corpus.reader import Corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model to encode.
+
+    Attributes
+    ----------
+    directory
+        Its folder.
+    header
+        What its message's header says of it.
+    base
+        The hash of the model that its message names, if it names one.
+    """
+
+    directory: Path
+    header: dict[str, Any]
+    base: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformer(Subject):
+    """A transformer with values of its own, or adapters on a base."""
+
+    model: PreTrainedModel
+    card: ModelCard | AdapterCard
+
+    @cached_property
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The coded values by name, float32, in the model's order."""
+        return {name: value.detach().float().cpu().numpy() for name, value in coded_parameters(self.model).items()}
+
+    def dense_card(self, kind: str) -> ModelCard:
+        """The card of a model that is no adapter; a quantizer of this kind is for no others.
+
+        Raises
+        ------
+        MessageError
+            If it is one.
+        """
+        if isinstance(self.card, AdapterCard):
+            others = " or ".join(kind for kind, row in QUANTIZERS.items() if row.models == "transformer")
+            raise MessageError(f"adapters cannot be quantized by '{kind}'. Use {others}.")
+        return self.card
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain(Subject):
+    """A Markov chain as counted: grams uint64 [n] in ascending order, and how often each occurs, int64 [n]."""
+
+    card: MarkovCard
+    grams: np.ndarray
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What an encoding may read beside the model; a method that needs what is None says so.
+
+    Attributes
+    ----------
+    coder
+        What will code the message: sizes are its sizes.
+    corpus
+        Tokens to train on.
+    calibration
+        File of the model's calibration.
+    coarse
+        The message that is refined.
+    """
+
+    coder: Coder = "adaptive"
+    corpus: Corpus | None = None
+    calibration: Path | None = None
+    coarse: Message | None = None
+
+
+def load_subject(directory: Path, models: Models, places: Sequence[Path]) -> Subject:
+    """Read as much of a model's folder as quantizers for such `models` need; its base is looked for in `places`."""
+    if models == "chain":
+        chain, grams, counts = load_counts(directory)
+        return Chain(directory=directory, header=chain.to_dict(), card=chain, grams=grams, counts=counts)
+    if models == "fixed":
+        header = base_header(load_card(directory).vocabulary_size)
+        return Subject(directory=directory, header=header, base=checkpoint_sha256(directory))
+    if is_finetuned(directory):
+        model, adapters = load_finetuned(directory, model_places(places))
+        base = adapters.base_sha256
+        return Transformer(directory=directory, header=adapters.header(), base=base, model=model, card=adapters)
+    model, card = load_checkpoint(directory)
+    header = {**card.to_dict(), "vocabulary_size": card.vocabulary_size}  # named always: auditors read it
+    return Transformer(directory=directory, header=header, model=model, card=card)

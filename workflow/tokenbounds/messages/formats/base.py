@@ -1,0 +1,69 @@
+"""What a format is: a model as integers that the coder writes, and the values that they stand for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from tokenbounds.messages.coding.symbols import Coder
+from tokenbounds.messages.coding.tensors import Shape
+from tokenbounds.messages.container import Message, Part
+
+
+class Format(ABC):
+    """A model's values in one format. How they are found is none of its business: see `compression.methods`.
+
+    Attributes
+    ----------
+    kind
+        Its name in the header of a message.
+    holds_values
+        Whether there are any; a message without any decodes to the model that it names.
+    """
+
+    kind: ClassVar[str]
+    holds_values: ClassVar[bool] = True
+
+    @abstractmethod
+    def header(self) -> dict[str, Any]:
+        """The `quantizer` entry of the message's header, `kind` among its keys: what the decoder must know first."""
+
+    @abstractmethod
+    def to_parts(self, coder: Coder) -> list[Part]:
+        """The parts of the message. Names and shapes are not in it: the model's card has them."""
+
+    @classmethod
+    @abstractmethod
+    def from_message(
+        cls, message: Message, shapes: Mapping[str, Shape], coder: Coder, coarse: Format | None = None
+    ) -> Self:
+        """Decode what `to_parts` wrote.
+
+        Parameters
+        ----------
+        message
+        shapes
+            Of the coded tensors by name, in the model's order.
+        coder
+        coarse
+            The message that this one refines, decoded, if it refines one.
+
+        Raises
+        ------
+        MessageError
+            If the bytes are damaged in a way that shows; nothing else is raised, whatever the bytes.
+        """
+
+    @abstractmethod
+    def dequantize(self) -> dict[str, np.ndarray]:
+        """The values that the message stands for, by tensor, float32: the same bits for encoder and decoder."""
+
+    @abstractmethod
+    def symbols(self) -> list[np.ndarray]:
+        """The integer codes, one array a tensor, for reports and comparisons.
+
+        Int32, or uint8 [values, bytes] where bytes are coded column by column.
+        """

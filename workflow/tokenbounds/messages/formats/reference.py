@@ -1,0 +1,59 @@
+"""No values at all: the message names a model by its hash, and decodes to it as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from tokenbounds.errors import MessageError
+from tokenbounds.messages.coding.symbols import Coder
+from tokenbounds.messages.coding.tensors import Shape
+from tokenbounds.messages.container import Message, Part
+from tokenbounds.messages.formats.base import Format
+
+
+@dataclass(frozen=True)
+class ReferenceFormat(Format):
+    """Nothing: the hash is in the part that holds all hashes."""
+
+    kind: ClassVar[str] = "reference"
+    holds_values: ClassVar[bool] = False
+
+    def header(self) -> dict[str, Any]:
+        """The kind."""
+        return {"kind": self.kind}
+
+    def to_parts(self, coder: Coder) -> list[Part]:
+        """None."""
+        return []
+
+    @classmethod
+    def from_message(
+        cls, message: Message, shapes: Mapping[str, Shape], coder: Coder, coarse: Format | None = None
+    ) -> Self:
+        """Check that the message holds its hash and nothing else.
+
+        Raises
+        ------
+        MessageError
+            If it has an adapter, other settings, or any part but the hash.
+        """
+        card = message.header.get("model")
+        is_plain = isinstance(card, dict) and set(card) == {"family", "vocabulary_size"}
+        found = cls()
+        if message.header.get("quantizer") != found.header() or not is_plain:
+            raise MessageError("a message that names a model as it is must hold its hash and nothing else.")
+        if [part.kind for part in message.parts] != ["side_information"]:
+            raise MessageError("a message that names a model as it is must hold its hash and nothing else.")
+        return found
+
+    def dequantize(self) -> dict[str, np.ndarray]:
+        """No values."""
+        return {}
+
+    def symbols(self) -> list[np.ndarray]:
+        """No codes."""
+        return []

@@ -1,13 +1,27 @@
 """One entry a quantizer: nothing else knows it by name, and a new one needs no more than CONTRIBUTING says."""
 
 import ast
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenbounds
+from pydantic.dataclasses import dataclass
+from tokenbounds.compression.encode import encode_model
 from tokenbounds.compression.methods import METHODS
+from tokenbounds.config import MessageSpec, quantizers
+from tokenbounds.config.base import STRICT
 from tokenbounds.config.quantizers import QUANTIZERS
-from tokenbounds.messages.formats import FORMATS
+from tokenbounds.errors import MessageError
+from tokenbounds.messages.container import Part, parse_message, render_message
+from tokenbounds.messages.decode import decode_message
+from tokenbounds.messages.formats import FORMATS, codebook
+from tokenbounds.models.build import coded_parameters
+from tokenbounds.models.checkpoint import load_checkpoint
 
 LIBRARY = Path(tokenbounds.__file__).parent
 MOST_MODULES = 5
@@ -60,8 +74,56 @@ def test_every_row_has_a_method_and_every_format_is_registered_under_its_kind():
     assert not any(hasattr(each, "quantize") for each in FORMATS.values())
 
 
-def test_formats_need_neither_the_encoder_nor_torch(fresh_modules):
-    loaded = fresh_modules("tokenbounds.messages.formats")
+def test_formats_need_neither_the_encoder_nor_torch():
+    program = "import sys, json, tokenbounds.messages.formats; print(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    loaded = set(json.loads(done.stdout))
     assert "numba" in loaded
-    assert not loaded & {"torch", "transformers", "pyarrow", "pydantic"}
+    assert not loaded & {"torch", "transformers", "pyarrow", "polars", "pydantic"}
     assert not any(name.startswith(("tokenbounds.compression", "tokenbounds.config")) for name in loaded)
+
+
+# --- the example of CONTRIBUTING --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """What the code of "A quantizer" in CONTRIBUTING defines, each block in the module that the text names."""
+    text = (LIBRARY.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text[text.index("**A quantizer.**") : text.index("**A parameterization.**")]
+    row, signs, method = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    found = dict(vars(quantizers))
+    exec(row, found)
+    found |= {name: vars(codebook)[name] for name in ("Format", "MessageError", "Part", "dataclass", "np")}
+    found |= {name: vars(codebook)[name] for name in ("ClassVar", "decode_codes", "encode_codes")}
+    exec(signs, found)
+    exec(method, found)
+    monkeypatch.setitem(FORMATS, "signs", found["SignsFormat"])
+    monkeypatch.setitem(METHODS, found["SignsQuantizer"], found["quantize_signs"])
+    return found
+
+
+@pytest.mark.parametrize("coder", ["adaptive", "static"])
+def test_the_example_of_contributing_encodes_and_decodes(example, checkpoint, tmp_path, coder):
+    signs = example["SignsQuantizer"]
+
+    @dataclass(frozen=True, config=STRICT)
+    class Row(MessageSpec):
+        quantizer: signs  # in place of the union, which the text adds it to
+
+    folder, out, report = checkpoint("llama"), tmp_path / "m.tbm", tmp_path / "m.json"
+    message = encode_model(folder, Row(model="m", quantizer={"kind": "signs"}, coder=coder), out, report)
+    assert message.header["quantizer"] == {"kind": "signs"}
+    before, after = coded_parameters(load_checkpoint(folder)[0]), coded_parameters(decode_message(out))
+    for name, value in before.items():
+        expected = np.where(value.detach().numpy() > 0, 1, -1) * value.detach().abs().mean().numpy()
+        assert np.allclose(after[name].detach().numpy(), expected, rtol=1e-6)
+    assert json.loads(report.read_text())["bits_per_parameter"] < 3
+
+
+def test_damaged_bytes_of_the_example_give_the_one_error(example, checkpoint, tmp_path):
+    found = example["SignsFormat"]({"w": np.ones((2, 3), np.int32)}, np.ones(1, np.float32))
+    for parts in ([Part("values", b"123"), found.to_parts("adaptive")[1]], found.to_parts("adaptive")[:1]):
+        message = parse_message(render_message({"quantizer": found.header()}, parts))
+        with pytest.raises(MessageError):
+            found.from_message(message, {"w": (2, 3)}, "adaptive")

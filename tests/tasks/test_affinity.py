@@ -71,6 +71,9 @@ def test_damaged_tables_give_one_clear_error(tmp_path):
         (" .5 ", 0.5, ""),
         ("NA", None, "no value"),
         ("NaN", None, "no value"),
+        ("#N/A", None, "no value"),
+        ("<NA>", None, "no value"),
+        ("None", None, "no value"),
         (">1000", None, "only a limit (< or >)"),
         ("≤ 0.1", None, "only a limit (< or >)"),
         ("1,5", None, "a value that is no number"),
@@ -97,11 +100,19 @@ def test_chains_measured_several_times_count_once_by_the_median(tmp_path):
     assert [each.reason for each in variants] == ["", "", repeated, repeated, "", "", "no value"]
 
 
+@pytest.mark.parametrize("word", ["nan", "NA", "N/A", "None", "null", "<NA>", ""])
+def test_a_missing_chain_is_no_peptide(tmp_path, word):
+    path = tmp_path / "a.csv"
+    path.write_text(f"VH,VL,KD\nACD,{word},1\nACE,WYW*,2\n")
+    left_out, used = read_variants(task(path, light="VL"))
+    assert left_out.reason == "no sequence" and used.reason == "" and used.chains[1][1] == "WYW"
+
+
 def test_rows_that_name_no_antibody_are_not_pooled(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text("VH,KD,ab\nACD,1,x\nACE,2,\nACF,3, \n")
+    path.write_text("VH,KD,ab\nACD,1,x\nACE,2,\nACF,3, \nACG,4,nan\nACH,5,unassigned\nACI,6,7.0\n")
     found = [(each.antibody, each.reason) for each in read_variants(task(path, antibody="ab"))]
-    assert found == [("x", ""), ("", "no antibody named"), ("", "no antibody named")]
+    assert found == [("x", ""), *[("", "no antibody named")] * 4, ("7", "")]
 
 
 @pytest.mark.parametrize(

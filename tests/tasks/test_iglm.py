@@ -104,6 +104,13 @@ def iglm_corpus(folder, **table):
     return folder / "corpora" / "iglm"
 
 
+def test_a_light_chain_is_not_written_behind_the_heavy_token(tmp_path):
+    source = AirrSource(kind="airr", paths=(str(write_airr(tmp_path / "a.tsv", families=1, members=1)),))
+    spec = CorpusSpec(source=source, tokenizer=IglmTokenizer(kind="iglm", chain="light"), shards=1)
+    with pytest.raises(CorpusError, match="is a heavy chain, and the tokenizer tells IgLM that it is light"):
+        tokenize_corpus(spec, "iglm", tmp_path / "c")
+
+
 def test_iglms_corpora_keep_every_label_behind_the_species(tmp_path):
     folder = iglm_corpus(tmp_path, families=2, members=2)
     corpus = Corpus.open(folder)

@@ -7,16 +7,21 @@ import torch
 from tokenbounds.antibodies import iglm
 from tokenbounds.antibodies.labels import Chain, Region
 from tokenbounds.antibodies.vocabulary import AMINO_ACID_IDS, AMINO_ACIDS, encode_text
-from tokenbounds.config import RecoveryTask
+from tokenbounds.config import AntibodyTokenizer, CorpusSpec, CsvSource, KeepSpec, RecoveryTask
+from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.messages.decode import decode_message
-from tokenbounds.tasks.layouts import IglmLayout, OwnLayout
+from tokenbounds.tasks.layouts import IglmLayout, OwnLayout, layout_of
 from tokenbounds.tasks.predictors import continue_greedily
 from tokenbounds.tasks.recovery import Question, answer_questions, draw_questions, summarize_recovery
 from tokenbounds.tasks.run import run_task
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 torch.set_num_threads(1)
+HEAVY = (
+    "QVQLVESGGGLVKPGGSLRLSCAASGFTFSDYYMSWIRQAPGKGLEWVSYISSSSSYTNYADSVKGRFTISRDNAKNSLYLQMNSLRAEDTAVYYC"
+    "ARVKRRGWFWGQGTLVTVSS"
+)
 
 
 def task(**changes):
@@ -61,6 +66,31 @@ def test_of_a_family_the_last_member_is_asked_after_all_others(study):
         assert (question.before == encode_text("[ClSep]")[0]).sum() == 3
 
 
+def corpus_of(folder, sequences, **keep):
+    """A corpus of heavy chains, numbered by immunum."""
+    pytest.importorskip("immunum")
+    (folder / "t.csv").write_text("VH\n" + "\n".join(sequences) + "\n")
+    source = CsvSource(kind="csv", paths=(str(folder / "t.csv"),), heavy="VH", keep=KeepSpec(**keep))
+    spec = CorpusSpec(source=source, tokenizer=AntibodyTokenizer(kind="antibody"), shards=1)
+    tokenize_corpus(spec, "c", folder / "c")
+    return folder / "c"
+
+
+def test_of_a_region_with_a_gap_all_residues_are_asked_for(tmp_path):
+    gapped = HEAVY.replace("VKRRG", "VK---RRG").replace("QVQL", "QV-QL")
+    (question,) = draw_questions(corpus_of(tmp_path, [gapped], gaps=True), task())
+    assert question.residues == HEAVY and question.residues[question.span] == "ARVKRRGWF"
+    assert answer_questions(Memory([]), [question])["truth"].to_list() == ["ARVKRRGWF"]
+
+
+@pytest.mark.parametrize(("whole", "unknown"), [("VKRRG", "VKXRG"), ("ARVKR", "AXVKR"), ("QVQLV", "QVXLV")])
+def test_chains_with_an_ambiguous_residue_are_left_out(tmp_path, whole, unknown):
+    """In the region or elsewhere; the other chain is asked about as ever."""
+    folder = corpus_of(tmp_path, [HEAVY.replace(whole, unknown), HEAVY[:-1]], ambiguous=True)
+    (question,) = draw_questions(folder, task())
+    assert question.residues == HEAVY[:-1] and question.residues[question.span] == "ARVKRRGWF"
+
+
 def test_a_corpus_without_such_chains_is_an_error(study):
     with pytest.raises(TokenboundsError, match="no light chain with CDR3"):
         draw_questions(study.corpus(), task(chain="light"))
@@ -85,6 +115,17 @@ def test_left_to_right_models_see_what_precedes_and_iglm_both_sides():
     masked = IglmLayout().infill("ACDEF", slice(1, 3), np.array([9]))
     assert [iglm.TOKENS[token] for token in masked.tokens] == ["[HUMAN]", "A", "[MASK]", "E", "F", "[SEP]", "C", "D"]
     assert IglmLayout().start_id(Chain.LIGHT) == iglm.LIGHT_ID
+
+
+def test_iglm_is_told_the_tasks_species_and_a_chain_that_is_known():
+    class Iglm:
+        vocabulary_size = 33
+
+    for species in ("human", "mouse", "camel"):
+        written = layout_of(Iglm(), species).write("ACD")
+        assert iglm.TOKENS[written.tokens[0]] == f"[{species.upper()}]"
+    with pytest.raises(TokenboundsError, match="must be told whether a chain is heavy or light"):
+        IglmLayout().start_id(Chain.NONE)
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------

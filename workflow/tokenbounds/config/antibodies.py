@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
@@ -12,6 +13,7 @@ from tokenbounds.config.base import STRICT, Checked, Fault, Paths, PositiveInt, 
 
 ChainChoice = Literal["heavy", "light", "paired", "any"]
 RegionMethod = Literal["columns", "alignment", "immunum"]
+Species = Literal["camel", "human", "mouse", "rabbit", "rat", "rhesus"]
 
 Donor = Annotated[
     str | None,
@@ -120,6 +122,11 @@ class SequenceSource(Checked):
         ),
     ] = ("columns", "alignment", "immunum")
 
+    @property
+    def only_chain(self) -> Literal["heavy", "light"] | None:
+        """The one kind of chain that it gives; None if it may give both."""
+        raise NotImplementedError
+
     def faults(self) -> Iterator[Fault]:
         """Yield keys that families and splits need, and keys that a split cannot have."""
         by = self.split.by if self.split else None
@@ -160,6 +167,11 @@ class AirrSource(SequenceSource):
         bool, Field(description="Check each file against the AIRR schema; the package `airr` must be installed.")
     ] = False
 
+    @property
+    def only_chain(self) -> Literal["heavy", "light"] | None:
+        """The one kind of chain that it gives; None if it may give both."""
+        return _only(self.chains)
+
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class OasSource(SequenceSource):
@@ -168,6 +180,11 @@ class OasSource(SequenceSource):
     kind: Literal["oas"]
     chains: Annotated[ChainChoice, Field(description="Which chains to read; `paired` reads paired units.")] = "any"
     donor: Donor = "Subject"
+
+    @property
+    def only_chain(self) -> Literal["heavy", "light"] | None:
+        """The one kind of chain that it gives; None if it may give both."""
+        return _only(self.chains)
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -181,6 +198,11 @@ class FastaSource(SequenceSource):
     ] = None
     molecule: Molecule = "amino_acids"
 
+    @property
+    def only_chain(self) -> Literal["heavy", "light"] | None:
+        """The one kind of chain that it gives; None if it may give both."""
+        return self.chain
+
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class CsvSource(SequenceSource):
@@ -192,11 +214,30 @@ class CsvSource(SequenceSource):
     name: Annotated[str | None, Field(description="Column of names; `null` takes file and row.")] = None
     molecule: Molecule = "amino_acids"
 
+    @property
+    def only_chain(self) -> Literal["heavy", "light"] | None:
+        """The one kind of chain that it gives; None if it gives pairs."""
+        return "heavy" if self.light is None else "light" if self.heavy is None else None
+
     def faults(self) -> Iterator[Fault]:
-        """Yield the shared faults, and a table without any column of chains."""
+        """Yield the shared faults, a table without any column of chains, and a column that is given two meanings."""
         yield from super().faults()
         if self.heavy is None and self.light is None:
             yield Fault("heavy", "name the column of heavy chains, or of light chains by 'light', or both.")
+        columns = {"heavy": self.heavy, "light": self.light, "clone": self.clone, "donor": self.donor}
+        yield from repeated_columns(columns, but=("clone", "donor"))
+
+
+def _only(chains: ChainChoice) -> Literal["heavy", "light"] | None:
+    return chains if chains == "heavy" or chains == "light" else None
+
+
+def repeated_columns(columns: dict[str, str | None], but: tuple[str, str] | None = None) -> Iterator[Fault]:
+    """Yield a line for every column that two keys name, the two keys of `but` excepted."""
+    named = [(key, column) for key, column in columns.items() if column is not None]
+    for (first, column), (second, other) in itertools.combinations(named, 2):
+        if column == other and (first, second) != but:
+            yield Fault(second, f"the column '{column}' is '{first}' already. Name another.")
 
 
 AntibodySource = AirrSource | OasSource | FastaSource | CsvSource
@@ -206,13 +247,14 @@ AntibodySource = AirrSource | OasSource | FastaSource | CsvSource
 class IglmTokenizer:
     """IgLM's own 33 tokens, for corpora that its models are certified on: single sequences of one kind of chain."""
 
+    vocabulary_size: ClassVar[int | None] = 33
     kind: Literal["iglm"]
     chain: Annotated[
         Literal["heavy", "light"],
         Field(description="The kind of chain of every sequence; a token tells IgLM."),
     ] = "heavy"
     species: Annotated[
-        Literal["camel", "human", "mouse", "rabbit", "rat", "rhesus"],
+        Species,
         Field(description="The species; a token tells IgLM."),
     ] = "human"
 
@@ -221,4 +263,5 @@ class IglmTokenizer:
 class AntibodyTokenizer:
     """20 amino acids, gap and 8 special tokens (docs/antibody.md): 29 tokens, fixed before any corpus."""
 
+    vocabulary_size: ClassVar[int | None] = 29
     kind: Literal["antibody"]

@@ -166,6 +166,13 @@ def _named_by_quantizer(where: str, study: Study, message: MessageSpec) -> Itera
 def _certificate_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str]:
     yield from _window_faults(where, study, row)
     yield from _sample_faults(where, study, row)
+    size = study.corpora[row.corpus].tokenizer.vocabulary_size
+    for k in row.bounds.top_k:
+        if size is not None and k >= size:
+            yield (
+                f"{where}.bounds.top_k: {k} guesses among the {size} tokens of corpus '{row.corpus}' never miss. Leave "
+                f"{k} out."
+            )
     declared = study.corpora[row.corpus].source.labels
     for name in row.bounds.subsets:
         if name not in declared:
@@ -233,3 +240,25 @@ def _task_faults(study: Study) -> Iterator[str]:
                 f"tasks.{name}.corpus: sequences are sampled from a corpus of the tokenizer 'antibody', and "
                 f"'{task.corpus}' has another. Name one with it; models of IgLM are asked in their own vocabulary."
             )
+        vocabularies = {message: _vocabulary(study, message) for message in task.messages}
+        for message, (kind, corpus) in vocabularies.items():
+            if kind not in (None, "antibody", "iglm"):
+                yield (
+                    f"tasks.{name}.messages: the model of '{message}' reads corpus '{corpus}', whose tokenizer is of "
+                    f"kind {kind}. Name messages of models of the tokenizer 'antibody', or of IgLM."
+                )
+            elif kind == "iglm" and task.kind == "affinity" and task.sequence is not None:
+                yield (
+                    f"tasks.{name}.sequence: IgLM ('{message}') must be told which chain it reads. Name the column by "
+                    "'heavy' or 'light'."
+                )
+        if task.species != "human" and all(kind == "antibody" for kind, _ in vocabularies.values()):
+            yield f"tasks.{name}.species: none of its models is IgLM, and others are told no species. Leave it out."
+
+
+def _vocabulary(study: Study, message: str) -> tuple[str | None, str]:
+    """The kind of tokenizer whose text a message's model reads, and the corpus that tells; None if it is not known."""
+    model = study.models[study.messages[message].model]
+    if model.kind == "pretrained":
+        return ("iglm" if model.package == "iglm" else None), ""
+    return study.corpora[model.corpus].tokenizer.kind, model.corpus

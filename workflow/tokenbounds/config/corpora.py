@@ -130,6 +130,7 @@ Source = Annotated[
 class ByteTokenizer:
     """One token a byte of UTF-8: 256 tokens, fixed before any corpus."""
 
+    vocabulary_size: ClassVar[int | None] = 256
     kind: Literal["bytes"]
 
 
@@ -142,6 +143,7 @@ class TransformersTokenizer(Checked):
     on: that row must share no document with this one.
     """
 
+    vocabulary_size: ClassVar[int | None] = None
     kind: Literal["transformers"]
     name: Annotated[
         str | None,
@@ -204,5 +206,22 @@ class CorpusSpec(Checked):
             return
         if self.tokenizer.kind not in ("antibody", "iglm"):
             yield Fault("tokenizer", "antibody sequences need the tokenizer {kind: antibody}.")
-        if self.tokenizer.kind == "iglm" and self.source.layout.kind == "family":
-            yield Fault("source.layout", "IgLM reads single sequences. Use {kind: single}.")
+        if self.tokenizer.kind == "iglm":
+            yield from _iglm_faults(self.source, self.tokenizer.chain)
+
+
+def _iglm_faults(source: SequenceSource, chain: str) -> Iterator[Fault]:
+    """Yield what IgLM cannot read: families, letters beyond its vocabulary, chains of another kind than it is told."""
+    if source.layout.kind == "family":
+        yield Fault("source.layout", "IgLM reads single sequences. Use {kind: single}.")
+    if source.keep.ambiguous:
+        yield Fault("source.keep.ambiguous", "IgLM has no token for ambiguous residues. Leave it out.")
+    if source.keep.gaps:
+        yield Fault("source.keep.gaps", "IgLM has no token for gaps. Leave it out.")
+    if source.only_chain != chain:
+        given = f"{source.only_chain} chains" if source.only_chain else "chains of both kinds"
+        yield Fault(
+            "tokenizer.chain",
+            f"every sequence would be told to IgLM as {chain}, but the source may give {given}. Set the source's chain "
+            f"to {chain}, or make a corpus of each kind.",
+        )

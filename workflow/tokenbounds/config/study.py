@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -69,6 +70,7 @@ class Study(Checked):
             yield Fault("results", f"'{self.results}' holds one of {{ }} < >, which mean something else to Snakemake.")
 
 
+_SMALL_VOCABULARY, _SMALL_TOP_K = 100, (1, 3, 5, 10)
 _STUDY = TypeAdapter(Study)
 
 
@@ -84,10 +86,24 @@ def parse_study(raw: dict[str, Any]) -> Study:
         study = _STUDY.validate_python(raw)
     except ValidationError as error:
         raise _invalid(explain_errors(Study, error)) from error
+    study = _with_small_top_k(study, raw)
     faults = list(study_faults(study))
     if faults:
         raise _invalid(faults)
     return study
+
+
+def _with_small_top_k(study: Study, raw: dict[str, Any]) -> Study:
+    """The study, in which certificates of small vocabularies that state no `top_k` have one that suits them."""
+    certificates = dict(study.certificates)
+    for name, row in study.certificates.items():
+        corpus = study.corpora.get(row.corpus)
+        size = corpus.tokenizer.vocabulary_size if corpus else None
+        stated = "top_k" in raw["certificates"][name].get("bounds", {})
+        if not stated and size is not None and size <= _SMALL_VOCABULARY:
+            bounds = dataclasses.replace(row.bounds, top_k=tuple(k for k in _SMALL_TOP_K if k < size))
+            certificates[name] = dataclasses.replace(row, bounds=bounds)
+    return dataclasses.replace(study, certificates=certificates)
 
 
 def check_row(kind: type[Row], raw: Mapping[str, Any], name: str) -> Row:

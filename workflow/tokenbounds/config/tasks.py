@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from tokenbounds.config.antibodies import Species, repeated_columns
 from tokenbounds.config.base import STRICT, Checked, Fault, Paths, PositiveInt, Reference
 
 RegionName = Literal["FWR1", "CDR1", "FWR2", "CDR2", "FWR3", "CDR3", "FWR4"]
@@ -16,6 +17,7 @@ Messages = Annotated[
     tuple[Annotated[str, Reference("messages")], ...],
     Field(min_length=1, description="Message rows whose models are tested."),
 ]
+SpeciesTold = Annotated[Species, Field(description="The species that IgLM is told; other models are told none.")]
 SampleSeed = Annotated[int, Field(ge=0, description="Seed of the random sample.")]
 
 
@@ -40,6 +42,7 @@ class RecoveryTask(Checked):
         tuple[RegionName, ...], Field(min_length=1, description="Regions to recover, by IMGT's definition.")
     ] = ("CDR3",)
     chain: Annotated[Literal["heavy", "light"] | None, Field(description="Kind of chain; `null` takes any.")] = "heavy"
+    species: SpeciesTold = "human"
     sequences: Annotated[PositiveInt, Field(description="Number of sequences sampled, at most one a document.")] = 200
     seed: SampleSeed = 0
 
@@ -84,6 +87,7 @@ class AffinityTask(Checked):
     light: Annotated[
         str | None, Field(description="Column of light chains; the log-likelihoods of both chains are added.")
     ] = None
+    species: SpeciesTold = "human"
     resamples: Annotated[PositiveInt, Field(description="Bootstrap samples of each correlation's interval.")] = 2000
     seed: SampleSeed = 0
 
@@ -92,6 +96,8 @@ class AffinityTask(Checked):
         yield from _repeated(self.messages)
         if (self.sequence is None) == (self.heavy is None and self.light is None):
             yield Fault("", "give either 'sequence', or 'heavy' and 'light' or one of them.")
+        keys = ("value", "antibody", "sequence", "heavy", "light")
+        yield from repeated_columns({key: getattr(self, key) for key in keys})
 
 
 TaskSpec = Annotated[RecoveryTask | AffinityTask, Field(discriminator="kind")]

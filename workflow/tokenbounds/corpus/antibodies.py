@@ -8,7 +8,7 @@ import numpy as np
 
 from tokenbounds.antibodies import iglm, vocabulary
 from tokenbounds.antibodies.labels import REGION_SPANS, Chain, Germline, Region, TokenLabels
-from tokenbounds.config import TokenizerSpec
+from tokenbounds.config import IglmTokenizer, TokenizerSpec
 from tokenbounds.corpus.labels import LabelColumn, TokenValues
 from tokenbounds.errors import CorpusError
 
@@ -45,6 +45,24 @@ def antibody_columns(tokenizer: TokenizerSpec) -> tuple[LabelColumn, ...]:
         LabelColumn("germline", "how a residue compares with the germline alignment", _names(Germline), "int8"),
         LabelColumn("imgt", "IMGT position", ("none", *map(str, range(1, _POSITIONS + 1))), "int16"),
     )
+
+
+def refuse_other_chain(name: str, values: TokenValues | None, tokenizer: TokenizerSpec) -> None:
+    """Refuse a document of IgLM's that is of another chain than its first token tells.
+
+    Raises
+    ------
+    CorpusError
+        If a token of the document `name` has the label of the other chain.
+    """
+    if not isinstance(tokenizer, IglmTokenizer) or values is None:
+        return
+    other = Chain.LIGHT if tokenizer.chain == "heavy" else Chain.HEAVY
+    if np.any(values["chain"] == other):
+        raise CorpusError(
+            f"document {name} is a {other.label} chain, and the tokenizer tells IgLM that it is {tokenizer.chain}. Set "
+            f"the source's chain to {tokenizer.chain}, or the tokenizer's."
+        )
 
 
 def token_values(labels: TokenLabels) -> TokenValues:

@@ -23,7 +23,7 @@ from tokenbounds.config import CorpusSpec, TransformersTokenizer
 from tokenbounds.config.antibodies import SequenceSource
 from tokenbounds.config.corpora import SCORE_COLUMNS
 from tokenbounds.corpus.annotations import ANNOTATIONS_NAME, AnnotationWriter
-from tokenbounds.corpus.antibodies import antibody_columns
+from tokenbounds.corpus.antibodies import antibody_columns, refuse_other_chain
 from tokenbounds.corpus.labels import DocumentLabels, LabelColumn
 from tokenbounds.corpus.manifest import (
     MANIFEST_NAME,
@@ -115,6 +115,8 @@ def tokenize_corpus(
         for batch in _batches(_with_progress(read_documents(spec.source, counts), name)):
             digests = [hashlib.sha256(document.raw).digest() for document in batch]
             forbidden.check(batch, digests)
+            for document in batch:
+                refuse_other_chain(document.name, document.token_labels, spec.tokenizer)
             writer.write(batch, digests, tokenizer.encode([document.text for document in batch]))
         if writer.tokens.sum() == 0:
             raise CorpusError(

@@ -30,7 +30,7 @@ SCHEMA: dict[str, pl.DataType] = {
 }
 
 
-def score_variants(predictor: Any, variants: Sequence[Variant]) -> pl.DataFrame:
+def score_variants(predictor: Any, variants: Sequence[Variant], species: str = "human") -> pl.DataFrame:
     """The log-likelihood of each variant: of its residues, summed over its chains, each read on its own.
 
     Parameters
@@ -39,13 +39,15 @@ def score_variants(predictor: Any, variants: Sequence[Variant]) -> pl.DataFrame:
         A decoded model of the antibody vocabulary, or IgLM.
     variants
         From `read_variants`.
+    species
+        What IgLM is told.
 
     Returns
     -------
     DataFrame
         `SCHEMA`, one row a variant; `log2_likelihood` in bits, null where the row is left out.
     """
-    layout = layout_of(predictor)
+    layout = layout_of(predictor, species)
     usable = [number for number, variant in enumerate(variants) if not variant.reason]
     likelihood = np.full(len(variants), np.nan)
     likelihood[usable] = 0.0

@@ -97,7 +97,18 @@ class IglmLayout:
         self._species = iglm.SPECIES_IDS[species]
 
     def start_id(self, chain: Chain) -> int:
-        """The token before the first one."""
+        """The token before the first one.
+
+        Raises
+        ------
+        TokenboundsError
+            If the kind of chain is not known: IgLM must be told.
+        """
+        if chain is Chain.NONE:
+            raise TokenboundsError(
+                "IgLM must be told whether a chain is heavy or light, and of some it is not known. Set the task's "
+                "'chain', or name its columns by 'heavy' and 'light'."
+            )
         return iglm.LIGHT_ID if chain is Chain.LIGHT else iglm.HEAVY_ID
 
     def write(self, residues: str) -> Written:
@@ -111,7 +122,7 @@ class IglmLayout:
         return _written([*ends, [iglm.SEP_ID], tokens[span]], 5)
 
 
-def layout_of(predictor: Any) -> Layout:
+def layout_of(predictor: Any, species: str = "human") -> Layout:
     """The layout of a decoded predictor.
 
     Raises
@@ -123,7 +134,7 @@ def layout_of(predictor: Any) -> Layout:
     if size == len(vocabulary.TOKENS):
         return OwnLayout()
     if size == len(iglm.TOKENS):
-        return IglmLayout()
+        return IglmLayout(species)
     raise TokenboundsError(
         f"a model of {size} tokens reads no antibodies; tasks are for models of the antibody tokenizer "
         f"({len(vocabulary.TOKENS)} tokens) and for IgLM ({len(iglm.TOKENS)})."

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokenbounds.antibodies.labels import Chain, Region, TokenLabels
-from tokenbounds.antibodies.vocabulary import AMINO_ACIDS, decode_ids, is_amino_acid
+from tokenbounds.antibodies.vocabulary import AMINO_ACIDS, GAP, TOKEN_IDS, decode_ids, is_amino_acid
 from tokenbounds.config import RecoveryTask
 from tokenbounds.corpus.annotations import Annotations
 from tokenbounds.corpus.memory import MemoryCorpus
@@ -23,6 +23,8 @@ from tokenbounds.scores.documents import score_documents
 from tokenbounds.scores.scorer import vocabulary_size
 from tokenbounds.tasks.layouts import Layout, layout_of
 from tokenbounds.tasks.predictors import Tokens, continue_greedily
+
+_UNKNOWN, _GAP = TOKEN_IDS["[UNK]"], TOKEN_IDS[GAP]
 
 SCHEMA: dict[str, pl.DataType] = {
     "region": pl.String(),
@@ -94,15 +96,20 @@ def draw_questions(corpus_directory: Path | str, task: RecoveryTask) -> list[Que
 
 
 def _ask(number: int, tokens: Tokens, labels: TokenLabels, task: RecoveryTask) -> list[Question]:
-    """The questions about one document; none if no chain of it will do."""
+    """The questions about one document; none if no chain of it will do.
+
+    A chain is asked about without its gaps. One that holds an ambiguous residue is left out: what is right is not
+    known.
+    """
     for start, stop in reversed(list(_chains(tokens, labels))):
         kind = Chain(int(labels.chain[start]))
-        if task.chain is not None and kind.label != task.chain:
+        letters = is_amino_acid(tokens[start:stop])
+        if (task.chain is not None and kind.label != task.chain) or _UNKNOWN in tokens[start:stop]:
             continue
-        spans = [_span(labels.region[start:stop], Region[name]) for name in task.regions]
+        spans = [_span(labels.region[start:stop][letters], Region[name]) for name in task.regions]
         if any(span is None for span in spans):
             continue
-        residues = decode_ids(tokens[start:stop])
+        residues = decode_ids(tokens[start:stop][letters])
         member = int(labels.member[start])
         return [
             Question(Region[name], number, member, kind, residues, span, tokens[:start])
@@ -113,8 +120,8 @@ def _ask(number: int, tokens: Tokens, labels: TokenLabels, task: RecoveryTask) -
 
 
 def _chains(tokens: Tokens, labels: TokenLabels) -> Iterator[tuple[int, int]]:
-    """First and last (exclusive) token of every run of residues that is one chain."""
-    letters = is_amino_acid(tokens)
+    """First and last (exclusive) token of every chain: a run of residues, known or not, and gaps."""
+    letters = is_amino_acid(tokens) | np.isin(tokens, (_UNKNOWN, _GAP))
     key = np.where(letters, 1 + 4 * labels.member.astype(np.int64) + labels.chain, 0)
     edges = np.flatnonzero(np.diff(key, prepend=0, append=0))
     for start, stop in itertools.pairwise(edges):
@@ -130,7 +137,7 @@ def _span(regions: npt.NDArray[np.int8], region: Region) -> slice | None:
     return slice(int(inside[0]), int(inside[-1]) + 1)
 
 
-def answer_questions(predictor: Any, questions: Sequence[Question]) -> pl.DataFrame:
+def answer_questions(predictor: Any, questions: Sequence[Question], species: str = "human") -> pl.DataFrame:
     """Let a model write each region.
 
     Parameters
@@ -139,6 +146,8 @@ def answer_questions(predictor: Any, questions: Sequence[Question]) -> pl.DataFr
         A decoded model of the antibody vocabulary, or IgLM.
     questions
         From `draw_questions`.
+    species
+        What IgLM is told.
 
     Returns
     -------
@@ -147,7 +156,7 @@ def answer_questions(predictor: Any, questions: Sequence[Question]) -> pl.DataFr
         length being given. `recovered_stepwise`: residues that are its first guess when those before are the true ones.
         `nll_bits`: the region's loss.
     """
-    layout = layout_of(predictor)
+    layout = layout_of(predictor, species)
     rows: list[dict[str, Any]] = []
     for kind in Chain:
         rows += _answer(predictor, layout, kind, [question for question in questions if question.chain is kind])

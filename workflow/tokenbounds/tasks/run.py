@@ -42,10 +42,10 @@ def run_task(task: TaskSpec, message: Path, out: Path, *, corpus: Path | None = 
         if corpus is None:
             raise TokenboundsError("a recovery task needs a corpus. Name its folder.")
         metadata["manifest_sha256"] = sha256_file(corpus / "manifest.json")
-        frame = answer_questions(predictor, draw_questions(corpus, task))
+        frame = answer_questions(predictor, draw_questions(corpus, task), task.species)
     else:
         metadata |= {f"sha256 {path.name}": sha256_file(path) for path in affinity_files(task)}
-        frame = score_variants(predictor, read_variants(task))
+        frame = score_variants(predictor, read_variants(task), task.species)
     with atomic_path(out) as temporary:
         frame.write_parquet(temporary, metadata=metadata)
     return frame

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenbounds.antibodies.labels import Chain
+from tokenbounds.antibodies.readers.cells import name_in
 from tokenbounds.antibodies.readers.tables import Row, open_table
 from tokenbounds.antibodies.residues import refuse_nucleotides
 from tokenbounds.antibodies.vocabulary import AMINO_ACIDS
@@ -113,7 +114,7 @@ def _read_variant(row: Row, wanted: dict[str, str]) -> Variant:
         for key, kind in _CHAINS.items()
         if key in wanted
     )
-    antibody = row.text(wanted["antibody"]) if "antibody" in wanted else _WHOLE
+    antibody = name_in(row.text(wanted["antibody"])) if "antibody" in wanted else _WHOLE
     value, reason = _read_value(row.text(wanted["value"]))
     if not antibody:
         reason = NO_ANTIBODY
@@ -125,15 +126,15 @@ def _read_variant(row: Row, wanted: dict[str, str]) -> Variant:
 
 
 def _residues(text: str, where: str) -> str:
-    refuse_nucleotides(text, where)
-    return "".join(text.split()).upper().translate(_GAPS)
+    refuse_nucleotides(text, where, "Name a column of amino acids.")
+    return "".join(text.split()).upper().translate(_GAPS).rstrip("*_")
 
 
 def _read_value(text: str) -> tuple[float, str]:
     """A measured value, or NaN and why there is none."""
     if _NUMBER.fullmatch(text) and math.isfinite(float(text)):
         return float(text), ""
-    if not text or text.lower() == "nan":
+    if not text:
         return math.nan, NO_VALUE
     return math.nan, ONLY_A_LIMIT if _LIMIT.search(text) else NO_NUMBER
 

@@ -118,11 +118,9 @@ def test_left_to_right_models_see_what_precedes_and_iglm_both_sides():
 
 
 def test_iglm_is_told_the_tasks_species_and_a_chain_that_is_known():
-    class Iglm:
-        vocabulary_size = 33
-
+    network = make_network(33)
     for species in ("human", "mouse", "camel"):
-        written = layout_of(Iglm(), species).write("ACD")
+        written = layout_of(network, species).write("ACD")
         assert iglm.TOKENS[written.tokens[0]] == f"[{species.upper()}]"
     with pytest.raises(TokenboundsError, match="must be told whether a chain is heavy or light"):
         IglmLayout().start_id(Chain.NONE)

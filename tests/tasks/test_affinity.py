@@ -200,5 +200,8 @@ def test_a_model_of_other_text_is_refused(tmp_path):
     class Chain:
         vocabulary_size = 256
 
+        def score(self, tokens, start_id):
+            raise AssertionError("asked before it is known what it reads")
+
     with pytest.raises(TokenboundsError, match="256 tokens reads no antibodies"):
         layout_of(Chain())

@@ -5,6 +5,8 @@ from fractions import Fraction
 import pytest
 from tokenbounds.bounds.kinds import BPD, BoundKind, Metric
 from tokenbounds.bounds.ledger import split_delta
+from tokenbounds.bounds.result import Bound
+from tokenbounds.certificates.rows.ledger import ledger_row
 from tokenbounds.errors import CertificateError
 
 ROWS = [
@@ -43,8 +45,9 @@ def test_entries_carry_units_and_add_up():
     row = split_delta(0.05, ROWS, message_bits=800, alphas=8, lambdas=32, sampling_share=0.2).row(
         BPD, BoundKind.BETTING
     )
-    amounts = {line["name"]: line["amount"] for line in row.entries(math.log(32))}
-    units = {line["name"]: line["unit"] for line in row.entries(math.log(32))}
+    paid = ledger_row(row, Bound(1.0, 0.5, row.complexity_nats, 1000, 1.0, price_nats=math.log(32)))
+    amounts = {entry.name: entry.amount for entry in paid.entries}
+    units = {entry.name: entry.unit for entry in paid.entries}
     assert amounts["complexity"] == pytest.approx(
         (amounts["message"] + amounts["alpha_grid"]) * math.log(2) + amounts["lambda_grid"] + amounts["confidence"]
     )

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 from certified_study import VOCABULARY, TinyStudy
+from json_certificates import certify_bound
 from tokenbounds.certificates import verify
-from tokenbounds.certificates.certify import certify_bound
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError

@@ -8,9 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from json_certificates import certify_bound, read_certificate
 from tokenbounds.certificates import verify
-from tokenbounds.certificates.certify import certify_bound
-from tokenbounds.certificates.schema import read_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.rounding import round_up
 

@@ -36,7 +36,7 @@ def open_study(study):
 
 
 def values(rows):
-    return {(row["metric"], row["bound"]): row["value"] for row in rows}
+    return {(row.metric, row.bound): row.value for row in rows}
 
 
 @pytest.mark.parametrize("batch_rows", [1, 17, 1000])
@@ -74,7 +74,7 @@ def test_shards_and_layout_of_the_files_do_not_matter(study, tmp_path, layout):
     """Also: score files laid out as earlier releases wrote them are read."""
     wanted = certify_bound("c", "t", study.inputs, SPEC, tmp_path / "a.json", model="m")
     merged = certify_bound("c", "t", merge_shards(study, tmp_path, layout), SPEC, tmp_path / "b.json", model="m")
-    assert merged["rows"] == wanted["rows"] and merged["ledger"] == wanted["ledger"]
+    assert merged.rows == wanted.rows and merged.ledger == wanted.ledger
 
 
 @pytest.mark.parametrize("fixture", ["study", "sampled_study"])
@@ -99,13 +99,13 @@ def test_more_bits_or_confidence_cost_and_more_tokens_help(request, fixture, dat
 def test_the_order_of_the_bounds_holds_for_every_row(request, fixture):
     scores, setting = open_study(request.getfixturevalue(fixture))
     for bits in (0, 80, 3000):
-        rows = {(row["metric"], row["bound"]): row for row in state_bounds(scores, setting, bits).rows}
-        assert rows["bpd", "betting"]["value"] <= rows["bpd", "freedman"]["value"] + ROUNDING
+        rows = {(row.metric, row.bound): row for row in state_bounds(scores, setting, bits).rows}
+        assert rows["bpd", "betting"].value <= rows["bpd", "freedman"].value + ROUNDING
         for metric in ("top1_error", "top10_error"):
             # Pinsker: the inverse kl is at most Azuma's bound for what the row has paid, grids included.
             azuma, betting = rows[metric, "azuma"], rows[metric, "betting"]
-            widths = [math.sqrt(row["complexity"] / (2 * setting.tokens)) for row in (azuma, betting)]
-            assert betting["value"] <= azuma["value"] - widths[0] + widths[1] + ROUNDING
+            widths = [math.sqrt(row.complexity / (2 * setting.tokens)) for row in (azuma, betting)]
+            assert betting.value <= azuma.value - widths[0] + widths[1] + ROUNDING
 
 
 def test_through_the_whole_path_a_smaller_delta_costs(study, tmp_path):
@@ -113,7 +113,7 @@ def test_through_the_whole_path_a_smaller_delta_costs(study, tmp_path):
         certify_bound("c", "t", study.inputs, replace(SPEC, delta=delta), tmp_path / "c.json", model="m")
         for delta in (0.2, 0.001)
     )
-    assert all(values(other["rows"])[row] > value for row, value in values(one["rows"]).items())
+    assert all(values(other.rows)[row] > value for row, value in values(one.rows).items())
 
 
 def test_through_the_whole_path_a_larger_message_costs(study, tmp_path):

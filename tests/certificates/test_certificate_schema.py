@@ -1,12 +1,15 @@
 """The generated schema, and the page that explains every field."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
+from json_certificates import certify_bound
+from tokenbounds.bounds.kinds import Metric
+from tokenbounds.certificates import certify
 from tokenbounds.certificates.assumptions import state_assumptions
-from tokenbounds.certificates.certify import certify_bound
-from tokenbounds.certificates.schema import SCHEMA_FILE, certificate_schema, render_schema
+from tokenbounds.certificates.schema import SCHEMA_FILE, PlanRecord, PriorRecord, certificate_schema, render_schema
 from tokenbounds.certificates.sentence import confidence_percent, state_result
 from tokenbounds.config import BoundsSpec
 
@@ -39,18 +42,22 @@ def test_confidence_is_never_rounded_to_certainty(delta, text):
     assert confidence_percent(delta) == text
 
 
-def test_the_sentence_of_top_k_and_vacuous_certificates():
-    row = {"metric": "top10_error", "bound": "azuma", "value": 0.97, "random_guess": 0.96, "vacuous": True}
-    told = {"prior": {"kind": "message", "trained_on": []}, "plan": {"visible_tokens": None}}
-    text = state_result({"rows": [row], "delta": 0.05, "corpus": "c", "tokens": 1234, **told})
+def test_the_sentence_of_top_k_and_vacuous_certificates(study, tmp_path):
+    certificate = certify.certify_bound("c", "t", study.inputs, BoundsSpec(), tmp_path / "c.json", model="m")
+    row = replace(certificate.best, metric=Metric.top(10), value=0.97, random_guess=0.96, vacuous=True)
+    text = state_result(replace(certificate, rows=(row,)))
     assert "with 10 guesses" in text and "97.00 %" in text and text.endswith("vacuous.")
 
 
 def test_assumptions_follow_from_what_was_certified():
-    plan = {"mode": "sampled", "seed": 3, "visible_tokens": None}
+    plan = PlanRecord(
+        **{"file": "p", "sha256": "0" * 64, "mode": "sampled", "blocks": 9, "draws": 9, "seed": 3},
+        **{"context": 8, "stride": 8, "visible_tokens": None},
+    )
+    paid = PriorRecord(kind="message", trained_on=())
     lora = {"model": {"family": "gpt2", "parameterization": {"kind": "lora"}}}
-    text = " ".join(state_assumptions(lora, {"identity": "bytes"}, plan, "bfloat16", 0.05))
+    text = " ".join(state_assumptions(lora, {"identity": "bytes"}, plan, "bfloat16", 0.05, paid))
     assert "seed (3)" in text and "'lora'" in text and "bfloat16" in text and "tokenizer (bytes)" in text
-    plan = {"mode": "exhaustive", "visible_tokens": None}
-    chain = " ".join(state_assumptions({"model": {"family": "markov"}}, {}, plan, "float32", 0.05))
+    plan = replace(plan, mode="exhaustive")
+    chain = " ".join(state_assumptions({"model": {"family": "markov"}}, {}, plan, "float32", 0.05, paid))
     assert "sampling seed" not in chain and "Markov" in chain and "lora" not in chain

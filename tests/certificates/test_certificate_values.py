@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 from certified_study import with_link
+from json_certificates import certify_bound
 from tokenbounds.bounds.betting import lambda_grid
 from tokenbounds.bounds.sampling import draw_order, lower_mean, upper_mean
-from tokenbounds.certificates.certify import certify_bound
 from tokenbounds.config import BoundsSpec
 
 V = 256

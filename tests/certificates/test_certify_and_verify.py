@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from certified_study import with_link
-from tokenbounds.certificates.certify import certify_bound
+from json_certificates import certify_bound, read_certificate
 from tokenbounds.certificates.verify import ALL_BLOCKS, verify_certificate
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import BoundsSpec, MarkovModel, MessageSpec
@@ -104,8 +104,6 @@ def test_a_message_that_does_not_decode_is_named(certified, tmp_path, monkeypatc
 
 
 def test_the_certificate_pays_for_every_bit(certified):
-    from tokenbounds.certificates.schema import read_certificate
-
     certificate = read_certificate(certified.root / "certificates/c.json")
     assert certificate["message"]["size_bits"] == 8 * certified.inputs.certified.message.stat().st_size
     row = next(row for row in certificate["rows"] if row["bound"] == "azuma" and row["metric"] == "bpd")

@@ -13,12 +13,11 @@ import polars as pl
 import pytest
 from certified_study import TinyStudy
 from chain_study import LargeMessage, build_chain, chain_inputs
+from json_certificates import certify_bound, write_certificate
 from tokenbounds.bounds.betting import lambda_grid
 from tokenbounds.bounds.sampling import draw_order, lower_mean
 from tokenbounds.certificates import verify
-from tokenbounds.certificates.certify import certify_bound
 from tokenbounds.certificates.evidence import LinkInputs
-from tokenbounds.certificates.schema import write_certificate
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
@@ -66,7 +65,11 @@ def row_of(certificate, bound, metric="bpd"):
 
 def entries_of(certificate, bound):
     row = next(row for row in certificate["ledger"]["rows"] if row["bound"] == bound)
-    return {entry["name"]: entry["amount"] for entry in row["entries"]}
+    """Amounts by name; those of a link by its number and name."""
+    return {
+        (entry["link"], entry["name"]) if "link" in entry else entry["name"]: entry["amount"]
+        for entry in row["entries"]
+    }
 
 
 def losses(inputs):
@@ -170,16 +173,14 @@ def test_the_ledger_prices_every_candidate_once(inputs, certificate, bound):
     entries = entries_of(certificate, bound)
     assert entries["chain_candidates"] == CANDIDATES[bound]
     assert entries["chain_choice"] == math.log2(CANDIDATES[bound])
-    shares = [Fraction(amount) for name, amount in entries.items() if re.fullmatch(r"link\d_delta", name)]
+    shares = [Fraction(amount) for name, amount in entries.items() if name[1:] == ("delta",)]
     assert sum(shares) == Fraction(entries["delta"]) == Fraction(1, 20 * ROWS)
-    last = f"link{len(shares)}"
+    last = len(shares)
     alone = row_of(certificate, bound)["links"][-1]["messages"] == ["large"]
-    assert entries[f"{last}_message"] == (
-        8 * inputs.certified.message.stat().st_size if alone else paid_bits(inputs, 1)
-    )
-    parts = [(entries[f"{last}_message"] + entries["chain_choice"]) * math.log(2)]
-    parts += [entries[f"{last}_lambda_grid"], entries[f"{last}_confidence"]]
-    assert entries[f"{last}_complexity"] == pytest.approx(sum(parts), rel=1e-12)
+    assert entries[last, "message"] == (8 * inputs.certified.message.stat().st_size if alone else paid_bits(inputs, 1))
+    parts = [(entries[last, "message"] + entries["chain_choice"]) * math.log(2)]
+    parts += [entries[last, "lambda_grid"], entries[last, "confidence"]]
+    assert entries[last, "complexity"] == pytest.approx(sum(parts), rel=1e-12)
 
 
 def test_a_chain_of_one_is_the_betting_bound(inputs, tmp_path):

@@ -38,10 +38,10 @@ def forecast(scores):
 def test_with_every_token_scored_it_is_the_certificate(scores, forecast):
     stated = bound_scores(ExternalScores((scores,), rank_column="rank"), 2000, SIZE, SPEC)
     for row in stated.rows:
-        if row["metric"] == "bpd":
-            expected = forecast.expect(BoundKind(row["bound"]), 2000, 40_000)
-            assert row["value"] - 1e-9 <= expected.value <= row["value"] + 1e-3
-            assert expected.alpha == row["alpha"]
+        if row.metric == "bpd":
+            expected = forecast.expect(row.bound, 2000, 40_000)
+            assert row.value - 1e-9 <= expected.value <= row.value + 1e-3
+            assert expected.alpha == row.alpha
 
 
 def test_a_pilot_knows_how_blocks_spread(scores, tmp_path):

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from certified_study import with_link
+from json_certificates import certify_bound
 from tokenbounds.bounds.betting import lambda_grid
 from tokenbounds.bounds.sampling import draw_order, lower_mean, upper_mean
 from tokenbounds.bounds.smoothing import TokenAlphas
 from tokenbounds.certificates.averages.passes import Sample
-from tokenbounds.certificates.certify import certify_bound
 from tokenbounds.certificates.rescoring import TOLERANCES, _compare_alphas
 from tokenbounds.certificates.rows.tokens import Setting, state_bounds
 from tokenbounds.certificates.verify import ALL_BLOCKS, verify_certificate
@@ -203,7 +203,7 @@ def test_rows_do_not_depend_on_batches_and_are_monotone(headed, sampled):
                 return scores.iter_batches(columns, batch_rows=37)
 
         def values(stream, setting, bits=900):
-            return [row["value"] for row in state_bounds(stream, setting, bits).rows]
+            return [row.value for row in state_bounds(stream, setting, bits).rows]
 
         base = values(scores, setting)
         assert values(Small(), setting) == pytest.approx(base, rel=1e-12)

@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from json_certificates import certify_bound, write_certificate
 from tokenbounds.certificates import verify
-from tokenbounds.certificates.certify import certify_bound
-from tokenbounds.certificates.schema import write_certificate
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.corpus.reader import Corpus

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from certified_study import VOCABULARY, TinyStudy
 from chain_study import LargeMessage, chain_inputs
+from json_certificates import certify_bound
 from tokenbounds.certificates import verify
-from tokenbounds.certificates.certify import certify_bound
 from tokenbounds.certificates.evidence import LinkEvidence
 from tokenbounds.certificates.rows.chain_candidates import ChainProblem
 from tokenbounds.certificates.verify import verify_certificate
@@ -49,7 +49,10 @@ def certify(inputs, folder, name):
 
 def entries(certificate, bound):
     (row,) = [one for one in certificate["ledger"]["rows"] if (one["metric"], one["bound"]) == ("bpd", bound)]
-    return {entry["name"]: entry["amount"] for entry in row["entries"]}
+    return {
+        (entry["link"], entry["name"]) if "link" in entry else entry["name"]: entry["amount"]
+        for entry in row["entries"]
+    }
 
 
 def sizes(*studies):
@@ -62,8 +65,8 @@ def test_a_refinement_pays_for_both_messages_and_a_chain_over_both_once(cheap):
     nested = certify(chain_inputs(cheap, fine), folder, "nested")
     assert entries(nested, "betting")["message"] == coarse_bits + fine_bits
     paid = entries(nested, "telescoped")
-    assert paid["link1_message"] == coarse_bits
-    assert paid["link2_message"] == coarse_bits + fine_bits
+    assert paid[1, "message"] == coarse_bits
+    assert paid[2, "message"] == coarse_bits + fine_bits
     record = nested["message"]["coarse"]
     assert (record["name"], record["size_bits"]) == ("chain", coarse_bits)
     assert "coarse message that it refines" in " ".join(nested["assumptions"])
@@ -72,7 +75,7 @@ def test_a_refinement_pays_for_both_messages_and_a_chain_over_both_once(cheap):
     (large_bits,) = sizes(separate)
     apart = certify(chain_inputs(cheap, separate), folder, "apart")
     assert large_bits > fine_bits
-    assert entries(apart, "telescoped")["link2_message"] == coarse_bits + large_bits
+    assert entries(apart, "telescoped")[2, "message"] == coarse_bits + large_bits
     values = [{row["bound"]: row["value"] for row in one["rows"] if row["metric"] == "bpd"} for one in (nested, apart)]
     assert values[0]["telescoped"] < values[1]["telescoped"]
 

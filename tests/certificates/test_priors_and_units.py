@@ -9,11 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 from chain_study import LargeMessage
+from json_certificates import certify_bound, parse_certificate, write_certificate
 from tokenbounds.bounds.betting import lambda_grid
 from tokenbounds.certificates import verify
-from tokenbounds.certificates.certify import certify_bound
 from tokenbounds.certificates.external import ExternalScores, bound_scores
-from tokenbounds.certificates.schema import write_certificate
 from tokenbounds.certificates.sentence import state_result
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec
@@ -71,7 +70,7 @@ def test_a_held_out_certificate_says_why_and_verifies(held_out):
     assert "held out (C = 0" in text and "'elsewhere' (manifest" in text
     assert "not chosen by its scores on this corpus" in text
     assert "Any message may be chosen with the corpus in view" not in text
-    assert "the held-out model's expected loss" in state_result(certificate)
+    assert "the held-out model's expected loss" in state_result(parse_certificate(certificate))
     assert verify_certificate(path)
 
 
@@ -183,9 +182,9 @@ def test_the_sentence_prefers_what_is_said_of_the_corpus_s_tokens(units):
     _, certificate, _ = units
     flattered = json.loads(json.dumps(certificate))
     row_of(flattered, "bpd", "documents")["value"] = 0.0
-    assert "tokens given what precedes each" in state_result(flattered)
+    assert "tokens given what precedes each" in state_result(parse_certificate(flattered))
     flattered["rows"] = [row for row in flattered["rows"] if row["bound"] == "documents"]
-    assert "averaged over the tokens of a new document" in state_result(flattered)
+    assert "averaged over the tokens of a new document" in state_result(parse_certificate(flattered))
 
 
 @pytest.mark.parametrize("bound", UNITS)

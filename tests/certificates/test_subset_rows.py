@@ -72,17 +72,15 @@ def test_subsets_are_the_labels_that_occur():
 def test_rows_are_those_of_the_subset_alone():
     scores = make_scores()
     _, _, inner, _, records = state(scores)
-    assert [(record["column"], record["label"]) for record in records] == [
-        ("region", REGIONS[code]) for code in (0, 1, 6)
-    ]
+    assert [(record.column, record.label) for record in records] == [("region", REGIONS[code]) for code in (0, 1, 6)]
     for record, code, setting in zip(records, (0, 1, 6), inner, strict=True):
         alone = select(scores, "region", code)
-        assert record["tokens"] == setting.tokens == len(alone.columns["rank"])
-        assert record["rows"] == state_bounds(alone, setting, 300, name="m").rows
+        assert record.tokens == setting.tokens == len(alone.columns["rank"])
+        assert record.rows == state_bounds(alone, setting, 300, name="m").rows
         empirical = alone.columns["nll_bits"].astype(float)
-        alpha = record["rows"][0]["alpha"]
+        alpha = record.rows[0].alpha
         smoothed = -np.log2((1 - alpha) * 2.0**-empirical + alpha / 29)
-        assert record["rows"][0]["empirical"] == pytest.approx(smoothed.mean(), abs=1e-9)
+        assert record.rows[0].empirical == pytest.approx(smoothed.mean(), abs=1e-9)
 
 
 def test_many_labels_take_several_passes_and_give_the_same():
@@ -91,25 +89,25 @@ def test_many_labels_take_several_passes_and_give_the_same():
     _, _, _, subsets, records = state(scores, {"region": tuple(map(str, range(19)))})
     assert len(records) == 19
     for record, subset in zip(records, subsets, strict=True):
-        assert record["label"] == str(subset.code)
+        assert record.label == str(subset.code)
         chosen = select(scores, "region", subset.code).columns["rank"]
-        assert record["rows"][2]["empirical"] == pytest.approx((chosen > 1).mean())
+        assert record.rows[2].empirical == pytest.approx((chosen > 1).mean())
 
 
 def test_delta_is_shared_by_all_rows_evenly_and_exactly():
     setting, whole, inner, _, records = state(make_scores(), {**NAMES, "half": ("first", "second")})
-    rows = len(named_rows(whole)) + sum(len(record["rows"]) for record in records)
+    rows = len(named_rows(whole)) + sum(len(record.rows) for record in records)
     assert rows == 4 * 6
     assert whole.delta + sum(each.delta for each in inner) == Fraction(1, 20)
-    assert {row["delta"] for record in records for row in record["rows"]} == {0.05 / rows}
+    assert {row.delta for record in records for row in record.rows} == {0.05 / rows}
     assert share_delta(setting, []) == (setting, [])
 
 
 def test_each_row_pays_for_the_whole_message():
     _, _, _, _, records = state(make_scores())
     for record in records:
-        for row in record["rows"]:
-            assert row["complexity"] >= 300 * math.log(2) - math.log(row["delta"])
+        for row in record.rows:
+            assert row.complexity >= 300 * math.log(2) - math.log(row.delta)
 
 
 def test_chains_and_sequences_have_no_rows_over_subsets():
@@ -119,13 +117,13 @@ def test_chains_and_sequences_have_no_rows_over_subsets():
     subsets = find_subsets(scores, NAMES)
     _, inner = share_delta(setting, subsets)
     records = state_subsets(scores, subsets, inner, 0, name="m")
-    assert [row["bound"] for row in records[2]["rows"]] == ["betting", "documents"]
+    assert [row.bound for row in records[2].rows] == ["betting", "documents"]
     chosen = select(scores, "region", 6).columns
     smoothed = -np.log2((1 - 1e-4) * 2.0 ** -chosen["nll_bits"].astype(float) + 1e-4 / 29)
     means = [smoothed[chosen["document"] == document].mean() for document in np.unique(chosen["document"])]
-    units = next(entry for entry in records[2]["ledger"]["rows"][1]["entries"] if entry["name"] == "units")
-    assert units["amount"] == len(means)
-    assert records[2]["rows"][1]["alpha"] in setting.alphas
+    units = next(entry for entry in records[2].ledger.rows[1].entries if entry.name == "units")
+    assert units.amount == len(means)
+    assert records[2].rows[1].alpha in setting.alphas
 
 
 def test_a_sample_is_refused():
@@ -186,7 +184,7 @@ def certify_coins(tokens, label, losses, bits=8):
     subsets = [subset for subset in find_subsets(scores, {"mark": ("no", "yes")}) if subset.code == 1]
     inner = [Setting(BoundsSpec(**spec), subset.tokens, 8, None, delta=Fraction(1, 20)) for subset in subsets]
     assert setting.tokens >= inner[0].tokens
-    return state_subsets(scores, subsets, inner, bits, name="m")[0]["rows"][0]["value"]
+    return state_subsets(scores, subsets, inner, bits, name="m")[0].rows[0].value
 
 
 def test_the_certificate_holds_for_the_risk_given_the_labels():

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from certified_study import with_link
+from json_certificates import certify_bound, read_certificate, write_certificate
 from tokenbounds.certificates import verify
-from tokenbounds.certificates.certify import certify_bound
-from tokenbounds.certificates.schema import read_certificate, render, write_certificate
+from tokenbounds.certificates.sealing import render
 from tokenbounds.certificates.verify import find_certificates, verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
@@ -267,11 +267,11 @@ def test_shards_of_scores_must_be_complete_and_of_one_plan(study, sampled_study,
 
 def test_another_machines_rounding_is_tolerated_but_not_more():
     stated = {"rows": [{"value": 1.0, "n": 3}]}
-    assert not list(verify._differences(stated, {"rows": [{"value": 1.0 + 1e-12, "n": 3}]}, ""))
-    assert list(verify._differences(stated, {"rows": [{"value": 1.0 + 1e-6, "n": 3}]}, ""))
-    assert list(verify._differences(stated, {"rows": [{"value": 1.0, "n": 4}]}, ""))
-    assert list(verify._differences(stated, {"rows": [{"value": 1.0, "n": 3}, {}]}, ""))
-    assert list(verify._differences({"vacuous": True}, {"vacuous": 1}, ""))
+    assert not list(verify._differences(stated, {"rows": [{"value": 1.0 + 1e-12, "n": 3}]}))
+    assert list(verify._differences(stated, {"rows": [{"value": 1.0 + 1e-6, "n": 3}]}))
+    assert list(verify._differences(stated, {"rows": [{"value": 1.0, "n": 4}]}))
+    assert list(verify._differences(stated, {"rows": [{"value": 1.0, "n": 3}, {}]}))
+    assert list(verify._differences({"vacuous": True}, {"vacuous": 1}))
 
 
 def test_folders_of_certificates(copy, tmp_path):

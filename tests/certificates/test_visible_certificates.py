@@ -6,9 +6,8 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 import torch
+from json_certificates import certify_bound, parse_certificate, read_certificate
 from test_certify_and_verify import SPEC, encode_transformer
-from tokenbounds.certificates.certify import certify_bound
-from tokenbounds.certificates.schema import read_certificate
 from tokenbounds.certificates.sentence import state_result
 from tokenbounds.certificates.verify import ALL_BLOCKS, verify_certificate
 from tokenbounds.config import BoundsSpec
@@ -45,7 +44,7 @@ def test_it_verifies_and_scores_again(limited):
 def test_it_says_what_was_visible(limited):
     certificate = read_certificate(limited.root / "certificates/c.json")
     assert certificate["plan"]["visible_tokens"] == 3
-    assert "of the compressed model that sees the last 3 tokens only" in state_result(certificate)
+    assert "of the compressed model that sees the last 3 tokens only" in state_result(parse_certificate(certificate))
     assert any("sees the last 3 tokens of its document at most" in line for line in certificate["assumptions"])
 
 

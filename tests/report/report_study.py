@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from json_certificates import write_certificate
+from pydantic import TypeAdapter
 from tokenbounds.bounds.kinds import BoundKind, Metric
-from tokenbounds.bounds.ledger import split_delta
-from tokenbounds.certificates import schema as certificate_schema
+from tokenbounds.bounds.ledger import RowBudget, split_delta
+from tokenbounds.bounds.result import Bound
+from tokenbounds.certificates.rows.ledger import ledger_row
+from tokenbounds.certificates.schema import SCHEMA_VERSION
+from tokenbounds.config import BoundsSpec
 
 TOKENS = 10_600_000
 TOP_K = (1, 10, 100)
@@ -38,13 +44,13 @@ def certificate_dict(
         alphas=6,
         lambdas=32,
     )
-    entries = [{"metric": row.metric, "bound": row.bound, "entries": row.entries(math.log(32))} for row in budget.rows]
+    entries = [{"metric": row.metric, "bound": row.bound, "entries": _entries(row)} for row in budget.rows]
     ledger = {"delta": str(budget.delta), "rows": entries}
     sha = "".join(f"{(37 * i + len(name)) % 16:x}" for i in range(64))
     parts = {"header": 1352, "codebooks": 2176, "scales": 1536, "container": 328}
     parts = {**parts, "symbols": size_bits - sum(parts.values())} if size_bits > 6000 else {"symbols": size_bits}
     return {
-        "schema_version": certificate_schema.SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSION,
         "certificate": name,
         "study": "default",
         "corpus": corpus,
@@ -93,13 +99,9 @@ def certificate_dict(
         "vocabulary_size": vocabulary,
         "delta": 0.05,
         "ledger": ledger,
-        "bounds": {
-            "delta": 0.05,
-            "alphas": [0.0001, 0.001, 0.003, 0.01, 0.03, 0.1],
-            "lambdas": 32,
-            "bounds": ["azuma", "betting"],
-            "top_k": list(TOP_K),
-        },
+        "bounds": TypeAdapter(BoundsSpec).dump_python(
+            BoundsSpec(alphas=(0.0001, 0.001, 0.003, 0.01, 0.03, 0.1), top_k=TOP_K), mode="json"
+        ),
         "rows": rows,
         "notes": [],
         "assumptions": [
@@ -108,6 +110,12 @@ def certificate_dict(
         ],
         "software": {"tokenbounds": "0.1.0", "python": "3.11.2", "numpy": "2.2.0"},
     }
+
+
+def _entries(budget: RowBudget) -> list[dict[str, Any]]:
+    bound = Bound(0.0, 0.0, 0.0, 1, 1.0, price_nats=math.log(32))
+    entries = ledger_row(budget, bound).entries
+    return [{key: value for key, value in asdict(entry).items() if value is not None} for entry in entries]
 
 
 def _row(
@@ -151,7 +159,7 @@ def write_study(root: Path, *, scores: bool = True) -> list[Path]:
     paths = []
     for index, row in enumerate(rows):
         path = root / "certificates" / f"{row['certificate']}.json"
-        certificate_schema.write_certificate(path, row)
+        write_certificate(path, row)
         paths.append(path)
         if scores:
             _write_scores(path.parent, row, index)

@@ -3,11 +3,12 @@
 import io
 
 import pytest
+from json_certificates import write_certificate
 from report_study import certificate_dict
 from rich.console import Console
-from tokenbounds.certificates import schema as certificate_schema
+from tokenbounds.certificates.sentence import state_result
 from tokenbounds.report.figure_data import size_table
-from tokenbounds.report.page_content import cards, headline, sentence
+from tokenbounds.report.page_content import cards, headline
 from tokenbounds.report.records import best_values, read_certificates
 from tokenbounds.report.tables import SCHEMA, print_table, tabulate
 
@@ -23,7 +24,7 @@ def with_links(certificate):
     row.update({"bound": "telescoped", "alpha": None, "lambda": None, "links": [first, second]})
     ledger = next(row for row in certificate["ledger"]["rows"] if (row["metric"], row["bound"]) == ("bpd", "betting"))
     paid = [
-        {"name": f"link{place}_message", "amount": bits, "unit": "bits"} for place, bits in ((1, 100), (2, 252_004))
+        {"name": "message", "amount": bits, "unit": "bits", "link": place} for place, bits in ((1, 100), (2, 252_004))
     ]
     ledger.update({"bound": "telescoped", "entries": paid})
     return certificate
@@ -45,7 +46,7 @@ def paths(tmp_path):
         {**certificate_dict("held", empirical=1.9, model="held"), "prior": {"kind": "held_out", "trained_on": []}},
     ]
     for row in rows:
-        certificate_schema.write_certificate(tmp_path / f"{row['certificate']}.json", row)
+        write_certificate(tmp_path / f"{row['certificate']}.json", row)
     return [tmp_path / f"{row['certificate']}.json" for row in rows]
 
 
@@ -82,9 +83,9 @@ def test_the_terminal_and_the_page_say_what_is_held_out_or_mixed(paths):
     console = Console(file=io.StringIO(), width=200)
     print_table(paths, console=console)
     assert "held (held out)" in console.file.getvalue()
-    said = {one.name: sentence(one) for one in certificates}
-    assert "which never saw the corpus" in said["held"]
-    assert "mixed with small," in said["chained"]
+    said = {one.name: state_result(one) for one in certificates}
+    assert "the held-out model's expected loss" in said["held"]
+    assert "mixed with cheaper ones (small)" in said["chained"]
     shown = {one.name: " ".join(card["text"] for card in cards(one)) for one in certificates}
     assert "none paid for" in shown["held"] and "100 of cheaper models, all paid for" in shown["chained"]
 

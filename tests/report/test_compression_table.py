@@ -5,8 +5,8 @@ import json
 
 import polars as pl
 import pytest
+from json_certificates import write_certificate
 from report_study import certificate_dict
-from tokenbounds.certificates import schema as certificate_schema
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import write_json
 from tokenbounds.report import style
@@ -33,7 +33,7 @@ def write_row(root, name, size_bits, parameterization, quantizer, rate_weight, p
         "quantizer": {"kind": quantizer},
     }
     path = root / "certificates" / f"{name}.json"
-    certificate_schema.write_certificate(path, raw)
+    write_certificate(path, raw)
     training = {"steps": 100, "rate_weight": rate_weight}
     report = {"sha256": raw["message"]["sha256"], "coded_parameters": parameters}
     report["message"] = {"quantizer": {"kind": quantizer, "straight_through": training}}
@@ -48,7 +48,7 @@ def study(tmp_path):
     chain = copy.deepcopy(certificate_dict("markov-1", size_bits=5_000))
     chain["message"]["header"] = {"coder": "adaptive", "model": {"family": "markov"}, "quantizer": {"kind": "counts"}}
     paths.append(tmp_path / "certificates" / "markov-1.json")
-    certificate_schema.write_certificate(paths[-1], chain)
+    write_certificate(paths[-1], chain)
     return paths
 
 

@@ -1,15 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from json_certificates import write_certificate
 from report_study import certificate_dict, write_study, write_training
-from tokenbounds.certificates import schema as certificate_schema
+from tokenbounds.certificates.sealing import read_certificate
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.report import figure_data, style
 from tokenbounds.report.alpha_curve import alpha_table, loss_histogram
 from tokenbounds.report.figures import draw_bound_by_size, draw_figures
-from tokenbounds.report.records import read_certificate, read_certificates
+from tokenbounds.report.records import read_certificates
 
 NAMES = ["bound_by_size", "bound_by_alpha", "loss_by_position", "message_anatomy", "training"]
 
@@ -62,7 +65,7 @@ def small_study(root, losses, *, start=0, context=0, draws=1):
     """One document of one block with the given losses; returns its certificate."""
     raw = certificate_dict()
     path = root / "certificates" / "c.json"
-    certificate_schema.write_certificate(path, raw)
+    write_certificate(path, raw)
     scores, plan = (path.parent / raw[key]["file"] for key in ("message", "plan"))
     scores = path.parent / raw["scores"][0]["file"]
     for file in (scores, plan):
@@ -97,7 +100,7 @@ def test_visible_context_counts_as_place_in_the_window(tmp_path):
 
 def test_missing_scores_name_the_certificate(tmp_path):
     certificate = small_study(tmp_path, [5.0])
-    (certificate.path.parent / certificate.raw["scores"][0]["file"]).unlink()
+    certificate.locate(certificate.scores[0]).unlink()
     with pytest.raises(TokenboundsError, match=r"c\.json"):
         figure_data.position_table([certificate])
     with pytest.raises(TokenboundsError, match="shard-00000"):
@@ -110,7 +113,7 @@ def test_alpha_curve_by_hand(tmp_path):
     certificate = small_study(tmp_path, losses)
     table = alpha_table([certificate]).filter(pl.col("bound") == "azuma")
     row = certificate.row("bpd", "azuma")
-    assert table["alpha"].to_list() == certificate.raw["bounds"]["alphas"]
+    assert table["alpha"].to_list() == list(certificate.settings.alphas)
     assert table.filter(pl.col("certified"))["alpha"].to_list() == [row.alpha]
     for alpha, value, empirical in table.select("alpha", "value", "empirical").iter_rows():
         mean = np.mean(-np.log2((1 - alpha) * 2.0**-losses + alpha / 256))
@@ -141,7 +144,7 @@ def test_hostile_names_are_drawn_as_text(tmp_path):
     name = "$\\frac{<script>--></svg>$"
     raw = {**raw, "model": name, "message": {**raw["message"], "name": name}}
     path = tmp_path / "certificates" / "c.json"
-    certificate_schema.write_certificate(path, raw)
+    write_certificate(path, raw)
     table = figure_data.size_table([read_certificate(path)])
     with style.figure_style():
         svg = style.save(draw_bound_by_size(table), table, tmp_path, "hostile").read_text()
@@ -151,14 +154,11 @@ def test_hostile_names_are_drawn_as_text(tmp_path):
 
 def test_sampled_blocks_weigh_their_draws_over_their_length(tmp_path):
     certificate = small_study(tmp_path, [1.0, 3.0])
-    raw = {**certificate.raw, "plan": {**certificate.raw["plan"], "mode": "sampled"}}
-    folder = certificate.path.parent
     blocks = {"block": [0, 7, 7], "position": [0, 0, 1], "nll_bits": np.float32([1.0, 2.0, 4.0])}
-    pl.DataFrame(blocks).write_parquet(folder / raw["scores"][0]["file"])
+    pl.DataFrame(blocks).write_parquet(certificate.locate(certificate.scores[0]))
     plan = {"block": [0, 7], "start": [0, 0], "length": [1, 2], "context": [0, 0], "draws": [3, 2]}
-    pl.DataFrame(plan).write_parquet(folder / raw["plan"]["file"])
-    certificate_schema.write_certificate(certificate.path, raw)
-    histogram = loss_histogram(read_certificate(certificate.path))
+    pl.DataFrame(plan).write_parquet(certificate.locate(certificate.plan))
+    histogram = loss_histogram(replace(certificate, plan=replace(certificate.plan, mode="sampled")))
     used = np.flatnonzero(histogram.counts)
     assert (used / 4096).tolist() == [1.0, 2.0, 4.0]
     assert histogram.counts[used].tolist() == [3.0, 1.0, 1.0]

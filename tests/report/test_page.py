@@ -4,9 +4,10 @@ from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pytest
+from json_certificates import write_certificate
 from markupsafe import Markup
 from report_study import certificate_dict, write_study, write_training
-from tokenbounds.certificates import schema as certificate_schema
+from tokenbounds.bounds.kinds import BPD, Metric
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.report.figures import draw_figures
 from tokenbounds.report.formats import format_value
@@ -99,7 +100,7 @@ def test_every_number_of_the_tables_is_the_certificates_and_links_to_it(report):
 def test_shown_numbers_are_the_exact_ones_rounded_up(report):
     shown = {(value, text) for _, value, text in report[2].cells}
     for value, text in shown:
-        assert text in (format_value("bpd", value), format_value("top1_error", value))
+        assert text in (format_value(BPD, value), format_value(Metric.top(1), value))
         assert float(text.removesuffix("%")) * (0.01 if "%" in text else 1) >= value - 1e-12
 
 
@@ -125,7 +126,7 @@ def test_it_opens_with_the_sentence(report):
 
 def one_certificate(root, **changes):
     path = root / "certificates" / "c.json"
-    certificate_schema.write_certificate(path, {**certificate_dict(), **changes})
+    write_certificate(path, {**certificate_dict(), **changes})
     return path
 
 
@@ -148,7 +149,7 @@ def test_hostile_texts_are_escaped_everywhere(tmp_path):
 
 def test_a_page_of_vacuous_certificates_says_so(tmp_path):
     path = tmp_path / "c.json"
-    certificate_schema.write_certificate(path, certificate_dict(size_bits=10**9))
+    write_certificate(path, certificate_dict(size_bits=10**9))
     write_report([path], tmp_path / "report.html")
     assert "beats random guessing yet" in (tmp_path / "report.html").read_text()
 
@@ -220,7 +221,7 @@ def test_one_certificate_as_a_page(tmp_path):
     page = Page(text)
     words = " ".join("".join(page.text).split())
     best = min(row["value"] for row in raw["rows"] if row["metric"] == "bpd")
-    assert format_value("bpd", best) in words and "With probability at least 95" in words
+    assert format_value(BPD, best) in words and "With probability at least 95" in words
     assert all(" ".join(each.split()) in words for each in raw["assumptions"])
     assert all(part in words for part in raw["message"]["breakdown"])
     assert raw["certificate_sha256"] in words and raw["message"]["sha256"] in words

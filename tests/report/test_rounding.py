@@ -5,6 +5,8 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from json_certificates import parse_certificate
+from report_study import certificate_dict
 from tokenbounds.certificates.sentence import state_result
 from tokenbounds.rounding import percent_up, round_up
 
@@ -25,6 +27,6 @@ def test_per_cent_is_never_below(share):
     [("bpd", 3.2101, "3.211 bits"), ("bpd", 3.21, "3.210"), ("top1_error", 0.3, "30.00 %")],
 )
 def test_the_sentence_rounds_its_bound_up(metric, value, shown):
-    row = {"metric": metric, "bound": "betting", "value": value, "random_guess": 8.0, "vacuous": False}
-    told = {"prior": {"kind": "message", "trained_on": []}, "plan": {"visible_tokens": None}}
-    assert shown in state_result({"rows": [row], "delta": 0.05, "corpus": "c", "tokens": 1234, **told})
+    certificate = certificate_dict()
+    row = {**certificate["rows"][0], "metric": metric, "value": value, "random_guess": 8.0}
+    assert shown in state_result(parse_certificate({**certificate, "rows": [row]}))

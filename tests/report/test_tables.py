@@ -3,11 +3,12 @@ import json
 
 import polars as pl
 import pytest
+from json_certificates import write_certificate
 from report_study import certificate_dict, write_study
 from rich.console import Console
-from tokenbounds.certificates import schema as certificate_schema
+from tokenbounds.bounds.kinds import BPD, Metric
 from tokenbounds.errors import CertificateError
-from tokenbounds.report.formats import format_bytes, format_value, metric_order, round_up
+from tokenbounds.report.formats import format_bytes, format_value, round_up
 from tokenbounds.report.tables import SCHEMA, print_table, tabulate
 
 CONTRACT = [
@@ -38,7 +39,7 @@ def study(tmp_path_factory):
 
 
 def write(path, **changes):
-    certificate_schema.write_certificate(path, {**certificate_dict(), **changes})
+    write_certificate(path, {**certificate_dict(), **changes})
     return path
 
 
@@ -69,7 +70,7 @@ def test_every_row_of_every_certificate_is_there_unchanged(study):
 
 def test_rows_are_sorted_by_corpus_metric_and_value(study):
     rows = study[2].to_pylist()
-    keys = [(row["corpus"], metric_order(row["metric"]), row["value"]) for row in rows]
+    keys = [(row["corpus"], Metric(row["metric"]).order, row["value"]) for row in rows]
     assert keys == sorted(keys)
 
 
@@ -99,7 +100,7 @@ def test_markdown_bolds_one_value_a_metric_and_flags_the_vacuous(study):
 
 def test_a_vacuous_best_is_not_bold(tmp_path):
     path = tmp_path / "certificates" / "huge.json"
-    certificate_schema.write_certificate(path, certificate_dict("huge", size_bits=10**9))
+    write_certificate(path, certificate_dict("huge", size_bits=10**9))
     tabulate([path], tmp_path)
     assert all("**" not in row[2] for row in markdown_rows(tmp_path))
 
@@ -116,9 +117,9 @@ def test_numbers_are_rounded_up():
     assert round_up(3.8670001, 3) == "3.868"
     assert round_up(3.867, 3) == "3.867"
     assert round_up(0.1 + 0.2, 1) == "0.4"
-    assert format_value("top1_error", 0.7121) == "71.3\u00a0%"
-    assert format_value("top1_error", 0.57) == "57.0\u00a0%"
-    assert format_value("bpd", 1e300).endswith(".000")
+    assert format_value(Metric.top(1), 0.7121) == "71.3\u00a0%"
+    assert format_value(Metric.top(1), 0.57) == "57.0\u00a0%"
+    assert format_value(BPD, 1e300).endswith(".000")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenbounds.certificates.certify import certify_bound
+from json_certificates import certify_bound
 from tokenbounds.certificates.evidence import CertificateInputs, LinkInputs
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import (

@@ -4,10 +4,10 @@ import math
 
 import polars as pl
 import pytest
+from tokenbounds.certificates.sealing import read_certificate
 from tokenbounds.config import AffinityTask, RecoveryTask
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.report.antibodies.section import NAMES, antibody_section, write_antibody_results
-from tokenbounds.report.records import read_certificate
 from tokenbounds.tasks.run import run_task
 
 

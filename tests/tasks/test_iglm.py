@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from antibody_study import write_airr
+from json_certificates import certify_bound
 from tokenbounds.antibodies import iglm
 from tokenbounds.antibodies.labels import Chain, TokenLabels
-from tokenbounds.certificates.certify import certify_bound
 from tokenbounds.certificates.evidence import CertificateInputs, LinkInputs
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.compression.encode import encode_model

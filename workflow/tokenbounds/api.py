@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tokenbounds.certificates.rows.tokens import Statement
+    from tokenbounds.certificates.schema import Certificate
     from tokenbounds.certificates.verify import Check
     from tokenbounds.config import BoundsSpec, EvaluationSpec, MessageSpec
     from tokenbounds.models.markov.chain import MarkovChain
@@ -315,7 +316,7 @@ def certify(
     held_out: bool = False,
     trained_on: Sequence[PathLike] = (),
     side_information: Sequence[PathLike] = (),
-) -> dict[str, Any]:
+) -> Certificate:
     """Certify how well the model that a message decodes to predicts a corpus, and write the certificate.
 
     Parameters
@@ -342,8 +343,8 @@ def certify(
 
     Returns
     -------
-    dict
-        The certificate as written; its `rows` hold the bounds.
+    Certificate
+        As written; its `rows` hold the bounds.
 
     Raises
     ------

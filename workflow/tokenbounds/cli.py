@@ -70,7 +70,7 @@ def show(
     ] = None,
 ) -> None:
     """Print a certificate for people: the sentence, its numbers, and where they come from."""
-    from tokenbounds.certificates.schema import read_certificate
+    from tokenbounds.certificates.sealing import read_certificate
     from tokenbounds.console import show_certificate
 
     if html is not None:

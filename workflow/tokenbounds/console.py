@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from tokenbounds.certificates.schema import Certificate, Ledger, LedgerEntry, LedgerRow, Row
 from tokenbounds.certificates.sentence import state_result
 from tokenbounds.rounding import round_up
+
+if TYPE_CHECKING:
+    from tokenbounds.certificates.rows.tokens import Statement
+    from tokenbounds.certificates.verify import Check
 
 _HASH_CHARACTERS = 16
 _SAMPLING_ENTRIES = ("delta_generalization", "delta_sampling", "sampling_cells")
 _HEADINGS = {
-    "random_guess": "guess",
     "delta_generalization": "for bound",
     "delta_sampling": "for sample",
     "sampling_cells": "cells",
@@ -28,27 +32,25 @@ _HEADINGS = {
 }
 
 
-def show_certificate(console: Console, certificate: dict[str, Any]) -> None:
+def show_certificate(console: Console, certificate: Certificate) -> None:
     """Print a certificate: its sentence, its rows, and where each number comes from."""
-    title = Text.assemble((certificate["certificate"], "bold"), f"  study {certificate['study']}")
-    console.print(title)
+    console.print(Text.assemble((certificate.name, "bold"), f"  study {certificate.study}"))
     console.print(Padding(Text(state_result(certificate)), (1, 2), expand=False))
-    _section(console, "Bounds", _rows_table(certificate["rows"]))
-    links = [(row, link) for row in certificate["rows"] for link in row.get("links", [])]
-    if links:
-        _section(console, "Links", _links_table(links))
-    _section(console, "Message", _breakdown_table(_paid_breakdown(certificate["message"])))
-    _section(console, f"Failure probability: {certificate['delta']:g} in all", _ledger_table(certificate["ledger"]))
+    _section(console, "Bounds", _rows_table(certificate.rows))
+    if any(row.links for row in certificate.rows):
+        _section(console, "Links", _links_table(certificate.rows))
+    _section(console, "Message", _breakdown_table(certificate.message.whole_breakdown))
+    _section(console, f"Failure probability: {certificate.delta:g} in all", _ledger_tables(certificate.ledger))
     _section(console, "Evidence", _hash_table(certificate))
-    _section(console, "Assumptions", _list(certificate["assumptions"]))
-    if certificate["notes"]:
-        _section(console, "Notes", _list(certificate["notes"]))
+    _section(console, "Assumptions", _list(certificate.assumptions))
+    if certificate.notes:
+        _section(console, "Notes", _list(certificate.notes))
 
 
-def show_statement(console: Console, statement: Any) -> None:
+def show_statement(console: Console, statement: Statement) -> None:
     """Print bounds that belong to no certificate: rows, ledger and notes."""
     _section(console, "Bounds", _rows_table(statement.rows))
-    _section(console, f"Failure probability: {statement.ledger['delta']} in all", _ledger_table(statement.ledger))
+    _section(console, f"Failure probability: {statement.ledger.delta} in all", _ledger_tables(statement.ledger))
     if statement.notes:
         _section(console, "Notes", _list(statement.notes))
 
@@ -68,7 +70,7 @@ def show_message(
         _section(console, "Side information", table)
 
 
-def show_checks(console: Console, certificate_path: str, checks: Iterable[Any]) -> None:
+def show_checks(console: Console, certificate_path: str, checks: Iterable[Check]) -> None:
     """Print one line for each check that passed."""
     table = _grid()
     for check in checks:
@@ -100,44 +102,37 @@ def _grid() -> Table:
     return Table(box=None, show_header=False, padding=(0, 2, 0, 0))
 
 
-def _list(sentences: list[str]) -> Group:
+def _list(sentences: Sequence[str]) -> Table:
     table = _grid()
     for number, sentence in enumerate(sentences, 1):
         table.add_row(str(number), Text(sentence))
-    return Group(table)
+    return table
 
 
-def _rows_table(rows: list[dict[str, Any]]) -> Table:
+def _rows_table(rows: Sequence[Row]) -> Table:
     """The rows; columns that would be zero or empty throughout are left out."""
-    sampled, vacuous = any(row["sampling"] for row in rows), any(row["vacuous"] for row in rows)
-    numbers = ["value", "empirical", "gap", *(["sampling"] if sampled else []), "random_guess"]
-    table = _columns(["metric", "bound"], [*(_HEADINGS.get(name, name) for name in numbers), "α", "λ"])
-    if vacuous:
-        table.add_column("")
+    sampled, vacuous = any(row.sampling for row in rows), any(row.vacuous for row in rows)
+    headings = ["value", "empirical", "gap", *(["sampling"] if sampled else []), "guess", "α", "λ"]
+    table = _columns(["metric", "bound"], [*headings, *([""] if vacuous else [])])
     for row in rows:
-        choices = ["" if row[key] is None else f"{row[key]:.4g}" for key in ("alpha", "lambda")]
-        if "alphas" in row:
-            choices[0] = "by token"
-        verdict = [Text("vacuous" if row["vacuous"] else "", style="yellow")] if vacuous else []
-        table.add_row(row["metric"], row["bound"], *(round_up(row[name], 4) for name in numbers), *choices, *verdict)
+        values = [row.value, row.empirical, row.gap, *([row.sampling] if sampled else []), row.random_guess]
+        alpha, lambda_ = ("" if choice is None else f"{choice:.4g}" for choice in (row.alpha, row.lambda_))
+        verdict = [Text("vacuous" if row.vacuous else "", style="yellow")] if vacuous else []
+        numbers = [round_up(value, 4) for value in values]
+        table.add_row(row.metric, row.bound, *numbers, "by token" if row.alphas else alpha, lambda_, *verdict)
     return table
 
 
-def _links_table(links: list[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
+def _links_table(rows: Sequence[Row]) -> Table:
     """The links of rows that use the chain: the models each depends on, and its part of the row's value."""
-    numeric = ("beta", "weight", "value", "empirical", "range", "lambda")
-    table = _columns(["row", "models and the weights of what each is mixed with"], ["β", "factor", *numeric[2:5], "λ"])
-    for row, link in links:
-        models = zip(link["messages"], link["alphas"], strict=True)
-        numbers = (f"{link[name]:.4g}" for name in numeric)
-        table.add_row(row["bound"], " ← ".join(f"{name} ({alpha:g})" for name, alpha in models), *numbers)
+    headings = ["β", "factor", "value", "empirical", "range", "λ"]
+    table = _columns(["row", "models and the weights of what each is mixed with"], headings)
+    for row in rows:
+        for link in row.links:
+            models = " ← ".join(f"{name} ({alpha:g})" for name, alpha in zip(link.messages, link.alphas, strict=True))
+            numbers = (link.beta, link.weight, link.value, link.empirical, link.range, link.lambda_)
+            table.add_row(row.bound, models, *(f"{number:.4g}" for number in numbers))
     return table
-
-
-def _paid_breakdown(message: dict[str, Any]) -> dict[str, int]:
-    """Bits by part of a message, and of the one that it refines."""
-    beneath = {f"coarse message {each['name']}": each["size_bits"] for each in (message.get("coarse"),) if each}
-    return {**message["breakdown"], **beneath}
 
 
 def _breakdown_table(breakdown: dict[str, int]) -> Table:
@@ -152,43 +147,41 @@ def _breakdown_table(breakdown: dict[str, int]) -> Table:
     return table
 
 
-def _ledger_table(ledger: dict[str, Any]) -> Group:
-    """What each row pays; how its delta is split is shown only if a sample took part of it."""
-    plain = [row for row in ledger["rows"] if not _has_links(row)]
+def _ledger_tables(ledger: Ledger) -> Group:
+    """What each row pays: rows without links as one table, and those with links one by one."""
+    linked = [row for row in ledger.rows if row.bound.uses_chain]
+    plain = [row for row in ledger.rows if not row.bound.uses_chain]
     tables: list[RenderableType] = [_plain_ledger(plain)] if plain else []
-    return Group(*tables, *(_link_ledger(row) for row in ledger["rows"] if _has_links(row)))
+    return Group(*tables, *map(_link_ledger, linked))
 
 
-def _has_links(row: dict[str, Any]) -> bool:
-    return any(entry["name"].startswith("link1_") for entry in row["entries"])
-
-
-def _plain_ledger(rows: list[dict[str, Any]]) -> Table:
-    entries = [{entry["name"]: entry for entry in row["entries"]} for row in rows]
-    sampled = any(each["delta_sampling"]["amount"] != "0" for each in entries)
-    found = {name: entry["unit"] for each in entries for name, entry in each.items()}
-    shown = [name for name in found if sampled or name not in _SAMPLING_ENTRIES]
-    units = [found[name] if found[name] in ("bits", "nats") else "" for name in shown]
-    headings = [f"{_HEADINGS.get(name, name)}\n{unit}" for name, unit in zip(shown, units, strict=True)]
+def _plain_ledger(rows: Sequence[LedgerRow]) -> Table:
+    """A column for every entry that any row has; how delta is split is shown only if a sample took part of it."""
+    entries = [{entry.name: entry for entry in row.entries} for row in rows]
+    sampled = any(each["delta_sampling"].amount != "0" for each in entries)
+    units = {name: entry.unit for each in entries for name, entry in each.items()}
+    shown = [name for name in units if sampled or name not in _SAMPLING_ENTRIES]
+    headings = [
+        f"{_HEADINGS.get(name, name)}\n{units[name] if units[name] in ('bits', 'nats') else ''}" for name in shown
+    ]
     table = _columns(["row"], headings)
     for row, each in zip(rows, entries, strict=True):
-        amounts = (_entry_amount(each[name]) if name in each else "" for name in shown)
-        table.add_row(f"{row['metric']} {row['bound']}", *amounts)
+        amounts = (_amount(each[name]) if name in each else "" for name in shown)
+        table.add_row(f"{row.metric} {row.bound}", *amounts)
     return table
 
 
-def _link_ledger(row: dict[str, Any]) -> Table:
+def _link_ledger(row: LedgerRow) -> Table:
     """What a row with links pays: entry by entry."""
-    table = _columns([f"{row['metric']} {row['bound']}"], ["", ""])
-    for entry in row["entries"]:
-        unit = entry["unit"] if entry["unit"] != "probability" else ""
-        table.add_row(entry["name"].replace("_", " "), _entry_amount(entry), unit)
+    table = _columns([f"{row.metric} {row.bound}"], ["", ""])
+    for entry in row.entries:
+        unit = entry.unit if entry.unit != "probability" else ""
+        table.add_row(entry.title, _amount(entry), unit)
     return table
 
 
-def _entry_amount(entry: dict[str, Any]) -> str:
-    amount = entry["amount"]
-    return f"{amount:,.4g}" if isinstance(amount, float) else f"{amount}"
+def _amount(entry: LedgerEntry) -> str:
+    return f"{entry.amount:,.4g}" if isinstance(entry.amount, float) else f"{entry.amount}"
 
 
 def _columns(left: list[str], right: list[str]) -> Table:
@@ -200,24 +193,15 @@ def _columns(left: list[str], right: list[str]) -> Table:
     return table
 
 
-def _hash_table(certificate: dict[str, Any]) -> Table:
+def _hash_table(certificate: Certificate) -> Table:
     table = _grid()
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    manifest = certificate["manifest"]
-    records = [certificate["message"], manifest, manifest["documents_file"], *manifest["shards"]]
-    records += [certificate["plan"], *certificate["scores"], *certificate["prior"]["trained_on"]]
-    for link in certificate["chain"]:
-        records += [link["message"], *link["scores"]]
-    messages = [link["message"] for link in (certificate, *certificate["chain"])]
-    records += [message["coarse"] for message in messages if "coarse" in message]
-    for record in records:
-        table.add_row(Text(record["sha256"][:_HASH_CHARACTERS], style="dim"), record["file"])
-    bases = {message["base"]["sha256"]: message["base"]["place"] for message in messages if "base" in message}
-    for sha256, place in bases.items():
-        table.add_row(Text(sha256[:_HASH_CHARACTERS], style="dim"), f"{place}: card and values of the base")
-    own = certificate["certificate_sha256"][:_HASH_CHARACTERS]
-    table.add_row(Text(own, style="dim"), "this certificate without its own hash")
+    files = [(record.sha256, record.file) for _, record in certificate.files()]
+    bases = [(base.sha256, f"{base.place}: card and values of the base") for base in certificate.bases]
+    own = (certificate.certificate_sha256, "this certificate without its own hash")
+    for sha256, what in (*files, *bases, own):
+        table.add_row(Text(sha256[:_HASH_CHARACTERS], style="dim"), what)
     return table
 
 

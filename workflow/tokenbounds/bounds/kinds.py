@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Self
+from typing import Literal, Self
 
 __all__ = ["BPD", "BoundKind", "Metric"]
 
@@ -93,10 +93,11 @@ class BoundKind(StrEnum):
         return self in (BoundKind.TELESCOPED, BoundKind.MIXTURE)
 
     @property
-    def unit(self) -> str | None:
+    def unit(self) -> Literal["documents", "sequences"] | None:
         """What is taken as independent, "documents" or "sequences"; None for bounds over tokens, which need nothing."""
-        name = self.removesuffix("_betting")
-        return name if name in ("documents", "sequences") else None
+        if self in (BoundKind.DOCUMENTS, BoundKind.DOCUMENTS_BETTING):
+            return "documents"
+        return "sequences" if self in (BoundKind.SEQUENCES, BoundKind.SEQUENCES_BETTING) else None
 
     @property
     def by_token(self) -> bool:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 from tokenbounds.bounds.kinds import BoundKind, Metric
 from tokenbounds.errors import CertificateError
@@ -53,30 +52,9 @@ class RowBudget:
         """Failure probability of one sampling statement; 0 if everything was scored."""
         return float(self.delta_sampling / self.sampling_cells)
 
-    def entries(self, lambda_grid_nats: float) -> list[dict[str, Any]]:
-        """Lines of the ledger: name, amount, unit.
-
-        Parameters
-        ----------
-        lambda_grid_nats
-            What the bound function added for its lambdas (`Bound.price_nats`), nats.
-        """
-        lines: list[tuple[str, float | int | str, str]] = [
-            ("delta", str(self.delta), "probability"),
-            ("delta_generalization", str(self.delta_generalization), "probability"),
-            ("delta_sampling", str(self.delta_sampling), "probability"),
-            ("sampling_cells", self.sampling_cells, "candidates"),
-            ("message", self.message_bits, "bits"),
-            ("alpha_grid", self.alpha_grid_bits, "bits"),
-            ("lambda_grid", lambda_grid_nats, "nats"),
-            ("confidence", -log_fraction(self.delta_generalization), "nats"),
-            ("complexity", self.complexity_nats + lambda_grid_nats, "nats"),
-        ]
-        return [{"name": name, "amount": amount, "unit": unit} for name, amount, unit in lines]
-
 
 @dataclass(frozen=True)
-class Ledger:
+class Budget:
     """The split of a certificate's delta over its rows, which hold jointly with probability 1 - delta.
 
     See docs/bounds.md, "The ledger".
@@ -123,7 +101,7 @@ def split_delta(
     lambdas: int,
     sampling_share: float | str | Fraction | None = None,
     by_token: bool = False,
-) -> Ledger:
+) -> Budget:
     """Split delta evenly over rows, each between generalization and sampling, and price the grids.
 
     See docs/bounds.md, "The ledger".
@@ -167,7 +145,7 @@ def split_delta(
                 sampling_cells=_count_cells(metric, bound, ways, lambdas, own),
             )
         )
-    return Ledger(total, tuple(budgets))
+    return Budget(total, tuple(budgets))
 
 
 def _count_cells(metric: Metric, bound: BoundKind, ways: int, lambdas: int, own: bool) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tokenbounds.bounds.kinds import BoundKind
+from tokenbounds.certificates.schema import BaseRecord, PlanRecord, PriorRecord, TrainingRecord
 from tokenbounds.certificates.sentence import confidence_percent
 from tokenbounds.config.quantizers import REFINING
 from tokenbounds.models.card import BASE_FAMILY
@@ -13,10 +15,10 @@ from tokenbounds.models.card import BASE_FAMILY
 def state_assumptions(
     header: dict[str, Any],
     tokenizer: dict[str, Any],
-    plan: dict[str, Any],
+    plan: PlanRecord,
     dtype: str,
     delta: float,
-    prior: dict[str, Any] | None = None,
+    prior: PriorRecord,
 ) -> list[str]:
     """List the assumptions of a certificate.
 
@@ -33,20 +35,19 @@ def state_assumptions(
     delta
         Total failure probability of the certificate.
     prior
-        The certificate's account of its prior; None if messages are paid for.
+        The certificate's account of its prior.
     """
-    held_out = prior is not None and prior["kind"] == "held_out"
     sentences = _sequence_assumptions(tokenizer)
-    sentences += _held_out_assumptions(prior["trained_on"]) if prior and held_out else _prior_assumptions(header)
+    sentences += _held_out_assumptions(prior.trained_on) if prior.held_out else _prior_assumptions(header)
     sentences.append(_arithmetic_assumption(header, dtype))
-    if plan["visible_tokens"] is not None:
+    if plan.visible_tokens is not None:
         sentences.append(
-            f"Before each token, the predictor sees the last {plan['visible_tokens']} tokens of its document at most "
+            f"Before each token, the predictor sees the last {plan.visible_tokens} tokens of its document at most "
             "(the start token counts); everything else is hidden from it."
         )
-    if plan["mode"] == "sampled":
+    if plan.mode == "sampled":
         sentences.append(
-            f"The sampling seed ({plan['seed']}) was fixed without looking at the corpus, the model or any score, and "
+            f"The sampling seed ({plan.seed}) was fixed without looking at the corpus, the model or any score, and "
             "was not changed after scores were seen. Choosing among messages scored on a sample is not covered by "
             "delta: every sample can err on its own."
         )
@@ -95,7 +96,7 @@ def _beneath(header: dict[str, Any]) -> str:
     return " and in the coarse message that it refines, whose bits are paid for as well" if refines else ""
 
 
-def state_base_assumptions(bases: Sequence[dict[str, Any]], prior: dict[str, Any]) -> list[str]:
+def state_base_assumptions(bases: Sequence[BaseRecord], prior: PriorRecord) -> list[str]:
     """What is taken for granted about the bases of messages, which are not paid for.
 
     Parameters
@@ -105,18 +106,17 @@ def state_base_assumptions(bases: Sequence[dict[str, Any]], prior: dict[str, Any
     prior
         The certificate's account of its prior; held-out ones assume as much of every model already.
     """
-    if prior["kind"] == "held_out":
+    if prior.held_out:
         return []
     trained = ""
-    if prior["trained_on"]:
-        names = ", ".join(f"'{record['corpus']}' (manifest {record['sha256'][:12]}…)" for record in prior["trained_on"])
+    if prior.trained_on:
         trained = (
-            f" Bases trained in this study were trained on {names}; no document of this corpus is in those, by the "
-            "SHA-256 that their tables of documents state for each."
+            f" Bases trained in this study were trained on {_corpora(prior.trained_on)}; no document of this corpus is "
+            "in those, by the SHA-256 that their tables of documents state for each."
         )
     return [
-        f"Base fixed before and independently of the corpus: the base model '{base['name']}' (hash "
-        f"{base['sha256'][:16]}… of its card and values) depends on nothing of this corpus, neither by training nor by "
+        f"Base fixed before and independently of the corpus: the base model '{base.name}' (hash "
+        f"{base.sha256[:16]}… of its card and values) depends on nothing of this corpus, neither by training nor by "
         "choice. It is part of the decoder: only what the messages say beside it is paid "
         f"for.{trained}"
         for base in bases
@@ -154,15 +154,15 @@ def state_chain_assumptions(links: Sequence[tuple[dict[str, Any], str, str]], he
     return sentences + [f"For '{name}': {_arithmetic_assumption(header, dtype)}" for header, name, dtype in links]
 
 
-def state_unit_assumptions(bounds: Sequence[str]) -> list[str]:
+def state_unit_assumptions(bounds: Sequence[BoundKind]) -> list[str]:
     """What rows over documents or sequences take for granted: much more than the others.
 
     Parameters
     ----------
     bounds
-        Names of the certificate's bounds.
+        The certificate's bounds.
     """
-    kinds = dict.fromkeys(bound.removesuffix("_betting") for bound in bounds)
+    units = {bound.unit for bound in bounds}
     sentences = {
         "documents": "Rows 'documents' and 'documents_betting' assume that documents with at least one token are "
         "independent draws from one distribution; they bound the expected mean loss per token of a new document.",
@@ -170,10 +170,10 @@ def state_unit_assumptions(bounds: Sequence[str]) -> list[str]:
         "before it, are independent draws from one distribution, although neighbours come from one document; they "
         "bound the expected mean loss per token of a new block.",
     }
-    return [sentence for kind, sentence in sentences.items() if kind in kinds]
+    return [sentence for unit, sentence in sentences.items() if unit in units]
 
 
-def state_subset_assumptions(columns: Sequence[str], bounds: Sequence[str]) -> list[str]:
+def state_subset_assumptions(columns: Sequence[str], bounds: Sequence[BoundKind]) -> list[str]:
     """What rows over subsets of tokens take for granted, and what they speak of.
 
     Parameters
@@ -181,7 +181,7 @@ def state_subset_assumptions(columns: Sequence[str], bounds: Sequence[str]) -> l
     columns
         Columns of labels; none without subsets.
     bounds
-        Names of the certificate's bounds.
+        The certificate's bounds.
     """
     if not columns:
         return []
@@ -193,7 +193,7 @@ def state_subset_assumptions(columns: Sequence[str], bounds: Sequence[str]) -> l
         "without looking at the model or its scores. The more they tell about the tokens, the less such a row says "
         "beyond what was measured."
     ]
-    if any(bound.startswith("documents") for bound in bounds):
+    if any(bound.unit == "documents" for bound in bounds):
         sentences.append(
             "Rows 'documents' and 'documents_betting' of a subset need no such source: they take documents, each with "
             "its labels, as independent draws from one distribution, and bound the expected mean loss over the subset "
@@ -219,14 +219,14 @@ def state_head_assumptions(alphas: Sequence[float]) -> list[str]:
     ]
 
 
-def _held_out_assumptions(trained_on: Sequence[dict[str, Any]]) -> list[str]:
+def _held_out_assumptions(trained_on: Sequence[TrainingRecord]) -> list[str]:
     """Why nothing is paid for the model."""
     if trained_on:
-        names = ", ".join(f"'{record['corpus']}' (manifest {record['sha256'][:12]}…)" for record in trained_on)
         because = (
-            f"either trained in this study on {names} or published before this corpus was drawn. No document of this "
-            "corpus is in those (by the SHA-256 that their tables of documents state for each; near copies "
-            "and quotations are not noticed), and no model was trained on anything else that depends on this corpus"
+            f"either trained in this study on {_corpora(trained_on)} or published before this corpus was drawn. "
+            "No document of this corpus is in those (by the SHA-256 that their tables of documents state for each; "
+            "near copies and quotations are not noticed), and no model was trained on anything else that depends on "
+            "this corpus"
         )
     else:
         because = "published before this corpus was drawn, or at least trained on nothing that depends on it"
@@ -236,3 +236,7 @@ def _held_out_assumptions(trained_on: Sequence[dict[str, Any]]) -> list[str]:
         "The model, its quantization included, was not chosen by its scores on this corpus. Of several held-out "
         "certificates, picking the best is not covered by delta.",
     ]
+
+
+def _corpora(trained_on: Sequence[TrainingRecord]) -> str:
+    return ", ".join(f"'{record.corpus}' (manifest {record.sha256[:12]}…)" for record in trained_on)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from pydantic import TypeAdapter
 
 from tokenbounds.bounds.smoothing import TokenAlphas
 from tokenbounds.certificates.assumptions import (
@@ -19,13 +17,14 @@ from tokenbounds.certificates.assumptions import (
 )
 from tokenbounds.certificates.averages.passes import Sample
 from tokenbounds.certificates.evidence import CertificateInputs, Evidence, LinkEvidence, gather_evidence
-from tokenbounds.certificates.records import Record, record_evidence
+from tokenbounds.certificates.records import record_evidence
 from tokenbounds.certificates.rows.chains import ChainModel
 from tokenbounds.certificates.rows.labels import LabelledScores
 from tokenbounds.certificates.rows.subsets import find_subsets, share_delta, state_subsets
 from tokenbounds.certificates.rows.tokens import Setting, Statement, state_bounds
 from tokenbounds.certificates.rows.units import Units
-from tokenbounds.certificates.schema import SCHEMA_VERSION, seal, write_certificate
+from tokenbounds.certificates.schema import SCHEMA_VERSION, BaseRecord, Certificate, EvidenceRecord, Subset
+from tokenbounds.certificates.sealing import seal, write_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.software import software_versions
@@ -35,7 +34,7 @@ __all__ = ["CertificateInputs", "certify_bound", "compute_certificate"]
 
 def certify_bound(
     name: str, study: str, inputs: CertificateInputs, spec: BoundsSpec, out: Path | str, *, model: str
-) -> dict[str, Any]:
+) -> Certificate:
     """Certify how well the model that a message decodes to predicts a corpus, and write the certificate.
 
     Parameters
@@ -51,8 +50,8 @@ def certify_bound(
 
     Returns
     -------
-    dict
-        The certificate as written.
+    Certificate
+        As written.
 
     Raises
     ------
@@ -61,10 +60,10 @@ def certify_bound(
         assumption does not hold for the data. Nothing is written then.
     """
     out = Path(out)
-    names = {"certificate": name, "study": study, "model": model}
+    names = {"name": name, "study": study, "model": model}
     certificate = compute_certificate(names, gather_evidence(inputs), spec, out.parent)
     write_certificate(out, certificate)
-    return seal(certificate)
+    return replace(certificate, path=out)
 
 
 def compute_certificate(
@@ -72,14 +71,14 @@ def compute_certificate(
     evidence: Evidence,
     spec: BoundsSpec,
     folder: Path,
-    bases: Mapping[str, Record] | None = None,
-) -> dict[str, Any]:
+    bases: Mapping[str, BaseRecord] | None = None,
+) -> Certificate:
     """Compute a certificate from evidence; the same evidence gives the same certificate.
 
     Parameters
     ----------
     names
-        The labels `certificate`, `study` and `model`.
+        The labels `name`, `study` and `model`.
     evidence
         Files that are known to belong together.
     spec
@@ -100,31 +99,42 @@ def compute_certificate(
     except TokenboundsError as error:
         raise CertificateError(str(error)) from error
     records = record_evidence(evidence, folder, bases)
-    return {
-        **names,
-        **records,
-        "schema_version": SCHEMA_VERSION,
-        "corpus": manifest.corpus,
-        "tokens": manifest.tokens,
-        "scored_tokens": own.scores.rows,
-        "vocabulary_size": own.vocabulary_size,
-        "delta": spec.delta,
-        "ledger": statement.ledger,
-        "bounds": TypeAdapter(BoundsSpec).dump_python(spec, mode="json"),
-        "rows": statement.rows,
-        **({"subsets": subsets} if subsets else {}),
-        "notes": statement.notes,
-        "assumptions": _assume(evidence, records, spec),
-        "software": software_versions("numpy", "scipy", "pyarrow"),
-    }
+    return seal(
+        Certificate(
+            name=names["name"],
+            study=names["study"],
+            model=names["model"],
+            message=records.message,
+            scores=records.scores,
+            chain=records.chain,
+            manifest=records.manifest,
+            plan=records.plan,
+            prior=records.prior,
+            schema_version=SCHEMA_VERSION,
+            corpus=manifest.corpus,
+            tokens=manifest.tokens,
+            scored_tokens=own.scores.rows,
+            vocabulary_size=own.vocabulary_size,
+            delta=spec.delta,
+            ledger=statement.ledger,
+            settings=spec,
+            rows=statement.rows,
+            subsets=subsets,
+            notes=statement.notes,
+            assumptions=tuple(_assume(evidence, records, spec)),
+            software=software_versions("numpy", "scipy", "pyarrow"),
+            certificate_sha256="",
+        )
+    )
 
 
-def _assume(evidence: Evidence, records: Record, spec: BoundsSpec) -> list[str]:
-    own, tokenizer = evidence.certified, records["manifest"]["tokenizer"]
+def _assume(evidence: Evidence, records: EvidenceRecord, spec: BoundsSpec) -> list[str]:
+    own = evidence.certified
     links = [(link.message.header, link.path.stem, link.dtype) for link in evidence.chain]
+    header, tokenizer = own.message.header, records.manifest.tokenizer
     return [
-        *state_assumptions(own.message.header, tokenizer, records["plan"], own.dtype, spec.delta, records["prior"]),
-        *state_base_assumptions(_bases(records), records["prior"]),
+        *state_assumptions(header, tokenizer, records.plan, own.dtype, spec.delta, records.prior),
+        *state_base_assumptions(records.bases, records.prior),
         *state_chain_assumptions(links, evidence.prior.held_out),
         *state_unit_assumptions(spec.bounds),
         *state_subset_assumptions(spec.subsets, spec.bounds),
@@ -132,14 +142,7 @@ def _assume(evidence: Evidence, records: Record, spec: BoundsSpec) -> list[str]:
     ]
 
 
-def _bases(records: dict[str, Any]) -> list[dict[str, Any]]:
-    """The bases of a certificate's messages, each once."""
-    messages = [*(link["message"] for link in records["chain"]), records["message"]]
-    found = {message["base"]["sha256"]: message["base"] for message in messages if "base" in message}
-    return list(found.values())
-
-
-def _state(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, list[dict[str, Any]]]:
+def _state(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[Subset, ...]]:
     """Every row, over all tokens and over subsets, with what messages cost under the certificate's prior."""
     manifest, plan, certified = evidence.corpus.manifest, evidence.plan, evidence.certified
     overlap = plan.stride < plan.context or plan.visible_tokens is not None

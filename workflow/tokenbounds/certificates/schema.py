@@ -1,34 +1,75 @@
-"""The certificate as a file: its fields, its canonical bytes, and the hash it carries of itself.
+"""The certificate: the one type that is computed, written, read, verified, printed and tabulated.
 
 The JSON schema `workflow/schemas/certificate.schema.json` is generated from these types, by
-`python -m tokenbounds.certificates.schema`; `docs/certificates.md` explains every field. A certificate is a
-plain dictionary everywhere else in the library.
+`python -m tokenbounds.certificates.schema`; `docs/certificates.md` explains every field. Keys of the JSON are names of
+fields, but for the few with an alias. A field with a default is absent from the JSON where it has that default.
+`sealing` reads and writes files.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
-from typing_extensions import TypedDict
+from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, TypeAdapter, WithJsonSchema, with_config
+from pydantic.json_schema import SkipJsonSchema
 
-from tokenbounds.errors import CertificateError
-from tokenbounds.files import canonical_json, sha256_bytes, write_bytes
+from tokenbounds.bounds.kinds import BoundKind, Metric
+from tokenbounds.config import BoundsSpec
+from tokenbounds.files import canonical_json, write_bytes
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 SCHEMA_FILE = Path("workflow/schemas/certificate.schema.json")
 _STRICT = ConfigDict(extra="forbid", strict=True)
+_BOUNDS_SPEC = TypeAdapter(BoundsSpec)
+
+
+def _absent(schema: dict[str, Any]) -> None:
+    """A field that may be absent is never written with its default, so the JSON schema does not name one."""
+    schema.pop("default", None)
+
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file's bytes, hexadecimal")]
 RelativeFile = Annotated[str, Field(min_length=1, description="path relative to the certificate's folder")]
 Count = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+MetricName = Annotated[
+    Metric,
+    PlainValidator(Metric),
+    PlainSerializer(str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^(bpd|top[1-9][0-9]*_error)$",
+            "description": "bpd (bits per token) or top{k}_error (a probability)",
+        }
+    ),
+]
+BoundName = Annotated[
+    BoundKind,
+    WithJsonSchema(
+        {"type": "string", "enum": [kind.value for kind in BoundKind], "description": "the theorem, by its name"}
+    ),
+]
+Settings = Annotated[
+    BoundsSpec,
+    PlainSerializer(lambda spec: _BOUNDS_SPEC.dump_python(spec, mode="json")),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": True,
+            "description": "the bounds row of the study: metrics, bounds and grids",
+        }
+    ),
+]
 
 
 @with_config(_STRICT)
-class FileRecord(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
     """A file and the hash that ties it to the certificate."""
 
     file: RelativeFile
@@ -36,17 +77,17 @@ class FileRecord(TypedDict):
 
 
 @with_config(_STRICT)
-class CoarseRecord(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class CoarseRecord(FileRecord):
     """The coarse message that a refinement is coded on top of: its bits are paid for, too."""
 
     name: Annotated[str, Field(description="the coarse message's row in the study")]
-    file: RelativeFile
-    sha256: Sha256
     size_bits: Annotated[int, Field(ge=8, description="8 × the file's size, part of C")]
 
 
 @with_config(_STRICT)
-class BaseRecord(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class BaseRecord:
     """The base model that a message is decoded with: assumed to be fixed before the corpus, and not paid for."""
 
     name: Annotated[str, Field(description="name of its folder")]
@@ -55,50 +96,70 @@ class BaseRecord(TypedDict):
 
 
 @with_config(_STRICT)
-class MessageRecord(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class MessageRecord(FileRecord):
     """The message: the bits that are paid for."""
 
     name: Annotated[str, Field(description="the message's row in the study")]
-    file: RelativeFile
-    sha256: Sha256
     size_bits: Annotated[int, Field(ge=8, description="8 × the file's size: with that of `coarse`, C in bits")]
     breakdown: Annotated[dict[str, Count], Field(description="bits by part; sums to size_bits")]
     header: Annotated[dict[str, Any], Field(description="the message's header: model card, quantizer, coder")]
-    coarse: NotRequired[Annotated[CoarseRecord, Field(description="what a refinement refines")]]
-    base: NotRequired[Annotated[BaseRecord, Field(description="what a fine-tune is a fine-tune of")]]
+    coarse: Annotated[
+        CoarseRecord | SkipJsonSchema[None],
+        Field(description="what a refinement refines", json_schema_extra=_absent),
+    ] = None
+    base: Annotated[
+        BaseRecord | SkipJsonSchema[None],
+        Field(description="what a fine-tune is a fine-tune of", json_schema_extra=_absent),
+    ] = None
+
+    @property
+    def whole_breakdown(self) -> dict[str, int]:
+        """Bits by part of the message and of the coarse message beneath it, if there is one; they sum to C."""
+        return {**self.breakdown, **({"coarse message": self.coarse.size_bits} if self.coarse else {})}
+
+    @property
+    def whole_bits(self) -> int:
+        """C: bits of everything that must be sent for the model, the coarse message included."""
+        return sum(self.whole_breakdown.values())
 
 
 @with_config(_STRICT)
-class ShardRecord(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord(FileRecord):
     """One token shard of the corpus."""
 
-    file: RelativeFile
-    sha256: Sha256
     documents: Count
     tokens: Count
 
 
 @with_config(_STRICT)
-class ManifestRecord(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class ManifestRecord(FileRecord):
     """The corpus: its manifest, and through it every shard."""
 
-    file: RelativeFile
-    sha256: Sha256
     source: Annotated[dict[str, Any], Field(description="where the documents came from")]
     licence: str
     tokenizer: Annotated[dict[str, Any], Field(description="identity, hash, vocabulary size, start token")]
     documents: Annotated[int, Field(ge=1)]
     documents_file: FileRecord
-    annotations_file: NotRequired[Annotated[FileRecord, Field(description="labels of tokens, of antibody corpora")]]
-    shards: Annotated[list[ShardRecord], Field(min_length=1)]
+    annotations_file: Annotated[
+        FileRecord | SkipJsonSchema[None],
+        Field(description="labels of tokens, of antibody corpora", json_schema_extra=_absent),
+    ] = None
+    shards: Annotated[tuple[ShardRecord, ...], Field(min_length=1)]
+
+    @property
+    def token(self) -> str:
+        """What a token of this corpus is called: "byte" if the tokenizer has one token a byte."""
+        return "byte" if self.tokenizer.get("identity") in ("byte", "bytes") else "token"
 
 
 @with_config(_STRICT)
-class PlanRecord(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class PlanRecord(FileRecord):
     """Which tokens were scored, and how often each block counts."""
 
-    file: RelativeFile
-    sha256: Sha256
     mode: Literal["exhaustive", "sampled"]
     blocks: Annotated[int, Field(ge=1, description="distinct blocks scored")]
     draws: Annotated[int, Field(ge=1, description="with-replacement draws; equals blocks when exhaustive")]
@@ -111,236 +172,297 @@ class PlanRecord(TypedDict):
 
 
 @with_config(_STRICT)
-class ScoreRecord(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class ScoreRecord(FileRecord):
     """One Parquet file of per-token scores."""
 
-    file: RelativeFile
-    sha256: Sha256
     rows: Count
 
 
 @with_config(_STRICT)
-class ChainRecord(TypedDict):
-    """A cheaper message of the chain, and its scores by the same plan."""
+@dataclass(frozen=True, kw_only=True)
+class ChainRecord:
+    """A message, and its scores by the plan: a cheaper one of the chain, or the certified one."""
 
     message: MessageRecord
-    scores: Annotated[list[ScoreRecord], Field(min_length=1)]
+    scores: Annotated[tuple[ScoreRecord, ...], Field(min_length=1)]
 
 
 @with_config(_STRICT)
-class TrainingRecord(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord(FileRecord):
     """A corpus that a held-out model or a base was trained on; it shares no document with the certified one."""
 
     corpus: Annotated[str, Field(description="the corpus's name, as in its manifest")]
-    file: RelativeFile
-    sha256: Sha256
     documents_file: FileRecord
 
 
 @with_config(_STRICT)
-class PriorRecord(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class PriorRecord:
     """Whether messages are paid for."""
 
     kind: Annotated[Literal["message", "held_out"], Field(description="held_out: C = 0, only delta is paid")]
-    trained_on: Annotated[list[TrainingRecord], Field(description="training corpora of held-out models and of bases")]
+    trained_on: Annotated[
+        tuple[TrainingRecord, ...], Field(description="training corpora of held-out models and of bases")
+    ]
 
-
-LinkRecord = TypedDict(
-    "LinkRecord",
-    {
-        "messages": Annotated[list[str], Field(min_length=1, description="names of the messages that it depends on")],
-        "alphas": Annotated[list[Probability], Field(min_length=1, description="weight of what each is mixed with")],
-        "beta": Annotated[float, Field(ge=0, le=1, description="part of the model below's loss that it subtracts")],
-        "weight": Annotated[float, Field(gt=0, le=1, description="factor of its value in the row's value")],
-        "lambda": Annotated[float, Field(description="λ chosen from the grid")],
-        "value": Annotated[float, Field(description="bound of the link's average, bits")],
-        "empirical": Annotated[float, Field(description="the link's average over the scored tokens, bits")],
-        "complexity": Annotated[float, Field(ge=0, description="L of the link, nats")],
-        "range": Annotated[float, Field(gt=0, description="largest value of the link, bits")],
-        "delta": Annotated[Probability, Field(description="the link's share of delta_generalization")],
-    },
-)
-with_config(_STRICT)(LinkRecord)
-
-Row = TypedDict(
-    "Row",
-    {
-        "metric": Annotated[str, Field(description="bpd (bits per token) or top{k}_error (a probability)")],
-        "bound": Annotated[str, Field(description="the theorem: a name of the settings' bounds")],
-        "value": Annotated[float, Field(description="the certified upper bound, in the metric's unit")],
-        "empirical": Annotated[float, Field(description="average over the scored tokens, in the metric's unit")],
-        "gap": Annotated[float, Field(description="value − empirical")],
-        "complexity": Annotated[float, Field(ge=0, description="L in nats: message, α and λ prices, ln(1/delta)")],
-        "range": Annotated[float, Field(gt=0, description="Δ: the loss's range, in the metric's unit")],
-        "alpha": Annotated[Probability | None, Field(description="smoothing chosen from the grid; null for top-k")],
-        "lambda": Annotated[float | None, Field(description="λ chosen from the grid; null for azuma")],
-        "sampling": Annotated[float, Field(ge=0, description="part of the gap owed to sampling the corpus")],
-        "random_guess": Annotated[float, Field(description="what uniform guessing gives: log2 V or 1 − k/V")],
-        "vacuous": Annotated[bool, Field(description="whether value ≥ random_guess")],
-        "delta": Annotated[Probability, Field(description="failure probability of this row")],
-        "alphas": NotRequired[
-            Annotated[list[Probability], Field(description="weights that the message's head chose from, by token")]
-        ],
-        "links": NotRequired[Annotated[list[LinkRecord], Field(description="telescoped and mixture rows only")]],
-    },
-)
-with_config(_STRICT)(Row)
+    @property
+    def held_out(self) -> bool:
+        """Whether no message is paid for, since no model saw the corpus."""
+        return self.kind == "held_out"
 
 
 @with_config(_STRICT)
-class LedgerEntry(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class EvidenceRecord(ChainRecord):
+    """What a certificate rests on: its own message and scores, those of its chain, the corpus, the plan, the prior."""
+
+    chain: Annotated[tuple[ChainRecord, ...], Field(description="cheaper messages, cheapest first; often none")]
+    manifest: ManifestRecord
+    plan: PlanRecord
+    prior: PriorRecord
+
+    @property
+    def links(self) -> tuple[ChainRecord, ...]:
+        """Every message with its scores, cheapest first, the certified one last."""
+        return (*self.chain, self)
+
+    @property
+    def bases(self) -> tuple[BaseRecord, ...]:
+        """The models that messages are decoded with and that are not paid for, each once; the chain's come first."""
+        bases = [link.message.base for link in self.links]
+        return tuple({base.sha256: base for base in bases if base}.values())
+
+    def files(self) -> Iterator[tuple[str, FileRecord]]:
+        """Yield every file that the certificate rests on, with what it is; bases, which are folders, aside."""
+        for link in (self, *self.chain):
+            role = "" if link is self else "chain "
+            yield f"{role}message", link.message
+            if link.message.coarse:
+                yield "coarse message", link.message.coarse
+            yield from ((f"{role}scores", record) for record in link.scores)
+        yield "plan", self.plan
+        yield "manifest", self.manifest
+        yield "documents", self.manifest.documents_file
+        if self.manifest.annotations_file:
+            yield "annotations", self.manifest.annotations_file
+        yield from (("shard", record) for record in self.manifest.shards)
+        for record in self.prior.trained_on:
+            yield "trained on", record
+            yield "documents trained on", record.documents_file
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """One of the averages that a telescoped or mixture row is the weighted sum of."""
+
+    messages: Annotated[tuple[str, ...], Field(min_length=1, description="names of the messages that it depends on")]
+    alphas: Annotated[tuple[Probability, ...], Field(min_length=1, description="weight of what each is mixed with")]
+    beta: Annotated[float, Field(ge=0, le=1, description="part of the model below's loss that it subtracts")]
+    weight: Annotated[float, Field(gt=0, le=1, description="factor of its value in the row's value")]
+    lambda_: Annotated[float, Field(alias="lambda", description="λ chosen from the grid")]
+    value: Annotated[float, Field(description="bound of the link's average, bits")]
+    empirical: Annotated[float, Field(description="the link's average over the scored tokens, bits")]
+    complexity: Annotated[float, Field(ge=0, description="L of the link, nats")]
+    range: Annotated[float, Field(gt=0, description="largest value of the link, bits")]
+    delta: Annotated[Probability, Field(description="the link's share of delta_generalization")]
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One statement: an upper bound on one metric, and what it is made of."""
+
+    metric: MetricName
+    bound: BoundName
+    value: Annotated[float, Field(description="the certified upper bound, in the metric's unit")]
+    empirical: Annotated[float, Field(description="average over the scored tokens, in the metric's unit")]
+    gap: Annotated[float, Field(description="value − empirical")]
+    complexity: Annotated[float, Field(ge=0, description="L in nats: message, α and λ prices, ln(1/delta)")]
+    range: Annotated[float, Field(gt=0, description="Δ: the loss's range, in the metric's unit")]
+    alpha: Annotated[Probability | None, Field(description="smoothing chosen from the grid; null for top-k")]
+    lambda_: Annotated[float | None, Field(alias="lambda", description="λ chosen from the grid; null for azuma")]
+    sampling: Annotated[float, Field(ge=0, description="part of the gap owed to sampling the corpus")]
+    random_guess: Annotated[float, Field(gt=0, description="what uniform guessing gives: log2 V or 1 − k/V")]
+    vacuous: Annotated[bool, Field(description="whether value ≥ random_guess")]
+    delta: Annotated[Probability, Field(description="failure probability of this row")]
+    alphas: Annotated[
+        tuple[Probability, ...],
+        Field(description="weights that the message's head chose from, by token", json_schema_extra=_absent),
+    ] = ()
+    links: Annotated[
+        tuple[Link, ...], Field(description="telescoped and mixture rows only", json_schema_extra=_absent)
+    ] = ()
+
+    @property
+    def share_of_guess(self) -> float:
+        """The bound as a share of the risk of random guessing; below one means non-vacuous."""
+        return self.value / self.random_guess
+
+    @property
+    def cheaper_messages(self) -> tuple[str, ...]:
+        """Names of the messages that the certified model is mixed with; none without a chain."""
+        return self.links[-1].messages[:-1] if self.links else ()
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, kw_only=True)
+class LedgerEntry:
     """One line of a row's ledger."""
 
     name: Annotated[str, Field(description="what is paid for")]
     amount: Annotated[int | float | str, Field(description="exact fraction as text for a probability, else a number")]
     unit: Literal["probability", "candidates", "bits", "nats", "documents", "sequences"]
+    link: Annotated[
+        Annotated[int, Field(ge=1)] | SkipJsonSchema[None],
+        Field(description="which of the row's links pays, from 1", json_schema_extra=_absent),
+    ] = None
+
+    @property
+    def title(self) -> str:
+        """What is paid for, in words: "lambda grid", "link 2 message"."""
+        words = self.name.replace("_", " ")
+        return words if self.link is None else f"link {self.link} {words}"
 
 
 @with_config(_STRICT)
-class LedgerRow(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class LedgerRow:
     """What one row spends: its share of delta, and its complexity by part."""
 
-    metric: str
-    bound: str
-    entries: Annotated[list[LedgerEntry], Field(min_length=1)]
+    metric: MetricName
+    bound: BoundName
+    entries: Annotated[tuple[LedgerEntry, ...], Field(min_length=1)]
+
+    def probabilities(self) -> tuple[Fraction, list[Fraction]]:
+        """The row's delta and the parts that it is spent on, exactly.
+
+        Raises
+        ------
+        ValueError, ZeroDivisionError
+            If a probability is no fraction, or there is no delta.
+        """
+        shares = [(each, Fraction(str(each.amount))) for each in self.entries if each.unit == "probability"]
+        total = [share for each, share in shares if each.name == "delta" and each.link is None]
+        if len(total) != 1:
+            raise ValueError(f"{len(total)} entries 'delta' of the whole row")
+        return total[0], [share for each, share in shares if each.name != "delta" or each.link is not None]
+
+    @property
+    def paid_bits(self) -> int:
+        """Bits of all messages that the row depends on. Links come in order, and the last depends on all of them."""
+        return next((int(each.amount) for each in reversed(self.entries) if each.name == "message"), 0)
 
 
 @with_config(_STRICT)
-class LedgerRecord(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
     """How delta is split over the rows beside it."""
 
     delta: Annotated[str, Field(description="failure probability of these rows together, an exact fraction")]
-    rows: Annotated[list[LedgerRow], Field(min_length=1)]
+    rows: Annotated[tuple[LedgerRow, ...], Field(min_length=1)]
 
 
 @with_config(_STRICT)
-class SubsetRecord(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Stated:
+    """Rows, and the ledger that pays for each of them."""
+
+    rows: Annotated[tuple[Row, ...], Field(min_length=1)]
+    ledger: Ledger
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics stated, in reading order."""
+        return tuple(sorted({row.metric for row in self.rows}, key=lambda metric: metric.order))
+
+    @property
+    def kinds(self) -> tuple[BoundKind, ...]:
+        """The kinds of bounds stated, in the order of the rows."""
+        return tuple(dict.fromkeys(row.bound for row in self.rows))
+
+    def row(self, metric: Metric, bound: BoundKind | None = None) -> Row | None:
+        """The row of `metric` by `bound`, or by whichever bound over tokens is smallest; None if there is none."""
+        rows = [row for row in self.rows if row.metric == metric and bound in (None, row.bound)]
+        return min(rows, key=lambda row: (not row.bound.by_token, row.value), default=None)
+
+    @property
+    def best(self) -> Row:
+        """The row to quote: the smallest bound over tokens of bits per token, or else of the first metric."""
+        first = self.metrics[0]
+        return min(
+            (row for row in self.rows if row.metric == first), key=lambda row: (not row.bound.by_token, row.value)
+        )
+
+    def paid_bits(self, row: Row) -> int:
+        """Bits of all messages that a row pays for: none if held out, several if it uses a chain."""
+        return next(
+            (each.paid_bits for each in self.ledger.rows if (each.metric, each.bound) == (row.metric, row.bound)), 0
+        )
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, kw_only=True)
+class Subset(Stated):
     """The rows over the tokens with one label."""
 
     column: Annotated[str, Field(description="column of labels in the score files")]
     label: Annotated[str, Field(description="the label's name")]
     tokens: Annotated[int, Field(ge=1, description="tokens with this label: m of these rows")]
-    rows: Annotated[list[Row], Field(min_length=1)]
-    ledger: LedgerRecord
 
 
 @with_config(_STRICT)
-class Certificate(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Certificate(EvidenceRecord, Stated):
     """A certificate of how well a compressed model predicts the corpus's source."""
 
     schema_version: Literal[1]
-    certificate: Annotated[str, Field(description="the certificate's row in the study")]
+    name: Annotated[str, Field(alias="certificate", description="the certificate's row in the study")]
     study: str
     corpus: str
     model: str
-    message: MessageRecord
-    chain: Annotated[list[ChainRecord], Field(description="cheaper messages, cheapest first; often none")]
-    prior: PriorRecord
-    manifest: ManifestRecord
-    plan: PlanRecord
-    scores: Annotated[list[ScoreRecord], Field(min_length=1)]
     tokens: Annotated[int, Field(ge=1, description="m: tokens of the corpus")]
     scored_tokens: Annotated[int, Field(ge=1, description="distinct tokens scored")]
     vocabulary_size: Annotated[int, Field(ge=2, description="V")]
     delta: Annotated[
         Probability, Field(description="total failure probability of all rows together, subsets' included")
     ]
-    ledger: LedgerRecord
-    bounds: Annotated[dict[str, Any], Field(description="the bounds row of the study: metrics, bounds and grids")]
-    rows: Annotated[list[Row], Field(min_length=1)]
-    subsets: NotRequired[Annotated[list[SubsetRecord], Field(min_length=1, description="rows over labelled tokens")]]
-    notes: list[str]
-    assumptions: Annotated[list[str], Field(min_length=1)]
+    settings: Annotated[Settings, Field(alias="bounds")]
+    subsets: Annotated[
+        tuple[Subset, ...],
+        Field(min_length=1, description="rows over labelled tokens", json_schema_extra=_absent),
+    ] = ()
+    notes: tuple[str, ...]
+    assumptions: Annotated[tuple[str, ...], Field(min_length=1)]
     software: dict[str, str]
     certificate_sha256: Annotated[Sha256, Field(description="hash of the rest of the certificate, canonical JSON")]
+    path: Annotated[SkipJsonSchema[Path | None], Field(exclude=True)] = field(default=None, compare=False)
+    """Where it was read from, which is no part of it; files it names are relative to that folder."""
+
+    def subset(self, column: str, label: str) -> Subset | None:
+        """The statements about one label; None if there are none."""
+        return next((one for one in self.subsets if (one.column, one.label) == (column, label)), None)
+
+    def locate(self, record: FileRecord) -> Path:
+        """Where a file that the certificate names is, seen from where the certificate was read."""
+        assert self.path is not None, "a certificate that was not read from a file has no folder"
+        return self.path.parent / record.file
 
 
-_CERTIFICATE: TypeAdapter[Certificate] = TypeAdapter(Certificate)
-
-
-def self_hash(certificate: dict[str, Any]) -> str:
-    """SHA-256 of the compact canonical JSON of everything but `certificate_sha256`."""
-    rest = {key: value for key, value in certificate.items() if key != "certificate_sha256"}
-    return sha256_bytes(canonical_json(rest).encode())
-
-
-def render(certificate: dict[str, Any]) -> bytes:
-    """The only bytes a file holding `certificate` may have."""
-    return (canonical_json(certificate, indent=2) + "\n").encode()
-
-
-def seal(certificate: dict[str, Any]) -> dict[str, Any]:
-    """Return `certificate` with `certificate_sha256` set."""
-    rest = {key: value for key, value in certificate.items() if key != "certificate_sha256"}
-    return {**rest, "certificate_sha256": self_hash(rest)}
-
-
-def write_certificate(path: Path | str, certificate: dict[str, Any]) -> None:
-    """Seal and write `certificate` atomically.
-
-    Raises
-    ------
-    CertificateError
-        If the certificate does not have the documented fields (a fault of the caller).
-    """
-    sealed = seal(certificate)
-    _validate(sealed, path)
-    write_bytes(path, render(sealed))
-
-
-def read_certificate(path: Path | str) -> dict[str, Any]:
-    """Read a certificate, refusing any whose bytes or own hash are not what the writer would have written.
-
-    Raises
-    ------
-    CertificateError
-        If the file is missing, is not canonical JSON, breaks the schema, or its hash of itself does not match.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise CertificateError(f"cannot read certificate {path}: {error.strerror or error}.") from error
-    damaged = f"{path} is not the certificate that was written"
-    try:
-        certificate = json.loads(data)
-        canonical = isinstance(certificate, dict) and render(certificate) == data
-    except (ValueError, RecursionError) as error:
-        raise CertificateError(f"{damaged}: not JSON. Get an intact copy, or certify again.") from error
-    if not canonical:
-        raise CertificateError(f"{damaged}: its bytes are not canonical JSON. Get an intact copy, or certify again.")
-    _refuse_unknown_version(certificate, path)
-    if certificate.get("certificate_sha256") != self_hash(certificate):
-        raise CertificateError(f"{damaged}: certificate_sha256 does not match. Get an intact copy, or certify again.")
-    _validate(certificate, path)
-    return certificate
-
-
-def _refuse_unknown_version(certificate: dict[str, Any], path: Path | str) -> None:
-    version = certificate.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise CertificateError(
-            f"{path} has schema_version {version!r}, and this version reads {SCHEMA_VERSION}. "
-            "Get an intact copy, or the tokenbounds version that wrote it."
-        )
-
-
-def _validate(certificate: dict[str, Any], path: Path | str) -> None:
-    try:
-        _CERTIFICATE.validate_python(certificate)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CertificateError(f"{path}: {where}: {first['msg']}. It was not written by this version.") from error
+CERTIFICATE: TypeAdapter[Certificate] = TypeAdapter(Certificate)
+"""Reads and writes the JSON of a certificate."""
 
 
 def certificate_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of a certificate file."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_CERTIFICATE.json_schema()}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **CERTIFICATE.json_schema()}
 
 
 def render_schema() -> bytes:
     """The bytes of `workflow/schemas/certificate.schema.json`."""
-    return render(certificate_schema())
+    return (canonical_json(certificate_schema(), indent=2) + "\n").encode()
 
 
 if __name__ == "__main__":

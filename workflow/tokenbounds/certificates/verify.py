@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,8 @@ import numpy as np
 
 from tokenbounds.certificates.certify import compute_certificate
 from tokenbounds.certificates.evidence import CertificateInputs, Evidence, LinkEvidence, LinkInputs, gather_evidence
-from tokenbounds.certificates.schema import read_certificate
-from tokenbounds.config import BoundsSpec, parse_row
+from tokenbounds.certificates.schema import Certificate, ChainRecord, FileRecord, Stated
+from tokenbounds.certificates.sealing import Json, read_certificate, to_json
 from tokenbounds.corpus.manifest import MANIFEST_NAME
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, TokenboundsError
@@ -107,7 +106,7 @@ def _run_checks(path: Path, rescore: int, seed: int | None, bases: Sequence[Path
         yield _check_tokens(link, corpus, inputs.corpus)
     yield _check_recomputation(path, certificate, evidence)
     for link in evidence.links:
-        yield from _check_message(link, evidence.plan, corpus, rescore, seed, certificate["bounds"]["top_k"])
+        yield from _check_message(link, evidence.plan, corpus, rescore, seed, certificate.settings.top_k)
 
 
 def _check_message(
@@ -124,110 +123,82 @@ def _check_message(
         yield Check("scored again", str(link.scores.files[0].parent), detail)
 
 
-def _check_ledger(path: Path, certificate: dict[str, Any]) -> Check:
+def _check_ledger(path: Path, certificate: Certificate) -> Check:
     """Every row is paid for, nothing else is, and the shares add up to delta exactly."""
-    groups = [certificate, *certificate.get("subsets", [])]
-    total = sum((_spent(path, group["rows"], group["ledger"]) for group in groups), Fraction(0))
-    if total != Fraction(str(certificate["delta"])):
-        raise CertificateError(f"{path}: the ledger spends {total}, but delta is {certificate['delta']}.")
-    count = sum(len(group["rows"]) for group in groups)
-    return Check("ledger adds up", str(path), f"delta {certificate['delta']:g} = {total} over {count} rows")
+    parts: list[Stated] = [certificate, *certificate.subsets]
+    total = sum((_spent(path, stated) for stated in parts), Fraction(0))
+    if total != Fraction(str(certificate.delta)):
+        raise CertificateError(f"{path}: the ledger spends {total}, but delta is {certificate.delta}.")
+    count = sum(len(stated.rows) for stated in parts)
+    return Check("ledger adds up", str(path), f"delta {certificate.delta:g} = {total} over {count} rows")
 
 
-def _spent(path: Path, stated: list[dict[str, Any]], ledger: dict[str, Any]) -> Fraction:
+def _spent(path: Path, stated: Stated) -> Fraction:
     """The failure probability of some rows, which their ledger must state and divide exactly."""
-    rows = {(row["metric"], row["bound"]): row["delta"] for row in stated}
-    paid = {(row["metric"], row["bound"]): row["entries"] for row in ledger["rows"]}
-    if set(rows) != set(paid) or len(rows) != len(stated) or len(paid) != len(ledger["rows"]):
+    deltas = {(row.metric, row.bound): row.delta for row in stated.rows}
+    paid = {(row.metric, row.bound): row for row in stated.ledger.rows}
+    if set(deltas) != set(paid) or len(deltas) != len(stated.rows) or len(paid) != len(stated.ledger.rows):
         raise CertificateError(f"{path}: the ledger and the rows do not name the same metrics and bounds.")
     total = Fraction(0)
-    for row, entries in paid.items():
-        delta, parts = _row_shares(path, entries)
-        if delta != sum(parts) or float(delta) != rows[row]:
-            raise CertificateError(f"{path}: the delta of row {'/'.join(row)} does not add up in the ledger.")
+    for key, row in paid.items():
+        try:
+            delta, shares = row.probabilities()
+        except (ValueError, ZeroDivisionError) as error:
+            raise CertificateError(f"{path}: the ledger holds a probability that is no fraction ({error}).") from error
+        if any(share < 0 for share in shares):
+            raise CertificateError(f"{path}: the ledger holds a negative probability.")
+        if delta != sum(shares) or float(delta) != deltas[key]:
+            raise CertificateError(f"{path}: the delta of row {'/'.join(key)} does not add up in the ledger.")
         total += delta
-    if str(total) != ledger["delta"]:
-        raise CertificateError(f"{path}: the ledger spends {total}, but states {ledger['delta']}.")
+    if str(total) != stated.ledger.delta:
+        raise CertificateError(f"{path}: the ledger spends {total}, but states {stated.ledger.delta}.")
     return total
 
 
-def _row_shares(path: Path, entries: list[dict[str, Any]]) -> tuple[Fraction, list[Fraction]]:
-    """A row's delta and its parts, exactly."""
-    amounts = {entry["name"]: entry["amount"] for entry in entries if entry["unit"] == "probability"}
-    try:
-        shares = {name: Fraction(str(amount)) for name, amount in amounts.items()}
-        delta = shares.pop("delta")
-    except (ValueError, KeyError, ZeroDivisionError) as error:
-        raise CertificateError(f"{path}: the ledger holds a probability that is no fraction ({error}).") from error
-    if any(share < 0 for share in shares.values()):
-        raise CertificateError(f"{path}: the ledger holds a negative probability.")
-    return delta, list(shares.values())
-
-
-def _check_files(path: Path, certificate: dict[str, Any]) -> Check:
-    records = list(_file_records(certificate))
+def _check_files(path: Path, certificate: Certificate) -> Check:
+    records = [record for _, record in certificate.files()]
     for record in records:
-        file = _resolve(path, record)
+        file = _normal(certificate.locate(record))
         if not file.is_file():
             raise CertificateError(f"{file} does not exist, but {path} rests on it. Restore it.")
         found = sha256_file(file)
-        if found != record["sha256"]:
+        if found != record.sha256:
             raise CertificateError(
                 f"{file} is not the file that {path} was made from: its SHA-256 is {found[:16]}…, "
-                f"not {record['sha256'][:16]}…. Restore it, or certify again."
+                f"not {record.sha256[:16]}…. Restore it, or certify again."
             )
     return Check("files intact", str(path), f"SHA-256 of {len(records)} files")
 
 
-def _file_records(certificate: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    manifest = certificate["manifest"]
-    for link in (certificate, *certificate["chain"]):
-        yield link["message"]
-        if "coarse" in link["message"]:
-            yield link["message"]["coarse"]
-        yield from link["scores"]
-    for corpus in certificate["prior"]["trained_on"]:
-        yield corpus
-        yield corpus["documents_file"]
-    yield manifest
-    yield manifest["documents_file"]
-    if "annotations_file" in manifest:
-        yield manifest["annotations_file"]
-    yield from manifest["shards"]
-    yield certificate["plan"]
-
-
-def _locate(path: Path, certificate: dict[str, Any], bases: Sequence[Path]) -> CertificateInputs:
-    prior, links = certificate["prior"], [*certificate["chain"], certificate]
-    trained_on = tuple(_locate_corpus(path, record) for record in prior["trained_on"])
-    messages = [link["message"] for link in links]
-    coarse = [_resolve(path, message["coarse"]) for message in messages if "coarse" in message]
-    stated = [_normal(path.parent / message["base"]["place"]) for message in messages if "base" in message]
+def _locate(path: Path, certificate: Certificate, bases: Sequence[Path]) -> CertificateInputs:
+    """Where the files of a certificate are, as certification takes them."""
+    held_out = certificate.prior.held_out
+    trained_on = tuple(_locate_corpus(certificate, record) for record in certificate.prior.trained_on)
+    coarse = [_normal(certificate.locate(record)) for role, record in certificate.files() if role == "coarse message"]
+    stated = [_normal(path.parent / base.place) for base in certificate.bases]
     return CertificateInputs(
-        corpus=_locate_corpus(path, certificate["manifest"]),
-        plan=_resolve(path, certificate["plan"]),
-        links=tuple(_locate_link(path, link) for link in links),
-        held_out=trained_on if prior["kind"] == "held_out" else None,
+        corpus=_locate_corpus(certificate, certificate.manifest),
+        plan=_normal(certificate.locate(certificate.plan)),
+        links=tuple(_locate_link(certificate, link) for link in certificate.links),
+        held_out=trained_on if held_out else None,
         side_information=tuple(dict.fromkeys([*coarse, *(bases or stated)])),
-        base_corpora=() if prior["kind"] == "held_out" else trained_on,
+        base_corpora=() if held_out else trained_on,
     )
 
 
-def _locate_link(path: Path, record: dict[str, Any]) -> LinkInputs:
-    return LinkInputs(_resolve(path, record["message"]), tuple(_resolve(path, each) for each in record["scores"]))
+def _locate_link(certificate: Certificate, link: ChainRecord) -> LinkInputs:
+    paths = [_normal(certificate.locate(record)) for record in (link.message, *link.scores)]
+    return LinkInputs(paths[0], tuple(paths[1:]))
 
 
-def _locate_corpus(path: Path, record: dict[str, Any]) -> Path:
+def _locate_corpus(certificate: Certificate, record: FileRecord) -> Path:
     """The folder of a corpus, from the record of its manifest."""
-    manifest = _resolve(path, record)
+    manifest = _normal(certificate.locate(record))
     if manifest.name != MANIFEST_NAME:
-        raise CertificateError(f"{path} names {manifest} as manifest; a corpus's manifest is called {MANIFEST_NAME}.")
+        raise CertificateError(
+            f"{certificate.path} names {manifest} as manifest; a corpus's manifest is called {MANIFEST_NAME}."
+        )
     return manifest.parent
-
-
-def _resolve(path: Path, record: dict[str, Any]) -> Path:
-    """Where a file of the certificate at `path` is."""
-    return _normal(path.parent / record["file"])
 
 
 def _normal(path: Path) -> Path:
@@ -297,37 +268,41 @@ def _decode(message: Path, side_information: Sequence[Path]) -> Any:
         raise CertificateError(f"{message} does not decode to a model: {error}") from error
 
 
-def _check_recomputation(path: Path, certificate: dict[str, Any], evidence: Evidence) -> Check:
-    try:
-        spec = parse_row(BoundsSpec, json.dumps(certificate["bounds"]))
-    except ValueError as error:
-        raise CertificateError(f"{path}: 'bounds' is no bounds row of a study: {error}") from error
-    names = {key: certificate[key] for key in ("certificate", "study", "model")}
-    messages = [link["message"] for link in (certificate, *certificate["chain"])]
-    bases = {message["base"]["sha256"]: message["base"] for message in messages if "base" in message}
-    again = compute_certificate(names, evidence, spec, path.parent, bases)
-    kept = {key: value for key, value in certificate.items() if key not in _NOT_RECOMPUTED}
-    recomputed = {key: value for key, value in again.items() if key not in _NOT_RECOMPUTED}
-    if difference := next(_differences(kept, recomputed, ""), None):
+def _check_recomputation(path: Path, certificate: Certificate, evidence: Evidence) -> Check:
+    names = {"name": certificate.name, "study": certificate.study, "model": certificate.model}
+    bases = {base.sha256: base for base in certificate.bases}
+    again = compute_certificate(names, evidence, certificate.settings, path.parent, bases)
+    stated, recomputed = (
+        {key: value for key, value in to_json(each).items() if key not in _NOT_RECOMPUTED}
+        for each in (certificate, again)
+    )
+    if difference := next(_differences(stated, recomputed), None):
         raise CertificateError(f"{path} is not what its files give: {difference}. Certify again.")
-    exact = canonical_json(kept) == canonical_json(recomputed)
+    exact = canonical_json(stated) == canonical_json(recomputed)
     how = "identical" if exact else f"equal within {_RELATIVE_TOLERANCE:g} (this machine's logarithms round otherwise)"
-    return Check("recomputed", str(path), f"{len(certificate['rows'])} rows, {how}")
+    return Check("recomputed", str(path), f"{len(certificate.rows)} rows, {how}")
 
 
-def _differences(stated: Any, found: Any, where: str) -> Iterator[str]:
+def _leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what is neither a filled object nor a filled list in some JSON, with its place."""
+    if isinstance(value, dict | list) and value:
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in pairs:
+            yield from _leaves(inner, f"{where}.{key}" if where else str(key))
+    else:
+        yield where, value
+
+
+def _differences(stated: Json, recomputed: Json) -> Iterator[str]:
     """Yield where two JSON values differ; floating-point numbers may differ by rounding."""
-    if isinstance(stated, dict) and isinstance(found, dict):
-        for key in sorted({*stated, *found}):
-            if key not in stated or key not in found:
-                yield f"'{where}{key}' is in only one of them"
-            else:
-                yield from _differences(stated[key], found[key], f"{where}{key}.")
-    elif isinstance(stated, list) and isinstance(found, list) and len(stated) == len(found):
-        for index, pair in enumerate(zip(stated, found, strict=True)):
-            yield from _differences(*pair, f"{where}{index}.")
-    elif isinstance(stated, float) and isinstance(found, float):
-        if not math.isclose(stated, found, rel_tol=_RELATIVE_TOLERANCE, abs_tol=_RELATIVE_TOLERANCE):
-            yield f"'{where.rstrip('.')}' is {stated}, recomputed {found}"
-    elif type(stated) is not type(found) or stated != found:
-        yield f"'{where.rstrip('.')}' is {stated!r}, recomputed {found!r}"
+    ours, theirs = dict(_leaves(stated)), dict(_leaves(recomputed))
+    for place in sorted({*ours, *theirs}):
+        if place not in ours or place not in theirs:
+            yield f"'{place}' is in only one of them"
+            continue
+        one, other = ours[place], theirs[place]
+        if type(one) is type(other) is float:
+            if not math.isclose(one, other, rel_tol=_RELATIVE_TOLERANCE, abs_tol=_RELATIVE_TOLERANCE):
+                yield f"'{place}' is {one}, recomputed {other}"
+        elif type(one) is not type(other) or one != other:
+            yield f"'{place}' is {one!r}, recomputed {other!r}"

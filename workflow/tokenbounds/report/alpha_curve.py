@@ -13,13 +13,15 @@ import pyarrow.parquet as pq
 from tokenbounds.bounds.azuma import bound_azuma
 from tokenbounds.bounds.betting import bound_betting
 from tokenbounds.bounds.freedman import bound_freedman
+from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.bounds.result import Bound
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_range
 from tokenbounds.certificates.averages.histogram import LossHistogram
+from tokenbounds.certificates.schema import Certificate, Row
 from tokenbounds.errors import TokenboundsError
-from tokenbounds.report.records import BoundRow, Certificate, short_labels
+from tokenbounds.report.records import short_labels
 
-_BOUNDS = {"betting": bound_betting, "freedman": bound_freedman}
+_BOUNDS = {BoundKind.BETTING: bound_betting, BoundKind.FREEDMAN: bound_freedman}
 _SCHEMA: dict[str, pl.DataType] = {
     **{name: pl.String() for name in ("corpus", "certificate", "label", "bound")},
     **{name: pl.Float64() for name in ("alpha", "value", "empirical", "random_guess")},
@@ -42,32 +44,28 @@ def alpha_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     labels = short_labels(certificates)
     rows = []
     for certificate in certificates:
-        chosen = [row for row in certificate.rows if _has_curve(row)]
+        # Bounds over tokens of one model with one smoothing weight have a curve.
+        chosen = [(row, row.alpha) for row in certificate.rows if row.alpha is not None and row.bound.is_single]
         if not chosen:
             continue
         histogram = loss_histogram(certificate)
-        for row in chosen:
-            for alpha in sorted({*certificate.raw["bounds"]["alphas"], row.alpha}):
+        for row, chosen_alpha in chosen:
+            for alpha in sorted({*certificate.settings.alphas, chosen_alpha}):
                 bound = _bound(certificate, row, histogram, alpha)
                 rows.append(
                     {
                         "corpus": certificate.corpus,
                         "certificate": certificate.name,
                         "label": labels[certificate.name],
-                        "bound": row.bound,
+                        "bound": row.bound.value,
                         "alpha": alpha,
                         "value": bound.value + row.sampling,
                         "empirical": bound.empirical,
                         "random_guess": row.random_guess,
-                        "certified": alpha == row.alpha,
+                        "certified": alpha == chosen_alpha,
                     }
                 )
     return pl.DataFrame(rows, schema=_SCHEMA)
-
-
-def _has_curve(row: BoundRow) -> bool:
-    """Whether a row is a bound over tokens with one smoothing weight."""
-    return row.metric == "bpd" and row.alpha is not None and row.token_level
 
 
 def loss_histogram(certificate: Certificate) -> LossHistogram:
@@ -78,11 +76,10 @@ def loss_histogram(certificate: Certificate) -> LossHistogram:
     TokenboundsError
         If a score file or plan cannot be read.
     """
-    folder = certificate.path.parent
     histogram = LossHistogram(certificate.vocabulary_size)
-    weights = _block_weights(folder / certificate.raw["plan"]["file"]) if _is_sampled(certificate) else None
-    for score in certificate.raw["scores"]:
-        path = folder / score["file"]
+    sampled = certificate.plan.mode == "sampled"
+    weights = _block_weights(certificate.locate(certificate.plan)) if sampled else None
+    for path in map(certificate.locate, certificate.scores):
         try:
             for batch in pq.ParquetFile(path).iter_batches(columns=["nll_bits", "block"]):
                 blocks = batch["block"].to_numpy()
@@ -90,10 +87,6 @@ def loss_histogram(certificate: Certificate) -> LossHistogram:
         except (OSError, pa.ArrowException, KeyError, IndexError) as error:
             raise TokenboundsError(f"{path} cannot be read ({error}). Run scoring again.") from error
     return histogram
-
-
-def _is_sampled(certificate: Certificate) -> bool:
-    return bool(certificate.raw["plan"]["mode"] == "sampled")
 
 
 def _block_weights(plan: Path) -> np.ndarray:
@@ -108,13 +101,13 @@ def _block_weights(plan: Path) -> np.ndarray:
     return weights
 
 
-def _bound(certificate: Certificate, row: BoundRow, histogram: LossHistogram, alpha: float) -> Bound:
+def _bound(certificate: Certificate, row: Row, histogram: LossHistogram, alpha: float) -> Bound:
     """The row's bound at `alpha`, with the complexity that the row paid."""
     losses, weights = histogram.losses(alpha)
-    if row.bound == "azuma":
+    if row.bound is BoundKind.AZUMA:
         mean = float(np.sum(losses * weights) / np.sum(weights))
         return bound_azuma(mean, loss_range(alpha, certificate.vocabulary_size), row.complexity, certificate.tokens)
-    lambdas = int(certificate.raw["bounds"]["lambdas"])
+    lambdas = certificate.settings.lambdas
     unpriced = row.complexity - float(np.log(lambdas))
     ceiling = loss_ceiling(alpha, certificate.vocabulary_size)
     compute = _BOUNDS[row.bound]

@@ -9,18 +9,18 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup, escape
 
+from tokenbounds.bounds.kinds import BPD, Metric
+from tokenbounds.certificates.schema import Certificate
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import atomic_path, read_json, write_bytes
 from tokenbounds.report.formats import (
     PRETRAINED_QUANTIZERS,
     format_bytes,
     format_value,
-    metric_label,
-    metric_order,
     quantizer_name,
 )
 from tokenbounds.report.page import Section
-from tokenbounds.report.records import Certificate, read_certificates
+from tokenbounds.report.records import metrics_of, read_certificates
 
 SCHEMA_VERSION = 1
 
@@ -74,10 +74,9 @@ def tabulate_compression(certificate_paths: Iterable[Path | str], directory: Pat
 
 def compression_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     """The rows of `tabulate_compression`, by corpus, method and size; Markov chains train nothing and are left out."""
-    metrics = sorted({metric for one in certificates for metric in one.metrics}, key=metric_order)
-    errors = [metric for metric in metrics if metric != "bpd"]
-    rows = [_record(one, errors) for one in certificates if one.raw["message"]["header"]["model"]["family"] != "markov"]
-    table = pl.DataFrame(rows, schema={**COLUMNS, **dict.fromkeys(errors, pl.Float64())})
+    errors = [metric for metric in metrics_of(certificates) if metric.is_error]
+    rows = [_record(one, errors) for one in certificates if one.message.header["model"]["family"] != "markov"]
+    table = pl.DataFrame(rows, schema={**COLUMNS, **dict.fromkeys(map(str, errors), pl.Float64())})
     return table.sort("corpus", "method", "message_bits", "certificate")
 
 
@@ -104,30 +103,30 @@ def method_of(header: dict[str, Any], quantizer: dict[str, Any] | None = None) -
     return f"{name}, {quantizer_name(quantizer)}"
 
 
-def _record(certificate: Certificate, errors: Sequence[str]) -> dict[str, Any]:
-    message = certificate.raw["message"]
-    path = (certificate.path.parent / message["file"]).with_suffix(".json")
+def _record(certificate: Certificate, errors: Sequence[Metric]) -> dict[str, Any]:
+    message = certificate.message
+    path = certificate.locate(message).with_suffix(".json")
     report = read_json(path) if path.is_file() else {}
-    if report and report.get("sha256") != message["sha256"]:
+    if report and report.get("sha256") != message.sha256:
         raise TokenboundsError(f"{path} reports on another message than {certificate.path} certifies. Encode it again.")
     quantizer = report.get("message", {}).get("quantizer")
     others = report.get("symbols_compressed_bits", {})
-    row = certificate.row("bpd")
+    row = certificate.row(BPD)
     return {
         "corpus": certificate.corpus,
-        "method": method_of(message["header"], quantizer),
+        "method": method_of(message.header, quantizer),
         "certificate": certificate.name,
-        "message": certificate.message,
+        "message": message.name,
         "model": certificate.model,
         "trained_parameters": report.get("coded_parameters"),
-        "message_bits": certificate.message_bits,
-        "symbol_bits": message["breakdown"].get("symbols", 0),
+        "message_bits": message.whole_bits,
+        "symbol_bits": message.breakdown.get("symbols", 0),
         **{f"{name}_bits": others.get(name) for name in _COMPRESSORS},
         "bpd": row.value if row else None,
-        "bpd_bound": row.bound if row else None,
+        "bpd_bound": row.bound.value if row else None,
         "bpd_empirical": row.empirical if row else None,
         "random_guess": row.random_guess if row else None,
-        **{metric: found.value if (found := certificate.row(metric)) else None for metric in errors},
+        **{str(metric): best.value if (best := certificate.row(metric)) else None for metric in errors},
     }
 
 
@@ -183,10 +182,10 @@ def compression_section(certificate_paths: Iterable[Path | str]) -> list[Section
 
 def _cells(rows: pl.DataFrame, best_format: str) -> tuple[list[str], list[list[str]]]:
     """Header and lines of one corpus's table, best bounds written by `best_format`."""
-    metrics = ["bpd", *rows.columns[len(COLUMNS) :]]
+    metrics = [BPD, *map(Metric, rows.columns[len(COLUMNS) :])]
     best = {metric: rows[metric].min() for metric in metrics}
     header = ["method", "message", "trained parameters", "size", "bits a parameter"]
-    header += [*map(metric_label, metrics), "measured BPD", "symbols", *_COMPRESSORS]
+    header += [*(metric.label for metric in metrics), "measured BPD", "symbols", *_COMPRESSORS]
     lines = []
     for row in rows.iter_rows(named=True):
         line = [row["method"], row["message"], _count(row["trained_parameters"]), format_bytes(row["message_bits"])]
@@ -194,7 +193,7 @@ def _cells(rows: pl.DataFrame, best_format: str) -> tuple[list[str], list[list[s
         for metric in metrics:
             text = "–" if row[metric] is None else format_value(metric, row[metric])
             line.append(best_format.format(text) if row[metric] is not None and row[metric] == best[metric] else text)
-        line.append("–" if row["bpd_empirical"] is None else format_value("bpd", row["bpd_empirical"]))
+        line.append("–" if row["bpd_empirical"] is None else format_value(BPD, row["bpd_empirical"]))
         line += [_size(row[f"{name}_bits"]) for name in ("symbol", *_COMPRESSORS)]
         lines.append(line)
     return header, lines

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import polars as pl
 
+from tokenbounds.bounds.kinds import BPD
+from tokenbounds.certificates.schema import Certificate
 from tokenbounds.errors import TokenboundsError
-from tokenbounds.report.records import Certificate, short_labels
+from tokenbounds.report.records import short_labels
 
 BINS_PER_OCTAVE = 4
 PART_ORDER = ("header", "side_information", "codebooks", "scales", "symbols", "container")
@@ -23,15 +25,15 @@ def size_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     """
     labels = short_labels(certificates)
     # What a message costs is not to be seen where nothing is paid for it.
-    paid = [one for one in certificates if one.prior == "message"] or certificates
+    paid = [one for one in certificates if not one.prior.held_out] or certificates
     rows = [
         {
             "corpus": certificate.corpus,
             "certificate": certificate.name,
             "label": labels[certificate.name],
             "model": certificate.model,
-            "bound": row.bound,
-            "message_bits": certificate.message_bits,
+            "bound": row.bound.value,
+            "message_bits": certificate.message.whole_bits,
             "value": row.value,
             "empirical": row.empirical,
             "gap_complexity": row.gap - row.sampling,
@@ -41,7 +43,7 @@ def size_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
         }
         for certificate in paid
         for row in certificate.rows
-        if row.metric == "bpd" and row.token_level
+        if row.metric == BPD and row.bound.by_token
     ]
     numbers = ("value", "empirical", "gap_complexity", "gap_sampling", "random_guess")
     schema = {**_MODEL_FIELDS, "model": pl.String(), "bound": pl.String(), "message_bits": pl.Int64()}
@@ -52,13 +54,13 @@ def anatomy_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     """Bits of each message by part: one row per message and part, parts in the order of the file."""
     rows, seen = [], set()
     for certificate in certificates:
-        message = certificate.raw["message"]
-        if message["sha256"] in seen:
+        message = certificate.message
+        if message.sha256 in seen:
             continue
-        seen.add(message["sha256"])
-        for part, bits in sorted(certificate.breakdown.items(), key=lambda item: part_order(item[0])):
-            share = bits / certificate.message_bits
-            rows.append({"label": certificate.message, "part": part, "size_bits": bits, "share": share})
+        seen.add(message.sha256)
+        for part, bits in sorted(message.whole_breakdown.items(), key=lambda item: part_order(item[0])):
+            share = bits / message.whole_bits
+            rows.append({"label": message.name, "part": part, "size_bits": bits, "share": share})
     schema = {"label": pl.String(), "part": pl.String(), "size_bits": pl.Int64(), "share": pl.Float64()}
     return pl.DataFrame(rows, schema=schema)
 
@@ -111,18 +113,16 @@ def position_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
 
 
 def _binned(certificate: Certificate, axis: str) -> pl.DataFrame:
-    folder = certificate.path.parent
-    scores = [folder / score["file"] for score in certificate.raw["scores"]]
-    plan = folder / certificate.raw["plan"]["file"]
+    scores = [certificate.locate(record) for record in certificate.scores]
+    plan = certificate.locate(certificate.plan)
     try:
         blocks = pl.scan_parquet(plan, glob=False).select("block", "start", "context", "draws")
         losses = pl.scan_parquet(scores, glob=False).select("block", "position", "nll_bits")
-        visible = certificate.raw["plan"]["visible_tokens"]
+        visible = certificate.plan.visible_tokens
         place = pl.col("position")
-        if axis == "window" and visible is None:
-            place = place - pl.col("start") + pl.col("context")
-        elif axis == "window":
-            place = pl.min_horizontal(place, pl.lit(visible - 1))
+        if axis == "window":
+            in_window = place - pl.col("start") + pl.col("context")
+            place = in_window if visible is None else pl.min_horizontal(place, pl.lit(visible - 1))
         octave_bin = (BINS_PER_OCTAVE * (place + 1).cast(pl.Float64).log(2) + 1e-9).floor().cast(pl.Int64)
         weight = pl.col("draws").cast(pl.Int64)
         weighted = (pl.col("nll_bits").cast(pl.Float64) * weight).sum() / weight.sum()
@@ -157,5 +157,5 @@ def choose_series(certificates: Sequence[Certificate], limit: int = 8) -> list[C
 
 
 def _best_bpd(certificate: Certificate) -> float:
-    row = certificate.row("bpd")
+    row = certificate.row(BPD)
     return row.value if row else math.inf

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
+from tokenbounds.bounds.kinds import Metric
+from tokenbounds.certificates.sentence import confidence_percent
 from tokenbounds.config.quantizers import NOT_QUANTIZED, QUANTIZERS
 from tokenbounds.rounding import percent_up, round_up
 
@@ -17,9 +17,6 @@ __all__ = [
     "format_confidence",
     "format_percent",
     "format_value",
-    "is_error",
-    "metric_label",
-    "metric_order",
     "quantizer_name",
     "round_up",
 ]
@@ -27,33 +24,11 @@ __all__ = [
 _SPACE = "\u00a0"  # no line break between a number and its unit
 # Quantizers with a name of their own need no parameterization named beside them.
 PRETRAINED_QUANTIZERS = {kind: row.title for kind, row in QUANTIZERS.items() if row.title is not None}
-_TOP_K = re.compile(r"top(\d{1,9})_error")
 
 
-def metric_order(metric: str) -> tuple[int, int, str]:
-    """Sort key of a metric: bits per token first, then top-k errors by k, then any other."""
-    top = _TOP_K.fullmatch(metric)
-    if metric == "bpd":
-        return (0, 0, metric)
-    return (1, int(top.group(1)), metric) if top else (2, 0, metric)
-
-
-def metric_label(metric: str) -> str:
-    """A metric as people say it: "BPD", "top-10 error"."""
-    top = _TOP_K.fullmatch(metric)
-    return "BPD" if metric == "bpd" else f"top-{top.group(1)} error" if top else metric
-
-
-def is_error(metric: str) -> bool:
-    """Whether a metric is a rate of errors, shown in per cent."""
-    return _TOP_K.fullmatch(metric) is not None
-
-
-def format_value(metric: str, value: float) -> str:
+def format_value(metric: Metric, value: float) -> str:
     """A value of `metric` rounded up: bits per token with three decimals, errors as per cent with one."""
-    if is_error(metric):
-        return format_percent(value)
-    return round_up(value, 3)
+    return format_percent(value) if metric.is_error else round_up(value, 3)
 
 
 def format_percent(share: float) -> str:
@@ -63,7 +38,7 @@ def format_percent(share: float) -> str:
 
 def format_confidence(delta: float) -> str:
     """The probability, at least, with which a certificate of failure probability `delta` holds."""
-    return f"{float(100 * (1 - Decimal(repr(delta)))):g}{_SPACE}%"
+    return f"{confidence_percent(delta)}{_SPACE}%"
 
 
 def format_bytes(size_bits: int) -> str:

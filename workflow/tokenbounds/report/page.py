@@ -14,13 +14,15 @@ from typing import Any
 from markupsafe import Markup
 
 import tokenbounds
+from tokenbounds.bounds.kinds import BPD
+from tokenbounds.certificates.schema import Certificate
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import write_bytes
 from tokenbounds.report import page_content as content
 from tokenbounds.report import templates
-from tokenbounds.report.formats import format_value, metric_label
+from tokenbounds.report.formats import format_value
 from tokenbounds.report.inline_svg import inline_svg
-from tokenbounds.report.records import Certificate, read_certificates
+from tokenbounds.report.records import read_certificates
 
 _CAPTIONS = {
     "bound_by_size": (
@@ -146,7 +148,7 @@ def _render(
     return templates.render(
         "tokenbounds.report",
         "page.html.jinja",
-        {"shown": format_value, "label": metric_label, "exact": repr},
+        {"shown": format_value, "bpd": BPD, "exact": repr},
         css=Markup(templates.read_text("tokenbounds.report", "page.css")),
         single=single,
         study=", ".join(dict.fromkeys(one.study for one in certificates)),

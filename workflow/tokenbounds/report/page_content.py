@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from tokenbounds.bounds.kinds import BPD
+from tokenbounds.certificates.schema import Certificate, LedgerEntry, MessageRecord, Row
+from tokenbounds.certificates.sealing import to_json
+from tokenbounds.certificates.sentence import state_result
 from tokenbounds.files import canonical_json, relative_path, sha256_bytes
 from tokenbounds.report.figure_data import part_order
 from tokenbounds.report.formats import (
@@ -16,11 +20,8 @@ from tokenbounds.report.formats import (
     format_confidence,
     format_percent,
     format_value,
-    is_error,
-    metric_label,
-    metric_order,
 )
-from tokenbounds.report.records import BoundRow, Certificate, best_values
+from tokenbounds.report.records import best_values, metrics_of
 
 _CLOSE_PERCENT = 100.0
 
@@ -42,9 +43,8 @@ def relative_href(file: Path, page: Path) -> str:
 
 def headline(certificates: Sequence[Certificate], anchors: dict[str, str]) -> dict[str, Any]:
     """The best certificate of the study: the smallest bound as a share of guessing, on BPD where there is any."""
-    certificates = [one for one in certificates if one.prior == "message"] or certificates
-    metrics = {metric for one in certificates for metric in one.metrics}
-    metric = min(metrics, key=metric_order)
+    certificates = [one for one in certificates if not one.prior.held_out] or certificates
+    metric = metrics_of(certificates)[0]
     pairs = [(one, row) for one in certificates if (row := one.row(metric)) is not None]
     best, row = min(pairs, key=lambda pair: pair[1].share_of_guess)
     empirical = min(_CLOSE_PERCENT, 100 * row.empirical / row.random_guess)
@@ -56,11 +56,11 @@ def headline(certificates: Sequence[Certificate], anchors: dict[str, str]) -> di
         "value": format_value(metric, row.value),
         "empirical": format_value(metric, row.empirical),
         "guess": short_guess(row),
-        "unit": f"bits per {best.token}" if metric == "bpd" else "",
-        "size": format_bytes(best.message_bits),
+        "unit": "" if metric.is_error else f"bits per {best.manifest.token}",
+        "size": format_bytes(best.message.whole_bits),
         "corpus": best.corpus,
         "tokens": f"{best.tokens:,}",
-        "token": best.token,
+        "token": best.manifest.token,
         "confidence": format_confidence(best.delta),
         # A label ends at its mark; where there is no room to the left of the mark it starts at the edge.
         "empirical_side": "start" if empirical < 30 else "",
@@ -71,46 +71,46 @@ def headline(certificates: Sequence[Certificate], anchors: dict[str, str]) -> di
     }
 
 
-def short_guess(row: BoundRow) -> str:
+def short_guess(row: Row) -> str:
     """What random guessing gives, without idle decimals: "8", "15.585", "99.7 %"."""
     shown = format_value(row.metric, row.random_guess)
-    return shown if is_error(row.metric) else shown.rstrip("0").rstrip(".")
+    return shown if row.metric.is_error else shown.rstrip("0").rstrip(".")
 
 
 def cards(certificate: Certificate) -> list[dict[str, str]]:
     """The headline certificate in a few large numbers."""
-    result = []
+    result, token = [], certificate.manifest.token
     for metric in certificate.metrics:
         row = certificate.row(metric)
-        if row is None or (is_error(metric) and metric != "top1_error"):
+        if row is None or metric.k not in (None, 1):
             continue
         share = format_percent(row.share_of_guess)
-        text = f"bits per {certificate.token} at most: {share} of guessing"
-        if is_error(metric):
-            text = f"{metric_label(metric)} at most; guessing: {short_guess(row)}"
+        text = f"bits per {token} at most: {share} of guessing"
+        if metric.is_error:
+            text = f"{metric.label} at most; guessing: {short_guess(row)}"
         result.append({"value": format_value(metric, row.value), "text": text})
-    result.append({"value": format_bytes(certificate.message_bits), "text": _paid(certificate)})
-    scored = certificate.raw["scored_tokens"]
+    result.append({"value": format_bytes(certificate.message.whole_bits), "text": _paid(certificate)})
+    scored = certificate.scored_tokens
     how = "every one scored" if scored == certificate.tokens else f"{scored:,} of them scored"
-    evidence = f"{certificate.token}s of evidence, {how}"
+    evidence = f"{token}s of evidence, {how}"
     result.append({"value": _short_count(certificate.tokens), "text": evidence})
     return result
 
 
 def _paid(certificate: Certificate) -> str:
     """What the model's file is, and what is paid for it."""
-    size = f"{_whole(certificate.raw['message'])}: {certificate.message_bits:,} bits"
-    if certificate.prior == "held_out":
+    whole_bits = certificate.message.whole_bits
+    size = f"{_whole(certificate.message)}: {whole_bits:,} bits"
+    if certificate.prior.held_out:
         return f"{size}, none paid for: it never saw the corpus"
-    row = certificate.row(certificate.metrics[0])
-    extra = row.paid_bits - certificate.message_bits if row is not None else 0
+    extra = certificate.paid_bits(certificate.best) - whole_bits
     return f"{size}, and {extra:,} of cheaper models, all paid for" if extra > 0 else f"{size}, all of them paid for"
 
 
-def _whole(message: dict[str, Any]) -> str:
+def _whole(message: MessageRecord) -> str:
     """What a message's bits are the bits of."""
-    what = f"what differs from the base {message['base']['name']}" if "base" in message else "the whole model"
-    return f"{what} as {'two files, coarse and fine' if 'coarse' in message else 'one file'}"
+    what = f"what differs from the base {message.base.name}" if message.base else "the whole model"
+    return f"{what} as {'two files, coarse and fine' if message.coarse else 'one file'}"
 
 
 def _short_count(count: int) -> str:
@@ -131,47 +131,46 @@ def tables(certificates: Sequence[Certificate], anchors: dict[str, str]) -> list
 def _table(group: Sequence[Certificate], anchors: dict[str, str]) -> dict[str, Any]:
     first = group[0]
     rows = [row for one in group for row in one.rows]
-    metrics = sorted({row.metric for row in rows}, key=metric_order)
     guesses = {row.metric: short_guess(row) for row in rows}
     return {
         "corpus": first.corpus,
         "tokens": f"{first.tokens:,}",
-        "token": first.token,
+        "token": first.manifest.token,
         "vocabulary": f"{first.vocabulary_size:,}",
         "confidence": format_confidence(first.delta),
-        "bounds": list(dict.fromkeys(row.bound for row in rows if row.metric == "bpd")),
-        "errors": [metric for metric in metrics if metric != "bpd"],
+        "bounds": list(dict.fromkeys(row.bound for row in rows if row.metric == BPD)),
+        "errors": [metric for metric in metrics_of(group) if metric.is_error],
         "best": best_values(group),
-        "guesses": [{"bpd": "", **guesses}],
+        "guesses": [{BPD: "", **guesses}],
         "lines": [_line(one, anchors[one.name]) for one in group],
     }
 
 
 def _line(certificate: Certificate, anchor: str) -> dict[str, Any]:
-    row = certificate.row("bpd")
+    row = certificate.row(BPD)
     return {
         "certificate": certificate,
         "name": certificate.name,
         "anchor": anchor,
-        "size": format_bytes(certificate.message_bits) + (" (held out)" if certificate.prior == "held_out" else ""),
-        "empirical": format_value("bpd", row.empirical) if row else "–",
+        "size": format_bytes(certificate.message.whole_bits) + (" (held out)" if certificate.prior.held_out else ""),
+        "empirical": format_value(BPD, row.empirical) if row else "–",
         "share": format_percent(row.share_of_guess) if row else "–",
     }
 
 
 def detail(certificate: Certificate, anchor: str, page: Path) -> dict[str, Any]:
     """A certificate in full."""
-    raw = certificate.raw
-    parts = sorted(certificate.breakdown.items(), key=lambda item: part_order(item[0]))
+    assert certificate.path is not None
+    parts = sorted(certificate.message.whole_breakdown.items(), key=lambda item: part_order(item[0]))
     largest = max((bits for _, bits in parts), default=0)
     others = [name for name, bits in parts if bits != largest]
     return {
         "anchor": anchor,
         "name": certificate.name,
-        "sentence": sentence(certificate),
-        "notes": raw["notes"],
-        "bits": f"{certificate.message_bits:,}",
-        "size": format_bytes(certificate.message_bits),
+        "sentence": state_result(certificate),
+        "notes": certificate.notes,
+        "bits": f"{certificate.message.whole_bits:,}",
+        "size": format_bytes(certificate.message.whole_bits),
         "parts": [
             {
                 "name": name,
@@ -181,7 +180,7 @@ def detail(certificate: Certificate, anchor: str, page: Path) -> dict[str, Any]:
             }
             for name, bits in parts
         ],
-        "rows": sorted(certificate.rows, key=lambda row: (metric_order(row.metric), row.value)),
+        "rows": sorted(certificate.rows, key=lambda row: (row.metric.order, row.value)),
         "delta": certificate.delta,
         "ledger": ledger(certificate),
         "facts": _facts(certificate),
@@ -193,99 +192,61 @@ def detail(certificate: Certificate, anchor: str, page: Path) -> dict[str, Any]:
 
 def ledger(certificate: Certificate) -> dict[str, Any]:
     """What each row spends, as a table: a column for every entry that any row has."""
-    rows = certificate.raw["ledger"]["rows"]
-    names = list(dict.fromkeys((entry["name"], entry["unit"]) for row in rows for entry in row["entries"]))
-    lines = []
-    for row in rows:
-        amounts = {(entry["name"], entry["unit"]): entry["amount"] for entry in row["entries"]}
-        lines.append((row["metric"], row["bound"], [_amount(amounts.get(name)) for name in names]))
-    columns = [f"{name.replace('_', ' ')}{'' if unit == 'probability' else f', {unit}'}" for name, unit in names]
-    return {"delta": certificate.raw["ledger"]["delta"], "columns": columns, "lines": lines}
+    rows = [{(entry.title, entry.unit): entry for entry in row.entries} for row in certificate.ledger.rows]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [
+        (paid.metric, paid.bound, [_amount(row.get(name)) for name in names])
+        for paid, row in zip(certificate.ledger.rows, rows, strict=True)
+    ]
+    columns = [title if unit == "probability" else f"{title}, {unit}" for title, unit in names]
+    return {"delta": certificate.ledger.delta, "columns": columns, "lines": lines}
 
 
-def _amount(amount: int | float | str | None) -> str:
-    if amount is None:
+def _amount(entry: LedgerEntry | None) -> str:
+    if entry is None:
         return "–"
-    if isinstance(amount, str):
-        return amount
-    return f"{amount:,}" if isinstance(amount, int) else f"{amount:,.2f}"
-
-
-def sentence(certificate: Certificate) -> str:
-    """What a certificate says, in one sentence, its bound rounded up."""
-    metric = certificate.metrics[0]
-    row = certificate.row(metric)
-    assert row is not None
-    value, holds = format_value(metric, row.value), format_confidence(certificate.delta)
-    claim = f"needs at most {value} bits per {certificate.token}" if metric == "bpd" else ""
-    claim = claim or f"has a {metric_label(metric)} of at most {value}"
-    verdict = " That is no better than guessing: the certificate is vacuous." if row.vacuous else ""
-    mixed = f", mixed with {', '.join(cheaper)}," if (cheaper := cheaper_models(row)) else ""
-    held_out = ", which never saw the corpus," if certificate.prior == "held_out" else ""
-    return (
-        f"With probability at least {holds}, the model decoded from {certificate.message} "
-        f"({format_bytes(certificate.message_bits)}){held_out}{mixed} {claim} on {certificate.corpus}; "
-        f"guessing {'needs' if metric == 'bpd' else 'has'} {short_guess(row)}.{verdict}"
-    )
-
-
-def cheaper_models(row: BoundRow) -> list[str]:
-    """Names of the messages that a row mixes the certified model with; none without a chain."""
-    return list(row.links[-1]["messages"][:-1]) if row.links else []
+    if entry.unit == "probability":
+        return str(entry.amount)
+    return f"{entry.amount:,.2f}" if entry.unit in ("bits", "nats") and entry.name != "message" else f"{entry.amount:,}"
 
 
 def _facts(certificate: Certificate) -> list[tuple[str, str]]:
-    raw = certificate.raw
-    plan, manifest, message = raw["plan"], raw["manifest"], raw["message"]
-    scored = f"{raw['scored_tokens']:,} of {certificate.tokens:,} {certificate.token}s in {plan['blocks']:,} blocks"
-    if plan["visible_tokens"] is None:
-        windows = f"windows of {plan['context']:,} that advance by {plan['stride']:,}"
-    else:
-        windows = f"{plan['visible_tokens']:,} tokens visible before each"
-    how = "every token" if plan["mode"] == "exhaustive" else f"a sample of {plan['draws']:,} draws, seed {plan['seed']}"
+    plan, manifest, token = certificate.plan, certificate.manifest, certificate.manifest.token
+    scored = f"{certificate.scored_tokens:,} of {certificate.tokens:,} {token}s in {plan.blocks:,} blocks"
+    windows = f"windows of {plan.context:,} that advance by {plan.stride:,}"
+    if plan.visible_tokens is not None:
+        windows = f"{plan.visible_tokens:,} tokens visible before each"
+    how = "every token" if plan.mode == "exhaustive" else f"a sample of {plan.draws:,} draws, seed {plan.seed}"
     return [
         ("model", certificate.model),
-        *(("prior", "held out: no message is paid for") for _ in range(certificate.prior == "held_out")),
+        *([("prior", "held out: no message is paid for")] if certificate.prior.held_out else []),
         *((f"links, {row.bound}", _links(row)) for row in certificate.rows if row.links),
-        ("header", canonical_json(message["header"])),
-        ("corpus", f"{manifest['documents']:,} documents, licence {manifest['licence']}"),
-        ("source", canonical_json(manifest["source"])),
-        ("tokenizer", f"{manifest['tokenizer'].get('identity')}, vocabulary {certificate.vocabulary_size:,}"),
+        ("header", canonical_json(certificate.message.header)),
+        ("corpus", f"{manifest.documents:,} documents, licence {manifest.licence}"),
+        ("source", canonical_json(manifest.source)),
+        ("tokenizer", f"{manifest.tokenizer.get('identity')}, vocabulary {certificate.vocabulary_size:,}"),
         ("scored", f"{how}: {scored}; {windows}"),
-        ("bounds", canonical_json(raw["bounds"])),
-        ("software", ", ".join(f"{name} {version}" for name, version in sorted(raw["software"].items()))),
-        *((name, f"{record['file']} · SHA-256 {record['sha256']}") for name, record in _files(raw)),
-        ("certificate", f"SHA-256 {raw['certificate_sha256']}"),
+        ("bounds", canonical_json(to_json(certificate)["bounds"])),
+        ("software", ", ".join(f"{name} {version}" for name, version in sorted(certificate.software.items()))),
+        *((role, f"{record.file} · SHA-256 {record.sha256}") for role, record in certificate.files()),
+        *(("base model", f"{base.place} · SHA-256 {base.sha256}") for base in certificate.bases),
+        ("certificate", f"SHA-256 {certificate.certificate_sha256}"),
     ]
 
 
-def _links(row: BoundRow) -> str:
+def _links(row: Row) -> str:
     """The models of a row's chain with the weights of what each is mixed with, and what each link adds to the bound."""
     last = row.links[-1]
-    models = zip(last["messages"], last["alphas"], strict=True)
-    chain = " ← ".join(f"{name} ({alpha:g})" for name, alpha in models)
-    bounds = [f"{link['weight']:g} × {format_value(row.metric, link['value'])}" for link in row.links]
+    chain = " ← ".join(f"{name} ({alpha:g})" for name, alpha in zip(last.messages, last.alphas, strict=True))
+    bounds = [f"{link.weight:g} × {format_value(row.metric, link.value)}" for link in row.links]
     return f"{chain}; bounds of the links: {' + '.join(bounds)}"
-
-
-def _files(raw: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    single = [(name, raw[name]) for name in ("message", "manifest", "plan")]
-    trained = [("trained on", record) for record in raw["prior"]["trained_on"]]
-    files = [*single, *(("scores", record) for record in raw["scores"]), *trained]
-    for link in raw["chain"]:
-        files += [("chain message", link["message"]), *(("chain scores", record) for record in link["scores"])]
-    for message in (raw["message"], *(link["message"] for link in raw["chain"])):
-        files += [("coarse message", message["coarse"])] if "coarse" in message else []
-        if "base" in message:
-            files.append(("base model", {**message["base"], "file": message["base"]["place"]}))
-    return files
 
 
 def assumptions(certificates: Sequence[Certificate]) -> list[dict[str, str]]:
     """Every assumption once, with the names of the certificates that make it where not all do."""
     makers: dict[str, list[str]] = {}
     for certificate in certificates:
-        for text in certificate.raw["assumptions"]:
+        for text in certificate.assumptions:
             makers.setdefault(text, []).append(certificate.name)
     return [
         {"text": text, "names": "" if len(names) == len(certificates) else ", ".join(names)}
@@ -295,19 +256,17 @@ def assumptions(certificates: Sequence[Certificate]) -> list[dict[str, str]]:
 
 def citation(certificate: Certificate) -> str:
     """A line to cite a certificate by: what it says, which it is, and its hash."""
-    metric = certificate.metrics[0]
-    row = certificate.row(metric)
-    assert row is not None
-    value, holds = format_value(metric, row.value), format_confidence(certificate.delta)
-    version = certificate.raw["software"].get("tokenbounds", "")
+    row = certificate.best
+    value, holds = format_value(row.metric, row.value), format_confidence(certificate.delta)
+    version = certificate.software.get("tokenbounds", "")
     return (
-        f"{metric_label(metric)} ≤ {value} on {certificate.corpus} with probability ≥ {holds}\n"
+        f"{row.metric.label} ≤ {value} on {certificate.corpus} with probability ≥ {holds}\n"
         f"{row.bound} bound, certificate “{certificate.name}”, tokenbounds {version}\n"
-        f"SHA-256 {certificate.raw['certificate_sha256']}"
+        f"SHA-256 {certificate.certificate_sha256}"
     )
 
 
 def verify_all(certificates: Sequence[Certificate]) -> str:
     """The command that verifies every certificate of the page."""
-    folders = dict.fromkeys(str(one.path.parent) for one in certificates)
+    folders = dict.fromkeys(str(one.path.parent) for one in certificates if one.path)
     return f"tokenbounds verify {' '.join(shlex.quote(folder) for folder in folders)}"

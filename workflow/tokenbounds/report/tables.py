@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from tokenbounds.bounds.kinds import BPD, Metric
+from tokenbounds.certificates.schema import Certificate, Row
 from tokenbounds.files import atomic_path, relative_path, write_bytes
 from tokenbounds.report.formats import (
     format_bytes,
     format_confidence,
     format_percent,
     format_value,
-    metric_label,
-    metric_order,
 )
-from tokenbounds.report.records import BoundRow, Certificate, best_values, read_certificates
+from tokenbounds.report.records import best_values, metrics_of, read_certificates
 
 SCHEMA_VERSION = 1
 
@@ -89,26 +89,26 @@ def tabulate(certificate_paths: Iterable[Path | str], directory: Path | str) -> 
 
 def certificate_table(certificates: Sequence[Certificate], directory: Path) -> pa.Table:
     """The rows of `SCHEMA`; paths are given relative to `directory`."""
-    rows = [_record(certificate, row, directory) for certificate in certificates for row in certificate.rows]
-    rows.sort(key=lambda row: (row["corpus"], metric_order(str(row["metric"])), row["value"], row["certificate"]))
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    pairs = [(one, row) for one in certificates for row in one.rows]
+    pairs.sort(key=lambda pair: (pair[0].corpus, pair[1].metric.order, pair[1].value, pair[0].name))
+    return pa.Table.from_pylist([_record(one, row, directory) for one, row in pairs], schema=SCHEMA)
 
 
-def _record(certificate: Certificate, row: BoundRow, directory: Path) -> dict[str, object]:
-    message = certificate.raw["message"]
+def _record(certificate: Certificate, row: Row, directory: Path) -> dict[str, object]:
+    assert certificate.path is not None
     return {
         "study": certificate.study,
         "corpus": certificate.corpus,
         "model": certificate.model,
-        "message": certificate.message,
-        "metric": row.metric,
-        "bound": row.bound,
+        "message": certificate.message.name,
+        "metric": str(row.metric),
+        "bound": row.bound.value,
         "value": row.value,
         "empirical": row.empirical,
         "gap": row.gap,
         "random_guess": row.random_guess,
         "vacuous": row.vacuous,
-        "message_bits": certificate.message_bits,
+        "message_bits": certificate.message.whole_bits,
         "tokens": certificate.tokens,
         "vocabulary_size": certificate.vocabulary_size,
         "delta": certificate.delta,
@@ -119,13 +119,13 @@ def _record(certificate: Certificate, row: BoundRow, directory: Path) -> dict[st
         "lambda": row.lambda_,
         "sampling": row.sampling,
         "row_delta": row.delta,
-        "mode": certificate.raw["plan"]["mode"],
-        "scored_tokens": certificate.raw["scored_tokens"],
-        "message_file": relative_path(certificate.path.parent / message["file"], directory),
-        "message_sha256": message["sha256"],
+        "mode": certificate.plan.mode,
+        "scored_tokens": certificate.scored_tokens,
+        "message_file": relative_path(certificate.locate(certificate.message), directory),
+        "message_sha256": certificate.message.sha256,
         "certificate_file": relative_path(certificate.path, directory),
-        "paid_bits": row.paid_bits,
-        "prior": certificate.prior,
+        "paid_bits": certificate.paid_bits(row),
+        "prior": certificate.prior.kind,
     }
 
 
@@ -151,30 +151,30 @@ def _markdown_corpus(corpus: str, certificates: Sequence[Certificate]) -> str:
     lines.append("|:--|:--|--:|--:|--:|:--|:--|--:|--:|:--|:--|")
     pairs = [(certificate, row) for certificate in certificates for row in certificate.rows]
     best = best_values(certificates)
-    for metric in sorted({row.metric for _, row in pairs}, key=metric_order):
+    for metric in metrics_of(certificates):
         chosen = sorted((pair for pair in pairs if pair[1].metric == metric), key=lambda pair: pair[1].value)
         lines += [_markdown_row(certificate, row, row.value == best[metric]) for certificate, row in chosen]
         for guess in sorted({row.random_guess for _, row in chosen}):
             value = format_value(metric, guess)
-            lines.append(f"| {metric_label(metric)} | – | {value} | | 100 % | random guess | | | | | |")
+            lines.append(f"| {metric.label} | – | {value} | | 100 % | random guess | | | | | |")
     return "\n".join(lines) + "\n"
 
 
-def _markdown_row(certificate: Certificate, row: BoundRow, best: bool) -> str:
+def _markdown_row(certificate: Certificate, row: Row, best: bool) -> str:
     value = format_value(row.metric, row.value)
     value = f"**{value}**" if best and not row.vacuous else value
     cells = [
-        metric_label(row.metric),
+        row.metric.label,
         row.bound,
         f"{value} *vacuous*" if row.vacuous else value,
         format_value(row.metric, row.empirical),
         format_percent(row.share_of_guess),
-        certificate.message,
+        certificate.message.name,
         certificate.model,
-        format_bytes(certificate.message_bits),
+        format_bytes(certificate.message.whole_bits),
         format_confidence(certificate.delta),
         certificate.name,
-        certificate.prior.replace("_", " "),
+        certificate.prior.kind.replace("_", " "),
     ]
     return "| " + " | ".join(_cell(cell) if cell != cells[2] else cell for cell in cells) + " |"
 
@@ -206,31 +206,31 @@ def print_table(
 def _terminal_table(certificates: Sequence[Certificate]) -> RichTable:
     first = certificates[0]
     table = RichTable(
-        title=Text(f"{first.study} · {first.corpus}: upper bounds, {first.tokens:,} {first.token}s"),
+        title=Text(f"{first.study} · {first.corpus}: upper bounds, {first.tokens:,} {first.manifest.token}s"),
         title_justify="left",
         caption=Text("Upper bounds, rounded up. Percentages of BPD are shares of random guessing. * best, ! vacuous."),
         caption_justify="left",
     )
-    bounds = list(dict.fromkeys(bound for one in certificates for bound in one.bounds))
-    errors = sorted({metric for one in certificates for metric in one.metrics if metric != "bpd"}, key=metric_order)
+    kinds = list(dict.fromkeys(kind for one in certificates for kind in one.kinds))
+    errors = [metric for metric in metrics_of(certificates) if metric.is_error]
     for name in ("certificate", "message"):
         table.add_column(Text(name), justify="left" if name == "certificate" else "right", no_wrap=name == "message")
-    columns = [f"BPD {bound}" for bound in bounds] + ["empirical", "of guess"] + [metric_label(one) for one in errors]
+    columns = [f"BPD {kind}" for kind in kinds] + ["empirical", "of guess"] + [metric.label for metric in errors]
     for name in columns:
         table.add_column(Text(name), justify="right", no_wrap=True)
     best = best_values(certificates)
     for one in certificates:
-        name = one.name if one.prior == "message" else f"{one.name} (held out)"
-        cells = [Text(name), Text(format_bytes(one.message_bits))]
-        cells += [_terminal_value(one.row("bpd", bound), best) for bound in bounds]
-        row = one.row("bpd")
-        cells.append(Text(format_value("bpd", row.empirical) if row else "–"))
+        name = f"{one.name} (held out)" if one.prior.held_out else one.name
+        cells = [Text(name), Text(format_bytes(one.message.whole_bits))]
+        cells += [_terminal_value(one.row(BPD, kind), best) for kind in kinds]
+        row = one.row(BPD)
+        cells.append(Text(format_value(BPD, row.empirical) if row else "–"))
         cells.append(Text(format_percent(row.share_of_guess) if row else "–"))
         table.add_row(*cells, *[_terminal_value(one.row(metric), best) for metric in errors])
     return table
 
 
-def _terminal_value(row: BoundRow | None, best: dict[str, float]) -> Text:
+def _terminal_value(row: Row | None, best: dict[Metric, float]) -> Text:
     if row is None:
         return Text("–")
     text = format_value(row.metric, row.value)

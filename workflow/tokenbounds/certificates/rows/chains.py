@@ -10,8 +10,6 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +23,7 @@ from tokenbounds.certificates.averages.histogram import FixedPointSum
 from tokenbounds.certificates.averages.passes import Average, Sample, ScoreStream
 from tokenbounds.certificates.rows.chain_candidates import ChainProblem, Choice, Floats
 from tokenbounds.certificates.rows.chain_search import ChainSearch, thin_rows
+from tokenbounds.certificates.schema import LedgerEntry, Link
 from tokenbounds.config import BoundsSpec
 
 _EXACT = 4  # candidates that are computed exactly: those that look best on the searched part
@@ -52,8 +51,8 @@ class ChainRow:
     """A row's bound, its links as the certificate lists them, and its lines of the ledger."""
 
     bound: Bound
-    links: list[dict[str, Any]]
-    entries: list[dict[str, Any]]
+    links: tuple[Link, ...]
+    entries: tuple[LedgerEntry, ...]
 
 
 def pose_problem(budget: RowBudget, models: Sequence[ChainModel], spec: BoundsSpec, tokens: int) -> ChainProblem:
@@ -100,6 +99,8 @@ def bound_chains(
     ScoreError
         If the scores do not belong to the same tokens.
     """
+    if not budgets:
+        return {}
     problems = {budget.bound: pose_problem(budget, models, spec, tokens) for budget in budgets}
     streams = [model.scores for model in models]
     # First pass: keep a part of the tokens, and search every candidate on it.
@@ -226,40 +227,37 @@ def _describe(
     """The links of the winning candidate, and what the row paid."""
     shares = problem.shares(choice.path, choice.ratio)
     bits = problem.bits(choice.path)
-    lines: list[tuple[str, float | int | str, str]] = [
-        ("delta", str(budget.delta), "probability"),
-        ("delta_sampling", str(budget.delta_sampling), "probability"),
-        ("sampling_cells", problem.sampling_cells(choice.path), "candidates"),
-        ("chain_candidates", problem.candidates, "candidates"),
-        ("chain_choice", math.log2(problem.candidates), "bits"),
+    entries = [
+        LedgerEntry(name="delta", amount=str(budget.delta), unit="probability"),
+        LedgerEntry(name="delta_sampling", amount=str(budget.delta_sampling), unit="probability"),
+        LedgerEntry(name="sampling_cells", amount=problem.sampling_cells(choice.path), unit="candidates"),
+        LedgerEntry(name="chain_candidates", amount=problem.candidates, unit="candidates"),
+        LedgerEntry(name="chain_choice", amount=math.log2(problem.candidates), unit="bits"),
     ]
     described = []
     weights = problem.weights(choice.betas)
     for place, (link, share, paid, weight) in enumerate(zip(links, shares, bits, weights, strict=True)):
         reached = len(choice.path) if problem.whole else place + 1
+        assert link.lambda_ is not None, "a link bets"
         described.append(
-            {
-                "messages": [models[model].name for model in choice.path[:reached]],
-                "alphas": list(choice.alphas[:reached]),
-                "beta": 0.0 if problem.whole else choice.betas[place],
-                "weight": weight,
-                "lambda": link.lambda_,
-                "value": float(link.value),
-                "empirical": float(link.empirical),
-                "complexity": float(link.complexity_nats),
-                "range": float(link.range),
-                "delta": float(share),
-            }
+            Link(
+                messages=tuple(models[model].name for model in choice.path[:reached]),
+                alphas=tuple(choice.alphas[:reached]),
+                beta=0.0 if problem.whole else choice.betas[place],
+                weight=weight,
+                lambda_=link.lambda_,
+                value=float(link.value),
+                empirical=float(link.empirical),
+                complexity=float(link.complexity_nats),
+                range=float(link.range),
+                delta=float(share),
+            )
         )
-        lines += _link_lines(f"link{place + 1}", share, paid, link)
-    return ChainRow(bound, described, [{"name": name, "amount": amount, "unit": unit} for name, amount, unit in lines])
-
-
-def _link_lines(name: str, share: Fraction, paid_bits: int, link: Bound) -> list[tuple[str, float | int | str, str]]:
-    return [
-        (f"{name}_delta", str(share), "probability"),
-        (f"{name}_message", paid_bits, "bits"),
-        (f"{name}_lambda_grid", link.price_nats, "nats"),
-        (f"{name}_confidence", -log_fraction(share), "nats"),
-        (f"{name}_complexity", link.complexity_nats, "nats"),
-    ]
+        entries += [
+            LedgerEntry(name="delta", amount=str(share), unit="probability", link=place + 1),
+            LedgerEntry(name="message", amount=paid, unit="bits", link=place + 1),
+            LedgerEntry(name="lambda_grid", amount=link.price_nats, unit="nats", link=place + 1),
+            LedgerEntry(name="confidence", amount=-log_fraction(share), unit="nats", link=place + 1),
+            LedgerEntry(name="complexity", amount=link.complexity_nats, unit="nats", link=place + 1),
+        ]
+    return ChainRow(bound, tuple(described), tuple(entries))

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from tokenbounds.certificates import schema
 from tokenbounds.certificates.averages.moments import LossMoments
 from tokenbounds.certificates.averages.passes import Average, FirstPass, ScoreStream
-from tokenbounds.certificates.rows.tokens import Setting, Statement, named_rows, state_bounds
+from tokenbounds.certificates.rows.tokens import Setting, named_rows, state_bounds
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
 
@@ -99,7 +99,7 @@ def share_delta(setting: Setting, subsets: Sequence[Subset]) -> tuple[Setting, l
 
 def state_subsets(
     scores: ScoreStream, subsets: Sequence[Subset], settings: Sequence[Setting], message_bits: int, *, name: str
-) -> list[dict[str, Any]]:
+) -> tuple[schema.Subset, ...]:
     """State every subset's rows (docs/bounds.md, "Subsets of tokens").
 
     Parameters
@@ -115,8 +115,8 @@ def state_subsets(
 
     Returns
     -------
-    list of dict
-        One a subset: column, label, tokens, rows and ledger, as in a certificate.
+    tuple of schema.Subset
+        What a certificate says about each.
 
     Raises
     ------
@@ -131,8 +131,16 @@ def state_subsets(
             statement = state_bounds(
                 SubsetStream(scores, subset), setting, message_bits, name=name, first_pass=first_pass
             )
-            records.append(_record(subset, statement))
-    return records
+            records.append(
+                schema.Subset(
+                    column=subset.column,
+                    label=subset.label,
+                    tokens=subset.tokens,
+                    rows=statement.rows,
+                    ledger=statement.ledger,
+                )
+            )
+    return tuple(records)
 
 
 def pass_over_subsets(scores: ScoreStream, group: Sequence[tuple[Subset, Setting]]) -> list[FirstPass]:
@@ -154,13 +162,3 @@ def pass_over_subsets(scores: ScoreStream, group: Sequence[tuple[Subset, Setting
 
 def _subset_spec(spec: BoundsSpec) -> BoundsSpec:
     return replace(spec, bounds=tuple(bound for bound in spec.bounds if bound.fits_subsets))
-
-
-def _record(subset: Subset, statement: Statement) -> dict[str, Any]:
-    return {
-        "column": subset.column,
-        "label": subset.label,
-        "tokens": subset.tokens,
-        "rows": statement.rows,
-        "ledger": statement.ledger,
-    }

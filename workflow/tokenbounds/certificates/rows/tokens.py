@@ -19,7 +19,7 @@ from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
 from tokenbounds.bounds.betting import betting_value, bound_errors, lambda_grid
 from tokenbounds.bounds.freedman import bound_freedman, freedman_value
 from tokenbounds.bounds.kinds import BPD, BoundKind, Metric
-from tokenbounds.bounds.ledger import Ledger, RowBudget, split_delta
+from tokenbounds.bounds.ledger import Budget, RowBudget, split_delta
 from tokenbounds.bounds.result import Bound
 from tokenbounds.bounds.smoothing import TokenAlphas, Weighting, least_alpha, loss_ceiling, loss_floor, loss_range
 from tokenbounds.certificates.averages.passes import (
@@ -31,8 +31,10 @@ from tokenbounds.certificates.averages.passes import (
     average_cells,
     run_first_pass,
 )
-from tokenbounds.certificates.rows.chains import ChainModel, ChainRow, bound_chains
+from tokenbounds.certificates.rows.chains import ChainModel, bound_chains
+from tokenbounds.certificates.rows.ledger import ledger_row
 from tokenbounds.certificates.rows.units import Units, bound_units
+from tokenbounds.certificates.schema import Ledger, LedgerRow, Link, Row, Stated
 from tokenbounds.config import BoundsSpec
 
 Floats = npt.NDArray[np.float64]
@@ -91,13 +93,11 @@ class Setting:
         return tuple(sorted({k for k in self.spec.top_k if k < self.vocabulary_size}))
 
 
-@dataclass(frozen=True)
-class Statement:
-    """The rows of a certificate, and what they were paid with."""
+@dataclass(frozen=True, kw_only=True)
+class Statement(Stated):
+    """The rows of a certificate, what they were paid with, and why some that were asked for are missing."""
 
-    rows: list[dict[str, Any]]
-    ledger: dict[str, Any]
-    notes: list[str]
+    notes: tuple[str, ...]
 
 
 def state_bounds(
@@ -138,46 +138,29 @@ def state_bounds(
     ScoreError
         If the scores break their contract.
     """
-    ledger = _split(setting, message_bits)
+    budgets = _split(setting, message_bits)
     models = [*chain, ChainModel(name, message_bits, setting.vocabulary_size, scores, messages)]
-    chains = _bound_chains(ledger, setting, models)
-    units = _bound_units(ledger, scores, setting)
-    single = [budget for budget in ledger.rows if budget.bound.is_single]
-    tokens = _bound_tokens(single, scores, setting, first_pass)
-    rows, entries = [], []
-    for budget in ledger.rows:
-        key = (budget.metric, budget.bound)
+    of_chains, of_units, of_tokens = (
+        [budget for budget in budgets.rows if belongs(budget.bound)]
+        for belongs in (lambda kind: kind.uses_chain, lambda kind: kind.unit, lambda kind: kind.is_single)
+    )
+    chains = bound_chains(of_chains, models, setting.spec, setting.tokens, setting.sample)
+    bounds = {
+        **bound_units(of_units, scores, setting.units, setting.alphas, setting.vocabulary_size, setting.spec.lambdas),
+        **_bound_tokens(of_tokens, scores, setting, first_pass),
+    }
+    rows, paid = [], []
+    for budget in budgets.rows:
         if budget.bound in chains:
-            found = chains[budget.bound]
-            rows.append({**_row(budget, found.bound, setting), "links": found.links})
-            lines = found.entries
+            chain_row = chains[budget.bound]
+            rows.append(_row(budget, chain_row.bound, setting, chain_row.links))
+            paid.append(LedgerRow(metric=budget.metric, bound=budget.bound, entries=chain_row.entries))
         else:
-            bound = units[key] if key in units else tokens[key]
+            bound = bounds[budget.metric, budget.bound]
             rows.append(_row(budget, bound, setting))
-            lines = _entries(budget, bound)
-        entries.append({"metric": str(budget.metric), "bound": str(budget.bound), "entries": lines})
-    return Statement(rows, {"delta": str(ledger.delta), "rows": entries}, _notes(setting))
-
-
-def _entries(budget: RowBudget, bound: Bound) -> list[dict[str, Any]]:
-    """The ledger's entries of a row without links."""
-    lines = budget.entries(bound.price_nats)
-    if budget.bound.unit:
-        lines.append({"name": "units", "amount": bound.samples, "unit": budget.bound.unit})
-    return lines
-
-
-def _bound_chains(ledger: Ledger, setting: Setting, models: Sequence[ChainModel]) -> dict[BoundKind, ChainRow]:
-    budgets = [budget for budget in ledger.rows if budget.bound.uses_chain]
-    if not budgets:
-        return {}
-    return bound_chains(budgets, models, setting.spec, setting.tokens, setting.sample)
-
-
-def _bound_units(ledger: Ledger, scores: ScoreStream, setting: Setting) -> dict[Key, Bound]:
-    """The rows over documents and sequences, by metric and bound."""
-    budgets = [budget for budget in ledger.rows if budget.bound.unit]
-    return bound_units(budgets, scores, setting.units, setting.alphas, setting.vocabulary_size, setting.spec.lambdas)
+            paid.append(ledger_row(budget, bound))
+    ledger = Ledger(delta=str(budgets.delta), rows=tuple(paid))
+    return Statement(rows=tuple(rows), ledger=ledger, notes=tuple(_notes(setting)))
 
 
 def _bound_tokens(
@@ -225,9 +208,9 @@ def named_rows(setting: Setting) -> list[Key]:
     return [(metric, bound) for metric in metrics for bound in bounds if bound.allows(metric)]
 
 
-def _split(setting: Setting, message_bits: int) -> Ledger:
+def _split(setting: Setting, message_bits: int) -> Budget:
     spec = setting.spec
-    ledger = split_delta(
+    budgets = split_delta(
         spec.delta if setting.delta is None else setting.delta,
         named_rows(setting),
         message_bits=message_bits,
@@ -236,8 +219,8 @@ def _split(setting: Setting, message_bits: int) -> Ledger:
         sampling_share=None if setting.sample is None else spec.sampling_share,
         by_token=setting.token_alphas is not None,
     )
-    ledger.check()
-    return ledger
+    budgets.check()
+    return budgets
 
 
 def _bound_loss(budget: RowBudget, cells: CellAverages, index: int | None, setting: Setting) -> Bound:
@@ -310,24 +293,25 @@ def _error_bound(budget: RowBudget, share: float, setting: Setting) -> Bound:
     )
 
 
-def _row(budget: RowBudget, bound: Bound, setting: Setting) -> dict[str, Any]:
+def _row(budget: RowBudget, bound: Bound, setting: Setting, links: tuple[Link, ...] = ()) -> Row:
     guess = budget.metric.random_guess(setting.vocabulary_size)
-    return {
-        "metric": str(budget.metric),
-        "bound": str(budget.bound),
-        "value": float(bound.value),
-        "empirical": float(bound.empirical),
-        "gap": float(bound.gap),
-        "complexity": float(bound.complexity_nats),
-        "range": float(bound.range),
-        "alpha": bound.alpha,
-        "lambda": bound.lambda_,
-        "sampling": max(0.0, float(bound.sampling)),
-        "random_guess": guess,
-        "vacuous": bool(bound.value >= guess),
-        "delta": float(budget.delta),
-        **({"alphas": list(bound.token_alphas)} if bound.token_alphas else {}),
-    }
+    return Row(
+        metric=budget.metric,
+        bound=budget.bound,
+        value=float(bound.value),
+        empirical=float(bound.empirical),
+        gap=float(bound.gap),
+        complexity=float(bound.complexity_nats),
+        range=float(bound.range),
+        alpha=bound.alpha,
+        lambda_=bound.lambda_,
+        sampling=max(0.0, float(bound.sampling)),
+        random_guess=guess,
+        vacuous=bool(bound.value >= guess),
+        delta=float(budget.delta),
+        alphas=bound.token_alphas,
+        links=links,
+    )
 
 
 def _notes(setting: Setting) -> list[str]:

@@ -79,7 +79,9 @@ def bound_units(
     keys += [(metric, 0.0) for metric in metrics if metric.is_error]
     counts = {"documents": units.documents, "sequences": units.blocks}
     used = {budget.bound.unit for budget in budgets}
-    sums = {unit: {key: DocumentSums(count) for key in keys} for unit, count in counts.items() if unit in used}
+    sums: dict[str, dict[Key, DocumentSums]] = {
+        unit: {key: DocumentSums(count) for key in keys} for unit, count in counts.items() if unit in used
+    }
     _read(scores, sums, vocabulary_size)
     return {
         (budget.metric, budget.bound): _bound(budget, sums[str(budget.bound.unit)], vocabulary_size, lambdas)

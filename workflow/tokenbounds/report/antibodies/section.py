@@ -8,20 +8,21 @@ from pathlib import Path
 import polars as pl
 from markupsafe import Markup
 
+from tokenbounds.bounds.kinds import BPD, Metric
 from tokenbounds.config import TaskSpec
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import atomic_path, write_bytes
 from tokenbounds.report import style, templates
 from tokenbounds.report.antibodies import figures, tables
 from tokenbounds.report.antibodies.tables import MessageReport, TaskResult
-from tokenbounds.report.formats import format_bytes, format_percent, format_value, metric_label
+from tokenbounds.report.formats import format_bytes, format_percent, format_value
 from tokenbounds.report.inline_svg import inline_svg
 from tokenbounds.report.page import Section
 from tokenbounds.report.records import read_certificates
 
 SCHEMA_VERSION = 1
 NAMES = ("models", "regions", "positions", "recovery", "affinity", "quantization")
-_METRICS = ("bpd", "top1_error")
+_METRICS = (BPD, Metric.top(1))
 
 
 def write_antibody_results(
@@ -131,11 +132,13 @@ def antibody_section(directory: Path | str) -> list[Section]:
         raise TokenboundsError(f"the tables in {directory} cannot be read ({error}). Make them again.") from error
     if all(frames[name].is_empty() for name in ("regions", "recovery", "affinity")):
         return []
-    metrics = [name for name in frames["models"].columns if name == "bpd" or name.startswith("top")]
+    # The metrics' columns are between those of every table and those of bits per token's other values.
+    columns = frames["models"].columns
+    metrics = [Metric(name) for name in columns[columns.index("tokens") + 1 : columns.index("bpd_measured")]]
     body = templates.render(
         "tokenbounds.report.antibodies",
         "section.html.jinja",
-        {"shown": format_value, "label": metric_label, "size": format_bytes, "percent": format_percent},
+        {"shown": format_value, "bpd": BPD, "size": format_bytes, "percent": format_percent},
         metrics=metrics,
         models=frames["models"].to_dicts(),
         regions=_by_region(frames["regions"]),
@@ -160,7 +163,7 @@ def _by_region(frame: pl.DataFrame) -> list[dict[str, object]]:
         corpus, certificate, metric = key
         part = rows.filter((pl.col("certificate") == certificate) & (pl.col("metric") == metric))
         cells = {row["label"]: row for row in reversed(part.to_dicts())}
-        lines.append({"corpus": corpus, "certificate": certificate, "metric": metric, "cells": cells})
+        lines.append({"corpus": corpus, "certificate": certificate, "metric": Metric(metric), "cells": cells})
     return lines
 
 

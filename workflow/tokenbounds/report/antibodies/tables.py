@@ -9,11 +9,13 @@ from typing import Any
 
 import polars as pl
 
+from tokenbounds.bounds.kinds import BPD, Metric
+from tokenbounds.certificates.schema import Certificate, Row
 from tokenbounds.config import AffinityTask, RecoveryTask, TaskSpec
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import read_json
 from tokenbounds.report.formats import quantizer_name
-from tokenbounds.report.records import BoundRow, Certificate
+from tokenbounds.report.records import metrics_of
 from tokenbounds.tasks.affinity import correlate_variants
 from tokenbounds.tasks.recovery import summarize_recovery
 
@@ -126,8 +128,8 @@ def model_table(certificates: Sequence[Certificate], reports: Mapping[str, Messa
     `bpd_residues` is the bound over amino acids alone, given which tokens they are (see docs/bounds.md, "Subsets of
     tokens"), null where the certificate does not state it; `bpd_measured` is the average that was measured.
     """
-    metrics = sorted({metric for one in certificates for metric in one.metrics}, key=_metric_key)
-    schema = {**_WHO, "tokens": _INT, **dict.fromkeys(metrics, _REAL)}
+    metrics = metrics_of(certificates)
+    schema = {**_WHO, "tokens": _INT, **dict.fromkeys(map(str, metrics), _REAL)}
     schema |= {"bpd_measured": _REAL, "bpd_residues": _REAL, "vacuous": _FLAG}
     rows = []
     for corpus in dict.fromkeys(one.corpus for one in certificates):
@@ -137,25 +139,27 @@ def model_table(certificates: Sequence[Certificate], reports: Mapping[str, Messa
     return pl.DataFrame(rows, schema=schema)
 
 
-def _model_row(one: Certificate, metrics: Sequence[str], reports: Mapping[str, MessageReport]) -> dict[str, Any]:
-    found = {metric: one.row(metric) for metric in metrics}
+def _model_row(one: Certificate, metrics: Sequence[Metric], reports: Mapping[str, MessageReport]) -> dict[str, Any]:
+    best = {metric: one.row(metric) for metric in metrics}
     residues = one.subset("residue", "residue")
-    of_residues = residues.row("bpd") if residues is not None else None
-    bpd = found.get("bpd")
+    of_residues = residues.row(BPD) if residues is not None else None
+    bpd = best.get(BPD)
     return {
         **_who(one, reports),
         "tokens": one.tokens,
-        **{metric: row.value if row else None for metric, row in found.items()},
+        **{str(metric): row.value if row else None for metric, row in best.items()},
         "bpd_measured": bpd.empirical if bpd else None,
         "bpd_residues": of_residues.value if of_residues else None,
         "vacuous": bpd.vacuous if bpd else None,
     }
 
 
-def _guess_row(group: Sequence[Certificate], size: int, metrics: Sequence[str]) -> dict[str, Any]:
+def _guess_row(group: Sequence[Certificate], size: int, metrics: Sequence[Metric]) -> dict[str, Any]:
     rows = [row for one in group if one.vocabulary_size == size for row in one.rows]
     guesses = {row.metric: row.random_guess for row in rows}
-    return {"certificate": "random guessing", "corpus": group[0].corpus} | {name: guesses.get(name) for name in metrics}
+    return {"certificate": "random guessing", "corpus": group[0].corpus} | {
+        str(metric): guesses.get(metric) for metric in metrics
+    }
 
 
 def recovery_table(results: Sequence[TaskResult]) -> pl.DataFrame:
@@ -199,14 +203,14 @@ def _measured(certificates: Sequence[Certificate]) -> list[tuple[str, dict[str, 
     """What certificates measured: loss and, where there are labels, errors at residues that are not germline."""
     found: list[tuple[str, dict[str, Any]]] = []
     for one in certificates:
-        row = one.row("bpd")
+        row = one.row(BPD)
         if row is not None:
-            found.append((one.message, _measure(f"bits per token, {one.corpus}", row.empirical, False)))
+            found.append((one.message.name, _measure(f"bits per token, {one.corpus}", row.empirical, False)))
         changed = one.subset("germline", "non_germline")
-        error = changed.row("top1_error") if changed is not None else None
+        error = changed.row(Metric.top(1)) if changed is not None else None
         if error is not None:
             name = f"non-germline residues missed, {one.corpus}"
-            found.append((one.message, _measure(name, error.empirical, False)))
+            found.append((one.message.name, _measure(name, error.empirical, False)))
     return list({(name, measure["metric"]): (name, measure) for name, measure in found}.values())
 
 
@@ -226,28 +230,31 @@ def _measure(metric: str, value: float, higher_is_better: bool) -> dict[str, Any
 def _bounds(certificates: Sequence[Certificate], message: str) -> dict[str, float | None]:
     best: dict[str, float | None] = {}
     for key, prior in (("certified_bpd", "message"), ("held_out_bpd", "held_out")):
-        rows = [one.row("bpd") for one in certificates if (one.message, one.prior) == (message, prior)]
+        rows = [one.row(BPD) for one in certificates if (one.message.name, one.prior.kind) == (message, prior)]
         best[key] = min((row.value for row in rows if row is not None), default=None)
     return best
 
 
 def _who(certificate: Certificate, reports: Mapping[str, MessageReport]) -> dict[str, Any]:
-    report = reports.get(certificate.message)
+    report = reports.get(certificate.message.name)
     return {
         "certificate": certificate.name,
         "corpus": certificate.corpus,
         "model": certificate.model,
-        "message": certificate.message,
-        "prior": certificate.prior,
-        "message_bits": certificate.message_bits,
+        "message": certificate.message.name,
+        "prior": certificate.prior.kind,
+        "message_bits": certificate.message.whole_bits,
         "bits_per_weight": report.bits_per_weight if report else None,
     }
 
 
-def _row(row: BoundRow) -> dict[str, Any]:
-    names = ("metric", "bound", "value", "empirical", "random_guess", "vacuous")
-    return {**{name: getattr(row, name) for name in names}, "row_delta": row.delta}
-
-
-def _metric_key(metric: str) -> tuple[bool, int]:
-    return metric != "bpd", int("".join(filter(str.isdigit, metric)) or 0)
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "metric": str(row.metric),
+        "bound": row.bound.value,
+        "value": row.value,
+        "empirical": row.empirical,
+        "random_guess": row.random_guess,
+        "vacuous": row.vacuous,
+        "row_delta": row.delta,
+    }

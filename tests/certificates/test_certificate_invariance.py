@@ -131,6 +131,6 @@ def test_through_the_whole_path_a_larger_message_costs(study, tmp_path):
         pq.write_table(table.replace_schema_metadata(metadata), tmp_path / path.name)
         paths.append(tmp_path / path.name)
     inputs = with_link(study.inputs, message=larger, scores=tuple(paths))
-    wanted = values(certify_bound("c", "t", study.inputs, SPEC, tmp_path / "a.json", model="m")["rows"])
-    found = values(certify_bound("c", "t", inputs, SPEC, tmp_path / "b.json", model="m")["rows"])
+    wanted = values(certify_bound("c", "t", study.inputs, SPEC, tmp_path / "a.json", model="m").rows)
+    found = values(certify_bound("c", "t", inputs, SPEC, tmp_path / "b.json", model="m").rows)
     assert all(found[row] > value for row, value in wanted.items())

@@ -50,8 +50,8 @@ def test_bounds_of_an_array_and_of_a_file_are_the_same(tmp_path):
     array = tb.bound(losses, 100, 256, ranks=ranks)
     file = tb.bound(tmp_path / "losses.parquet", 100, 256, ranks="place", column="loss", nats=True)
     assert [row.value for row in array.rows] == pytest.approx([row.value for row in file.rows], abs=1e-9)
-    assert {row["metric"] for row in array.rows} == {"bpd", "top1_error", "top10_error", "top100_error"}
-    assert {row["metric"] for row in tb.bound(losses, 100, 256).rows} == {"bpd"}
+    assert {row.metric for row in array.rows} == {"bpd", "top1_error", "top10_error", "top100_error"}
+    assert {row.metric for row in tb.bound(losses, 100, 256).rows} == {"bpd"}
 
 
 def test_mistakes_are_named(tmp_path):

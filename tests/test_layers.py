@@ -50,7 +50,6 @@ LATE_STILL = {
     ("console", "certificates.forecast"),
 }
 UPWARDS_STILL = {
-    ("models.markov.chain", "compression.markov_pruning"),
     ("models.markov.chain", "messages.container"),
     ("models.markov.chain", "messages.formats.markov"),
 }

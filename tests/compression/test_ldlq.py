@@ -4,7 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from tokenbounds.compression.posttraining.ldlq import LdlFactor, ldl_factor, ldlq, proxy_loss
+from proxy import proxy_loss
+from tokenbounds.compression.posttraining.ldlq import LdlFactor, ldl_factor, ldlq
 from tokenbounds.errors import CalibrationError
 
 RNG = np.random.default_rng(0)

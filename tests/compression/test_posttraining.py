@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from fresh_decoder import digests
+from proxy import proxy_loss
 from tokenbounds.compression.calibration.calibrate import calibrate_model
 from tokenbounds.compression.calibration.layers import Matrix, matrices_of, of_use
 from tokenbounds.compression.calibration.store import Calibration
 from tokenbounds.compression.encode import encode_model
-from tokenbounds.compression.posttraining.ldlq import proxy_loss
 from tokenbounds.compression.posttraining.roundings import SensitivitySteps, staggered_exponents
 from tokenbounds.compression.posttraining.scale_search import find_scale
 from tokenbounds.config import CalibrationSpec, MessageSpec, parse_row

@@ -4,13 +4,32 @@ import itertools
 
 import numpy as np
 import pytest
-from tokenbounds.compression.posttraining.viterbi import laplacian_lengths, point_lengths, quantize_sequences
+from tokenbounds.compression.posttraining.viterbi import MAGNITUDES, quantize_sequences
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.adaptive import decode_planes, encode_planes
 from tokenbounds.messages.coding.tensors import decode_codes, encode_codes
 from tokenbounds.messages.coding.trellis import STATES, Trellis, codes_of, grid_points, trellis
 
 GAUSSIAN = np.random.default_rng(0).normal(size=(512, 128))
+
+
+def point_lengths(points):
+    """Bits of grid points by magnitude, float64 [1, 64], from their histogram, smoothed by a law of the same mean."""
+    magnitudes = np.abs(points.reshape(-1))
+    counts = np.bincount(np.minimum(magnitudes, MAGNITUDES - 1), minlength=MAGNITUDES)
+    return laplacian_lengths(float(magnitudes.mean()), counts)
+
+
+def laplacian_lengths(mean_magnitude, counts=None):
+    """Bits of grid points by magnitude of a geometric law, plus counts: even and odd ones are one distribution each."""
+    magnitudes = np.arange(MAGNITUDES)
+    law = np.exp(-magnitudes / max(mean_magnitude, 0.25)) + 1e-9
+    law[0] /= 2  # zero has no sign
+    lengths = np.empty(MAGNITUDES)
+    for grid in (slice(0, None, 2), slice(1, None, 2)):
+        mass = (0.0 if counts is None else counts[grid]) + 8.0 * law[grid] / law[grid].sum()
+        lengths[grid] = -np.log2(mass / mass.sum())
+    return (lengths + (magnitudes > 0))[None]
 
 
 def fitted(values, machine, weight, rounds=5):

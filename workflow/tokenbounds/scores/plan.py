@@ -82,11 +82,6 @@ class Plan:
     sha256: str
     visible_tokens: int | None = None
 
-    @property
-    def planned_tokens(self) -> int:
-        """Number of distinct tokens that the plan scores."""
-        return int(pc.sum(self.table["length"]).as_py() or 0)
-
     def shard(self, shard: int) -> pa.Table:
         """Rows of one shard, in corpus order; possibly none.
 

@@ -112,12 +112,6 @@ def ldlq(weight: np.ndarray, factor: LdlFactor, quantize_block: QuantizeBlock, b
     return np.ascontiguousarray(values.T)
 
 
-def proxy_loss(errors: np.ndarray, hessian: np.ndarray) -> float:
-    """tr(E H Eᵀ): what errors E, float [outputs, inputs], cost in the mean squared output, summed over outputs."""
-    wide = errors.astype(np.float64)
-    return float(np.sum((wide @ hessian) * wide))
-
-
 def _block_feedback(feedback: np.ndarray, block: int) -> np.ndarray:
     """U of the block factorization: zero inside blocks, (I + U) divided by its own diagonal blocks."""
     if block == 1:

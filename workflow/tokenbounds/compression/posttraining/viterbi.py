@@ -21,7 +21,6 @@ from tokenbounds.messages.coding.trellis import Trellis
 
 MAGNITUDES = 64  # greater ones are priced along a straight line
 _BITS_BEYOND = 1.0  # price of each further unit of magnitude
-_PRIOR = 8.0  # how many points the law counts for that smooths a histogram
 _OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 
 
@@ -40,7 +39,7 @@ def quantize_sequences(
         In steps of the grid.
     machine : Trellis
     lengths : float array [levels, 64]
-        Bits of a grid point by magnitude, its sign included; see `point_lengths`.
+        Bits of a grid point by magnitude, its sign included.
     rate_weight : float
         Squared steps that a bit is worth: about 0.35 on the rate–distortion curve at two bits or more.
     levels : int array [length, sequences], optional
@@ -65,33 +64,6 @@ def quantize_sequences(
         last = _forward(column, prices, rate_weight * _BITS_BEYOND, level, machine, origins, choices)
         _trace_back(last, machine.odd, origins, choices, points[:, sequence])
     return points
-
-
-def point_lengths(points: np.ndarray) -> np.ndarray:
-    """Bits of grid points by magnitude, float64 [1, 64], from their histogram.
-
-    The even and the odd magnitudes are one distribution each. Both are smoothed by a geometric law of the same mean
-    magnitude, so that none is impossible.
-    """
-    magnitudes = np.abs(points.reshape(-1))
-    counts = np.bincount(np.minimum(magnitudes, MAGNITUDES - 1), minlength=MAGNITUDES).astype(np.float64)
-    return _lengths(counts, float(magnitudes.mean()) if magnitudes.size else 1.0)
-
-
-def laplacian_lengths(mean_magnitude: float) -> np.ndarray:
-    """Bits of grid points by magnitude, float64 [1, 64], of a geometric law: where a first quantization starts."""
-    return _lengths(np.zeros(MAGNITUDES), mean_magnitude)
-
-
-def _lengths(counts: np.ndarray, mean_magnitude: float) -> np.ndarray:
-    magnitudes = np.arange(MAGNITUDES)
-    law = np.exp(-magnitudes / max(mean_magnitude, 0.25)) + 1e-9
-    law[0] /= 2  # zero has no sign
-    lengths = np.empty(MAGNITUDES)
-    for grid in (slice(0, None, 2), slice(1, None, 2)):
-        mass = counts[grid] + _PRIOR * law[grid] / law[grid].sum()
-        lengths[grid] = -np.log2(mass / mass.sum())
-    return (lengths + (magnitudes > 0))[None]
 
 
 @njit(**_OPTIONS)

@@ -22,7 +22,6 @@ from numba import njit
 
 SIZE = 8
 E8P_CODES = 1 << 16
-BALL_CODES = 1 << 8
 
 # Which coordinates of the 29 entries of squared length 12 are 1/2 (set bits, first coordinate highest), not 3/2.
 _SHORT = (

@@ -38,20 +38,10 @@ LATE = {
     ("certificates.verify", "certificates.rescoring"): "torch, only when blocks are scored again",
     ("messages.side_information", "models.base"): "torch, to find a base alone",
     ("models.base", "models.pretrained.loading"): "GGUF and transformers' loaders, for bases outside the study alone",
-    ("messages.decode", "models"): "adapters and chains, for messages that hold them alone",
+    ("console", "certificates.forecast"): "scipy and polars, for `tokenbounds plan` alone",
     ("scores.scoring", "messages.decode"): "torch, not to check or read scores",
     ("scores.scoring", "scores.neural"): "torch, not to check or read scores",
     ("messages.smoothing_head", "messages"): "numba's coder, not to read which weights a head names",
-}
-
-# To be emptied: what is not yet as it must be.
-LATE_STILL = {
-    ("compression", ""),
-    ("console", "certificates.forecast"),
-}
-UPWARDS_STILL = {
-    ("models.markov.chain", "messages.container"),
-    ("models.markov.chain", "messages.formats.markov"),
 }
 
 
@@ -116,7 +106,7 @@ def test_every_package_has_its_layer():
 
 
 def test_imports_point_downwards():
-    assert upwards(EDGES) <= UPWARDS_STILL
+    assert upwards(EDGES) == set()
 
 
 def test_an_upward_import_is_noticed():
@@ -135,9 +125,8 @@ def test_a_circle_is_noticed_even_if_an_import_is_late():
 
 
 def test_late_imports_are_those_with_a_reason():
-    allowed = {*LATE, *LATE_STILL}
     late = [(name, other) for name, other, is_late in EDGES if is_late]
-    unlisted = [pair for pair in late if not any(within(pair[0], a) and within(pair[1], b) for a, b in allowed)]
+    unlisted = [pair for pair in late if not any(within(pair[0], a) and within(pair[1], b) for a, b in LATE)]
     assert unlisted == []
 
 

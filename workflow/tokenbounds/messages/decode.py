@@ -24,7 +24,9 @@ from tokenbounds.messages.side_information import (
     read_coarse,
 )
 from tokenbounds.messages.smoothing_head import SmoothingHead, has_head
-from tokenbounds.models.build import build_model, coded_parameters
+from tokenbounds.models.adapters import attach_adapters, check_adapter, count_adapters
+from tokenbounds.models.base import find_base
+from tokenbounds.models.build import build_model, coded_parameters, to_dense
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.markov.chain import MarkovChain
 
@@ -121,8 +123,6 @@ def export_huggingface(
     MessageError
         If the message is damaged, or holds a Markov chain, which transformers does not know.
     """
-    from tokenbounds.models.build import to_dense
-
     model = decode_message(source, side_information)
     if not isinstance(model, PreTrainedModel):
         raise MessageError("a Markov chain cannot be written as a Hugging Face folder; only transformers can.")
@@ -190,9 +190,6 @@ def _build(card: object, size_bytes: int) -> PreTrainedModel:
 
 def _build_over_base(message: Message, sha256: str, places: Sequence[Path]) -> PreTrainedModel:
     """The base that a message names, with places for its adapter if it has one."""
-    from tokenbounds.models.adapters import attach_adapters, check_adapter, count_adapters
-    from tokenbounds.models.base import find_base
-
     header = message.header["model"]
     size = header.get("vocabulary_size")
     if not isinstance(size, int) or set(header) - {"family", "vocabulary_size", "parameterization"}:

@@ -22,8 +22,9 @@ from tokenbounds.certificates.schema import (
     TrainingRecord,
 )
 from tokenbounds.corpus.manifest import FileEntry
-from tokenbounds.errors import CertificateError
-from tokenbounds.files import relative_path, sha256_file
+from tokenbounds.errors import CertificateError, ScoreError
+from tokenbounds.files import relative_path
+from tokenbounds.seals import sha256_of_sealed
 
 
 def record_evidence(evidence: Evidence, folder: Path, bases: Mapping[str, BaseRecord] | None = None) -> EvidenceRecord:
@@ -96,9 +97,9 @@ def _record_link(link: LinkEvidence, folder: Path, bases: Mapping[str, BaseRecor
         coarse=coarse,
         base=base,
     )
+    hashed = ((part, sha256_of_sealed(part.path, ScoreError, "Score this shard again.")) for part in link.scores.parts)
     scores = (
-        ScoreRecord(file=relative_path(part.path, folder), sha256=sha256_file(part.path), rows=part.rows)
-        for part in link.scores.parts
+        ScoreRecord(file=relative_path(part.path, folder), sha256=sha256, rows=part.rows) for part, sha256 in hashed
     )
     return ChainRecord(message=message, scores=tuple(scores))
 

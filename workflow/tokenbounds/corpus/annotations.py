@@ -42,6 +42,7 @@ class AnnotationWriter:
             compression="zstd",
             use_dictionary=["document", *self._names],
             column_encoding={"position": "DELTA_BINARY_PACKED"},
+            write_page_checksum=True,
         )
 
     def write(self, first_document: int, lengths: Sequence[int], labels: Sequence[TokenValues]) -> None:
@@ -89,7 +90,7 @@ class Annotations:
         self._cached: dict[int, dict[str, npt.NDArray[Any]]] = {}
         schema = annotations_schema([column.field for column in self.columns])
         try:
-            self._file = pq.ParquetFile(path)
+            self._file = pq.ParquetFile(path, page_checksum_verification=True)
         except (OSError, pa.ArrowException) as error:
             raise CorpusError(f"cannot read {path}: {error}. {_REMEDY}") from error
         metadata = self._file.metadata

@@ -144,7 +144,7 @@ def load_finetuned(directory: Path | str, places: Sequence[Path]) -> tuple[PreTr
     card = AdapterCard.from_dict(read_json(directory / CARD_FILE))
     base, _ = find_base(card.base_sha256, places, card.vocabulary_size)
     model = attach_adapters(base, card.parameterization).eval()
-    load_weights(directory / WEIGHTS_FILE, model)
+    load_weights(directory / WEIGHTS_FILE, model, card)
     return model, card
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,10 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from tokenbounds.errors import ModelError
-from tokenbounds.files import atomic_path, read_json, write_json
+from tokenbounds.files import atomic_path, canonical_json, read_json, sha256_bytes, write_json
 from tokenbounds.models.build import build_model, coded_parameters
 from tokenbounds.models.card import ModelCard
+from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal, sha256_of_sealed
 
 if TYPE_CHECKING:
     from tokenbounds.models.adapters import AdapterCard
@@ -39,15 +41,19 @@ def save_checkpoint(
     """
     directory = Path(directory)
     tensors = {name: value.detach().cpu().contiguous() for name, value in coded_parameters(model).items()}
-    save_tensors(directory / WEIGHTS_FILE, tensors)
+    save_tensors(directory / WEIGHTS_FILE, tensors, {"card_sha256": _card_sha256(card)})
     if training is not None:
         with atomic_path(directory / TRAINING_FILE) as temporary:
             pq.write_table(training, temporary)
     write_json(directory / CARD_FILE, card.to_dict())
 
 
-def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write tensors as safetensors, atomically.
+def _card_sha256(card: ModelCard | AdapterCard) -> str:
+    return sha256_bytes(canonical_json(card.to_dict()).encode())
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors, sealed and atomically.
 
     Raises
     ------
@@ -56,7 +62,8 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """
     with atomic_path(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata={"format": "pt"})
+            save_file(tensors, temporary, metadata={"format": "pt", SEAL_KEY: BLANK_SEAL, **(metadata or {})})
+            seal(temporary)
         except SafetensorError as error:
             raise ModelError(f"cannot write {path}: {error}. Free space, or choose another folder.") from error
 
@@ -75,7 +82,7 @@ def load_checkpoint(directory: Path | str) -> tuple[PreTrainedModel, ModelCard]:
     if not path.is_file():
         raise ModelError(f"{path} does not exist. Train or load the model again.")
     model = build_model(card)
-    load_weights(path, model)
+    load_weights(path, model, card)
     return model, card
 
 
@@ -94,7 +101,25 @@ def load_card(directory: Path | str) -> ModelCard:
         raise ModelError(f"{path}: {error}") from error
 
 
-def load_weights(path: Path, model: PreTrainedModel) -> None:
+def check_weights(path: Path, card: ModelCard | AdapterCard) -> None:
+    """Refuse a file of weights that is not as it was written, or was written with another card.
+
+    Raises
+    ------
+    ModelError
+        If it is damaged, cannot be read, or names another card.
+    """
+    sha256_of_sealed(path, ModelError, "Make it again.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            named = (file.metadata() or {}).get("card_sha256", _card_sha256(card))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read as safetensors: {error}. Make it again.") from error
+    if named != _card_sha256(card):
+        raise ModelError(f"{path.parent / CARD_FILE} is not the card that {path} was written with. Make them again.")
+
+
+def load_weights(path: Path, model: PreTrainedModel, card: ModelCard | AdapterCard) -> None:
     """Copy tensors of a safetensors file into the coded parameters of `model`, which must match it exactly.
 
     Raises
@@ -102,6 +127,7 @@ def load_weights(path: Path, model: PreTrainedModel) -> None:
     ModelError
         If the file is damaged, or names, shapes or types differ.
     """
+    check_weights(path, card)
     parameters = coded_parameters(model)
     try:
         with safe_open(path, framework="pt") as file, torch.no_grad():

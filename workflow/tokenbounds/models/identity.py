@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from tokenbounds.errors import ModelError
 from tokenbounds.files import canonical_json, read_json, sha256_bytes
 from tokenbounds.models.card import ModelCard
+from tokenbounds.seals import sha256_of_sealed
 
 TITLE = "tokenbounds model 1"
 _CHUNK = 1 << 24
@@ -63,6 +64,7 @@ def checkpoint_sha256(directory: Path | str) -> str:
     if card.parameterization["kind"] != "dense":
         raise ModelError(f"{directory} is not dense, and only dense models can be named by hash.")
     path = directory / "model.safetensors"
+    sha256_of_sealed(path, ModelError, "Make it again.")
     try:
         with safe_open(path, framework="numpy") as file:
             return model_sha256(card, ((name, file.get_tensor(name)) for name in file.keys()))  # noqa: SIM118

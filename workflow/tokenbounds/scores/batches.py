@@ -23,9 +23,9 @@ def group_rows(path: Path) -> list[int]:
 def read_batches(
     path: Path, columns: list[str], batch_rows: int, groups: list[int] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Stream a file with one row group in memory at a time; a damaged page is a ScoreError."""
+    """Stream a file with one row group in memory at a time; a page that differs from its checksum is a ScoreError."""
     try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=batch_rows, row_groups=groups, columns=columns):
                 if any(values.null_count for values in batch.columns):
                     raise ScoreError(f"{path} has empty cells. Score this shard again.")

@@ -23,6 +23,7 @@ from tokenbounds.corpus.manifest import MANIFEST_NAME
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import atomic_path, sha256_file
+from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal, sha256_of_sealed
 
 SCHEMA_VERSION = 1
 # Of plans with `visible_tokens`: a release that does not know them must not score their tokens with all of the window.
@@ -38,6 +39,7 @@ PLAN_SCHEMA = pa.schema(
         ("shard", pa.int32()),
     ]
 )
+_REMEDY = "Run plan_scoring again."
 _BLOCKS_PER_CHUNK = 1 << 20
 _TEXT_KEYS = ("mode", "manifest_sha256")
 _INTEGER_KEYS = ("draws", "tokens", "documents", "blocks", "context", "stride", "seed", "shards")
@@ -186,8 +188,12 @@ def window_rows(document: Int64Array, start: Int64Array, length: Int64Array) -> 
 def write_plan(table: pa.Table, path: Path | str, *, manifest_sha256: str) -> None:
     """Write a table of `plan_scoring` as Parquet, atomically, bound to the corpus manifest it was made for."""
     metadata = {**(table.schema.metadata or {}), b"manifest_sha256": manifest_sha256.encode()}
+    schema = table.schema.with_metadata(metadata)
     with atomic_path(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+        with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
+            writer.write_table(table.replace_schema_metadata(metadata))
+            writer.add_key_value_metadata({SEAL_KEY: BLANK_SEAL})
+        seal(temporary)
 
 
 def plan_corpus(corpus_directory: Path | str, spec: Any, out: Path | str) -> None:
@@ -224,11 +230,18 @@ def read_plan(path: Path | str) -> Plan:
         If the file is missing, damaged, no plan, or of an unknown version.
     """
     path = Path(path)
+    sha256 = sha256_of_sealed(path, ScoreError, _REMEDY)
     try:
-        table = pq.read_table(path, partitioning=None)
+        table = pq.read_table(path, partitioning=None, page_checksum_verification=True)
+        table.validate(full=True)
     except (OSError, pa.ArrowException) as error:
-        raise ScoreError(f"{path} cannot be read as a plan ({error}). Run plan_scoring again.") from error
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        raise ScoreError(f"{path} cannot be read as a plan ({error}). {_REMEDY}") from error
+    if any(values.null_count for values in table.columns):
+        raise ScoreError(f"{path} has empty cells. {_REMEDY}")
+    metadata = {
+        key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+        for key, value in (table.schema.metadata or {}).items()
+    }
     limited = "visible_tokens" in metadata
     expected = LIMITED_SCHEMA_VERSION if limited else SCHEMA_VERSION
     if metadata.get("schema_version") != str(expected):
@@ -244,7 +257,7 @@ def read_plan(path: Path | str) -> Plan:
     if texts["mode"] not in ("exhaustive", "sampled"):
         raise ScoreError(f"{path} has the unknown mode {texts['mode']!r}. Plan again with this release.")
     values: dict[str, Any] = {**numbers, **texts}
-    return Plan(table=table, sha256=sha256_file(path), **values)
+    return Plan(table=table, sha256=sha256, **values)
 
 
 def expand_blocks(rows: pa.Table | pa.RecordBatch) -> dict[str, Int64Array]:

@@ -24,6 +24,7 @@ from tokenbounds.scores.batches import group_rows, read_batches
 from tokenbounds.scores.checks import KEYS, PlannedRows, check_alphas, check_increasing, check_values
 from tokenbounds.scores.plan import Plan, column
 from tokenbounds.scores.provenance import Provenance
+from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal
 
 _ROWS_PER_GROUP = 1 << 20
 _QUEUED_BATCHES = 4
@@ -41,6 +42,7 @@ class ScoreWriter:
             compression={name: "none" if name == "nll_bits" else "zstd" for name in schema.names},
             use_dictionary=[name for name in schema.names if name not in ("position", "nll_bits")],
             column_encoding={"position": "DELTA_BINARY_PACKED"},
+            write_page_checksum=True,
         )
         self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(_QUEUED_BATCHES)
         self._failure: BaseException | None = None
@@ -82,6 +84,7 @@ class ScoreWriter:
         if pending and self._failure is None:
             self._attempt(pending)
         try:
+            self._writer.add_key_value_metadata({SEAL_KEY: BLANK_SEAL})
             self._writer.close()
         except BaseException as error:
             self._failure = self._failure or error
@@ -108,6 +111,7 @@ def score_writer(path: Path | str, provenance: Provenance) -> Iterator[ScoreWrit
         try:
             yield writer
             writer.close()
+            seal(temporary)
         finally:
             writer.abandon()
 

@@ -16,7 +16,7 @@ from torch import nn
 from tokenbounds.compression.calibration.layers import blocks_name, blocks_of, check_calibratable, final_norm_of
 from tokenbounds.errors import CalibrationError
 from tokenbounds.models.build import empty_model
-from tokenbounds.models.checkpoint import WEIGHTS_FILE, load_card
+from tokenbounds.models.checkpoint import WEIGHTS_FILE, check_weights, load_card
 
 
 class _Reached(Exception):
@@ -44,6 +44,7 @@ class LayerwiseModel:
         check_calibratable(self.card)
         self.device, self.dtype = device, dtype
         self._path = Path(directory) / WEIGHTS_FILE
+        check_weights(self._path, self.card)
         with init_empty_weights(include_buffers=False):
             self.model = empty_model(self.card)
         self.model.tie_weights()  # what is loaded for one is then the other's too

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from tokenbounds.compression.calibration.layers import Matrix
 from tokenbounds.errors import CalibrationError
 from tokenbounds.files import atomic_path, canonical_json
+from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal, sha256_of_sealed
 
 CALIBRATION_VERSION = 1
 
@@ -50,6 +51,7 @@ class Calibration:
             If it is missing, damaged or of another version.
         """
         path = Path(path)
+        sha256_of_sealed(path, CalibrationError, "Calibrate again.")
         try:
             with safe_open(path, framework="np") as file:
                 record = json.loads((file.metadata() or {}).get("calibration", "{}"))
@@ -97,7 +99,7 @@ class CalibrationWriter:
     """Writes float32 tensors of shapes known in advance into one safetensors file, in any order."""
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], record: Mapping[str, Any]) -> None:
-        header: dict[str, Any] = {"__metadata__": {"calibration": canonical_json(dict(record))}}
+        header: dict[str, Any] = {"__metadata__": {"calibration": canonical_json(dict(record)), SEAL_KEY: BLANK_SEAL}}
         end = 0
         for name, shape in shapes.items():
             begin, end = end, end + 4 * math.prod(shape)
@@ -133,3 +135,4 @@ def calibration_writer(
         writer = CalibrationWriter(temporary, shapes, {**record, "schema_version": CALIBRATION_VERSION})
         yield writer
         writer.check_complete()
+        seal(temporary)

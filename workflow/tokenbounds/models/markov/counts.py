@@ -13,8 +13,9 @@ import pyarrow as pa
 from tokenbounds.config import MarkovModel
 from tokenbounds.corpus.shards import Corpus
 from tokenbounds.errors import ModelError, TokenboundsError
-from tokenbounds.files import atomic_path, read_json, write_json
+from tokenbounds.files import atomic_path, canonical_json, read_json, sha256_bytes, write_json
 from tokenbounds.models.markov.grams import MarkovCard, check_codes, gram_codes, sum_by_code
+from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal, sha256_of_sealed
 
 COUNTS_NAME = "counts.arrow"
 CARD_NAME = "card.json"
@@ -77,10 +78,17 @@ class _Tally:
 
 def save_counts(directory: Path, card: MarkovCard, grams: np.ndarray, counts: np.ndarray) -> None:
     """Write counts.arrow and card.json atomically."""
-    table = pa.table({"gram": pa.array(grams), "count": pa.array(counts)}, schema=_SCHEMA)
-    with atomic_path(directory / COUNTS_NAME) as path, pa.ipc.new_file(str(path), _SCHEMA) as writer:
-        writer.write_table(table)
+    schema = _SCHEMA.with_metadata({SEAL_KEY: BLANK_SEAL, "card_sha256": _card_sha256(card)})
+    table = pa.table({"gram": pa.array(grams), "count": pa.array(counts)}, schema=schema)
+    with atomic_path(directory / COUNTS_NAME) as path:
+        with pa.ipc.new_file(str(path), schema) as writer:
+            writer.write_table(table)
+        seal(path)
     write_json(directory / CARD_NAME, card.to_dict())
+
+
+def _card_sha256(card: MarkovCard) -> str:
+    return sha256_bytes(canonical_json(card.to_dict()).encode())
 
 
 def load_counts(directory: Path | str) -> tuple[MarkovCard, np.ndarray, np.ndarray]:
@@ -95,6 +103,7 @@ def load_counts(directory: Path | str) -> tuple[MarkovCard, np.ndarray, np.ndarr
     path = directory / COUNTS_NAME
     try:
         card = MarkovCard.from_dict(read_json(directory / CARD_NAME))
+        sha256_of_sealed(path, ModelError, "Fit the chain again.")
         with pa.ipc.open_file(pa.memory_map(str(path), "r")) as reader:
             table = reader.read_all()
     except (OSError, pa.ArrowException) as error:
@@ -103,6 +112,8 @@ def load_counts(directory: Path | str) -> tuple[MarkovCard, np.ndarray, np.ndarr
         raise ModelError(f"{directory}: {error}") from error
     if table.schema != _SCHEMA:
         raise ModelError(f"{path} does not have the columns gram and count. Fit the chain again.")
+    if (table.schema.metadata or {}).get(b"card_sha256", _card_sha256(card).encode()) != _card_sha256(card).encode():
+        raise ModelError(f"{directory / CARD_NAME} is not the card that {path} was written with. Fit the chain again.")
     grams = table.column("gram").to_numpy()
     counts = table.column("count").to_numpy()
     if len(grams) == 0 or np.any(grams[1:] <= grams[:-1]) or counts.min() < 1:

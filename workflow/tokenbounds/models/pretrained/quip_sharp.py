@@ -29,6 +29,7 @@ from tokenbounds.models.pretrained.lattice_layers import (
     slots_of,
 )
 from tokenbounds.models.pretrained.tensor_files import TensorFiles, taken
+from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal, sha256_of_sealed
 
 FAMILIES = ("llama", "mistral")
 CODES_FILE = "codes.safetensors"
@@ -164,7 +165,8 @@ def save_codes(directory: Path, codes: PublishedCodes | None) -> None:
     settings = {"bits": str(codes.bits), "residual_scale": repr(codes.residual_scale)}
     with atomic_path(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata=settings)
+            save_file(tensors, temporary, metadata={**settings, SEAL_KEY: BLANK_SEAL})
+            seal(temporary)
         except SafetensorError as error:
             raise ModelError(f"cannot write {path}: {error}. Free space, or choose another folder.") from error
 
@@ -180,6 +182,7 @@ def load_codes(directory: Path, shapes: Mapping[str, tuple[int, ...]]) -> Publis
     path = directory / CODES_FILE
     if not path.is_file():
         raise ModelError(f"{directory} holds no codes: its model was not imported from a QuIP# checkpoint.")
+    sha256_of_sealed(path, ModelError, "Import the checkpoint again.")
     try:
         with safe_open(path, framework="np") as file:
             settings = file.metadata() or {}

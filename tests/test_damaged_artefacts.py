@@ -1,0 +1,130 @@
+"""What jobs hand to each other besides scores: a flipped bit anywhere is one error that names the file."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tokenbounds.compression.calibration.layerwise import LayerwiseModel
+from tokenbounds.compression.calibration.store import Calibration, calibration_writer
+from tokenbounds.config import ByteTokenizer, CorpusSpec, JsonLinesSource
+from tokenbounds.corpus.annotations import Annotations
+from tokenbounds.corpus.reader import Corpus
+from tokenbounds.corpus.shards import tokenize_corpus
+from tokenbounds.errors import TokenboundsError
+from tokenbounds.models.build import build_model
+from tokenbounds.models.card import ModelCard
+from tokenbounds.models.checkpoint import load_checkpoint, save_checkpoint
+from tokenbounds.models.identity import checkpoint_sha256
+from tokenbounds.models.markov.counts import load_counts, save_counts
+from tokenbounds.models.markov.grams import MarkovCard
+
+CARD = ModelCard("gpt2", {"n_layer": 1, "n_embd": 8, "n_head": 2}, 16, 0, 8)
+
+
+def checkpoint(folder):
+    save_checkpoint(folder, build_model(CARD), CARD)
+    return folder / "model.safetensors"
+
+
+def counts(folder):
+    save_counts(folder, MarkovCard(1, 16, 0), np.arange(90, dtype=np.uint64), np.arange(1, 91))
+    return folder / "counts.arrow"
+
+
+def calibration(folder):
+    path = folder / "c.safetensors"
+    with calibration_writer(path, {"loss_bits": (1,), "moments/a": (8, 8)}, {"corpus": "c"}) as writer:
+        writer.write("loss_bits", np.ones(1))
+        writer.write("moments/a", np.eye(8))
+    return path
+
+
+def annotations(folder):
+    rows = [{"text": "ab" * 20, "year": year} for year in ("1901", "1902", "1901")]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = JsonLinesSource(kind="jsonl", paths=(str(folder / "rows.jsonl"),), labels=("year",))
+    tokenize_corpus(CorpusSpec(source=source, tokenizer=ByteTokenizer(kind="bytes"), shards=1), "c", folder / "c")
+    return folder / "c" / "annotations.parquet"
+
+
+def read_annotations(path):
+    corpus = Corpus.open(path.parent)
+    labels = Annotations.open(path.parent, corpus)
+    documents = (labels.at(np.full(40, document), np.arange(40)) for document in range(corpus.documents))
+    return [codes["year"].tolist() for codes in documents]
+
+
+ARTEFACTS = {
+    "checkpoint": (checkpoint, lambda path: load_checkpoint(path.parent)),
+    "base by its hash": (checkpoint, lambda path: checkpoint_sha256(path.parent)),
+    "checkpoint, block by block": (
+        checkpoint,
+        lambda path: LayerwiseModel(path.parent, torch.device("cpu"), torch.float32),
+    ),
+    "counts": (counts, lambda path: load_counts(path.parent)),
+    "calibration": (calibration, Calibration.open),
+}
+
+
+@pytest.mark.parametrize("kind", ARTEFACTS)
+def test_a_flipped_bit_is_one_error_that_names_the_file(tmp_path, kind):
+    make, read = ARTEFACTS[kind]
+    path = make(tmp_path)
+    read(path)
+    original = path.read_bytes()
+    mark = original.index(b"tokenbounds-sha256:")
+    missed = []
+    for place in range(3, len(original), len(original) // 60):
+        damaged = bytearray(original)
+        damaged[place] ^= 4
+        path.write_bytes(bytes(damaged))
+        try:
+            read(path)
+            missed.append(place)
+        except TokenboundsError as error:
+            assert path.name in str(error)
+    # A mark that is no mark any more says nothing; the values are then what they were.
+    assert all(mark <= place < mark + 19 for place in missed)
+
+
+def test_damaged_pages_of_annotations_are_refused_or_harmless(tmp_path):
+    path = annotations(tmp_path)
+    right, refused = read_annotations(path), 0
+    original = path.read_bytes()
+    footer = len(original) - 8 - int.from_bytes(original[-8:-4], "little")
+    for place in range(4, footer, 7):
+        damaged = bytearray(original)
+        damaged[place] ^= 4
+        path.write_bytes(bytes(damaged))
+        try:
+            assert read_annotations(path) == right  # statistics beside a page may be damaged
+        except TokenboundsError as error:
+            refused += "annotations.parquet" in str(error)
+    assert refused > (footer - 4) / 7 / 4
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "counts"])
+def test_a_card_that_was_changed_is_refused(tmp_path, kind):
+    make, read = ARTEFACTS[kind]
+    path = make(tmp_path)
+    card = json.loads((tmp_path / "card.json").read_text())
+    (tmp_path / "card.json").write_text(json.dumps(card | {"start_id": 3}))
+    with pytest.raises(TokenboundsError, match=r"card\.json is not the card that .* was written with"):
+        read(path)
+
+
+def test_artefacts_of_earlier_releases_are_read(tmp_path):
+    path = checkpoint(tmp_path)
+    save_file(load_file(path), path, metadata={"format": "pt"})
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    load_checkpoint(tmp_path)
+    path = counts(tmp_path)
+    table = pa.ipc.open_file(path).read_all().replace_schema_metadata(None)
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table)
+    load_counts(tmp_path)

@@ -1,6 +1,8 @@
 """Label columns of text corpora: values to the letter, what is refused, and the way from source to certificate."""
 
 import json
+import re
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -31,7 +33,7 @@ from tokenbounds.corpus.labels import MOST_LABELS, DocumentLabels
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.errors import ConfigError, CorpusError
-from tokenbounds.models.markov.chain import fit_markov
+from tokenbounds.models.markov.counts import fit_markov
 from tokenbounds.scores.plan import plan_corpus
 from tokenbounds.scores.provenance import ALPHA_FIELD, SCORE_SCHEMA
 from tokenbounds.scores.scoring import score_message
@@ -239,3 +241,14 @@ def test_a_text_corpus_is_certified_language_by_language(certificate):
     ]
     bits = {each["label"]: each["rows"][0]["empirical"] for each in subsets}
     assert bits["two"] == pytest.approx(1.0, abs=0.3) and bits["six"] == pytest.approx(np.log2(6), abs=0.3)
+
+
+def test_what_is_not_of_antibodies_does_not_name_them():
+    """Whatever a corpus knows about its tokens, scores, bounds and certificates treat alike."""
+    library = Path(__file__).parents[2] / "workflow/tokenbounds"
+    general = [path for name in ("bounds", "scores", "certificates") for path in (library / name).rglob("*.py")]
+    general += list((library / "report").glob("*.py"))
+    general += [library / "corpus" / f"{name}.py" for name in ("annotations", "labels", "manifest", "memory", "reader")]
+    told = re.compile(r"imgt|iglm|antibod|germline|\bregions?\b", re.IGNORECASE)
+    assert [path.name for path in general if told.search(path.read_text("utf-8"))] == []
+    assert told.search((library / "corpus/antibodies.py").read_text("utf-8"))

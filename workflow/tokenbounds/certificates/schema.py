@@ -145,7 +145,7 @@ class ManifestRecord(FileRecord):
     documents_file: FileRecord
     annotations_file: Annotated[
         FileRecord | SkipJsonSchema[None],
-        Field(description="labels of tokens, of antibody corpora", json_schema_extra=_absent),
+        Field(description="labels of tokens, where the corpus has them", json_schema_extra=_absent),
     ] = None
     shards: Annotated[tuple[ShardRecord, ...], Field(min_length=1)]
 

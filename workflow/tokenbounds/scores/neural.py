@@ -3,6 +3,13 @@
 The trunk runs on batches of windows of similar length; its output embedding is applied to a few positions at a time,
 and from those logits, in float32, come log-sum-exp, the target's logit and its rank. The logits of a whole batch never
 exist at once, and nothing is sorted.
+
+Shapes, here and below: B windows in a batch, T inputs in its longest window, n scored positions in all its windows,
+H the trunk's width, V tokens in the vocabulary.
+
+    group (numpy)  ──pad──▶  inputs [B, T]  ──trunk──▶  [B, T, H]  ──scored positions──▶  states [n, H]
+                                                                                            │ a few rows at a time
+                                        loss, rank  [n]  ◀──reduce──  logits [rows, V]  ◀──head
 """
 
 from __future__ import annotations
@@ -83,19 +90,21 @@ class NeuralScorer:
         total = int(group.length.sum())
         nll_bits, rank = np.empty(total, np.float32), np.empty(total, np.int32)
         alpha = np.empty(total if self.alphas else 0, np.float32)
-        first_row = np.cumsum(group.length) - group.length
+        first_row = np.cumsum(group.length) - group.length  # where each block's results go in plan order, [blocks]
         for blocks in self._batches(group):
-            inputs, scored = _pad(group, blocks, self._start_id)
-            hidden = self._scored_states(inputs, scored)
+            inputs, scored = _pad(group, blocks, self._start_id)  # [B, T] each
+            states = self._scored_states(inputs, scored)  # [n, H], block by block
+            # The i-th of them is the inside[i]-th scored position of its block: 0, 1, …, 0, 1, … [n]
             lengths = group.length[blocks]
-            begins = np.cumsum(lengths) - lengths
-            inside = np.arange(len(hidden)) - np.repeat(begins, lengths)
+            inside = np.arange(len(states)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            # A block's first target comes after the token before its window and the tokens that are only context.
             first_target = group.first[blocks] + 1 + group.context[blocks]
             targets = group.tokens[np.repeat(first_target, lengths) + inside]
+            # Batches are ordered by length, so their results are scattered back to where the plan has them.
             rows = np.repeat(first_row[blocks], lengths) + inside
-            nll_bits[rows], rank[rows] = self._score_states(hidden, targets)
+            nll_bits[rows], rank[rows] = self._score_states(states, targets)
             if self._head_values is not None:
-                levels = levels_of(hidden, self._head_values, len(self.alphas)).long().cpu().numpy()
+                levels = levels_of(states, self._head_values, len(self.alphas)).long().cpu().numpy()
                 alpha[rows] = np.array(self.alphas, np.float32)[levels]
         return (nll_bits, rank, alpha) if self.alphas else (nll_bits, rank)
 
@@ -110,25 +119,30 @@ class NeuralScorer:
                 first += count
 
     def _scored_states(self, inputs: Int64Array, scored: np.ndarray) -> torch.Tensor:
-        """Last hidden states of the scored positions, [sum of length, hidden], block by block."""
+        """Last hidden states of the scored positions, [n, H], block by block, from inputs and marks [B, T]."""
         if len(inputs) > 1 and not scored[:, :-1].any():
+            # Only last positions count (`visible_tokens`), and `_order_windows` has put equal windows side by side:
+            # each distinct window goes through the trunk once, and its state is handed to all that are equal to it.
             distinct = np.concatenate([[True], (inputs[1:] != inputs[:-1]).any(axis=1)])
             states = self._states(torch.from_numpy(inputs[distinct]).to(self._device))[:, -1]
             return states[torch.from_numpy(np.cumsum(distinct) - 1).to(self._device)]
         states = self._states(torch.from_numpy(inputs).to(self._device))
-        states = states.reshape(-1, states.shape[-1])
+        states = states.reshape(-1, states.shape[-1])  # [B·T, H]
         if scored.all():
-            return states
+            return states  # no copy where there is neither padding nor context
         return states[torch.from_numpy(np.flatnonzero(scored)).to(self._device)]
 
     def _score_states(self, states: torch.Tensor, targets: Int64Array) -> tuple[np.ndarray, np.ndarray]:
-        """Losses in bits and ranks of targets int64[n] from states [n, hidden], a chunk of logits at a time."""
+        """Losses in bits and ranks of targets int64[n] from states [n, H], a chunk of logits at a time.
+
+        The head's matrix product is best on many rows, what follows on as many as stay in the cache: hence two loops.
+        """
         wanted = torch.from_numpy(targets).to(self._device)[:, None]
         nll_nats = torch.empty(len(states), dtype=torch.float32, device=self._device)
         rank = torch.empty(len(states), dtype=torch.float32, device=self._device)
         scratch = torch.empty((self._reduced_rows, self.vocabulary_size), dtype=torch.float32, device=self._device)
         for first in range(0, len(states), self._head_rows):
-            logits = self._head(states[first : first + self._head_rows])
+            logits = self._head(states[first : first + self._head_rows])  # [rows, V], in the model's dtype
             for part in range(0, len(logits), self._reduced_rows):
                 some = logits[part : part + self._reduced_rows].float()
                 rows = slice(first + part, first + part + len(some))
@@ -166,10 +180,10 @@ class NeuralScorer:
         """Check on a few tokens that trunk and head give the model's logits, and see no future; return V."""
         window = _PROBE_TOKENS if self.longest_window is None else min(_PROBE_TOKENS, self.longest_window)
         tokens = torch.arange(self._start_id, self._start_id + window, device=self._device)
+        # Two windows that differ in their last token alone: whatever comes before it must not.
         inputs = torch.stack([tokens, tokens]) % model.config.get_text_config().vocab_size
         inputs[1, -1] = inputs[0, 0]
-        states = self._states(inputs)
-        ours = self._head(states).float()
+        ours = self._head(self._states(inputs)).float()
         theirs = model(input_ids=inputs, use_cache=False).logits.float()
         tolerance = _PROBE_TOLERANCE[self._dtype] * max(1.0, float(theirs.abs().amax()))
         if ours.shape != theirs.shape or bool(((ours - theirs).abs() > tolerance).any()):
@@ -189,10 +203,10 @@ def _reduce(logits: torch.Tensor, targets: torch.Tensor, scratch: torch.Tensor) 
     The loss is ln Σ exp(l - max) + (max - l_target): both terms are at least zero, so no rounding makes it negative.
     Ranks are sums of zeros and ones in floats, exact up to 2^24 tokens and several times as fast as integers.
     """
-    target = logits.gather(1, targets)
-    rank = torch.ge(logits, target, out=scratch).sum(dim=1)
-    largest = logits.amax(dim=1, keepdim=True)
-    log_sum = logits.sub_(largest).exp_().sum(dim=1).log_()
+    target = logits.gather(1, targets)  # [n, 1]
+    rank = torch.ge(logits, target, out=scratch).sum(dim=1)  # before the logits are overwritten
+    largest = logits.amax(dim=1, keepdim=True)  # [n, 1]
+    log_sum = logits.sub_(largest).exp_().sum(dim=1).log_()  # [n]
     return log_sum + (largest - target)[:, 0], rank
 
 
@@ -214,14 +228,14 @@ def _order_windows(group: Group) -> tuple[Int64Array, Int64Array]:
     longest = int(width.max())
     single = (group.length == 1) & (width == longest)
     alone, others = np.flatnonzero(single), np.flatnonzero(~single)
-    windows = group.tokens[group.first[alone][:, None] + np.arange(longest)]
+    windows = group.tokens[group.first[alone][:, None] + np.arange(longest)]  # [alone, longest]
     return alone[np.lexsort(windows.T[::-1])], others[np.argsort(-width[others], kind="stable")]
 
 
 def _pad(group: Group, blocks: Int64Array, pad_id: int) -> tuple[Int64Array, np.ndarray]:
     """Inputs int64[B, T] of the given blocks, padded on the right, and which positions are scored, bool[B, T]."""
-    width, context = group.width[blocks][:, None], group.context[blocks][:, None]
-    column = np.arange(int(width.max()))[None, :]
-    index = group.first[blocks][:, None] + column
+    width, context = group.width[blocks][:, None], group.context[blocks][:, None]  # [B, 1]
+    column = np.arange(int(width.max()))[None, :]  # [1, T]
+    index = group.first[blocks][:, None] + column  # beyond a window's width it points at the next: cut, then padded
     inputs = np.where(column < width, group.tokens[np.minimum(index, len(group.tokens) - 1)], pad_id)
     return inputs, (column >= context) & (column < width)

@@ -13,7 +13,7 @@ from tokenbounds.corpus.labels import LabelColumn, labels_json
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import canonical_json
 
-# Plain; with a smoothing weight for each token; with labels (3 had those of antibodies, and is read no more).
+# Plain; with a smoothing weight for each token; with labels (version 3 had fixed ones, and is read no more).
 SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION = 1, 2, 4
 SCORE_SCHEMA = pa.schema(
     [

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,11 @@ def score_blocks(
     limited = visible_tokens is not None and scorer.order is None
     longest = int((column(rows, "length") + column(rows, "start" if limited else "context")).max(initial=0))
     if visible_tokens is not None:
-        _check_order(scorer, visible_tokens)
+        if scorer.order is not None and scorer.order > visible_tokens:
+            raise ScoreError(
+                f"a Markov chain of order {scorer.order} sees more than the {visible_tokens} visible tokens of this "
+                "evaluation. Show as many, or certify a chain of lower order."
+            )
         longest = min(longest, visible_tokens)
     if scorer.longest_window is not None and longest > scorer.longest_window:
         raise ScoreError(
@@ -150,9 +153,17 @@ def score_shard(
         raise ScoreError(f"the plan is for {plan.tokens} tokens, the corpus has {corpus.tokens}. Plan again.")
     rows = plan.shard(shard)
     scorer = make_scorer(predictor, corpus, options)
-    provenance = _provenance(scorer, plan, shard, message_sha256, options)
-    if annotations is not None:
-        provenance = replace(provenance, labels=tuple(column for column in annotations.columns if column.is_scored))
+    provenance = Provenance(
+        message_sha256=message_sha256,
+        manifest_sha256=plan.manifest_sha256,
+        plan_sha256=plan.sha256,
+        shard=shard,
+        dtype=options.dtype,
+        vocabulary_size=scorer.vocabulary_size,
+        software={**software_versions(*_PACKAGES), "device": scorer.device_kind},
+        alphas=scorer.alphas,
+        labels=() if annotations is None else tuple(label for label in annotations.columns if label.is_scored),
+    )
     progress = _Progress(int(column(rows, "length").sum()))
     with score_writer(out, provenance) as writer:
         for batch in score_blocks(scorer, corpus, rows, options.batch_tokens, plan.visible_tokens):
@@ -166,20 +177,6 @@ def _with_labels(batch: pa.RecordBatch, annotations: Annotations, schema: pa.Sch
     codes = annotations.at(column(batch, "document"), column(batch, "position"))
     labels = [pa.array(codes[name]) for name in schema.names[batch.num_columns :]]
     return pa.RecordBatch.from_arrays([*batch.columns, *labels], schema=schema)
-
-
-def _provenance(scorer: Scorer, plan: Plan, shard: int, message_sha256: str, options: ScoringOptions) -> Provenance:
-    """What a score file says about where it comes from."""
-    return Provenance(
-        message_sha256=message_sha256,
-        manifest_sha256=plan.manifest_sha256,
-        plan_sha256=plan.sha256,
-        shard=shard,
-        dtype=options.dtype,
-        vocabulary_size=scorer.vocabulary_size,
-        software={**software_versions(*_PACKAGES), "device": scorer.device_kind},
-        alphas=scorer.alphas,
-    )
 
 
 def score_message(
@@ -223,14 +220,6 @@ def _cut(rows: pa.Table, group_tokens: int, visible_tokens: int | None) -> Itera
             yield part
         else:
             yield from cut_groups(limit_windows(part, visible_tokens), group_tokens)
-
-
-def _check_order(scorer: Scorer, visible_tokens: int) -> None:
-    if scorer.order is not None and scorer.order > visible_tokens:
-        raise ScoreError(
-            f"a Markov chain of order {scorer.order} sees more than the {visible_tokens} visible tokens of this "
-            "evaluation. Show as many, or certify a chain of lower order."
-        )
 
 
 def _check_finite(nll_bits: Float32Array, where: dict[str, Int64Array]) -> None:

@@ -85,13 +85,14 @@ def gather_windows(rows: pa.Table, corpus: TokenReader) -> Group:
     document, start, length, context = (column(rows, name) for name in ("document", "start", "length", "context"))
     pieces: list[NDArray[Any]] = []
     ends = start + length
-    runs = np.flatnonzero(np.diff(document, prepend=-1))
+    runs = np.flatnonzero(np.diff(document, prepend=-1))  # the first block of each document: it is read once
     for first, last in zip(runs, [*runs[1:], len(document)], strict=True):
         number, run = int(document[first]), slice(first, last)
         tokens = corpus.document(number)
         if ends[run].max() > len(tokens):
             wanted = ends[run].max()
             raise ScoreError(f"document {number} has {len(tokens)} tokens, the plan wants {wanted}. Plan again.")
+        # With the start token in front, the token before position p is at p.
         after_start = np.concatenate([[corpus.start_id], tokens])
         pieces.append(after_start[_ranges(start[run] - context[run], length[run] + context[run] + 1)])
     return Group(document, start, length, context, np.concatenate(pieces).astype(np.int64, copy=False))
@@ -115,13 +116,15 @@ def limit_windows(rows: pa.Table, visible_tokens: int) -> pa.Table:
     pyarrow.Table
         `PLAN_SCHEMA`, the same tokens in the same order; several rows may have the same `block`.
     """
+    # With 3 visible tokens, a block of positions 0 … 4 becomes the windows 0-2 (none of which has more than 3
+    # tokens before it, the start token included), 3 and 4 (one position each, with 2 more inputs as context).
     start, length = column(rows, "start"), column(rows, "length")
-    opening = np.clip(visible_tokens - start, 0, length)
-    windows = length - opening + (opening > 0)
-    parent = np.repeat(np.arange(len(start)), windows)
-    place = _ranges(np.zeros_like(windows), windows)
+    opening = np.clip(visible_tokens - start, 0, length)  # tokens of the window at the document's start, [rows]
+    windows = length - opening + (opening > 0)  # how many windows each row becomes, [rows]
+    parent = np.repeat(np.arange(len(start)), windows)  # from here on, one value a window: the row it comes from
+    place = _ranges(np.zeros_like(windows), windows)  # its number within the row: 0, 1, …
     opens = (place == 0) & (opening > 0)[parent]
-    first = start[parent] + np.where(opens, 0, place + (opening - (opening > 0))[parent])
+    first = start[parent] + np.where(opens, 0, place + (opening - (opening > 0))[parent])  # first position it scores
     columns = {name: rows[name].to_numpy()[parent] for name in PLAN_SCHEMA.names}
     columns |= {"start": first, "length": np.where(opens, opening[parent], 1)}
     columns["context"] = np.minimum(first, visible_tokens - 1)

@@ -6,8 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenbounds.bounds.betting import lambda_fractions
 from tokenbounds.bounds.sampling import BlockSums, draw_order, draws_for_width, lower_mean, sum_logs, upper_mean
-from tokenbounds.bounds.smoothing import smooth
-from tokenbounds.certificates.averages.sampled import SampledCells
 from tokenbounds.errors import CertificateError
 
 
@@ -69,25 +67,6 @@ def test_sums_of_logarithms_over_runs(values, cuts):
     bets = np.array([1e-4, 0.3, 0.995])
     wanted = [[np.log1p(-bet * part).sum() for part in np.split(values, starts[1:])] for bet in bets]
     assert sum_logs(np.array(values), bets, starts) == pytest.approx(np.array(wanted), rel=1e-10, abs=1e-13)
-
-
-def test_block_averages_of_cells_whatever_the_batches():
-    rng = np.random.default_rng(4)
-    block = np.repeat([3, 5, 9], [700, 1, 90])
-    nll = rng.exponential(4.0, block.size).astype(np.float32)
-    cells = [(0.01, np.array([0.01, 0.05])), (0.2, np.empty(0))]
-    for size in (1000, 64, 1):
-        sampled = SampledCells(np.array([3, 5, 9]), 100, cells)
-        for first in range(0, block.size, size):
-            sampled.update(block[first : first + size], nll[first : first + size])
-        for (alpha, lambdas), means in zip(cells, sampled.means(), strict=True):
-            losses = smooth(nll, alpha, 100)
-            for row, values in zip(means, [losses, *(np.log1p(-x * losses) for x in lambdas)], strict=True):
-                assert row == pytest.approx([values[block == each].mean() for each in (3, 5, 9)], rel=1e-12)
-    with pytest.raises(CertificateError, match="no block"):
-        sampled.update(np.array([4]), nll[:1])
-    with pytest.raises(CertificateError, match="no scored row"):
-        SampledCells(np.array([3]), 100, cells).means()
 
 
 def test_the_estimate_of_the_sample_size_is_about_right():

@@ -82,7 +82,7 @@ def _planes(arrays: Sequence[np.ndarray], shapes: Sequence[Shape]) -> list[np.nd
 
 def _refuse_sides(sides: Sequence[np.ndarray] | None) -> None:
     if sides is not None:
-        raise MessageError("only the adaptive coder can code given something else.")
+        raise MessageError("only the adaptive coder can use sides.")
 
 
 def _decode_static_groups(data: bytes, shapes: Sequence[Shape]) -> dict[int, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Nested messages: the finer digits of a uniform quantization, coded given the coarse one.
+"""Nested messages: the finer digits of a uniform quantization, coded on top of the coarse one.
 
 The coarse message says k: value = default + k × step. A refinement by a factor f says d: the fine code is f k + d, the
 fine step is step / f. Coarse and fine code are roundings of the same weight, so that |d| is at most f / 2 unless the

@@ -218,7 +218,7 @@ def test_chains_of_cells_are_paired(tmp_path):
     ("change", "settings", "message"),
     [
         ({"sequence_alignment": "ACGZ"}, {}, r"a\.tsv:2, column 'sequence_alignment': 'Z' is not a nucleotide"),
-        ({"v_germline_start": "two"}, {}, r"a\.tsv:2, column 'v_germline_start': 'two' is no whole number"),
+        ({"v_germline_start": "two"}, {}, r"a\.tsv:2, column 'v_germline_start': 'two' is not a whole number"),
         ({"sequence_alignment_aa": "QV1"}, {}, r"a\.tsv:2, column 'sequence_alignment_aa': '1' at residue 3"),
         ({}, {"clone": "family"}, r"a\.tsv has no column 'family' \(it has: sequence_id.*Correct the source's 'clone'"),
         ({}, {"donor": "subject"}, r"no column 'subject'.*'donor'"),
@@ -238,7 +238,7 @@ def test_tables_without_sequences_are_refused(tmp_path):
 
 def test_schema_check(tmp_path):
     pytest.importorskip("airr")
-    with pytest.raises(CorpusError, match=r"a\.tsv is no AIRR rearrangement table.*d_call"):
+    with pytest.raises(CorpusError, match=r"a\.tsv is not an AIRR rearrangement table.*d_call"):
         read(tmp_path, [rearrangement()], check_schema=True)
     rest = dict.fromkeys(["d_call", "j_call", "junction_aa", "v_cigar", "d_cigar", "j_cigar"], "")
     assert len(read(tmp_path, [rearrangement(**rest)], check_schema=True)) == 1

@@ -188,7 +188,7 @@ def test_no_residue_is_lost(tmp_path_factory, kind, sequences, newline, header, 
     source = write_format(kind, folder, sequences, newline, header)
     layout = {"layout": FamilyLayout(kind="family", max_tokens=60)} if family else {}
     source = type(source)(**{**vars(source), **layout, "keep": {"gaps": keep}})
-    assume(not any(is_missing(text) and text for text in sequences))  # "NaN" is no peptide
+    assume(not any(is_missing(text) and text for text in sequences))  # "NaN" is not a peptide
     upper = [text.upper().replace(".", "-") for text in sequences]
     expected = dict.fromkeys(text if keep else text.replace("-", "") for text in upper if text.strip("-"))
     if not expected:

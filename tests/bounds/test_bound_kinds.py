@@ -12,7 +12,7 @@ def test_a_metric_is_parsed_once_and_is_its_own_name():
 
 @pytest.mark.parametrize("name", ["", "bits", "top_error", "top0_error", "top-1_error", "top1_errors", "Top1_error"])
 def test_names_that_are_no_metric_are_refused(name):
-    with pytest.raises(ValueError, match="is no metric"):
+    with pytest.raises(ValueError, match="is not a metric"):
         Metric(name)
 
 

@@ -58,9 +58,14 @@ REFINEMENT = {"kind": "refinement", "of": "coarse"}
     ("section", "name", "row", "complaint"),
     [
         ("models", "tuned", {"base": "publishd"}, "tuned.base: there is no row 'publishd', did you mean 'published'"),
-        ("models", "tuned", {"base": "markov"}, "tuned.base: 'markov' is no pretrained model and none trained densely"),
-        ("models", "tuned", {"base": "lora"}, "tuned.base: 'lora' is no pretrained model"),
-        ("models", "tuned", {"base": "moved"}, "tuned.base: 'moved' is no pretrained model"),
+        (
+            "models",
+            "tuned",
+            {"base": "markov"},
+            "tuned.base: 'markov' is neither pretrained nor trained densely",
+        ),
+        ("models", "tuned", {"base": "lora"}, "tuned.base: 'lora' is neither pretrained"),
+        ("models", "tuned", {"base": "moved"}, "tuned.base: 'moved' is neither pretrained"),
         ("models", "tuned", {"corpus": "nowhere"}, "tuned.corpus: there is no row 'nowhere'"),
         ("models", "tuned", {"parameterization": {"kind": "dense"}}, "parameterization.kind"),
         ("messages", "tuned", {"quantizer": {"kind": "counts"}}, "needs a quantizer of kind other than counts"),

@@ -118,11 +118,11 @@ def test_lost_doubled_and_moved_tokens_are_refused(name, plan, tmp_path):
         open_scores(paths, plan=plan).check()
     if name in ("doubled for another", "swapped rows"):
         regroup(paths)
-        with pytest.raises(ScoreError, match=r"shard-1\.parquet.*doubled"):
+        with pytest.raises(ScoreError, match=r"shard-1\.parquet.*repeated"):
             for piece in open_scores(paths, plan=plan).iter_pieces(["rank"]):
                 list(piece)
     if "missing" not in name:
-        with pytest.raises(ScoreError, match=r"shard-1\.parquet.*doubled"):
+        with pytest.raises(ScoreError, match=r"shard-1\.parquet.*(repeated|twice)"):
             open_scores(paths).check()
 
 

@@ -34,7 +34,7 @@ def test_rows_are_read_by_column_and_those_left_out_say_why(table):
     assert [variant.reason for variant in variants] == [
         "",
         "",
-        "letters that are no amino acid",
+        "letters that are not amino acids",
         "no sequence",
         "no value",
     ]
@@ -76,10 +76,10 @@ def test_damaged_tables_give_one_clear_error(tmp_path):
         ("None", None, "no value"),
         (">1000", None, "only a limit (< or >)"),
         ("≤ 0.1", None, "only a limit (< or >)"),
-        ("1,5", None, "a value that is no number"),
-        ("1_000", None, "a value that is no number"),
-        ("1e999", None, "a value that is no number"),
-        ("n.d.", None, "a value that is no number"),
+        ("1,5", None, "a value that is not a number"),
+        ("1_000", None, "a value that is not a number"),
+        ("1e999", None, "a value that is not a number"),
+        ("n.d.", None, "a value that is not a number"),
     ],
 )
 def test_values_as_people_write_them(tmp_path, cell, value, reason):
@@ -119,7 +119,7 @@ def test_rows_that_name_no_antibody_are_not_pooled(tmp_path):
     ("content", "message"),
     [
         ("VH,KD\n", r"a\.csv has no row that can be used \(it has none\)"),
-        ("VH,KD\nACD,x\nACE,>3\nACF,y\n", r"\(2 a value that is no number; 1 only a limit \(< or >\)\)"),
+        ("VH,KD\nACD,x\nACE,>3\nACF,y\n", r"\(2 a value that is not a number; 1 only a limit \(< or >\)\)"),
         ("VH,KD\nACD\n", r"a\.csv:2 has 1 cells, the header 2 columns"),
         ("VH,KD,KD\nACD,1,2\n", "names the column 'KD' twice"),
         ("VH;KD\nACD;1\n", r"no column 'KD' \(it has: VH;KD\)"),

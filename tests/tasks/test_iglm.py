@@ -93,7 +93,7 @@ def test_the_vocabulary_is_the_packages(small):
 def test_residues_are_encoded_by_letter():
     assert [iglm.TOKENS[token] for token in iglm.encode_residues("ACY")] == ["A", "C", "Y"]
     assert np.array_equal(iglm.encode_residues(iglm.RESIDUES), iglm.RESIDUE_IDS)
-    with pytest.raises(CorpusError, match="'X' is no token of IgLM"):
+    with pytest.raises(CorpusError, match="'X' is not a token of IgLM"):
         iglm.encode_residues("AXC")
 
 

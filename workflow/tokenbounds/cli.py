@@ -197,7 +197,7 @@ def config(
 
 
 def main() -> None:
-    """Run the command line. A mistake the user can mend is one line on stderr and exit status 1."""
+    """Run the command line. A mistake the user can correct is one line on stderr and exit status 1."""
     try:
         app()
     except TokenboundsError as error:

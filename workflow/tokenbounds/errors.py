@@ -1,4 +1,4 @@
-"""The errors that a user can mend. Every message names the file, key or value at fault and what to do about it.
+"""The errors that a user can correct. Every message names the file, key or value at fault and what to do about it.
 
     TokenboundsError
     ├── ConfigError              the study, or a row of it

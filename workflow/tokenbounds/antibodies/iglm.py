@@ -43,6 +43,6 @@ def encode_residues(residues: str) -> npt.NDArray[np.int64]:
     wrong = np.flatnonzero(ids < 0)
     if len(wrong):
         raise CorpusError(
-            f"{residues[wrong[0]]!r} is no token of IgLM, which reads {RESIDUES}. Leave the sequence out."
+            f"{residues[wrong[0]]!r} is not a token of IgLM, which reads {RESIDUES}. Leave the sequence out."
         )
     return ids

@@ -36,7 +36,7 @@ def encode_text(text: str) -> npt.NDArray[np.uint8]:
     Raises
     ------
     CorpusError
-        If it holds a letter or a bracketed name that is no token.
+        If it holds a letter or a bracketed name that is not a token.
     """
     pieces = _PIECES.findall(text)
     ids = [_encode_piece(piece) for piece in pieces]
@@ -69,14 +69,16 @@ def _encode_piece(piece: str) -> npt.NDArray[np.uint8]:
     if piece.startswith("["):
         if piece not in TOKEN_IDS:
             known = ", ".join(SPECIAL_TOKENS)
-            raise CorpusError(f"{piece[:40]!r} is no token of the antibody vocabulary, which has {known}. Correct it.")
+            raise CorpusError(
+                f"{piece[:40]!r} is not a token of the antibody vocabulary, which has {known}. Correct it."
+            )
         return np.array([TOKEN_IDS[piece]], dtype=np.uint8)
     codes = np.frombuffer(piece.encode("latin-1", errors="replace"), dtype=np.uint8)
     ids = _OF_BYTE[codes]
     wrong = np.flatnonzero(ids == _NO_TOKEN)
     if len(wrong):
         raise CorpusError(
-            f"{piece[wrong[0]]!r} is no token of the antibody vocabulary ({AMINO_ACIDS} and {GAP}). Read sequences "
+            f"{piece[wrong[0]]!r} is not a token of the antibody vocabulary ({AMINO_ACIDS} and {GAP}). Read sequences "
             "through a source of kind airr, oas, fasta or csv, which clean them."
         )
     return ids

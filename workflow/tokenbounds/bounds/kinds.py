@@ -35,7 +35,7 @@ class Metric(str):
         """
         parsed = re.fullmatch(r"bpd|top([1-9]\d{0,8})_error", name)
         if parsed is None:
-            raise ValueError(f"'{name}' is no metric: bpd, or top{{k}}_error with a positive k")
+            raise ValueError(f"'{name}' is not a metric: bpd, or top{{k}}_error with a positive k")
         metric = super().__new__(cls, name)
         metric.k = None if parsed[1] is None else int(parsed[1])
         return metric

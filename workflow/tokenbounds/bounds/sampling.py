@@ -59,7 +59,7 @@ def _scale(values: npt.ArrayLike, low: float, high: float) -> Floats:
     if array.ndim != 1 or array.size == 0:
         raise CertificateError("no draws were given; a sample needs at least one.")
     if not high > low:
-        raise CertificateError(f"[{low}, {high}] is no interval.")
+        raise CertificateError(f"[{low}, {high}] is not an interval.")
     scaled = (array - low) / (high - low)
     if not (scaled.min() >= -1e-9 and scaled.max() <= 1.0 + 1e-9):
         raise CertificateError(f"a draw lies outside [{low}, {high}], the interval that the sampling bound assumes.")

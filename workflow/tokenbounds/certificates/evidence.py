@@ -71,7 +71,7 @@ class CertificateInputs:
         try:
             return _INPUTS.validate_json(text, extra="forbid")
         except ValidationError as error:
-            raise CertificateError(f"these are no inputs of a certificate: {error}") from error
+            raise CertificateError(f"these are not the inputs of a certificate: {error}") from error
 
     @property
     def certified(self) -> LinkInputs:

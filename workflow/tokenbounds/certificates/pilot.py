@@ -116,7 +116,7 @@ def find_bits(text: str) -> int:
     Raises
     ------
     MessageError
-        If it is no message, or the message that it refines is not there.
+        If it is not a message, or the message that it refines is not there.
     """
     if text.isdigit():
         return int(text)

@@ -37,7 +37,7 @@ def record_evidence(evidence: Evidence, folder: Path, bases: Mapping[str, BaseRe
     folder
         The certificate's folder: recorded paths are relative to it.
     bases
-        Records of bases by hash, kept as they are: where a base is found is no part of what it is, so a verifier
+        Records of bases by hash, kept as they are: where a base is found is not part of what it is, so a verifier
         calls it what the certificate does.
 
     Raises

@@ -439,7 +439,7 @@ class Certificate(EvidenceRecord, Stated):
     software: dict[str, str]
     certificate_sha256: Annotated[Sha256, Field(description="hash of the rest of the certificate, canonical JSON")]
     path: Annotated[SkipJsonSchema[Path | None], Field(exclude=True)] = field(default=None, compare=False)
-    """Where it was read from, which is no part of it; files it names are relative to that folder."""
+    """Where it was read from, which is not part of it; files it names are relative to that folder."""
 
     def subset(self, column: str, label: str) -> Subset | None:
         """The statements about one label; None if there are none."""

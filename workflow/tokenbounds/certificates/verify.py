@@ -144,7 +144,9 @@ def _spent(path: Path, stated: Stated) -> Fraction:
         try:
             delta, shares = row.probabilities()
         except (ValueError, ZeroDivisionError) as error:
-            raise CertificateError(f"{path}: the ledger holds a probability that is no fraction ({error}).") from error
+            raise CertificateError(
+                f"{path}: the ledger holds a probability that is not a fraction ({error})."
+            ) from error
         if any(share < 0 for share in shares):
             raise CertificateError(f"{path}: the ledger holds a negative probability.")
         if delta != sum(shares) or float(delta) != deltas[key]:

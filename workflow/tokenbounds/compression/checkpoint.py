@@ -119,7 +119,9 @@ def check_message(row: Mapping[str, Any], *, calibrated: bool = False) -> Messag
     kind = quantizer.get("kind")
     known = QUANTIZERS.get(str(kind))
     if known is not None and known.models == "chain":
-        raise ConfigError(f"{kind} are those of a Markov chain, which only a study makes. Choose another quantizer.")
+        raise ConfigError(
+            f"the quantizer '{kind}' is for Markov chains, which only a study makes. Choose another quantizer."
+        )
     keys = {key.name: key for key in fields(cast(Any, known))} if known is not None else {}
     if "calibration" in keys and (calibrated or keys["calibration"].default is MISSING):
         quantizer.setdefault("calibration", _CALIBRATION_ROW)

@@ -61,7 +61,7 @@ class Transformer(Subject):
         return {name: value.detach().float().cpu().numpy() for name, value in coded_parameters(self.model).items()}
 
     def dense_card(self, kind: str) -> ModelCard:
-        """The card of a model that is no adapter; a quantizer of this kind is for no others.
+        """The card of a model that is not an adapter; a quantizer of this kind is for no others.
 
         Raises
         ------

@@ -35,7 +35,7 @@ class KeepSpec:
     unproductive: Annotated[bool, Field(description="Rearrangements that the source calls unproductive.")] = False
     duplicates: Annotated[bool, Field(description="Sequences that were read before, letter for letter.")] = False
     ambiguous: Annotated[
-        bool, Field(description="Sequences with `X`, `*` or another letter that is no residue; it becomes `[UNK]`.")
+        bool, Field(description="Sequences with `X`, `*` or another letter that is not a residue; it becomes `[UNK]`.")
     ] = False
     gaps: Annotated[
         bool, Field(description="Alignment gaps, as tokens; otherwise they are removed and the sequence stays.")

@@ -81,7 +81,7 @@ def _model_faults(study: Study) -> Iterator[str]:
     for name, model in study.models.items():
         if model.kind == "finetuned" and not study.models[model.base].is_dense:
             yield (
-                f"models.{name}.base: '{model.base}' is no pretrained model and none trained densely. Only such a "
+                f"models.{name}.base: '{model.base}' is neither pretrained nor trained densely. Only such a "
                 "model can be a base."
             )
         if model.kind == "trained" and model.start is not None:
@@ -100,7 +100,7 @@ def _model_faults(study: Study) -> Iterator[str]:
 def _calibration_faults(study: Study) -> Iterator[str]:
     for name, calibration in study.calibrations.items():
         if not study.models[calibration.model].is_dense:
-            yield f"calibrations.{name}.model: '{calibration.model}' is no dense transformer. Calibrate one that is."
+            yield f"calibrations.{name}.model: '{calibration.model}' is not a dense transformer. Calibrate one that is."
 
 
 def _message_faults(where: str, study: Study, message: MessageSpec) -> Iterator[str]:
@@ -125,7 +125,7 @@ def _message_faults(where: str, study: Study, message: MessageSpec) -> Iterator[
         yield f"{where}.quantizer: '{message.model}' is not pretrained, so it has no published codes."
     if quantizer.models == "fixed" and not model.is_dense:
         yield (
-            f"{where}.quantizer: model '{message.model}' cannot be named by hash: it is no pretrained model and none "
+            f"{where}.quantizer: model '{message.model}' cannot be named by hash: it is neither pretrained nor "
             "trained densely. Use another quantizer."
         )
     if quantizer.models == "dense" and model.kind != "markov" and not model.is_dense:

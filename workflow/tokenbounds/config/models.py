@@ -37,7 +37,7 @@ class Architecture(Checked):
     def faults(self) -> Iterator[Fault]:
         """Yield heads of unequal width."""
         if self.hidden % self.heads:
-            yield Fault("", f"hidden {self.hidden} is no multiple of heads.")
+            yield Fault("", f"hidden {self.hidden} is not a multiple of heads.")
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -65,7 +65,7 @@ class Study(Checked):
     def faults(self) -> Iterator[Fault]:
         """Yield a folder of results that would hold more than results."""
         if posixpath.basename(posixpath.normpath(self.results)) in ("", ".", ".."):
-            yield Fault("results", f"'{self.results}' is no folder of its own. Name one, e.g. results/{self.study}.")
+            yield Fault("results", f"'{self.results}' is not a folder of its own. Name one, e.g. results/{self.study}.")
         if re.search(r"[{}<>]", self.results):
             yield Fault("results", f"'{self.results}' holds one of {{ }} < >, which mean something else to Snakemake.")
 

@@ -16,7 +16,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        In one line: if the file cannot be read, is no YAML in UTF-8, holds no mapping, or holds a key twice in the
+        In one line: if the file cannot be read, is not YAML in UTF-8, holds no mapping, or holds a key twice in the
         same place, which YAML itself would take for the last one.
     """
     try:
@@ -27,7 +27,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is no UTF-8 text. Save it with the encoding UTF-8.") from error
+        raise ConfigError(f"{path} is not UTF-8 text. Save it with the encoding UTF-8.") from error
     except _RepeatedKey as error:
         raise ConfigError(f"{path}: {error}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:

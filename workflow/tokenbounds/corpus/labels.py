@@ -89,7 +89,7 @@ class LabelColumn:
         if not (isinstance(column.name, str) and isinstance(column.meaning, str) and column.integer in _INTEGERS):
             raise ValueError(f"label column {column.name!r} has a wrong type")
         if not all(isinstance(name, str) for name in categories) or len(set(categories)) != len(categories):
-            raise ValueError(f"label column {column.name!r} names a category twice, or one that is no text")
+            raise ValueError(f"label column {column.name!r} names a category twice, or one that is not text")
         if not all(type(code) is int and 0 <= code < len(categories) for code in codes or ()):
             raise ValueError(f"label column {column.name!r} has a code without a name")
         return column
@@ -182,6 +182,6 @@ class DocumentLabels:
         if len(text) > _MOST_CHARACTERS or not text.isprintable():
             raise CorpusError(
                 f"{where}: the label column '{self._name}' holds {text[:80]!a}, which is longer than "
-                f"{_MOST_CHARACTERS} characters or has some that cannot be printed. Mend the label."
+                f"{_MOST_CHARACTERS} characters or has some that cannot be printed. Correct the label."
             )
         return text or EMPTY

@@ -95,7 +95,7 @@ def read_manifest(path: Path | str) -> Manifest:
     try:
         manifest = _parse(raw)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorpusError(f"{path} is no complete manifest ({error!r}). Tokenize the corpus again.") from error
+        raise CorpusError(f"{path} is not a complete manifest ({error!r}). Tokenize the corpus again.") from error
     _check(manifest, Path(path))
     return manifest
 

@@ -253,7 +253,7 @@ class _Writer:
         if ids.dtype != np.uint8 and len(ids) and int(ids.max()) >= self._tokenizer.vocabulary_size:
             raise CorpusError(
                 f"document {document.name} holds token {int(ids.max())}, outside the {self._tokenizer.vocabulary_size} "
-                f"tokens of tokenizer {self._tokenizer.identity}. Mend the tokenizer's vocabulary."
+                f"tokens of tokenizer {self._tokenizer.identity}. Correct the tokenizer's vocabulary."
             )
 
     def close(self) -> tuple[LabelColumn, ...]:

@@ -148,7 +148,7 @@ def source_files(source: Source) -> list[Path]:
 
 
 def tokenizer_files(spec: TokenizerSpec) -> list[Path]:
-    """The local files that a tokenizer is read from, sorted; none for one on the hub, or one that is no file."""
+    """The local files that a tokenizer is read from, sorted; none for one on the hub, or one that is not a file."""
     if not isinstance(spec, TransformersTokenizer):
         return []
     folder = package_folder(spec.package) if spec.package else Path(str(spec.name))

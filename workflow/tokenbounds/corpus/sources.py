@@ -180,9 +180,9 @@ def _parse_line(line: bytes, field: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except RecursionError as error:
-        raise CorpusError(f"{where} is nested too deeply. Mend or remove the line.") from error
+        raise CorpusError(f"{where} is nested too deeply. Correct or remove the line.") from error
     except ValueError as error:
-        raise CorpusError(f"{where} is not valid JSON ({error}). Mend or remove the line.") from error
+        raise CorpusError(f"{where} is not valid JSON ({error}). Correct or remove the line.") from error
     if not isinstance(row, dict):
         raise CorpusError(f"{where} holds no JSON object. Each line must be an object with the key '{field}'.")
     return row

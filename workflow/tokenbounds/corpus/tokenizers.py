@@ -76,7 +76,7 @@ class Antibodies:
         Raises
         ------
         CorpusError
-            If a text holds what is no token.
+            If a text holds what is not a token.
         """
         return [
             vocabulary.encode_text(text.decode("latin-1") if isinstance(text, bytes) else text.strip())
@@ -143,7 +143,7 @@ class Pretrained:
         if self._backend is not None:
             return f"{self._backend.to_str()}{splits}"
         told = {"class": type(self._tokenizer).__name__, "vocabulary": vocabulary}
-        # Where its files lay is no part of what it does.
+        # Where its files lay is not part of what it does.
         settings = {key: value for key, value in self._tokenizer.init_kwargs.items() if not key.endswith(_PLACES)}
         told |= {"files": _vocabulary_files(self._tokenizer), "settings": {k: repr(v) for k, v in settings.items()}}
         return canonical_json(told) + splits

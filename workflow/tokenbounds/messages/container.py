@@ -160,7 +160,7 @@ def parse_message(data: bytes) -> Message:
         If they are damaged, hostile, of another version, or followed by anything.
     """
     if data[: len(MAGIC)] != MAGIC:
-        raise MessageError("this is no message: it does not start with 'TBM'.")
+        raise MessageError("this is not a message: it does not start with 'TBM'.")
     if len(data) <= len(MAGIC):
         raise MessageError("the message is cut off. Copy or encode it again.")
     if data[len(MAGIC)] != FORMAT_VERSION:

@@ -105,7 +105,7 @@ def load_values(model: torch.nn.Module, values: dict[str, np.ndarray]) -> None:
 def attach_head(model: PreTrainedModel, message: Message) -> None:
     """Give a decoded model its attribute `smoothing_head`: a `SmoothingHead`, or None.
 
-    It is no module of the model: the model's own values and its exports stay as they are.
+    It is not a module of the model: the model's own values and its exports stay as they are.
     """
     head = SmoothingHead.from_message(message, int(model.config.hidden_size))
     object.__setattr__(model, "smoothing_head", head)

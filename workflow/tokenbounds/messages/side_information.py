@@ -147,7 +147,7 @@ def read_coarse(sha256: str, places: Iterable[Path]) -> Message:
     Raises
     ------
     MessageError
-        See `find_coarse`; or if it is no message.
+        See `find_coarse`; or if it is not a message.
     """
     message = parse_message(find_coarse(sha256, places).read_bytes())
     if message.sha256 != sha256:

@@ -46,7 +46,7 @@ class AdapterCard:
     vocabulary_size
         Number of logits V, the base's.
     context
-        Tokens of a training window. It is no part of the message: the base knows its largest number of positions.
+        Tokens of a training window. It is not part of the message: the base knows its largest number of positions.
     """
 
     base_sha256: str
@@ -56,7 +56,7 @@ class AdapterCard:
 
     def __post_init__(self) -> None:
         if not isinstance(self.base_sha256, str) or not _SHA256.fullmatch(self.base_sha256):
-            raise ModelError(f"base_sha256 is {self.base_sha256!r:.80}, which is no SHA-256.")
+            raise ModelError(f"base_sha256 is {self.base_sha256!r:.80}, which is not an SHA-256.")
         object.__setattr__(self, "parameterization", check_adapter(self.parameterization))
         for name in ("vocabulary_size", "context"):
             if _VOCABULARY.check(getattr(self, name), name) is None:

@@ -60,7 +60,7 @@ class ModelCard:
         for name, rule in _SIZES.items():
             rule.check(getattr(self, name), name)
         if self.start_id >= self.vocabulary_size:
-            raise ModelError(f"start_id {self.start_id} is no token of a vocabulary of {self.vocabulary_size}.")
+            raise ModelError(f"start_id {self.start_id} is not a token of a vocabulary of {self.vocabulary_size}.")
         _check_heads(family, self.config)
 
     @property
@@ -91,7 +91,7 @@ class ModelCard:
         Raises
         ------
         ModelError
-            If the value is no card: unknown keys, wrong types, sizes out of bounds, values that contradict.
+            If the value is not a card: unknown keys, wrong types, sizes out of bounds, values that contradict.
         """
         if not isinstance(raw, Mapping):
             raise ModelError("a model card must be a mapping of keys to values.")
@@ -113,7 +113,7 @@ def _check_heads(family: Family, config: Mapping[str, Any]) -> None:
     heads = config["num_attention_heads" if family.has_rope else "n_head"]
     head_dim = config.get("head_dim")
     if head_dim is None and hidden % heads:
-        raise ModelError(f"config: the width {hidden} is no multiple of the {heads} attention heads.")
+        raise ModelError(f"config: the width {hidden} is not a multiple of the {heads} attention heads.")
     if not family.has_rope:
         return
     if heads % (config["num_key_value_heads"] or heads):

@@ -35,7 +35,7 @@ class Integer:
     high: int
 
     def check(self, value: Any, where: str) -> int | None:
-        """Refuse what is no integer in range."""
+        """Refuse what is not an integer in range."""
         if value is None and self.default is None:
             return None
         if not isinstance(value, int) or isinstance(value, bool) or not self.low <= value <= self.high:
@@ -52,7 +52,7 @@ class Real:
     high: float
 
     def check(self, value: Any, where: str) -> float:
-        """Refuse what is no finite number in range."""
+        """Refuse what is not a finite number in range."""
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not math.isfinite(value) or not self.low <= value <= self.high:
             raise ModelError(f"{where} is {value!r:.80}; it must be a number from {self.low} to {self.high}.")
@@ -66,7 +66,7 @@ class Flag:
     default: bool
 
     def check(self, value: Any, where: str) -> bool:
-        """Refuse what is no Boolean."""
+        """Refuse what is not a Boolean."""
         if not isinstance(value, bool):
             raise ModelError(f"{where} is {value!r:.80}; it must be true or false.")
         return value
@@ -115,7 +115,7 @@ class Shapes:
         return {}
 
     def check(self, value: Any, where: str) -> dict[str, list[int]]:
-        """Refuse unknown keys and values that are no two integers in range."""
+        """Refuse unknown keys and values that are not two integers in range."""
         if not isinstance(value, Mapping) or any(key not in self.options for key in value):
             raise ModelError(f"{where} is {value!r:.80}; it must map some of {', '.join(self.options)} to shapes.")
         side = Integer(1, 1, self.high)
@@ -182,7 +182,7 @@ def check_values(fields: Mapping[str, Field], values: Any, where: str) -> dict[s
     Raises
     ------
     ModelError
-        If `values` is no mapping, holds an unknown key, or breaks a field's bounds.
+        If `values` is not a mapping, holds an unknown key, or breaks a field's bounds.
     """
     if not isinstance(values, Mapping):
         raise ModelError(f"{where} must be a mapping of keys to values.")

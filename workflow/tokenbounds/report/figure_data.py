@@ -76,7 +76,7 @@ def training_table(curves: Mapping[str, Path]) -> pl.DataFrame:
     Raises
     ------
     TokenboundsError
-        If a file is no loss curve.
+        If a file is not a loss curve.
     """
     columns: dict[str, pl.DataType] = {"step": pl.Int64(), "loss_bits": pl.Float64(), "learning_rate": pl.Float64()}
     frames = [pl.DataFrame(schema={"model": pl.String(), **columns})]
@@ -84,7 +84,7 @@ def training_table(curves: Mapping[str, Path]) -> pl.DataFrame:
         try:
             frame = pl.read_parquet(path, columns=list(columns)).cast(columns)  # type: ignore[arg-type]
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise TokenboundsError(f"{path} is no loss curve ({error}). Train model '{model}' again.") from error
+            raise TokenboundsError(f"{path} is not a loss curve ({error}). Train model '{model}' again.") from error
         frames.append(frame.select(pl.lit(model).alias("model"), *columns).sort("step"))
     return pl.concat(frames)
 

@@ -32,7 +32,7 @@ def inline_svg(path: Path | str, label: str) -> Markup:
     Raises
     ------
     TokenboundsError
-        If the file cannot be read, is no SVG, or holds anything active or a reference to another file.
+        If the file cannot be read, is not an SVG, or holds anything active or a reference to another file.
     """
     path = Path(path)
     try:
@@ -42,7 +42,7 @@ def inline_svg(path: Path | str, label: str) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>|<style\b.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
     found = re.search(r"<svg\b[^>]*\bviewBox=\"([-\d. ]+)\"[^>]*>(.*)</svg>\s*$", text, flags=re.DOTALL)
     if found is None or _ACTIVE.search(text):
-        raise TokenboundsError(f"{path} is no figure of this project. Draw the figures again.")
+        raise TokenboundsError(f"{path} is not a figure of this project. Draw the figures again.")
     body = _prefix_ids(found.group(2), re.sub(r"[^\w-]", "-", path.stem))
     for colour, role in _ROLES.items():
         body = re.sub(rf"(?<=: ){colour}\b", f"var(--{role})", body)

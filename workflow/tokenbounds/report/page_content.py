@@ -27,7 +27,7 @@ _CLOSE_PERCENT = 100.0
 
 
 def anchors(certificates: Sequence[Certificate]) -> dict[str, str]:
-    """The id of each certificate's section, by its name: cert-<name>, made unique where a name is no valid id."""
+    """The id of each certificate's section, by its name: cert-<name>, made unique where a name is not a valid id."""
     result = {}
     for certificate in certificates:
         safe = re.sub(r"[^A-Za-z0-9_.-]", "-", certificate.name)

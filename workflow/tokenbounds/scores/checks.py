@@ -94,7 +94,7 @@ class PlannedRows:
     def _refuse(self, name: str, found: np.int64, wanted: np.int64 | None) -> None:
         raise ScoreError(
             f"{self._path}: {name} {found} is where the plan has {'nothing' if wanted is None else wanted}: a "
-            "token is missing, doubled or misplaced. Score this shard again."
+            "token is missing, repeated or misplaced. Score this shard again."
         )
 
 
@@ -120,7 +120,7 @@ def check_increasing(batch: pa.RecordBatch, last: tuple[int, int], path: Path) -
     bad = (step < 0) | ((step == 0) & (np.diff(position) <= 0))
     if bad.any():
         row = int(np.argmax(bad)) + 1
-        raise ScoreError(f"{path}: document {document[row]} position {position[row]} is doubled or out of order.")
+        raise ScoreError(f"{path}: document {document[row]} position {position[row]} occurs twice or is out of order.")
     return int(document[-1]), int(position[-1])
 
 

@@ -113,7 +113,7 @@ def _read_grid(text: str) -> tuple[float, ...]:
     """
     alphas = tuple(float(alpha) for alpha in json.loads(text))
     if not alphas or not all(low < high for low, high in itertools.pairwise((0.0, *alphas, 1.0))):
-        raise ValueError(f"alphas {text[:80]} are no increasing numbers between 0 and 1")
+        raise ValueError(f"alphas {text[:80]} are not increasing numbers between 0 and 1")
     return alphas
 
 

@@ -1,7 +1,7 @@
 """The score files: Parquet with one row a scored token, and readers that trust nothing.
 
 A shard file holds exactly the tokens that its plan gives the shard, sorted by document and position. Every reader
-checks that while it streams, so a lost, doubled or moved row cannot enter a certificate.
+checks that while it streams, so a lost, repeated or moved row cannot enter a certificate.
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ class Scores:
         Raises
         ------
         ScoreError
-            If rows are missing, doubled, foreign or out of order, or a loss is negative or not finite, or a file is
-            damaged; the message names the file.
+            If rows are missing, repeated, of another plan or out of order, or a loss is negative or not finite, or a
+            file is damaged; the message names the file.
         """
         names = self.provenance.schema.names
         wanted = list(columns) if columns is not None else names

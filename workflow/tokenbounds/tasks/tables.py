@@ -30,9 +30,9 @@ _LIMIT = re.compile(r"[<>≤≥]")
 NO_ANTIBODY = "no antibody named"
 NO_VALUE = "no value"
 ONLY_A_LIMIT = "only a limit (< or >)"
-NO_NUMBER = "a value that is no number"
+NO_NUMBER = "a value that is not a number"
 NO_SEQUENCE = "no sequence"
-FOREIGN_LETTERS = "letters that are no amino acid"
+FOREIGN_LETTERS = "letters that are not amino acids"
 REPEATED = "the same chains again, in the median"
 
 

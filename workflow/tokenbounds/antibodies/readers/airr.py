@@ -83,7 +83,7 @@ def _schema_check(table: Table, path: Path) -> Callable[[Row], None]:
         schema.validate_header(table.columns)
     except ValidationError as error:
         raise CorpusError(
-            f"{path} is no AIRR rearrangement table: {error}. Mend it, or leave out 'check_schema'."
+            f"{path} is not an AIRR rearrangement table: {error}. Correct it, or leave out 'check_schema'."
         ) from error
 
     def check(row: Row) -> None:
@@ -91,7 +91,7 @@ def _schema_check(table: Table, path: Path) -> Callable[[Row], None]:
             schema.validate_row(row.values)
         except ValidationError as error:
             raise CorpusError(
-                f"{row.where} breaks the AIRR schema: {error}. Mend it, or leave out 'check_schema'."
+                f"{row.where} breaks the AIRR schema: {error}. Correct it, or leave out 'check_schema'."
             ) from error
 
     return check

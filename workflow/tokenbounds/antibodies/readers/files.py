@@ -58,7 +58,7 @@ def open_lines(path: Path) -> Iterator[Iterator[str]]:
 
 
 def _refuse_other_kinds(head: bytes, path: Path) -> None:
-    """Name a file that is no text by its first bytes."""
+    """Name a file that is not text by its first bytes."""
     begun = head.lstrip().lower()
     for magic, kind, remedy in _OTHER_KINDS:
         if head.startswith(magic) or (magic.startswith(b"<") and begun.startswith(magic)):

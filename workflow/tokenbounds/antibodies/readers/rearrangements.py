@@ -234,7 +234,7 @@ def _evidence(cells: _Cells, found: _Found, residues: str, options: Rearrangemen
     bases = cells.bases("sequence_alignment")
     alignment = found.alignment or _translation_of(bases, residues)
     if alignment is not None and len(alignment.residues) > len(residues):
-        # The stop that ended it is no residue.
+        # The stop that ended it is not a residue.
         alignment = Translation(alignment.residues[: len(residues)], alignment.columns[: len(residues)])
     region_residues, region_bases = cells.regions()
     junction, junction_residues = cells.junction()

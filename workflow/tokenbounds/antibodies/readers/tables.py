@@ -50,7 +50,7 @@ class Row:
         try:
             return int(value.removesuffix(".0"))
         except ValueError:
-            raise self.error(column, f"{value[:40]!r} is no whole number. Correct the cell.") from None
+            raise self.error(column, f"{value[:40]!r} is not a whole number. Correct the cell.") from None
 
     def error(self, column: str, fault: str) -> CorpusError:
         """An error about one cell."""
@@ -92,7 +92,7 @@ class Table:
             else:
                 yield from self._reader
         except csv.Error as error:
-            raise CorpusError(f"{self._where()} cannot be read ({error}). Mend the row.") from error
+            raise CorpusError(f"{self._where()} cannot be read ({error}). Correct the row.") from error
 
     def _where(self) -> str:
         return f"{self._path}:{self._reader.line_num + self._first_line}"
@@ -116,7 +116,7 @@ class Table:
                 del cells[width:]
             if len(cells) != width:
                 raise CorpusError(
-                    f"{where} has {len(cells)} cells, the header {width} columns. Mend or remove the row."
+                    f"{where} has {len(cells)} cells, the header {width} columns. Correct or remove the row."
                 )
             if over_lines:
                 self._refuse_swallowed_rows(cells, where)
@@ -128,7 +128,7 @@ class Table:
             if "\n" in cell and cell.count(self._delimiter) >= len(self._names) - 1:
                 raise CorpusError(
                     f"{where} ends a cell over {cell.count(chr(10)) + 1} lines that holds whole rows. A quotation mark "
-                    "is missing, or one too many: mend it."
+                    "is missing, or one too many: correct it."
                 )
 
 

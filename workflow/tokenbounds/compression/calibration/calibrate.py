@@ -146,7 +146,7 @@ class _Passes:
         self._tokens = windows.tokens
 
     def forwards(self) -> None:
-        """Fill the scratch file with the hidden states before each block and behind the last."""
+        """Fill the scratch file with the hidden states before each block and after the last."""
         hidden = self._scratch.hidden
         with torch.no_grad():
             for batch, ids in enumerate(self._inputs):
@@ -158,7 +158,7 @@ class _Passes:
                 LOGGER.info("forwards: block %d of %d", index + 1, self._model.blocks)
 
     def head(self) -> float:
-        """Loss in bits, gradients behind the last block, and what concerns the head."""
+        """Loss in bits, gradients after the last block, and what concerns the head."""
         moments: dict[str, torch.Tensor] = {}
         vocabulary = self._model.card.vocabulary_size
         variance = torch.zeros(vocabulary, device=self._model.device)

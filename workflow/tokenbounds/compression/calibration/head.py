@@ -1,4 +1,4 @@
-"""The loss behind the last block, and its gradient, from one softmax over the vocabulary."""
+"""The loss after the last block, and its gradient, from one softmax over the vocabulary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class HeadPass(NamedTuple):
 
 
 def pass_head(model: LayerwiseModel, hidden: torch.Tensor, targets: torch.Tensor, variance: torch.Tensor) -> HeadPass:
-    """Apply final norm and head, forwards and backwards, to hidden states behind the last block.
+    """Apply final norm and head, forwards and backwards, to hidden states after the last block.
 
     Parameters
     ----------

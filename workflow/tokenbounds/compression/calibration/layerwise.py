@@ -106,7 +106,7 @@ class LayerwiseModel:
         return block(hidden, *arguments, **named)
 
     def final_norm(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden states behind the last block, normalised for the head."""
+        """Hidden states after the last block, normalised for the head."""
         return final_norm_of(self.model)(hidden)
 
     def logits(self, normed: torch.Tensor) -> torch.Tensor:

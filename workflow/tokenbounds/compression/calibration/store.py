@@ -58,7 +58,7 @@ class Calibration:
         except (SafetensorError, OSError, ValueError) as error:
             raise CalibrationError(f"cannot read the calibration {path}: {error}. Calibrate again.") from error
         if not isinstance(record, dict) or record.get("schema_version") != CALIBRATION_VERSION:
-            raise CalibrationError(f"{path} is no calibration of version {CALIBRATION_VERSION}. Calibrate again.")
+            raise CalibrationError(f"{path} is not a calibration of version {CALIBRATION_VERSION}. Calibrate again.")
         return cls(path, record)
 
     def moments(self, matrix: Matrix) -> np.ndarray:

@@ -55,7 +55,7 @@ def _new_registers(decoding: bool) -> np.ndarray:
 
 
 def _flush(stream: Stream) -> bytes:
-    """End the code with the shortest number inside the last interval; bytes behind the end read as zero."""
+    """End the code with the shortest number inside the last interval; bytes after the end read as zero."""
     registers = stream.registers
     low, width = int(registers[LOW]), int(registers[RANGE])
     for zeros in range(32, -1, -1):
@@ -144,5 +144,5 @@ def decode_planes(
         np.minimum(model.counts, _COUNT_CARRIED, out=model.counts)
         decoded.append(codes.astype(np.int32).reshape(rows, cols))
     if stream.registers[POSITION] < len(data) or data.endswith(b"\0"):
-        raise MessageError("bytes are left over behind the coded symbols.")
+        raise MessageError("bytes are left over after the coded symbols.")
     return decoded

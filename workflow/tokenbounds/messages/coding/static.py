@@ -62,7 +62,7 @@ def decode_static(data: bytes, count: int, alphabet: int) -> np.ndarray:
 
 def _empty(data: bytes) -> np.ndarray:
     if data:
-        raise MessageError("bytes are left over behind the coded symbols.")
+        raise MessageError("bytes are left over after the coded symbols.")
     return np.zeros(0, dtype=np.int32)
 
 
@@ -78,7 +78,7 @@ def _decode_words(words: bytes, frequencies: np.ndarray, count: int) -> np.ndarr
     except BaseException as error:  # constriction reports invalid data by several types, Rust panics among them
         raise MessageError("the static code does not match its frequency table.") from error
     if not exhausted:
-        raise MessageError("bytes are left over behind the coded symbols.")
+        raise MessageError("bytes are left over after the coded symbols.")
     return symbols
 
 

@@ -78,7 +78,7 @@ def decode_symbols(
         return decode_static(data, count, alphabet)
     if count == 0:
         if data:
-            raise MessageError("bytes are left over behind the coded symbols.")
+            raise MessageError("bytes are left over after the coded symbols.")
         return np.zeros(0, dtype=np.int32)
     centre, offset = read_varint(data, 0)
     if centre >= alphabet:

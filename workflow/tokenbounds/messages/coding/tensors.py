@@ -102,7 +102,7 @@ def _decode_static_groups(data: bytes, shapes: Sequence[Shape]) -> dict[int, np.
         pieces = np.split(codes.astype(np.int32), np.cumsum(sizes)[:-1])
         arrays.update(zip(group, pieces, strict=True))
     if offset != len(data):
-        raise MessageError("bytes are left over behind the coded symbols.")
+        raise MessageError("bytes are left over after the coded symbols.")
     return arrays
 
 

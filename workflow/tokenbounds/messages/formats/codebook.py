@@ -107,5 +107,5 @@ def _read_codebooks(data: bytes, count: int) -> list[np.ndarray]:
         books.append(book)
         offset += size
     if offset != len(data):
-        raise MessageError("bytes are left over behind the last codebook.")
+        raise MessageError("bytes are left over after the last codebook.")
     return books

@@ -161,7 +161,7 @@ class LatticeFormat(Format):
         planes = [(outputs, -(-inputs // SIZE)) for outputs, inputs in sizes]
         codes, end = decode_lattice_codes(data, 2 * len(names), planes, settings.bits)
         if end != len(data):
-            raise MessageError("bytes are left over behind the lattice codes.")
+            raise MessageError("bytes are left over after the lattice codes.")
         matrices = {name: LatticeMatrix(*pair) for name, *pair in zip(names, codes, scales, strict=True)}
         rest = {name: shape for name, shape in shapes.items() if name not in matrices}
         return cls(dict(shapes), settings, matrices, ScaledFormat.from_message(message, rest, coder))

@@ -160,7 +160,7 @@ class MarkovFormat(Format):
             all_flags.append(flags)
             planes.append(plane)
         if offset != len(data):
-            raise MessageError(f"{len(data) - offset} bytes are left over behind the tables of the Markov chain.")
+            raise MessageError(f"{len(data) - offset} bytes are left over after the tables of the Markov chain.")
         return cls(card, levels, tuple(all_flags), tuple(planes), tuple(tables))
 
     def chain(self) -> MarkovChain:

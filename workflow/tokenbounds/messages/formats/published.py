@@ -96,11 +96,11 @@ class PublishedFormat(Format):
         data = message.part("values")
         floats, end = decode_floats(data, 0, [*lengths, *(math.prod(shapes[name]) for name in others)])
         if end != len(data):
-            raise MessageError("bytes are left over behind the lossless values.")
+            raise MessageError("bytes are left over after the lossless values.")
         data, values = message.part("symbols"), iter(floats)
         codes, end = decode_lattice_codes(data, 0, [(slot.outputs, slot.inputs // 8) for slot in slots.values()], bits)
         if end != len(data):
-            raise MessageError("bytes are left over behind the codes.")
+            raise MessageError("bytes are left over after the codes.")
         layers = {name: _layer(pair, values, rescaled) for name, pair in zip(slots, codes, strict=True)}
         kept = {name: next(values).reshape(shapes[name]) for name in others}
         return cls(dict(shapes), PublishedCodes(layers, bits, residual_scale), kept)

@@ -68,7 +68,7 @@ class RotatedFormat(Format):
         settings = message.header["quantizer"]
         seed, plain = settings.get("seed"), settings.get("plain")
         if type(seed) is not int or not 0 <= seed <= _MAX_SEED:
-            raise MessageError("the rotations' seed is no integer below 2^63.")
+            raise MessageError("the rotations' seed is not an integer below 2^63.")
         if not isinstance(plain, list) or any(type(index) is not int for index in plain):
             raise MessageError("the list of matrices that are not rotated holds more than integers.")
         return cls(ScaledFormat.from_message(message, shapes, coder), seed, tuple(plain))

@@ -36,7 +36,7 @@ class _Inner:
         return {"kind": "dense"}
 
     def check(self, value: Any, where: str) -> dict[str, Any]:
-        """Refuse subspaces of subspaces, and what is no parameterization."""
+        """Refuse subspaces of subspaces, and what is not a parameterization."""
         if isinstance(value, Mapping) and value.get("kind") == "subspace":
             raise ModelError(f"{where}.kind is 'subspace'; a subspace of a subspace is just a smaller subspace.")
         return check_parameterization(value)

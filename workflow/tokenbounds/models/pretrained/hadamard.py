@@ -25,7 +25,7 @@ import numpy as np
 
 from tokenbounds.models.generator import philox
 
-MAX_ORDER = 256  # of the factor that is no power of two: its cost per value is its order
+MAX_ORDER = 256  # of the factor that is not a power of two: its cost per value is its order
 _CHUNK_VALUES = 1 << 17  # a block of columns that stays in the cache
 
 # First halves of the first rows of the four symmetric circulants of Williamson matrices, a set bit for +1. They are the
@@ -152,7 +152,7 @@ def _transform_block(block: np.ndarray, factor: np.ndarray) -> np.ndarray:
 
 
 def hadamard_order(size: int) -> int:
-    """Order of the factor of a Hadamard matrix of `size` that is no Sylvester matrix: 1 for powers of two.
+    """Order of the factor of a Hadamard matrix of `size` that is not a Sylvester matrix: 1 for powers of two.
 
     0 if there is none up to `MAX_ORDER`.
     """

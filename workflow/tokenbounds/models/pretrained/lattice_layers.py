@@ -2,7 +2,7 @@
 
 A layer's weight is diag(o) · H_m · C · H_n' · diag(i): C holds points of E8P (plus, at 3 and 4 bits, a residual point
 divided by a constant), H are Hadamard matrices, i and o scale inputs and outputs; signs are in them, and after
-fine-tuning they are no mere signs. Query, key and value are one such layer, so are up and gate; each of their pieces
+fine-tuning they are not mere signs. Query, key and value are one such layer, so are up and gate; each of their pieces
 has a further scale. Everything is decoded by additions and multiplications in a fixed order, as in `hadamard`. Nothing
 of torch is imported here.
 

@@ -46,7 +46,9 @@ def dense_tensors(files: TensorFiles, settings: Mapping[str, Any], transposed: b
     """
     method = settings.get("quant_method")
     if method not in METHODS:
-        raise ModelError(f"its quantization {method!r:.40} is not read; read are {', '.join(METHODS)} and QuIP#.")
+        raise ModelError(
+            f"its quantization {method!r:.40} is not supported; supported: {', '.join(METHODS)} and QuIP#."
+        )
     read = _checked_reader(str(method), settings)
     dense = {}
     for name in files:
@@ -74,12 +76,12 @@ def _checked_reader(method: str, settings: Mapping[str, Any]) -> Callable[[Tenso
     bits, group = settings.get("bits"), settings.get("group_size", -1)
     if method == "gptq":
         if bits not in (2, 3, 4, 8):
-            raise ModelError(f"GPTQ with {bits!r:.20} bits is not read; read are 2, 3, 4 and 8.")
+            raise ModelError(f"GPTQ with {bits!r:.20} bits is not supported; supported: 2, 3, 4 and 8.")
         offset = 0 if settings.get("checkpoint_format") == "gptq_v2" else 1
         return lambda files, layer: _read_gptq(files, layer, bits, offset)
     version = str(settings.get("version", "gemm")).lower()
     if bits != 4 or version != "gemm" or not settings.get("zero_point", True) or not isinstance(group, int):
-        raise ModelError("of AWQ only the version 'gemm' with 4 bits and zero points is read.")
+        raise ModelError("of AWQ only the version 'gemm' with 4 bits and zero points is supported.")
     return _read_awq
 
 

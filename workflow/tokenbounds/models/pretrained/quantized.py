@@ -56,7 +56,7 @@ def read_quantized(
         if not config.get("quip_params"):
             tensors = dense_tensors(files, config["quantization_config"], transposed)
         elif config["model_type"] not in FAMILIES:
-            raise ModelError(f"a QuIP# checkpoint of the architecture {config['model_type']} is not read.")
+            raise ModelError(f"a QuIP# checkpoint of the architecture {config['model_type']} is not supported.")
         else:
             shapes = _shapes(settings, family)
             codes, tensors = read_quip_sharp(files, config["quip_params"], shapes)

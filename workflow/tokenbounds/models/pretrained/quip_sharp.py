@@ -82,17 +82,17 @@ def codebook_of(params: Any) -> tuple[int, int, float]:
     name = params.get("codebook") if isinstance(params, Mapping) else None
     if not isinstance(name, str) or name not in _CODEBOOKS:
         raise ModelError(
-            f"this QuIP# codebook is not read; read are {', '.join(_CODEBOOKS)}. It may be an old version."
+            f"this QuIP# codebook is not supported; supported: {', '.join(_CODEBOOKS)}. It may be an old version."
         )
     if params.get("lora_rank", 0) != 0:
-        raise ModelError("QuIP# with a low-rank correction is not read.")
+        raise ModelError("QuIP# with a low-rank correction is not supported.")
     identifier, bits = _CODEBOOKS[name]
     version = 0 if bits == 3 else 1
     if params.get("codebook_version", version) != version:
-        raise ModelError(f"version {params['codebook_version']!r:.20} of {name} is not read, only {version}.")
+        raise ModelError(f"version {params['codebook_version']!r:.20} of {name} is not supported, only {version}.")
     override = params.get("resid_scale_override", -1)
     if not isinstance(override, int | float) or not math.isfinite(override):
-        raise ModelError("quip_params.resid_scale_override is no number.")
+        raise ModelError("quip_params.resid_scale_override is not a number.")
     return identifier, bits, float(override) if override > 0 else _RESIDUAL_SCALES.get(bits, 1.0)
 
 

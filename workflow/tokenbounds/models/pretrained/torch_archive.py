@@ -184,7 +184,7 @@ def _pop_to_mark(stack: list[Any]) -> list[Any]:
 
 def _set_items(stack: list[Any], items: list[Any]) -> None:
     if not isinstance(stack[-1], dict) or len(items) % 2 or any(not isinstance(key, str) for key in items[::2]):
-        raise _NotTensors("a mapping with keys that are no text")
+        raise _NotTensors("a mapping with keys that are not text")
     stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
 

@@ -34,7 +34,7 @@ def initial_model(spec: TrainedModel, card: ModelCard, start: Path | None = None
     Raises
     ------
     ModelError
-        If the start is no model of the same shape, or cannot be read.
+        If the start is not a model of the same shape, or cannot be read.
     """
     model = build_model(card)
     initialize(model, spec.seed)

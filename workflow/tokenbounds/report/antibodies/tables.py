@@ -83,7 +83,9 @@ class MessageReport:
             quantizer = quantizer_name(row["quantizer"])
             return cls(path.stem, row["model"], quantizer, int(raw["size_bits"]), per_weight)
         except (KeyError, TypeError) as error:
-            raise TokenboundsError(f"{path} is no report of a message ({error!r}). Encode the model again.") from error
+            raise TokenboundsError(
+                f"{path} is not a report of a message ({error!r}). Encode the model again."
+            ) from error
 
     @property
     def columns(self) -> dict[str, Any]:

@@ -5,8 +5,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 from tokenbounds import __version__
+from tokenbounds.compression.encode import encode_model
+from tokenbounds.config import MessageSpec
+from tokenbounds.config.quantizers import UniformQuantizer
 from tokenbounds.messages.container import Part, write_message
+from tokenbounds.models.build import build_model
+from tokenbounds.models.card import ModelCard
+from tokenbounds.models.checkpoint import save_checkpoint
+from transformers import GPT2LMHeadModel
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
@@ -70,6 +78,40 @@ def test_inspect_refuses_a_damaged_message(run, message):
 def test_decode_of_what_is_no_transformer_is_refused(run, message, tmp_path):
     status, _, err = run("decode", message[0], "-o", tmp_path / "model")
     assert status == 1 and err.startswith("error: ") and not (tmp_path / "model").exists()
+
+
+@pytest.fixture
+def transformer(tmp_path):
+    """The message of a tiny GPT-2."""
+    card = ModelCard("gpt2", {"n_layer": 1, "n_embd": 8, "n_head": 2}, 16, 0, 8)
+    save_checkpoint(tmp_path / "model", build_model(card), card)
+    spec = MessageSpec(model="m", quantizer=UniformQuantizer(kind="uniform"))
+    encode_model(tmp_path / "model", spec, tmp_path / "m.tbm", tmp_path / "m.json")
+    return tmp_path / "m.tbm"
+
+
+def test_decode_writes_no_folder_over_a_file(run, transformer, tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    status, out, err = run("decode", transformer, "-o", tmp_path / "precious")
+    assert status == 1 and "is a file, and the model is written as a folder" in err and "decoded" not in out
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert run("decode", transformer, "-o", tmp_path / "a" / "folder")[0] == 0
+    assert (tmp_path / "a" / "folder" / "config.json").is_file()
+    assert run("decode", transformer, "-o", tmp_path / "a" / "folder")[0] == 0
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
+def test_decode_leaves_no_half_folder_on_a_full_disk(run, transformer, tmp_path, monkeypatch, error):
+    def fail(self, folder, **_):
+        Path(folder).mkdir()
+        (Path(folder) / "config.json").write_text("{}")
+        raise error
+
+    monkeypatch.setattr(GPT2LMHeadModel, "save_pretrained", fail)
+    before = sorted(tmp_path.iterdir())
+    status, _, err = run("decode", transformer, "-o", tmp_path / "out")
+    assert status == 1 and "No space left on device" in err and "Traceback" not in err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("command", ["verify", "show", "inspect", "config"])

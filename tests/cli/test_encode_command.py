@@ -141,6 +141,34 @@ def test_mistakes_end_in_one_line(run, folder, monkeypatch, arguments, fault):
     assert fault in error and error.count("\n") <= 2 and "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("out", "more", "fault"),
+    [
+        ("m.json", [], "m.json. Name them apart"),
+        ("m.tbm", ["--report", "m.tbm"], "m.tbm. Name them apart"),
+        ("link.tbm", ["--report", "m.tbm"], "Name them apart"),
+        ("text.txt", ["--text", "text.txt"], "text.txt is read"),
+        ("m.tbm", ["--text", "text.txt", "--report", "text.txt"], "text.txt is read"),
+        ("model/model.safetensors", [], "model.safetensors is read"),
+        ("m.tbm", ["--report", "model/config.json"], "config.json is read"),
+        ("model", [], "model is a folder"),
+    ],
+)
+def test_nothing_is_written_over_what_is_read_or_written(run, folder, monkeypatch, out, more, fault):
+    monkeypatch.chdir(folder)
+    Path("link.tbm").symlink_to("m.tbm")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    status, _, error = run("model", "-o", out, "--quantizer", "uniform", *more)
+    assert status == 1 and fault in error and error.count("\n") == 1
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_file_of_a_checkpoint_is_not_its_folder(run, folder, file):
+    status, _, error = run(folder / "model" / file, "-o", folder / "m.tbm", "--quantizer", "uniform")
+    assert status == 1 and f"{file} is a file. Give its folder" in error.replace("\n", " ")
+
+
 def test_a_folder_without_a_model_is_refused(run, tmp_path):
     status, _, error = run(tmp_path, "-o", tmp_path / "m.tbm", "--quantizer", "uniform")
     assert status == 1 and str(tmp_path) in error

@@ -152,9 +152,11 @@ def encode_checkpoint(
     Raises
     ------
     TokenboundsError
-        If the checkpoint or a text cannot be read, a calibration is needed but no text is given, or encoding fails.
+        If the checkpoint or a text cannot be read, a calibration is needed but no text is given, encoding fails, or
+        the message or report would replace the other, or a file that is read.
     """
     texts = texts or Texts()
+    _check_outputs(out, report, source, texts)
     with tempfile.TemporaryDirectory(prefix="tokenbounds-encode-") as scratch:
         directory = Path(source)
         if not (directory / CARD_FILE).is_file():
@@ -174,6 +176,18 @@ def encode_checkpoint(
             found["scored"] = {"text": str(texts.scored), "tokens": text.tokens, "loss_bits": losses}
     write_json(report, found)
     return found
+
+
+def _check_outputs(out: Path, report: Path, source: str, texts: Texts) -> None:
+    """Refuse to write two files under one name, or one over what is read."""
+    if out.resolve() == report.resolve():
+        raise ConfigError(f"the message and its report would both be written to {out}. Name them apart.")
+    read = {path.resolve() for path in (texts.calibration, texts.scored) if path is not None}
+    for path in (out, report):
+        if path.resolve() in read or (path.exists() and path.resolve().parent == Path(source).resolve()):
+            raise ConfigError(f"{path} is read, and would be written over. Choose another name.")
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder. Name the file to write.")
 
 
 def mean_loss_bits(model: PreTrainedModel, text: MemoryCorpus) -> float:

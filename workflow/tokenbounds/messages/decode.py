@@ -5,12 +5,15 @@ A message may need side information, which it names by hash: a base model, a coa
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from tokenbounds.errors import MessageError, ModelError
@@ -121,16 +124,32 @@ def export_huggingface(
     Raises
     ------
     MessageError
-        If the message is damaged, or holds a Markov chain, which transformers does not know.
+        If the message is damaged, or holds a Markov chain, which transformers does not know, or the folder cannot be
+        written: then nothing is left half-written.
     """
     model = decode_message(source, side_information)
     if not isinstance(model, PreTrainedModel):
         raise MessageError("a Markov chain cannot be written as a Hugging Face folder; only transformers can.")
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise MessageError(f"{directory} is a file, and the model is written as a folder. Choose another name.")
+    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
     try:
-        to_dense(model).save_pretrained(Path(directory), safe_serialization=True)
-    except OSError as error:
-        raise MessageError(f"cannot write {directory}: {error.strerror or error}. Choose another folder.") from error
+        to_dense(model).save_pretrained(temporary, safe_serialization=True)
+        _move_files(temporary, directory)
+    except (OSError, SafetensorError) as error:
+        raise MessageError(f"cannot write {directory}: {error}. Free space, or choose another folder.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return model
+
+
+def _move_files(source: Path, target: Path) -> None:
+    """Move the files of a folder into another, its configuration last: a folder without one is not whole."""
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "config.json").unlink(missing_ok=True)
+    for path in sorted(source.iterdir(), key=lambda path: path.name == "config.json"):
+        path.replace(target / path.name)
 
 
 def _decode_transformer(message: Message, places: Sequence[Path]) -> PreTrainedModel:

@@ -60,7 +60,8 @@ def bound_freedman(
         m; the sum of the weights by default.
     """
     values, mass, count = weigh_losses(losses, ceiling, weights, samples)
-    _check_centers(centers, ceiling)
+    if not centers or not all(0.0 <= center < ceiling for center in centers):
+        raise CertificateError(f"the centres {list(centers)} must lie in [0, {ceiling}), and be at least one.")
     grid = lambda_grid(lambdas, ceiling)
     price = math.log(lambdas * len(centers))
     total = complexity_nats + price
@@ -73,8 +74,3 @@ def bound_freedman(
     )
     empirical = float(np.sum(values * mass) / mass.sum())
     return Bound(value, empirical, total, count, ceiling, price, lambda_)
-
-
-def _check_centers(centers: Sequence[float], ceiling: float) -> None:
-    if not centers or not all(0.0 <= center < ceiling for center in centers):
-        raise CertificateError(f"the centres {list(centers)} must lie in [0, {ceiling}), and be at least one.")

@@ -16,7 +16,7 @@ from tokenbounds.certificates.assumptions import (
     state_unit_assumptions,
 )
 from tokenbounds.certificates.averages.passes import Sample
-from tokenbounds.certificates.evidence import CertificateInputs, Evidence, LinkEvidence, gather_evidence
+from tokenbounds.certificates.evidence import CertificateInputs, Evidence, gather_evidence
 from tokenbounds.certificates.records import record_evidence
 from tokenbounds.certificates.rows.chains import ChainModel
 from tokenbounds.certificates.rows.labels import LabelledScores
@@ -156,7 +156,11 @@ def _state(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[Subse
         units,
         token_alphas=TokenAlphas(own_alphas) if own_alphas else None,
     )
-    models = [_chain_model(link, evidence.prior.held_out) for link in evidence.links]
+    models = []
+    for link in evidence.links:
+        # A model that never saw the corpus costs nothing; else every file that it is decoded from does, once.
+        bits, messages = (0, None) if evidence.prior.held_out else (link.paid_bits, link.paid_messages)
+        models.append(ChainModel(link.path.stem, bits, link.vocabulary_size, link.scores, messages))
     own = models[-1]
     scores, subsets = own.scores, []
     if spec.subsets:
@@ -167,9 +171,3 @@ def _state(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[Subse
         own.scores, setting, own.message_bits, name=own.name, chain=models[:-1], messages=own.messages
     )
     return statement, state_subsets(scores, subsets, inner, own.message_bits, name=own.name)
-
-
-def _chain_model(link: LinkEvidence, held_out: bool) -> ChainModel:
-    """A message with its scores and what it costs."""
-    bits, messages = (0, None) if held_out else (link.paid_bits, link.paid_messages)
-    return ChainModel(link.path.stem, bits, link.vocabulary_size, link.scores, messages)

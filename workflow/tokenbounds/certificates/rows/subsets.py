@@ -17,7 +17,6 @@ from tokenbounds.certificates import schema
 from tokenbounds.certificates.averages.moments import LossMoments
 from tokenbounds.certificates.averages.passes import Average, FirstPass, ScoreStream
 from tokenbounds.certificates.rows.tokens import Setting, named_rows, state_bounds
-from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
 
 # Moments of a subset take about 10 MB; more subsets than this are read in several passes.
@@ -86,9 +85,8 @@ def find_subsets(scores: ScoreStream, columns: Mapping[str, Sequence[str]]) -> l
 
 def share_delta(setting: Setting, subsets: Sequence[Subset]) -> tuple[Setting, list[Setting]]:
     """Divide delta evenly over all rows: settings of the rows over all tokens, and of those of each subset."""
-    inner = [
-        replace(setting, spec=_subset_spec(setting.spec), tokens=subset.tokens, token_alphas=None) for subset in subsets
-    ]
+    spec = replace(setting.spec, bounds=tuple(bound for bound in setting.spec.bounds if bound.fits_subsets))
+    inner = [replace(setting, spec=spec, tokens=subset.tokens, token_alphas=None) for subset in subsets]
     if not inner:
         return setting, []
     sizes = [len(named_rows(each)) for each in (setting, *inner)]
@@ -158,7 +156,3 @@ def pass_over_subsets(scores: ScoreStream, group: Sequence[tuple[Subset, Setting
             chosen = np.flatnonzero(batch[subset.column].to_numpy() == subset.code)
             moments.update(nll_bits[chosen], rank[chosen] if setting.top_k else None)
     return [FirstPass(moments, {k: Average(moments.error_rate(k)) for k in moments.top_k}) for moments in sums]
-
-
-def _subset_spec(spec: BoundsSpec) -> BoundsSpec:
-    return replace(spec, bounds=tuple(bound for bound in spec.bounds if bound.fits_subsets))

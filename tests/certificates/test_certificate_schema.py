@@ -9,7 +9,8 @@ from json_certificates import certify_bound
 from tokenbounds.bounds.kinds import Metric
 from tokenbounds.certificates import certify
 from tokenbounds.certificates.assumptions import state_assumptions
-from tokenbounds.certificates.schema import SCHEMA_FILE, PlanRecord, PriorRecord, certificate_schema, render_schema
+from tokenbounds.certificates.file_records import PlanRecord, PriorRecord
+from tokenbounds.certificates.schema import SCHEMA_FILE, certificate_schema, render_schema
 from tokenbounds.certificates.sentence import confidence_percent, state_result
 from tokenbounds.config import BoundsSpec
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokenbounds.bounds.kinds import BoundKind
-from tokenbounds.certificates.schema import BaseRecord, PlanRecord, PriorRecord, TrainingRecord
+from tokenbounds.certificates.file_records import BaseRecord, PlanRecord, PriorRecord, TrainingRecord
 from tokenbounds.certificates.sentence import confidence_percent
 from tokenbounds.config.quantizers import REFINING
 from tokenbounds.models.card import BASE_FAMILY

@@ -17,13 +17,14 @@ from tokenbounds.certificates.assumptions import (
 )
 from tokenbounds.certificates.averages.passes import Sample
 from tokenbounds.certificates.evidence import CertificateInputs, Evidence, gather_evidence
+from tokenbounds.certificates.file_records import BaseRecord, EvidenceRecord
 from tokenbounds.certificates.records import record_evidence
 from tokenbounds.certificates.rows.chains import ChainModel
 from tokenbounds.certificates.rows.labels import LabelledScores
 from tokenbounds.certificates.rows.subsets import find_subsets, share_delta, state_subsets
 from tokenbounds.certificates.rows.tokens import Setting, Statement, state_bounds
 from tokenbounds.certificates.rows.units import Units
-from tokenbounds.certificates.schema import SCHEMA_VERSION, BaseRecord, Certificate, EvidenceRecord, Subset
+from tokenbounds.certificates.schema import SCHEMA_VERSION, Certificate, Subset
 from tokenbounds.certificates.sealing import seal, write_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError, TokenboundsError

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tokenbounds.certificates.evidence import Evidence, LinkEvidence
-from tokenbounds.certificates.prior import CorpusEvidence
-from tokenbounds.certificates.schema import (
+from tokenbounds.certificates.file_records import (
     BaseRecord,
     ChainRecord,
     CoarseRecord,
@@ -21,6 +20,7 @@ from tokenbounds.certificates.schema import (
     ShardRecord,
     TrainingRecord,
 )
+from tokenbounds.certificates.prior import CorpusEvidence
 from tokenbounds.corpus.manifest import FileEntry
 from tokenbounds.errors import CertificateError, ScoreError
 from tokenbounds.files import relative_path

@@ -3,38 +3,29 @@
 The JSON schema `workflow/schemas/certificate.schema.json` is generated from these types, by
 `python -m tokenbounds.certificates.schema`; `docs/certificates.md` explains every field. Keys of the JSON are names of
 fields, but for the few with an alias. A field with a default is absent from the JSON where it has that default.
-`sealing` reads and writes files.
+`file_records` has the types of what a certificate rests on; `sealing` reads and writes files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, TypeAdapter, WithJsonSchema, with_config
+from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter, WithJsonSchema, with_config
 from pydantic.json_schema import SkipJsonSchema
 
 from tokenbounds.bounds.kinds import BoundKind, Metric
+from tokenbounds.certificates.file_records import STRICT, EvidenceRecord, FileRecord, Sha256, absent
 from tokenbounds.config import BoundsSpec
 from tokenbounds.files import canonical_json, write_bytes
 
 SCHEMA_VERSION: Literal[1] = 1
 SCHEMA_FILE = Path("workflow/schemas/certificate.schema.json")
-_STRICT = ConfigDict(extra="forbid", strict=True)
 _BOUNDS_SPEC = TypeAdapter(BoundsSpec)
 
 
-def _absent(schema: dict[str, Any]) -> None:
-    """A field that may be absent is never written with its default, so the JSON schema does not name one."""
-    schema.pop("default", None)
-
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file's bytes, hexadecimal")]
-RelativeFile = Annotated[str, Field(min_length=1, description="path relative to the certificate's folder")]
-Count = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 MetricName = Annotated[
     Metric,
@@ -67,193 +58,7 @@ Settings = Annotated[
 ]
 
 
-@with_config(_STRICT)
-@dataclass(frozen=True, kw_only=True)
-class FileRecord:
-    """A file and the hash that ties it to the certificate."""
-
-    file: RelativeFile
-    sha256: Sha256
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True, kw_only=True)
-class CoarseRecord(FileRecord):
-    """The coarse message that a refinement is coded on top of: its bits are paid for, too."""
-
-    name: Annotated[str, Field(description="the coarse message's row in the study")]
-    size_bits: Annotated[int, Field(ge=8, description="8 × the file's size, part of C")]
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True, kw_only=True)
-class BaseRecord:
-    """The base model that a message is decoded with: assumed to be fixed before the corpus, and not paid for."""
-
-    name: Annotated[str, Field(description="name of its folder")]
-    place: Annotated[str, Field(min_length=1, description="its folder, relative to the certificate's folder")]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="hash of the model: its card and values")]
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True, kw_only=True)
-class MessageRecord(FileRecord):
-    """The message: the bits that are paid for."""
-
-    name: Annotated[str, Field(description="the message's row in the study")]
-    size_bits: Annotated[int, Field(ge=8, description="8 × the file's size: with that of `coarse`, C in bits")]
-    breakdown: Annotated[dict[str, Count], Field(description="bits by part; sums to size_bits")]
-    header: Annotated[dict[str, Any], Field(description="the message's header: model card, quantizer, coder")]
-    coarse: Annotated[
-        CoarseRecord | SkipJsonSchema[None],
-        Field(description="what a refinement refines", json_schema_extra=_absent),
-    ] = None
-    base: Annotated[
-        BaseRecord | SkipJsonSchema[None],
-        Field(description="what a fine-tune is a fine-tune of", json_schema_extra=_absent),
-    ] = None
-
-    @property
-    def whole_breakdown(self) -> dict[str, int]:
-        """Bits by part of the message and of the coarse message beneath it, if there is one; they sum to C."""
-        return {**self.breakdown, **({"coarse message": self.coarse.size_bits} if self.coarse else {})}
-
-    @property
-    def whole_bits(self) -> int:
-        """C: bits of everything that must be sent for the model, the coarse message included."""
-        return sum(self.whole_breakdown.values())
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True, kw_only=True)
-class ShardRecord(FileRecord):
-    """One token shard of the corpus."""
-
-    documents: Count
-    tokens: Count
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True, kw_only=True)
-class ManifestRecord(FileRecord):
-    """The corpus: its manifest, and through it every shard."""
-
-    source: Annotated[dict[str, Any], Field(description="where the documents came from")]
-    licence: str
-    tokenizer: Annotated[dict[str, Any], Field(description="identity, hash, vocabulary size, start token")]
-    documents: Annotated[int, Field(ge=1)]
-    documents_file: FileRecord
-    annotations_file: Annotated[
-        FileRecord | SkipJsonSchema[None],
-        Field(description="labels of tokens, where the corpus has them", json_schema_extra=_absent),
-    ] = None
-    shards: Annotated[tuple[ShardRecord, ...], Field(min_length=1)]
-
-    @property
-    def token(self) -> str:
-        """What a token of this corpus is called: "byte" if the tokenizer has one token a byte."""
-        return "byte" if self.tokenizer.get("identity") in ("byte", "bytes") else "token"
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True, kw_only=True)
-class PlanRecord(FileRecord):
-    """Which tokens were scored, and how often each block counts."""
-
-    mode: Literal["exhaustive", "sampled"]
-    blocks: Annotated[int, Field(ge=1, description="distinct blocks scored")]
-    draws: Annotated[int, Field(ge=1, description="with-replacement draws; equals blocks when exhaustive")]
-    seed: Annotated[int, Field(description="seed of the draws; without effect when exhaustive")]
-    context: Annotated[int, Field(ge=1, description="tokens a window shows the model at most")]
-    stride: Annotated[int, Field(ge=1, description="tokens a window moves on by, and scores")]
-    visible_tokens: Annotated[
-        int | None, Field(description="tokens the model sees before each one it predicts; null: all of its window")
-    ]
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True, kw_only=True)
-class ScoreRecord(FileRecord):
-    """One Parquet file of per-token scores."""
-
-    rows: Count
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True, kw_only=True)
-class ChainRecord:
-    """A message, and its scores by the plan: a cheaper one of the chain, or the certified one."""
-
-    message: MessageRecord
-    scores: Annotated[tuple[ScoreRecord, ...], Field(min_length=1)]
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True, kw_only=True)
-class TrainingRecord(FileRecord):
-    """A corpus that a held-out model or a base was trained on; it shares no document with the certified one."""
-
-    corpus: Annotated[str, Field(description="the corpus's name, as in its manifest")]
-    documents_file: FileRecord
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True, kw_only=True)
-class PriorRecord:
-    """Whether messages are paid for."""
-
-    kind: Annotated[Literal["message", "held_out"], Field(description="held_out: C = 0, only delta is paid")]
-    trained_on: Annotated[
-        tuple[TrainingRecord, ...], Field(description="training corpora of held-out models and of bases")
-    ]
-
-    @property
-    def held_out(self) -> bool:
-        """Whether no message is paid for, since no model saw the corpus."""
-        return self.kind == "held_out"
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True, kw_only=True)
-class EvidenceRecord(ChainRecord):
-    """What a certificate rests on: its own message and scores, those of its chain, the corpus, the plan, the prior."""
-
-    chain: Annotated[tuple[ChainRecord, ...], Field(description="cheaper messages, cheapest first; often none")]
-    manifest: ManifestRecord
-    plan: PlanRecord
-    prior: PriorRecord
-
-    @property
-    def links(self) -> tuple[ChainRecord, ...]:
-        """Every message with its scores, cheapest first, the certified one last."""
-        return (*self.chain, self)
-
-    @property
-    def bases(self) -> tuple[BaseRecord, ...]:
-        """The models that messages are decoded with and that are not paid for, each once; the chain's come first."""
-        bases = [link.message.base for link in self.links]
-        return tuple({base.sha256: base for base in bases if base}.values())
-
-    def files(self) -> Iterator[tuple[str, FileRecord]]:
-        """Yield every file that the certificate rests on, with what it is; bases, which are folders, aside."""
-        for link in (self, *self.chain):
-            role = "" if link is self else "chain "
-            yield f"{role}message", link.message
-            if link.message.coarse:
-                yield "coarse message", link.message.coarse
-            yield from ((f"{role}scores", record) for record in link.scores)
-        yield "plan", self.plan
-        yield "manifest", self.manifest
-        yield "documents", self.manifest.documents_file
-        if self.manifest.annotations_file:
-            yield "annotations", self.manifest.annotations_file
-        yield from (("shard", record) for record in self.manifest.shards)
-        for record in self.prior.trained_on:
-            yield "trained on", record
-            yield "documents trained on", record.documents_file
-
-
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Link:
     """One of the averages that a telescoped or mixture row is the weighted sum of."""
@@ -270,7 +75,7 @@ class Link:
     delta: Annotated[Probability, Field(description="the link's share of delta_generalization")]
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One statement: an upper bound on one metric, and what it is made of."""
@@ -290,10 +95,10 @@ class Row:
     delta: Annotated[Probability, Field(description="failure probability of this row")]
     alphas: Annotated[
         tuple[Probability, ...],
-        Field(description="weights that the message's head chose from, by token", json_schema_extra=_absent),
+        Field(description="weights that the message's head chose from, by token", json_schema_extra=absent),
     ] = ()
     links: Annotated[
-        tuple[Link, ...], Field(description="telescoped and mixture rows only", json_schema_extra=_absent)
+        tuple[Link, ...], Field(description="telescoped and mixture rows only", json_schema_extra=absent)
     ] = ()
 
     @property
@@ -307,7 +112,7 @@ class Row:
         return self.links[-1].messages[:-1] if self.links else ()
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class LedgerEntry:
     """One line of a row's ledger."""
@@ -317,7 +122,7 @@ class LedgerEntry:
     unit: Literal["probability", "candidates", "bits", "nats", "documents", "sequences"]
     link: Annotated[
         Annotated[int, Field(ge=1)] | SkipJsonSchema[None],
-        Field(description="which of the row's links pays, from 1", json_schema_extra=_absent),
+        Field(description="which of the row's links pays, from 1", json_schema_extra=absent),
     ] = None
 
     @property
@@ -327,7 +132,7 @@ class LedgerEntry:
         return words if self.link is None else f"link {self.link} {words}"
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class LedgerRow:
     """What one row spends: its share of delta, and its complexity by part."""
@@ -356,7 +161,7 @@ class LedgerRow:
         return next((int(each.amount) for each in reversed(self.entries) if each.name == "message"), 0)
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
     """How delta is split over the rows beside it."""
@@ -365,7 +170,7 @@ class Ledger:
     rows: Annotated[tuple[LedgerRow, ...], Field(min_length=1)]
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Stated:
     """Rows, and the ledger that pays for each of them."""
@@ -403,7 +208,7 @@ class Stated:
         )
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Subset(Stated):
     """The rows over the tokens with one label."""
@@ -413,7 +218,7 @@ class Subset(Stated):
     tokens: Annotated[int, Field(ge=1, description="tokens with this label: m of these rows")]
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Certificate(EvidenceRecord, Stated):
     """A certificate of how well a compressed model predicts the corpus's source."""
@@ -432,7 +237,7 @@ class Certificate(EvidenceRecord, Stated):
     settings: Annotated[Settings, Field(alias="bounds")]
     subsets: Annotated[
         tuple[Subset, ...],
-        Field(min_length=1, description="rows over labelled tokens", json_schema_extra=_absent),
+        Field(min_length=1, description="rows over labelled tokens", json_schema_extra=absent),
     ] = ()
     notes: tuple[str, ...]
     assumptions: Annotated[tuple[str, ...], Field(min_length=1)]

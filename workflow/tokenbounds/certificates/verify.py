@@ -14,7 +14,8 @@ import numpy as np
 
 from tokenbounds.certificates.certify import compute_certificate
 from tokenbounds.certificates.evidence import CertificateInputs, Evidence, LinkEvidence, LinkInputs, gather_evidence
-from tokenbounds.certificates.schema import Certificate, ChainRecord, FileRecord, Stated
+from tokenbounds.certificates.file_records import ChainRecord, FileRecord
+from tokenbounds.certificates.schema import Certificate, Stated
 from tokenbounds.certificates.sealing import Json, read_certificate, to_json
 from tokenbounds.corpus.manifest import MANIFEST_NAME
 from tokenbounds.corpus.reader import Corpus

@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from tokenbounds.bounds.kinds import BPD
-from tokenbounds.certificates.schema import Certificate, LedgerEntry, MessageRecord, Row
+from tokenbounds.certificates.file_records import MessageRecord
+from tokenbounds.certificates.schema import Certificate, LedgerEntry, Row
 from tokenbounds.certificates.sealing import to_json
 from tokenbounds.certificates.sentence import state_result
 from tokenbounds.files import canonical_json, relative_path, sha256_bytes

@@ -21,7 +21,7 @@ STUDY: dict[str, Any] = {
     "models": {
         "own": {"kind": "markov", "corpus": "own"},
         "text": {"kind": "markov", "corpus": "text"},
-        "iglm": {"kind": "pretrained", "package": "iglm", "subfolder": "trained_models/IgLM-S"},
+        "iglm": {"kind": "pretrained", "package": "iglm", "subfolder": "trained_models/IgLM-S", "start_id": 31},
         "other": {"kind": "pretrained", "name": "folder"},
     },
     "messages": {
@@ -127,3 +127,8 @@ def test_more_guesses_than_tokens_are_refused(corpus, k, size):
 def test_the_sizes_of_vocabularies_are_the_tokenizers():
     for spec in (ByteTokenizer(kind="bytes"), AntibodyTokenizer(kind="antibody"), IglmTokenizer(kind="iglm")):
         assert load_tokenizer(spec).vocabulary_size == spec.vocabulary_size
+
+
+def test_iglm_s_first_token_must_be_given():
+    with pytest.raises(ConfigError, match=r"models\.iglm\.start_id: .*Give 31"):
+        parse(models={"iglm": {"kind": "pretrained", "package": "iglm", "subfolder": "trained_models/IgLM-S"}})

@@ -74,7 +74,12 @@ def test_training_corpora_of_a_certificate_and_its_chain():
 
 def test_a_model_whose_data_are_unknown_may_only_be_held_out():
     raw = copy.deepcopy(STUDY)
-    raw["models"]["published"] = {"kind": "pretrained", "package": "iglm", "subfolder": "trained_models/IgLM-S"}
+    raw["models"]["published"] = {
+        "kind": "pretrained",
+        "package": "iglm",
+        "subfolder": "trained_models/IgLM-S",
+        "start_id": 31,
+    }
     raw["certificates"]["c"] = {"message": "published", "corpus": "here", "prior": "held_out"}
     parse_study(raw)
     raw["certificates"]["c"]["prior"] = "message"

@@ -246,7 +246,9 @@ def test_a_text_corpus_is_certified_language_by_language(certificate):
 def test_what_is_not_of_antibodies_does_not_name_them():
     """Whatever a corpus knows about its tokens, scores, bounds and certificates treat alike."""
     library = Path(__file__).parents[2] / "workflow/tokenbounds"
-    general = [path for name in ("bounds", "scores", "certificates") for path in (library / name).rglob("*.py")]
+    general = [
+        path for name in ("bounds", "models", "scores", "certificates") for path in (library / name).rglob("*.py")
+    ]
     general += list((library / "report").glob("*.py"))
     general += [library / "corpus" / f"{name}.py" for name in ("annotations", "labels", "manifest", "memory", "reader")]
     told = re.compile(r"imgt|iglm|antibod|germline|\bregions?\b", re.IGNORECASE)

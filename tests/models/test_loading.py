@@ -114,7 +114,7 @@ def test_card_and_values_reproduce_the_logits(tmp_path, case):
 
 def test_start_token_can_be_given(tmp_path):
     save_tiny("llama", tmp_path)
-    assert load_pretrained(spec_of(tmp_path), start_id=7)[1].start_id == 7
+    assert load_pretrained(spec_of(tmp_path, start_id=7))[1].start_id == 7
 
 
 def test_unsupported_architecture_is_refused_before_weights_are_read(tmp_path):

@@ -46,7 +46,7 @@ TRASTUZUMAB = (
     "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDY"
     "WGQGTLVTVSS"
 )
-SMALL = PretrainedModel(kind="pretrained", package="iglm", subfolder="trained_models/IgLM-S")
+SMALL = PretrainedModel(kind="pretrained", package="iglm", subfolder="trained_models/IgLM-S", start_id=31)
 FWR2, CDR3 = slice(33, 50), slice(96, 109)
 installed = pytest.mark.skipif(importlib.util.find_spec("iglm") is None, reason="iglm is not installed")
 

@@ -138,6 +138,13 @@ class PretrainedModel(Checked):
     revision: Annotated[
         str | None, Field(description="Branch, tag or commit on the hub; pin it for results that can be repeated.")
     ] = None
+    start_id: Annotated[
+        Annotated[int, Field(ge=0)] | None,
+        Field(
+            description="The token before a document's first one; `null` takes the model's own first token, else its "
+            "end token. IgLM's files name one that it does not have: give 31, `[HEAVY]`."
+        ),
+    ] = None
 
     @property
     def is_dense(self) -> bool:
@@ -145,11 +152,13 @@ class PretrainedModel(Checked):
         return True
 
     def faults(self) -> Iterator[Fault]:
-        """Yield a checkpoint that is named twice or not at all."""
+        """Yield a checkpoint that is named twice or not at all, and a first token that must be given."""
         if (self.name is None) == (self.package is None):
             yield Fault("", "give exactly one of 'name' and 'package'.")
         if self.subfolder is not None and self.package is None:
             yield Fault("subfolder", "it is a folder inside a 'package'. Name the package.")
+        if self.package == "iglm" and self.start_id is None:
+            yield Fault("start_id", "IgLM's files name a first token that it does not have. Give 31, [HEAVY].")
 
 
 @dataclass(frozen=True, config=STRICT)

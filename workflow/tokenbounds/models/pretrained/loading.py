@@ -36,8 +36,6 @@ from tokenbounds.models.pretrained.torch_archive import read_tensors
 from tokenbounds.software import package_folder
 
 _ARCHIVE = "pytorch_model.bin"
-# IgLM's configuration names a token it does not have; its sequences begin with the kind of chain, here [HEAVY].
-_FIRST_TOKENS = {"iglm": 31}
 
 
 def import_pretrained(spec: PretrainedModel, directory: Path | str) -> None:
@@ -48,20 +46,18 @@ def import_pretrained(spec: PretrainedModel, directory: Path | str) -> None:
     TokenboundsError
         If the model cannot be loaded (see `load_pretrained`), or a file not be written.
     """
-    model, card, codes = _load(spec, None)
+    model, card, codes = _load(spec)
     save_codes(Path(directory), codes)
     save_checkpoint(directory, model, card)
 
 
-def load_pretrained(spec: PretrainedModel, *, start_id: int | None = None) -> tuple[PreTrainedModel, ModelCard]:
+def load_pretrained(spec: PretrainedModel) -> tuple[PreTrainedModel, ModelCard]:
     """Load a pretrained causal language model.
 
     Parameters
     ----------
     spec
         Which model.
-    start_id
-        The token before a document's first one; without it the model's own first, else its end token.
 
     Returns
     -------
@@ -74,18 +70,16 @@ def load_pretrained(spec: PretrainedModel, *, start_id: int | None = None) -> tu
         If the model cannot be found or read, its architecture is not supported, its weights are pickled or quantized
         in a way that is not read, or the rebuilt model computes something else.
     """
-    model, card, _ = _load(spec, start_id)
+    model, card, _ = _load(spec)
     return model, card
 
 
-def _load(spec: PretrainedModel, start_id: int | None) -> tuple[PreTrainedModel, ModelCard, PublishedCodes | None]:
+def _load(spec: PretrainedModel) -> tuple[PreTrainedModel, ModelCard, PublishedCodes | None]:
     where = _locate(spec)
     original, codes = _read_original(where, spec)
     check_finite(original.named_parameters(), where)
-    if start_id is None:
-        start_id = _FIRST_TOKENS.get(spec.package or "")
     try:
-        card = card_from_config(original.config, start_id=start_id)
+        card = card_from_config(original.config, start_id=spec.start_id)
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from error
     with torch.no_grad():
@@ -171,7 +165,7 @@ def _first_token(config: PreTrainedConfig) -> int:
         value = value[0] if isinstance(value, list) and value else value
         if isinstance(value, int) and 0 <= value < config.vocab_size:
             return value
-    raise ModelError(f"this {config.model_type} model names no first or end token; a document has no first context.")
+    raise ModelError(f"this {config.model_type} model names no first or end token. Set 'start_id'.")
 
 
 def _locate(spec: PretrainedModel) -> str:

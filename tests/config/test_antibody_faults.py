@@ -129,6 +129,6 @@ def test_the_sizes_of_vocabularies_are_the_tokenizers():
         assert load_tokenizer(spec).vocabulary_size == spec.vocabulary_size
 
 
-def test_iglm_s_first_token_must_be_given():
-    with pytest.raises(ConfigError, match=r"models\.iglm\.start_id: .*Give 31"):
-        parse(models={"iglm": {"kind": "pretrained", "package": "iglm", "subfolder": "trained_models/IgLM-S"}})
+def test_the_first_token_of_iglm_must_be_given():
+    row = {"kind": "pretrained", "package": "iglm", "subfolder": "trained_models/IgLM-S"}
+    refused(r"models\.iglm\.start_id: .*Give 31", models={"iglm": row})

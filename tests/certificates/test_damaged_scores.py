@@ -9,8 +9,11 @@ import pytest
 from tokenbounds.certificates.certify import certify_bound
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import TokenboundsError
+from tokenbounds.files import sha256_file
+from tokenbounds.messages.container import Part, write_message
 from tokenbounds.scores.plan import read_plan
-from tokenbounds.scores.store import open_scores
+from tokenbounds.scores.provenance import Provenance
+from tokenbounds.scores.store import open_scores, score_writer
 from tokenbounds.seals import SEAL_KEY
 
 SPEC = BoundsSpec(bounds=("azuma",))
@@ -65,9 +68,27 @@ def test_a_damaged_plan_is_named(copied, size):
             read_plan(copied.plan)
 
 
-def test_scores_of_earlier_releases_are_read(copied):
+def test_scores_of_earlier_releases_are_read_and_noted(copied, tmp_path):
     path = copied.certified.scores[0]
     table = pq.read_table(path, partitioning=None)
     table = table.replace_schema_metadata({k: v for k, v in table.schema.metadata.items() if k != SEAL_KEY.encode()})
     pq.write_table(table, path)
     assert open_scores(copied.certified.scores, plan=read_plan(copied.plan)).check() > table.num_rows
+    certificate = certify_bound("c", "s", copied, SPEC, tmp_path / "c.json", model="m")
+    (note,) = [note for note in certificate.notes if "digest" in note]
+    assert "(shard-00000.parquet)" in note
+    assert certificate.notes[-1] == note
+
+
+def test_another_first_token_than_the_model_s_own_is_noted(copied, tmp_path):
+    header = {"coder": "static", "quantizer": {"kind": "counts", "levels": 16, "threshold": 2}}
+    header["model"] = {"family": "markov", "order": 0, "start_id": 7, "vocabulary_size": 256}
+    write_message(copied.certified.message, header, [Part("symbols", bytes(25))])
+    for path in copied.certified.scores:
+        table = pq.read_table(path, partitioning=None)
+        origin = Provenance.from_metadata(table.schema.metadata, path)
+        with score_writer(path, replace(origin, message_sha256=sha256_file(copied.certified.message))) as writer:
+            writer.write(table.combine_chunks().to_batches()[0])
+    certificate = certify_bound("c", "s", copied, SPEC, tmp_path / "c.json", model="m")
+    (note,) = [note for note in certificate.notes if "scored behind" in note]
+    assert "behind token 0" in note and "names 7" in note

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,12 +121,29 @@ def compute_certificate(
             settings=spec,
             rows=statement.rows,
             subsets=subsets,
-            notes=statement.notes,
+            notes=(*statement.notes, *_note_evidence(evidence)),
             assumptions=tuple(_assume(evidence, records, spec)),
             software=software_versions("numpy", "scipy", "pyarrow"),
             certificate_sha256="",
         )
     )
+
+
+def _note_evidence(evidence: Evidence) -> Iterator[str]:
+    """What a reader should know of the evidence that is no assumption."""
+    start = evidence.corpus.manifest.tokenizer.start_id
+    for link in evidence.links:
+        own = None if link.side_information.base else link.message.header["model"].get("start_id", 0)
+        if own not in (None, start):
+            yield (
+                f"Documents were scored behind token {start}, which their tokenizer names as the first; the model of "
+                f"{link.path.stem} names {own}. Its losses at the beginning of documents may be higher for it."
+            )
+        if unsealed := [part.path.name for part in link.scores.parts if not part.sealed]:
+            yield (
+                f"Scores of {link.path.stem} carry no digest of their own ({', '.join(unsealed)}), as in earlier "
+                "releases: damage before this certificate would not have been noticed."
+            )
 
 
 def _assume(evidence: Evidence, records: EvidenceRecord, spec: BoundsSpec) -> list[str]:

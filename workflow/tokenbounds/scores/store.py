@@ -121,6 +121,7 @@ class _ScoreFile:
     path: Path
     rows: int
     provenance: Provenance
+    sealed: bool  # whether it carries a digest of its own
 
 
 @dataclass(frozen=True)
@@ -265,13 +266,14 @@ def _open_part(path: Path) -> _ScoreFile:
     try:
         with pq.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
+            sealed = SEAL_KEY.encode() in (file.metadata.metadata or {})
     except (OSError, pa.ArrowException) as error:
         raise ScoreError(f"{path} cannot be read as scores ({error}). Score this shard again.") from error
     provenance = Provenance.from_metadata(schema.metadata, path)
     if not schema.equals(provenance.schema):
         names = ", ".join(provenance.schema.names)
         raise ScoreError(f"{path} does not have the columns {names}. Score this shard again.")
-    return _ScoreFile(path, rows, provenance)
+    return _ScoreFile(path, rows, provenance, sealed)
 
 
 def _check_one_origin(parts: tuple[_ScoreFile, ...]) -> None:

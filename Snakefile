@@ -30,16 +30,6 @@ wildcard_constraints:
     shard=r"\d{5}",
 
 
-localrules:
-    all,
-    plan_scoring,
-    tabulate_certificates,
-    draw_figures,
-    tabulate_antibodies,
-    write_report,
-
-
-include: "workflow/rules/inputs.smk"
 include: "workflow/rules/corpus.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/messages.smk"
@@ -52,8 +42,15 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
+        reported.certificates,
+        rules.tabulate_certificates.output,
+        rules.draw_figures.output,
+        reported.antibodies,
         rules.write_report.output,
+    localrule: True
 
 
 onsuccess:
+    from tokenbounds.report.summary import print_summary
+
     print_summary(study)

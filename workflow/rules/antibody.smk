@@ -11,8 +11,8 @@ rule run_task:
     """Decode a message in a fresh process, and try its model at a task."""
     input:
         message="<results>/messages/{message}.tbm",
-        manifest=task_corpus,
-        tables=task_tables,
+        manifest=on.of(graph.task_corpus),
+        tables=lambda wildcards: files_of_task(wildcards.task),
     output:
         answers="<results>/antibody/tasks/{task}/{message}.parquet",
     log:
@@ -23,35 +23,35 @@ rule run_task:
         "../../envs/environment.yaml"
     threads: 4
     resources:
-        mem_mb=growing(4000, 60),
-        runtime=growing(120, 10),
+        mem_mb=on.amount(growing(4000, 60)),
+        runtime=on.amount(growing(120, 10)),
         gres="",
     params:
-        row=task_row,
-        files=task_fingerprint,
+        row=on.row("tasks", "task"),
     script:
         "../scripts/run_task.py"
 
 
 rule tabulate_antibodies:
-    """Tables and figures of models, regions, positions and tasks."""
     input:
-        certificates=CERTIFICATES,
-        reports=MESSAGE_REPORTS,
-        answers=TASK_ANSWERS,
+        certificates=reported.certificates,
+        reports=reported.reports,
+        answers=reported.answers,
     output:
-        expand("<results>/antibody/{table}.{format}", table=ANTIBODY_TABLES, format=["parquet", "csv"]),
+        expand("<results>/antibody/{table}.{format}", table=graph.ANTIBODY_TABLES, format=["parquet", "csv"]),
     log:
         "<logs>/tabulate_antibodies.log",
     benchmark:
         "<benchmarks>/tabulate_antibodies.tsv"
+    """Tables and figures of models, regions, positions and tasks."""
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2500),
-        runtime=growing(20),
+        mem_mb=on.amount(growing(2500)),
+        runtime=on.amount(growing(20)),
     params:
-        tasks=TASK_ROWS,
+        spec=graph.tasks_spec(study),
     script:
         "../scripts/tabulate_antibodies.py"

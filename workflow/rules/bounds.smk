@@ -10,7 +10,7 @@ Out   <results>/certificates/{certificate}.json   every bound with its ingredien
 rule certify_bound:
     """Compute every bound of a certificate from its scores."""
     input:
-        unpack(certified),
+        unpack(on.of(graph.certificate_files)),
     output:
         certificate="<results>/certificates/{certificate}.json",
     log:
@@ -21,12 +21,9 @@ rule certify_bound:
         "../../envs/environment.yaml"
     threads: 2
     resources:
-        mem_mb=growing(2500),
-        runtime=growing(20, 0.02),
+        mem_mb=on.amount(growing(2500)),
+        runtime=on.amount(growing(20, 0.02)),
     params:
-        study=study.study,
-        model=certified_model,
-        bounds=bounds_row,
-        inputs=certificate_inputs,
+        spec=on.of(graph.certificate_spec),
     script:
         "../scripts/certify_bound.py"

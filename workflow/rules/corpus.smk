@@ -14,8 +14,8 @@ a shard that is missing or damaged.
 rule tokenize_corpus:
     """Write a corpus as Arrow shards of tokens, and a manifest that names them by hash."""
     input:
-        sources=corpus_sources,
-        disjoint=disjoint_corpus,
+        sources=lambda wildcards: files_of_source(wildcards.corpus),
+        disjoint=on.of(graph.tokenizer_corpora),
     output:
         manifest="<results>/corpora/{corpus}/manifest.json",
         documents="<results>/corpora/{corpus}/documents.parquet",
@@ -27,10 +27,9 @@ rule tokenize_corpus:
         "../../envs/environment.yaml"
     threads: 2
     resources:
-        mem_mb=growing(2500),
-        runtime=growing(30, 0.05),
+        mem_mb=on.amount(growing(2500)),
+        runtime=on.amount(growing(30, 0.05)),
     params:
-        row=corpus_row,
-        files=corpus_fingerprint,
+        row=on.row("corpora", "corpus"),
     script:
         "../scripts/tokenize_corpus.py"

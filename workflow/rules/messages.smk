@@ -12,8 +12,8 @@ Out   <results>/calibrations/{calibration}.safetensors     what its layers see a
 rule calibrate_model:
     """Run a model over calibration tokens, forwards and backwards, one block at a time."""
     input:
-        model=calibrated_model,
-        manifest=calibration_corpus,
+        model=on.of(graph.calibrated_model),
+        manifest=on.of(graph.calibration_corpus),
     output:
         calibration="<results>/calibrations/{calibration}.safetensors",
     log:
@@ -24,11 +24,11 @@ rule calibrate_model:
         "../../envs/environment.yaml"
     threads: 16
     resources:
-        mem_mb=growing(5000, 2),
-        runtime=calibration_minutes,
+        mem_mb=on.amount(growing(5000, 2)),
+        runtime=on.amount(resources.calibration_minutes),
         gres="",
     params:
-        row=calibration_row,
+        row=on.row("calibrations", "calibration"),
     script:
         "../scripts/calibrate_model.py"
 
@@ -36,10 +36,10 @@ rule calibrate_model:
 rule encode_model:
     """Quantize a model, write its message, decode it again and compare tensor by tensor."""
     input:
-        model=model_files,
-        manifest=finetuning_corpus,
-        calibration=message_calibration,
-        side_information=side_information_files,
+        model=on.of(graph.encoded_model),
+        manifest=on.of(graph.encoding_corpus),
+        calibration=on.of(graph.encoding_calibration),
+        side_information=on.of(graph.side_information),
     output:
         message="<results>/messages/{message}.tbm",
         report="<results>/messages/{message}.json",
@@ -51,10 +51,10 @@ rule encode_model:
         "../../envs/environment.yaml"
     threads: 16
     resources:
-        mem_mb=growing(6000, 6),
-        runtime=growing(120, 1),
+        mem_mb=on.amount(growing(6000, 6)),
+        runtime=on.amount(growing(120, 1)),
         gres="",
     params:
-        row=message_row,
+        row=on.row("messages", "message"),
     script:
         "../scripts/encode_model.py"

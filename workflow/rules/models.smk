@@ -12,8 +12,8 @@ Out   <results>/models/{model}/card.json             what rebuilds the model aro
 rule train_model:
     """Train a transformer, from scratch or from another model's values; a killed job continues from its last checkpoint."""
     input:
-        manifest=training_corpus,
-        start=starting_model,
+        manifest=on.of(graph.training_corpus),
+        start=on.of(graph.parent_model),
     output:
         weights="<results>/models/{model}/model.safetensors",
         card="<results>/models/{model}/card.json",
@@ -23,17 +23,17 @@ rule train_model:
     benchmark:
         "<benchmarks>/train_model/{model}.tsv"
     wildcard_constraints:
-        model=models_of_kind("trained"),
+        model=on.models("trained"),
     conda:
         "../../envs/environment.yaml"
     threads: 16
     resources:
-        mem_mb=training_megabytes,
-        runtime=training_minutes,
+        mem_mb=on.amount(resources.training_megabytes),
+        runtime=on.amount(resources.training_minutes),
         gres="",
     params:
-        row=model_row,
-        workdir=training_workdir,
+        row=on.row("models", "model"),
+        workdir=on.of(graph.training_folder),
     script:
         "../scripts/train_model.py"
 
@@ -41,7 +41,7 @@ rule train_model:
 rule import_model:
     """Read a pretrained checkpoint as plain values; no code of the checkpoint runs."""
     input:
-        files=pretrained_files,
+        files=lambda wildcards: map(str, checkpoint_files(study.models[wildcards.model])),
     output:
         weights="<results>/models/{model}/model.safetensors",
         card="<results>/models/{model}/card.json",
@@ -50,16 +50,15 @@ rule import_model:
     benchmark:
         "<benchmarks>/import_model/{model}.tsv"
     wildcard_constraints:
-        model=models_of_kind("pretrained"),
+        model=on.models("pretrained"),
     conda:
         "../../envs/environment.yaml"
     threads: 2
     resources:
-        mem_mb=import_megabytes,
-        runtime=growing(60, 0.1),
+        mem_mb=on.amount(resources.import_megabytes),
+        runtime=on.amount(growing(60, 0.1)),
     params:
-        row=model_row,
-        files=pretrained_fingerprint,
+        row=on.row("models", "model"),
     script:
         "../scripts/import_model.py"
 
@@ -67,8 +66,8 @@ rule import_model:
 rule finetune_model:
     """Train adapters over a base that stays as it is; a killed job continues from its last checkpoint."""
     input:
-        manifest=training_corpus,
-        base=base_files,
+        manifest=on.of(graph.training_corpus),
+        base=on.of(graph.parent_model),
     output:
         weights="<results>/models/{model}/model.safetensors",
         card="<results>/models/{model}/card.json",
@@ -78,17 +77,17 @@ rule finetune_model:
     benchmark:
         "<benchmarks>/finetune_model/{model}.tsv"
     wildcard_constraints:
-        model=models_of_kind("finetuned"),
+        model=on.models("finetuned"),
     conda:
         "../../envs/environment.yaml"
     threads: 16
     resources:
-        mem_mb=growing(6000, 3),
-        runtime=finetuning_minutes,
+        mem_mb=on.amount(growing(6000, 3)),
+        runtime=on.amount(resources.finetuning_minutes),
         gres="",
     params:
-        row=model_row,
-        workdir=training_workdir,
+        row=on.row("models", "model"),
+        workdir=on.of(graph.training_folder),
     script:
         "../scripts/finetune_model.py"
 
@@ -96,7 +95,7 @@ rule finetune_model:
 rule fit_markov:
     """Count the corpus's k-grams."""
     input:
-        manifest=training_corpus,
+        manifest=on.of(graph.training_corpus),
     output:
         counts="<results>/models/{model}/counts.arrow",
         card="<results>/models/{model}/card.json",
@@ -105,14 +104,14 @@ rule fit_markov:
     benchmark:
         "<benchmarks>/fit_markov/{model}.tsv"
     wildcard_constraints:
-        model=models_of_kind("markov"),
+        model=on.models("markov"),
     conda:
         "../../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=counting_megabytes,
-        runtime=counting_minutes,
+        mem_mb=on.amount(resources.counting_megabytes),
+        runtime=on.amount(resources.counting_minutes),
     params:
-        row=model_row,
+        row=on.row("models", "model"),
     script:
         "../scripts/fit_markov.py"

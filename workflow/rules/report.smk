@@ -10,10 +10,9 @@ Out   <results>/tables/certificates.{parquet,csv,md}     one row per certificate
 
 
 rule tabulate_certificates:
-    """One row per certificate, metric and bound; and what each method of compression trains, costs and buys."""
     input:
-        certificates=CERTIFICATES,
-        reports=expand("<results>/messages/{message}.json", message=CERTIFIED_MESSAGES),
+        certificates=reported.certificates,
+        reports=reported.certified_reports,
     output:
         parquet="<results>/tables/certificates.parquet",
         csv="<results>/tables/certificates.csv",
@@ -23,63 +22,67 @@ rule tabulate_certificates:
         "<logs>/tabulate_certificates.log",
     benchmark:
         "<benchmarks>/tabulate_certificates.tsv"
+    """One row per certificate, metric and bound; and what each method of compression trains, costs and buys."""
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=growing(1500),
-        runtime=growing(10),
+        mem_mb=on.amount(growing(1500)),
+        runtime=on.amount(growing(10)),
     script:
         "../scripts/tabulate_certificates.py"
 
 
 rule draw_figures:
-    """Bounds against message size, loss by position, messages by part, training curves."""
     input:
-        certificates=CERTIFICATES,
-        curves=list(CURVES.values()),
-        reports=expand("<results>/messages/{message}.json", message=CERTIFIED_MESSAGES),
+        certificates=reported.certificates,
+        curves=list(reported.curves.values()),
+        reports=reported.certified_reports,
     output:
         expand(
             "<results>/figures/{figure}.{format}",
-            figure=FIGURES,
+            figure=reported.figures,
             format=["svg", "png", "parquet"],
         ),
     log:
         "<logs>/draw_figures.log",
     benchmark:
         "<benchmarks>/draw_figures.tsv"
+    """Bounds against message size, loss by position, messages by part, training curves."""
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2500),
-        runtime=growing(20),
+        mem_mb=on.amount(growing(2500)),
+        runtime=on.amount(growing(20)),
     params:
-        models=list(CURVES),
-        methods="bound_by_method" in FIGURES,
+        curves=canonical_json(reported.curves),
+        methods="bound_by_method" in reported.figures,
     script:
         "../scripts/draw_figures.py"
 
 
 rule write_report:
-    """One page for people, every number linked to its certificate."""
     input:
-        certificates=CERTIFICATES,
+        certificates=reported.certificates,
         tables=rules.tabulate_certificates.output,
         figures=rules.draw_figures.output,
-        antibodies=ANTIBODY_RESULTS,
+        antibodies=reported.antibodies,
     output:
         report="<results>/report.html",
     log:
         "<logs>/write_report.log",
     benchmark:
         "<benchmarks>/write_report.tsv"
+    """One page for people, every number linked to its certificate."""
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=growing(1500),
-        runtime=growing(10),
+        mem_mb=on.amount(growing(1500)),
+        runtime=on.amount(growing(10)),
     script:
         "../scripts/write_report.py"

@@ -7,7 +7,6 @@ Out   <results>/plans/{corpus}/{evaluation}.parquet                          blo
 
 
 rule plan_scoring:
-    """Decide which tokens are scored, in which windows, by which job."""
     input:
         manifest="<results>/corpora/{corpus}/manifest.json",
         documents="<results>/corpora/{corpus}/documents.parquet",
@@ -17,14 +16,16 @@ rule plan_scoring:
         "<logs>/plan_scoring/{corpus}/{evaluation}.log",
     benchmark:
         "<benchmarks>/plan_scoring/{corpus}/{evaluation}.tsv"
+    """Decide which tokens are scored, in which windows, by which job."""
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=growing(1500, 20),
-        runtime=growing(10, 1),
+        mem_mb=on.amount(growing(1500, 20)),
+        runtime=on.amount(growing(10, 1)),
     params:
-        row=evaluation_row,
+        row=on.row("evaluations", "evaluation"),
     script:
         "../scripts/plan_scoring.py"
 
@@ -33,7 +34,7 @@ rule score_shard:
     """Decode the message in a fresh process and score one shard of the plan with it."""
     input:
         message="<results>/messages/{message}.tbm",
-        side_information=side_information_files,
+        side_information=on.of(graph.side_information),
         manifest="<results>/corpora/{corpus}/manifest.json",
         plan="<results>/plans/{corpus}/{evaluation}.parquet",
     output:
@@ -46,10 +47,10 @@ rule score_shard:
         "../../envs/environment.yaml"
     threads: 4
     resources:
-        mem_mb=scoring_megabytes,
-        runtime=scoring_minutes,
+        mem_mb=on.amount(resources.scoring_megabytes),
+        runtime=on.amount(resources.scoring_minutes),
         gres="",
     params:
-        row=evaluation_row,
+        row=on.row("evaluations", "evaluation"),
     script:
         "../scripts/score_shard.py"

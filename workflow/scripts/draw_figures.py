@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tokenbounds.config import parse_row
 from tokenbounds.jobs import job
 from tokenbounds.report.figures import draw_figures
 
@@ -10,6 +11,6 @@ if __name__ == "__main__":
         draw_figures(
             snakemake.input.certificates,
             Path(snakemake.output[0]).parent,
-            training=dict(zip(snakemake.params.models, map(Path, snakemake.input.curves), strict=True)),
+            training=parse_row(dict[str, Path], snakemake.params.curves),
             methods=snakemake.params.methods,
         )

@@ -58,13 +58,12 @@ from tokenbounds.config.parameterizations import (
     Subspace,
 )
 from tokenbounds.config.quantizers import Quantizer, QuantizerRow, StraightThrough, Target
+from tokenbounds.config.rows import parse_row, row_json
 from tokenbounds.config.study import (
     Study,
     check_row,
     load_study,
-    parse_row,
     parse_study,
-    row_json,
     study_schema,
 )
 from tokenbounds.config.tasks import AffinityTask, RecoveryTask, TaskSpec

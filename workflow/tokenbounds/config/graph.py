@@ -1,14 +1,25 @@
-"""The graph of a study: what rows depend on."""
+"""The graph of a study: what rows depend on, and which files and rows each step reads.
+
+Functions of a study and of names, for the rules in `workflow/rules/`. Paths begin with the study's folder of results.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tokenbounds.config.antibodies import SequenceSource
 from tokenbounds.config.base import Section, references
+from tokenbounds.config.rows import row_json
+from tokenbounds.files import canonical_json
 
 if TYPE_CHECKING:
     from tokenbounds.config import CertificateSpec, Study
+
+ANTIBODY_TABLES = ("models", "regions", "positions", "recovery", "affinity", "quantization")
 
 
 def reachable(study: Study, section: Section, names: Iterable[str]) -> Iterator[tuple[Section, str]]:
@@ -52,3 +63,249 @@ def base_model(study: Study, message: str) -> str | None:
 def coarse_message(study: Study, message: str) -> str | None:
     """Name of the coarse message that a message refines; None if it refines none."""
     return study.messages[message].quantizer.needs().coarse
+
+
+# --- files of a study's results ---------------------------------------------------------------------------------------
+
+
+def corpus_manifest(study: Study, corpus: str) -> str:
+    """The manifest of a corpus; it stands for its shards, which it names by hash."""
+    return f"{study.results}/corpora/{corpus}/manifest.json"
+
+
+def model_files(study: Study, model: str) -> list[str]:
+    """Card and values of a model."""
+    values = "counts.arrow" if study.models[model].kind == "markov" else "model.safetensors"
+    return [f"{study.results}/models/{model}/{file}" for file in ("card.json", values)]
+
+
+def message_file(study: Study, message: str) -> str:
+    """A message."""
+    return f"{study.results}/messages/{message}.tbm"
+
+
+def plan_file(study: Study, corpus: str, evaluation: str) -> str:
+    """The plan of an evaluation on a corpus."""
+    return f"{study.results}/plans/{corpus}/{evaluation}.parquet"
+
+
+def score_files(study: Study, corpus: str, evaluation: str, message: str) -> list[str]:
+    """Scores of a message, one file a shard of the plan."""
+    folder = f"{study.results}/scores/{corpus}/{evaluation}/{message}"
+    return [f"{folder}/shard-{shard:05d}.parquet" for shard in range(study.evaluations[evaluation].shards)]
+
+
+# --- what each step reads ---------------------------------------------------------------------------------------------
+
+
+def tokenizer_corpora(study: Study, corpus: str) -> list[str]:
+    """For tokenize_corpus: the corpus that the tokenizer was trained on, if it is one of the study's."""
+    return [corpus_manifest(study, use.name) for use in references(study.corpora[corpus])]
+
+
+def training_corpus(study: Study, model: str) -> str:
+    """For train_model, finetune_model, fit_markov: the corpus that a model is trained on or counted from."""
+    (corpus,) = [use.name for use in references(study.models[model]) if use.section == "corpora"]
+    return corpus_manifest(study, corpus)
+
+
+def parent_model(study: Study, model: str) -> list[str]:
+    """For train_model and finetune_model: the model that training starts from, or whose adapters are trained."""
+    uses = [use for use in references(study.models[model]) if use.section == "models"]
+    return [path for use in uses for path in model_files(study, use.name)]
+
+
+def training_folder(study: Study, model: str) -> str:
+    """Where training keeps checkpoints to go on from: a folder of this row alone, so that no other row finds them."""
+    digest = hashlib.sha256(row_json(study.models[model]).encode()).hexdigest()[:12]
+    return f"{study.results}/work/{model}-{digest}"
+
+
+def calibrated_model(study: Study, calibration: str) -> list[str]:
+    """For calibrate_model: the model."""
+    return model_files(study, study.calibrations[calibration].model)
+
+
+def calibration_corpus(study: Study, calibration: str) -> str:
+    """For calibrate_model: the corpus."""
+    return corpus_manifest(study, study.calibrations[calibration].corpus)
+
+
+def encoded_model(study: Study, message: str) -> list[str]:
+    """For encode_model: the model."""
+    return model_files(study, study.messages[message].model)
+
+
+def encoding_corpus(study: Study, message: str) -> list[str]:
+    """For encode_model: the corpus that steps are searched for, or else that the model is trained further on."""
+    row = study.messages[message]
+    searched = [use.name for use in references(row.quantizer) if use.section == "corpora"]
+    if searched:
+        return [corpus_manifest(study, name) for name in searched]
+    trains = row.quantizer.needs().training_steps > 0 or row.smoothing_head is not None
+    return [training_corpus(study, row.model)] if trains else []
+
+
+def encoding_calibration(study: Study, message: str) -> list[str]:
+    """For encode_model: the calibration that the quantizer names, if it does."""
+    uses = [use for use in references(study.messages[message]) if use.section == "calibrations"]
+    return [f"{study.results}/calibrations/{use.name}.safetensors" for use in uses]
+
+
+def side_information(study: Study, message: str) -> list[str]:
+    """For encode_model and score_shard: the base of a message, and the coarse message that it refines."""
+    return _side_information(study, [message])
+
+
+def certificate_files(study: Study, certificate: str) -> dict[str, str | list[str]]:
+    """For certify_bound: the files that a certificate rests on."""
+    row = study.certificates[certificate]
+    return {
+        "manifest": corpus_manifest(study, row.corpus),
+        "plan": plan_file(study, row.corpus, row.evaluation),
+        "messages": [message_file(study, name) for name in row.messages],
+        "scores": [path for name in row.messages for path in score_files(study, row.corpus, row.evaluation, name)],
+        "trained_on": [corpus_manifest(study, name) for name in _not_to_overlap(study, row)],
+        "side_information": _side_information(study, row.messages),
+    }
+
+
+def certificate_spec(study: Study, certificate: str) -> str:
+    """For certify_bound: what each of these files is to the certificate, and what it states, as JSON."""
+    row = study.certificates[certificate]
+    corpora = [f"{study.results}/corpora/{name}" for name in _not_to_overlap(study, row)]
+    held_out = row.prior == "held_out"
+    links = [
+        {"message": message_file(study, name), "scores": score_files(study, row.corpus, row.evaluation, name)}
+        for name in row.messages
+    ]
+    inputs = {
+        "corpus": f"{study.results}/corpora/{row.corpus}",
+        "plan": plan_file(study, row.corpus, row.evaluation),
+        "links": links,
+        "held_out": corpora if held_out else None,
+        "base_corpora": [] if held_out else corpora,
+        "side_information": [
+            *(message_file(study, name) for name in _coarse_messages(study, row.messages)),
+            *(f"{study.results}/models/{name}" for name in _bases(study, row.messages)),
+        ],
+    }
+    model = study.messages[row.message].model
+    return canonical_json(
+        {"study": study.study, "model": model, "inputs": inputs, "bounds": json.loads(row_json(row.bounds))}
+    )
+
+
+def task_corpus(study: Study, task: str) -> list[str]:
+    """For run_task: the corpus that a task draws sequences from, if it does."""
+    return [corpus_manifest(study, use.name) for use in references(study.tasks[task]) if use.section == "corpora"]
+
+
+def _not_to_overlap(study: Study, row: CertificateSpec) -> list[str]:
+    """Corpora that held-out models, or else bases, were trained on: they must share no document with the row's."""
+    return training_corpora(study, row) if row.prior == "held_out" else base_corpora(study, row)
+
+
+def _side_information(study: Study, messages: Iterable[str]) -> list[str]:
+    messages = list(messages)
+    files = [path for name in _bases(study, messages) for path in model_files(study, name)]
+    return [*files, *(message_file(study, name) for name in _coarse_messages(study, messages))]
+
+
+def _bases(study: Study, messages: Iterable[str]) -> list[str]:
+    """Bases of messages, each once."""
+    return list(dict.fromkeys(base for name in messages if (base := base_model(study, name)) is not None))
+
+
+def _coarse_messages(study: Study, messages: Iterable[str]) -> list[str]:
+    """Messages that messages refine, each once."""
+    return list(dict.fromkeys(coarse for name in messages if (coarse := coarse_message(study, name)) is not None))
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is tabulated and drawn at the end of a study.
+
+    Attributes
+    ----------
+    certificates
+        All certificates.
+    certified_reports, reports
+        What the encoder says of the messages that are certified, and of those that tasks try as well.
+    curves
+        Training curves of the certified models that were trained, by model.
+    figures
+        Names of the figures.
+    answers
+        Answers of the messages that tasks try.
+    antibodies
+        Tables of antibody models, if the study has tasks or subsets of antibody corpora.
+    """
+
+    certificates: list[str]
+    certified_reports: list[str]
+    reports: list[str]
+    curves: dict[str, str]
+    figures: list[str]
+    answers: list[str]
+    antibodies: list[str]
+
+
+def report(study: Study) -> Report:
+    """What is tabulated and drawn at the end of a study."""
+    certified = sorted({row.message for row in study.certificates.values()})
+    tried = {message for task in study.tasks.values() for message in task.messages}
+    models = sorted({study.messages[name].model for name in certified})
+    trained = [name for name in models if study.models[name].kind in ("trained", "finetuned")]
+    methods = [method for name in certified if (method := _compression_method(study, name)) is not None]
+    labelled = any(
+        row.bounds.subsets and isinstance(study.corpora[row.corpus].source, SequenceSource)
+        for row in study.certificates.values()
+    )
+    return Report(
+        certificates=[f"{study.results}/certificates/{name}.json" for name in sorted(study.certificates)],
+        certified_reports=[f"{study.results}/messages/{name}.json" for name in certified],
+        reports=[f"{study.results}/messages/{name}.json" for name in sorted({*certified, *tried})],
+        curves={name: f"{study.results}/models/{name}/training.parquet" for name in trained},
+        figures=[
+            *("bound_by_size", "bound_by_alpha", "loss_by_position", "message_anatomy"),
+            *(["training"] if trained else []),
+            # Several methods of compression, and of one of them several sizes.
+            *(["bound_by_method"] if 1 < len(set(methods)) < len(methods) else []),
+        ],
+        answers=[
+            f"{study.results}/antibody/tasks/{name}/{message}.parquet"
+            for name, task in study.tasks.items()
+            for message in task.messages
+        ],
+        antibodies=[
+            f"{study.results}/antibody/{table}.{form}"
+            for table in ANTIBODY_TABLES
+            for form in ("parquet", "csv")
+            if study.tasks or labelled
+        ],
+    )
+
+
+def tasks_spec(study: Study) -> str:
+    """For tabulate_antibodies: each task's row and its answers, as JSON."""
+    folder = f"{study.results}/antibody/tasks"
+    return canonical_json(
+        {
+            name: [json.loads(row_json(task)), [f"{folder}/{name}/{message}.parquet" for message in task.messages]]
+            for name, task in study.tasks.items()
+        }
+    )
+
+
+def _compression_method(study: Study, message: str) -> tuple[str, str] | None:
+    """Parameterization and quantizer of a message of a transformer; none if nothing is compressed."""
+    row = study.messages[message]
+    model = study.models[row.model]
+    if model.kind == "markov" or row.quantizer.models == "fixed":
+        return None
+    parameterization = "dense" if model.kind == "pretrained" else model.parameterization.kind
+    return parameterization, row.quantizer.kind

@@ -23,7 +23,6 @@ from tokenbounds.config.models import ModelSpec
 from tokenbounds.config.tasks import TaskSpec
 from tokenbounds.config.yaml_file import read_yaml
 from tokenbounds.errors import ConfigError
-from tokenbounds.files import canonical_json
 
 Row = TypeVar("Row")
 
@@ -137,16 +136,6 @@ def load_study(path: Path | str) -> Study:
         If the file cannot be read, holds a key twice, or does not describe a study.
     """
     return parse_study(read_yaml(path))
-
-
-def row_json(row: Any) -> str:
-    """Canonical JSON of one row, defaults filled in: equal for configurations that mean the same."""
-    return canonical_json(TypeAdapter(type(row)).dump_python(row, mode="json"))
-
-
-def parse_row(kind: Any, text: str) -> Any:
-    """Rebuild a row from `row_json`; `kind` is its type, e.g. `CorpusSpec` or the union `ModelSpec`."""
-    return TypeAdapter(kind).validate_json(text)
 
 
 def study_schema() -> dict[str, Any]:

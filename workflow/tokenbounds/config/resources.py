@@ -1,0 +1,145 @@
+"""Memory and time that jobs ask for, as functions of a study's rows and of the sizes of what a job reads.
+
+Every function gives what a first attempt asks for; the rules multiply by the number of the attempt. Until its inputs
+are there, a job's sizes are not known: the functions raise FileNotFoundError, and Snakemake asks again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenbounds.config.graph import base_model
+
+if TYPE_CHECKING:
+    from tokenbounds.config import Study, TrainedModel
+
+OPERATIONS_PER_SECOND = 2e10
+"""What a modest CPU does on matrices."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Input files of a job, by name."""
+
+    files: Mapping[str, tuple[str, ...]]
+
+    def megabytes(self, *names: str, suffix: str = "") -> float:
+        """Size of the files of some names (of all, without any) that end in `suffix`, in units of 10^6 bytes."""
+        wanted = [path for name in names or self.files for path in self.files[name] if path.endswith(suffix)]
+        return sum(Path(path).stat().st_size for path in wanted) / 1e6
+
+    def corpus(self) -> tuple[int, int]:
+        """Tokens and vocabulary of the corpus under `manifest`, whose shards are no inputs.
+
+        Both are 0 for a damaged manifest: the job itself says what is wrong.
+        """
+        (path,) = self.files["manifest"]
+        try:
+            manifest = json.loads(Path(path).read_text(encoding="utf-8"))
+            return int(manifest["tokens"]), int(manifest["tokenizer"]["vocabulary_size"])
+        except (ValueError, KeyError, TypeError):
+            return 0, 0
+
+
+def growing(base: float, per_megabyte: float = 0.0) -> Callable[[Study, Inputs], float]:
+    """What grows with the input alone: `base`, plus `per_megabyte` for each megabyte of it."""
+
+    def amount(study: Study, inputs: Inputs) -> float:
+        return base + per_megabyte * inputs.megabytes()
+
+    return amount
+
+
+def block_parameters(model: TrainedModel) -> int:
+    """Parameters of a trained model, without its embedding."""
+    return 12 * model.architecture.layers * model.architecture.hidden**2
+
+
+def training_minutes(study: Study, model: str, inputs: Inputs) -> float:
+    """Twenty minutes, plus the time of 6 operations a parameter and token."""
+    row = _trained(study, model)
+    operations = 6 * block_parameters(row) * row.training.steps * row.training.batch_tokens
+    return 20 + operations / OPERATIONS_PER_SECOND / 60
+
+
+def training_megabytes(study: Study, model: str, inputs: Inputs) -> float:
+    """6000, plus 16 bytes a parameter: value, gradient and two moments of the optimizer."""
+    row, (_, vocabulary) = _trained(study, model), inputs.corpus()
+    return 6000 + 16 * (block_parameters(row) + 2 * vocabulary * row.architecture.hidden) / 1e6
+
+
+def finetuning_minutes(study: Study, model: str, inputs: Inputs) -> float:
+    """Twenty minutes, plus the time of 4 operations a parameter of the base (4 bytes) and token."""
+    row = study.models[model]
+    assert row.kind == "finetuned"
+    parameters = inputs.megabytes("base") * 1e6 / 4
+    operations = 4 * parameters * row.training.steps * row.training.batch_tokens
+    return 20 + operations / OPERATIONS_PER_SECOND / 60
+
+
+def import_megabytes(study: Study, model: str, inputs: Inputs) -> float:
+    """6000, plus two float32 copies of a folder's values; 16000 for a package or the hub, whose size is not known."""
+    row = study.models[model]
+    assert row.kind == "pretrained"
+    return 6000 + (16 if row.gguf_file else 4) * inputs.megabytes() if inputs.files.get("files") else 16000
+
+
+def counting_minutes(study: Study, inputs: Inputs) -> float:
+    """An hour, plus the time of one pass at 500 000 tokens a second."""
+    return 60 + inputs.corpus()[0] / 5e5 / 60
+
+
+def counting_megabytes(study: Study, model: str, inputs: Inputs) -> float:
+    """4000, plus 48 bytes (number and count, thrice while tables merge) for each gram there can be."""
+    row, (tokens, vocabulary) = study.models[model], inputs.corpus()
+    assert row.kind == "markov"
+    return 4000 + 48 * min(tokens, vocabulary ** (row.order + 1)) / 1e6
+
+
+def calibration_minutes(study: Study, calibration: str, inputs: Inputs) -> float:
+    """Twenty minutes, plus 2.5 operations (two passes forwards, one back) a byte and token at 10^10 a second."""
+    return 20 + 2.5 * inputs.megabytes() * 1e6 * study.calibrations[calibration].tokens / 1e10 / 60
+
+
+def scoring_minutes(study: Study, evaluation: str, message: str, inputs: Inputs) -> float:
+    """Two hours and 10 minutes a MB of messages to decode, plus 50 µs a token and its operations."""
+    row = study.evaluations[evaluation]
+    passes = row.visible_tokens or row.context / (row.stride or row.context)
+    token_seconds = 5e-5 + 2 * _scored_parameters(study, message, inputs) * passes / OPERATIONS_PER_SECOND
+    return 120 + 10 * inputs.megabytes(suffix=".tbm") + _scored_tokens(study, evaluation, inputs) * token_seconds / 60
+
+
+def scoring_megabytes(study: Study, evaluation: str, inputs: Inputs) -> float:
+    """4000, 60 a MB of messages and tables and 2 a MB of a base to decode, plus 16 bytes a scored token."""
+    base = inputs.megabytes("side_information") - inputs.megabytes("side_information", suffix=".tbm")
+    decoding = 60 * (inputs.megabytes() - base) + 2 * base
+    return 4000 + decoding + 16 * _scored_tokens(study, evaluation, inputs) / 1e6
+
+
+def _trained(study: Study, model: str) -> TrainedModel:
+    row = study.models[model]
+    assert row.kind == "trained"
+    return row
+
+
+def _scored_tokens(study: Study, evaluation: str, inputs: Inputs) -> float:
+    """Tokens of one scoring job: its share of the sample, or of the corpus."""
+    row, (tokens, _) = study.evaluations[evaluation], inputs.corpus()
+    return min(row.sample_tokens or tokens, tokens) / row.shards
+
+
+def _scored_parameters(study: Study, message: str, inputs: Inputs) -> float:
+    """Parameters a token passes through when it is scored.
+
+    None in a chain; those of the base if there is one, 4 bytes each; at most four a byte of a pretrained message.
+    """
+    model = study.models[study.messages[message].model]
+    if base_model(study, message) is not None:
+        return inputs.megabytes("side_information") * 1e6 / 4
+    if model.kind == "trained":
+        return block_parameters(model) + inputs.corpus()[1] * model.architecture.hidden
+    return 4 * inputs.megabytes("message") * 1e6 if model.kind == "pretrained" else 0

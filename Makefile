@@ -22,13 +22,14 @@ TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 POLARS_MAX_THREADS=1 TOKENIZERS_P
 	install-antibodies
 
 run: install  ## run the study (config/config.yaml, or ARGS="--configfile ..."), then a minute of antibodies
-	$(BIN)/snakemake --cores $(CORES) $(ARGS)
+	@workflow/unlock.sh $(ARGS)
+	$(BIN)/snakemake --rerun-incomplete --cores $(CORES) $(ARGS)
 	@$(if $(ARGS),:,$(MAKE) --no-print-directory antibody-demo)
 
 antibody-demo: install
 	@if [ "$(ANTIBODIES)" != yes ]; then echo "antibodies: left out (ANTIBODIES=$(ANTIBODIES))"; \
 	elif envs/install.sh antibodies >/dev/null 2>&1; \
-	then $(BIN)/snakemake --cores $(CORES) --configfile config/studies/antibody-demo.yaml; \
+	then $(BIN)/snakemake --rerun-incomplete --cores $(CORES) --configfile config/studies/antibody-demo.yaml; \
 	else echo "antibodies: left out, as the extra 'antibodies' cannot be installed here; see docs/antibody.md"; fi
 
 test: install-dev  ## run the tests with coverage

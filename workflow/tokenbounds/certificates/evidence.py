@@ -10,9 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from tokenbounds.certificates.prior import CorpusEvidence, Prior, compare_documents
+from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.messages.container import Message, parse_message, read_message
 from tokenbounds.messages.side_information import SideInformation, find_coarse, find_places, model_places
@@ -59,27 +58,30 @@ class CertificateInputs:
     side_information: tuple[Path, ...] = ()
     base_corpora: tuple[Path, ...] = ()
 
-    @classmethod
-    def from_json(cls, text: str) -> CertificateInputs:
-        """Read the inputs from JSON with these fields, as a rule of the workflow hands them over.
-
-        Raises
-        ------
-        CertificateError
-            If a field is missing, unknown or of another type.
-        """
-        try:
-            return _INPUTS.validate_json(text, extra="forbid")
-        except ValidationError as error:
-            raise CertificateError(f"these are not the inputs of a certificate: {error}") from error
-
     @property
     def certified(self) -> LinkInputs:
         """The certified message and its scores."""
         return self.links[-1]
 
 
-_INPUTS = TypeAdapter(CertificateInputs)
+@dataclass(frozen=True)
+class CertificateJob:
+    """What a rule of the workflow hands over for one certificate, as JSON (`config.graph.certificate_spec`).
+
+    Attributes
+    ----------
+    study, model
+        Labels: rows of the study.
+    inputs
+        Where the evidence is.
+    bounds
+        What the certificate states.
+    """
+
+    study: str
+    model: str
+    inputs: CertificateInputs
+    bounds: BoundsSpec
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ def explain_errors(kind: type, error: ValidationError) -> Iterator[str]:
         match fault["type"]:
             case "unexpected_keyword_argument":
                 _, owner = _place(kind, fault["loc"][:-1])
-                yield f"{where}: unknown key{nearest(keys[-1], _keys_of(owner))}"
+                valid = _keys_of(owner)
+                yield f"{where}: unknown key{nearest(keys[-1], valid)} Known keys: {', '.join(valid)}."
             case "missing" | "missing_argument":
                 yield f"{where}: this key is required and missing."
             case "union_tag_not_found":

@@ -49,7 +49,7 @@ def growing(base: float, per_megabyte: float = 0.0) -> Callable[[Study, Inputs],
     """What grows with the input alone: `base`, plus `per_megabyte` for each megabyte of it."""
 
     def amount(study: Study, inputs: Inputs) -> float:
-        return base + per_megabyte * inputs.megabytes()
+        return base + per_megabyte * inputs.megabytes() if per_megabyte else base
 
     return amount
 

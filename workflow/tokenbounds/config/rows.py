@@ -16,4 +16,4 @@ def row_json(row: Any) -> str:
 
 def parse_row(kind: Any, text: str) -> Any:
     """Rebuild a row from `row_json`; `kind` is its type, e.g. `CorpusSpec` or the union `ModelSpec`."""
-    return TypeAdapter(kind).validate_json(text)
+    return TypeAdapter(kind).validate_json(text, extra="forbid")

@@ -1,0 +1,145 @@
+"""Memory and time that jobs ask for, in numbers, and functions of wildcards."""
+
+import json
+
+import pytest
+from tokenbounds.config import graph, parse_study, resources
+from tokenbounds.config.resources import Inputs, growing
+from tokenbounds.config.wildcards import Functions, one_of
+
+STUDY = {
+    "study": "s",
+    "corpora": {"c": {"source": {"kind": "text", "paths": ["a"]}}},
+    "models": {
+        "t": {
+            "kind": "trained",
+            "corpus": "c",
+            "architecture": {"layers": 2, "hidden": 1000, "heads": 10},
+            "training": {"steps": 1000, "batch_tokens": 10000},
+        },
+        "m": {"kind": "markov", "corpus": "c", "order": 1},
+        "p": {"kind": "pretrained", "name": "folder"},
+        "f": {"kind": "finetuned", "base": "p", "corpus": "c", "training": {"steps": 1000, "batch_tokens": 3000}},
+    },
+    "calibrations": {"cal": {"model": "p", "corpus": "c", "tokens": 240000}},
+    "messages": {
+        "t": {"model": "t", "quantizer": {"kind": "uniform"}},
+        "m": {"model": "m", "quantizer": {"kind": "counts"}},
+        "p": {"model": "p", "quantizer": {"kind": "uniform"}},
+        "f": {"model": "f", "quantizer": {"kind": "uniform"}},
+    },
+    "evaluations": {
+        "e": {"shards": 2, "context": 100, "stride": 50},
+        "sampled": {"shards": 2, "context": 100, "sample_tokens": 1200},
+    },
+    "certificates": {"t": {"message": "t", "corpus": "c", "evaluation": "e"}},
+}
+
+
+@pytest.fixture(scope="module")
+def study():
+    return parse_study(STUDY)
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """A corpus of 12 million tokens and 500 kinds of them, a message of 2 MB, a base of 30 MB."""
+    manifest = {"tokens": 12_000_000, "tokenizer": {"vocabulary_size": 500}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest).ljust(1_000_000))
+    for name, size in (("message.tbm", 2), ("base.safetensors", 30)):
+        with (tmp_path / name).open("wb") as stream:
+            stream.truncate(size * 1_000_000)
+
+    def take(**names):
+        return Inputs({key: tuple(str(tmp_path / name) for name in files) for key, files in names.items()})
+
+    return take
+
+
+def test_sizes_of_inputs(inputs, tmp_path):
+    job = inputs(message=["message.tbm"], side_information=["base.safetensors", "message.tbm"])
+    assert job.megabytes() == 34
+    assert job.megabytes("side_information") == 32
+    assert job.megabytes(suffix=".tbm") == 4
+    assert growing(100, 2)(None, job) == 168
+    assert growing(100)(None, inputs(message=["missing"])) == 100
+    with pytest.raises(FileNotFoundError):
+        growing(100, 2)(None, inputs(message=["missing"]))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"tokens": 3}'])
+def test_a_damaged_manifest_is_left_to_the_job(inputs, tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    assert inputs(manifest=["manifest.json"]).corpus() == (0, 0)
+
+
+def test_training_grows_with_parameters_and_tokens(study, inputs):
+    job = inputs(manifest=["manifest.json"])
+    # 24e6 parameters in blocks, 1e6 in both embeddings; 6 operations for each and each of 1e7 tokens.
+    assert resources.training_minutes(study, "t", job) == 20 + 6 * 24e6 * 1e7 / 2e10 / 60
+    assert resources.training_megabytes(study, "t", job) == 6000 + 16 * (24 + 1)
+
+
+def test_a_fine_tune_grows_with_its_base(study, inputs):
+    job = inputs(manifest=["manifest.json"], base=["base.safetensors"])
+    assert resources.finetuning_minutes(study, "f", job) == pytest.approx(20 + 4 * 7.5e6 * 3e6 / 2e10 / 60)
+
+
+def test_an_import_grows_with_the_folder_if_there_is_one(study, inputs):
+    assert resources.import_megabytes(study, "p", inputs(files=["base.safetensors"])) == 6000 + 4 * 30
+    assert resources.import_megabytes(study, "p", inputs()) == 16000
+    assert resources.import_megabytes(study, "p", inputs(files=[])) == 16000
+
+
+def test_counting_needs_room_for_every_gram_that_there_can_be(study, inputs):
+    job = inputs(manifest=["manifest.json"])
+    assert resources.counting_megabytes(study, "m", job) == 4000 + 48 * 500**2 / 1e6
+    assert resources.counting_minutes(study, job) == 60 + 12e6 / 5e5 / 60
+
+
+def test_calibration_passes_all_values_thrice(study, inputs):
+    job = inputs(model=["base.safetensors"])
+    assert resources.calibration_minutes(study, "cal", job) == 20 + 2.5 * 30e6 * 240000 / 1e10 / 60
+
+
+@pytest.mark.parametrize(
+    ("message", "beside", "parameters"),
+    [("t", [], 24e6 + 500 * 1000), ("m", [], 0), ("p", [], 8e6), ("f", ["base.safetensors"], 7.5e6)],
+)
+def test_scoring_takes_the_time_of_the_model_that_is_decoded(study, inputs, message, beside, parameters):
+    job = inputs(message=["message.tbm"], side_information=beside, manifest=["manifest.json"])
+    # Half of 12e6 tokens, each seen in two windows.
+    minutes = 120 + 10 * 2 + 6e6 * (5e-5 + 2 * parameters * 2 / 2e10) / 60
+    assert resources.scoring_minutes(study, "e", message, job) == pytest.approx(minutes)
+
+
+def test_a_sample_is_scored_in_less(study, inputs):
+    job = inputs(message=["message.tbm"], side_information=["base.safetensors"], manifest=["manifest.json"])
+    assert resources.scoring_minutes(study, "sampled", "m", job) == pytest.approx(120 + 20 + 600 * 5e-5 / 60)
+    # 60 for each MB of message and manifest, 2 for each of the base, 16 bytes a token.
+    assert resources.scoring_megabytes(study, "sampled", job) == pytest.approx(4000 + 180 + 60 + 16 * 600 / 1e6)
+
+
+# --- functions of wildcards -------------------------------------------------------------------------------------------
+
+
+def test_names_are_the_wildcards_that_are_called_so(study, inputs):
+    on = Functions(study)
+    assert on.of(graph.training_corpus)({"model": "m"}) == "results/corpora/c/manifest.json"
+    wildcards = {"message": "m", "evaluation": "e", "corpus": "c"}
+    assert on.of(graph.score_files)(wildcards)[1] == "results/scores/c/e/m/shard-00001.parquet"
+    assert json.loads(on.row("models", "model")({"model": "m"}))["order"] == 1
+    asked_for = on.amount(resources.counting_megabytes)
+    files = {"manifest": inputs(manifest=["manifest.json"]).files["manifest"][0]}
+    assert asked_for({"model": "m"}, files, 1) == 4012
+    assert asked_for({"model": "m"}, files, 3) == 12036
+    assert on.amount(growing(7))({}, {}, 2) == 14
+
+
+def test_regular_expressions_of_names():
+    import re
+
+    assert re.fullmatch(one_of(["a.b", "a"]), "a.b")
+    assert not re.fullmatch(one_of(["a.b"]), "axb")
+    assert not re.fullmatch(one_of([]), "")
+    assert Functions(parse_study(STUDY)).models("markov") == "m"

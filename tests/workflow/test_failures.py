@@ -22,6 +22,30 @@ def test_a_misspelt_key_is_named_with_the_nearest_valid_one(fresh):
     assert not (fresh.folder / "results").exists()
 
 
+def test_a_section_that_stands_twice_is_named_with_both_lines(fresh):
+    path = fresh.write_config(tiny_config())
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, "models:", "  other: {kind: markov, corpus: numbers}", ""]))
+    done = fresh.snakemake("--dry-run", config=path)
+    assert done.returncode != 0
+    first = lines.index("models:") + 1
+    assert f"the key 'models' stands twice, in line {first} and in line {len(lines) + 1}" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_folder_of_results_is_one_of_its_own(fresh):
+    done = fresh.snakemake("--dry-run", config=fresh.write_config({**tiny_config(), "results": ""}))
+    assert done.returncode != 0
+    assert "results: '' is no folder of its own. Name one, e.g. results/tiny." in done.stdout + done.stderr
+
+
+def test_a_run_of_the_first_steps_alone_ends_well(fresh):
+    done = fresh.snakemake("--until", "tokenize_corpus")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (fresh.folder / "results/corpora/letters/manifest.json").is_file()
+    assert not (fresh.folder / "results/certificates").exists()
+
+
 def test_a_source_that_matches_no_file_is_named(fresh):
     config = tiny_config()
     config["corpora"]["numbers"]["source"]["paths"] = ["nowhere/*.txt"]

@@ -79,6 +79,20 @@ def test_nothing_is_repeated_after_a_full_run(finished):
     assert parse_jobs(done.stdout + done.stderr) == set()
 
 
+@pytest.mark.parametrize(
+    ("result", "job"),
+    [
+        ("certificates/chain.json", "certify_bound certificate=chain"),
+        ("tables/compression.csv", "tabulate_certificates"),
+        ("figures/training.png", "draw_figures"),
+        ("report.html", "write_report"),
+    ],
+)
+def test_a_deleted_result_is_made_again(copied, result, job):
+    (copied.folder / "results" / result).unlink()
+    assert job in copied.planned_jobs(tiny_config())
+
+
 def test_comments_and_the_order_of_keys_repeat_nothing(copied):
     config = tiny_config()
     shuffled = {key: config[key] for key in reversed(config)}

@@ -12,7 +12,7 @@ rule run_task:
     input:
         message="<results>/messages/{message}.tbm",
         manifest=on.of(graph.task_corpus),
-        tables=lambda wildcards: files_of_task(wildcards.task),
+        tables=lambda wildcards: external.tables(wildcards.task).inputs,
     output:
         answers="<results>/antibody/tasks/{task}/{message}.parquet",
     log:
@@ -28,11 +28,13 @@ rule run_task:
         gres="",
     params:
         row=on.row("tasks", "task"),
+        files=lambda wildcards: external.tables(wildcards.task).fingerprint,
     script:
         "../scripts/run_task.py"
 
 
 rule tabulate_antibodies:
+    """Tables and figures of models, regions, positions and tasks."""
     input:
         certificates=reported.certificates,
         reports=reported.reports,
@@ -43,7 +45,6 @@ rule tabulate_antibodies:
         "<logs>/tabulate_antibodies.log",
     benchmark:
         "<benchmarks>/tabulate_antibodies.tsv"
-    """Tables and figures of models, regions, positions and tasks."""
     localrule: True
     conda:
         "../../envs/environment.yaml"

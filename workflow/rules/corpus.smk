@@ -14,7 +14,7 @@ a shard that is missing or damaged.
 rule tokenize_corpus:
     """Write a corpus as Arrow shards of tokens, and a manifest that names them by hash."""
     input:
-        sources=lambda wildcards: files_of_source(wildcards.corpus),
+        sources=lambda wildcards: external.corpus(wildcards.corpus).inputs,
         disjoint=on.of(graph.tokenizer_corpora),
     output:
         manifest="<results>/corpora/{corpus}/manifest.json",
@@ -31,5 +31,6 @@ rule tokenize_corpus:
         runtime=on.amount(growing(30, 0.05)),
     params:
         row=on.row("corpora", "corpus"),
+        files=lambda wildcards: external.corpus(wildcards.corpus).fingerprint,
     script:
         "../scripts/tokenize_corpus.py"

@@ -41,7 +41,7 @@ rule train_model:
 rule import_model:
     """Read a pretrained checkpoint as plain values; no code of the checkpoint runs."""
     input:
-        files=lambda wildcards: map(str, checkpoint_files(study.models[wildcards.model])),
+        files=lambda wildcards: external.checkpoint(wildcards.model).inputs,
     output:
         weights="<results>/models/{model}/model.safetensors",
         card="<results>/models/{model}/card.json",
@@ -59,6 +59,7 @@ rule import_model:
         runtime=on.amount(growing(60, 0.1)),
     params:
         row=on.row("models", "model"),
+        files=lambda wildcards: external.checkpoint(wildcards.model).fingerprint,
     script:
         "../scripts/import_model.py"
 

@@ -10,6 +10,7 @@ Out   <results>/tables/certificates.{parquet,csv,md}     one row per certificate
 
 
 rule tabulate_certificates:
+    """One row per certificate, metric and bound; and what each method of compression trains, costs and buys."""
     input:
         certificates=reported.certificates,
         reports=reported.certified_reports,
@@ -22,7 +23,6 @@ rule tabulate_certificates:
         "<logs>/tabulate_certificates.log",
     benchmark:
         "<benchmarks>/tabulate_certificates.tsv"
-    """One row per certificate, metric and bound; and what each method of compression trains, costs and buys."""
     localrule: True
     conda:
         "../../envs/environment.yaml"
@@ -35,6 +35,7 @@ rule tabulate_certificates:
 
 
 rule draw_figures:
+    """Bounds against message size, loss by position, messages by part, training curves."""
     input:
         certificates=reported.certificates,
         curves=list(reported.curves.values()),
@@ -49,7 +50,6 @@ rule draw_figures:
         "<logs>/draw_figures.log",
     benchmark:
         "<benchmarks>/draw_figures.tsv"
-    """Bounds against message size, loss by position, messages by part, training curves."""
     localrule: True
     conda:
         "../../envs/environment.yaml"
@@ -65,6 +65,7 @@ rule draw_figures:
 
 
 rule write_report:
+    """One page for people, every number linked to its certificate."""
     input:
         certificates=reported.certificates,
         tables=rules.tabulate_certificates.output,
@@ -76,7 +77,6 @@ rule write_report:
         "<logs>/write_report.log",
     benchmark:
         "<benchmarks>/write_report.tsv"
-    """One page for people, every number linked to its certificate."""
     localrule: True
     conda:
         "../../envs/environment.yaml"

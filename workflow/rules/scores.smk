@@ -7,6 +7,7 @@ Out   <results>/plans/{corpus}/{evaluation}.parquet                          blo
 
 
 rule plan_scoring:
+    """Decide which tokens are scored, in which windows, by which job."""
     input:
         manifest="<results>/corpora/{corpus}/manifest.json",
         documents="<results>/corpora/{corpus}/documents.parquet",
@@ -16,7 +17,6 @@ rule plan_scoring:
         "<logs>/plan_scoring/{corpus}/{evaluation}.log",
     benchmark:
         "<benchmarks>/plan_scoring/{corpus}/{evaluation}.tsv"
-    """Decide which tokens are scored, in which windows, by which job."""
     localrule: True
     conda:
         "../../envs/environment.yaml"

@@ -29,7 +29,7 @@ def test_a_section_that_stands_twice_is_named_with_both_lines(fresh):
     done = fresh.snakemake("--dry-run", config=path)
     assert done.returncode != 0
     first = lines.index("models:") + 1
-    assert f"the key 'models' stands twice, in line {first} and in line {len(lines) + 1}" in done.stdout + done.stderr
+    assert f"the key 'models' occurs twice, in line {first} and in line {len(lines) + 1}" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 

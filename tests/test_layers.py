@@ -25,7 +25,7 @@ LAYERS = (
     {"compression"},
     {"tasks"},
     {"report"},
-    {"cli", "console", "api"},
+    {"cli", "console", "api", "external_files"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -9,7 +9,13 @@ from tokenbounds.config import graph, parse_row, parse_study
 STUDY = {
     "study": "s",
     "results": "out",
-    "corpora": {name: {"source": {"kind": "text", "paths": [name]}} for name in ("here", "there", "else")},
+    "corpora": {
+        **{name: {"source": {"kind": "text", "paths": [name]}} for name in ("here", "there")},
+        "else": {
+            "source": {"kind": "csv", "paths": ["else"], "heavy": "vh"},
+            "tokenizer": {"kind": "antibody"},
+        },
+    },
     "models": {
         "published": {"kind": "pretrained", "name": "folder"},
         "first": {"kind": "trained", "corpus": "there"},
@@ -44,7 +50,7 @@ STUDY = {
         "binding": {
             "kind": "affinity",
             "paths": ["table.csv"],
-            "messages": ["published", "second"],
+            "messages": ["chain"],
             "value": "kd",
             "higher_is_better": False,
             "sequence": "s",
@@ -151,7 +157,7 @@ def test_the_report_covers_all_certificates_and_what_tasks_try(study):
     report = graph.report(study)
     assert report.certificates == ["out/certificates/held.json", "out/certificates/tuned.json"]
     assert report.certified_reports == ["out/messages/published.json", "out/messages/tuned.json"]
-    assert report.reports == ["out/messages/published.json", "out/messages/second.json", "out/messages/tuned.json"]
+    assert report.reports == ["out/messages/chain.json", "out/messages/published.json", "out/messages/tuned.json"]
     assert report.curves == {"tuned": "out/models/tuned/training.parquet"}
     assert report.figures[-1] == "training"
     assert "out/antibody/regions.csv" in report.antibodies

@@ -19,14 +19,18 @@ def study(tmp_path):
             "corpora": {
                 "texts.of": {"source": {"kind": "text", "paths": [str(tmp_path / "texts")]}},
                 "none": {"source": {"kind": "python_stdlib"}},
+                "table": {
+                    "source": {"kind": "csv", "paths": [str(tmp_path / "table.csv")], "heavy": "vh"},
+                    "tokenizer": {"kind": "antibody"},
+                },
             },
             "models": {
                 "p": {"kind": "pretrained", "name": str(tmp_path / "checkpoint")},
                 "hub": {"kind": "pretrained", "name": "some/model"},
-                "m": {"kind": "markov", "corpus": "none"},
+                "m": {"kind": "markov", "corpus": "table"},
             },
             "messages": {"m": {"model": "m", "quantizer": {"kind": "counts"}}},
-            "certificates": {"m": {"message": "m", "corpus": "none"}},
+            "certificates": {"m": {"message": "m", "corpus": "table"}},
             "tasks": {"t": {**affinity, "paths": [str(tmp_path / "table.csv")]}},
         }
     )

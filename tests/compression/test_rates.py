@@ -38,7 +38,7 @@ def test_no_code_nearby_is_cheaper():
     targets = RNG.normal(size=200) * 2
     rounded = round_column(targets, 1, model, 0.12)
     for row in range(200):
-        place = RateModel(model.row_levels[row : row + 1], model.column_levels[1:2], model.lengths)
+        place = RateModel(model.row_bands[row : row + 1], model.column_bands[1:2], model.lengths)
         costs = {
             code: (targets[row] - code) ** 2 + 0.12 * place.bits(np.array([[code]], dtype=np.int32))
             for code in candidates(targets[row])
@@ -70,7 +70,7 @@ def test_it_lowers_error_at_equal_rate():
     assert better < 0.98 * error
 
 
-def test_large_magnitudes_and_empty_levels_are_charged():
+def test_large_magnitudes_and_empty_bands_are_charged():
     codes = np.zeros((4, 4), dtype=np.int32)
     model = RateModel.fit(codes)
     assert model.bits(codes) < 8

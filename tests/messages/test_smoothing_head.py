@@ -15,7 +15,7 @@ from tokenbounds.errors import MessageError
 from tokenbounds.messages import container
 from tokenbounds.messages.container import Part, parse_message, read_message, render_message
 from tokenbounds.messages.decode import decode_message, export_huggingface
-from tokenbounds.messages.smoothing_head import SmoothingHead, levels_of, read_alphas, smoothing_head_of
+from tokenbounds.messages.smoothing_head import SmoothingHead, grid_positions, read_alphas, smoothing_head_of
 
 HEAD = SmoothingHead(levels=3, step_exponent=-16, codes=np.array([2, -1, 0, 5], np.int32))
 GOLDEN = "03f003e826"
@@ -42,8 +42,8 @@ def test_values_weights_and_positions_by_hand():
     assert HEAD.values().tolist() == [0.5, -0.25, 0.0, 1.25]
     states = torch.tensor([[0.0, 0.0, 9.0], [-2.0, 1.0, 0.0], [1.0, 0.0, 0.0], [8.0, 0.0, 0.0], [np.nan, 0.0, 0.0]])
     # 1.25, 0, 1.75, 5.25 and none: rounded, and kept on the grid
-    assert levels_of(states, torch.from_numpy(HEAD.values()), 3).tolist() == [1, 0, 2, 2, 0]
-    assert levels_of(states.bfloat16(), torch.from_numpy(HEAD.values()), 3).tolist() == [1, 0, 2, 2, 0]
+    assert grid_positions(states, torch.from_numpy(HEAD.values()), 3).tolist() == [1, 0, 2, 2, 0]
+    assert grid_positions(states.bfloat16(), torch.from_numpy(HEAD.values()), 3).tolist() == [1, 0, 2, 2, 0]
 
 
 def test_the_part_s_bytes():
@@ -181,7 +181,7 @@ def test_training_smooths_where_the_model_errs(bound):
     spec = SmoothingHeadSpec(bound=bound, tokens=2048, steps=150, levels=10)
     head, report = train_smoothing_head(Liar(), Lied(), context=64, message_bits=3000, spec=spec)
     values = torch.from_numpy(head.values())
-    sure, lying = (levels_of(Liar()._states[[token]], values, head.levels) for token in (0, 2))
+    sure, lying = (grid_positions(Liar()._states[[token]], values, head.levels) for token in (0, 2))
     assert lying.item() >= sure.item() + 2
     assert report["expected_bits"] < report["expected_bits_with_one_alpha"] - 0.1
     assert report["size_bits"] == 8 * len(head.to_part().data) < 200

@@ -70,15 +70,19 @@ def encode_model(
         If training lacks a corpus, a refinement its coarse message, or what decodes differs from what was encoded.
         Nothing is written then.
     """
+    # Find the integers: the row says which sort of model it is for, the registry which method.
     directory, row = Path(model_directory), spec.quantizer
+    if spec.smoothing_head is not None and row.models == "chain":
+        raise MessageError("a Markov chain has no hidden state for a smoothing head. Leave out smoothing_head.")
+    if spec.smoothing_head is not None and row.models == "fixed":
+        raise MessageError("a message that only names a model can hold no smoothing head. Leave out smoothing_head.")
     places = find_places(directory, side_information)
     subject = load_subject(directory, row.models, places)
-    if spec.smoothing_head is not None and not isinstance(subject, Transformer):
-        raise MessageError("only a transformer has hidden states for a smoothing head. Leave out smoothing_head.")
     messages = message_places(places) if row.needs().coarse else []
     coarse = read_message(messages[0]) if len(messages) == 1 else None
     sources = Sources(spec.coder, corpus, Path(calibration) if calibration else None, coarse)
     found, record = METHODS[type(row)](row, subject, sources)
+    # Write them: what the decoder must know first in the header, hashes and codes in the parts.
     header = {"model": subject.header, "quantizer": found.header(), "coder": spec.coder}
     named = SideInformation(subject.base, None if coarse is None else coarse.sha256)
     parts = [*named.parts(), *found.to_parts(spec.coder)]
@@ -86,6 +90,7 @@ def encode_model(
     where = places if found.holds_values else [directory]
     head, head_report = _smoothing_head(render_message(header, parts), subject, spec, corpus, where)
     data = render_message(header, [*parts, *([head.to_part()] if head else [])])
+    # Nothing is written unless the bytes alone decode to the values that the codes stand for.
     values = found.dequantize()
     _check_decoded(data, values, head, where)
     message = parse_message(data)

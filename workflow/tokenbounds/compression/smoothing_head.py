@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from tokenbounds.config import SmoothingHeadSpec
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.formats.grid import exponent_of, step_of
-from tokenbounds.messages.smoothing_head import SmoothingHead, levels_of
+from tokenbounds.messages.smoothing_head import SmoothingHead, grid_positions
 from tokenbounds.models.loss import IGNORED
 from tokenbounds.models.training.data import BlockSampler
 
@@ -72,7 +72,7 @@ class _Part:
     def alphas(self, values: torch.Tensor, levels: int) -> torch.Tensor:
         """Weights [n] by a head for the model's own states, values [hidden + 1]."""
         scaled = torch.cat([values[:-1] * self.scale, values[-1:] + values[:-1] @ self.shift])
-        return torch.exp2(levels_of(self.states, scaled, levels) - levels)
+        return torch.exp2(grid_positions(self.states, scaled, levels) - levels)
 
 
 @dataclass(frozen=True)

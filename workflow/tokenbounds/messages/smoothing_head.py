@@ -109,7 +109,7 @@ def read_alphas(message: Message) -> tuple[float, ...]:
     return _grid(_read_levels(message.part(KIND))[0])
 
 
-def levels_of(states: torch.Tensor, values: torch.Tensor, levels: int) -> torch.Tensor:
+def grid_positions(states: torch.Tensor, values: torch.Tensor, levels: int) -> torch.Tensor:
     """Positions on the grid of weights, float32 [n], 0 for the least weight.
 
     Parameters

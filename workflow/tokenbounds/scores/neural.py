@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from tokenbounds.errors import ScoreError
-from tokenbounds.messages.smoothing_head import levels_of, smoothing_head_of
+from tokenbounds.messages.smoothing_head import grid_positions, smoothing_head_of
 from tokenbounds.scores.plan import Int64Array
 from tokenbounds.scores.scorer import ScoringOptions
 from tokenbounds.scores.windows import Group
@@ -104,8 +104,8 @@ class NeuralScorer:
             rows = np.repeat(first_row[blocks], lengths) + inside
             nll_bits[rows], rank[rows] = self._score_states(states, targets)
             if self._head_values is not None:
-                levels = levels_of(states, self._head_values, len(self.alphas)).long().cpu().numpy()
-                alpha[rows] = np.array(self.alphas, np.float32)[levels]
+                positions = grid_positions(states, self._head_values, len(self.alphas)).long().cpu().numpy()
+                alpha[rows] = np.array(self.alphas, np.float32)[positions]
         return (nll_bits, rank, alpha) if self.alphas else (nll_bits, rank)
 
     def _batches(self, group: Group) -> Iterator[Int64Array]:

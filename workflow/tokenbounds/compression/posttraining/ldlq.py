@@ -103,11 +103,13 @@ def ldlq(weight: np.ndarray, factor: LdlFactor, quantize_block: QuantizeBlock, b
     panel = block * max(_PANEL // block, 1)
     for start in range(0, columns, panel):
         stop = min(start + panel, columns)
+        # In a panel, targets take in the errors made since it began: [block, done] @ [done, outputs].
         for first in range(start, stop, block):
             here = slice(first, min(first + block, stop))
             wanted = targets[here] + feedback[here, start:first] @ errors[start:first]
             values[here] = np.asarray(quantize_block(wanted.T, first)).T
             errors[here] = weight.T[here] - values[here]
+        # The panel's errors reach all columns behind it in one product, [behind, panel] @ [panel, outputs].
         targets[stop:] += feedback[stop:, start:stop] @ errors[start:stop]
     return np.ascontiguousarray(values.T)
 

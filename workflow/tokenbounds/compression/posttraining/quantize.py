@@ -120,6 +120,7 @@ class _Task:
 
     def run(self) -> dict[str, ScaledMatrix]:
         """All matrices, quantized to the target."""
+        # Tables (embeddings, head) have a size of their own, or share the layers' scale.
         target, own_rate = self.target, self.table_rate
         layers = of_use(self.matrices, "linear")
         tables = of_use(self.matrices, "lookup", "head", "tied")
@@ -133,6 +134,7 @@ class _Task:
             found |= self._to_size("linear", shared, target.message_megabits * 1e6, others=found)
         else:
             assert target.bits_per_weight is not None
+            # The rate is that of the linear layers alone; tables then follow at the scale that was found.
             found |= self._to_size("linear", layers, target.bits_per_weight * self._weights(layers))
             if own_rate is None:
                 found |= self._at_scale("embedding", tables, self.record["linear"]["scale"])

@@ -1,8 +1,8 @@
 """Rate–distortion-optimised rounding: what codes cost in bits, and rounding that takes this into account.
 
 A code costs about what the adaptive coder pays for it. The coder predicts magnitudes from those seen in the same row
-and column; so does this model: every (row, column) has a level, the logarithm of the magnitude to be expected there,
-and every level its own table of code lengths, learned from codes of a round before.
+and column; so does this model: every (row, column) has a band, by the logarithm of the magnitude expected there,
+and every band has its own table of code lengths, learned from codes of a round before.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-_LEVELS = 80  # quarter octaves of the expected magnitude
-_ZERO_LEVEL = 56  # the level of an expected magnitude of one
+_BANDS = 80  # quarter octaves of the expected magnitude
+_BAND_OF_ONE = 56  # the band of an expected magnitude of one
 _MAGNITUDES = 64
-_PRIOR_COUNT = 8.0  # how many codes the geometric prior of a level counts for
+_PRIOR_COUNT = 8.0  # how many codes the geometric prior of a band counts for
 _SMOOTHING = 4.0  # how many codes the overall mean counts for in a row's or column's mean
 
 _compiled: Any = njit(cache=True, error_model="numpy", nogil=True)
@@ -28,15 +28,15 @@ class RateModel:
 
     Attributes
     ----------
-    row_levels : int32 array [rows]
-    column_levels : int32 array [columns]
-        Their sum, kept in range, is the level of a place.
-    lengths : float64 array [levels, magnitudes]
+    row_bands : int32 array [rows]
+    column_bands : int32 array [columns]
+        Their sum, kept in range, is the band of a place.
+    lengths : float64 array [bands, magnitudes]
         Bits of a code of each magnitude, its sign included; greater ones are charged by their logarithm.
     """
 
-    row_levels: np.ndarray
-    column_levels: np.ndarray
+    row_bands: np.ndarray
+    column_bands: np.ndarray
     lengths: np.ndarray
 
     @classmethod
@@ -46,23 +46,23 @@ class RateModel:
         mean = max(float(sums_of_rows.sum()) / max(codes.size, 1), 1e-4)
         by_row = (sums_of_rows + _SMOOTHING * mean) / (codes.shape[1] + _SMOOTHING)
         by_column = (sums_of_columns + _SMOOTHING * mean) / (codes.shape[0] + _SMOOTHING)
-        row_levels = np.rint(4 * np.log2(by_row)).astype(np.int32) + np.int32(_ZERO_LEVEL)
-        column_levels = np.rint(4 * np.log2(by_column / mean)).astype(np.int32)
-        counts = _count(codes, row_levels, column_levels)
-        return cls(row_levels, column_levels, _lengths(counts, grids))
+        row_bands = np.rint(4 * np.log2(by_row)).astype(np.int32) + np.int32(_BAND_OF_ONE)
+        column_bands = np.rint(4 * np.log2(by_column / mean)).astype(np.int32)
+        counts = _count(codes, row_bands, column_bands)
+        return cls(row_bands, column_bands, _lengths(counts, grids))
 
     def bits(self, codes: np.ndarray) -> float:
         """What codes [rows, columns] cost in all."""
-        return float(_total_bits(codes, self.row_levels, self.column_levels, self.lengths))
+        return float(_total_bits(codes, self.row_bands, self.column_bands, self.lengths))
 
-    def column_of_levels(self, column: int) -> np.ndarray:
-        """The level of each place of a column, int64 [rows]."""
-        levels = self.row_levels.astype(np.int64) + int(self.column_levels[column])
-        return np.clip(levels, 0, len(self.lengths) - 1)
+    def column_of_bands(self, column: int) -> np.ndarray:
+        """The band of each place of a column, int64 [rows]."""
+        bands = self.row_bands.astype(np.int64) + int(self.column_bands[column])
+        return np.clip(bands, 0, len(self.lengths) - 1)
 
     def rows(self, here: slice) -> RateModel:
         """The model of some of the rows."""
-        return RateModel(self.row_levels[here], self.column_levels, self.lengths)
+        return RateModel(self.row_bands[here], self.column_bands, self.lengths)
 
 
 def round_column(targets: np.ndarray, column: int, model: RateModel, rate_weight: float) -> np.ndarray:
@@ -83,12 +83,12 @@ def round_column(targets: np.ndarray, column: int, model: RateModel, rate_weight
     int32 array [rows]
         Each the nearest integer, or one of the two next to it towards zero, or zero.
     """
-    return _round_column(targets, model.row_levels, model.column_levels[column], model.lengths, rate_weight)
+    return _round_column(targets, model.row_bands, model.column_bands[column], model.lengths, rate_weight)
 
 
 def _lengths(counts: np.ndarray, grids: int) -> np.ndarray:
-    """Bits by level and magnitude from counts, with a geometric prior of each level's own mean."""
-    expected = 2.0 ** ((np.arange(_LEVELS) - _ZERO_LEVEL) / 4)
+    """Bits by band and magnitude from counts, with a geometric prior of each band's own mean."""
+    expected = 2.0 ** ((np.arange(_BANDS) - _BAND_OF_ONE) / 4)
     ratio = (expected / (1 + expected))[:, None]
     prior = ratio ** np.arange(_MAGNITUDES) + 1e-6
     prior[:, 0] *= 1 if grids == 1 else 0.5  # zero has no sign: it is half as frequent as magnitudes next to it
@@ -114,40 +114,40 @@ def _magnitude_sums(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @_compiled
-def _level(row_level: int, column_level: int) -> int:
-    return min(max(row_level + column_level, 0), _LEVELS - 1)
+def _band(row_band: int, column_band: int) -> int:
+    return min(max(row_band + column_band, 0), _BANDS - 1)
 
 
 @_compiled
-def _count(codes: np.ndarray, row_levels: np.ndarray, column_levels: np.ndarray) -> np.ndarray:
-    counts = np.zeros((_LEVELS, _MAGNITUDES))
+def _count(codes: np.ndarray, row_bands: np.ndarray, column_bands: np.ndarray) -> np.ndarray:
+    counts = np.zeros((_BANDS, _MAGNITUDES))
     for row in range(codes.shape[0]):
         for column in range(codes.shape[1]):
-            level = _level(row_levels[row], column_levels[column])
-            counts[level, min(abs(codes[row, column]), _MAGNITUDES - 1)] += 1
+            band = _band(row_bands[row], column_bands[column])
+            counts[band, min(abs(codes[row, column]), _MAGNITUDES - 1)] += 1
     return counts
 
 
 @_compiled
-def _length(lengths: np.ndarray, level: int, magnitude: int) -> float:
+def _length(lengths: np.ndarray, band: int, magnitude: int) -> float:
     last = lengths.shape[1] - 1
     if magnitude <= last:
-        return lengths[level, magnitude]
-    return lengths[level, last] + 2 * np.log2(magnitude - last + 1.0)
+        return lengths[band, magnitude]
+    return lengths[band, last] + 2 * np.log2(magnitude - last + 1.0)
 
 
 @_compiled
-def _total_bits(codes: np.ndarray, row_levels: np.ndarray, column_levels: np.ndarray, lengths: np.ndarray) -> float:
+def _total_bits(codes: np.ndarray, row_bands: np.ndarray, column_bands: np.ndarray, lengths: np.ndarray) -> float:
     total = 0.0
     for row in range(codes.shape[0]):
         for column in range(codes.shape[1]):
-            total += _length(lengths, _level(row_levels[row], column_levels[column]), abs(codes[row, column]))
+            total += _length(lengths, _band(row_bands[row], column_bands[column]), abs(codes[row, column]))
     return total
 
 
 @_compiled
 def _round_column(
-    targets: np.ndarray, row_levels: np.ndarray, column_level: int, lengths: np.ndarray, rate_weight: float
+    targets: np.ndarray, row_bands: np.ndarray, column_band: int, lengths: np.ndarray, rate_weight: float
 ) -> np.ndarray:
     codes = np.zeros(targets.size, dtype=np.int32)
     for row in range(targets.size):
@@ -155,11 +155,11 @@ def _round_column(
         nearest = int(np.rint(size))
         if nearest == 0:
             continue
-        level = _level(row_levels[row], column_level)
-        best, least = 0, size * size + rate_weight * lengths[level, 0]
+        band = _band(row_bands[row], column_band)
+        best, least = 0, size * size + rate_weight * lengths[band, 0]
         for magnitude in range(max(nearest - 2, 1), nearest + 1):
             error = size - magnitude
-            cost = error * error + rate_weight * _length(lengths, level, magnitude)
+            cost = error * error + rate_weight * _length(lengths, band, magnitude)
             if cost < least:
                 best, least = magnitude, cost
         codes[row] = best if targets[row] > 0 else -best

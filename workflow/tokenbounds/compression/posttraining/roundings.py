@@ -144,6 +144,7 @@ class SensitivitySteps(Rounding):
 
     def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
         """See `Rounding`."""
+        # With g = sensitivity [outputs] and D [inputs], steps scale / √(g_r · D_k) make all errors cost the same loss.
         factor, sensitivity = self._sensitivity(matrix)
         rows = staggered_exponents(scale / np.sqrt(sensitivity))
         columns = exponents_of(1 / np.sqrt(factor.diagonal))
@@ -241,6 +242,7 @@ def round_with_feedback(
     rows_at_once: int = _ROWS_AT_ONCE,
 ) -> ScaledMatrix:
     """LDLQ onto the grid of the steps: to the nearest codes, or those that `choose` takes."""
+    # Outputs are independent given the inputs' moments: so many rows at a time, each part [rows, inputs].
     codes = np.empty(weight.shape, dtype=np.int32)
     row_steps, column_steps = steps_of(rows).astype(np.float64), steps_of(columns).astype(np.float64)
     for first in range(0, len(weight), rows_at_once):
@@ -253,6 +255,7 @@ def round_with_feedback(
             here: slice = here,
             found: np.ndarray = transposed,
         ) -> np.ndarray:
+            # targets [rows, 1]: the column with the errors of those before it; `units` [rows] are its steps.
             units = row_steps[here] * column_steps[column]
             wanted = np.clip(targets[:, 0] / units, -_MAX_CODE, _MAX_CODE)
             found[column] = choose(wanted, column, here) if choose else np.rint(wanted)
@@ -276,7 +279,7 @@ def _along_trellis(rates: RateModel, rate_weight: float, machine: Trellis) -> Ch
     """A column's codes together, of least error and bits among those that a trellis allows."""
 
     def choose(wanted: np.ndarray, column: int, here: slice) -> np.ndarray:
-        levels = rates.column_of_levels(column)[:, None]
-        return quantize_sequences(wanted[:, None], machine, rates.lengths, rate_weight, levels)[:, 0]
+        bands = rates.column_of_bands(column)[:, None]
+        return quantize_sequences(wanted[:, None], machine, rates.lengths, rate_weight, bands)[:, 0]
 
     return choose

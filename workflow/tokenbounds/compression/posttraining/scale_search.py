@@ -92,6 +92,7 @@ def find_scale(bits: Callable[[float], float], wanted: float, guess: float, slac
         LOGGER.info("scale %.5g: %.0f bits, wanted %.0f", 2.0**position, found, wanted)
         if abs(found - wanted) <= slack:
             return 2.0**position
+        # Twice on the same side: the other side of the bracket may have drifted, so it is found anew.
         if known and (known[-1][1] > wanted) == (found > wanted):
             known = [point for point in known if (point[1] > wanted) == (found > wanted)]
         known.append((position, found))
@@ -103,10 +104,12 @@ def find_scale(bits: Callable[[float], float], wanted: float, guess: float, slac
 
 
 def _next_position(known: Sequence[tuple[float, float]], wanted: float) -> float:
+    # Points (log2 of the scale, bits) in order of the scale: bits fall, so that the finer ones come first.
     finer = [point for point in known if point[1] > wanted]
     coarser = [point for point in known if point[1] <= wanted]
     if not finer or not coarser:
         position, found = finer[-1] if finer else coarser[0]
+        # No bracket yet: go as many octaves as twice the logarithm of how far the size is off, at most four.
         step = np.clip(np.log2(max(found, 1.0) / wanted) * 2, -4, 4)
         return float(position + (max(step, _LEAST_STEP) if finer else min(step, -_LEAST_STEP)))
     (low, above), (high, below) = finer[-1], coarser[0]
@@ -123,13 +126,8 @@ def rough_scale(rounder: Rounder, matrices: Sequence[Matrix], bits_per_weight: f
     units = [rounder.rounding.unit(matrix, rounder.upright(matrix)) for matrix in sample]
     guess = float(np.exp(np.mean(np.log(np.maximum(units, 1e-30)))))
     trial = Rounder(rounder.rounding, rounder.tensors)
-    scale = find_scale(
-        lambda scale: trial.estimated_bits(sample, scale),
-        bits_per_weight * weights,
-        guess,
-        _ROUGH_TOLERANCE * bits_per_weight * weights,
-    )
-    return scale
+    wanted = bits_per_weight * weights
+    return find_scale(lambda scale: trial.estimated_bits(sample, scale), wanted, guess, _ROUGH_TOLERANCE * wanted)
 
 
 def _every(matrices: Sequence[Matrix], stride: int) -> list[Matrix]:

@@ -29,7 +29,7 @@ def quantize_sequences(
     machine: Trellis,
     lengths: np.ndarray,
     rate_weight: float,
-    levels: np.ndarray | None = None,
+    bands: np.ndarray | None = None,
 ) -> np.ndarray:
     """Grid points of least squared error + rate_weight · bits, over each whole sequence.
 
@@ -38,11 +38,11 @@ def quantize_sequences(
     values : float array [length, sequences]
         In steps of the grid.
     machine : Trellis
-    lengths : float array [levels, 64]
+    lengths : float array [bands, 64]
         Bits of a grid point by magnitude, its sign included.
     rate_weight : float
         Squared steps that a bit is worth: about 0.35 on the rate–distortion curve at two bits or more.
-    levels : int array [length, sequences], optional
+    bands : int array [length, sequences], optional
         Which row of `lengths` prices each value; the first, if left out.
 
     Returns
@@ -51,17 +51,19 @@ def quantize_sequences(
         On the grids that the machine allows, from state 0. The cost is the least there is among points that enclose
         the value or lie next to zero.
     """
+    # One sequence at a time. `choices`: the four codes that branches may take at each place (two grids × two parities).
+    # `origins`: by which branch the cheapest path reaches each state at each place. Backwards along it is the answer.
     count, sequences = values.shape
     points = np.empty((count, sequences), dtype=np.int64)
     origins = np.empty((count, len(machine.odd)), dtype=np.uint8)
     choices = np.empty((count, 4), dtype=np.int64)
     prices = np.ascontiguousarray(rate_weight * lengths, dtype=np.float64)
-    level = np.zeros(count, dtype=np.int64)
+    band = np.zeros(count, dtype=np.int64)
     for sequence in range(sequences):
         column = np.ascontiguousarray(values[:, sequence], dtype=np.float64)
-        if levels is not None:
-            level[:] = levels[:, sequence]
-        last = _forward(column, prices, rate_weight * _BITS_BEYOND, level, machine, origins, choices)
+        if bands is not None:
+            band[:] = bands[:, sequence]
+        last = _forward(column, prices, rate_weight * _BITS_BEYOND, band, machine, origins, choices)
         _trace_back(last, machine.odd, origins, choices, points[:, sequence])
     return points
 
@@ -69,6 +71,7 @@ def quantize_sequences(
 @njit(**_OPTIONS)
 def _best_code(value: float, prices: np.ndarray, beyond: float, odd: int, parity: int) -> tuple[int, float]:
     """The cheapest code of a parity on one grid: among the two that enclose the value and the two next to zero."""
+    # Codes k of one parity on one grid are the points m = 2k + odd, four apart: m ≡ 2 · parity + odd modulo 4.
     below = 2 * int(np.floor((value - odd - 2 * parity) / 4)) + parity
     best, least = below, np.inf
     for candidate in (below, below + 2, parity, parity - 2):
@@ -85,21 +88,22 @@ def _forward(
     values: np.ndarray,
     prices: np.ndarray,
     beyond: float,
-    levels: np.ndarray,
+    bands: np.ndarray,
     machine: Trellis,
     origins: np.ndarray,
     choices: np.ndarray,
 ) -> int:
     """Viterbi's forward pass; fills origins (state and parity a path came by) and choices, returns the best end."""
     following, odd = machine.following, machine.odd
-    costs, extended = np.full(odd.size, np.inf), np.empty(odd.size)
-    branches = np.empty(4)
-    costs[0] = 0.0
+    costs, extended = np.full(odd.size, np.inf), np.empty(odd.size)  # [states]: least cost of a path that ends there
+    branches = np.empty(4)  # cost of the best code by 2 · grid + parity
+    costs[0] = 0.0  # every sequence starts in state 0
     for place in range(values.size):
         for branch in range(4):
             grid, parity = branch >> 1, branch & 1
-            code, cost = _best_code(values[place], prices[levels[place]], beyond, grid, parity)
+            code, cost = _best_code(values[place], prices[bands[place]], beyond, grid, parity)
             branches[branch], choices[place, branch] = cost, code
+        # Four branch costs serve all states: a state's grid and the code's parity say which, and where it leads.
         extended[:] = np.inf
         for state in range(odd.size):
             for parity in range(2):

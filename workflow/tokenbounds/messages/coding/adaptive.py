@@ -43,6 +43,7 @@ _COUNT_CARRIED = 30  # how sure statistics from one array still are at the start
 
 def _new_plane(codes: np.ndarray, cols: int, machine: Trellis, side: np.ndarray | None) -> Plane:
     columns, states = np.zeros(cols, dtype=np.int64), np.zeros(cols, dtype=np.int64)
+    # This row's sum, the sum of all, their number: as if one value of magnitude one (64 64ths) had been seen.
     sums = np.array([0, 64, 1], dtype=np.int64)
     known = np.zeros(0, dtype=np.int64) if side is None else np.abs(side.astype(np.int64)).reshape(-1)
     return Plane(codes, columns, sums, cols, machine.following, machine.odd, states, known)
@@ -56,6 +57,7 @@ def _new_registers(decoding: bool) -> np.ndarray:
 
 def _flush(stream: Stream) -> bytes:
     """End the code with the shortest number inside the last interval; bytes after the end read as zero."""
+    # Any number in [low, low + width) will do: take the one with most zero bits at its end, which need not be written.
     registers = stream.registers
     low, width = int(registers[LOW]), int(registers[RANGE])
     for zeros in range(32, -1, -1):
@@ -95,6 +97,7 @@ def encode_planes(
     """
     tables = coding_tables()
     machines = machines or [None] * len(planes)
+    # One model and one range coder for all arrays: what the first taught it, the second begins with.
     model = new_model(tables, 2 if any(machines) else 1)
     stream = Stream(_new_registers(False), np.zeros(1 << 14, dtype=np.uint8))
     known = sides or repeat(None, len(planes))
@@ -105,9 +108,11 @@ def encode_planes(
         if machine and not np.array_equal(grid_points(codes_of(array), machine), array):
             raise MessageError("values are not on the grids that their trellis allows.")
         plane, done = _new_plane(codes, max(array.shape[1], 1), machine or _NO_TRELLIS, side), 0
+        # The kernel stops when the buffer is nearly full; a longer copy of it, and it goes on where it stopped.
         while (done := code_plane(stream, model, tables, plane, done)) < codes.size:
             size = 2 * stream.data.size + int(stream.registers[PENDING])
             stream = Stream(stream.registers, np.concatenate([stream.data, np.zeros(size, dtype=np.uint8)]))
+        # Less sure at the start of the next array, so that the model adapts if that one is different.
         np.minimum(model.counts, _COUNT_CARRIED, out=model.counts)
     pending = np.zeros(int(stream.registers[PENDING]) + MARGIN_BYTES, dtype=np.uint8)
     return _flush(Stream(stream.registers, np.concatenate([stream.data, pending])))
@@ -134,6 +139,7 @@ def decode_planes(
     machines = machines or [None] * len(shapes)
     model = new_model(tables, 2 if any(machines) else 1)
     stream = Stream(_new_registers(True), np.frombuffer(bytearray(data) + b"\0", dtype=np.uint8))
+    # Zero bytes at the end were not written: whatever is read after the data is zero.
     head = data[:4].ljust(4, b"\0")
     stream.registers[LOW], stream.registers[POSITION] = int.from_bytes(head, "big"), 4
     decoded = []

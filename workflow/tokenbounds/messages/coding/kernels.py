@@ -14,16 +14,17 @@ import numpy as np
 from numba import njit
 
 _UNARY = 14  # magnitudes up to this are coded in unary
-_BINS = 2 + 2 * _UNARY
+_BINS = 2 + 2 * _UNARY  # decisions a symbol may need: zero?, sign, then "this magnitude?" for each sign
 _DIRECT = 64 * 40  # mean magnitude, in 64ths, beyond which no unary part is coded
 _EXPONENTS = 31
 _TREE_BITS = 6  # leading mantissa bits of an escape with adaptive probabilities
-_INPUTS = 5
+_INPUTS = 5  # contexts that each predict a decision: none, row × column, neighbours, the two next, row and column
 _INITIAL_WEIGHTS = (9830, 26214, 13107, 13107, 13107)  # in 65536ths: 0.15, 0.4, 0.2, 0.2, 0.2
-_LEVELS = 48  # of a quantized logarithm of an expected magnitude
-_PAIRS = 24
-_CLIPPED = 5
-_SLOTS = (1, _LEVELS, _LEVELS, _CLIPPED * _CLIPPED, _PAIRS * _PAIRS)
+_BANDS = 48  # of a quantized logarithm of an expected magnitude
+_PAIRS = 24  # coarser bands, of the row and of the column apart
+_CLIPPED = 5  # a neighbour counts as −2 … 2
+# How many contexts each input tells apart; states of all inputs lie one behind the other, `_BINS` to a context.
+_SLOTS = (1, _BANDS, _BANDS, _CLIPPED * _CLIPPED, _PAIRS * _PAIRS)
 _ALL_SLOTS = sum(_SLOTS)
 _STATE_BITS = 22
 _HALF = 1 << (_STATE_BITS - 1)
@@ -64,7 +65,7 @@ class Tables(NamedTuple):
     stretch: np.ndarray  # int64 [65536]: 16-bit probability → logit
     rates: np.ndarray  # int64: count → update rate, 16 fractional bits
     trust: np.ndarray  # int64: count → weight of a young prediction, 8 fractional bits
-    levels: np.ndarray  # int64 [4096]: magnitude in 64ths → quantized logarithm
+    bands: np.ndarray  # int64 [4096]: magnitude in 64ths → quantized logarithm
 
 
 class Plane(NamedTuple):
@@ -96,8 +97,8 @@ def coding_tables() -> Tables:
     values = np.arange(4096, dtype=np.int64)
     lengths = np.array([int(value).bit_length() for value in values], dtype=np.int64)
     quarter = np.where(lengths >= 3, (values >> np.maximum(lengths - 3, 0)) & 3, values & 3)
-    levels = np.minimum(np.where(lengths >= 3, 4 * (lengths - 2) + quarter, values), _LEVELS - 1)
-    return Tables(squash, stretch, rates, trust, levels)
+    bands = np.minimum(np.where(lengths >= 3, 4 * (lengths - 2) + quarter, values), _BANDS - 1)
+    return Tables(squash, stretch, rates, trust, bands)
 
 
 def new_model(tables: Tables, grids: int) -> Model:
@@ -105,12 +106,12 @@ def new_model(tables: Tables, grids: int) -> Model:
     states = np.full((_ALL_SLOTS, _BINS), _HALF, dtype=np.int64)
     counts = np.zeros((_ALL_SLOTS, _BINS), dtype=np.int64)
     # Before anything is seen, a magnitude expected to be E is geometric: it stops growing with probability 1 / (1 + E).
-    means = np.searchsorted(tables.levels, np.arange(_LEVELS))
+    means = np.searchsorted(tables.bands, np.arange(_BANDS))
     stops = (64 << _STATE_BITS) // (64 + means)
-    by_level = slice(_SLOTS[0], _SLOTS[0] + _LEVELS)
+    by_band = slice(_SLOTS[0], _SLOTS[0] + _BANDS)
     for which in [0, *range(2, _BINS)]:
-        states[by_level, which] = np.minimum(stops, (1 << _STATE_BITS) - (1 << 12))
-        counts[by_level, which] = 4
+        states[by_band, which] = np.minimum(stops, (1 << _STATE_BITS) - (1 << 12))
+        counts[by_band, which] = 4
     return Model(
         states=np.tile(states.reshape(-1), grids),
         counts=np.tile(counts.reshape(-1), grids),
@@ -133,6 +134,7 @@ def move_byte(stream: Stream) -> None:
         registers[LOW] = ((registers[LOW] << 8) | byte) & 0xFFFFFFFF
         registers[POSITION] = position + 1
         return
+    # A byte goes out only once no carry can change it: 0xFF bytes wait, and turn to 0x00 if one comes.
     low = registers[LOW]
     if low < 0xFF000000 or low >= 1 << 32:
         carry = low >> 32
@@ -169,7 +171,8 @@ def _code_bit(stream: Stream, probability: int, bit: int) -> int:
 def _code_mixed(stream: Stream, model: Model, tables: Tables, which: int, bit: int) -> int:
     """Code decision `which` of a symbol with the mixed prediction of all contexts, then learn from it."""
     mixer = model.bases[_INPUTS] + which
-    weights = model.weights[mixer]
+    weights = model.weights[mixer]  # [inputs], a view: learning below writes into the model
+    # Predict: the logit of the mix is the weighted sum of the contexts' logits, young contexts trusted less.
     total = 0
     for k in range(_INPUTS):
         slot = model.bases[k] + which
@@ -179,11 +182,13 @@ def _code_mixed(stream: Stream, model: Model, tables: Tables, which: int, bit: i
     total = min(max(total >> 16, -_STRETCH_LIMIT), _STRETCH_LIMIT)
     probability = tables.squash[total + _STRETCH_LIMIT]
     bit = _code_bit(stream, probability, bit)
+    # Learn the weights: a gradient step on the code length, whose rate falls from 34 to 10 as updates add up.
     error = ((bit << 16) - probability) * (10 + 24 * 64 // (model.updates[mixer] + 64))
     model.updates[mixer] = min(model.updates[mixer] + 1, 1 << 20)
     target = bit << _STATE_BITS
     for k in range(_INPUTS):
         weights[k] += (model.inputs[k] * error + (1 << 19)) >> 20
+        # Learn the context: its probability moves towards the bit by about one over the times it was seen.
         slot = model.bases[k] + which
         model.states[slot] += ((target - model.states[slot]) * tables.rates[model.counts[slot]]) >> 16
         model.states[slot] = min(max(model.states[slot], 64), (1 << _STATE_BITS) - 64)
@@ -203,9 +208,11 @@ def _code_plain(stream: Stream, states: np.ndarray, slot: int, bit: int) -> int:
 @_inlined
 def _code_escape(stream: Stream, states: np.ndarray, value: int) -> int:
     """Exp-Golomb code of `value` ≥ 1: its bit length in unary, then its other bits, the leading ones adaptive."""
+    # In unary how many bits follow the leading one. Encoding, the condition reads `value`; decoding, the stream.
     exponent = 0
     while exponent < _EXPONENTS - 1 and _code_plain(stream, states, exponent, 1 if value >> (exponent + 1) else 0):
         exponent += 1
+    # The first bits walk down a binary tree of probabilities, one tree an exponent; the rest are nearly random.
     node, result = 1, 1
     for index in range(exponent):
         bit = (value >> (exponent - 1 - index)) & 1
@@ -253,15 +260,18 @@ def _side_context(side: np.ndarray, cols: int, index: int) -> int:
 @_inlined
 def _set_contexts(model: Model, tables: Tables, plane: Plane, index: int, odd: int) -> None:
     """Choose each input's context for the symbol at `index`, on the even or odd grid, from what was coded before it."""
+    # What the decoder knows as well: `left` and `second` in this row, `up` and `corner` (above right) in the one above.
     codes, cols = plane.codes, plane.cols
     row, col = index // cols, index % cols
     left = codes[index - 1] if col > 0 else 0
     second = codes[index - 2] if col > 1 else left
     up = codes[index - cols] if row > 0 else 0
     corner = codes[index - cols + 1] if row > 0 and col + 1 < cols else up
+    # Mean magnitudes so far, in 64ths: of all, of this row, of this column, the latter two pulled towards the first.
     mean = max(plane.sums[1] // plane.sums[2], 1)
     by_row = (plane.sums[0] + 4 * mean) // (col + 4)
     by_column = (plane.columns[col] + 4 * mean) // (row + 4)
+    # Row and column vary independently in a weight whose rows and columns have scales: product over the mean.
     both = min(by_row * by_column // mean, 4095)
     local = 16 * min(
         2 * abs(left)
@@ -271,25 +281,28 @@ def _set_contexts(model: Model, tables: Tables, plane: Plane, index: int, odd: i
         + abs(codes[index - cols - 1] if row > 0 and col > 0 else 0),
         255,
     )
-    pair = min(tables.levels[min(by_row, 4095)] >> 1, _PAIRS - 1) * _PAIRS
-    pair += min(tables.levels[min(by_column, 4095)] >> 1, _PAIRS - 1)
+    pair = min(tables.bands[min(by_row, 4095)] >> 1, _PAIRS - 1) * _PAIRS
+    pair += min(tables.bands[min(by_column, 4095)] >> 1, _PAIRS - 1)
     near = _side_context(plane.side, cols, index) if plane.side.size else _clip(left) * _CLIPPED + _clip(up)
+    # First state of each input's present context, and the mixer's first row of weights.
     model.bases[_INPUTS] = odd * _BINS
     grid = odd * _ALL_SLOTS * _BINS
     model.bases[0] = grid
-    model.bases[1] = grid + (1 + tables.levels[both]) * _BINS
-    model.bases[2] = grid + (1 + _LEVELS + tables.levels[local]) * _BINS
-    model.bases[3] = grid + (1 + 2 * _LEVELS + near) * _BINS
-    model.bases[4] = grid + (1 + 2 * _LEVELS + _CLIPPED * _CLIPPED + pair) * _BINS
+    model.bases[1] = grid + (1 + tables.bands[both]) * _BINS
+    model.bases[2] = grid + (1 + _BANDS + tables.bands[local]) * _BINS
+    model.bases[3] = grid + (1 + 2 * _BANDS + near) * _BINS
+    model.bases[4] = grid + (1 + 2 * _BANDS + _CLIPPED * _CLIPPED + pair) * _BINS
 
 
 @_compiled
 def code_plane(stream: Stream, model: Model, tables: Tables, plane: Plane, start: int) -> int:
     """Code symbols from `start` on; return where it stopped (early when the output buffer is nearly full)."""
+    # With a trellis, a value is a grid point m = 2k + odd, and the code k is what is coded; without, m is the code.
     shift = 1 if plane.odd.size > 1 else 0
     for index in range(start, plane.codes.size):
         if index % plane.cols == 0:
             plane.sums[0] = 0
+        # The caller gives a larger buffer and calls again: nothing here allocates.
         if not stream.registers[DECODING]:
             used = stream.registers[POSITION] + stream.registers[PENDING]
             if used + MARGIN_BYTES > stream.data.size:
@@ -302,6 +315,7 @@ def code_plane(stream: Stream, model: Model, tables: Tables, plane: Plane, start
         plane.states[col] = plane.following[plane.states[col], code & 1]
         value = (code << shift) + odd
         plane.codes[index] = value
+        # Outliers count as 63, so that one does not spoil the means of its row and column.
         scaled = 64 * min(abs(value), 63)
         plane.columns[col] += scaled
         plane.sums[0] += scaled

@@ -11,7 +11,7 @@ from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.adaptive import MAX_MAGNITUDE, Machines, decode_planes, encode_planes
 from tokenbounds.messages.coding.static import decode_static, encode_static
 from tokenbounds.messages.coding.symbols import Coder
-from tokenbounds.messages.coding.trellis import Trellis, codes_of, grid_points
+from tokenbounds.messages.coding.trellis import codes_of, grid_points
 from tokenbounds.messages.container import read_varint, write_varint
 
 Shape = tuple[int, ...]
@@ -34,8 +34,11 @@ def encode_codes(
     _refuse_sides(sides)
     blocks = []
     for group in _groups(shapes):
-        codes = np.concatenate([_symbols(arrays[index], machines[index]).reshape(-1) for index in group])
+        codes = np.concatenate(
+            [(codes_of(arrays[index]) if machines[index] else arrays[index]).reshape(-1) for index in group]
+        )
         codes = codes.astype(np.int64)
+        # Static tables are of symbols from zero up: the least code goes in front, its sign in the lowest bit (zigzag).
         least = int(codes.min()) if codes.size else 0
         block = encode_static(codes - least, 1 << 30)
         blocks += [write_varint(2 * abs(least) + (least < 0)), write_varint(len(block)), block]
@@ -106,15 +109,13 @@ def _decode_static_groups(data: bytes, shapes: Sequence[Shape]) -> dict[int, np.
     return arrays
 
 
-def _symbols(array: np.ndarray, machine: Trellis | None) -> np.ndarray:
-    return codes_of(array) if machine else array
-
-
 def _order(shapes: Sequence[Shape]) -> list[int]:
+    """Matrices, then vectors, each in the model's order: alike next to alike, as statistics carry over."""
     return sorted(range(len(shapes)), key=lambda index: len(shapes[index]) < 2)
 
 
 def _groups(shapes: Sequence[Shape]) -> list[list[int]]:
+    """Which tensors share a static table: every matrix has its own, vectors are too short and share one."""
     order = _order(shapes)
     vectors = [index for index in order if len(shapes[index]) < 2]
     matrices = [[index] for index in order if len(shapes[index]) >= 2]

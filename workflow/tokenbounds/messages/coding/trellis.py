@@ -2,8 +2,8 @@
 
 Grid points are integers m, in steps. In each state only the even or only the odd ones are allowed; the code of m is
 k = (m − c) / 2 with c = 0 or 1, and its parity moves the machine on. The machine is that of Ungerboeck's codes for
-amplitude modulation, as a systematic encoder with feedback. A decoder runs it on integers alone; `quantizers.trellis`
-searches the best path through it.
+amplitude modulation, as a systematic encoder with feedback. A decoder runs it on integers alone; the best path
+through it is the encoder's business (`compression.posttraining.viterbi`).
 
 References
 ----------
@@ -46,7 +46,7 @@ def trellis(states: int) -> Trellis:
     """
     first, second = _PARITY_CHECKS[states]
     state, width = np.arange(states), states.bit_length() - 1
-    odd = state & 1
+    odd = state & 1  # register r_1 says which grid
     following = np.zeros((states, 2), dtype=np.int64)
     for parity in (0, 1):
         for register in range(1, width + 1):
@@ -74,6 +74,7 @@ def grid_points(codes: np.ndarray, machine: Trellis) -> np.ndarray:
     -------
     int64 array [length, sequences]
     """
+    # All sequences (columns) advance together, a place (row) at a time: `states` is [sequences].
     points = 2 * codes.astype(np.int64)
     states = np.zeros(codes.shape[1], dtype=np.int64)
     for place, row in enumerate(codes):

@@ -34,6 +34,7 @@ from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.errors import ConfigError, CorpusError
 from tokenbounds.models.markov.counts import fit_markov
+from tokenbounds.report.page import write_certificate_page
 from tokenbounds.scores.plan import plan_corpus
 from tokenbounds.scores.provenance import ALPHA_FIELD, SCORE_SCHEMA
 from tokenbounds.scores.scoring import score_message
@@ -239,6 +240,9 @@ def test_a_text_corpus_is_certified_language_by_language(certificate):
         ("language", "six", 3000),
         ("language", "two", 6000),
     ]
+    page = certificate.with_suffix(".html")
+    write_certificate_page(certificate, page)
+    assert re.search(r">language</td><td[^>]*>six</td><td>3,000</td>", page.read_text("utf-8"))
     bits = {each["label"]: each["rows"][0]["empirical"] for each in subsets}
     assert bits["two"] == pytest.approx(1.0, abs=0.3) and bits["six"] == pytest.approx(np.log2(6), abs=0.3)
 

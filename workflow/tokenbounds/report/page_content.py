@@ -182,6 +182,10 @@ def detail(certificate: Certificate, anchor: str, page: Path) -> dict[str, Any]:
             for name, bits in parts
         ],
         "rows": sorted(certificate.rows, key=lambda row: (row.metric.order, row.value)),
+        "subsets": [
+            (subset, [row for metric in subset.metrics if (row := subset.row(metric)) is not None])
+            for subset in certificate.subsets
+        ],
         "delta": certificate.delta,
         "ledger": ledger(certificate),
         "facts": _facts(certificate),

@@ -85,10 +85,11 @@ def find_subsets(scores: ScoreStream, columns: Mapping[str, Sequence[str]]) -> l
 
 def share_delta(setting: Setting, subsets: Sequence[Subset]) -> tuple[Setting, list[Setting]]:
     """Divide delta evenly over all rows: settings of the rows over all tokens, and of those of each subset."""
+    if not subsets:
+        return setting, []
+    # Subsets are refused unless some bound fits them, so that these bounds are never none.
     spec = replace(setting.spec, bounds=tuple(bound for bound in setting.spec.bounds if bound.fits_subsets))
     inner = [replace(setting, spec=spec, tokens=subset.tokens, token_alphas=None) for subset in subsets]
-    if not inner:
-        return setting, []
     sizes = [len(named_rows(each)) for each in (setting, *inner)]
     row = Fraction(str(setting.spec.delta)) / sum(sizes)
     whole, *parts = (replace(each, delta=row * size) for each, size in zip((setting, *inner), sizes, strict=True))

@@ -132,6 +132,13 @@ def test_what_immunum_gets_wrong_has_no_regions(tmp_path, text):
         assert sum(counts["regions_refused"].values()) == 1
 
 
+def test_more_insertions_than_letters_are_no_number_and_no_crash(tmp_path):
+    pytest.importorskip("immunum")
+    text = RESIDUES[:54] + "GSTNADEKQR" * 6 + RESIDUES[54:]
+    (found,), counts = read_table(tmp_path, [{"sequence_aa": text}], regions=("immunum",))
+    assert found.chains[0].regions_from == "none" and counts["regions_refused"] == {"immunum_lengths": 1}
+
+
 # --- region columns ---------------------------------------------------------------------------------------------------
 
 

@@ -95,6 +95,7 @@ def other_kinds(folder):
     yield "SQLite database", (folder / "a.db").read_bytes()
     yield "compressed by bzip2", bz2.compress(text)
     yield "compressed by xz", lzma.compress(text)
+    yield "compressed by compress", b"\x1f\x9d\x90" + bytes(range(200))
     yield "text in UTF-16", text.decode().encode("utf-16")
     yield "compressed by bzip2", gzip.compress(bz2.compress(text))
     yield "a web page", b"\n<!DOCTYPE html>\n<html><body>404</body></html>"

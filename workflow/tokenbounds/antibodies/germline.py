@@ -24,7 +24,7 @@ def germline_status(residues: str, evidence: Evidence) -> npt.NDArray[np.int8] |
     if len(bases) == len(evidence.bases) > 0:
         codons = _codons(residues, evidence)
         if codons is not None:
-            facing = "".join(translate_aligned_codon(bases[a] + bases[b] + bases[c]) or "-" for a, b, c in codons)
+            facing = "".join(translate_aligned_codon(bases[a] + bases[b] + bases[c]) or "-" for a, b, c in codons.tolist())
             status = _compare(residues, facing)
             status[codons[:, 2] - codons[:, 0] != 2] = Germline.UNKNOWN
             return status
@@ -53,7 +53,8 @@ def _compare(residues: str, facing: str) -> npt.NDArray[np.int8]:
     own, other = _codes(residues), _codes(facing)
     status = np.where(own == other, Germline.GERMLINE, Germline.NON_GERMLINE).astype(np.int8)
     status[own == ord("X")] = Germline.UNKNOWN
-    status[np.isin(other, _codes("X" + ALIGNMENT_GAPS))] = Germline.UNTEMPLATED
+    for absent in "X" + ALIGNMENT_GAPS:
+        status[other == ord(absent)] = Germline.UNTEMPLATED
     return status
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,6 +15,7 @@ from tokenbounds.errors import MissingPackageError
 
 _CHAINS = {"H": Chain.HEAVY, "K": Chain.LIGHT, "L": Chain.LIGHT}
 _SHORTEST_DOMAIN = 70
+_NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def number_residues(residues: str, stated: Chain, where: str) -> Numbering | Non
 
 def _positions(domain: Any, length: int) -> npt.NDArray[np.int16]:
     positions = np.zeros(length, np.int16)
-    numbers = [int(position.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")) for position in domain.numbering]
+    # Insertions are `111A` … `111Z`, and go on with whatever stands behind Z.
+    numbers = [int(found.group()) for found in map(_NUMBER.match, domain.numbering) if found]
     positions[domain.query_start : domain.query_end + 1] = numbers
     return positions
 

@@ -24,6 +24,8 @@ _OTHER_KINDS = (
     (b"\xfd7zXZ\0", "compressed by xz", _DECOMPRESS),
     (b"\x28\xb5\x2f\xfd", "compressed by Zstandard", _DECOMPRESS),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _DECOMPRESS),
+    (b"\x1f\x9d", "compressed by compress (.Z)", _DECOMPRESS),
+    (b"\x04\x22\x4d\x18", "compressed by LZ4", _DECOMPRESS),
     (b"PAR1", "a Parquet file", _EXPORT),
     (b"ARROW1", "an Arrow file", _EXPORT),
     (b"SQLite format 3\0", "an SQLite database", _EXPORT),

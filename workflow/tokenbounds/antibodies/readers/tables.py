@@ -88,7 +88,8 @@ class Table:
     def _records(self) -> Iterator[list[str]]:
         try:
             if self._delimiter == "\t":
-                yield from ([_unquoted(cell) for cell in cells] for cells in self._reader)
+                for cells in self._reader:
+                    yield [_unquoted(cell) if cell[:1] == '"' else cell for cell in cells]
             else:
                 yield from self._reader
         except csv.Error as error:

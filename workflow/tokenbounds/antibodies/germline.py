@@ -24,7 +24,8 @@ def germline_status(residues: str, evidence: Evidence) -> npt.NDArray[np.int8] |
     if len(bases) == len(evidence.bases) > 0:
         codons = _codons(residues, evidence)
         if codons is not None:
-            facing = "".join(translate_aligned_codon(bases[a] + bases[b] + bases[c]) or "-" for a, b, c in codons.tolist())
+            germline = (bases[a] + bases[b] + bases[c] for a, b, c in codons.tolist())
+            facing = "".join(translate_aligned_codon(codon) or "-" for codon in germline)
             status = _compare(residues, facing)
             status[codons[:, 2] - codons[:, 0] != 2] = Germline.UNKNOWN
             return status

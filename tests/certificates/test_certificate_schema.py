@@ -5,14 +5,16 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from json_certificates import certify_bound
+from json_certificates import certify_bound, read_certificate, write_certificate
 from tokenbounds.bounds.kinds import Metric
 from tokenbounds.certificates import certify
 from tokenbounds.certificates.assumptions import state_assumptions
 from tokenbounds.certificates.file_records import PlanRecord, PriorRecord
 from tokenbounds.certificates.schema import SCHEMA_FILE, certificate_schema, render_schema
+from tokenbounds.certificates.sealing import to_json
 from tokenbounds.certificates.sentence import confidence_percent, state_result
 from tokenbounds.config import BoundsSpec
+from tokenbounds.errors import CertificateError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,3 +64,37 @@ def test_assumptions_follow_from_what_was_certified():
     plan = replace(plan, mode="exhaustive")
     chain = " ".join(state_assumptions({"model": {"family": "markov"}}, {}, plan, "float32", 0.05, paid))
     assert "sampling seed" not in chain and "Markov" in chain and "lora" not in chain
+
+
+def test_what_the_writer_would_not_have_written_is_refused(study, tmp_path):
+    """With a matching hash of itself: names of no bound or metric, empty fields that are left out, and `path`."""
+    content = certify_bound("c", "t", study.inputs, BoundsSpec(), tmp_path / "c.json", model="m")
+    first, *others = content["rows"]
+    path = tmp_path / "forged.json"
+    for change in (
+        {"rows": [{**first, "bound": "hope"}, *others]},
+        {"rows": [{**first, "metric": "top0_error"}, *others]},
+        {"rows": [{**first, "links": []}, *others]},
+        {"rows": [{**first, "gap": 0}, *others]},
+        {"message": {**content["message"], "coarse": None}},
+        {"path": str(path)},
+    ):
+        write_certificate(path, {**content, **change})
+        with pytest.raises(CertificateError, match=r"forged\.json"):
+            read_certificate(path)
+    write_certificate(path, content)
+    assert read_certificate(path) == content
+
+
+def test_every_hash_of_a_certificate_is_among_its_files(study, tmp_path):
+    """Whatever names a file must be checked by whoever verifies; JSON is walked, so that a new record cannot hide."""
+
+    def hashes(value):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            if key == "sha256" and "file" in value:
+                yield inner
+            elif isinstance(inner, dict | list):
+                yield from hashes(inner)
+
+    certificate = certify.certify_bound("c", "t", study.inputs, BoundsSpec(), tmp_path / "c.json", model="m")
+    assert {record.sha256 for _, record in certificate.files()} == set(hashes(to_json(certificate)))

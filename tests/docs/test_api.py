@@ -4,6 +4,8 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +34,13 @@ def test_every_public_function_states_types_and_is_documented():
             assert parameter.annotation is not parameter.empty, (function, name)
             assert re.search(rf"^{name}(,|$)", documented, re.MULTILINE), (function, name)
         assert "Raises\n------" in documented and "Returns\n-------" in documented
+
+
+def test_the_installed_package_says_that_it_is_typed():
+    package = Path(tb.__file__).parent
+    project = tomllib.loads((package.parents[1] / "pyproject.toml").read_text())
+    assert (package / "py.typed").exists()
+    assert "py.typed" in project["tool"]["setuptools"]["package-data"]["tokenbounds"]
 
 
 def test_the_tree_of_errors_is_the_documented_one():

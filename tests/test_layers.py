@@ -14,7 +14,7 @@ LIBRARY = Path(__file__).parents[1] / "workflow/tokenbounds"
 
 # From the bottom to the top. What is in one line may import from lines above it and from its own package.
 LAYERS = (
-    {"errors", "files", "rounding", "seals", "jobs", "software"},
+    {"errors", "compiled", "files", "rounding", "seals", "jobs", "software"},
     {"bounds"},
     {"config"},
     {"antibodies", "corpus"},

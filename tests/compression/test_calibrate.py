@@ -158,8 +158,16 @@ def test_what_cannot_be_calibrated_is_refused_by_name_and_leaves_nothing(checkpo
     with pytest.raises(CalibrationError, match="'lora'"):
         calibrate_model(low_rank, corpus, SPEC, tmp_path / "c")
     with pytest.raises(CalibrationError, match="vocabulary of 48"):
-        calibrate_model(checkpoint("gpt2", vocabulary_size=50), corpus, SPEC, tmp_path / "c")
+        calibrate_model(checkpoint("gpt2", vocabulary_size=47), corpus, SPEC, tmp_path / "c")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_may_predict_more_tokens_than_the_tokenizer_knows(checkpoint, corpus, tmp_path):
+    directory = checkpoint("gpt2", vocabulary_size=50)
+    calibrate_model(directory, corpus, SPEC, tmp_path / "c")
+    tables = [matrix for matrix in matrices_of(load_checkpoint(directory)[0]) if matrix.name.endswith("wte.weight")]
+    frequencies = Calibration.open(tmp_path / "c").row_frequencies(tables[0])
+    assert len(frequencies) == 50 and not frequencies[48:].any() and frequencies.sum() == pytest.approx(1, rel=1e-5)
 
 
 def test_other_files_and_other_models_are_refused(calibrated, checkpoint, tmp_path):

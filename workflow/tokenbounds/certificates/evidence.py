@@ -253,7 +253,7 @@ def _check_vocabulary(path: Path, message: Message, scores: Scores, corpus: Corp
     if needed > size:
         raise CertificateError(
             f"{corpus.manifest_path} has {needed} tokens, more than the {size} that {path} predicts. Use the model's "
-            "own tokenizer."
+            "own tokenizer, without tokens that were added to it, as a [PAD]."
         )
 
 

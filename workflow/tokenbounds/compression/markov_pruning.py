@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from tokenbounds.compiled import compiled
 from tokenbounds.messages.formats.markov import Entries
 from tokenbounds.models.markov.grams import MarkovCard, sum_by_code
 from tokenbounds.models.markov.tables import UNIT, Table, build_table, distributions, find, suffix, weight_scale
@@ -185,7 +185,7 @@ class Pruner:
         return tables[::-1]
 
 
-@njit(cache=True)
+@compiled()
 def _choose_cheapest(
     losses: np.ndarray, slope: np.ndarray, context: np.ndarray, weights: np.ndarray, symbols: np.ndarray
 ) -> None:

@@ -57,7 +57,8 @@ def make_scorer(predictor: Any, corpus: TokenReader, options: ScoringOptions) ->
     if scorer.vocabulary_size < corpus.vocabulary_size:
         raise ScoreError(
             f"the model predicts {scorer.vocabulary_size} tokens, but the corpus's tokenizer has "
-            f"{corpus.vocabulary_size}. Use the model's own tokenizer for this corpus."
+            f"{corpus.vocabulary_size}. Use the model's own tokenizer for this corpus, without tokens that were added "
+            "to it and that the model does not know, as a [PAD]."
         )
     return scorer
 

@@ -74,7 +74,8 @@ def calibrate_model(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = LayerwiseModel(directory, torch.device(device), getattr(torch, spec.dtype))
-    if corpus.vocabulary_size != model.card.vocabulary_size:
+    # A model may predict more tokens than its tokenizer knows, whose number is rounded up for the hardware.
+    if corpus.vocabulary_size > model.card.vocabulary_size:
         raise CalibrationError(
             f"the calibration corpus has a vocabulary of {corpus.vocabulary_size} tokens, the model one of "
             f"{model.card.vocabulary_size}. Tokenize it with the model's tokenizer."

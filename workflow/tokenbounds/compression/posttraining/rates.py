@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from tokenbounds.compiled import compiled
 
 _BANDS = 80  # quarter octaves of the expected magnitude
 _BAND_OF_ONE = 56  # the band of an expected magnitude of one
@@ -19,7 +20,7 @@ _MAGNITUDES = 64
 _PRIOR_COUNT = 8.0  # how many codes the geometric prior of a band counts for
 _SMOOTHING = 4.0  # how many codes the overall mean counts for in a row's or column's mean
 
-_compiled: Any = njit(cache=True, error_model="numpy", nogil=True)
+_compiled: Any = compiled(error_model="numpy", nogil=True)
 
 
 @dataclass(frozen=True)

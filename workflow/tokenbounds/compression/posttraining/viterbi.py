@@ -15,13 +15,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from tokenbounds.compiled import compiled
 from tokenbounds.messages.coding.trellis import Trellis
 
 MAGNITUDES = 64  # greater ones are priced along a straight line
 _BITS_BEYOND = 1.0  # price of each further unit of magnitude
-_OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 
 
 def quantize_sequences(
@@ -68,7 +68,7 @@ def quantize_sequences(
     return points
 
 
-@njit(**_OPTIONS)
+@compiled(**_OPTIONS)
 def _best_code(value: float, prices: np.ndarray, beyond: float, odd: int, parity: int) -> tuple[int, float]:
     """The cheapest code of a parity on one grid: among the two that enclose the value and the two next to zero."""
     # Codes k of one parity on one grid are the points m = 2k + odd, four apart: m ≡ 2 · parity + odd modulo 4.
@@ -83,7 +83,7 @@ def _best_code(value: float, prices: np.ndarray, beyond: float, odd: int, parity
     return best, least
 
 
-@njit(**_OPTIONS)
+@compiled(**_OPTIONS)
 def _forward(
     values: np.ndarray,
     prices: np.ndarray,
@@ -116,7 +116,7 @@ def _forward(
     return int(np.argmin(costs))
 
 
-@njit(**_OPTIONS)
+@compiled(**_OPTIONS)
 def _trace_back(last: int, odd: np.ndarray, origins: np.ndarray, choices: np.ndarray, points: np.ndarray) -> None:
     state = np.int64(last)
     for place in range(len(choices) - 1, -1, -1):

@@ -11,7 +11,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+
+from tokenbounds.compiled import compiled
 
 _UNARY = 14  # magnitudes up to this are coded in unary
 _BINS = 2 + 2 * _UNARY  # decisions a symbol may need: zero?, sign, then "this magnitude?" for each sign
@@ -34,9 +35,9 @@ MARGIN_BYTES = 512  # one symbol never writes more, pending carries aside
 LOW, RANGE, CACHE, PENDING, POSITION, DECODING = range(6)
 
 # Without numba's reference counting (nothing here allocates) the coder is ten times as fast.
-_OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "_nrt": False}
-_compiled = njit(**_OPTIONS)
-_inlined = njit(inline="always", **_OPTIONS)
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
+_compiled = compiled(**_OPTIONS)
+_inlined = compiled(inline="always", **_OPTIONS)
 
 
 class Stream(NamedTuple):

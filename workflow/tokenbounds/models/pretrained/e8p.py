@@ -18,7 +18,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from tokenbounds.compiled import compiled
 
 SIZE = 8
 E8P_CODES = 1 << 16
@@ -29,7 +30,7 @@ _SHORT = (
     0x46, 0x4A, 0x8C, 0x83, 0x85, 0x89, 0x86, 0x8A, 0xC8, 0x31,
 )  # fmt: skip
 _SIGN_BITS = (0, 4, 1, 5, 2, 6, 3, 7)  # bit of the lower byte that holds each coordinate's sign
-_OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"error_model": "numpy"}
 
 
 @lru_cache(maxsize=1)
@@ -93,7 +94,7 @@ def nearest_ball(vectors: np.ndarray) -> np.ndarray:
     return codes
 
 
-@njit(**_OPTIONS)
+@compiled(**_OPTIONS)
 def _search_e8p(vectors: np.ndarray, table: np.ndarray, norms: np.ndarray, odd: np.ndarray, codes: np.ndarray) -> None:
     """`table` is the entries transposed, `norms` half their squared lengths."""
     scores, flips = np.empty(norms.size, dtype=np.float32), np.empty(norms.size, dtype=np.float32)
@@ -118,7 +119,7 @@ def _search_e8p(vectors: np.ndarray, table: np.ndarray, norms: np.ndarray, odd: 
                     codes[index] = _code(vectors[index], move, table, entry, odd[entry])
 
 
-@njit(**_OPTIONS)
+@compiled(**_OPTIONS)
 def _score_entries(
     sizes: np.ndarray, table: np.ndarray, norms: np.ndarray, scores: np.ndarray, flips: np.ndarray
 ) -> None:
@@ -134,7 +135,7 @@ def _score_entries(
             flips[entry] = min(flips[entry], product)
 
 
-@njit(**_OPTIONS)
+@compiled(**_OPTIONS)
 def _code(vector: np.ndarray, move: float, table: np.ndarray, entry: int, odd: int) -> int:
     """Code of the best signs of an entry."""
     signs, negatives, cheapest = 0, 0, 0
@@ -152,7 +153,7 @@ def _code(vector: np.ndarray, move: float, table: np.ndarray, entry: int, odd: i
     return entry << 8 | signs
 
 
-@njit(**_OPTIONS)
+@compiled(**_OPTIONS)
 def _search_points(vectors: np.ndarray, table: np.ndarray, norms: np.ndarray, codes: np.ndarray) -> None:
     scores = np.empty(norms.size, dtype=np.float32)
     for index in range(len(vectors)):

@@ -20,7 +20,7 @@ _FRAMEWORK4_AFTER = 8
 _FRAMEWORK1 = re.compile(r".{2,3}[LMV][TVLQKR][EQ][SPWEDA]")
 """How FWR1 begins: QVQLVES, QVQLQQW, DIQMTQS, QSALTQP."""
 _ROOM = {Region.CDR1: (0, 14), Region.FWR2: (14, 18), Region.CDR2: (0, 12), Region.FWR3: (32, 42)}
-"""Fewest and most residues of a region that lies within a numbering; of a CDR also where it is cut."""
+"""Fewest and most residues of a region that is within a numbering; of a CDR also where it is cut."""
 _CDR3_ROOM = (2, 69)
 _CDR3 = 5
 """Place of CDR3 among the seven regions."""
@@ -41,7 +41,7 @@ def numbering_fault(residues: str, positions: npt.NDArray[np.int16]) -> str:
     str
         `order` (positions go back), `anchors` (no Cys at 23 or 104, where those stand; or no Trp at 41 in a domain that
         begins behind 23), `lengths` (a region is longer or shorter than any is), `deletion` (what looks like FWR1 is
-        numbered as what stands behind it), or `framework4` (no Trp or Phe at 118, and residues that look like FWR4
+        numbered as what follows it), or `framework4` (no Trp or Phe at 118, and residues that look like FWR4
         elsewhere, because CDR3 is very long, or hardly there).
     """
     inside = np.flatnonzero(positions)

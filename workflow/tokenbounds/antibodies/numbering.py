@@ -76,7 +76,7 @@ def number_residues(residues: str, stated: Chain, where: str) -> Numbering | Non
 
 def _positions(domain: Any, length: int) -> npt.NDArray[np.int16]:
     positions = np.zeros(length, np.int16)
-    # Insertions are `111A` … `111Z`, and go on with whatever stands behind Z.
+    # Insertions are `111A` … `111Z`, and continue with whatever follows Z.
     numbers = [int(found.group()) for found in map(_NUMBER.match, domain.numbering) if found]
     positions[domain.query_start : domain.query_end + 1] = numbers
     return positions

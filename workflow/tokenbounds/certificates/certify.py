@@ -130,7 +130,7 @@ def compute_certificate(
 
 
 def _note_evidence(evidence: Evidence) -> Iterator[str]:
-    """What a reader should know of the evidence that is no assumption."""
+    """What a reader should know of the evidence beyond its assumptions."""
     start = evidence.corpus.manifest.tokenizer.start_id
     for link in evidence.links:
         own = None if link.side_information.base else link.message.header["model"].get("start_id", 0)

@@ -147,7 +147,7 @@ class LedgerRow:
         Raises
         ------
         ValueError, ZeroDivisionError
-            If a probability is no fraction, or there is no delta.
+            If a probability is not a fraction, or there is no delta.
         """
         shares = [(each, Fraction(str(each.amount))) for each in self.entries if each.unit == "probability"]
         total = [share for each, share in shares if each.name == "delta" and each.link is None]

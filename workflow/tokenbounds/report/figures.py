@@ -90,7 +90,7 @@ def _draw_size_panel(axes: Axes, table: pl.DataFrame, colours: dict[str, str]) -
     axes.set_xscale("log")
     low, high = (bits / 8 for bits in _extent(table["message_bits"]))
     axes.set_xlim(low / 1.6, high * 1.6)
-    # From zero, so that a bound of half the guess stands half as high; far above the guess nothing is to be seen.
+    # From zero, so that a bound of half the guess is half as high; far above the guess there is nothing to see.
     axes.set_ylim(0, max(1.1 * guess, min(1.04 * _extent(table["value"])[1], 1.25 * guess)))
     best = table.sort("value").unique("certificate", keep="first", maintain_order=True)
     ceiling = axes.get_ylim()[1]

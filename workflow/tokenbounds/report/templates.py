@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 
 
 def read_text(package: str, name: str) -> str:
-    """A file that lies beside the modules of a package."""
+    """A file beside the modules of a package."""
     return (resources.files(package) / name).read_text(encoding="utf-8")
 
 

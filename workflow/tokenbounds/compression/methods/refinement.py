@@ -25,7 +25,7 @@ def quantize_refinement(
     Raises
     ------
     MessageError
-        If there is none, or it is no uniform message of the same model.
+        If there is none, or it is not a uniform message of the same model.
     """
     if sources.coarse is None:
         raise MessageError(f"a refinement of '{spec.of}' needs that one message. Pass its file.")

@@ -129,7 +129,7 @@ class RotatedFeedback(Rounding):
         return round_with_feedback(upright, factor, rms_exponents(upright, scale, "tensor"), columns)
 
     def finish(self, scaled: ScaledFormat, matrices: Sequence[Matrix]) -> Format:
-        """Rotated, all but the matrices that are no linear layers."""
+        """Rotated, all but the matrices that are not linear layers."""
         plain = tuple(index for index, matrix in enumerate(matrices) if matrix.use != "linear")
         return RotatedFormat(scaled, self._spec.seed, plain)
 

@@ -36,7 +36,7 @@ def test_a_section_that_stands_twice_is_named_with_both_lines(fresh):
 def test_the_folder_of_results_is_one_of_its_own(fresh):
     done = fresh.snakemake("--dry-run", config=fresh.write_config({**tiny_config(), "results": ""}))
     assert done.returncode != 0
-    assert "results: '' is no folder of its own. Name one, e.g. results/tiny." in done.stdout + done.stderr
+    assert "results: '' is not a folder of its own. Name one, e.g. results/tiny." in done.stdout + done.stderr
 
 
 def test_a_run_of_the_first_steps_alone_ends_well(fresh):

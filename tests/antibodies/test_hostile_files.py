@@ -174,8 +174,9 @@ def test_stops_and_frame_shifts(tmp_path, text, residues, group, count):
 
 
 @pytest.mark.parametrize("column", ["sequence_alignment_aa", "sequence_aa", "mine"])
-def test_nucleotides_in_a_column_of_amino_acids_are_refused(tmp_path, column):
-    path = write_table(tmp_path / "x.tsv", [{column: "GCT" * 30}])
+@pytest.mark.parametrize("bases", ["GCT" * 30, "gct..." * 30, "GCTR" + "GCT" * 30, "GCU" * 30 + "N"])
+def test_nucleotides_in_a_column_of_amino_acids_are_refused(tmp_path, column, bases):
+    path = write_table(tmp_path / "x.tsv", [{column: bases}])
     with pytest.raises(CorpusError, match=rf"x\.tsv:2, column '{column}' looks like nucleotides.*'residues'"):
         read("airr", path, **({"residues": column} if column == "mine" else {}))
 
@@ -241,3 +242,8 @@ def test_files_inside_a_package_are_found_without_importing_it(tmp_path, monkeyp
     assert len(list(read_documents(source))) == 3 and describe_source(source)["package_version"] == "unknown"
     with pytest.raises(CorpusError, match=r"seqpackage/y\.tsv matches no file"):
         source_files(AirrSource(kind="airr", package="seqpackage", paths=("y.tsv",)))
+
+
+def test_linkers_are_no_nucleotides(tmp_path):
+    path = write_table(tmp_path / "x.tsv", [{"sequence_aa": "GGGGS" * 40 + "T" * 20}])
+    assert len(read("airr", path)) == 1

@@ -18,7 +18,7 @@ _FRAME_SHIFTS = frozenset("_~#")
 _FOREIGN = re.compile(r"[^A-Z*_~#-]")
 _FINAL_STOP = re.compile(r"[*_]+(?=-*$)")
 _AMBIGUOUS = re.compile(f"[^{AMINO_ACIDS}-]")
-_ONLY_NUCLEOTIDES = re.compile(r"[ACGTUN.-]+")
+_NO_LETTERS = re.compile(r"[\s.-]+")
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,14 @@ def clean_residues(raw: str, keep: KeepSpec, where: str, counts: ReadingCounts) 
 
 
 def refuse_nucleotides(raw: str, where: str, remedy: str = "Set the source's 'molecule: nucleotides'.") -> None:
-    """Refuse a sequence of amino acids that is made of A, C, G, T and N alone.
+    """Refuse a sequence of amino acids that is made of A, C, G, T, U and N, a few ambiguous bases apart.
 
     Raises
     ------
     CorpusError
-        If it has at least 60 letters, none of which is another amino acid.
+        If it has at least 60 letters, of which at most one in twenty is another.
     """
-    text = raw.strip().upper()
-    if len(text) >= _SHORTEST_SUSPECT and _ONLY_NUCLEOTIDES.fullmatch(text):
+    letters = _NO_LETTERS.sub("", raw.upper())
+    bases = sum(letters.count(base) for base in "ACGTUN")
+    if len(letters) >= _SHORTEST_SUSPECT and 20 * bases >= 19 * len(letters):
         raise CorpusError(f"{where} looks like nucleotides. {remedy}")

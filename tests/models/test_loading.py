@@ -144,7 +144,7 @@ def test_pickled_weights_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"quantization_config": {"quant_method": "hqq"}}, "'hqq' is not read"),
+        ({"quantization_config": {"quant_method": "hqq"}}, "'hqq' is not supported"),
         (
             {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
             "partial_rotary",

@@ -265,10 +265,10 @@ def test_malformed_states_of_bitsandbytes_are_refused(tmp_path, text, fault):
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
-        ({"quant_method": "hqq"}, "'hqq' is not read; read are gptq, awq, bitsandbytes and QuIP#"),
+        ({"quant_method": "hqq"}, "'hqq' is not supported; supported: gptq, awq, bitsandbytes and QuIP#"),
         ({"quant_method": "gptq", "bits": 5}, "5 bits"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "gemm"),
-        ({"load_in_4bit": True}, "None is not read"),
+        ({"load_in_4bit": True}, "None is not supported"),
     ],
 )
 def test_other_quantizations_are_refused(tmp_path, settings, fault):

@@ -120,6 +120,28 @@ def test_layers_with_a_window_that_a_card_cannot_say_are_refused(tmp_path, chang
         load_pretrained(spec_of(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sliding_window", 16),
+        ("layer_types", ["sliding_attention", "full_attention"]),
+        ("attention_multiplier", 0.5),
+        ("partial_rotary_factor", 0.5),
+    ],
+)
+def test_what_llama_would_ignore_is_refused(tmp_path, key, value):
+    save_tiny("llama", tmp_path)
+    configure(tmp_path, **{key: value})
+    with pytest.raises(ModelError, match=key):
+        load_pretrained(spec_of(tmp_path))
+
+
+def test_neutral_values_are_no_fault(tmp_path):
+    save_tiny("llama", tmp_path)
+    configure(tmp_path, sliding_window=48, alibi=False, logit_scale=1.0, partial_rotary_factor=None, layer_types=None)
+    assert_as_transformers(tmp_path)
+
+
 def test_a_window_that_no_layer_has_is_none(tmp_path):
     config = Qwen2Config(**SMALL, num_key_value_heads=1, use_sliding_window=True, sliding_window=4, max_window_layers=2)
     Qwen2ForCausalLM(config).save_pretrained(tmp_path)

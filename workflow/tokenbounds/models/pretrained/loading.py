@@ -36,6 +36,14 @@ from tokenbounds.models.pretrained.torch_archive import read_tensors
 from tokenbounds.software import package_folder
 
 _ARCHIVE = "pytorch_model.bin"
+# What configurations of other families say about attention, positions and scales; a family that does not know a key
+# would ignore it in silence.
+_COMPUTING = (
+    "sliding_window", "no_rope_layers", "attention_chunk_size", "partial_rotary_factor", "rotary_pct", "rotary_dim",
+    "rope_local_base_freq", "alibi", "attention_multiplier", "residual_multiplier", "embedding_multiplier",
+    "logits_scaling", "logit_scale", "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar",
+    "use_qk_norm", "num_local_experts", "parallel_residual", "use_parallel_residual",
+)  # fmt: skip
 
 
 def import_pretrained(spec: PretrainedModel, directory: Path | str) -> None:
@@ -97,6 +105,7 @@ def _read_original(where: str, spec: PretrainedModel) -> tuple[PreTrainedModel, 
         raise ModelError(f"{where} is a file. Give its folder; of a GGUF file the folder, and the file as 'gguf_file'.")
     config = _read_config(where, spec.revision)
     family = _family(where, config)
+    _check_understood(where, config, family)
     if is_quantized(config):
         return read_quantized(where, spec.revision, config, family)
     if spec.subfolder is not None and (Path(where) / _ARCHIVE).is_file():
@@ -207,6 +216,19 @@ def _family(where: str, config: dict[str, Any]) -> Family:
         return family_of(config.get("model_type"))
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from error
+
+
+def _check_understood(where: str, config: dict[str, Any], family: Family) -> None:
+    """Refuse a configuration that says of the computation what the family does not compute."""
+    plain = getattr(transformers, family.config_class)()
+    for key in _COMPUTING:
+        value = config.get(key)
+        neutral = value is not True and value in (None, False, 0, 1, "", [])
+        if neutral or hasattr(plain, key):
+            continue
+        if key == "sliding_window" and isinstance(value, int) and value >= config.get(family.context_key, 0):
+            continue
+        raise ModelError(f"{where}: its configuration says {key} = {value!r:.80}, which {family.model_class} ignores.")
 
 
 def _check_folder(folder: Path) -> None:

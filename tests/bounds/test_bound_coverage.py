@@ -21,19 +21,21 @@ _SPEC.loader.exec_module(coverage)
 
 REPLICATIONS = 2000
 BROKEN_REPLICATIONS = 300
-NAMES = [*coverage.TOKEN_LEVEL, *coverage.STOPPED, *coverage.SAMPLED, *coverage.DOCUMENTS]
+NAMES = [*coverage.TOKEN_LEVEL, *coverage.STOPPED, *coverage.LABELS, *coverage.SAMPLED, *coverage.DOCUMENTS]
 BROKEN = [(name, fault) for name in NAMES for fault in coverage.faults_of(name)]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bound_fails_at_most_as_often_as_it_says(name):
-    assert coverage.violations(name, coverage.Fault(), REPLICATIONS) <= coverage.allowed(REPLICATIONS)
+    size = max(REPLICATIONS, coverage.least_replications(name))
+    assert coverage.violations(name, coverage.Fault(), size) <= coverage.allowed(size)
 
 
 @pytest.mark.parametrize(("name", "fault"), BROKEN)
 def test_a_broken_bound_is_caught(name, fault):
     broken = coverage.faults_of(name)[fault]
-    assert coverage.violations(name, broken, BROKEN_REPLICATIONS) > coverage.allowed(BROKEN_REPLICATIONS)
+    size = max(BROKEN_REPLICATIONS, coverage.least_replications(name))
+    assert coverage.violations(name, broken, size) > coverage.allowed(size)
 
 
 def _missed(bound, replications=2000, draws=40, rare=0.02, delta=0.1):

@@ -1,7 +1,7 @@
 """Rows over labelled tokens: the bounds of those tokens alone, a joint delta, and the risk that they speak of."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from tokenbounds.certificates.averages.passes import Sample
 from tokenbounds.certificates.rows.subsets import Subset, find_subsets, share_delta, state_subsets
-from tokenbounds.certificates.rows.tokens import Setting, named_rows, state_bounds
+from tokenbounds.certificates.rows.tokens import Setting, state_bounds
 from tokenbounds.certificates.rows.units import Units
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
@@ -56,7 +56,7 @@ def select(scores, column, code):
 def state(scores, names=NAMES, bits=300, **changes):
     setting = Setting(SPEC if not changes else BoundsSpec(**changes), len(scores.columns["rank"]), 29, None)
     subsets = find_subsets(scores, names)
-    whole, inner = share_delta(setting, subsets)
+    whole, inner = share_delta(setting, subsets, names)
     return setting, whole, inner, subsets, state_subsets(scores, subsets, inner, bits, name="m")
 
 
@@ -94,13 +94,49 @@ def test_many_labels_take_several_passes_and_give_the_same():
         assert record.rows[2].empirical == pytest.approx((chosen > 1).mean())
 
 
-def test_delta_is_shared_by_all_rows_evenly_and_exactly():
+def test_delta_is_divided_by_the_labels_that_are_declared():
     setting, whole, inner, _, records = state(make_scores(), {**NAMES, "half": ("first", "second")})
-    rows = len(named_rows(whole)) + sum(len(record.rows) for record in records)
-    assert rows == 4 * 6
-    assert whole.delta + sum(each.delta for each in inner) == Fraction(1, 20)
-    assert {row.delta for record in records for row in record.rows} == {0.05 / rows}
-    assert share_delta(setting, []) == (setting, [])
+    assert whole.delta == Fraction(1, 60)
+    assert [each.delta for each in inner] == [Fraction(1, 60 * 7)] * 3 + [Fraction(1, 60 * 2)] * 2
+    assert [row.delta for row in records[0].rows] == [float(Fraction(1, 60 * 7 * 4))] * 4
+    assert share_delta(setting, [], {}) == (setting, [])
+
+
+@pytest.mark.parametrize("columns", [("region",), ("region", "half")])
+def test_no_share_depends_on_which_labels_occur(columns):
+    names = {"region": REGIONS, "half": ("first", "second")}
+    names = {column: names[column] for column in columns}
+    scores, other = make_scores(), make_scores()
+    other.columns["region"][:] = 0
+    shares = []
+    for each in (scores, other):
+        _, whole, inner, subsets, _ = state(each, names)
+        shares.append({(one.column, one.label): part.delta for one, part in zip(subsets, inner, strict=True)})
+        assert whole.delta == Fraction(1, 20) / (1 + len(columns))
+    assert all(shares[0].get(label, share) == share for label, share in shares[1].items())
+    assert len(shares[1]) < len(shares[0])
+
+
+def by_occurrence(setting, subsets, columns):
+    """The rule that is wrong: delta evenly over the labels that occur."""
+    each = Fraction(str(setting.spec.delta)) / (1 + len(subsets))
+    return replace(setting, delta=each), [replace(setting, delta=each) for _ in subsets]
+
+
+def worst_chance(share, delta="0.2"):
+    """Exact chance that some row is false, for the source of benchmarks/_coverage_labels.py, which knows the rule."""
+    names = {"mark": tuple(map(str, range(31)))}
+    setting = Setting(BoundsSpec(delta=float(delta), top_k=(), bounds=("betting",)), 400, 29, None)
+    one, many = ([Subset("mark", code, str(code), 1) for code in range(size)] for size in (1, 31))
+    ahead = share(setting, one, names)[0].delta
+    behind = [part.delta for part in share(setting, many, names)[1]]
+    none_of_those = math.prod(1 - float(part) for part in behind)
+    return float(ahead) + (1 - float(ahead) ** 0.75) * (1 - none_of_those)
+
+
+def test_a_source_that_chooses_its_labels_gains_nothing():
+    assert worst_chance(share_delta) < 0.2
+    assert worst_chance(by_occurrence) == pytest.approx(0.245, abs=0.001)
 
 
 def test_each_row_pays_for_the_whole_message():
@@ -115,7 +151,7 @@ def test_chains_and_sequences_have_no_rows_over_subsets():
     scores = make_scores()
     setting = Setting(BoundsSpec(**changes), 500, 29, None, Units(20, 20, False))
     subsets = find_subsets(scores, NAMES)
-    _, inner = share_delta(setting, subsets)
+    _, inner = share_delta(setting, subsets, NAMES)
     records = state_subsets(scores, subsets, inner, 0, name="m")
     assert [row.bound for row in records[2].rows] == ["betting", "documents"]
     chosen = select(scores, "region", 6).columns

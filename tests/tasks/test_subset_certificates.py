@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
@@ -72,10 +73,12 @@ def test_measured_values_are_averages_over_the_labelled_tokens(study, certificat
 
 def test_rows_of_regions_hold_jointly_with_all_others(certificate):
     raw = load(certificate)
-    shares = {row["delta"] for group in (raw, *raw["subsets"]) for row in group["rows"]}
-    assert len(shares) == 1
-    count = sum(len(group["rows"]) for group in (raw, *raw["subsets"]))
-    assert shares == {0.05 / count}
+    columns = {each["column"] for each in raw["subsets"]}
+    assert Fraction(raw["ledger"]["delta"]) == Fraction(1, 20) / (1 + len(columns))
+    for column in columns:
+        shares = [Fraction(each["ledger"]["delta"]) for each in raw["subsets"] if each["column"] == column]
+        assert len(set(shares)) == 1
+        assert sum(shares) <= Fraction(raw["ledger"]["delta"])
     assert any("given the labels" in text for text in raw["assumptions"])
     assert any("'documents_betting' of a subset" in text for text in raw["assumptions"])
 
@@ -98,9 +101,10 @@ def test_verification_recomputes_rows_over_labels(certificate):
     [
         (lambda raw: raw["subsets"][1]["rows"][0].update(value=0.5, vacuous=False), "subsets.1.rows.0.value"),
         (lambda raw: raw["subsets"][2].update(label="CDR9"), "subsets.2.label"),
-        (lambda raw: raw["subsets"].pop(), "the ledger spends"),
+        (lambda raw: raw["subsets"].pop(), "is in only one of them"),
         (lambda raw: raw["subsets"][0]["rows"].pop(), "do not name the same"),
-        (lambda raw: raw.pop("subsets"), "the ledger spends"),
+        (lambda raw: raw.pop("subsets"), "is in only one of them"),
+        (lambda raw: raw["ledger"].update(delta="1/20"), "the ledger spends"),
     ],
 )
 def test_forged_rows_are_found(certificate, forge, complaint):

@@ -180,11 +180,12 @@ def _state(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[Subse
         bits, messages = (0, None) if evidence.prior.held_out else (link.paid_bits, link.paid_messages)
         models.append(ChainModel(link.path.stem, bits, link.vocabulary_size, link.scores, messages))
     own = models[-1]
-    scores, subsets = own.scores, []
+    scores, columns, subsets = own.scores, {}, []
     if spec.subsets:
         scores = LabelledScores.of(certified.scores, evidence.corpus.folder, spec.subsets)
-        subsets = find_subsets(scores, {name: column.categories for name, column in scores.columns.items()})
-    setting, inner = share_delta(setting, subsets)
+        columns = {name: column.categories for name, column in scores.columns.items()}
+        subsets = find_subsets(scores, columns)
+    setting, inner = share_delta(setting, subsets, columns)
     statement = state_bounds(
         own.scores, setting, own.message_bits, name=own.name, chain=models[:-1], messages=own.messages
     )

@@ -16,7 +16,7 @@ import pyarrow as pa
 from tokenbounds.certificates import schema
 from tokenbounds.certificates.averages.moments import LossMoments
 from tokenbounds.certificates.averages.passes import Average, FirstPass, ScoreStream
-from tokenbounds.certificates.rows.tokens import Setting, named_rows, state_bounds
+from tokenbounds.certificates.rows.tokens import Setting, state_bounds
 from tokenbounds.errors import CertificateError
 
 # Moments of a subset take about 10 MB; more subsets than this are read in several passes.
@@ -83,17 +83,38 @@ def find_subsets(scores: ScoreStream, columns: Mapping[str, Sequence[str]]) -> l
     ]
 
 
-def share_delta(setting: Setting, subsets: Sequence[Subset]) -> tuple[Setting, list[Setting]]:
-    """Divide delta evenly over all rows: settings of the rows over all tokens, and of those of each subset."""
-    if not subsets:
+def share_delta(
+    setting: Setting, subsets: Sequence[Subset], columns: Mapping[str, Sequence[str]]
+) -> tuple[Setting, list[Setting]]:
+    """Divide delta by what is known before the labels are (docs/bounds.md, "How delta is divided").
+
+    The rows over all tokens get one part, each column one as large, and a column's part is divided evenly over the
+    labels that it declares. What labels that do not occur would have spent stays unspent.
+
+    Parameters
+    ----------
+    setting
+        Of all tokens.
+    subsets
+        The labels that occur, from `find_subsets`.
+    columns
+        The names of each column's labels, whether they occur or not.
+
+    Returns
+    -------
+    tuple
+        Settings of the rows over all tokens, and of those of each subset.
+    """
+    if not columns:
         return setting, []
     # Subsets are refused unless some bound fits them, so that these bounds are never none.
     spec = replace(setting.spec, bounds=tuple(bound for bound in setting.spec.bounds if bound.fits_subsets))
     inner = [replace(setting, spec=spec, tokens=subset.tokens, token_alphas=None) for subset in subsets]
-    sizes = [len(named_rows(each)) for each in (setting, *inner)]
-    row = Fraction(str(setting.spec.delta)) / sum(sizes)
-    whole, *parts = (replace(each, delta=row * size) for each, size in zip((setting, *inner), sizes, strict=True))
-    return whole, parts
+    part = Fraction(str(setting.spec.delta)) / (1 + len(columns))
+    parts = [
+        replace(each, delta=part / len(columns[subset.column])) for each, subset in zip(inner, subsets, strict=True)
+    ]
+    return replace(setting, delta=part), parts
 
 
 def state_subsets(

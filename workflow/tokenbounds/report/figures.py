@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from tokenbounds.report import figure_data, style
 from tokenbounds.report.alpha_curve import alpha_table
 from tokenbounds.report.compression import method_table
+from tokenbounds.report.drawing import (
+    Artist,
+    Axes,
+    Figure,
+    FuncFormatter,
+    Line2D,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    Patch,
+)
 from tokenbounds.report.formats import NOT_QUANTIZED, format_bytes
 from tokenbounds.report.records import read_certificates
 

@@ -8,12 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from tokenbounds.files import atomic_path, write_bytes
+from tokenbounds.report.drawing import Axes, Figure, rc_context, rcParamsDefault
 
 SCHEMA_VERSION = 1  # of the figures' Parquet files
 
@@ -69,8 +67,8 @@ _SETTINGS: dict[str, Any] = {
 @contextmanager
 def figure_style() -> Iterator[None]:
     """Draw inside this: matplotlib's settings for the project, restored afterwards."""
-    settings: Any = {**matplotlib.rcParamsDefault, "backend": "agg", **_SETTINGS}
-    with matplotlib.rc_context(settings):
+    settings: Any = {**rcParamsDefault, "backend": "agg", **_SETTINGS}
+    with rc_context(settings):
         yield
 
 

@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from tokenbounds.antibodies.labels import REGION_SPANS
 from tokenbounds.report import style
 from tokenbounds.report.antibodies.tables import POSITION_COLUMN, REGIONS
+from tokenbounds.report.drawing import Axes, Figure, FuncFormatter, Line2D, MaxNLocator, NullLocator
 
 _WIDTH_INCHES = 7.2
 _SERIES = 6

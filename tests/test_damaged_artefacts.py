@@ -91,6 +91,16 @@ def test_a_flipped_bit_is_one_error_that_names_the_file(tmp_path, kind):
     assert all(mark <= place < mark + 19 for place in missed)
 
 
+@pytest.mark.parametrize("kind", ARTEFACTS)
+def test_equal_content_gives_equal_bytes(tmp_path, kind):
+    make, _ = ARTEFACTS[kind]
+    found = set()
+    for name in map(str, range(8)):
+        (tmp_path / name).mkdir()
+        found.add(make(tmp_path / name).read_bytes())
+    assert len(found) == 1
+
+
 def test_damaged_pages_of_annotations_are_refused_or_harmless(tmp_path):
     path = annotations(tmp_path)
     right, refused = read_annotations(path), 0

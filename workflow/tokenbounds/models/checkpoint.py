@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,9 +64,25 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: Mapping
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={"format": "pt", SEAL_KEY: BLANK_SEAL, **(metadata or {})})
-            seal(temporary)
+            seal_tensors(temporary)
         except SafetensorError as error:
             raise ModelError(f"cannot write {path}: {error}. Free space, or choose another folder.") from error
+
+
+def seal_tensors(path: Path) -> None:
+    """Order the metadata of a safetensors file, whose library writes them in any order, and put in its seal.
+
+    Equal tensors and metadata then give equal files.
+    """
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size, "the same header in another order has the same length"
+        file.seek(8)
+        file.write(text.ljust(size))
+    seal(path)
 
 
 def load_checkpoint(directory: Path | str) -> tuple[PreTrainedModel, ModelCard]:

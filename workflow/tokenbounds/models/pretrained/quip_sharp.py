@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from tokenbounds.errors import ModelError
 from tokenbounds.files import atomic_path
+from tokenbounds.models.checkpoint import seal_tensors
 from tokenbounds.models.pretrained.e8p import SIZE
 from tokenbounds.models.pretrained.lattice_layers import (
     TILE_ROWS,
@@ -29,7 +30,7 @@ from tokenbounds.models.pretrained.lattice_layers import (
     slots_of,
 )
 from tokenbounds.models.pretrained.tensor_files import TensorFiles, taken
-from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal, sha256_of_sealed
+from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, sha256_of_sealed
 
 FAMILIES = ("llama", "mistral")
 CODES_FILE = "codes.safetensors"
@@ -166,7 +167,7 @@ def save_codes(directory: Path, codes: PublishedCodes | None) -> None:
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={**settings, SEAL_KEY: BLANK_SEAL})
-            seal(temporary)
+            seal_tensors(temporary)
         except SafetensorError as error:
             raise ModelError(f"cannot write {path}: {error}. Free space, or choose another folder.") from error
 

@@ -62,8 +62,8 @@ _AT_ONCE = 1000
 class Fault:
     """How a bound is broken on purpose: factors on the range and on the message's bits; sampling left out.
 
-    With `peek` a token's smoothing weight is chosen by the token itself; with `unpaid` lambda is chosen afterwards; with
-    `by_occurrence` delta is divided over the labels that occur.
+    With `peek` a token's smoothing weight is chosen by the token itself; with `unpaid` lambda is chosen afterwards;
+    with `by_occurrence` delta is divided over the labels that occur.
     """
 
     span: float = 1.0
@@ -375,7 +375,8 @@ def draw(table: list[dict[str, str | int | float]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     marks = {"sound": ("o", "#1b6ca8"), "range_halved": ("x", "#c0392b"), "complexity_dropped": ("+", "#c0392b")}
     marks["sampling_ignored"] = ("^", "#c0392b")
-    marks |= {"weights_peek": ("v", "#c0392b"), "lambda_unpaid": ("s", "#c0392b"), "shares_by_occurrence": ("D", "#c0392b")}
+    marks |= {"weights_peek": ("v", "#c0392b"), "lambda_unpaid": ("s", "#c0392b")}
+    marks["shares_by_occurrence"] = ("D", "#c0392b")
     for variant, (mark, colour) in marks.items():
         rows = [row for row in table if row["variant"] == variant]
         shares = [int(row["violations"]) / int(row["replications"]) for row in rows]

@@ -132,7 +132,8 @@ def _check_ledger(path: Path, certificate: Certificate) -> Check:
     if total > delta or (total < delta and not certificate.settings.subsets):
         raise CertificateError(f"{path}: the ledger spends {total}, but delta is {certificate.delta}.")
     count = sum(len(stated.rows) for stated in parts)
-    return Check("ledger adds up", str(path), f"delta {certificate.delta:g} {'=' if total == delta else '>'} {total} over {count} rows")
+    sign = "=" if total == delta else ">"
+    return Check("ledger adds up", str(path), f"delta {certificate.delta:g} {sign} {total} over {count} rows")
 
 
 def _spent(path: Path, stated: Stated) -> Fraction:

@@ -18,6 +18,8 @@ from tokenbounds.config import BoundsSpec
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file
+from tokenbounds.scores.provenance import Provenance
+from tokenbounds.scores.store import score_writer
 
 SPEC = BoundsSpec(top_k=(1,), alphas=(0.1, 0.3), lambdas=8)
 CORPUS = ("manifest", "plan", "scores")
@@ -43,7 +45,9 @@ def pair(study, tmp_path_factory):
         table = pq.read_table(path, partitioning=None)
         index = table.schema.get_field_index("nll_bits")
         losses = table["nll_bits"].to_numpy() * np.float32(0.9)
-        pq.write_table(table.set_column(index, table.schema.field(index), [losses]), path)
+        changed = table.set_column(index, table.schema.field(index), [losses]).combine_chunks()
+        with score_writer(path, Provenance.from_metadata(table.schema.metadata, path)) as writer:
+            writer.write(changed.to_batches()[0])
     paths = {name: root / "certificates" / f"{name}.json" for name in others}
     for name, each in others.items():
         certify_bound("c", "tiny", each.inputs, SPEC, paths[name], model="m")

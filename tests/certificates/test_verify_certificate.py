@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from certified_study import with_link
@@ -17,6 +18,8 @@ from tokenbounds.certificates.verify import find_certificates, verify_certificat
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file
+from tokenbounds.scores.provenance import Provenance
+from tokenbounds.scores.store import score_writer
 
 SPEC = BoundsSpec(top_k=(1,), alphas=(0.1, 0.3), lambdas=8)
 FLIPPED = {
@@ -63,7 +66,9 @@ def rewrite_scores(study, change) -> None:
     schema = table.schema
     columns = {name: table[name].to_numpy().copy() for name in schema.names}
     change(columns)
-    pq.write_table(table.from_pydict(columns, schema=schema), path)
+    origin = Provenance.from_metadata(schema.metadata, path)
+    with score_writer(path, origin) as writer:
+        writer.write(pa.record_batch(list(columns.values()), schema=origin.schema))
 
 
 def test_an_intact_certificate_passes_and_says_what_was_checked(copy):

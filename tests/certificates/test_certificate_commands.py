@@ -24,14 +24,15 @@ def certificate(study, tmp_path, monkeypatch):
 
 
 def test_verify_prints_its_checks(run, certificate):
-    status, out, err = run("verify", certificate)
+    status, out, err = run("verify", certificate, "--rescore", 0)
     assert (status, err) == (0, "")
     assert str(certificate) in out.replace("\n", "") and out.count("✓") == 8
+    assert "! not scored again" in " ".join(out.split()) and "could be made up" in " ".join(out.split())
 
 
 def test_verify_a_folder(run, certificate):
     shutil.copy(certificate, certificate.with_name("d.json"))
-    status, out, _ = run("verify", certificate.parent)
+    status, out, _ = run("verify", certificate.parent, "--rescore", 0)
     assert status == 0 and out.count("✓") == 16
 
 
@@ -57,6 +58,7 @@ def test_show_says_it_in_a_sentence_and_fits_a_terminal(run, certificate):
     best = min(row["value"] for row in content["rows"] if row["metric"] == "bpd")
     assert status == 0
     assert "With probability at least 95 %" in text
+    assert text.endswith("Nothing of this was verified: it is what the file says. `tokenbounds verify` takes it apart.")
     assert f"at most {round_up(best, 3)} bits per token (random guess: 8.000 bits per token)" in text
     sections = ("top1_error", "symbols", "Assumptions", "Kraft", "ln 1/delta", "Notes")
     assert all(word in text for word in (*sections, content["message"]["sha256"][:16]))

@@ -83,8 +83,10 @@ def test_an_intact_certificate_passes_and_says_what_was_checked(copy):
         "scored tokens are the corpus's",
         "recomputed",
         "message decodes",
+        "not scored again",
     ]
     assert "identical" in checks[6].detail
+    assert [check.made for check in checks] == [True] * 8 + [False]
 
 
 def test_a_sampled_certificate_passes(sampled_study, tmp_path):

@@ -374,7 +374,7 @@ def certify(
 def verify(
     certificate: PathLike,
     *,
-    rescore: int | Literal["all"] = 0,
+    rescore: int | Literal["all"] | None = None,
     seed: int | None = None,
     bases: Sequence[PathLike] = (),
 ) -> list[Check]:
@@ -385,8 +385,9 @@ def verify(
     certificate
         The certificate's file. What it names is looked for relative to its folder.
     rescore
-        How many blocks of tokens to score again with the decoded message, or "all". Without this the numbers follow
-        from the score files; only with it do the score files follow from the message.
+        How many blocks of tokens to draw and score again with the decoded message, "all", or 0 for none. By default 20
+        where that takes a few seconds. Without this the numbers follow from the score files; only with it do the score
+        files follow from the message.
     seed
         Chooses the blocks; by default nobody can know which.
     bases
@@ -395,7 +396,7 @@ def verify(
     Returns
     -------
     list of Check
-        What was checked: `name`, `file` and `detail` of each.
+        What was checked: `name`, `file` and `detail` of each. One that is called "not scored again" was not `made`.
 
     Raises
     ------

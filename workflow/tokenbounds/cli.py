@@ -47,13 +47,24 @@ def verify(
         list[Path], typer.Argument(metavar="CERTIFICATE...", help="Certificates' JSON files, or folders of them.")
     ],
     rescore: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Score N random blocks again from the decoded message.")
-    ] = 0,
-    seed: Annotated[int | None, typer.Option(help="Choose the blocks by this seed; default: unpredictably.")] = None,
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Draw N blocks, by their tokens, and score them again from the decoded message; 0 for none. "
+            "Default: 20, where that takes a few seconds.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Choose the blocks by this seed; default: unpredictably.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Score every block again. Slow.")] = False,
     base: BaseOption = None,
 ) -> None:
-    """Recompute certificates from their files and say what was checked. The exit status is 0 only if all is well."""
+    """Recompute certificates from their files and say what was checked. The exit status is 0 only if all is well.
+
+    Unless blocks are scored again, nothing shows that the scores are the message's; it says so, then.
+    """
     from tokenbounds.certificates.verify import find_certificates
     from tokenbounds.console import show_checks
 

@@ -45,6 +45,12 @@ def show_certificate(console: Console, certificate: Certificate) -> None:
     _section(console, "Assumptions", _list(certificate.assumptions))
     if certificate.notes:
         _section(console, "Notes", _list(certificate.notes))
+    console.print(
+        Text(
+            "Nothing of this was verified: it is what the file says. `tokenbounds verify` takes it apart.",
+            style="yellow",
+        )
+    )
 
 
 def show_statement(console: Console, statement: Statement) -> None:
@@ -71,10 +77,13 @@ def show_message(
 
 
 def show_checks(console: Console, certificate_path: str, checks: Iterable[Check]) -> None:
-    """Print one line for each check that passed."""
+    """Print one line for each check that passed, and for each that was not made."""
     table = _grid()
     for check in checks:
-        table.add_row(Text("✓", style="green"), check.name, Text(check.detail, style="dim"))
+        if check.made:
+            table.add_row(Text("✓", style="green"), check.name, Text(check.detail, style="dim"))
+        else:
+            table.add_row(Text("!", style="bold yellow"), Text(check.name, style="yellow"), Text(check.detail))
     console.print(Text(certificate_path, style="bold"))
     console.print(Padding(table, (0, 0, 1, 2), expand=False))
 

@@ -1,4 +1,8 @@
-"""Scoring blocks again from the decoded message, to compare with what a certificate rests on."""
+"""Scoring blocks again from the decoded message, to compare with what a certificate rests on.
+
+Blocks are drawn by what their tokens count in the certified averages, so that tokens which count much are seen often,
+however few blocks hold them.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,16 @@ import pyarrow as pa
 from tokenbounds.bounds.smoothing import smooth
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError
-from tokenbounds.scores.plan import Plan
+from tokenbounds.scores.plan import Plan, column, uniform_integers
 from tokenbounds.scores.scorer import ChainPredictor, ScoringOptions
 from tokenbounds.scores.scoring import make_scorer, score_blocks
 from tokenbounds.scores.store import Scores
 
 _COLUMNS = ("block", "document", "position", "nll_bits", "rank", "alpha")
 _BATCH_TOKENS = 4096
+_CHAIN_TOKENS_A_SECOND = 1e6  # of a Markov chain, which scores whole documents
+_REPLAYED_TOKENS_A_SECOND = 2e5  # of a predictor that reads the whole corpus in its order
+_OPERATIONS_A_SECOND = 1e10  # of a network on two processor cores; each token takes two a parameter
 
 
 @dataclass(frozen=True)
@@ -65,15 +72,88 @@ TOLERANCES = {
 }
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The blocks of a plan that are scored again.
+
+    Attributes
+    ----------
+    rows
+        Their rows of the plan, each once, in corpus order.
+    draws
+        How many blocks were drawn, with replacement; None if all of the plan's are taken.
+    seed
+        Of the draws.
+    """
+
+    rows: pa.Table
+    draws: int | None
+    seed: int
+
+    @property
+    def what_escapes(self) -> str:
+        """How likely falsified tokens are not seen, in words."""
+        if self.draws is None:
+            return "no token is left out"
+        return (
+            f"falsified tokens that are a share s of all escape with probability (1 − s)^{self.draws} at most: "
+            f"{0.9**self.draws:.2g} for 10 %, {0.99**self.draws:.2g} for 1 %"
+        )
+
+
+def choose_blocks(plan: Plan, draws: int | None, seed: int | None) -> Choice:
+    """Draw blocks of a plan with replacement, each with the probability that its tokens have in the averages.
+
+    That is its share of the tokens, or of the draws where a sample was scored. Each draw hits a share s of the tokens
+    (of what they count) with probability s at least, as a block is hit by any of its tokens.
+
+    Parameters
+    ----------
+    plan
+        The certificate's.
+    draws
+        How many; None, or as many as there are blocks, takes them all.
+    seed
+        Of the draws; None takes the system's randomness.
+    """
+    seed = secrets.randbits(64) if seed is None else seed
+    if draws is None or draws >= plan.table.num_rows:
+        return Choice(plan.table, None, seed)
+    weights = column(plan.table, "length" if plan.mode == "exhaustive" else "draws")  # int64[blocks]
+    ends = np.cumsum(weights)
+    hit = np.searchsorted(ends, uniform_integers(int(ends[-1]), draws, seed), side="right")
+    return Choice(plan.table.take(np.unique(hit)), draws, seed)
+
+
+def forecast_seconds(predictor: Any, corpus: Corpus, rows: pa.Table, visible_tokens: int | None) -> float:
+    """About how long scoring rows of a plan takes on two processor cores, seconds.
+
+    Parameters
+    ----------
+    predictor
+        What a message decodes to: a network, a Markov chain, or what must replay the whole corpus.
+    corpus, rows, visible_tokens
+        See `score_blocks`.
+    """
+    if isinstance(predictor, ChainPredictor):
+        documents = np.unique(column(rows, "document"))
+        return float(corpus.lengths[documents].sum()) / _CHAIN_TOKENS_A_SECOND
+    if not _is_network(predictor):
+        return corpus.tokens / _REPLAYED_TOKENS_A_SECOND
+    length = column(rows, "length")
+    # A limited model reads a window of its own for each token that it scores.
+    read = length.sum() * visible_tokens if visible_tokens else (length + column(rows, "context")).sum()
+    parameters = sum(values.numel() for values in predictor.parameters())
+    return 2.0 * parameters * float(read) / _OPERATIONS_A_SECOND
+
+
+def _is_network(predictor: Any) -> bool:
+    """Whether a predictor rounds as matrix products do; all others give the same losses on every machine."""
+    return hasattr(predictor, "parameters")
+
+
 def rescore_blocks(
-    predictor: Any,
-    scores: Scores,
-    plan: Plan,
-    corpus: Corpus,
-    blocks: int | None,
-    seed: int | None,
-    *,
-    top_k: Sequence[int] = (),
+    predictor: Any, scores: Scores, plan: Plan, corpus: Corpus, choice: Choice, *, top_k: Sequence[int] = ()
 ) -> str:
     """Score blocks again and compare losses and ranks with the stored ones.
 
@@ -85,10 +165,8 @@ def rescore_blocks(
         What it was scored with.
     plan, corpus
         The certificate's.
-    blocks
-        How many blocks of the plan, chosen uniformly without replacement; None for all.
-    seed
-        Of the choice; None takes the system's randomness.
+    choice
+        The blocks.
     top_k
         The k whose errors are certified: their share may not grow by more than the tolerance either.
 
@@ -102,13 +180,8 @@ def rescore_blocks(
     CertificateError
         If a loss or rank differs by more than the tolerance; the message names the score file, document and position.
     """
-    table, dtype = plan.table, _known_dtype(scores)
-    if seed is None:
-        seed = secrets.randbits(64)
-    count = table.num_rows if blocks is None else min(blocks, table.num_rows)
-    chosen = np.sort(np.random.default_rng(seed).choice(table.num_rows, size=count, replace=False))
-    rows = table.take(chosen)
-    tolerance = TOLERANCES["chain" if isinstance(predictor, ChainPredictor) else dtype]
+    dtype, rows = _known_dtype(scores), choice.rows
+    tolerance = TOLERANCES[dtype if _is_network(predictor) else "chain"]
     scorer = make_scorer(predictor, corpus, ScoringOptions(dtype=dtype, batch_tokens=_BATCH_TOKENS))
     again = _columns(score_blocks(scorer, corpus, rows, _BATCH_TOKENS, plan.visible_tokens))
     stored = _stored(scores, rows["block"].to_numpy())
@@ -116,9 +189,10 @@ def rescore_blocks(
     _compare_errors(again["rank"], stored["rank"], top_k, tolerance, scores.files)
     if "alpha" in stored:
         _compare_alphas(again, stored, scores.provenance.vocabulary_size, tolerance, scores.files)
+    drawn = "" if choice.draws is None else f" in {choice.draws} draws"
     return (
-        f"{len(again['block']):,} tokens of {count} blocks (seed {seed}): losses differ by at most {difference:.2g} "
-        f"bits (tolerance {tolerance.token_bits:g})"
+        f"{len(again['block']):,} tokens of {rows.num_rows} blocks{drawn} (seed {choice.seed}): losses differ by at "
+        f"most {difference:.2g} bits (tolerance {tolerance.token_bits:g}); {choice.what_escapes}"
     )
 
 

@@ -21,21 +21,24 @@ from tokenbounds.corpus.manifest import MANIFEST_NAME
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.files import canonical_json, sha256_file
-from tokenbounds.scores.plan import Plan, plan_scoring
+from tokenbounds.scores.plan import plan_scoring
 from tokenbounds.scores.store import Scores
 
 ALL_BLOCKS = -1
+CHEAP_DRAWS = 20
+CHEAP_SECONDS = 3.0
 _RELATIVE_TOLERANCE = 1e-9
 _NOT_RECOMPUTED = ("software", "certificate_sha256")
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check that passed: its name, the file it concerns, and what was found."""
+    """A check that passed, or was not made: its name, the file it concerns, and what was found or left open."""
 
     name: str
     file: str
     detail: str
+    made: bool = True
 
 
 def find_certificates(paths: Sequence[Path]) -> list[Path]:
@@ -56,7 +59,7 @@ def find_certificates(paths: Sequence[Path]) -> list[Path]:
 
 
 def verify_certificate(
-    path: Path | str, *, rescore: int = 0, seed: int | None = None, bases: Sequence[Path] = ()
+    path: Path | str, *, rescore: int | None = 0, seed: int | None = None, bases: Sequence[Path] = ()
 ) -> list[Check]:
     """Check a certificate against its files, and its files against one another.
 
@@ -65,7 +68,8 @@ def verify_certificate(
     path
         The certificate. The files it names are looked for relative to its folder.
     rescore
-        Number of blocks to score again from the decoded message; `ALL_BLOCKS` for every one.
+        How many blocks to draw and score again from the decoded message; `ALL_BLOCKS` for every one. None draws
+        `CHEAP_DRAWS` where that is forecast to take at most `CHEAP_SECONDS` a message.
     seed
         Of the choice of blocks; None chooses unpredictably, so that nobody can prepare for it.
     bases
@@ -74,7 +78,8 @@ def verify_certificate(
     Returns
     -------
     list of Check
-        Everything that was checked, in order.
+        Everything that was checked, in order, and for each message whose scores were not made again a check that was
+        not made.
 
     Raises
     ------
@@ -90,7 +95,7 @@ def verify_certificate(
         raise CertificateError(str(error)) from error
 
 
-def _run_checks(path: Path, rescore: int, seed: int | None, bases: Sequence[Path]) -> Iterator[Check]:
+def _run_checks(path: Path, rescore: int | None, seed: int | None, bases: Sequence[Path]) -> Iterator[Check]:
     certificate = read_certificate(path)
     yield Check("certificate intact", str(path), "canonical bytes, fields, hash of itself")
     yield _check_ledger(path, certificate)
@@ -106,22 +111,37 @@ def _run_checks(path: Path, rescore: int, seed: int | None, bases: Sequence[Path
     for link in evidence.links:
         yield _check_tokens(link, corpus, inputs.corpus)
     yield _check_recomputation(path, certificate, evidence)
-    for link in evidence.links:
-        yield from _check_message(link, evidence.plan, corpus, rescore, seed, certificate.settings.top_k)
+    yield from _check_messages(evidence, corpus, certificate.settings.top_k, rescore, seed)
 
 
-def _check_message(
-    link: LinkEvidence, plan: Plan, corpus: Corpus, rescore: int, seed: int | None, top_k: Sequence[int]
+def _check_messages(
+    evidence: Evidence, corpus: Corpus, top_k: Sequence[int], rescore: int | None, seed: int | None
 ) -> Iterator[Check]:
-    """A message decodes to a model, which gives the stored scores."""
-    predictor = _decode(link.path, link.places)
-    yield Check("message decodes", str(link.path), f"to a model, from {link.paid_bits:,} bits")
-    if rescore:
-        from tokenbounds.certificates.rescoring import rescore_blocks
+    """Every message decodes to a model, which gives the stored scores; all are scored on the same blocks."""
+    from tokenbounds.certificates.rescoring import choose_blocks, forecast_seconds, rescore_blocks
 
-        blocks = None if rescore == ALL_BLOCKS else rescore
-        detail = rescore_blocks(predictor, link.scores, plan, corpus, blocks, seed, top_k=top_k)
-        yield Check("scored again", str(link.scores.files[0].parent), detail)
+    plan = evidence.plan
+    choice = choose_blocks(plan, None if rescore == ALL_BLOCKS else rescore or CHEAP_DRAWS, seed)
+    for link in evidence.links:
+        predictor = _decode(link.path, link.places)
+        yield Check("message decodes", str(link.path), f"to a model, from {link.paid_bits:,} bits")
+        folder = str(link.scores.files[0].parent)
+        seconds = forecast_seconds(predictor, corpus, choice.rows, plan.visible_tokens)
+        if rescore or (rescore is None and seconds <= CHEAP_SECONDS):
+            yield Check(
+                "scored again", folder, rescore_blocks(predictor, link.scores, plan, corpus, choice, top_k=top_k)
+            )
+        else:
+            yield Check("not scored again", folder, _say_unscored(seconds), made=False)
+
+
+def _say_unscored(seconds: float) -> str:
+    """What is left open where nothing was scored again, and what closing it takes."""
+    time = f"{seconds / 60:,.0f} min" if seconds >= 100 else f"{max(1.0, seconds):.0f} s"
+    return (
+        "nothing shows that the message gives these scores, which could be made up; "
+        f"--rescore {CHEAP_DRAWS} would, in about {time} on two cores"
+    )
 
 
 def _check_ledger(path: Path, certificate: Certificate) -> Check:

@@ -132,7 +132,7 @@ def excess_betting(trial: Trial, fault: Fault) -> float:
 def excess_errors(trial: Trial, fault: Fault) -> float:
     total = budget(fault.bits * trial.message_bits, alphas=1)
     empirical = float(trial.error.mean())
-    gap = bound_errors(empirical, total, trial.error.size, lambdas=LAMBDAS).value - empirical
+    gap = bound_errors(empirical, total, trial.error.size).value - empirical
     return float(trial.expected_error.mean()) - empirical - fault.span * gap
 
 
@@ -250,7 +250,7 @@ def excess_sampled_errors(trial: Trial, fault: Fault) -> float:
     means = _block_means(trial.error, blocks)
     total = budget(fault.bits * trial.message_bits, DELTA * (1 - SHARE), alphas=1)
     mean = float(means.mean()) if fault.ignore_sampling else upper_mean(means, 0.0, 1.0, DELTA * SHARE)
-    return float(trial.expected_error.mean()) - bound_errors(mean, total, trial.error.size, lambdas=LAMBDAS).value
+    return float(trial.expected_error.mean()) - bound_errors(mean, total, trial.error.size).value
 
 
 def excess_sampled_chain(trial: Trial, fault: Fault) -> float:

@@ -41,6 +41,7 @@ LATE = {
     ("console", "certificates.forecast"): "scipy and polars, for `tokenbounds plan` alone",
     ("scores.scoring", "messages.decode"): "torch, not to check or read scores",
     ("scores.scoring", "scores.neural"): "torch, not to check or read scores",
+    ("scores.scoring", "scores.online"): "numba, not to check or read scores",
     ("messages.smoothing_head", "messages"): "numba's coder, not to read which weights a head names",
 }
 

@@ -6,7 +6,7 @@ import pytest
 from tokenbounds.bounds.kinds import BPD, BoundKind, Metric
 from tokenbounds.bounds.ledger import split_delta
 from tokenbounds.bounds.result import Bound
-from tokenbounds.certificates.rows.ledger import ledger_row
+from tokenbounds.certificates.rows.ledger_lines import ledger_row
 from tokenbounds.errors import CertificateError
 
 ROWS = [

@@ -10,6 +10,7 @@ from tokenbounds.bounds.betting import (
     binary_kl,
     bound_betting,
     bound_errors,
+    error_lambdas,
     inverse_kl,
     lambda_fractions,
     lambda_grid,
@@ -115,12 +116,31 @@ def test_inverse_kl_by_hand():
     assert inverse_kl(0.5, binary_kl(0.5, 0.75)) == pytest.approx(0.75)
 
 
-def test_error_bound_chooses_the_cheaper_way():
-    few = bound_errors(0.1, 3.0, 10**9, lambdas=8)  # little to pay for the message: the grid's price is smaller
-    assert few.price_nats == pytest.approx(math.log(16))
-    many = bound_errors(0.1, 1e7, 10**9, lambdas=8)
-    assert many.price_nats == pytest.approx(math.log(2 * (10**9 + 1)))
-    assert many.value == pytest.approx(inverse_kl(0.1, (1e7 + many.price_nats) / 1e9))
+def test_errors_by_hand_with_two_bets():
+    """m = 2, L = ln 4: bets of b and 1, no error. ((1 - b p)^-2 + (1 - p)^-2) / 2 = 4 at the value."""
+    bets = error_lambdas(math.log(4), 2)
+    assert bets[-1] == 1.0 and bets.size == 2
+    value = bound_errors(0.0, math.log(4), 2).value
+    assert ((1 - bets[0] * value) ** -2 + (1 - value) ** -2) / 2 == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize(("samples", "total", "most"), [(31 * 10**6, 3.0, 3.0), (10**12, 3.0, 3.0), (10**12, 1e6, 9.0)])
+def test_errors_cost_a_few_nats_at_any_size(samples, total, most):
+    bound = bound_errors(0.3, total, samples)
+    assert 0 < bound.price_nats < most
+    assert bound.value == pytest.approx(inverse_kl(0.3, (total + bound.price_nats) / samples), rel=1e-9)
+
+
+def test_if_all_are_errors_nothing_is_refuted():
+    assert bound_errors(1.0, 5.0, 100).value == 1.0
+
+
+def test_averaged_bets_are_no_worse_than_the_best_of_them():
+    for share in (0.0, 1e-4, 0.3, 0.97):
+        bets = error_lambdas(50.0, 10**5)[:-1]
+        logs = share * np.log1p(-bets)
+        best = (-np.expm1(logs - (50.0 + math.log(bets.size + 1)) / 10**5) / bets).min()
+        assert bound_errors(share, 50.0, 10**5).value <= best * (1 + 1e-9)
 
 
 def test_documents_by_hand():

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from tokenbounds.bounds.kinds import BoundKind, Metric
 from tokenbounds.bounds.ledger import RowBudget, split_delta
 from tokenbounds.bounds.result import Bound
-from tokenbounds.certificates.rows.ledger import ledger_row
+from tokenbounds.certificates.rows.ledger_lines import ledger_row
 from tokenbounds.certificates.schema import SCHEMA_VERSION
 from tokenbounds.config import BoundsSpec
 

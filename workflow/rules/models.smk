@@ -93,6 +93,28 @@ rule finetune_model:
         "../scripts/finetune_model.py"
 
 
+rule name_online:
+    """Name an online reference: it holds nothing before it reads a corpus."""
+    output:
+        card="<results>/models/{model}/card.json",
+    log:
+        "<logs>/name_online/{model}.log",
+    benchmark:
+        "<benchmarks>/name_online/{model}.tsv"
+    wildcard_constraints:
+        model=on.models("online"),
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=on.amount(growing(1000)),
+        runtime=on.amount(growing(5)),
+    params:
+        row=on.row("models", "model"),
+    script:
+        "../scripts/name_online.py"
+
+
 rule fit_markov:
     """Count the corpus's k-grams."""
     input:

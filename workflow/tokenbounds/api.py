@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tokenbounds.certificates.verify import Check
     from tokenbounds.config import BoundsSpec, EvaluationSpec, MessageSpec
     from tokenbounds.models.markov.chain import MarkovChain
+    from tokenbounds.models.online.card import OnlineCard
 
 PathLike = str | os.PathLike[str]
 Row = TypeVar("Row")
@@ -148,7 +149,7 @@ def encode(
 
 def decode(
     message: PathLike, folder: PathLike | None = None, *, side_information: Sequence[PathLike] = ()
-) -> PreTrainedModel | MarkovChain:
+) -> PreTrainedModel | MarkovChain | OnlineCard:
     """Decode a message into the model that is scored. Nothing in the file is executed.
 
     Parameters
@@ -162,7 +163,7 @@ def decode(
 
     Returns
     -------
-    transformers.PreTrainedModel or MarkovChain
+    transformers.PreTrainedModel, MarkovChain or OnlineCard
         On the CPU, float32, in evaluation mode.
 
     Raises

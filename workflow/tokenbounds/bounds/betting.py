@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float64]
 _SMALLEST_FRACTION = 1e-4
 _LARGEST_FRACTION = 0.995
 _BLOCK = 1 << 16
+_MOST_ERROR_LAMBDAS = 1 << 14
 
 
 def lambda_fractions(size: int) -> Floats:
@@ -186,11 +187,32 @@ def inverse_kl(empirical: float, budget_nats: float) -> float:
     return high
 
 
-def bound_errors(empirical: float, complexity_nats: float, samples: int, *, lambdas: int = 32) -> Bound:
-    """The betting bound for 0/1 losses: a grid of lambdas, or the inverse kl, whichever is smaller.
+def error_lambdas(complexity_nats: float, samples: int) -> Floats:
+    """The bets that the bound of errors averages over: evenly spaced in ln(lambda), up to 1.
 
-    Half of the probability goes to the grid (price ln(2 x lambdas) nats), half to the m + 1 lambdas that are best for
-    each possible number of errors (price ln(2 (m + 1)) nats); optimising lambda over the latter is the inverse kl.
+    See docs/bounds.md, "Errors". They depend on L and m alone. The best lambda for a share q of errors is between about
+    sqrt(8 L / m) and 1; being off by d in ln(lambda) costs about L d^2 nats, so the spacing is 1 / sqrt(L).
+
+    Parameters
+    ----------
+    complexity_nats
+        L, nats.
+    samples
+        m, the number of tokens.
+
+    Returns
+    -------
+    float64 [k], increasing, in (0, 1]; the last is 1.
+    """
+    middle = inverse_kl(0.5, complexity_nats / samples)
+    span = math.log(middle / (2.0 * middle - 1.0))  # the best lambda for q = 1/2, the lowest of all, is exp(-span)
+    size = max(2, min(_MOST_ERROR_LAMBDAS, math.ceil(span * math.sqrt(max(1.0, complexity_nats)))))
+    return np.exp(np.linspace(-span, 0.0, size))
+
+
+def bound_errors(empirical: float, complexity_nats: float, samples: int) -> Bound:
+    """The betting bound for 0/1 losses, its wealth averaged over many lambdas: almost the inverse kl.
+
     Source: docs/bounds.md, "Errors".
 
     Parameters
@@ -198,23 +220,34 @@ def bound_errors(empirical: float, complexity_nats: float, samples: int, *, lamb
     empirical
         Share of tokens whose rank exceeds k (or an upper bound on it, if only a sample was scored).
     complexity_nats
-        L without the price of the lambdas, nats.
+        L, nats. Nothing is added to it beforehand; `price_nats` of the result says what averaging cost.
     samples
         m, the number of tokens.
-    lambdas
-        Size of the grid.
     """
     check_budget(complexity_nats, samples)
-    grid = lambda_fractions(lambdas)
-    grid_price = math.log(2.0 * lambdas)
-    total = complexity_nats + grid_price
-    values = -np.expm1(empirical * np.log1p(-grid) - total / samples) / grid
-    best = int(np.argmin(values))
-    from_grid = Bound(float(values[best]), empirical, total, samples, 1.0, grid_price, float(grid[best]))
-    kl_price = math.log(2.0) + math.log1p(samples)
-    total = complexity_nats + kl_price
-    value = inverse_kl(empirical, total / samples)
-    if value >= from_grid.value:
-        return from_grid
-    lambda_ = (value - empirical) / (value * (1.0 - empirical)) if empirical < 1 else 0.0
-    return Bound(value, empirical, total, samples, 1.0, kl_price, lambda_)
+    bets = error_lambdas(complexity_nats, samples)
+    with np.errstate(divide="ignore"):
+        lost = np.log1p(-bets)  # [k]; the last is -inf: a bet of everything is gone at the first error
+    # Log-wealth of each bet, but for what the mean pays back; 0 errors leave even the last bet alone.
+    held = samples * (empirical * lost if empirical > 0 else np.zeros_like(bets))
+    # Sums of m terms of this size are exact to a few units in the last place; the doubt goes against the bound.
+    doubt = 8 * np.finfo(np.float64).eps * samples * (abs(empirical * lost[0]) + bets[0] + 1.0 / samples)
+
+    def refuted(mean: float) -> bool:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.where(np.isneginf(held), -np.inf, held - samples * np.log1p(-bets * mean))
+        largest = float(logs.max())
+        if largest == math.inf:
+            return True
+        return largest + math.log(float(np.exp(logs - largest).mean())) - doubt > complexity_nats
+
+    low, high = empirical, 1.0
+    for _ in range(200 if refuted(1.0) else 0):  # a mean of 1 may well be possible
+        middle = 0.5 * (low + high)
+        if middle in (low, high):
+            break
+        low, high = (low, middle) if refuted(middle) else (middle, high)
+    paid = samples * binary_kl(empirical, high) if high < 1.0 else math.inf
+    price = max(0.0, paid - complexity_nats) if paid < math.inf else math.log(bets.size)
+    lambda_ = (high - empirical) / (high * (1.0 - empirical)) if empirical < 1.0 else 0.0
+    return Bound(high, empirical, complexity_nats + price, samples, 1.0, price, lambda_)

@@ -28,6 +28,7 @@ from tokenbounds.certificates.schema import SCHEMA_VERSION, Certificate, Subset
 from tokenbounds.certificates.sealing import seal, write_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError, TokenboundsError
+from tokenbounds.models.online.card import is_online
 from tokenbounds.software import software_versions
 
 __all__ = ["CertificateInputs", "certify_bound", "compute_certificate"]
@@ -93,6 +94,12 @@ def compute_certificate(
         If the scores break their contract or a bound's assumption does not hold.
     """
     manifest, own = evidence.corpus.manifest, evidence.certified
+    learning = [link.path for link in evidence.links if is_online(link.message.header)]
+    if learning and any(bound.unit for bound in spec.bounds):
+        raise CertificateError(
+            f"{learning[0]} learns along the corpus, so its losses on documents or sequences are not independent. "
+            "State bounds over tokens alone."
+        )
     try:
         statement, subsets = _state(evidence, spec)
     except CertificateError:

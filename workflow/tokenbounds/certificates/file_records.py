@@ -161,7 +161,10 @@ class TrainingRecord(FileRecord):
 class PriorRecord:
     """Whether messages are paid for."""
 
-    kind: Annotated[Literal["message", "held_out"], Field(description="held_out: C = 0, only delta is paid")]
+    kind: Annotated[
+        Literal["message", "held_out", "online"],
+        Field(description="held_out: C = 0, only delta is paid; online: the model learns along the corpus"),
+    ]
     trained_on: Annotated[
         tuple[TrainingRecord, ...], Field(description="training corpora of held-out models and of bases")
     ]
@@ -170,6 +173,11 @@ class PriorRecord:
     def held_out(self) -> bool:
         """Whether no message is paid for, since no model saw the corpus."""
         return self.kind == "held_out"
+
+    @property
+    def remark(self) -> str:
+        """What stands behind a certificate's name in tables; nothing if all its messages are paid for."""
+        return {"message": "", "held_out": " (held out)", "online": " (online)"}[self.kind]
 
 
 @with_config(STRICT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from tokenbounds.certificates.evidence import Evidence, LinkEvidence
 from tokenbounds.certificates.file_records import (
@@ -24,6 +25,7 @@ from tokenbounds.certificates.prior import CorpusEvidence
 from tokenbounds.corpus.manifest import FileEntry
 from tokenbounds.errors import CertificateError, ScoreError
 from tokenbounds.files import relative_path
+from tokenbounds.models.online.card import is_online
 from tokenbounds.seals import sha256_of_sealed
 
 
@@ -64,10 +66,16 @@ def record_evidence(evidence: Evidence, folder: Path, bases: Mapping[str, BaseRe
             visible_tokens=plan.visible_tokens,
         ),
         prior=PriorRecord(
-            kind="held_out" if evidence.prior.held_out else "message",
+            kind=_prior_kind(evidence),
             trained_on=tuple(_record_training(corpus, folder) for corpus in evidence.prior.trained_on),
         ),
     )
+
+
+def _prior_kind(evidence: Evidence) -> Literal["message", "held_out", "online"]:
+    if evidence.prior.held_out:
+        return "held_out"
+    return "online" if is_online(evidence.links[-1].message.header) else "message"
 
 
 def _record_link(link: LinkEvidence, folder: Path, bases: Mapping[str, BaseRecord]) -> ChainRecord:

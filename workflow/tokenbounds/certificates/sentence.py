@@ -32,7 +32,9 @@ def _quantity(row: Row, certificate: Certificate) -> str:
     what, k = "expected loss", row.metric.k
     if k is not None:
         what = f"probability of missing the next token with {'one guess' if k == 1 else f'{k} guesses'}"
-    model = "held-out model" if certificate.prior.held_out else "compressed model"
+    model = {"held_out": "held-out model", "online": "online reference", "message": "compressed model"}[
+        certificate.prior.kind
+    ]
     visible = certificate.plan.visible_tokens
     if visible is not None:
         model += f" that sees {f'the last {visible} tokens' if visible > 1 else 'the last token'} only"

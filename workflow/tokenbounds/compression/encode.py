@@ -26,6 +26,7 @@ from tokenbounds.messages.side_information import SideInformation, find_places, 
 from tokenbounds.messages.smoothing_head import SmoothingHead, smoothing_head_of
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.markov.chain import MarkovChain
+from tokenbounds.models.online.card import OnlineCard
 
 if TYPE_CHECKING:
     from tokenbounds.corpus.reader import Corpus
@@ -72,8 +73,8 @@ def encode_model(
     """
     # Find the integers: the row says which sort of model it is for, the registry which method.
     directory, row = Path(model_directory), spec.quantizer
-    if spec.smoothing_head is not None and row.models == "chain":
-        raise MessageError("a Markov chain has no hidden state for a smoothing head. Leave out smoothing_head.")
+    if spec.smoothing_head is not None and row.models in ("chain", "online"):
+        raise MessageError("this model has no hidden state for a smoothing head. Leave out smoothing_head.")
     if spec.smoothing_head is not None and row.models == "fixed":
         raise MessageError("a message that only names a model can hold no smoothing head. Leave out smoothing_head.")
     places = find_places(directory, side_information)
@@ -126,6 +127,8 @@ def _check_decoded(
     decoded = decode_message(data, where)
     if isinstance(decoded, MarkovChain):
         again = {f"order {order}": table.weights for order, table in enumerate(decoded.tables)}
+    elif isinstance(decoded, OnlineCard):
+        again = {}
     else:
         again = {name: value.detach().numpy() for name, value in coded_parameters(decoded).items()}
     found = smoothing_head_of(decoded)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from tokenbounds.config.quantizers import QUANTIZERS, Models
 from tokenbounds.errors import MessageError
+from tokenbounds.files import read_json
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.container import Message
 from tokenbounds.messages.side_information import model_places
@@ -20,10 +21,11 @@ from tokenbounds.models.adapters import AdapterCard, base_header
 from tokenbounds.models.base import is_finetuned, load_finetuned
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.card import ModelCard
-from tokenbounds.models.checkpoint import load_card, load_checkpoint
+from tokenbounds.models.checkpoint import CARD_FILE, load_card, load_checkpoint
 from tokenbounds.models.identity import checkpoint_sha256
 from tokenbounds.models.markov.counts import load_counts
 from tokenbounds.models.markov.grams import MarkovCard
+from tokenbounds.models.online.card import OnlineCard
 
 if TYPE_CHECKING:
     from tokenbounds.corpus.reader import Corpus
@@ -110,6 +112,9 @@ def load_subject(directory: Path, models: Models, places: Sequence[Path]) -> Sub
     if models == "chain":
         chain, grams, counts = load_counts(directory)
         return Chain(directory=directory, header=chain.to_dict(), card=chain, grams=grams, counts=counts)
+    if models == "online":
+        header = OnlineCard.from_dict(read_json(directory / CARD_FILE)).to_dict()
+        return Subject(directory=directory, header=header)
     if models == "fixed":
         header = base_header(load_card(directory).vocabulary_size)
         return Subject(directory=directory, header=header, base=checkpoint_sha256(directory))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 from tokenbounds.config.base import Checked, Section, nested, references
 from tokenbounds.config.explain import nearest
 from tokenbounds.config.graph import base_corpora, training_corpora
-from tokenbounds.config.quantizers import QUANTIZERS
+from tokenbounds.config.quantizers import QUANTIZERS, Models
 
 if TYPE_CHECKING:
     from tokenbounds.config import CertificateSpec, MessageSpec, ModelSpec, Study
@@ -93,8 +93,9 @@ def _model_faults(study: Study) -> Iterator[str]:
                 below = other.start if other.kind == "trained" else None
             if below is not None:
                 yield f"models.{name}.start: these models start from each other in a circle. Leave one 'start' out."
-            if study.models[model.start].kind == "markov":
-                yield f"models.{name}.start: '{model.start}' is a Markov chain. Name a transformer."
+            if study.models[model.start].kind in ("markov", "online"):
+                what = "a Markov chain" if study.models[model.start].kind == "markov" else "an online reference"
+                yield f"models.{name}.start: '{model.start}' is {what}. Name a transformer."
 
 
 def _calibration_faults(study: Study) -> Iterator[str]:
@@ -106,9 +107,15 @@ def _calibration_faults(study: Study) -> Iterator[str]:
 def _message_faults(where: str, study: Study, message: MessageSpec) -> Iterator[str]:
     """Yield a line if the model, or the calibration or coarse message, does not suit the quantizer."""
     model, quantizer = study.models[message.model], message.quantizer
-    if (model.kind == "markov") != (quantizer.models == "chain"):
-        wanted = f"{'' if model.kind == 'markov' else 'other than '}{_kinds('chain')}"
-        yield f"{where}.quantizer: model '{message.model}' needs a quantizer of kind {wanted}."
+    # Chains and online references each have a quantizer of their own, and all others are for transformers.
+    own: dict[str, Models] = {"markov": "chain", "online": "online"}
+    wanted = own.get(model.kind)
+    if wanted is not None and quantizer.models != wanted:
+        yield f"{where}.quantizer: model '{message.model}' needs a quantizer of kind {_kinds(wanted)}."
+        return
+    if wanted is None and quantizer.models in own.values():
+        yield f"{where}.quantizer: model '{message.model}' needs a quantizer of kind other than {quantizer.kind}."
+        return
     if model.kind == "pretrained" and quantizer.needs().training_steps:
         yield (
             f"{where}.quantizer.straight_through: model '{message.model}' is pretrained and names no corpus to train "
@@ -117,6 +124,7 @@ def _message_faults(where: str, study: Study, message: MessageSpec) -> Iterator[
     if message.smoothing_head is not None and model.kind != "trained":
         why = {
             "markov": "is a Markov chain and has no hidden state",
+            "online": "is an online reference and has no hidden state",
             "pretrained": "names no corpus to train it on",
             "finetuned": "is fine-tuned, and a smoothing head is trained with a model from scratch only",
         }[model.kind]
@@ -128,7 +136,7 @@ def _message_faults(where: str, study: Study, message: MessageSpec) -> Iterator[
             f"{where}.quantizer: model '{message.model}' cannot be named by hash: it is neither pretrained nor "
             "trained densely. Use another quantizer."
         )
-    if quantizer.models == "dense" and model.kind != "markov" and not model.is_dense:
+    if quantizer.models == "dense" and model.kind not in ("markov", "online") and not model.is_dense:
         yield (
             f"{where}.quantizer: '{quantizer.kind}' needs a dense model; '{message.model}' is not. Use "
             f"{_kinds('transformer')}."
@@ -136,7 +144,7 @@ def _message_faults(where: str, study: Study, message: MessageSpec) -> Iterator[
     yield from _named_by_quantizer(f"{where}.quantizer", study, message)
 
 
-def _kinds(models: str) -> str:
+def _kinds(models: Models) -> str:
     """The kinds of quantizers that are for certain models."""
     return " or ".join(kind for kind, row in QUANTIZERS.items() if row.models == models)
 
@@ -180,6 +188,21 @@ def _certificate_faults(where: str, study: Study, row: CertificateSpec) -> Itera
                 f"{where}.bounds.subsets: corpus '{row.corpus}' has no label '{name}', only "
                 f"{', '.join(declared) or 'none at all'}. Sources of kind jsonl, parquet and huggingface take 'labels'."
             )
+    online = [name for name in row.messages if study.models[study.messages[name].model].kind == "online"]
+    if online and size is not None and size > 256:
+        yield f"{where}: '{online[0]}' predicts bytes, and corpus '{row.corpus}' has {size} tokens. Name one of bytes."
+    by_unit = [bound for bound in row.bounds.bounds if bound.unit]
+    if online and by_unit:
+        yield (
+            f"{where}.bounds: '{by_unit[0]}' needs losses that are independent from one of the {by_unit[0].unit} to "
+            f"the next, but '{online[0]}' learns along the corpus. Leave it out."
+        )
+    if online and row.prior == "held_out":
+        yield (
+            f"{where}.prior: '{online[0]}' learns along the corpus, so it is not held out. Its message is a header of "
+            "some bytes: leave out 'prior'."
+        )
+        return
     if row.prior == "held_out":
         if row.corpus in training_corpora(study, row):
             yield (
@@ -213,6 +236,11 @@ def _window_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[s
         yield (
             f"{where}.evaluation: '{row.evaluation}' has windows of {seen} tokens, but model '{name}' has "
             f"{model.architecture.context} positions. Shorten the evaluation's context or lengthen the architecture's."
+        )
+    if model.kind == "online" and evaluation.visible_tokens is not None:
+        yield (
+            f"{where}.evaluation: '{row.evaluation}' limits what is seen, but model '{name}' learns from all that came "
+            "before. Use an evaluation without 'visible_tokens'."
         )
     if model.kind == "markov" and evaluation.visible_tokens is not None and model.order > seen:
         yield (
@@ -259,6 +287,8 @@ def _task_faults(study: Study) -> Iterator[str]:
 def _vocabulary(study: Study, message: str) -> tuple[str | None, str]:
     """The kind of tokenizer whose text a message's model reads, and the corpus that tells; None if it is not known."""
     model = study.models[study.messages[message].model]
+    if model.kind == "online":
+        return "bytes", "any of bytes"
     if model.kind == "pretrained":
         return ("iglm" if model.package == "iglm" else None), ""
     return study.corpora[model.corpus].tokenizer.kind, model.corpus

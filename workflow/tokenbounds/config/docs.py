@@ -75,7 +75,10 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
         "Tokenizers",
         (config.ByteTokenizer, config.TransformersTokenizer, config.AntibodyTokenizer, config.IglmTokenizer),
     ),
-    ("Models", (config.TrainedModel, config.PretrainedModel, config.FinetunedModel, config.MarkovModel)),
+    (
+        "Models",
+        (config.TrainedModel, config.PretrainedModel, config.FinetunedModel, config.MarkovModel, config.OnlineModel),
+    ),
     ("Architecture and training of a model", (config.Architecture, config.Training)),
     (
         "Parameterizations",

@@ -75,8 +75,8 @@ def corpus_manifest(study: Study, corpus: str) -> str:
 
 def model_files(study: Study, model: str) -> list[str]:
     """Card and values of a model."""
-    values = "counts.arrow" if study.models[model].kind == "markov" else "model.safetensors"
-    return [f"{study.results}/models/{model}/{file}" for file in ("card.json", values)]
+    values = {"markov": ["counts.arrow"], "online": []}.get(study.models[model].kind, ["model.safetensors"])
+    return [f"{study.results}/models/{model}/{file}" for file in ("card.json", *values)]
 
 
 def message_file(study: Study, message: str) -> str:
@@ -305,7 +305,7 @@ def _compression_method(study: Study, message: str) -> tuple[str, str] | None:
     """Parameterization and quantizer of a message of a transformer; none if nothing is compressed."""
     row = study.messages[message]
     model = study.models[row.model]
-    if model.kind == "markov" or row.quantizer.models == "fixed":
+    if model.kind == "markov" or model.kind == "online" or row.quantizer.models == "fixed":
         return None
     parameterization = "dense" if model.kind == "pretrained" else model.parameterization.kind
     return parameterization, row.quantizer.kind

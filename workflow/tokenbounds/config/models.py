@@ -208,4 +208,27 @@ class MarkovModel:
         return False
 
 
-ModelSpec = Annotated[TrainedModel | PretrainedModel | FinetunedModel | MarkovModel, Field(discriminator="kind")]
+@dataclass(frozen=True, config=STRICT)
+class OnlineModel:
+    """A predictor of bytes that starts empty and learns along the corpus that it predicts: context mixing.
+
+    Nothing of it depends on the corpus before the corpus is read, so its message is a header of some bytes. Its
+    certificates speak of the running predictor, not of one frozen model; they are a yardstick, and in a chain they make
+    the differences to it cheaper to bound.
+    """
+
+    kind: Literal["online"]
+    table_bits: Annotated[
+        int,
+        Field(ge=12, le=26, description="log2 of the entries of each of 9 tables, 4 bytes an entry: 22 take 150 MB."),
+    ] = 22
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the model's values are all its own, one by one: no, it has none."""
+        return False
+
+
+ModelSpec = Annotated[
+    TrainedModel | PretrainedModel | FinetunedModel | MarkovModel | OnlineModel, Field(discriminator="kind")
+]

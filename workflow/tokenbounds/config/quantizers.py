@@ -31,8 +31,9 @@ LearningRate = Annotated[float, Field(gt=0, description="Peak learning rate.")]
 NOT_QUANTIZED = "not quantized"
 
 # For which models a quantizer is: any transformer, adapters included; one whose weights are all its own, one by one;
-# one that was imported; one that a hash can name, as its values depend on no corpus of the study; a Markov chain.
-Models = Literal["transformer", "dense", "imported", "fixed", "chain"]
+# one that was imported; one that a hash can name, as its values depend on no corpus of the study; a Markov chain; an
+# online reference.
+Models = Literal["transformer", "dense", "imported", "fixed", "chain", "online"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -222,6 +223,15 @@ class CountsQuantizer(QuantizerRow):
 
 
 @dataclass(frozen=True, config=STRICT)
+class OnlineQuantizer(QuantizerRow):
+    """For online references: the message names the predictor, which is empty before it reads the corpus."""
+
+    kind: Literal["no_values"]
+    models: ClassVar[Models] = "online"
+    title: ClassVar[str | None] = "learns along"
+
+
+@dataclass(frozen=True, config=STRICT)
 class WatersicQuantizer(QuantizerRow):
     """The best for pretrained models: steps by sensitivity of rows and columns, one scale for the whole model.
 
@@ -355,6 +365,7 @@ Quantizer = Annotated[
     CodebookQuantizer
     | UniformQuantizer
     | CountsQuantizer
+    | OnlineQuantizer
     | RtnQuantizer
     | GptqQuantizer
     | QuipQuantizer

@@ -106,15 +106,26 @@ def calibration_minutes(study: Study, calibration: str, inputs: Inputs) -> float
 
 
 def scoring_minutes(study: Study, evaluation: str, message: str, inputs: Inputs) -> float:
-    """Two hours and 10 minutes a MB of messages to decode, plus 50 µs a token and its operations."""
+    """Two hours and 10 minutes a MB of messages to decode, plus 50 µs a token and its operations.
+
+    An online reference reads the whole corpus, at 200 000 tokens a second or more.
+    """
+    if study.models[study.messages[message].model].kind == "online":
+        return 20 + inputs.corpus()[0] / 2e5 / 60
     row = study.evaluations[evaluation]
     passes = row.visible_tokens or row.context / (row.stride or row.context)
     token_seconds = 5e-5 + 2 * _scored_parameters(study, message, inputs) * passes / OPERATIONS_PER_SECOND
     return 120 + 10 * inputs.megabytes(suffix=".tbm") + _scored_tokens(study, evaluation, inputs) * token_seconds / 60
 
 
-def scoring_megabytes(study: Study, evaluation: str, inputs: Inputs) -> float:
-    """4000, 60 a MB of messages and tables and 2 a MB of a base to decode, plus 16 bytes a scored token."""
+def scoring_megabytes(study: Study, evaluation: str, message: str, inputs: Inputs) -> float:
+    """4000, 60 a MB of messages and tables and 2 a MB of a base to decode, plus 16 bytes a scored token.
+
+    The tables of an online reference take 40 bytes an entry of one.
+    """
+    model = study.models[study.messages[message].model]
+    if model.kind == "online":
+        return 2000 + 40 * 2**model.table_bits / 1e6
     base = inputs.megabytes("side_information") - inputs.megabytes("side_information", suffix=".tbm")
     decoding = 60 * (inputs.megabytes() - base) + 2 * base
     return 4000 + decoding + 16 * _scored_tokens(study, evaluation, inputs) / 1e6

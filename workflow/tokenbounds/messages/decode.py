@@ -20,6 +20,7 @@ from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.container import Message, read_message
 from tokenbounds.messages.formats import Format, format_of
 from tokenbounds.messages.formats.markov import decode_chain
+from tokenbounds.messages.formats.online import decode_online
 from tokenbounds.messages.side_information import (
     SideInformation,
     find_places,
@@ -32,6 +33,7 @@ from tokenbounds.models.base import find_base
 from tokenbounds.models.build import build_model, coded_parameters, to_dense
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.markov.chain import MarkovChain
+from tokenbounds.models.online.card import OnlineCard, is_online
 
 # What a file of a given size may ask for: real messages spend far more, and a small hostile one cannot ask for much.
 FREE_CODED, CODED_PER_BYTE = 1 << 12, 1 << 12
@@ -42,7 +44,7 @@ _HEADER_KEYS = {"model", "quantizer", "coder"}
 
 def decode_message(
     source: Path | str | bytes, side_information: Iterable[Path | str] = ()
-) -> PreTrainedModel | MarkovChain:
+) -> PreTrainedModel | MarkovChain | OnlineCard:
     """Decode a message into the model that is scored.
 
     Parameters
@@ -54,7 +56,8 @@ def decode_message(
 
     Returns
     -------
-    A transformers model on the CPU (float32, evaluation mode), or a `MarkovChain`.
+    A transformers model on the CPU (float32, evaluation mode), a `MarkovChain`, or the `OnlineCard` of an online
+    reference, which knows nothing until it reads a corpus.
 
     Raises
     ------
@@ -68,6 +71,8 @@ def decode_message(
             if has_head(message):
                 raise MessageError("a Markov chain has no hidden state, but the message holds a smoothing head.")
             return decode_chain(message)
+        if is_online(message.header):
+            return decode_online(message)
         return _decode_transformer(message, find_places(source, side_information))
     except (MessageError, ModelError) as error:
         where = "" if isinstance(source, bytes) else f"{source}: "
@@ -129,7 +134,7 @@ def export_huggingface(
     """
     model = decode_message(source, side_information)
     if not isinstance(model, PreTrainedModel):
-        raise MessageError("a Markov chain cannot be written as a Hugging Face folder; only transformers can.")
+        raise MessageError("only transformers can be written as a Hugging Face folder, not Markov chains and the like.")
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise MessageError(f"{directory} is a file, and the model is written as a folder. Choose another name.")

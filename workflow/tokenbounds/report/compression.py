@@ -75,7 +75,8 @@ def tabulate_compression(certificate_paths: Iterable[Path | str], directory: Pat
 def compression_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     """The rows of `tabulate_compression`, by corpus, method and size; Markov chains train nothing and are left out."""
     errors = [metric for metric in metrics_of(certificates) if metric.is_error]
-    rows = [_record(one, errors) for one in certificates if one.message.header["model"]["family"] != "markov"]
+    trained = [one for one in certificates if one.message.header["model"]["family"] not in ("markov", "online")]
+    rows = [_record(one, errors) for one in trained]
     table = pl.DataFrame(rows, schema={**COLUMNS, **dict.fromkeys(map(str, errors), pl.Float64())})
     return table.sort("corpus", "method", "message_bits", "certificate")
 

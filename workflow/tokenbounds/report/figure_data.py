@@ -25,7 +25,7 @@ def size_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     """
     labels = short_labels(certificates)
     # What a message costs is not to be seen where nothing is paid for it.
-    paid = [one for one in certificates if not one.prior.held_out] or certificates
+    paid = [one for one in certificates if one.prior.kind == "message"] or certificates
     rows = [
         {
             "corpus": certificate.corpus,

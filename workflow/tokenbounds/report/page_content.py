@@ -22,7 +22,7 @@ from tokenbounds.report.formats import (
     format_percent,
     format_value,
 )
-from tokenbounds.report.records import best_values, metrics_of
+from tokenbounds.report.records import best_values, competes, metrics_of
 
 _CLOSE_PERCENT = 100.0
 
@@ -44,9 +44,9 @@ def relative_href(file: Path, page: Path) -> str:
 
 def headline(certificates: Sequence[Certificate], anchors: dict[str, str]) -> dict[str, Any]:
     """The best certificate of the study: the smallest bound as a share of guessing, on BPD where there is any."""
-    certificates = [one for one in certificates if not one.prior.held_out] or certificates
     metric = metrics_of(certificates)[0]
-    pairs = [(one, row) for one in certificates if (row := one.row(metric)) is not None]
+    every = [(one, row) for one in certificates for row in one.rows if row.metric == metric]
+    pairs = [(one, row) for one, row in every if competes(one, row)] or every
     best, row = min(pairs, key=lambda pair: pair[1].share_of_guess)
     empirical = min(_CLOSE_PERCENT, 100 * row.empirical / row.random_guess)
     certified = min(_CLOSE_PERCENT, 100 * row.share_of_guess)
@@ -153,7 +153,7 @@ def _line(certificate: Certificate, anchor: str) -> dict[str, Any]:
         "certificate": certificate,
         "name": certificate.name,
         "anchor": anchor,
-        "size": format_bytes(certificate.message.whole_bits) + (" (held out)" if certificate.prior.held_out else ""),
+        "size": format_bytes(certificate.message.whole_bits) + certificate.prior.remark,
         "empirical": format_value(BPD, row.empirical) if row else "–",
         "share": format_percent(row.share_of_guess) if row else "–",
     }
@@ -225,6 +225,7 @@ def _facts(certificate: Certificate) -> list[tuple[str, str]]:
     return [
         ("model", certificate.model),
         *([("prior", "held out: no message is paid for")] if certificate.prior.held_out else []),
+        *([("prior", "online: learns along the corpus")] if certificate.prior.kind == "online" else []),
         *((f"links, {row.bound}", _links(row)) for row in certificate.rows if row.links),
         ("header", canonical_json(certificate.message.header)),
         ("corpus", f"{manifest.documents:,} documents, licence {manifest.licence}"),

@@ -9,6 +9,7 @@ from tokenbounds.bounds.kinds import Metric
 from tokenbounds.certificates.schema import Certificate, Row
 from tokenbounds.certificates.sealing import read_certificate
 from tokenbounds.errors import CertificateError
+from tokenbounds.models.online.card import is_online
 
 
 def read_certificates(paths: Iterable[Path | str]) -> list[Certificate]:
@@ -43,7 +44,9 @@ def short_labels(certificates: Sequence[Certificate]) -> dict[str, str]:
 
 def competes(certificate: Certificate, row: Row) -> bool:
     """Whether a row may be called best beside those of other certificates: it assumes no more than they do."""
-    return not certificate.prior.held_out and row.bound.by_token
+    cheaper = [link.message for link in certificate.chain if link.message.name in row.cheaper_messages]
+    learns_along = any(is_online(message.header) for message in cheaper)
+    return certificate.prior.kind == "message" and row.bound.by_token and not learns_along
 
 
 def best_values(certificates: Sequence[Certificate]) -> dict[Metric, float]:

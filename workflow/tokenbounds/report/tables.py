@@ -220,8 +220,7 @@ def _terminal_table(certificates: Sequence[Certificate]) -> RichTable:
         table.add_column(Text(name), justify="right", no_wrap=True)
     best = best_values(certificates)
     for one in certificates:
-        name = f"{one.name} (held out)" if one.prior.held_out else one.name
-        cells = [Text(name), Text(format_bytes(one.message.whole_bits))]
+        cells = [Text(one.name + one.prior.remark), Text(format_bytes(one.message.whole_bits))]
         cells += [_terminal_value(one.row(BPD, kind), best) for kind in kinds]
         row = one.row(BPD)
         cells.append(Text(format_value(BPD, row.empirical) if row else "–"))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenbounds.errors import ScoreError
+from tokenbounds.models.online.card import OnlineCard
 from tokenbounds.scores.windows import Group, TokenReader
 
 Float32Array = NDArray[np.float32]
@@ -57,8 +58,8 @@ class ChainPredictor(Protocol):
 class Scorer(Protocol):
     """Computes losses and ranks of a group's scored tokens, in plan order.
 
-    `order` is the number of preceding tokens it sees whatever the window; None if it sees its window. `alphas` are the
-    smoothing weights that it chooses from for each token, increasing; none if it does not.
+    `order` is the number of preceding tokens it sees whatever the window; None if it sees its window only. `alphas` are
+    the smoothing weights that it chooses from for each token, increasing; none if it does not.
     """
 
     vocabulary_size: int
@@ -104,6 +105,6 @@ class ChainScorer:
 
 def vocabulary_size(predictor: Any) -> int:
     """V of a decoded predictor."""
-    if isinstance(predictor, ChainPredictor):
+    if isinstance(predictor, ChainPredictor | OnlineCard):
         return predictor.vocabulary_size
     return int(predictor.config.get_text_config().vocab_size)

@@ -21,6 +21,7 @@ from tokenbounds.corpus.manifest import MANIFEST_NAME
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import sha256_file
+from tokenbounds.models.online.card import OnlineCard
 from tokenbounds.scores.plan import Int64Array, Plan, column, expand_blocks, read_plan
 from tokenbounds.scores.provenance import ALPHA_FIELD, SCORE_SCHEMA, Provenance
 from tokenbounds.scores.scorer import ChainPredictor, ChainScorer, Float32Array, Scorer, ScoringOptions
@@ -40,7 +41,8 @@ def make_scorer(predictor: Any, corpus: TokenReader, options: ScoringOptions) ->
     Parameters
     ----------
     predictor
-        A transformers causal language model, which is moved to the device and cast in place, or a `ChainPredictor`.
+        A transformers causal language model, which is moved to the device and cast in place, a `ChainPredictor`, or the
+        card of an online reference.
 
     Raises
     ------
@@ -50,6 +52,10 @@ def make_scorer(predictor: Any, corpus: TokenReader, options: ScoringOptions) ->
     scorer: Scorer
     if isinstance(predictor, ChainPredictor):
         scorer = ChainScorer(predictor, corpus)
+    elif isinstance(predictor, OnlineCard):
+        from tokenbounds.scores.online import OnlineScorer  # loads numba, which certificates are checked without
+
+        scorer = OnlineScorer(predictor, corpus)
     else:
         from tokenbounds.scores.neural import NeuralScorer  # loads torch, which Markov chains do without
 
@@ -92,8 +98,8 @@ def score_blocks(
     if visible_tokens is not None:
         if scorer.order is not None and scorer.order > visible_tokens:
             raise ScoreError(
-                f"a Markov chain of order {scorer.order} sees more than the {visible_tokens} visible tokens of this "
-                "evaluation. Show as many, or certify a chain of lower order."
+                f"the predictor sees more than the {visible_tokens} visible tokens of this evaluation: all that came "
+                "before, or as many tokens as a Markov chain's order. Show as many, or certify a chain of lower order."
             )
         longest = min(longest, visible_tokens)
     if scorer.longest_window is not None and longest > scorer.longest_window:

@@ -32,7 +32,7 @@ from tokenbounds.certificates.averages.passes import (
     run_first_pass,
 )
 from tokenbounds.certificates.rows.chains import ChainModel, bound_chains
-from tokenbounds.certificates.rows.ledger import ledger_row
+from tokenbounds.certificates.rows.ledger_lines import ledger_row
 from tokenbounds.certificates.rows.units import Units, bound_units
 from tokenbounds.certificates.schema import Ledger, LedgerRow, Link, Row, Stated
 from tokenbounds.config import BoundsSpec
@@ -282,7 +282,7 @@ def _error_bound(budget: RowBudget, share: float, setting: Setting) -> Bound:
     if budget.bound is BoundKind.AZUMA:
         return bound_azuma(share, 1.0, budget.complexity_nats, setting.tokens)
     if budget.bound is BoundKind.BETTING:
-        return bound_errors(share, budget.complexity_nats, setting.tokens, lambdas=setting.spec.lambdas)
+        return bound_errors(share, budget.complexity_nats, setting.tokens)
     return bound_freedman(
         [0.0, 1.0],
         1.0,

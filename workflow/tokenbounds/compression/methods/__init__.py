@@ -12,6 +12,7 @@ from typing import Any
 
 from tokenbounds.compression.markov import quantize_counts
 from tokenbounds.compression.methods.codebook import quantize_codebook
+from tokenbounds.compression.methods.online import quantize_online
 from tokenbounds.compression.methods.published import quantize_published
 from tokenbounds.compression.methods.reference import quantize_reference
 from tokenbounds.compression.methods.refinement import quantize_refinement
@@ -29,6 +30,7 @@ from tokenbounds.config.quantizers import (
     CodebookQuantizer,
     CountsQuantizer,
     GptqQuantizer,
+    OnlineQuantizer,
     PublishedQuantizer,
     QuantizerRow,
     QuipQuantizer,
@@ -50,6 +52,7 @@ METHODS: dict[type[QuantizerRow], Method] = {
     RefinementQuantizer: quantize_refinement,
     ReferenceQuantizer: quantize_reference,
     CountsQuantizer: quantize_counts,
+    OnlineQuantizer: quantize_online,
     RtnQuantizer: quantize_to_target(RoundToNearest),
     GptqQuantizer: quantize_to_target(ErrorFeedback),
     QuipQuantizer: quantize_to_target(RotatedFeedback),

@@ -13,6 +13,7 @@ from tokenbounds.messages.formats.base import Format
 from tokenbounds.messages.formats.codebook import CodebookFormat
 from tokenbounds.messages.formats.lattice import LatticeFormat
 from tokenbounds.messages.formats.markov import MarkovFormat
+from tokenbounds.messages.formats.online import OnlineFormat
 from tokenbounds.messages.formats.published import PublishedFormat
 from tokenbounds.messages.formats.reference import ReferenceFormat
 from tokenbounds.messages.formats.refinement import RefinementFormat
@@ -32,6 +33,7 @@ _ALL: tuple[type[Format], ...] = (
     RefinementFormat,
     ReferenceFormat,
     MarkovFormat,
+    OnlineFormat,
 )
 FORMATS: dict[str, type[Format]] = {each.kind: each for each in _ALL}
 

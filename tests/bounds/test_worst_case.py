@@ -1,0 +1,79 @@
+"""The worst that any source can do to a bound, computed exactly: dynamic programming over adversaries.
+
+An adversary sees the errors so far and sets the next token's probability of an error. The closed-form bounds see only
+the share of errors k / m, so the state is (errors so far, sum of probabilities so far), and what the best adversary
+achieves is the largest probability that the mean of its probabilities exceeds the bound: an exact number where a
+simulation gives an estimate, for every source at once.
+"""
+
+import math
+
+import numpy as np
+import pytest
+from tokenbounds.bounds.azuma import bound_azuma
+from tokenbounds.bounds.betting import bound_betting, bound_errors, inverse_kl
+from tokenbounds.bounds.freedman import bound_freedman
+
+GRID = 12  # probabilities that the adversary chooses from: multiples of 1 / GRID
+
+
+def worst_case(bounds):
+    """Largest probability that the mean conditional risk exceeds `bounds[k]`, k being the number of errors [m + 1]."""
+    tokens = len(bounds) - 1
+    sums = np.arange(tokens * GRID + 1)  # sum of the probabilities x GRID
+    failed = (sums / (GRID * tokens) > np.asarray(bounds)[:, None] + 1e-12).astype(float)  # [errors, sums]
+    for _ in range(tokens):
+        best = np.zeros_like(failed)
+        for step in range(GRID + 1):
+            later = np.zeros_like(failed)
+            later[:, : sums.size - step] = failed[:, step:]  # after a token of this probability, without an error
+            after = np.vstack([later[1:], np.zeros((1, sums.size))])  # and with one
+            best = np.maximum(best, (1 - step / GRID) * later + step / GRID * after)
+        failed = best
+    return failed[0, 0]
+
+
+def values(bound, tokens, delta):
+    return [bound(errors / tokens, math.log(1 / delta), tokens) for errors in range(tokens + 1)]
+
+
+def spread(share):
+    return {"losses": [0.0, 1.0], "ceiling": 1.0, "weights": [1.0 - share, share]}
+
+
+BOUNDS = {
+    "azuma": lambda share, total, m: bound_azuma(share, 1.0, total, m).value,
+    "freedman": lambda share, total, m: (
+        bound_freedman(**spread(share), complexity_nats=total, lambdas=8, samples=m).value
+    ),
+    "betting": lambda share, total, m: (
+        bound_betting(**spread(share), complexity_nats=total, lambdas=8, samples=m).value
+    ),
+    "errors": lambda share, total, m: bound_errors(share, total, m).value,
+}
+
+
+@pytest.mark.parametrize("delta", [0.3, 0.05])
+@pytest.mark.parametrize("tokens", [7, 40])
+@pytest.mark.parametrize("name", BOUNDS)
+def test_no_source_makes_a_bound_fail_more_often_than_it_says(name, tokens, delta):
+    assert worst_case(values(BOUNDS[name], tokens, delta)) <= delta
+
+
+def test_errors_waste_little():
+    """The price of averaging leaves a good part of delta to be used; paying for every share of errors leaves none."""
+    assert worst_case(values(BOUNDS["errors"], 40, 0.05)) > 0.4 * 0.05
+    every = values(lambda q, total, m: inverse_kl(q, (total + math.log(2 * (m + 1))) / m), 40, 0.05)
+    assert worst_case(every) < 0.02 * 0.05
+
+
+BROKEN = {
+    "inverse kl, unpaid": lambda share, total, m: inverse_kl(share, total / m),
+    "half the range": lambda share, total, m: share + 0.5 * math.sqrt(total / (2 * m)),
+    "no confidence": lambda share, total, m: bound_errors(share, 0.1 * total, m).value,
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_bound_is_caught(name):
+    assert worst_case(values(BROKEN[name], 40, 0.05)) > 0.05

@@ -1,0 +1,108 @@
+"""Online references: nothing known beforehand, nothing seen ahead, the same bits for whoever replays them."""
+
+import copy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tokenbounds.errors import ModelError
+from tokenbounds.models.online.mixing import ByteMixer
+from tokenbounds.models.online.tables import bit_costs, rate_table, squash_table, stretch_table
+
+TEXT = np.frombuffer(
+    ("def f(x):\n    return x + 1\n" * 40 + "for each in range(10):\n    print(each)\n" * 30).encode(), np.uint8
+)
+BITS = 14
+
+
+def losses(*documents, mixer=None):
+    mixer = mixer or ByteMixer(BITS)
+    return np.concatenate([mixer.losses(document) for document in documents])
+
+
+def probabilities_of_next(mixer, past):
+    """What the predictor gives each byte after `past`, one copy of it a byte: [256]."""
+    mixer.losses(past)
+    found = np.empty(256)
+    for byte in range(256):
+        found[byte] = 2.0 ** -float(copy.deepcopy(mixer).losses([byte])[0])
+    return found
+
+
+@pytest.fixture(scope="module")
+def read():
+    return losses(TEXT)
+
+
+def test_repetition_is_learned_and_noise_is_not(read):
+    assert read[:10].mean() > 5 and read[-200:].mean() < 0.2
+    noise = np.random.default_rng(0).integers(0, 256, 20_000).astype(np.uint8)
+    assert 8 <= losses(noise).mean() < 8.3
+
+
+def test_a_replay_gives_the_same_bits(read):
+    assert losses(TEXT).tobytes() == read.tobytes()
+
+
+def test_a_replay_in_another_process_gives_the_same_bits(read):
+    program = (
+        "import sys, numpy as np; from tokenbounds.models.online.mixing import ByteMixer; "
+        "text = np.frombuffer(sys.stdin.buffer.read(), np.uint8); "
+        f"sys.stdout.buffer.write(ByteMixer({BITS}).losses(text).tobytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], input=TEXT.tobytes(), capture_output=True, check=True)
+    assert done.stdout == read.tobytes()
+
+
+@pytest.mark.parametrize("cut", [1, 77, 500])
+def test_no_prediction_depends_on_what_follows(read, cut):
+    changed = TEXT.copy()
+    changed[cut:] = np.random.default_rng(cut).integers(0, 256, TEXT.size - cut)
+    assert losses(changed)[:cut].tobytes() == read[:cut].tobytes()
+    assert losses(changed)[cut:].tobytes() != read[cut:].tobytes()
+
+
+@pytest.mark.parametrize("cut", [0, 400])
+def test_probabilities_of_the_next_byte_add_up_to_one(cut):
+    assert probabilities_of_next(ByteMixer(BITS), TEXT[:cut]).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_reference_that_peeks_is_caught_by_the_sum():
+    class Peeking(ByteMixer):
+        def losses(self, document):
+            super().losses(document)  # learns before it predicts
+            return ByteMixer.losses(copy.deepcopy(self), document)
+
+    assert probabilities_of_next(Peeking(BITS), TEXT[:30]).sum() > 1.5
+
+
+def test_documents_are_read_in_order_and_what_was_learned_stays():
+    half = TEXT.size // 2
+    first, second = TEXT[:half], TEXT[half:]
+    assert losses(second).mean() > losses(first, second)[half:].mean()
+    assert losses(first, second).tobytes() != losses(second, first).tobytes()
+
+
+def test_full_tables_still_give_probabilities():
+    many = np.random.default_rng(1).integers(0, 256, 60_000).astype(np.uint8)
+    mixer = ByteMixer(12)
+    assert np.isfinite(mixer.losses(many)).all()
+    assert probabilities_of_next(mixer, TEXT[:5]).sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("bits", [3, 40])
+def test_a_table_of_no_sensible_size_is_refused(bits):
+    with pytest.raises(ModelError, match="choose 12 to 26"):
+        ByteMixer(bits)
+
+
+def test_tables_are_monotone_and_inverse():
+    squash, stretch = squash_table(), stretch_table()
+    assert np.all(np.diff(squash) >= 0) and np.all(np.diff(stretch) >= 0)
+    assert squash[2047] == 32768 and squash[0] + squash[-1] == 65536
+    there = squash[stretch + 2047] / 65536
+    inner = np.abs(stretch) < 2047
+    assert np.abs(there - (np.arange(4096) + 0.5) / 4096)[inner].max() < 1e-3
+    assert rate_table()[0] == 40960 and np.all(np.diff(rate_table()) <= 0)
+    assert bit_costs()[32768] == 1.0 and bit_costs()[65536] == 0.0

@@ -1,0 +1,10 @@
+"""Write the card of an online reference (rule name_online)."""
+
+from tokenbounds.config import OnlineModel, parse_row
+from tokenbounds.jobs import job
+from tokenbounds.models.online.card import OnlineCard, name_online
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], snakemake.threads):
+        row = parse_row(OnlineModel, snakemake.params.row)
+        name_online(OnlineCard(row.table_bits), snakemake.output.card)

@@ -1,0 +1,14 @@
+"""An online reference is named, and there is nothing to quantize."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenbounds.compression.subject import Sources, Subject
+from tokenbounds.config.quantizers import OnlineQuantizer
+from tokenbounds.messages.formats.online import OnlineFormat
+
+
+def quantize_online(spec: OnlineQuantizer, subject: Subject, sources: Sources) -> tuple[OnlineFormat, dict[str, Any]]:
+    """No values."""
+    return OnlineFormat(), {}

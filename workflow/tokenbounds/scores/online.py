@@ -1,0 +1,49 @@
+"""Scoring with an online reference: one pass over the corpus in its order."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tokenbounds.models.online.card import OnlineCard
+from tokenbounds.models.online.mixing import ByteMixer
+from tokenbounds.scores.scorer import Float32Array, Losses
+from tokenbounds.scores.windows import Group, TokenReader
+
+EVERYTHING = 1 << 62  # tokens that it sees: all that came before
+
+
+class OnlineScorer:
+    """Scores with an online reference: the corpus in its order, from which the planned tokens are picked.
+
+    Whatever is planned, every document before it is read too, for the reference learns from all of them. Going back
+    begins anew. Of ranks it knows no more than that at most 1 / p tokens can have a probability of p or more, so the
+    rank stored is min(V, floor(1 / p)): an upper bound, and with it every share of errors.
+    """
+
+    longest_window: int | None = None
+    order: int | None = EVERYTHING
+    device_kind = "cpu"
+    alphas: tuple[float, ...] = ()
+
+    def __init__(self, card: OnlineCard, corpus: TokenReader) -> None:
+        self.vocabulary_size = card.vocabulary_size
+        self._card = card
+        self._corpus = corpus
+        self._mixer = ByteMixer(card.table_bits)
+        self._next = 0  # the first document that was not read
+        self._losses: Float32Array = np.empty(0, np.float32)
+
+    def score(self, group: Group) -> Losses:
+        """Losses and upper bounds on ranks in plan order."""
+        parts = []
+        for document, start, length in zip(group.document, group.start, group.length, strict=True):
+            if document < self._next - 1:
+                self._mixer, self._next = ByteMixer(self._card.table_bits), 0
+            while self._next <= document:
+                self._losses = self._mixer.losses(self._corpus.document(self._next))
+                self._next += 1
+            parts.append(self._losses[start : start + length])
+        nll_bits = np.concatenate(parts)
+        # A little more than the loss, which is rounded to float32: the bound must not fall below the rank.
+        most = np.floor(np.exp2(nll_bits.astype(np.float64) * (1 + 1e-6) + 1e-6))
+        return nll_bits, np.minimum(most, self.vocabulary_size).astype(np.int32)

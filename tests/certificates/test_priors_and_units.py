@@ -18,6 +18,8 @@ from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
 
+REASON = "Published on 2025-01-31, before the text was written."
+
 V = 256
 SPEC = BoundsSpec(top_k=(1,), alphas=(0.1, 0.3), lambdas=8)
 UNITS = ("documents", "documents_betting", "sequences", "sequences_betting")
@@ -49,7 +51,7 @@ def trained_elsewhere(study, tmp_path_factory):
 
 @pytest.fixture
 def held_out(study, trained_elsewhere, tmp_path):
-    inputs = replace(study.inputs, held_out=(trained_elsewhere,))
+    inputs = replace(study.inputs, held_out=(trained_elsewhere,), held_out_because=REASON)
     return certify_bound("h", "tiny", inputs, SPEC, tmp_path / "h.json", model="m"), tmp_path / "h.json"
 
 
@@ -67,6 +69,7 @@ def test_held_out_models_pay_for_delta_and_grids_alone(study, held_out, tmp_path
 def test_a_held_out_certificate_says_why_and_verifies(held_out):
     certificate, path = held_out
     text = " ".join(certificate["assumptions"])
+    assert f"“{REASON}”" in text
     assert "held out (C = 0" in text and "'elsewhere' (manifest" in text
     assert "not chosen by its scores on this corpus" in text
     assert "Any message may be chosen with the corpus in view" not in text
@@ -75,11 +78,18 @@ def test_a_held_out_certificate_says_why_and_verifies(held_out):
 
 
 def test_models_published_before_name_no_corpus(study, tmp_path):
-    inputs = replace(study.inputs, held_out=())
+    inputs = replace(study.inputs, held_out=(), held_out_because=REASON)
     certificate = certify_bound("h", "tiny", inputs, SPEC, tmp_path / "h.json", model="m")
-    assert certificate["prior"] == {"kind": "held_out", "trained_on": []}
+    assert certificate["prior"] == {"kind": "held_out", "trained_on": [], "because": REASON}
     assert "published before this corpus was drawn" in " ".join(certificate["assumptions"])
     verify_certificate(tmp_path / "h.json")
+
+
+@pytest.mark.parametrize("reason", ["", "It never saw it.", "Since 2025-13-01.", "Since 2025-01-31.\nReally."])
+def test_held_out_without_a_dated_reason_is_refused(study, reason, tmp_path):
+    inputs = replace(study.inputs, held_out=(), held_out_because=reason)
+    with pytest.raises(CertificateError, match="held_out_because"):
+        certify_bound("h", "tiny", inputs, SPEC, tmp_path / "h.json", model="m")
 
 
 def test_a_shared_document_is_refused(study, tmp_path):
@@ -112,6 +122,8 @@ def test_only_the_table_of_documents_decides_about_overlap(study, trained_elsewh
     "change",
     [
         lambda c: c["prior"].update(kind="message"),
+        lambda c: c["prior"].update(because="Drawn on 2026-01-02 from texts that no model had seen."),
+        lambda c: c["prior"].pop("because"),
         lambda c: c["prior"]["trained_on"].clear(),
         lambda c: c["prior"]["trained_on"][0].update(corpus="another"),
         lambda c: c["prior"]["trained_on"][0].update(sha256="0" * 64),

@@ -7,6 +7,8 @@ from tokenbounds.config import parse_study
 from tokenbounds.config.graph import base_corpora, base_model, coarse_message, training_corpora
 from tokenbounds.errors import ConfigError
 
+BECAUSE = {"held_out_because": "Published on 2025-01-31, before the text was written."}
+
 UNIFORM = {"kind": "uniform"}
 STUDY = {
     "study": "s",
@@ -47,7 +49,7 @@ def test_fine_tunes_references_and_refinements_that_work():
     row = study.certificates["c"]
     assert base_corpora(study, row) == ["there"]
     assert training_corpora(study, row) == ["there", "here"]
-    parse(message="published", prior="held_out")
+    parse(message="published", prior="held_out", **BECAUSE)
     assert base_corpora(parse(), parse().certificates["c"]) == []
 
 
@@ -83,7 +85,7 @@ REFINEMENT = {"kind": "refinement", "of": "coarse"}
         ("messages", "fine", {"quantizer": {**REFINEMENT, "factor": 1}}, "factor"),
         ("messages", "fine", {"coder": "static"}, "only the adaptive coder"),
         ("certificates", "c", {"message": "moved", "corpus": "there"}, "trained on corpus 'there' itself"),
-        ("certificates", "c", {"message": "tuned", "prior": "held_out"}, "trained on corpus 'here' itself"),
+        ("certificates", "c", {"message": "tuned", "prior": "held_out", **BECAUSE}, "trained on corpus 'here' itself"),
         (
             "certificates",
             "c",

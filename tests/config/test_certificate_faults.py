@@ -7,6 +7,8 @@ from tokenbounds.config import parse_study
 from tokenbounds.config.graph import training_corpora
 from tokenbounds.errors import ConfigError
 
+BECAUSE = {"held_out_because": "Published on 2025-01-31, before the text was written."}
+
 STUDY = {
     "study": "s",
     "corpora": {name: {"source": {"kind": "text", "paths": [name]}} for name in ("here", "there")},
@@ -34,7 +36,7 @@ def parse(**row):
 def test_chains_priors_and_units_that_work():
     parse(chain=["zero"], bounds={"bounds": ["betting", "telescoped", "mixture"]})
     parse(chain=["other", "zero", "published"], bounds={"bounds": ["mixture"]}, evaluation="sample")
-    parse(message="other", prior="held_out")
+    parse(message="other", prior="held_out", **BECAUSE)
     parse(bounds={"bounds": ["documents", "sequences_betting"]})
 
 
@@ -52,9 +54,14 @@ def test_chains_priors_and_units_that_work():
         ({"chain": ["one"], "bounds": {"bounds": ["telescoped"]}}, "appears twice"),
         ({"chain": ["zero"] * 6, "bounds": {"bounds": ["telescoped"]}}, "at most 5"),
         ({"evaluation": "sample", "bounds": {"bounds": ["documents"]}}, "'documents' needs every token scored"),
-        ({"prior": "held_out"}, "trained on corpus 'here' itself"),
-        ({"prior": "held_out", "message": "other", "chain": ["zero"]}, "trained on corpus 'here' itself"),
+        ({"prior": "held_out", **BECAUSE}, "trained on corpus 'here' itself"),
+        ({"prior": "held_out", "message": "other", "chain": ["zero"], **BECAUSE}, "trained on corpus 'here' itself"),
         ({"prior": "heldout"}, "message"),
+        ({"prior": "held_out", "message": "other"}, "c.held_out_because: is missing"),
+        ({"prior": "held_out", "message": "other", "held_out_because": "It is."}, "c.held_out_because: names no date"),
+        ({"prior": "held_out", "message": "other", "held_out_because": "On 2025-02-30."}, "names no date"),
+        ({"prior": "held_out", "message": "other", "held_out_because": "2025-01-31\n"}, "printable"),
+        (BECAUSE, "c.held_out_because: is for prior: held_out alone"),
         ({"bounds": {"bounds": ["telescopd"]}}, "telescoped"),
         ({"bounds": {"link_alphas": [0.5, 1.0]}}, "link_alphas"),
     ],
@@ -66,9 +73,9 @@ def test_certificates_that_cannot_work(row, complaint):
 
 
 def test_training_corpora_of_a_certificate_and_its_chain():
-    study = parse(message="other", chain=["published"], bounds={"bounds": ["mixture"]}, prior="held_out")
+    study = parse(message="other", chain=["published"], bounds={"bounds": ["mixture"]}, prior="held_out", **BECAUSE)
     assert training_corpora(study, study.certificates["c"]) == ["there"]
-    study = parse(message="published", prior="held_out")
+    study = parse(message="published", prior="held_out", **BECAUSE)
     assert training_corpora(study, study.certificates["c"]) == []
 
 
@@ -80,9 +87,9 @@ def test_a_model_whose_data_are_unknown_may_only_be_held_out():
         "subfolder": "trained_models/IgLM-S",
         "start_id": 31,
     }
-    raw["certificates"]["c"] = {"message": "published", "corpus": "here", "prior": "held_out"}
+    raw["certificates"]["c"] = {"message": "published", "corpus": "here", "prior": "held_out", **BECAUSE}
     parse_study(raw)
-    raw["certificates"]["c"]["prior"] = "message"
+    raw["certificates"]["c"] = {"message": "published", "corpus": "here"}
     with pytest.raises(ConfigError, match=r"c\.prior: model 'published' of package 'iglm'.*held_out"):
         parse_study(raw)
     raw["certificates"]["c"] = {"message": "one", "corpus": "here", "chain": ["published"]}

@@ -6,6 +6,8 @@ import pytest
 from tokenbounds.certificates.evidence import CertificateJob
 from tokenbounds.config import graph, parse_row, parse_study
 
+BECAUSE = {"held_out_because": "Published on 2025-01-31, before the text was written."}
+
 STUDY = {
     "study": "s",
     "results": "out",
@@ -44,7 +46,7 @@ STUDY = {
             "evaluation": "e",
             "bounds": {"bounds": ["betting", "telescoped"]},
         },
-        "held": {"message": "published", "corpus": "else", "evaluation": "e", "prior": "held_out"},
+        "held": {"message": "published", "corpus": "else", "evaluation": "e", "prior": "held_out", **BECAUSE},
     },
     "tasks": {
         "binding": {

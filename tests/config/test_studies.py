@@ -1,5 +1,7 @@
 """The studies that come with the project are valid."""
 
+import re
+
 import pytest
 from tokenbounds.config import load_study
 from tokenbounds.config.docs import ROOT
@@ -17,3 +19,20 @@ def test_a_study_is_valid_and_writes_to_a_folder_of_its_own(path):
     assert study.certificates
     others = [load_study(other).results for other in STUDIES if other != path]
     assert study.results not in others
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_gives_a_dated_reason_for_every_model_that_it_calls_held_out(path):
+    rows = load_study(path).certificates.values()
+    reasons = [row.held_out_because for row in rows if row.prior == "held_out"]
+    assert all(re.search(r"\d{4}-\d{2}-\d{2}", reason) for reason in reasons)
+    assert all(row.held_out_because is None for row in rows if row.prior != "held_out")
+
+
+def test_nothing_is_held_out_on_text_older_than_the_model():
+    """SmolLM2, published in 2024, is very likely to have seen Python's documentation and standard library."""
+    for path in STUDIES:
+        study = load_study(path)
+        for row in study.certificates.values():
+            if row.prior == "held_out":
+                assert study.corpora[row.corpus].source.kind not in ("python_topics", "python_stdlib")

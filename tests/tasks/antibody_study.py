@@ -125,7 +125,10 @@ class AntibodyStudy:
             if not path.exists():
                 score_message(message, self.corpus(corpus), plan, shard, path)
         held_out = None if trained_on is None else (self.corpus(trained_on),)
-        return CertificateInputs(self.corpus(corpus), plan, (LinkInputs(message, scores),), held_out=held_out)
+        because = "" if trained_on is None else "Counted on other sequences on 2026-01-31."
+        return CertificateInputs(
+            self.corpus(corpus), plan, (LinkInputs(message, scores),), held_out=held_out, held_out_because=because
+        )
 
     def certify(self, name: str, order: int, corpus: str = "heavy", trained_on: str | None = None, **bounds) -> Path:
         out = self.root / "certificates" / f"{name}.json"

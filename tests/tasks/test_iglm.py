@@ -149,7 +149,11 @@ def certificates(tmp_path_factory):
         message, scores = root / "messages" / f"{name}.tbm", root / "scores" / f"{name}.parquet"
         score_message(message, corpus, plan, 0, scores)
         inputs = CertificateInputs(
-            corpus, plan, (LinkInputs(message, (scores,)),), held_out=() if name == "base" else None
+            corpus,
+            plan,
+            (LinkInputs(message, (scores,)),),
+            held_out=() if name == "base" else None,
+            held_out_because="Published in 2023, drawn on 2025-01-31." if name == "base" else "",
         )
         bounds = BoundsSpec(top_k=(1,), alphas=(0.1,), lambdas=2, bounds=("betting",), subsets=subsets)
         certify_bound(name, "iglm", inputs, bounds, root / "certificates" / f"{name}.json", model=name)
@@ -161,7 +165,11 @@ def test_a_held_out_certificate_names_its_assumption_on_every_page(certificates)
     path = certificates / "certificates" / "base.json"
     assert verify_certificate(path)
     content = read_json(path)
-    assert content["prior"] == {"kind": "held_out", "trained_on": []}
+    assert content["prior"] == {
+        "kind": "held_out",
+        "trained_on": [],
+        "because": "Published in 2023, drawn on 2025-01-31.",
+    }
     assert {(subset["column"], subset["label"]) for subset in content["subsets"]} >= {("region", "CDR3")}
     assumption = "trained on nothing that depends on it. Nothing but this statement makes the certificate valid."
     assert any(assumption in sentence for sentence in content["assumptions"])

@@ -9,6 +9,8 @@ import pytest
 from test_pretrained import _save_random_gpt2
 from tiny_study import environment, parse_jobs, tiny_config
 
+BECAUSE = {"held_out_because": "Published on 2025-01-31, before the text was written."}
+
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
 ROW = {"corpus": "numbers", "evaluation": "sampled"}
@@ -35,7 +37,7 @@ def side_information_config():
         },
         "evaluations": {"sampled": config["evaluations"]["sampled"]},
         "certificates": {
-            "base": {"message": "base", **ROW, "prior": "held_out", "bounds": {"top_k": [1]}},
+            "base": {"message": "base", **ROW, "prior": "held_out", **BECAUSE, "bounds": {"top_k": [1]}},
             "tuned": {"message": "tuned", **ROW, "chain": ["base"], "bounds": CHAINED},
             "fine": {"message": "fine", **ROW, "chain": ["base", "tuned"], "bounds": CHAINED},
         },

@@ -184,6 +184,7 @@ def _with_chain(config):
         "corpus": "letters",
         "evaluation": "sampled",
         "prior": "held_out",
+        "held_out_because": "Counted on other texts, on 2026-01-31.",
         "bounds": {"top_k": [1]},
     }
     return config
@@ -213,6 +214,7 @@ def test_chains_and_held_out_models_are_scored_certified_and_verified(copied):
 
     assert copied.planned_jobs(config) == set()
     config["certificates"]["elsewhere"]["prior"] = "message"
+    del config["certificates"]["elsewhere"]["held_out_because"]
     assert copied.planned_jobs(config) == REPORT_JOBS | {"certify_bound certificate=elsewhere"}
     config = _with_chain(tiny_config())
     config["messages"]["transformer-codebook"]["quantizer"]["levels"] = 4

@@ -314,7 +314,7 @@ def certify(
     *,
     bounds: Mapping[str, Any] | BoundsSpec | None = None,
     chain: Sequence[tuple[PathLike, Scored]] = (),
-    held_out: bool = False,
+    held_out_because: str | None = None,
     trained_on: Sequence[PathLike] = (),
     side_information: Sequence[PathLike] = (),
 ) -> Certificate:
@@ -334,9 +334,9 @@ def certify(
         Failure probability, metrics, bounds and grids, as under `bounds` in a study: `{"delta": 0.01}`.
     chain
         Cheaper messages, cheapest first, each with its scores by the same plan.
-    held_out
-        Whether the model is fixed independently of the corpus, so that nothing is paid for its message. No file can
-        prove that: the certificate states it as an assumption.
+    held_out_because
+        Why the model cannot depend on the corpus, in a sentence with a date; nothing is paid for its message then. No
+        file can prove that: the certificate quotes it as its assumption. None if the message is paid for.
     trained_on
         Folders of the corpora that a held-out model, or a fine-tune's base, was trained on.
     side_information
@@ -364,9 +364,10 @@ def certify(
         corpus=Path(corpus),
         plan=scored.plan,
         links=tuple(LinkInputs(Path(link), files.scores) for link, files in (*chain, (message, scored))),
-        held_out=corpora if held_out else None,
+        held_out=None if held_out_because is None else corpora,
         side_information=tuple(map(Path, side_information)),
-        base_corpora=() if held_out else corpora,
+        base_corpora=corpora if held_out_because is None else (),
+        held_out_because=held_out_because or "",
     )
     name, spec = Path(out).stem, _row(BoundsSpec, bounds, "bounds")
     return certify_bound(name, name, inputs, spec, Path(out), model=Path(message).stem)

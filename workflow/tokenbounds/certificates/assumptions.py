@@ -38,7 +38,7 @@ def state_assumptions(
         The certificate's account of its prior.
     """
     sentences = _sequence_assumptions(tokenizer)
-    sentences += _held_out_assumptions(prior.trained_on) if prior.held_out else _prior_assumptions(header)
+    sentences += _held_out_assumptions(prior) if prior.held_out else _prior_assumptions(header)
     sentences.append(_arithmetic_assumption(header, dtype))
     if plan.visible_tokens is not None:
         sentences.append(
@@ -230,11 +230,11 @@ def state_head_assumptions(alphas: Sequence[float]) -> list[str]:
     ]
 
 
-def _held_out_assumptions(trained_on: Sequence[TrainingRecord]) -> list[str]:
+def _held_out_assumptions(prior: PriorRecord) -> list[str]:
     """Why nothing is paid for the model."""
-    if trained_on:
+    if prior.trained_on:
         because = (
-            f"either trained in this study on {_corpora(trained_on)} or published before this corpus was drawn. "
+            f"either trained in this study on {_corpora(prior.trained_on)} or published before this corpus was drawn. "
             "No document of this corpus is in those (by the SHA-256 that their tables of documents state for each; "
             "near copies and quotations are not noticed), and no model was trained on anything else that depends on "
             "this corpus"
@@ -243,7 +243,8 @@ def _held_out_assumptions(trained_on: Sequence[TrainingRecord]) -> list[str]:
         because = "published before this corpus was drawn, or at least trained on nothing that depends on it"
     return [
         "The model is held out (C = 0: its message's bits are not paid for): every model of this certificate was "
-        f"{because}. Nothing but this statement makes the certificate valid.",
+        f"{because}. Nothing but this statement makes the certificate valid. The reason given for it: "
+        f"“{prior.because}”",
         "The model, its quantization included, was not chosen by its scores on this corpus. Of several held-out "
         "certificates, picking the best is not covered by delta.",
     ]

@@ -7,11 +7,12 @@ manifest; the manifest names every shard. A certificate of one corpus can thus n
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenbounds.certificates.prior import CorpusEvidence, Prior, compare_documents
 from tokenbounds.config import BoundsSpec
+from tokenbounds.config.certificates import reason_fault
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.messages.container import Message, parse_message, read_message
 from tokenbounds.messages.side_information import SideInformation, find_coarse, find_places, model_places
@@ -44,6 +45,8 @@ class CertificateInputs:
     held_out
         None if the messages' bits are paid for. Else the models never saw the corpus: the folders of the corpora
         they were trained on, none for models that were published before.
+    held_out_because
+        Why they cannot depend on the corpus, in a sentence with a date; needed if they are held out.
     side_information
         Where to look for what messages are decoded with: coarse messages, folders of bases. Of a kind that is not
         named, those of the study around a message's file are looked through.
@@ -57,6 +60,7 @@ class CertificateInputs:
     held_out: tuple[Path, ...] | None = None
     side_information: tuple[Path, ...] = ()
     base_corpora: tuple[Path, ...] = ()
+    held_out_because: str = ""
 
     @property
     def certified(self) -> LinkInputs:
@@ -198,7 +202,11 @@ def _gather(inputs: CertificateInputs) -> Evidence:
     bases: dict[str, Path] = {}
     links = tuple(_gather_link(link, corpus, plan, inputs.side_information, bases) for link in inputs.links)
     _refuse_doubles(links)
-    return Evidence(corpus, plan, inputs.plan, links, compare_documents(corpus, inputs.held_out, inputs.base_corpora))
+    prior = compare_documents(corpus, inputs.held_out, inputs.base_corpora)
+    if prior.held_out and (fault := reason_fault(inputs.held_out_because)):
+        raise CertificateError(f"the reason why the models are held out (held_out_because) {fault}")
+    prior = replace(prior, because=inputs.held_out_because if prior.held_out else "")
+    return Evidence(corpus, plan, inputs.plan, links, prior)
 
 
 def _gather_link(

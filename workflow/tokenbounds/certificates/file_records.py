@@ -168,6 +168,9 @@ class PriorRecord:
     trained_on: Annotated[
         tuple[TrainingRecord, ...], Field(description="training corpora of held-out models and of bases")
     ]
+    because: Annotated[
+        str, Field(description="why held-out models cannot depend on the corpus", json_schema_extra=absent)
+    ] = ""
 
     @property
     def held_out(self) -> bool:

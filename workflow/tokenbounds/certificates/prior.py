@@ -71,10 +71,13 @@ class Prior:
         Whether no model of the certificate saw the corpus, so that no message is paid for.
     trained_on
         Corpora that held-out models, or else bases, were trained on. They share no document with the certified one.
+    because
+        Why held-out models cannot depend on the corpus, as its author states it.
     """
 
     held_out: bool
     trained_on: tuple[CorpusEvidence, ...] = ()
+    because: str = ""
 
 
 def compare_documents(

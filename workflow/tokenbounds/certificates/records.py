@@ -68,6 +68,7 @@ def record_evidence(evidence: Evidence, folder: Path, bases: Mapping[str, BaseRe
         prior=PriorRecord(
             kind=_prior_kind(evidence),
             trained_on=tuple(_record_training(corpus, folder) for corpus in evidence.prior.trained_on),
+            because=evidence.prior.because,
         ),
     )
 

@@ -17,6 +17,7 @@ from tokenbounds.certificates.evidence import CertificateInputs, Evidence, LinkE
 from tokenbounds.certificates.file_records import ChainRecord, FileRecord
 from tokenbounds.certificates.schema import Certificate, Stated
 from tokenbounds.certificates.sealing import Json, read_certificate, to_json
+from tokenbounds.config.certificates import reason_fault
 from tokenbounds.corpus.manifest import MANIFEST_NAME
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, TokenboundsError
@@ -198,6 +199,8 @@ def _check_files(path: Path, certificate: Certificate) -> Check:
 def _locate(path: Path, certificate: Certificate, bases: Sequence[Path]) -> CertificateInputs:
     """Where the files of a certificate are, as certification takes them."""
     held_out = certificate.prior.held_out
+    if held_out and (fault := reason_fault(certificate.prior.because)):
+        raise CertificateError(f"{path}: its reason for calling models held out {fault}")
     trained_on = tuple(_locate_corpus(certificate, record) for record in certificate.prior.trained_on)
     coarse = [_normal(certificate.locate(record)) for role, record in certificate.files() if role == "coarse message"]
     stated = [_normal(path.parent / base.place) for base in certificate.bases]
@@ -208,6 +211,7 @@ def _locate(path: Path, certificate: Certificate, bases: Sequence[Path]) -> Cert
         held_out=trained_on if held_out else None,
         side_information=tuple(dict.fromkeys([*coarse, *(bases or stated)])),
         base_corpora=() if held_out else trained_on,
+        held_out_because=certificate.prior.because,
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -10,6 +13,8 @@ from pydantic.dataclasses import dataclass
 
 from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.config.base import STRICT, Checked, Coefficient, Fault, LabelName, PositiveInt, Probability, Reference
+
+_LONGEST_REASON = 1000
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -137,12 +142,24 @@ class BoundsSpec(Checked):
             yield Fault("subsets", f"none of its bounds can be stated for subsets. Add one of {fitting}.")
 
 
+def reason_fault(reason: str) -> str | None:
+    """What is wrong with a stated reason why models are held out, in words; None if nothing is."""
+    if not reason.isprintable() or not 1 <= len(reason) <= _LONGEST_REASON:
+        return f"must be one paragraph of 1 to {_LONGEST_REASON} printable characters."
+    for date in re.findall(r"\d{4}-\d{2}-\d{2}", reason):
+        with contextlib.suppress(ValueError):
+            datetime.date.fromisoformat(date)
+            return None
+    return "names no date (2025-01-31). Say since when the model is fixed, or since when there is the text."
+
+
 @dataclass(frozen=True, config=STRICT)
 class CertificateSpec(Checked):
     """A certificate: which message, on which corpus, scored how, stating which bounds.
 
     `chain` names cheaper messages, cheapest first, towards which the bounds `telescoped` and `mixture` smooth the
-    certified one. With `prior: held_out` nothing is paid for messages, which must not depend on the corpus.
+    certified one. With `prior: held_out` nothing is paid for messages, which must not depend on the corpus;
+    `held_out_because` says why they do not.
     """
 
     message: Annotated[str, Reference("messages"), Field(description="Message row that is certified.")]
@@ -166,6 +183,14 @@ class CertificateSpec(Checked):
             "models never saw this corpus; models of this study must share no document with it."
         ),
     ] = "message"
+    held_out_because: Annotated[
+        str | None,
+        Field(
+            description="With `prior: held_out`, and only then: why no model can depend on this corpus, in a sentence "
+            "with a date (`The model was published on 2024-11-02, the text written after 2025-01-31.`). No file can "
+            "prove it; the certificate and its page quote it."
+        ),
+    ] = None
     bounds: Annotated[BoundsSpec, Field(description="What the certificate states.")] = Field(default_factory=BoundsSpec)
 
     @property
@@ -174,7 +199,17 @@ class CertificateSpec(Checked):
         return (*self.chain, self.message)
 
     def faults(self) -> Iterator[Fault]:
-        """Yield chains that name a message twice, that no bound uses, or that a bound lacks."""
+        """Yield chains that name a message twice, that no bound uses or that one lacks; held out without a reason."""
+        if self.prior != "held_out" and self.held_out_because is not None:
+            yield Fault("held_out_because", "is for prior: held_out alone. Remove it, or set the prior.")
+        if self.prior == "held_out" and (fault := reason_fault(self.held_out_because or "")):
+            yield Fault(
+                "held_out_because",
+                fault
+                if self.held_out_because
+                else "is missing. 'prior: held_out' rests on it alone: say, with a date (2025-01-31), why no model can "
+                "depend on this corpus; if it may, use prior: message.",
+            )
         if len(set(self.messages)) != len(self.messages):
             yield Fault(
                 "chain", "a message appears twice. Name cheaper messages, each once, and not the certified one."

@@ -185,6 +185,7 @@ def certificate_spec(study: Study, certificate: str) -> str:
         "links": links,
         "held_out": corpora if held_out else None,
         "base_corpora": [] if held_out else corpora,
+        "held_out_because": row.held_out_because or "",
         "side_information": [
             *(message_file(study, name) for name in _coarse_messages(study, row.messages)),
             *(f"{study.results}/models/{name}" for name in _bases(study, row.messages)),

@@ -217,6 +217,7 @@ def _amount(entry: LedgerEntry | None) -> str:
 
 def _facts(certificate: Certificate) -> list[tuple[str, str]]:
     plan, manifest, token = certificate.plan, certificate.manifest, certificate.manifest.token
+    own = certificate.prior
     scored = f"{certificate.scored_tokens:,} of {certificate.tokens:,} {token}s in {plan.blocks:,} blocks"
     windows = f"windows of {plan.context:,} that advance by {plan.stride:,}"
     if plan.visible_tokens is not None:
@@ -224,8 +225,8 @@ def _facts(certificate: Certificate) -> list[tuple[str, str]]:
     how = "every token" if plan.mode == "exhaustive" else f"a sample of {plan.draws:,} draws, seed {plan.seed}"
     return [
         ("model", certificate.model),
-        *([("prior", "held out: no message is paid for")] if certificate.prior.held_out else []),
-        *([("prior", "online: learns along the corpus")] if certificate.prior.kind == "online" else []),
+        *((("prior", f"held out: no message is paid for. {own.because}"),) if own.held_out else ()),
+        *((("prior", "online: learns along the corpus"),) if own.kind == "online" else ()),
         *((f"links, {row.bound}", _links(row)) for row in certificate.rows if row.links),
         ("header", canonical_json(certificate.message.header)),
         ("corpus", f"{manifest.documents:,} documents, licence {manifest.licence}"),

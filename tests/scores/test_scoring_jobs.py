@@ -124,13 +124,25 @@ def test_models_that_do_not_fit_are_refused(corpus, tmp_path):
     plan = make_plan(tmp_path, corpus)
     larger = make_corpus()
     larger.vocabulary_size = VOCABULARY + 1
-    refuse(make_model("gpt2"), larger, plan, tmp_path, f"predicts {VOCABULARY} tokens")
-    refuse(Bigram(), larger, plan, tmp_path, f"predicts {VOCABULARY} tokens")
+    larger.contents[6][14] = VOCABULARY
+    refuse(make_model("gpt2"), larger, plan, tmp_path, f"document 6 holds token {VOCABULARY}.*predicts {VOCABULARY}")
+    refuse(Bigram(), larger, plan, tmp_path, f"document 6 holds token {VOCABULARY}.*predicts {VOCABULARY}")
     long = make_plan(tmp_path, make_corpus((100,)), context=65)
     refuse(make_model("llama"), make_corpus((100,)), long, tmp_path, "positions for only 64")
     refuse(make_model("gpt2"), make_corpus((5, 6)), plan, tmp_path, "the corpus has 11")
     moved = make_corpus((*corpus.lengths[:-2], 40, 2))
     refuse(make_model("gpt2"), moved, plan, tmp_path, "document 8 has 2 tokens")
+
+
+def test_tokens_of_the_tokenizer_that_no_document_holds_do_not_matter(corpus, tmp_path):
+    """A [PAD] that was added to a tokenizer makes its vocabulary larger than the model's."""
+    plan = make_plan(tmp_path, corpus)
+    scores = {}
+    for added in (0, 1):
+        corpus.vocabulary_size = VOCABULARY + added
+        score_shard(make_model("gpt2"), corpus, plan, 0, tmp_path / "s.parquet", message_sha256="me", options=CPU)
+        scores[added] = pq.read_table(tmp_path / "s.parquet").to_pydict()
+    assert scores[0] == scores[1]
 
 
 def test_families_that_change_their_logits_are_refused_by_name(corpus, tmp_path):

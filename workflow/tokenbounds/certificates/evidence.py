@@ -13,6 +13,7 @@ from pathlib import Path
 from tokenbounds.certificates.prior import CorpusEvidence, Prior, compare_documents
 from tokenbounds.config import BoundsSpec
 from tokenbounds.config.certificates import reason_fault
+from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.messages.container import Message, parse_message, read_message
 from tokenbounds.messages.side_information import SideInformation, find_coarse, find_places, model_places
@@ -249,7 +250,7 @@ def _refuse_doubles(links: Sequence[LinkEvidence]) -> None:
 
 
 def _check_vocabulary(path: Path, message: Message, scores: Scores, corpus: CorpusEvidence) -> None:
-    """The model's V must be what the scores share, and hold every token of the corpus."""
+    """The model's V must be what the scores share, and every token of the corpus below it, scored or not."""
     size, needed = scores.provenance.vocabulary_size, corpus.manifest.tokenizer.vocabulary_size
     card = message.header.get("model")
     declared = card.get("vocabulary_size") if isinstance(card, dict) else None
@@ -258,11 +259,15 @@ def _check_vocabulary(path: Path, message: Message, scores: Scores, corpus: Corp
             f"{scores.files[0]} was scored over {size} tokens, but {path} declares a vocabulary of {declared}. Score "
             "with this message."
         )
-    if needed > size:
-        raise CertificateError(
-            f"{corpus.manifest_path} has {needed} tokens, more than the {size} that {path} predicts. Use the model's "
-            "own tokenizer, without tokens that were added to it, as a [PAD]."
-        )
+    if needed <= size:
+        return
+    # The tokenizer has more tokens than the model, such as a [PAD] that was added to it: does the corpus use one?
+    for number, tokens in enumerate(Corpus.open(corpus.folder).iterate()):
+        if tokens.size and tokens.max() >= size:
+            raise CertificateError(
+                f"document {number} of {corpus.folder} holds token {tokens.max()}, beyond the {size} that {path} "
+                "predicts. Use the model's own tokenizer, without added tokens in its text."
+            )
 
 
 def _check_alphas(path: Path, message: Message, scores: Scores) -> None:

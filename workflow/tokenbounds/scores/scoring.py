@@ -26,7 +26,7 @@ from tokenbounds.scores.plan import Int64Array, Plan, column, expand_blocks, rea
 from tokenbounds.scores.provenance import ALPHA_FIELD, SCORE_SCHEMA, Provenance
 from tokenbounds.scores.scorer import ChainPredictor, ChainScorer, Float32Array, Scorer, ScoringOptions
 from tokenbounds.scores.store import score_writer
-from tokenbounds.scores.windows import TokenReader, cut_groups, gather_windows, limit_windows
+from tokenbounds.scores.windows import Group, TokenReader, cut_groups, gather_windows, limit_windows
 from tokenbounds.software import software_versions
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def make_scorer(predictor: Any, corpus: TokenReader, options: ScoringOptions) ->
     Raises
     ------
     ScoreError
-        If the model cannot be scored, or its vocabulary is smaller than the corpus's.
+        If the model cannot be scored.
     """
     scorer: Scorer
     if isinstance(predictor, ChainPredictor):
@@ -60,12 +60,6 @@ def make_scorer(predictor: Any, corpus: TokenReader, options: ScoringOptions) ->
         from tokenbounds.scores.neural import NeuralScorer  # loads torch, which Markov chains do without
 
         scorer = NeuralScorer(predictor, corpus.start_id, options)
-    if scorer.vocabulary_size < corpus.vocabulary_size:
-        raise ScoreError(
-            f"the model predicts {scorer.vocabulary_size} tokens, but the corpus's tokenizer has "
-            f"{corpus.vocabulary_size}. Use the model's own tokenizer for this corpus, without tokens that were added "
-            "to it and that the model does not know, as a [PAD]."
-        )
     return scorer
 
 
@@ -90,8 +84,9 @@ def score_blocks(
     Raises
     ------
     ScoreError
-        If a loss is not finite (NaN or infinite logits), naming document and position; if a window is longer than
-        the model's positions, a chain sees more than `visible_tokens`, or the corpus is not the one that was planned.
+        If the corpus holds a token that the model does not know, naming the document; if a loss is not finite (NaN or
+        infinite logits), naming document and position; if a window is longer than the model's positions, a chain sees
+        more than `visible_tokens`, or the corpus is not the one that was planned.
     """
     limited = visible_tokens is not None and scorer.order is None
     longest = int((column(rows, "length") + column(rows, "start" if limited else "context")).max(initial=0))
@@ -111,6 +106,7 @@ def score_blocks(
     schema = SCORE_SCHEMA.append(ALPHA_FIELD) if scorer.alphas else SCORE_SCHEMA
     for part in _cut(rows, batch_tokens * _BATCHES_PER_GROUP, visible_tokens if limited else None):
         group = gather_windows(part, corpus)
+        _check_known(group, scorer.vocabulary_size, corpus)
         scored = dict(zip(names, scorer.score(group), strict=True))
         where = expand_blocks(part)
         _check_finite(scored["nll_bits"], where)
@@ -227,6 +223,23 @@ def _cut(rows: pa.Table, group_tokens: int, visible_tokens: int | None) -> Itera
             yield part
         else:
             yield from cut_groups(limit_windows(part, visible_tokens), group_tokens)
+
+
+def _check_known(group: Group, vocabulary_size: int, corpus: TokenReader) -> None:
+    """Refuse tokens beyond the model's vocabulary.
+
+    A tokenizer may have more tokens than its model, such as a [PAD] that was added to it: that matters only where the
+    corpus uses one.
+    """
+    unknown = group.tokens >= vocabulary_size
+    if unknown.any():
+        row = int(np.argmax(unknown))
+        document = group.document[np.searchsorted(group.first, row, side="right") - 1]
+        raise ScoreError(
+            f"document {document} holds token {group.tokens[row]}, but the model predicts {vocabulary_size} tokens "
+            f"(the tokenizer has {corpus.vocabulary_size}). Use the model's own tokenizer for this corpus, without "
+            "added tokens in its text."
+        )
 
 
 def _check_finite(nll_bits: Float32Array, where: dict[str, Int64Array]) -> None:

@@ -379,6 +379,7 @@ def verify(
     rescore: int | Literal["all"] | None = None,
     seed: int | None = None,
     bases: Sequence[PathLike] = (),
+    root: PathLike | None = None,
 ) -> list[Check]:
     """Recompute a certificate from its files, trusting nothing that it says.
 
@@ -394,6 +395,9 @@ def verify(
         Chooses the blocks; by default nobody can know which.
     bases
         Where base models are, if not where the certificate says.
+    root
+        The folder that holds everything that the certificate may name; nothing outside it is opened. By default it is
+        the results folder, the one above the certificate's.
 
     Returns
     -------
@@ -408,7 +412,8 @@ def verify(
     from tokenbounds.certificates.verify import ALL_BLOCKS, verify_certificate
 
     blocks = ALL_BLOCKS if rescore == "all" else rescore
-    return verify_certificate(Path(certificate), rescore=blocks, seed=seed, bases=[Path(place) for place in bases])
+    places = [Path(place) for place in bases]
+    return verify_certificate(Path(certificate), rescore=blocks, seed=seed, bases=places, root=_path(root))
 
 
 def _row(kind: type[Row], value: Mapping[str, Any] | Row | None, name: str) -> Row:

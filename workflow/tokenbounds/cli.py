@@ -60,6 +60,14 @@ def verify(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Score every block again. Slow.")] = False,
     base: BaseOption = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root",
+            metavar="DIR",
+            help="Open nothing outside this folder, bases aside; default: the one above the certificate's.",
+        ),
+    ] = None,
 ) -> None:
     """Recompute certificates from their files and say what was checked. The exit status is 0 only if all is well.
 
@@ -69,7 +77,7 @@ def verify(
     from tokenbounds.console import show_checks
 
     for path in find_certificates(certificates):
-        checks = api.verify(path, rescore="all" if everything else rescore, seed=seed, bases=base or ())
+        checks = api.verify(path, rescore="all" if everything else rescore, seed=seed, bases=base or (), root=root)
         show_checks(Console(), str(path), checks)
 
 

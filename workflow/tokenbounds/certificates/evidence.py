@@ -192,7 +192,8 @@ def gather_evidence(inputs: CertificateInputs) -> Evidence:
 
 
 def _gather(inputs: CertificateInputs) -> Evidence:
-    corpus, plan = CorpusEvidence.open(inputs.corpus), read_plan(inputs.plan)
+    corpus = CorpusEvidence.open(inputs.corpus)
+    plan = read_plan(inputs.plan, corpus.manifest.tokens)
     if plan.manifest_sha256 != corpus.manifest_sha256:
         raise CertificateError(
             f"{inputs.plan} plans the corpus of manifest {plan.manifest_sha256[:12]}…, but {corpus.manifest_path} is "

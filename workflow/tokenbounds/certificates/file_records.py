@@ -22,7 +22,8 @@ def absent(schema: dict[str, Any]) -> None:
 
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file's bytes, hexadecimal")]
-RelativeFile = Annotated[str, Field(min_length=1, description="path relative to the certificate's folder")]
+RelativePath = Annotated[str, Field(pattern=r"^[^/\x00-\x1f\x7f][^\x00-\x1f\x7f]*$", max_length=4096)]
+RelativeFile = Annotated[RelativePath, Field(description="path relative to the certificate's folder")]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -50,7 +51,7 @@ class BaseRecord:
     """The base model that a message is decoded with: assumed to be fixed before the corpus, and not paid for."""
 
     name: Annotated[str, Field(description="name of its folder")]
-    place: Annotated[str, Field(min_length=1, description="its folder, relative to the certificate's folder")]
+    place: Annotated[RelativePath, Field(description="its folder, relative to the certificate's folder")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="hash of the model: its card and values")]
 
 

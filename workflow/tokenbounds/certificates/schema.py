@@ -26,6 +26,7 @@ SCHEMA_FILE = Path("workflow/schemas/certificate.schema.json")
 _BOUNDS_SPEC = TypeAdapter(BoundsSpec)
 
 
+ExactFraction = Annotated[str, Field(pattern=r"^[0-9]{1,1000}(/[0-9]{1,1000})?$")]
 Probability = Annotated[float, Field(ge=0, le=1)]
 MetricName = Annotated[
     Metric,
@@ -118,7 +119,7 @@ class LedgerEntry:
     """One line of a row's ledger."""
 
     name: Annotated[str, Field(description="what is paid for")]
-    amount: Annotated[int | float | str, Field(description="exact fraction as text for a probability, else a number")]
+    amount: Annotated[int | float | ExactFraction, Field(description="exact fraction as text for a probability, else a number")]
     unit: Literal["probability", "candidates", "bits", "nats", "documents", "sequences"]
     link: Annotated[
         Annotated[int, Field(ge=1)] | SkipJsonSchema[None],
@@ -166,7 +167,7 @@ class LedgerRow:
 class Ledger:
     """How delta is split over the rows beside it."""
 
-    delta: Annotated[str, Field(description="failure probability of these rows together, an exact fraction")]
+    delta: Annotated[ExactFraction, Field(description="failure probability of these rows together, an exact fraction")]
     rows: Annotated[tuple[LedgerRow, ...], Field(min_length=1)]
 
 

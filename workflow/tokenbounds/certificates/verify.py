@@ -22,7 +22,11 @@ from tokenbounds.corpus.manifest import MANIFEST_NAME
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.files import canonical_json, sha256_file
+<<<<<<< HEAD
 from tokenbounds.scores.plan import plan_scoring
+=======
+from tokenbounds.scores.plan import Plan, count_blocks, plan_scoring
+>>>>>>> 94ef8f3 (Bound every number of a certificate's files before anything is sized by it; open nothing outside the results folder)
 from tokenbounds.scores.store import Scores
 
 ALL_BLOCKS = -1
@@ -60,7 +64,16 @@ def find_certificates(paths: Sequence[Path]) -> list[Path]:
 
 
 def verify_certificate(
+<<<<<<< HEAD
     path: Path | str, *, rescore: int | None = 0, seed: int | None = None, bases: Sequence[Path] = ()
+=======
+    path: Path | str,
+    *,
+    rescore: int = 0,
+    seed: int | None = None,
+    bases: Sequence[Path] = (),
+    root: Path | None = None,
+>>>>>>> 94ef8f3 (Bound every number of a certificate's files before anything is sized by it; open nothing outside the results folder)
 ) -> list[Check]:
     """Check a certificate against its files, and its files against one another.
 
@@ -75,6 +88,9 @@ def verify_certificate(
         Of the choice of blocks; None chooses unpredictably, so that nobody can prepare for it.
     bases
         Where bases are, if not where the certificate says: checkpoint folders, Hugging Face folders, GGUF files.
+    root
+        The folder that holds everything that the certificate may name; nothing outside it is opened. None for the
+        results folder, which is the one above the certificate's.
 
     Returns
     -------
@@ -89,25 +105,36 @@ def verify_certificate(
     """
     path = Path(path)
     try:
-        return list(_run_checks(path, rescore, seed, bases))
+        return list(_run_checks(path, rescore, seed, bases, root or _results_folder(path)))
     except CertificateError:
         raise
     except TokenboundsError as error:
         raise CertificateError(str(error)) from error
 
 
+<<<<<<< HEAD
 def _run_checks(path: Path, rescore: int | None, seed: int | None, bases: Sequence[Path]) -> Iterator[Check]:
+=======
+def _results_folder(path: Path) -> Path:
+    """The folder above a certificate's; its own one, if above that there is only the system's root."""
+    folder = path.absolute().parent
+    return folder if folder.parent == Path(folder.anchor) else folder.parent
+
+
+def _run_checks(path: Path, rescore: int, seed: int | None, bases: Sequence[Path], root: Path) -> Iterator[Check]:
+>>>>>>> 94ef8f3 (Bound every number of a certificate's files before anything is sized by it; open nothing outside the results folder)
     certificate = read_certificate(path)
     yield Check("certificate intact", str(path), "canonical bytes, fields, hash of itself")
     yield _check_ledger(path, certificate)
-    yield _check_files(path, certificate)
-    inputs = _locate(path, certificate, bases)
+    yield _check_files(path, certificate, root)
+    inputs = _locate(path, certificate, bases, root)
+    # Its shards are as long as its manifest says. So whatever is as long as the corpus is bounded by a real file.
+    corpus = Corpus.open(inputs.corpus)
     evidence = gather_evidence(inputs)
     yield Check("files belong together", str(path), "scores → message, manifest, plan; plan → manifest → shards")
     for base in dict.fromkeys(link.base for link in evidence.links):
         if base is not None:
             yield Check("base intact", str(base), "the hash of its card and values")
-    corpus = Corpus.open(inputs.corpus)
     yield _check_plan(evidence, corpus)
     for link in evidence.links:
         yield _check_tokens(link, corpus, inputs.corpus)
@@ -181,22 +208,31 @@ def _spent(path: Path, stated: Stated) -> Fraction:
     return total
 
 
-def _check_files(path: Path, certificate: Certificate) -> Check:
+def _check_files(path: Path, certificate: Certificate, root: Path) -> Check:
     records = [record for _, record in certificate.files()]
     for record in records:
         file = _normal(certificate.locate(record))
+        if not _is_within(file, root):
+            raise CertificateError(f"{path} names {file}, which is outside {root}. If you trust it, name a --root above.")
         if not file.is_file():
             raise CertificateError(f"{file} does not exist, but {path} rests on it. Restore it.")
-        found = sha256_file(file)
-        if found != record.sha256:
+        if sha256_file(file) != record.sha256:
             raise CertificateError(
-                f"{file} is not the file that {path} was made from: its SHA-256 is {found[:16]}…, "
-                f"not {record.sha256[:16]}…. Restore it, or certify again."
+                f"{file} is not the file that {path} was made from: its SHA-256 is not {record.sha256[:16]}…. "
+                "Restore it, or certify again."
             )
     return Check("files intact", str(path), f"SHA-256 of {len(records)} files")
 
 
-def _locate(path: Path, certificate: Certificate, bases: Sequence[Path]) -> CertificateInputs:
+def _is_within(path: Path, root: Path) -> bool:
+    """Whether a path, all links followed, is inside a folder; one that the system cannot follow is not."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def _locate(path: Path, certificate: Certificate, bases: Sequence[Path], root: Path) -> CertificateInputs:
     """Where the files of a certificate are, as certification takes them."""
     held_out = certificate.prior.held_out
     if held_out and (fault := reason_fault(certificate.prior.because)):
@@ -204,6 +240,8 @@ def _locate(path: Path, certificate: Certificate, bases: Sequence[Path]) -> Cert
     trained_on = tuple(_locate_corpus(certificate, record) for record in certificate.prior.trained_on)
     coarse = [_normal(certificate.locate(record)) for role, record in certificate.files() if role == "coarse message"]
     stated = [_normal(path.parent / base.place) for base in certificate.bases]
+    if outside := [place for place in stated if not (bases or _is_within(place, root))]:
+        raise CertificateError(f"{path} names the base {outside[0]}, which is outside {root}. Name it with --base.")
     return CertificateInputs(
         corpus=_locate_corpus(certificate, certificate.manifest),
         plan=_normal(certificate.locate(certificate.plan)),
@@ -238,6 +276,9 @@ def _normal(path: Path) -> Path:
 def _check_plan(evidence: Evidence, corpus: Corpus) -> Check:
     """Plan again from the corpus's document lengths; a sample must be the one its seed draws."""
     plan = evidence.plan
+    different = f"{evidence.plan_path} is not the plan that its settings and the corpus give. Plan again."
+    if plan.blocks != int(count_blocks(corpus.lengths, plan.context, plan.stride).sum()):
+        raise CertificateError(different)
     # The smallest number of tokens for which the planner makes this number of draws.
     sample_tokens = max(1, plan.draws * plan.tokens // plan.blocks) if plan.mode == "sampled" else None
     again = plan_scoring(
@@ -252,9 +293,7 @@ def _check_plan(evidence: Evidence, corpus: Corpus) -> Check:
     stated = {name: str(getattr(plan, name)) for name in ("mode", "draws", "tokens", "documents", "blocks")}
     planned = {key.decode(): value.decode() for key, value in again.schema.metadata.items()}
     if not again.equals(plan.table) or any(planned[name] != value for name, value in stated.items()):
-        raise CertificateError(
-            f"{evidence.plan_path} is not the plan that its settings and the corpus give. Plan again."
-        )
+        raise CertificateError(different)
     what = "every token once" if plan.mode == "exhaustive" else f"{plan.draws} draws of seed {plan.seed}"
     return Check("plan made again", str(evidence.plan_path), what)
 

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 STRICT = ConfigDict(extra="forbid", strict=False)
 
 PositiveInt = Annotated[int, Field(ge=1)]
-Probability = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(ge=1e-100, lt=1)]  # the smallest that can be divided and taken logarithms of
 Coefficient = Annotated[float, Field(gt=0, le=1)]
 LabelName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
 

@@ -84,6 +84,7 @@ class BoundsSpec(Checked):
     top_k: Annotated[
         tuple[PositiveInt, ...],
         Field(
+            max_length=64,
             description="For each k, bound the share of tokens that are not among the model's k likeliest. Left out of "
             "a certificate whose tokenizer has at most 100 tokens, as that of antibodies, it is `[1, 3, 5, 10]`."
         ),
@@ -92,6 +93,7 @@ class BoundsSpec(Checked):
         tuple[Annotated[BoundKind, Field(strict=False)], ...],
         Field(
             min_length=1,
+            max_length=16,
             description="Which bounds to compute. `telescoped` and `mixture` (bits per token only) need a "
             "`chain`; those over `documents` and `sequences` (the plan's blocks) assume that these "
             "are i.i.d. and need every token scored.",
@@ -99,18 +101,20 @@ class BoundsSpec(Checked):
     ] = (BoundKind.AZUMA, BoundKind.BETTING)
     alphas: Annotated[
         tuple[Probability, ...],
-        Field(min_length=1, description="Grid of smoothing weights; the choice among them is paid for."),
+        Field(min_length=1, max_length=256, description="Grid of smoothing weights; the choice among them is paid for."),
     ] = (
         *(0.0001, 0.0003, 0.001, 0.003),
         *(0.01, 0.03, 0.1, 0.2),
     )
     lambdas: Annotated[
-        PositiveInt, Field(description="Size of the grid of the bounds' own parameter λ; the choice is paid for.")
+        PositiveInt,
+        Field(le=4096, description="Size of the grid of the bounds' own parameter λ; the choice is paid for."),
     ] = 32
     link_alphas: Annotated[
         tuple[Probability, ...],
         Field(
             min_length=1,
+            max_length=32,
             description="Grid of smoothing weights towards a cheaper model of the `chain`; the choice is paid for.",
         ),
     ] = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
@@ -118,6 +122,7 @@ class BoundsSpec(Checked):
         tuple[Coefficient, ...],
         Field(
             min_length=1,
+            max_length=32,
             description="Grid of coefficients: how much of the cheaper model's loss a link of a `telescoped` row "
             "subtracts before it is bounded (1: all of it); the choice is paid for.",
         ),
@@ -125,6 +130,7 @@ class BoundsSpec(Checked):
     subsets: Annotated[
         tuple[LabelName, ...],
         Field(
+            max_length=64,
             description="Label columns of the corpus: the `labels` of its source, or `residue`, `chain`, "
             "`region`, `germline` and `imgt` of antibodies. All metrics are also bounded for the tokens of each "
             "label, under those of `bounds` that can be (`azuma`, `freedman`, `betting`, `documents`, "

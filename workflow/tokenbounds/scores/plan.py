@@ -42,7 +42,11 @@ PLAN_SCHEMA = pa.schema(
 _REMEDY = "Run plan_scoring again."
 _BLOCKS_PER_CHUNK = 1 << 20
 _TEXT_KEYS = ("mode", "manifest_sha256")
-_INTEGER_KEYS = ("draws", "tokens", "documents", "blocks", "context", "stride", "seed", "shards")
+# Most of each number that is counted, and does not follow from others. A seed may be anything that is no burden.
+_MOST = {"tokens": 1 << 48, "documents": 1 << 48, "context": 1 << 31, "shards": 1 << 31, "seed": 1 << 128}
+_INTEGER_KEYS = ("draws", "blocks", "stride", *_MOST)
+_FREE_DRAWS = 1 << 20  # a sample may draw so many times, and this many times a token, before it is refused
+_DRAWS_PER_TOKEN = 16
 
 Int64Array = NDArray[np.int64]
 
@@ -221,33 +225,52 @@ def plan_corpus(corpus_directory: Path | str, spec: Any, out: Path | str) -> Non
     write_plan(table, out, manifest_sha256=sha256_file(Path(corpus_directory) / MANIFEST_NAME))
 
 
-def read_plan(path: Path | str) -> Plan:
+def read_plan(path: Path | str, tokens: int | None = None) -> Plan:
     """Read a plan and its metadata.
+
+    Nothing is read before every number is known to be possible: a plan is never larger than its corpus.
+
+    Parameters
+    ----------
+    path
+        The plan's file.
+    tokens
+        Of the corpus, if that is known.
 
     Raises
     ------
     ScoreError
-        If the file is missing, damaged, no plan, or of an unknown version.
+        If the file is missing, damaged, no plan, of another corpus or of an unknown version.
     """
     path = Path(path)
     sha256 = sha256_of_sealed(path, ScoreError, _REMEDY)
     try:
-        table = pq.read_table(path, partitioning=None, page_checksum_verification=True)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            values = _read_metadata(path, file.schema_arrow)
+            rows = sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
+            _check_numbers(path, values, rows, tokens)
+            table = file.read()
         table.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         raise ScoreError(f"{path} cannot be read as a plan ({error}). {_REMEDY}") from error
-    if any(values.null_count for values in table.columns):
+    if any(column.null_count for column in table.columns):
         raise ScoreError(f"{path} has empty cells. {_REMEDY}")
+    _check_rows(path, table, values)
+    return Plan(table=table, sha256=sha256, **values)
+
+
+def _read_metadata(path: Path, schema: pa.Schema) -> dict[str, Any]:
+    """What `Plan` holds beside its table and hash."""
     metadata = {
         key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
-        for key, value in (table.schema.metadata or {}).items()
+        for key, value in (schema.metadata or {}).items()
     }
     limited = "visible_tokens" in metadata
     expected = LIMITED_SCHEMA_VERSION if limited else SCHEMA_VERSION
     if metadata.get("schema_version") != str(expected):
         found = metadata.get("schema_version", "none")
         raise ScoreError(f"{path} has schema version {found}, not {expected}. Plan again with this release.")
-    if not table.schema.equals(PLAN_SCHEMA):
+    if not schema.equals(PLAN_SCHEMA):
         raise ScoreError(f"{path} does not have the columns of a plan. Run plan_scoring again.")
     try:
         numbers = {key: int(metadata[key]) for key in (*_INTEGER_KEYS, *(["visible_tokens"] if limited else []))}
@@ -256,8 +279,35 @@ def read_plan(path: Path | str) -> Plan:
         raise ScoreError(f"{path} lacks plan metadata ({error}). Run plan_scoring again.") from error
     if texts["mode"] not in ("exhaustive", "sampled"):
         raise ScoreError(f"{path} has the unknown mode {texts['mode']!r}. Plan again with this release.")
-    values: dict[str, Any] = {**numbers, **texts}
-    return Plan(table=table, sha256=sha256, **values)
+    return {**numbers, **texts}
+
+
+def _check_numbers(path: Path, values: dict[str, Any], rows: int, tokens: int | None) -> None:
+    """Refuse numbers that no corpus of this size has: every block has a token, and is drawn or scored once."""
+    size = values["tokens"]
+    if tokens is not None and size != tokens:
+        raise ScoreError(f"{path} plans {size} tokens, and the corpus has {tokens}. {_REMEDY}")
+    most = {**_MOST, "blocks": size, "stride": values["context"], "visible_tokens": _MOST["context"]}
+    most["draws"] = values["blocks"] if values["mode"] == "exhaustive" else _FREE_DRAWS + _DRAWS_PER_TOKEN * size
+    for name, highest in most.items():
+        lowest = 0 if name == "seed" else 1
+        if name in values and not lowest <= values[name] <= highest:
+            raise ScoreError(f"{path} has {name} {values[name]}, not between {lowest} and {highest}. {_REMEDY}")
+    if not 0 < rows <= min(values["blocks"], values["draws"]):
+        raise ScoreError(f"{path} has {rows} rows for {values['blocks']} blocks and {values['draws']} draws. {_REMEDY}")
+
+
+def _check_rows(path: Path, table: pa.Table, values: dict[str, Any]) -> None:
+    """Refuse cells outside the corpus, and blocks that have more tokens than it, before anything is sized by them."""
+    most = {"block": values["blocks"] - 1, "document": values["documents"] - 1, "shard": values["shards"] - 1}
+    most |= {"start": values["tokens"] - 1, "context": values["context"], "length": values["context"]}
+    for name, highest in most.items():
+        ends = pc.min_max(table[name]).as_py()
+        lowest = int(name == "length")
+        if not lowest <= ends["min"] <= ends["max"] <= highest:
+            raise ScoreError(f"{path}: column {name} has a value outside {lowest} to {highest}. {_REMEDY}")
+    if pc.sum(table["length"]).as_py() > values["tokens"]:
+        raise ScoreError(f"{path} scores more tokens than the {values['tokens']} of its corpus. {_REMEDY}")
 
 
 def expand_blocks(rows: pa.Table | pa.RecordBatch) -> dict[str, Int64Array]:
@@ -302,9 +352,14 @@ def _check_visible(visible_tokens: int | None, context: int, stride: int) -> Non
         )
 
 
+def count_blocks(lengths: Int64Array, context: int, stride: int) -> Int64Array:
+    """Blocks of each document, int64[documents], by its length in tokens."""
+    further: Int64Array = -(-np.maximum(lengths - context, 0) // stride)
+    return further + (lengths > 0)
+
+
 def _lay_out(lengths: Int64Array, context: int, stride: int) -> _Layout:
-    further = -(-np.maximum(lengths - context, 0) // stride)
-    blocks = further + (lengths > 0)
+    blocks = count_blocks(lengths, context, stride)
     zero = np.zeros(1, np.int64)
     first_token = np.concatenate([zero, np.cumsum(lengths)])
     return _Layout(lengths, context, stride, first_token, np.concatenate([zero, np.cumsum(blocks)]))

@@ -119,7 +119,9 @@ class LedgerEntry:
     """One line of a row's ledger."""
 
     name: Annotated[str, Field(description="what is paid for")]
-    amount: Annotated[int | float | ExactFraction, Field(description="exact fraction as text for a probability, else a number")]
+    amount: Annotated[
+        int | float | ExactFraction, Field(description="exact fraction as text for a probability, else a number")
+    ]
     unit: Literal["probability", "candidates", "bits", "nats", "documents", "sequences"]
     link: Annotated[
         Annotated[int, Field(ge=1)] | SkipJsonSchema[None],

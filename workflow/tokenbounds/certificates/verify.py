@@ -22,11 +22,7 @@ from tokenbounds.corpus.manifest import MANIFEST_NAME
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.files import canonical_json, sha256_file
-<<<<<<< HEAD
-from tokenbounds.scores.plan import plan_scoring
-=======
-from tokenbounds.scores.plan import Plan, count_blocks, plan_scoring
->>>>>>> 94ef8f3 (Bound every number of a certificate's files before anything is sized by it; open nothing outside the results folder)
+from tokenbounds.scores.plan import count_blocks, plan_scoring
 from tokenbounds.scores.store import Scores
 
 ALL_BLOCKS = -1
@@ -64,16 +60,12 @@ def find_certificates(paths: Sequence[Path]) -> list[Path]:
 
 
 def verify_certificate(
-<<<<<<< HEAD
-    path: Path | str, *, rescore: int | None = 0, seed: int | None = None, bases: Sequence[Path] = ()
-=======
     path: Path | str,
     *,
-    rescore: int = 0,
+    rescore: int | None = 0,
     seed: int | None = None,
     bases: Sequence[Path] = (),
     root: Path | None = None,
->>>>>>> 94ef8f3 (Bound every number of a certificate's files before anything is sized by it; open nothing outside the results folder)
 ) -> list[Check]:
     """Check a certificate against its files, and its files against one another.
 
@@ -112,17 +104,15 @@ def verify_certificate(
         raise CertificateError(str(error)) from error
 
 
-<<<<<<< HEAD
-def _run_checks(path: Path, rescore: int | None, seed: int | None, bases: Sequence[Path]) -> Iterator[Check]:
-=======
 def _results_folder(path: Path) -> Path:
     """The folder above a certificate's; its own one, if above that there is only the system's root."""
     folder = path.absolute().parent
     return folder if folder.parent == Path(folder.anchor) else folder.parent
 
 
-def _run_checks(path: Path, rescore: int, seed: int | None, bases: Sequence[Path], root: Path) -> Iterator[Check]:
->>>>>>> 94ef8f3 (Bound every number of a certificate's files before anything is sized by it; open nothing outside the results folder)
+def _run_checks(
+    path: Path, rescore: int | None, seed: int | None, bases: Sequence[Path], root: Path
+) -> Iterator[Check]:
     certificate = read_certificate(path)
     yield Check("certificate intact", str(path), "canonical bytes, fields, hash of itself")
     yield _check_ledger(path, certificate)
@@ -213,8 +203,10 @@ def _check_files(path: Path, certificate: Certificate, root: Path) -> Check:
     for record in records:
         file = _normal(certificate.locate(record))
         if not _is_within(file, root):
-            raise CertificateError(f"{path} names {file}, which is outside {root}. If you trust it, name a --root above.")
-        if not file.is_file():
+            raise CertificateError(
+                f"{path} names {file}, which is outside {root}. If you trust it, name a --root above."
+            )
+        if not _is_file(file):
             raise CertificateError(f"{file} does not exist, but {path} rests on it. Restore it.")
         if sha256_file(file) != record.sha256:
             raise CertificateError(
@@ -222,6 +214,13 @@ def _check_files(path: Path, certificate: Certificate, root: Path) -> Check:
                 "Restore it, or certify again."
             )
     return Check("files intact", str(path), f"SHA-256 of {len(records)} files")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _is_within(path: Path, root: Path) -> bool:

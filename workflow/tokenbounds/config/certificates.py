@@ -86,7 +86,7 @@ class BoundsSpec(Checked):
         Field(
             max_length=64,
             description="For each k, bound the share of tokens that are not among the model's k likeliest. Left out of "
-            "a certificate whose tokenizer has at most 100 tokens, as that of antibodies, it is `[1, 3, 5, 10]`."
+            "a certificate whose tokenizer has at most 100 tokens, as that of antibodies, it is `[1, 3, 5, 10]`.",
         ),
     ] = (1, 10, 100)
     bounds: Annotated[
@@ -101,7 +101,9 @@ class BoundsSpec(Checked):
     ] = (BoundKind.AZUMA, BoundKind.BETTING)
     alphas: Annotated[
         tuple[Probability, ...],
-        Field(min_length=1, max_length=256, description="Grid of smoothing weights; the choice among them is paid for."),
+        Field(
+            min_length=1, max_length=256, description="Grid of smoothing weights; the choice among them is paid for."
+        ),
     ] = (
         *(0.0001, 0.0003, 0.001, 0.003),
         *(0.01, 0.03, 0.1, 0.2),
@@ -135,7 +137,7 @@ class BoundsSpec(Checked):
             "`region`, `germline` and `imgt` of antibodies. All metrics are also bounded for the tokens of each "
             "label, under those of `bounds` that can be (`azuma`, `freedman`, `betting`, `documents`, "
             "`documents_betting`). Needs every token scored. What such rows say: docs/bounds.md, “Subsets of "
-            "tokens”."
+            "tokens”.",
         ),
     ] = ()
 

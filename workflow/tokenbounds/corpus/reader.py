@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from tokenbounds.corpus.arrow import is_compressed
 from tokenbounds.corpus.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, ShardEntry, beside, read_manifest
 from tokenbounds.errors import CorpusError
 from tokenbounds.files import sha256_file
@@ -91,8 +92,13 @@ class _Shard:
         self._offsets: list[np.ndarray] = []
         self._values: list[np.ndarray] = []
         try:
-            with pa.ipc.open_stream(pa.memory_map(str(path), "r")) as reader:
+            file = pa.memory_map(str(path), "r")
+            with pa.ipc.open_stream(file) as reader:
                 self._check_schema(reader.schema, manifest)
+                if is_compressed(file):
+                    raise CorpusError(f"{path} is compressed, so that its size bounds nothing. {_REMEDY}")
+                file.seek(0)
+            with pa.ipc.open_stream(file) as reader:
                 row = 0
                 for batch in reader:
                     self._add(batch, row, shard, len(manifest.shards))
@@ -109,7 +115,10 @@ class _Shard:
             )
 
     def _check_schema(self, schema: pa.Schema, manifest: Manifest) -> None:
-        metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+        metadata = {
+            key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+            for key, value in (schema.metadata or {}).items()
+        }
         if metadata.get("schema_version") != str(SCHEMA_VERSION):
             version = metadata.get("schema_version")
             raise CorpusError(f"{self._path}: schema version {version}, not {SCHEMA_VERSION}. {_REMEDY}")

@@ -95,7 +95,7 @@ def test_a_field_that_no_header_has_is_an_error(tmp_path, key, field):
 def test_a_column_that_names_no_clone_at_all_is_a_warning(tmp_path):
     path = write_table(tmp_path / "t.tsv", [rearrangement(clone_id="NA")])
     _, counts = read(airr(path, clone="clone_id"), path)
-    assert counts.warnings == ["No sequence states its clone, though the source names where to find it."]
+    assert counts.warnings == ["No sequence states its clone, though the source says where to find it."]
 
 
 def light(**changes):

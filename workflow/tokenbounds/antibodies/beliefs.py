@@ -1,4 +1,4 @@
-"""What must hold of a numbering, or of stated regions, before they are believed."""
+"""What must hold of a numbering, or of stated regions, before they are trusted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TRYPTOPHAN = 41
 _FRAMEWORK3_FIRST, _FRAMEWORK4_FIRST = 66, 118
 _FRAMEWORK4 = re.compile(r"[FW]G.G")
 _FRAMEWORK4_AFTER = 8
-"""Residues from the beginning of FWR3 on within which its end is not looked for, because FWR3 may look like FWR4."""
+"""Number of residues at the beginning of FWR3 where its end is not looked for, because FWR3 may look like FWR4."""
 _FRAMEWORK1 = re.compile(r".{2,3}[LMV][TVLQKR][EQ][SPWEDA]")
 """How FWR1 begins: QVQLVES, QVQLQQW, DIQMTQS, QSALTQP."""
 _ROOM = {Region.CDR1: (0, 14), Region.FWR2: (14, 18), Region.CDR2: (0, 12), Region.FWR3: (32, 42)}
@@ -39,10 +39,10 @@ def numbering_fault(residues: str, positions: npt.NDArray[np.int16]) -> str:
     Returns
     -------
     str
-        `order` (positions go back), `anchors` (no Cys at 23 or 104, where those stand; or no Trp at 41 in a domain that
-        begins behind 23), `lengths` (a region is longer or shorter than any is), `deletion` (what looks like FWR1 is
+        `order` (positions go back), `anchors` (no Cys at 23 or 104, where those are; or no Trp at 41 in a domain that
+        begins after 23), `lengths` (no region is that long or short), `deletion` (what looks like FWR1 is
         numbered as what follows it), or `framework4` (no Trp or Phe at 118, and residues that look like FWR4
-        elsewhere, because CDR3 is very long, or hardly there).
+        elsewhere, because CDR3 is very long, or almost absent).
     """
     inside = np.flatnonzero(positions)
     numbers = positions[inside]
@@ -73,7 +73,7 @@ def numbering_fault(residues: str, positions: npt.NDArray[np.int16]) -> str:
 def cdr3_is_the_junctions(evidence: Evidence) -> bool | None:
     """Whether the stated CDR3 is the stated junction without its two anchors; None if one of them is not stated.
 
-    Nucleotides are compared where there are any: only they tell, where a boundary cuts a codon.
+    Nucleotides are compared where there are any: only they decide where a boundary cuts a codon.
     """
     junction, cdr3_bases = _ungapped(evidence.junction), _ungapped("".join(evidence.region_bases[_CDR3:][:1]))
     if junction and cdr3_bases:
@@ -84,11 +84,10 @@ def cdr3_is_the_junctions(evidence: Evidence) -> bool | None:
 
 
 def definition_fault(residues: str, regions: npt.NDArray[np.int8], evidence: Evidence) -> str:
-    """Why stated regions are none of IMGT's; empty if nothing speaks against them.
+    """Why stated regions are not IMGT's; empty if nothing contradicts them.
 
-    CDR3 must be the junction without its two anchors. Where none is stated, Cys 104 must not stand elsewhere than last
-    in FWR3; and Cys 23 never elsewhere than fourth from the end of FWR1: of light chains Kabat's CDR3 is IMGT's, but
-    not their CDR1.
+    CDR3 must be the junction without its two anchors. Where none is stated, Cys 104 may only be last in FWR3; and Cys
+    23 may only be fourth from the end of FWR1: in light chains, Kabat's CDR3 is IMGT's, but Kabat's CDR1 is not.
     """
     letters = np.frombuffer(residues.encode("latin-1", errors="replace"), np.uint8)
     framework1, framework3, cdr3 = (

@@ -87,7 +87,7 @@ def _labelled(antibodies: Iterable[Antibody], source: AntibodySource, counts: Re
 def antibody_documents(
     source: AntibodySource, files: Sequence[Path], counts: ReadingCounts
 ) -> Iterator[AntibodyDocument]:
-    """Stream a source's documents: sequences in their order, or families in an order that hashes of their names give.
+    """Stream a source's documents: sequences in their order, or families in the order of hashes of their names.
 
     Parameters and errors are those of `read_antibodies`.
     """
@@ -147,7 +147,7 @@ def _families(
 def _family_documents(
     key: bytes, members: list[Antibody], layout: FamilyLayout, counts: ReadingCounts
 ) -> Iterator[AntibodyDocument]:
-    """Fill documents with a clone's members in drawn order; each document is as long as it may be."""
+    """Fill documents with a clone's members in random order; each document is as long as it may be."""
     drawn = sorted(
         enumerate(members), key=lambda item: short_hash(str(layout.seed), str(item[0]), key.decode("utf-8", "replace"))
     )

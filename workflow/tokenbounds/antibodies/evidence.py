@@ -17,7 +17,7 @@ class Evidence:
     region_residues, region_bases
         Sequences of FWR1, CDR1 … FWR4 as amino acids or as nucleotides; gaps allowed.
     alignment
-        The translation of the aligned nucleotides, if the residues are that.
+        The translation of the aligned nucleotides, if the residues are that translation.
     bases, germline_bases
         The aligned nucleotides and the germline's, column by column.
     aligned_residues, germline_residues
@@ -29,7 +29,7 @@ class Evidence:
     imgt
         IMGT positions of the residues, if the row numbers them.
     numbered_chain
-        The chain as which it numbers them.
+        The chain that it numbers them as.
     """
 
     region_residues: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""In which frame aligned nucleotides are read: told by V's germline, by the junction, or by stated amino acids."""
+"""The reading frame of aligned nucleotides: determined by V's germline, the junction, or stated amino acids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHORTEST_PEPTIDE = 4
 
 
 def reading_frame(bases: str, germline_start: int | None, junction: str, peptides: tuple[str, ...]) -> int | None:
-    """Column of the first whole codon: 0, 1 or 2; None if nothing tells it, or two witnesses contradict each other.
+    """Column of the first whole codon: 0, 1 or 2; None if nothing determines it, or two sources contradict each other.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def _frame_of_junction(bases: str, junction: str) -> int | None:
 
 
 def _fits(residues: str, peptides: tuple[str, ...]) -> bool:
-    """Whether a translation is part of a stated peptide, or one of it."""
+    """Whether a translation is part of a stated peptide, or contains one."""
     stated = [peptide for peptide in peptides if len(peptide) >= _SHORTEST_PEPTIDE]
     return len(residues) >= _SHORTEST_PEPTIDE and any(
         peptide in residues or residues.strip("X") in peptide for peptide in stated

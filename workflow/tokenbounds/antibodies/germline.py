@@ -15,7 +15,7 @@ _SHORTEST_SHIFTED = 8
 
 
 def germline_status(residues: str, evidence: Evidence) -> npt.NDArray[np.int8] | None:
-    """Germline status, int8[n], from the germline alignment; None if there is none that can be set beside the residues.
+    """Germline status, int8[n], from the germline alignment; None if there is none that matches the residues.
 
     A residue is compared with the germline codon that faces its own. Where a gap cuts its codon there is none, and the
     status is UNKNOWN; where the germline's is cut or missing, UNTEMPLATED.
@@ -60,9 +60,9 @@ def _compare(residues: str, facing: str) -> npt.NDArray[np.int8]:
 
 
 def _shifted(residues: str, facing: str) -> npt.NDArray[np.bool_]:
-    """Residues, bool[n], of stretches that agree with the germline a few residues on, and do not where they stand.
+    """Residues, bool[n], of stretches that agree with the germline a few residues on, but not where they are.
 
-    Such a stretch lies between two indels that the alignment of amino acids does not show.
+    Such a stretch is between two indels that the alignment of amino acids does not show.
     """
     own, other = _codes(residues), _codes(facing)
     n, found = len(own), np.zeros(len(own), bool)

@@ -28,7 +28,7 @@ class _Found:
 
 
 def label_antibody(antibody: Antibody, methods: Sequence[str], counts: ReadingCounts) -> Antibody | None:
-    """The antibody with every residue of every chain labelled; None if a chain is numbered as another than is stated.
+    """The antibody with every residue of every chain labelled; None if numbering contradicts the stated chain.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What is known about each residue beside its letter: region, germline status, IMGT position, chain.
+"""What is known about each residue besides its letter: region, germline status, IMGT position, chain.
 
 Labels are small integers, so that they travel with tokens through Arrow and Parquet; the enumerations name them.
 """
@@ -133,7 +133,7 @@ class TokenLabels:
         return len(self.region)
 
     def behind(self, leading: int) -> TokenLabels:
-        """The same behind `leading` tokens that have no labels and belong to the first member."""
+        """The same after `leading` tokens that have no labels and belong to the first member."""
         columns = ("member", "chain", "region", "germline", "imgt")
         padded = {name: np.pad(getattr(self, name), (leading, 0)) for name in columns}
         return TokenLabels(**padded)

@@ -27,7 +27,7 @@ class Numbering:
     positions
         IMGT positions 1 … 128 of the residues, int16[n]; 0 outside the domain. Insertions carry the number alone.
     chain
-        Which chain the domain is of, by its best alignment.
+        Which chain the domain belongs to, by its best alignment.
     others
         Further variable domains in the sequence, as in an scFv.
     """
@@ -53,7 +53,7 @@ def number_residues(residues: str, stated: Chain, where: str) -> Numbering | Non
     Returns
     -------
     Numbering
-        None if the sequence is recognized as no variable domain.
+        None if the sequence is not recognized as a variable domain.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def number_residues(residues: str, stated: Chain, where: str) -> Numbering | Non
 
 def _positions(domain: Any, length: int) -> npt.NDArray[np.int16]:
     positions = np.zeros(length, np.int16)
-    # Insertions are `111A` … `111Z`, and continue with whatever follows Z.
+    # Insertions are `111A` … `111Z`, and continue with the characters after Z.
     numbers = [int(found.group()) for found in map(_NUMBER.match, domain.numbering) if found]
     positions[domain.query_start : domain.query_end + 1] = numbers
     return positions

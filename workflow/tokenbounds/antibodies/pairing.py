@@ -14,10 +14,10 @@ from tokenbounds.antibodies.spool import Spool
 def join_cells(chains: Iterable[Antibody], counts: ReadingCounts) -> Iterator[Antibody]:
     """Join single chains by their cell, which is their name, by their donor and by their file; in order of cells.
 
-    Barcodes of cells repeat from sample to sample, so that equal ones of two files are two cells; where a cell's chains
+    Barcodes of cells repeat from sample to sample, so equal ones in two files are two cells; where a cell's chains
     are in several files, a warning says so. A cell with one heavy and one light chain gives an antibody. Chains of
-    other cells are left out and counted: without a partner, or of a cell with more than two chains, whose partners are
-    not known. The pair takes clone and donor from its heavy chain, or from the light one where the heavy one has none.
+    other cells are left out and counted: without a partner, or in a cell with more than two chains, whose partners
+    are not known. Clone and donor are the heavy chain's, or the light one's where it has none.
     """
     repeated = 0
     with Spool() as spool:

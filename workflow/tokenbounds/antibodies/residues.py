@@ -91,7 +91,7 @@ def refuse_nucleotides(raw: str, where: str, remedy: str = "Set the source's 'mo
     Raises
     ------
     CorpusError
-        If it has at least 60 letters, of which at most one in twenty is another.
+        If it has at least 60 letters, at most one in twenty of them another letter.
     """
     letters = _NO_LETTERS.sub("", raw.upper())
     bases = sum(letters.count(base) for base in "ACGTUN")

@@ -21,7 +21,7 @@ def short_hash(*parts: str) -> int:
 
 
 def clone_key(antibody: Antibody) -> str:
-    """What tells a clone from all others: donor and clone; a sequence without a clone is one of its own."""
+    """What distinguishes a clone from all others: donor and clone; a sequence without a clone is one of its own."""
     return "\0".join(("clone", antibody.donor, antibody.clone) if antibody.clone else ("alone", letters(antibody)))
 
 
@@ -101,7 +101,7 @@ class CloneWatch:
     def _report(self) -> None:
         self._counts.add("clones", "clones", len(self._seen))
         if not self._seen:
-            self._counts.warn("No sequence states its clone, though the source names where to find it.")
+            self._counts.warn("No sequence states its clone, though the source says where to find it.")
         for kind, found in self._mixed.items():
             if found:
                 self._counts.add("clones", kind, len(found))

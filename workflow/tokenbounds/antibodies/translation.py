@@ -30,7 +30,7 @@ class Translation:
     Attributes
     ----------
     residues
-        One letter a codon; `X` where it is ambiguous or cut by a gap, `*` for a stop.
+        One letter per codon; `X` where it is ambiguous or cut by a gap, `*` for a stop.
     columns
         For each residue, the alignment column of its codon's first base, int64[n].
     """

@@ -30,7 +30,7 @@ Molecule = Annotated[
 
 @dataclass(frozen=True, config=STRICT)
 class KeepSpec:
-    """What to read of what is left out or removed by default. The manifest counts all of it either way."""
+    """What to keep that is left out or removed by default. The manifest counts all of it either way."""
 
     unproductive: Annotated[bool, Field(description="Rearrangements that the source calls unproductive.")] = False
     duplicates: Annotated[bool, Field(description="Sequences that were read before, letter for letter.")] = False
@@ -59,7 +59,7 @@ class FamilyLayout:
     ] = 2048
     documents_per_clone: Annotated[
         PositiveInt | None,
-        Field(description="Most documents of a clone; members beyond are left out. `null`: no limit."),
+        Field(description="Largest number of documents per clone; members beyond that are left out. `null`: no limit."),
     ] = None
     seed: Annotated[int, Field(description="Seed of the order of a family's members.")] = 0
 
@@ -95,7 +95,7 @@ class SequenceSource(Checked):
     ]
     package: Annotated[
         str | None,
-        Field(description="Installed Python package that `paths` are inside of. It is never imported."),
+        Field(description="Installed Python package in whose folder `paths` are looked up. It is never imported."),
     ] = None
     licence: Annotated[str, Field(description="The sequences' licence, for the manifest.")] = "unstated"
     clone: Annotated[
@@ -106,10 +106,10 @@ class SequenceSource(Checked):
         ),
     ] = None
     donor: Donor = None
-    keep: Annotated[KeepSpec, Field(description="What to read of what is left out by default.")] = Field(
+    keep: Annotated[KeepSpec, Field(description="What to keep that is left out by default.")] = Field(
         default_factory=KeepSpec
     )
-    layout: Annotated[LayoutSpec, Field(description="What a document is.")] = Field(
+    layout: Annotated[LayoutSpec, Field(description="What makes up a document.")] = Field(
         default_factory=lambda: SingleLayout(kind="single")
     )
     split: Annotated[SplitSpec | None, Field(description="Take one part of the source only; `null` takes all.")] = None
@@ -124,7 +124,7 @@ class SequenceSource(Checked):
 
     @property
     def only_chain(self) -> Literal["heavy", "light"] | None:
-        """The one kind of chain that it gives; None if it may give both."""
+        """The only kind of chain that it yields; None if it may yield both."""
         raise NotImplementedError
 
     def faults(self) -> Iterator[Fault]:
@@ -146,7 +146,7 @@ class SequenceSource(Checked):
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class AirrSource(SequenceSource):
-    """Rearrangement tables of the AIRR Community (TSV or comma-separated, plain or .gz), one chain a row."""
+    """Rearrangement tables of the AIRR Community (TSV or comma-separated, plain or .gz), one chain per row."""
 
     kind: Literal["airr"]
     chains: Annotated[
@@ -155,7 +155,7 @@ class AirrSource(SequenceSource):
     residues: Annotated[
         str | None,
         Field(
-            description="Column of amino acids. `null` takes the first there is of `sequence_alignment_aa`, "
+            description="Column of amino acids. `null` takes the first that exists of `sequence_alignment_aa`, "
             "`sequence_alignment` (translated), `sequence_aa` and `sequence` (translated)."
         ),
     ] = None
@@ -169,7 +169,7 @@ class AirrSource(SequenceSource):
 
     @property
     def only_chain(self) -> Literal["heavy", "light"] | None:
-        """The one kind of chain that it gives; None if it may give both."""
+        """The only kind of chain that it yields; None if it may yield both."""
         return _only(self.chains)
 
 
@@ -183,13 +183,13 @@ class OasSource(SequenceSource):
 
     @property
     def only_chain(self) -> Literal["heavy", "light"] | None:
-        """The one kind of chain that it gives; None if it may give both."""
+        """The only kind of chain that it yields; None if it may yield both."""
         return _only(self.chains)
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class FastaSource(SequenceSource):
-    """FASTA files, plain or .gz; headers may hold `key=value` fields, separated by `|`, `;` or blanks."""
+    """FASTA files, plain or .gz; headers may contain `key=value` fields, separated by `|`, `;` or blanks."""
 
     kind: Literal["fasta"]
     chain: Annotated[
@@ -200,7 +200,7 @@ class FastaSource(SequenceSource):
 
     @property
     def only_chain(self) -> Literal["heavy", "light"] | None:
-        """The one kind of chain that it gives; None if it may give both."""
+        """The only kind of chain that it yields; None if it may yield both."""
         return self.chain
 
 
@@ -216,7 +216,7 @@ class CsvSource(SequenceSource):
 
     @property
     def only_chain(self) -> Literal["heavy", "light"] | None:
-        """The one kind of chain that it gives; None if it gives pairs."""
+        """The only kind of chain that it yields; None if it yields pairs."""
         return "heavy" if self.light is None else "light" if self.heavy is None else None
 
     def faults(self) -> Iterator[Fault]:
@@ -233,7 +233,7 @@ def _only(chains: ChainChoice) -> Literal["heavy", "light"] | None:
 
 
 def repeated_columns(columns: dict[str, str | None], but: tuple[str, str] | None = None) -> Iterator[Fault]:
-    """Yield a line for every column that two keys name, the two keys of `but` excepted."""
+    """Yield a line for every column that two keys name, except for the two keys in `but`."""
     named = [(key, column) for key, column in columns.items() if column is not None]
     for (first, column), (second, other) in itertools.combinations(named, 2):
         if column == other and (first, second) != but:
@@ -251,11 +251,11 @@ class IglmTokenizer:
     kind: Literal["iglm"]
     chain: Annotated[
         Literal["heavy", "light"],
-        Field(description="The kind of chain of every sequence; a token tells IgLM."),
+        Field(description="The kind of chain of all sequences; IgLM reads it as a token."),
     ] = "heavy"
     species: Annotated[
         Species,
-        Field(description="The species; a token tells IgLM."),
+        Field(description="The species; IgLM reads it as a token."),
     ] = "human"
 
 

@@ -34,7 +34,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Called:
-    """Marks what a text stands for: `Annotated[str, Called("file")]`, where people would not say text."""
+    """Marks what a string stands for: `Annotated[str, Called("file")]`, where "text" would say too little."""
 
     noun: str
 
@@ -80,7 +80,7 @@ def _walk(row: Any) -> Iterator[tuple[str, Any, Reference | None]]:
 
 @cache
 def _annotations(kind: type) -> dict[str, tuple[Reference | None, Reference | None]]:
-    """For each key of a type: the reference that its value is, and the one that each member of its list is."""
+    """For each key of a type: the reference in its value, and the one in each member of its list."""
     hints, found = typing.get_type_hints(kind, include_extras=True), {}
     for name in (field.name for field in dataclasses.fields(kind)):
         hint = hints[name]
@@ -108,5 +108,5 @@ class Checked:
     """A type whose keys must suit each other."""
 
     def faults(self) -> Iterator[Fault]:
-        """Yield what is wrong with this part of a study, whatever the rest of it says."""
+        """Yield what is wrong with this part of a study, regardless of the rest."""
         raise NotImplementedError

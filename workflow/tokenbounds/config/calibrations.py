@@ -1,4 +1,4 @@
-"""Rows of calibrations: what a quantizer knows of a model beyond its values."""
+"""Rows of calibrations: what a quantizer knows about a model beyond its values."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CalibrationSpec:
     ] = 512
     seed: Annotated[int, Field(ge=0, description="Seed of the choice of documents.")] = 0
     batch_tokens: Annotated[
-        PositiveInt, Field(description="Tokens that pass through a block at once. It changes speed and memory only.")
+        PositiveInt, Field(description="Tokens that pass through a block at once. This affects only speed and memory.")
     ] = 4096
     dtype: Annotated[
         Literal["float32", "bfloat16"],

@@ -52,12 +52,12 @@ class EvaluationSpec(Checked):
         Field(description="Precision of the model's matrix products; losses are computed in float32."),
     ] = "float32"
     batch_tokens: Annotated[
-        PositiveInt, Field(description="Tokens in one forward pass. It changes speed and memory only.")
+        PositiveInt, Field(description="Tokens in one forward pass. This affects only speed and memory.")
     ] = 16384
 
     @property
     def seen_tokens(self) -> int:
-        """Most tokens that a model is shown at once."""
+        """Largest number of tokens that a model is shown at once."""
         return self.visible_tokens or self.context
 
     def faults(self) -> Iterator[Fault]:
@@ -85,8 +85,8 @@ class BoundsSpec(Checked):
         tuple[PositiveInt, ...],
         Field(
             max_length=64,
-            description="For each k, bound the share of tokens that are not among the model's k likeliest. Left out of "
-            "a certificate whose tokenizer has at most 100 tokens, as that of antibodies, it is `[1, 3, 5, 10]`.",
+            description="For each k, bound the share of tokens that are not among the model's k likeliest. If it is "
+            "left out and the tokenizer has at most 100 tokens, as for antibodies, it is `[1, 3, 5, 10]`.",
         ),
     ] = (1, 10, 100)
     bounds: Annotated[
@@ -158,7 +158,7 @@ def reason_fault(reason: str) -> str | None:
         with contextlib.suppress(ValueError):
             datetime.date.fromisoformat(date)
             return None
-    return "names no date (2025-01-31). Say since when the model is fixed, or since when there is the text."
+    return "names no date (2025-01-31). Say since when the model has been fixed, or when the text was written."
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -207,7 +207,7 @@ class CertificateSpec(Checked):
         return (*self.chain, self.message)
 
     def faults(self) -> Iterator[Fault]:
-        """Yield chains that name a message twice, that no bound uses or that one lacks; held out without a reason."""
+        """Yield a chain that names a message twice, is unused or is missing; and a held-out prior without a reason."""
         if self.prior != "held_out" and self.held_out_because is not None:
             yield Fault("held_out_because", "is for prior: held_out alone. Remove it, or set the prior.")
         if self.prior == "held_out" and (fault := reason_fault(self.held_out_because or "")):

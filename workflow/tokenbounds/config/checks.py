@@ -1,6 +1,6 @@
-"""What can be wrong with a study beyond its types, said in the user's own keys.
+"""What can be wrong with a study beyond its types, in terms of the user's keys.
 
-What one row says against itself, its type knows (`Checked.faults`). Here is what rows say against each other.
+A type finds faults within one row (`Checked.faults`). Here rows are checked against each other.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _UNKNOWN_DATA = ("iglm",)
 
 
 def study_faults(study: Study) -> Iterator[str]:
-    """Yield a line for everything that types alone cannot refuse.
+    """Yield a line for every fault that types alone cannot detect.
 
-    Rows are compared with each other only if every name refers to a row: a study with a misspelt name is told of that
+    Rows are compared with each other only if every name refers to a row: a misspelt name is reported
     first.
     """
     yield from own_faults("", study)
@@ -145,7 +145,7 @@ def _message_faults(where: str, study: Study, message: MessageSpec) -> Iterator[
 
 
 def _kinds(models: Models) -> str:
-    """The kinds of quantizers that are for certain models."""
+    """The kinds of quantizers for certain models."""
     return " or ".join(kind for kind, row in QUANTIZERS.items() if row.models == models)
 
 
@@ -213,7 +213,7 @@ def _certificate_faults(where: str, study: Study, row: CertificateSpec) -> Itera
     if row.corpus in base_corpora(study, row):
         yield (
             f"{where}: a base of its messages was trained on corpus '{row.corpus}' itself, so it "
-            "was not fixed before. Certify on another corpus, or name another base."
+            "was not fixed beforehand. Certify on another corpus, or name another base."
         )
     for name in row.messages:
         model = study.models[study.messages[name].model]
@@ -285,7 +285,7 @@ def _task_faults(study: Study) -> Iterator[str]:
 
 
 def _vocabulary(study: Study, message: str) -> tuple[str | None, str]:
-    """The kind of tokenizer whose text a message's model reads, and the corpus that tells; None if it is not known."""
+    """The kind of tokenizer whose text a message's model reads, and the corpus that says so; None if unknown."""
     model = study.models[study.messages[message].model]
     if model.kind == "online":
         return "bytes", "any of bytes"

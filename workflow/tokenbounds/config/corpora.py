@@ -69,7 +69,7 @@ class TextSource:
 
 @dataclass(frozen=True, config=STRICT)
 class JsonLinesSource:
-    """JSON lines files (plain or .gz), one document a line, its text under the key `field`."""
+    """JSON lines files (plain or .gz), one document per line, its text under the key `field`."""
 
     kind: Literal["jsonl"]
     paths: Annotated[
@@ -83,7 +83,7 @@ class JsonLinesSource:
 
 @dataclass(frozen=True, config=STRICT)
 class ParquetSource:
-    """Parquet files, one document a row, its text in the column `field`."""
+    """Parquet files, one document per row, its text in the column `field`."""
 
     kind: Literal["parquet"]
     paths: Annotated[Paths, Field(description="Files, folders (searched for `*.parquet`) or glob patterns.")]
@@ -105,9 +105,7 @@ class HuggingFaceSource:
     revision: Annotated[
         str | None, Field(description="Branch, tag or commit on the hub; pin it for results that can be repeated.")
     ] = None
-    documents: Annotated[PositiveInt | None, Field(description="Take only this many documents, from the first on.")] = (
-        None
-    )
+    documents: Annotated[PositiveInt | None, Field(description="Take only this many documents, the first ones.")] = None
     licence: Licence = "unstated"
 
 
@@ -128,7 +126,7 @@ Source = Annotated[
 
 @dataclass(frozen=True, config=STRICT)
 class ByteTokenizer:
-    """One token a byte of UTF-8: 256 tokens, fixed before any corpus."""
+    """One token per byte of UTF-8: 256 tokens, fixed before any corpus."""
 
     vocabulary_size: ClassVar[int | None] = 256
     kind: Literal["bytes"]
@@ -160,7 +158,7 @@ class TransformersTokenizer(Checked):
         bool,
         Field(
             description="Split the string of a special token inside a document (`<|endoftext|>`) like other text; "
-            "`false` leaves it to the tokenizer, whose files mostly say that it becomes the special token."
+            "`false` leaves it to the tokenizer, which usually turns it into the special token."
         ),
     ] = False
     trained_on: Annotated[
@@ -192,7 +190,8 @@ class CorpusSpec(Checked):
         default_factory=lambda: ByteTokenizer(kind="bytes")
     )
     shards: Annotated[
-        PositiveInt, Field(description="Number of files that the tokens are spread over. It changes no result.")
+        PositiveInt,
+        Field(description="Number of files that the tokens are spread over. It does not change any result."),
     ] = 4
 
     def faults(self) -> Iterator[Fault]:
@@ -211,7 +210,7 @@ class CorpusSpec(Checked):
 
 
 def _iglm_faults(source: SequenceSource, chain: str) -> Iterator[Fault]:
-    """Yield what IgLM cannot read: families, letters beyond its vocabulary, chains of another kind than it is told."""
+    """Yield what IgLM cannot read: families, letters beyond its vocabulary, chains of a kind other than stated."""
     if source.layout.kind == "family":
         yield Fault("source.layout", "IgLM reads single sequences. Use {kind: single}.")
     if source.keep.ambiguous:

@@ -43,10 +43,10 @@ certificates:
   markov: {message: markov, corpus: notes}
 ```
 
-Names may hold letters, digits, `.`, `_` and `-`; they become file names. Unknown keys are errors. Editing a row makes
-the next run repeat only what depends on that row; comments and the order of keys mean nothing. Editors that know JSON
-schemas can complete keys from `workflow/schemas/study.schema.json`. Memory, run time and GPUs are not part of a study:
-they belong in Snakemake's profile (`slurm/config.yaml`).
+Names may contain letters, digits, `.`, `_` and `-`; they become file names. Unknown keys are errors. Editing a row
+makes the next run repeat only what depends on that row; comments and the order of keys do not matter. Editors that know
+JSON schemas can complete keys from `workflow/schemas/study.schema.json`. Memory, run time and GPUs are not part of a
+study: they belong in Snakemake's profile (`slurm/config.yaml`).
 """
 
 _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
@@ -178,7 +178,7 @@ def _render_link(kind: type) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the generated files, or with `--check` compare them; the exit status tells whether all is well."""
+    """Write the generated files, or with `--check` compare them; the exit status says whether all is well."""
     stale = []
     for path, text in ((SCHEMA_FILE, render_schema()), (README_FILE, render_readme())):
         if (ROOT / path).exists() and (ROOT / path).read_text(encoding="utf-8") == text:

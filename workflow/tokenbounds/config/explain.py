@@ -49,8 +49,8 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
 def _place(kind: Any, location: tuple[Any, ...]) -> tuple[list[str], Any]:
     """The user's keys that lead to a place, and the type that belongs there.
 
-    Pydantic puts the `kind` that was chosen behind the key that holds a union, and `[key]` behind a key whose name is
-    wrong; neither is a key of the user's. The type is None where there is none, behind an unknown key.
+    Pydantic puts the chosen `kind` after the key that holds a union, and `[key]` after a key whose name is
+    wrong; neither is a key of the user's. The type is None where there is none: after an unknown key.
     """
     keys: list[str] = []
     hint, owner = kind, None

@@ -69,7 +69,7 @@ def coarse_message(study: Study, message: str) -> str | None:
 
 
 def corpus_manifest(study: Study, corpus: str) -> str:
-    """The manifest of a corpus; it stands for its shards, which it names by hash."""
+    """The manifest of a corpus; it represents its shards, which it names by hash."""
     return f"{study.results}/corpora/{corpus}/manifest.json"
 
 
@@ -90,7 +90,7 @@ def plan_file(study: Study, corpus: str, evaluation: str) -> str:
 
 
 def score_files(study: Study, corpus: str, evaluation: str, message: str) -> list[str]:
-    """Scores of a message, one file a shard of the plan."""
+    """Scores of a message, one file per shard of the plan."""
     folder = f"{study.results}/scores/{corpus}/{evaluation}/{message}"
     return [f"{folder}/shard-{shard:05d}.parquet" for shard in range(study.evaluations[evaluation].shards)]
 
@@ -203,7 +203,7 @@ def task_corpus(study: Study, task: str) -> list[str]:
 
 
 def _not_to_overlap(study: Study, row: CertificateSpec) -> list[str]:
-    """Corpora that held-out models, or else bases, were trained on: they must share no document with the row's."""
+    """Corpora that held-out models, or otherwise bases, were trained on: they must share no document with the row's."""
     return training_corpora(study, row) if row.prior == "held_out" else base_corpora(study, row)
 
 
@@ -235,13 +235,13 @@ class Report:
     certificates
         All certificates.
     certified_reports, reports
-        What the encoder says of the messages that are certified, and of those that tasks try as well.
+        What the encoder says of the messages that are certified, and of those that tasks test as well.
     curves
         Training curves of the certified models that were trained, by model.
     figures
         Names of the figures.
     answers
-        Answers of the messages that tasks try.
+        Answers of the messages that tasks test.
     antibodies
         Tables of antibody models, if the study has tasks or subsets of antibody corpora.
     """
@@ -274,7 +274,7 @@ def report(study: Study) -> Report:
         figures=[
             *("bound_by_size", "bound_by_alpha", "loss_by_position", "message_anatomy"),
             *(["training"] if trained else []),
-            # Several methods of compression, and of one of them several sizes.
+            # Several methods of compression, one of them at several sizes.
             *(["bound_by_method"] if 1 < len(set(methods)) < len(methods) else []),
         ],
         answers=[

@@ -14,7 +14,7 @@ from tokenbounds.config.quantizers import LearningRate, Quantizer
 
 @dataclass(frozen=True, config=STRICT)
 class SmoothingHeadSpec:
-    """A smoothing weight for each token, read off the last hidden state by a linear head that the message holds.
+    """A smoothing weight for each token, read off the last hidden state by a linear head that the message contains.
 
     The head is trained on the bound itself. Its weights are powers of two, from 1/2 down to 2^-`levels`.
     """
@@ -59,6 +59,6 @@ class MessageSpec(Checked):
     def faults(self) -> Iterator[Fault]:
         """Yield settings that the quantizer has no use for."""
         if self.quantizer.models == "fixed" and self.smoothing_head is not None:
-            yield Fault("smoothing_head", "a reference holds a hash and nothing else. Leave it out.")
+            yield Fault("smoothing_head", "a reference contains only a hash. Leave it out.")
         if self.quantizer.needs().coarse is not None and self.coder != "adaptive":
             yield Fault("coder", "a refinement needs the coarse codes, and only the adaptive coder uses them.")

@@ -42,7 +42,7 @@ class Architecture(Checked):
 
 @dataclass(frozen=True, config=STRICT)
 class Training:
-    """How a model is trained: by steps, with AdamW and a warm-up then cosine schedule."""
+    """How a model is trained: by steps, with AdamW and a warm-up followed by a cosine schedule."""
 
     steps: Annotated[PositiveInt, Field(description="Optimizer steps.")] = 1000
     batch_tokens: Annotated[PositiveInt, Field(description="Tokens in one step.")] = 8192
@@ -99,7 +99,7 @@ class TrainedModel(Checked):
 
     @property
     def is_dense(self) -> bool:
-        """Whether the model's values are all its own, one by one."""
+        """Whether the model is dense: each weight is a value of its own."""
         return self.parameterization.kind == "dense"
 
     def faults(self) -> Iterator[Fault]:
@@ -148,7 +148,7 @@ class PretrainedModel(Checked):
 
     @property
     def is_dense(self) -> bool:
-        """Whether the model's values are all its own, one by one."""
+        """Whether the model is dense: each weight is a value of its own."""
         return True
 
     def faults(self) -> Iterator[Fault]:
@@ -190,7 +190,7 @@ class FinetunedModel:
 
     @property
     def is_dense(self) -> bool:
-        """Whether the model's values are all its own, one by one: no, its adapters modify a base."""
+        """Whether the model is dense: each weight is a value of its own: no, its adapters modify a base."""
         return False
 
 
@@ -204,7 +204,7 @@ class MarkovModel:
 
     @property
     def is_dense(self) -> bool:
-        """Whether the model's values are all its own, one by one: no, it has counts."""
+        """Whether the model is dense: each weight is a value of its own: no, it has counts."""
         return False
 
 
@@ -212,20 +212,20 @@ class MarkovModel:
 class OnlineModel:
     """A predictor of bytes that starts empty and learns along the corpus that it predicts: context mixing.
 
-    Nothing of it depends on the corpus before the corpus is read, so its message is a header of some bytes. Its
+    Nothing in it depends on the corpus before the corpus is read, so its message is a header of a few bytes. Its
     certificates speak of the running predictor, not of one frozen model; they are a yardstick, and in a chain they make
-    the differences to it cheaper to bound.
+    differences from it cheaper to bound.
     """
 
     kind: Literal["online"]
     table_bits: Annotated[
         int,
-        Field(ge=12, le=26, description="log2 of the entries of each of 9 tables, 4 bytes an entry: 22 take 150 MB."),
+        Field(ge=12, le=26, description="log2 of the entries of each of 9 tables, 4 bytes per entry; 22 takes 150 MB."),
     ] = 22
 
     @property
     def is_dense(self) -> bool:
-        """Whether the model's values are all its own, one by one: no, it has none."""
+        """Whether the model is dense: each weight is a value of its own: no, it has none."""
         return False
 
 

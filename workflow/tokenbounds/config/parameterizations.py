@@ -30,13 +30,13 @@ FactoredTargets = Annotated[
 ]
 Dimension = Annotated[
     PositiveInt,
-    Field(description="Numbers in z; rounded down to a product of two near-equal numbers where it has none."),
+    Field(description="Numbers in z; rounded down to a product of two near-equal numbers where it is not one."),
 ]
 Covers = Annotated[
     tuple[Covered, ...],
     Field(
         min_length=1,
-        description="Whose trained numbers z stands for: those of layers by role, biases with them, and "
+        description="What z covers: the trained numbers of layers by role, biases included, and of "
         "`norms`; all others are trained and coded whole.",
     ),
 ]
@@ -94,7 +94,7 @@ class Kronecker:
 
 @dataclass(frozen=True, config=STRICT)
 class Monarch:
-    """Linear layers are products of two block-diagonal matrices with a permutation between; the blocks are coded.
+    """Linear layers are products of two block-diagonal matrices with a permutation in between; the blocks are coded.
 
     The number of blocks must divide inputs and outputs of every targeted layer.
     """

@@ -1,4 +1,4 @@
-"""Quantizers: one row a kind, which says what it is for, what it needs, and what people call it.
+"""Quantizers: one type of row per kind, which says what it is for, what it needs, and what people call it.
 
 Nothing else in the library asks for a quantizer's kind: checks, the graph and tables read `models`, `title` and
 `needs()` of the row. How a row becomes codes is in `compression/methods/`, how codes become bytes in
@@ -22,7 +22,7 @@ Steps = Annotated[
     Literal["row", "tensor"], Field(description="One step for each row of a matrix, or one for the whole of it.")
 ]
 EmbeddingRate = Annotated[
-    Rate | None, Field(description="Bits a value of embeddings and head; `null`: the layers' scale.")
+    Rate | None, Field(description="Bits per value of embeddings and head; `null`: the layers' scale.")
 ]
 CalibrationName = Annotated[str, Reference("calibrations"), Field(description="Calibration row of the model.")]
 Damping = Annotated[Positive, Field(description="Added to the diagonals of second moments, as a share of their mean.")]
@@ -30,7 +30,7 @@ LearningRate = Annotated[float, Field(gt=0, description="Peak learning rate.")]
 
 NOT_QUANTIZED = "not quantized"
 
-# For which models a quantizer is: any transformer, adapters included; one whose weights are all its own, one by one;
+# Which models a quantizer is for: any transformer, adapters included; one whose weights are all its own, one by one;
 # one that was imported; one that a hash can name, as its values depend on no corpus of the study; a Markov chain; an
 # online reference.
 Models = Literal["transformer", "dense", "imported", "fixed", "chain", "online"]
@@ -45,14 +45,12 @@ class Target(Checked):
     """
 
     bits_per_weight: Annotated[
-        Rate | None, Field(description="Bits a weight of the linear layers, their steps included; any fraction.")
+        Rate | None, Field(description="Bits per weight of the linear layers, their steps included; any fraction.")
     ] = None
     message_megabits: Annotated[Positive | None, Field(description="Size of the whole message, in 10^6 bits.")] = None
     scale: Annotated[
         Positive | None,
-        Field(
-            description="The common factor of all steps itself, taken from another message's report; no search is made."
-        ),
+        Field(description="The common factor of all steps, taken from another message's report; no search."),
     ] = None
     bound: Annotated[Literal["best"] | None, Field(description="Search for the steps that give the best bound.")] = None
     corpus: Annotated[
@@ -96,7 +94,7 @@ class StraightThrough:
 
 @plain_dataclass(frozen=True)
 class Needs:
-    """What an encoding by a row reads beside the model.
+    """What an encoding by a row reads besides the model.
 
     Attributes
     ----------
@@ -117,12 +115,12 @@ class Needs:
 
 
 class QuantizerRow:
-    """What every quantizer's row says of its kind.
+    """What every quantizer's row says about its kind.
 
     Attributes
     ----------
     models
-        For which models it is.
+        The models that it is for.
     title
         What people call it; None if they use its kind.
     refinable, refines
@@ -136,7 +134,7 @@ class QuantizerRow:
     refines: ClassVar[bool] = False
 
     def needs(self) -> Needs:
-        """What an encoding reads beside the model: nothing, unless a kind says otherwise."""
+        """What an encoding reads besides the model: nothing, unless a kind says otherwise."""
         return Needs()
 
 
@@ -292,7 +290,7 @@ class QuipQuantizer(QuantizerRow):
 
 @dataclass(frozen=True, config=STRICT)
 class QuipSharpQuantizer(QuantizerRow):
-    """QuIP#: linear layers randomly rotated, then rounded to points of the E8 lattice; 2 bits a weight, 3 or 4.
+    """QuIP#: linear layers randomly rotated, then rounded to points of the E8 lattice; 2, 3 or 4 bits per weight.
 
     Embeddings and head are rounded to nearest. Without a calibration there is no error feedback.
     """
@@ -357,7 +355,7 @@ class RtnQuantizer(QuantizerRow):
     title: ClassVar[str | None] = "round to nearest"
 
     def needs(self) -> Needs:
-        """Only how fine."""
+        """Only its target."""
         return Needs(target=self.target)
 
 

@@ -1,7 +1,7 @@
 """Memory and time that jobs ask for, as functions of a study's rows and of the sizes of what a job reads.
 
 Every function gives what a first attempt asks for; the rules multiply by the number of the attempt. Until its inputs
-are there, a job's sizes are not known: the functions raise FileNotFoundError, and Snakemake asks again.
+exist, a job's sizes are not known: the functions raise FileNotFoundError, and Snakemake asks again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Inputs:
         return sum(Path(path).stat().st_size for path in wanted) / 1e6
 
     def corpus(self) -> tuple[int, int]:
-        """Tokens and vocabulary of the corpus under `manifest`, whose shards are no inputs.
+        """Tokens and vocabulary of the corpus under `manifest`, whose shards are not inputs.
 
         Both are 0 for a damaged manifest: the job itself says what is wrong.
         """
@@ -60,20 +60,20 @@ def block_parameters(model: TrainedModel) -> int:
 
 
 def training_minutes(study: Study, model: str, inputs: Inputs) -> float:
-    """Twenty minutes, plus the time of 6 operations a parameter and token."""
+    """Twenty minutes, plus the time of 6 operations per parameter and token."""
     row = _trained(study, model)
     operations = 6 * block_parameters(row) * row.training.steps * row.training.batch_tokens
     return 20 + operations / OPERATIONS_PER_SECOND / 60
 
 
 def training_megabytes(study: Study, model: str, inputs: Inputs) -> float:
-    """6000, plus 16 bytes a parameter: value, gradient and two moments of the optimizer."""
+    """6000, plus 16 bytes per parameter: value, gradient and two moments of the optimizer."""
     row, (_, vocabulary) = _trained(study, model), inputs.corpus()
     return 6000 + 16 * (block_parameters(row) + 2 * vocabulary * row.architecture.hidden) / 1e6
 
 
 def finetuning_minutes(study: Study, model: str, inputs: Inputs) -> float:
-    """Twenty minutes, plus the time of 4 operations a parameter of the base (4 bytes) and token."""
+    """Twenty minutes, plus the time of 4 operations per parameter of the base (4 bytes) and token."""
     row = study.models[model]
     assert row.kind == "finetuned"
     parameters = inputs.megabytes("base") * 1e6 / 4
@@ -89,26 +89,26 @@ def import_megabytes(study: Study, model: str, inputs: Inputs) -> float:
 
 
 def counting_minutes(study: Study, inputs: Inputs) -> float:
-    """An hour, plus the time of one pass at 500 000 tokens a second."""
+    """An hour, plus the time of one pass at 500 000 tokens per second."""
     return 60 + inputs.corpus()[0] / 5e5 / 60
 
 
 def counting_megabytes(study: Study, model: str, inputs: Inputs) -> float:
-    """4000, plus 48 bytes (number and count, thrice while tables merge) for each gram there can be."""
+    """4000, plus 48 bytes (number and count, thrice while tables merge) for each possible n-gram."""
     row, (tokens, vocabulary) = study.models[model], inputs.corpus()
     assert row.kind == "markov"
     return 4000 + 48 * min(tokens, vocabulary ** (row.order + 1)) / 1e6
 
 
 def calibration_minutes(study: Study, calibration: str, inputs: Inputs) -> float:
-    """Twenty minutes, plus 2.5 operations (two passes forwards, one back) a byte and token at 10^10 a second."""
+    """Twenty minutes, plus 2.5 operations (two passes forwards, one back) per byte and token at 10^10 per second."""
     return 20 + 2.5 * inputs.megabytes() * 1e6 * study.calibrations[calibration].tokens / 1e10 / 60
 
 
 def scoring_minutes(study: Study, evaluation: str, message: str, inputs: Inputs) -> float:
-    """Two hours and 10 minutes a MB of messages to decode, plus 50 µs a token and its operations.
+    """Two hours and 10 minutes per MB of messages to decode, plus 50 µs per token and its operations.
 
-    An online reference reads the whole corpus, at 200 000 tokens a second or more.
+    An online reference reads the whole corpus, at 200 000 tokens per second or more.
     """
     if study.models[study.messages[message].model].kind == "online":
         return 20 + inputs.corpus()[0] / 2e5 / 60
@@ -119,9 +119,9 @@ def scoring_minutes(study: Study, evaluation: str, message: str, inputs: Inputs)
 
 
 def scoring_megabytes(study: Study, evaluation: str, message: str, inputs: Inputs) -> float:
-    """4000, 60 a MB of messages and tables and 2 a MB of a base to decode, plus 16 bytes a scored token.
+    """4000, plus 60 per MB of messages and tables, 2 per MB of a base to decode, and 16 bytes per scored token.
 
-    The tables of an online reference take 40 bytes an entry of one.
+    The tables of an online reference take 40 bytes per entry of one.
     """
     model = study.models[study.messages[message].model]
     if model.kind == "online":
@@ -144,9 +144,9 @@ def _scored_tokens(study: Study, evaluation: str, inputs: Inputs) -> float:
 
 
 def _scored_parameters(study: Study, message: str, inputs: Inputs) -> float:
-    """Parameters a token passes through when it is scored.
+    """Number of parameters that a token passes through when it is scored.
 
-    None in a chain; those of the base if there is one, 4 bytes each; at most four a byte of a pretrained message.
+    None in a chain; those of the base if there is one, 4 bytes each; at most four per byte of a pretrained message.
     """
     model = study.models[study.messages[message].model]
     if base_model(study, message) is not None:

@@ -44,7 +44,7 @@ class Study(Checked):
     ]
     calibrations: Annotated[
         dict[str, CalibrationSpec],
-        Field(description="What quantizers of pretrained models know of them beyond their values."),
+        Field(description="What quantizers of pretrained models know about them beyond their values."),
     ] = Field(default_factory=dict)
     evaluations: Annotated[
         dict[str, EvaluationSpec],
@@ -142,7 +142,7 @@ def study_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of a configuration file; every property has a description."""
     schema = _STUDY.json_schema()
     for definition in schema["$defs"].values():
-        # What a type is, its docstring says; an editor shows it where the user chooses among kinds.
+        # A type's docstring says what it is; editors show it where the user chooses among kinds.
         if "kind" in definition.get("properties", {}):
             definition["properties"]["kind"]["description"] = definition["description"].split("\n\n")[0]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -34,7 +34,7 @@ class RecoveryTask(Checked):
         Reference("corpora"),
         Field(
             description="Corpus row, of the antibody tokenizer, to sample sequences from; one that no model was "
-            "trained on tells most."
+            "trained on is the most informative."
         ),
     ]
     messages: Messages
@@ -53,7 +53,7 @@ class RecoveryTask(Checked):
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class AffinityTask(Checked):
-    """Rank variants of an antibody by likelihood, and compare with a measured `value`: one correlation an antibody.
+    """Rank variants of an antibody by likelihood, and compare with a measured `value`: one correlation per antibody.
 
     Tables are comma- or tab-separated with a header. A variant is a `sequence`, or a `heavy` and a `light` chain.
     """
@@ -79,7 +79,7 @@ class AffinityTask(Checked):
     sequence: Annotated[
         str | None,
         Field(
-            description="Column of sequences of one chain, of a kind that is not known. Either this, or `heavy` "
+            description="Column of sequences of one chain, of an unknown kind. Either this, or `heavy` "
             "and `light` or one of them."
         ),
     ] = None

@@ -27,7 +27,7 @@ class Functions:
     study: Study
 
     def of(self, function: Callable[..., Any]) -> Callable[[Wildcards], Any]:
-        """`function` of the study and of names, each of which is the wildcard that is called like the parameter."""
+        """`function` of the study and of names, each of which is the wildcard named like the parameter."""
         names = list(inspect.signature(function).parameters)[1:]
         return lambda wildcards: function(self.study, *(wildcards[name] for name in names))
 

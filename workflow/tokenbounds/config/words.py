@@ -20,7 +20,7 @@ _LIMITS = {
 
 
 def words(hint: Any, part: Callable[[type], str] | None = None) -> str:
-    """A type in words, e.g. `integer (≥ 1) or null`; a type of one's own as `part` puts it, else by its keys."""
+    """A type in words, e.g. `integer (≥ 1) or null`; a configuration type as `part` writes it, or else by its keys."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is typing.Annotated:
         return _annotated(arguments[0], arguments[1:], part)

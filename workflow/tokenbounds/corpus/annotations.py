@@ -1,7 +1,7 @@
 """Annotations: what is known about each token of a corpus, beside its shards.
 
 One Parquet file, a row for each token in corpus order. `document` and `position` are those of score files, so that
-the two join; row i is the i-th token of the corpus, so that whoever streams scores finds labels without a join.
+the two join; row i is the i-th token of the corpus, so that streamed scores find their labels without a join.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class AnnotationWriter:
 
 
 class Annotations:
-    """The annotations of a corpus, read as they are asked for: memory holds two row groups at most.
+    """The annotations of a corpus, read on demand: at most two row groups are in memory.
 
     Attributes
     ----------

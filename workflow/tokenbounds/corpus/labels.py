@@ -66,7 +66,7 @@ class LabelColumn:
         return pa.field(self.name, _INTEGERS[self.integer])
 
     def to_dict(self) -> dict[str, Any]:
-        """The column as JSON values, without what is not there."""
+        """The column as JSON values, without absent entries."""
         told: dict[str, Any] = {"name": self.name, "meaning": self.meaning, "integer": self.integer}
         if self.categories:
             told["categories"] = list(self.categories)
@@ -81,7 +81,7 @@ class LabelColumn:
         Raises
         ------
         KeyError, TypeError, ValueError
-            If it is no such column.
+            If it is not such a column.
         """
         categories = tuple(raw.get("categories", ()))
         codes = tuple(raw["codes_of_tokens"]) if "codes_of_tokens" in raw else None
@@ -131,7 +131,7 @@ class DocumentLabels:
         Raises
         ------
         CorpusError
-            If the value is of another type than may be or than those before, cannot be printed safely, is longer than
+            If the value's type is not allowed or differs from earlier ones, it cannot be printed safely, is longer than
             200 characters or looks like `(missing)` or `(empty)`, or if there are more than 256 labels.
         """
         label = MISSING if value is None else self._text(value, where)
@@ -145,7 +145,7 @@ class DocumentLabels:
         return self._codes[label]
 
     def column(self) -> LabelColumn:
-        """What is declared in the manifest, once all documents were read.
+        """What is declared in the manifest, once all documents have been read.
 
         Raises
         ------

@@ -46,7 +46,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything known about a corpus but its tokens.
+    """Everything known about a corpus except its tokens.
 
     `labels` declares what is known about tokens; `annotations_file` holds it, if there is any. `reading` counts what a
     source left out or changed, if it does so.

@@ -1,4 +1,4 @@
-"""Reading a tokenized corpus through memory maps: documents in order, or one by its number."""
+"""Reading a tokenized corpus through memory maps: documents in order, or a single one by its number."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Corpus:
         for number, entry in enumerate(manifest.shards):
             if entry.documents != len(range(number, manifest.documents, count)):
                 raise CorpusError(
-                    f"{directory / MANIFEST_NAME}: {entry.file} does not hold each {count}th document. {_REMEDY}"
+                    f"{directory / MANIFEST_NAME}: {entry.file} does not contain every {count}th document. {_REMEDY}"
                 )
         return cls(manifest, shards)
 
@@ -71,7 +71,7 @@ class Corpus:
         Raises
         ------
         CorpusError
-            If there is no such document, or it holds a token outside the vocabulary.
+            If there is no such document, or it contains a token outside the vocabulary.
         """
         if not 0 <= number < self.documents:
             raise CorpusError(f"corpus {self.manifest.corpus} has no document {number}, only {self.documents}.")

@@ -64,7 +64,7 @@ def shard_name(shard: int) -> str:
 
 
 def shard_schema(tokenizer: Tokenizer) -> pa.Schema:
-    """Arrow schema of the shards a tokenizer fills; its metadata tell which tokenizer that was."""
+    """Arrow schema of the shards a tokenizer fills; its metadata name the tokenizer."""
     token_type = pa.uint16() if tokenizer.vocabulary_size <= 1 << 16 else pa.uint32()
     metadata = {
         "schema_version": str(SCHEMA_VERSION),
@@ -80,7 +80,7 @@ def tokenize_corpus(
 ) -> Manifest:
     """Tokenize a corpus into `directory`: shards, the table of documents, and last the manifest.
 
-    Memory does not grow with the corpus (but for 8 bytes a document of the corpus in `exclude_overlap_with`).
+    Memory does not grow with the corpus (except for 8 bytes per document of the corpus in `exclude_overlap_with`).
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def _with_progress(documents: Iterator[Document], name: str) -> Iterator[Documen
 
 
 class _Writer:
-    """Writes batches of documents to all shards and the table of documents; files appear when it is left whole."""
+    """Writes batches of documents to all shards and the table of documents; files appear at an exit without error."""
 
     def __init__(
         self, stack: ExitStack, directory: Path, tokenizer: Tokenizer, shards: int, labels: _LabelColumns
@@ -213,7 +213,7 @@ class _Writer:
         self.tokens = np.zeros(shards, dtype=np.int64)
 
     def write(self, batch: list[Document], digests: list[bytes], tokens: list[np.ndarray]) -> None:
-        """Append a batch of documents: their tokens to the shards, a row each to the table."""
+        """Append a batch of documents: their tokens to the shards, one row each to the table."""
         first = int(self.documents.sum())
         for document, ids in zip(batch, tokens, strict=True):
             self._check(document, ids)
@@ -257,7 +257,7 @@ class _Writer:
             )
 
     def close(self) -> tuple[LabelColumn, ...]:
-        """End every stream, until when the files are not readable; return the label columns as they were found."""
+        """End every stream (the files are unreadable until then) and return the label columns as they were found."""
         for stream in self._shards:
             stream.close()
         self._table.close()
@@ -300,7 +300,7 @@ class _LabelColumns:
         return found
 
     def found(self) -> tuple[LabelColumn, ...]:
-        """The columns with all their labels, once every document was read."""
+        """The columns with all their labels, once every document has been read."""
         return (*self._declared, *(labels.column() for labels in self._of_documents.values()))
 
 
@@ -311,7 +311,7 @@ def _new_stream(path: Path, schema: pa.Schema) -> Iterator[Any]:
 
 
 def _small_groups(rows: list[int], tokens: list[np.ndarray]) -> Iterator[list[int]]:
-    """Split rows so that no record batch holds more tokens than 32-bit offsets can tell."""
+    """Split rows so that no record batch holds more tokens than 32-bit offsets can address."""
     group: list[int] = []
     size = 0
     for row in rows:
@@ -351,7 +351,7 @@ def _prefixes(digests: list[bytes]) -> np.ndarray:
 
 
 def _load_forbidden(spec: CorpusSpec, path: Path | str | None) -> _Forbidden:
-    """Read the hashes of the documents this corpus must not hold, if its tokenizer was trained on some corpus."""
+    """Read the hashes of the documents this corpus must not contain, if its tokenizer was trained on some corpus."""
     tokenizer = spec.tokenizer
     trained_on = tokenizer.trained_on if isinstance(tokenizer, TransformersTokenizer) else "published"
     if trained_on == "published":

@@ -1,4 +1,4 @@
-"""The files that a source is read from: found without leaving one out in silence, and checked for what they are."""
+"""The files that a source is read from: found without silently leaving any out, and checked to be what they claim."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _ENDS_READ = 1 << 16
 def find_files(patterns: tuple[str, ...], suffixes: tuple[str, ...], root: Path | None = None) -> list[Path]:
     """Resolve files, folders (searched for `suffixes`) and glob patterns to a sorted list without repetition.
 
-    Patterns that are not absolute are relative to `root`, if that is given.
+    Patterns that are not absolute are relative to `root`, if there is one.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def _files_matching(pattern: Path) -> Iterator[Path]:
 
 
 def _glob(anchor: Path, parts: tuple[str, ...]) -> Iterator[Path]:
-    """What a pattern matches; without a wildcard its own path, were it a dangling link."""
+    """What a pattern matches; without a wildcard, its own path, even of a dangling link."""
     if any(set(part) & set("*?[") for part in parts):
         return anchor.glob("/".join(parts))
     path = anchor.joinpath(*parts)
@@ -122,7 +122,7 @@ def _check_target(path: Path) -> None:
 
 
 def source_files(source: Source) -> list[Path]:
-    """The files a source is read from, sorted; none for a source that is not made of files.
+    """The files a source is read from, sorted; none for a source that does not consist of files.
 
     Raises
     ------
@@ -198,7 +198,7 @@ def readable_name(path: Path) -> str:
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """Hash of files' names, sizes, first and last 64 KiB: differs if a file was replaced, whatever its times say."""
+    """Hash of files' names, sizes, first and last 64 KiB: differs if a file was replaced, even at equal times."""
     digest = hashlib.sha256()
     for path in paths:
         try:

@@ -55,7 +55,7 @@ class Document:
     labels
         What its source's label columns hold for it, as found there.
     token_labels
-        Codes of its tokens by label column, if the source knows its tokens apart.
+        Codes of its tokens by label column, if the source labels them one by one.
     """
 
     name: str
@@ -103,7 +103,7 @@ def read_documents(source: Source, counts: ReadingCounts | None = None) -> Itera
 
 
 def describe_source(source: Source) -> dict[str, Any]:
-    """The source's settings for the manifest, with the version of whatever installed thing decides the documents."""
+    """The source's settings for the manifest, with the version of the software that determines the documents."""
     settings: dict[str, Any] = json.loads(json.dumps(asdict(source)))
     if not source.labels:
         settings.pop("labels", None)
@@ -194,7 +194,7 @@ def _labels_of(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]
 
 
 def _text_of(row: dict[str, Any], field: str, where: str) -> str:
-    """The text under `field`, or an error that tells what there is instead."""
+    """The text under `field`, or an error that says what there is instead."""
     if field not in row:
         raise CorpusError(f"{where} has no field '{field}' (it has: {_listed(row)}). Set the source's 'field'.")
     if not isinstance(row[field], str):
@@ -262,7 +262,7 @@ def _read_huggingface(source: HuggingFaceSource) -> Iterator[Document]:
 
 
 def _guarded(dataset: Any, name: str) -> Iterator[dict[str, Any]]:
-    """Iterate over a dataset's rows; whatever goes wrong in reading them becomes one error that names the dataset."""
+    """Iterate over a dataset's rows; any failure while reading becomes one error that names the dataset."""
     rows = iter(dataset)
     while True:
         try:

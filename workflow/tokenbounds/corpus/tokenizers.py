@@ -48,7 +48,7 @@ class Tokenizer(Protocol):
 
 
 class Bytes:
-    """One token a byte: text as UTF-8, bytes as they are. The start token is NUL."""
+    """One token per byte: text as UTF-8, bytes as they are. The start token is NUL."""
 
     identity = "bytes"
     sha256 = sha256_bytes(b"one token a byte; vocabulary 256; start 0")
@@ -62,7 +62,7 @@ class Bytes:
 
 
 class Antibodies:
-    """One token a residue, gap or bracketed special token; anything else is an error. The start token is `[CLS]`."""
+    """One token per residue, gap or bracketed special token; anything else is an error. The start token is `[CLS]`."""
 
     identity = "antibody"
     sha256 = sha256_bytes(canonical_json({"tokens": vocabulary.TOKENS, "start": vocabulary.START_ID}).encode())
@@ -85,7 +85,7 @@ class Antibodies:
 
 
 class Iglm:
-    """IgLM's tokens: the species before the residues, `[SEP]` behind them. The start token is the kind of chain."""
+    """IgLM's tokens: the species before the residues, `[SEP]` after them. The start token is the kind of chain."""
 
     vocabulary_size = len(iglm.TOKENS)
     leading = 1
@@ -114,7 +114,7 @@ class Pretrained:
     """A tokenizer of transformers. Bytes that are not UTF-8, and lone surrogates, become replacement characters first.
 
     With `split_special_tokens` the string of a special token in a text is split like any other; else the tokenizer
-    decides, and mostly makes it the special token.
+    decides, and usually makes it the special token.
     """
 
     leading = 0
@@ -143,7 +143,7 @@ class Pretrained:
         if self._backend is not None:
             return f"{self._backend.to_str()}{splits}"
         told = {"class": type(self._tokenizer).__name__, "vocabulary": vocabulary}
-        # Where its files lay is not part of what it does.
+        # The location of its files does not affect what it does.
         settings = {key: value for key, value in self._tokenizer.init_kwargs.items() if not key.endswith(_PLACES)}
         told |= {"files": _vocabulary_files(self._tokenizer), "settings": {k: repr(v) for k, v in settings.items()}}
         return canonical_json(told) + splits
@@ -218,7 +218,7 @@ def _locate(spec: TransformersTokenizer) -> tuple[str, str]:
 
 
 def _refuse_random(tokenizer: Any, backend: Any, identity: str) -> None:
-    """Refuse a tokenizer that draws its tokens: BPE with dropout, SentencePiece with sampling."""
+    """Refuse a tokenizer that chooses tokens at random: BPE with dropout, SentencePiece with sampling."""
     dropout = getattr(getattr(backend, "model", None), "dropout", None)
     sampled = (getattr(tokenizer, "sp_model_kwargs", None) or {}).get("enable_sampling")
     if dropout or sampled:
@@ -234,7 +234,7 @@ def _vocabulary_files(tokenizer: Any) -> dict[str, str]:
 
 
 def _set_space_prefix(tokenizer: Any, path: Path, spec: TransformersTokenizer, identity: str) -> None:
-    """Do as a GGUF file says: whether SentencePiece puts a space before a text. transformers always does."""
+    """Follow a GGUF file on whether SentencePiece puts a space before a text; transformers always does."""
     from gguf import GGUFReader
 
     if not path.is_file():

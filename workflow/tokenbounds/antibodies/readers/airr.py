@@ -1,4 +1,4 @@
-"""AIRR rearrangement tables: one chain a row, or two rows of a cell joined."""
+"""AIRR rearrangement tables: one chain per row, or two rows of a cell joined."""
 
 from __future__ import annotations
 

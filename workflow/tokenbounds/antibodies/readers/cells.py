@@ -47,7 +47,7 @@ def is_missing(text: str) -> bool:
 def name_in(text: str) -> str:
     """The clone, donor or cell that a cell names; empty if it names none.
 
-    A word that stands for no one (`unassigned`) names none, and a number is the same name with and without `.0`.
+    A placeholder (`unassigned`) names none, and a number is the same name with and without `.0`.
     """
     name = text.strip()
     if is_missing(name) or _BLANKS.sub(" ", name.casefold()) in _NOBODY:
@@ -73,7 +73,7 @@ def truth_in(text: str) -> bool | None:
 
 
 def chain_in(text: str) -> Chain | None:
-    """Which chain a locus or a gene's name tells: NONE if it tells none, None if it is a T-cell receptor's.
+    """Which chain a locus or a gene's name says: NONE if it says none, None if it is a T-cell receptor's.
 
     Names without their prefix are understood: `H`, `kappa`, `HV3-11`, `VK1-39`.
     """

@@ -1,4 +1,4 @@
-"""Text files, plain or gzip, as bounded lines; a file of another kind is named for what it is."""
+"""Text files, plain or gzip, as bounded lines; a file of another kind is reported as what it is."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _TAR = slice(257, 262)
 
 @contextmanager
 def open_lines(path: Path) -> Iterator[Iterator[str]]:
-    """Open a text file, plain or gzip, as bounded lines with their ends; whatever fails is an error that names it.
+    """Open a text file, plain or gzip, as bounded lines with their ends; any failure is an error that names it.
 
     Raises
     ------

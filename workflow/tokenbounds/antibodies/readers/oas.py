@@ -112,7 +112,7 @@ def _parse_metadata(line: str, path: Path) -> dict[str, Any]:
     """The unit's metadata: a JSON object that was written as the cells of a row."""
     cells = next(csv.reader([line]), [])
     try:
-        # A spreadsheet that saved the unit wrote empty cells behind it.
+        # A spreadsheet that saved the unit wrote empty cells after it.
         metadata = json.loads(",".join(cells).rstrip(","))
     except (ValueError, csv.Error, RecursionError):
         metadata = None

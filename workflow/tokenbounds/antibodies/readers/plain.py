@@ -32,7 +32,7 @@ class _Reading:
     counts: ReadingCounts
 
     def chain(self, raw: str, chain: Chain, where: str) -> ChainRecord | None:
-        """A chain of the letters; None if it is left out, which the counts tell."""
+        """A chain of the letters; None if it is left out, which the counts record."""
         self.counts.add("sequences", "read")
         letters = "".join(raw.split())
         if is_missing(letters):

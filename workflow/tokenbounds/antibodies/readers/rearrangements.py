@@ -39,11 +39,11 @@ class RearrangementOptions:
     chain
         The only chain that is wanted; None for both.
     residues
-        Column of amino acids that goes before all others.
+        Column of amino acids that takes precedence over all others.
     germline
         Column of the germline alignment in nucleotides.
     suffix
-        Behind every column's name, e.g. `_heavy`.
+        Appended to every column's name, e.g. `_heavy`.
     """
 
     keep: KeepSpec
@@ -54,13 +54,13 @@ class RearrangementOptions:
 
 
 def read_rearrangement(row: Row, options: RearrangementOptions, counts: ReadingCounts) -> ChainRecord | None:
-    """One chain of a row; None if it is left out, which `counts` tells.
+    """One chain of a row; None if it is left out, which `counts` records.
 
     Raises
     ------
     CorpusError
-        If a cell from which the chain is read holds what its column cannot hold. A cell that is mere evidence of
-        regions or germline is not used then, which is counted.
+        If a cell from which the chain is read has an invalid value. An invalid cell that is mere evidence of
+        regions or germline is ignored and counted.
     """
     counts.add("sequences", "read")
     cells = _Cells(row, options.suffix, counts)
@@ -210,7 +210,7 @@ def _candidates(cells: _Cells, options: RearrangementOptions) -> Iterator[_Found
 
 
 def _frame(cells: _Cells, bases: str, peptides: tuple[str, ...]) -> int | None:
-    """The reading frame of bases that begin where V does, if anything tells it."""
+    """The reading frame of bases that begin where V does, if anything determines it."""
     if not bases:
         return None
     stated = tuple(cells.text(column).upper() for column in peptides)
@@ -252,7 +252,7 @@ def _evidence(cells: _Cells, found: _Found, residues: str, options: Rearrangemen
 
 
 def _translation_of(bases: str, residues: str) -> Translation | None:
-    """The translation of aligned nucleotides that gives the residues, in whatever frame; None if none does."""
+    """The translation of aligned nucleotides that gives the residues, in any frame; None if none does."""
     for frame in range(3) if bases else ():
         translation = translate_alignment(bases, frame)
         if translation.residues == residues:

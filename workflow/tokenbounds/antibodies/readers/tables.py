@@ -58,10 +58,10 @@ class Row:
 
 
 class Table:
-    """A table that is being read: its columns are known, its rows are yet to come.
+    """A table that is being read: its columns have been read, its rows have not.
 
-    In a tab-separated table a quotation mark is a letter, unless a pair of them holds a whole cell. So no mark that
-    stands alone can join rows. Columns without a name, as spreadsheets leave them, are not read.
+    In a tab-separated table a quotation mark is a letter, unless a pair of them holds a whole cell. So a lone mark
+    cannot join rows. Columns without a name, as spreadsheets leave them, are not read.
     """
 
     def __init__(self, path: Path, lines: Iterator[str], delimiter: str, first_line: int) -> None:
@@ -134,7 +134,7 @@ class Table:
 
 
 def _unquoted(cell: str) -> str:
-    """A cell without the pair of quotation marks around it; one that stands alone is a letter like others."""
+    """A cell without the pair of quotation marks around it; a lone mark is a letter like any other."""
     inner = cell[1:-1]
     whole = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
     return inner.replace('""', '"') if whole else cell
@@ -177,7 +177,7 @@ def name_of(row: Row, column: str | None, path: Path, counts: ReadingCounts, wha
 
 
 def require_columns(table: Table, path: Path, wanted: dict[str, str | None]) -> None:
-    """Refuse a table that lacks a column which the source names.
+    """Refuse a table that lacks a column that the source names.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ LIBRARY = Path(__file__).parents[1] / "workflow/tokenbounds"
 
 # From the bottom to the top. What is in one line may import from lines above it and from its own package.
 LAYERS = (
-    {"errors", "compiled", "files", "rounding", "seals", "jobs", "software", "surroundings"},
+    {"errors", "compiled", "files", "rounding", "seals", "jobs", "software", "surroundings", "terminal"},
     {"bounds"},
     {"config"},
     {"antibodies", "corpus"},

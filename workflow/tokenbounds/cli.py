@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from tokenbounds import __version__, api
 from tokenbounds.errors import ConfigError, TokenboundsError
+from tokenbounds.terminal import SafeConsole
 
 app = typer.Typer(
     name="tokenbounds",
@@ -78,7 +78,7 @@ def verify(
 
     for path in find_certificates(certificates):
         checks = api.verify(path, rescore="all" if everything else rescore, seed=seed, bases=base or (), root=root)
-        show_checks(Console(), str(path), checks)
+        show_checks(SafeConsole(), str(path), checks)
 
 
 @app.command()
@@ -99,7 +99,7 @@ def show(
         typer.echo(f"{html}: {certificate}")
         return
 
-    show_certificate(Console(), read_certificate(certificate))
+    show_certificate(SafeConsole(), read_certificate(certificate))
 
 
 @app.command()
@@ -111,7 +111,7 @@ def inspect(message: MessageArgument, base: BaseOption = None, coarse: CoarseOpt
 
     content = read_message(message)
     places = find_places(message, [*(base or ()), *(coarse or ())])
-    show_message(Console(), content.header, content.breakdown, SideInformation.of(content).describe(places))
+    show_message(SafeConsole(), content.header, content.breakdown, SideInformation.of(content).describe(places))
 
 
 @app.command()
@@ -145,7 +145,9 @@ def encode(
     spec = message_spec(quantizer, option or [], config, calibrated=calibrate is not None)
     texts = Texts(calibration=calibrate, scored=text)
     path = report or output.with_suffix(".json")
-    show_encoding(Console(), encode_checkpoint(source, spec, output, path, gguf_file=gguf, texts=texts), str(output))
+    show_encoding(
+        SafeConsole(), encode_checkpoint(source, spec, output, path, gguf_file=gguf, texts=texts), str(output)
+    )
 
 
 @app.command()
@@ -177,7 +179,7 @@ def bound(
         raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
     bounds = {"delta": delta}
     statement = api.bound(scores, bits, vocabulary_size, ranks=rank_column, column=nll_column, nats=nats, bounds=bounds)
-    show_statement(Console(), statement)
+    show_statement(SafeConsole(), statement)
 
 
 @app.command()
@@ -201,7 +203,7 @@ def plan(
     if not 0 < delta < 1:
         raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
     forecast = Forecast(find_pilot(losses), vocabulary_size, BoundsSpec(delta=delta), block)
-    show_forecast(Console(), forecast, find_bits(message), find_tokens(corpus), width)
+    show_forecast(SafeConsole(), forecast, find_bits(message), find_tokens(corpus), width)
 
 
 @app.command()
@@ -212,7 +214,7 @@ def config(
     from tokenbounds.config import load_study
     from tokenbounds.console import show_study
 
-    show_study(Console(), load_study(path))
+    show_study(SafeConsole(), load_study(path))
 
 
 def main() -> None:
@@ -220,7 +222,8 @@ def main() -> None:
     try:
         app()
     except TokenboundsError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {escape(str(error))}")
+        console = SafeConsole(stderr=True, soft_wrap=True, highlight=False)
+        console.print(Text.assemble(("error:", "red"), f" {error}"))
         sys.exit(1)
 
 

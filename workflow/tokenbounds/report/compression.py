@@ -21,6 +21,7 @@ from tokenbounds.report.formats import (
 )
 from tokenbounds.report.page import Section
 from tokenbounds.report.records import metrics_of, read_certificates
+from tokenbounds.report.spreadsheet import to_csv
 
 SCHEMA_VERSION = 1
 
@@ -67,7 +68,7 @@ def tabulate_compression(certificate_paths: Iterable[Path | str], directory: Pat
     table = compression_table(read_certificates(certificate_paths))
     with atomic_path(directory / "compression.parquet") as temporary:
         table.write_parquet(temporary, metadata={"schema_version": str(SCHEMA_VERSION)})
-    write_bytes(directory / "compression.csv", table.write_csv().encode())
+    write_bytes(directory / "compression.csv", to_csv(table))
     write_bytes(directory / "compression.md", render_markdown(table).encode())
     return table
 

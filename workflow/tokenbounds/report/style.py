@@ -12,6 +12,7 @@ import polars as pl
 
 from tokenbounds.files import atomic_path, write_bytes
 from tokenbounds.report.drawing import Axes, Figure, rc_context, rcParamsDefault
+from tokenbounds.report.spreadsheet import to_csv
 
 SCHEMA_VERSION = 1  # of the figures' Parquet files
 
@@ -105,7 +106,7 @@ def save(figure: Figure, table: pl.DataFrame, directory: Path, name: str) -> Pat
         figure.savefig(temporary, format="png", dpi=180, metadata={"Software": None}, **_TRIM)
     with atomic_path(directory / f"{name}.parquet") as temporary:
         table.write_parquet(temporary, metadata={"schema_version": str(SCHEMA_VERSION)})
-    write_bytes(directory / f"{name}.csv", table.write_csv().encode())
+    write_bytes(directory / f"{name}.csv", to_csv(table))
     return svg
 
 

@@ -23,6 +23,8 @@ from tokenbounds.report.formats import (
     format_value,
 )
 from tokenbounds.report.records import best_values, metrics_of, read_certificates
+from tokenbounds.report.spreadsheet import to_csv
+from tokenbounds.terminal import SafeConsole
 
 SCHEMA_VERSION = 1
 
@@ -82,7 +84,7 @@ def tabulate(certificate_paths: Iterable[Path | str], directory: Path | str) -> 
         pq.write_table(table, temporary)
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
-    write_bytes(directory / "certificates.csv", frame.write_csv().encode())
+    write_bytes(directory / "certificates.csv", to_csv(frame))
     write_bytes(directory / "certificates.md", render_markdown(certificates).encode())
     return table
 
@@ -196,7 +198,7 @@ def print_table(
     """Print one row a certificate to stdout, and where the report is: colours on a terminal, plain text elsewhere."""
     certificates = read_certificates(certificate_paths)
     if console is None:
-        console = Console() if sys.stdout.isatty() else Console(width=160, no_color=True, force_terminal=False)
+        console = SafeConsole() if sys.stdout.isatty() else SafeConsole(width=160, no_color=True, force_terminal=False)
     for corpus in dict.fromkeys(certificate.corpus for certificate in certificates):
         console.print(_terminal_table([one for one in certificates if one.corpus == corpus]))
     if report is not None:

@@ -19,6 +19,7 @@ from tokenbounds.report.formats import format_bytes, format_percent, format_valu
 from tokenbounds.report.inline_svg import inline_svg
 from tokenbounds.report.page import Section
 from tokenbounds.report.records import read_certificates
+from tokenbounds.report.spreadsheet import to_csv
 
 SCHEMA_VERSION = 1
 NAMES = ("models", "regions", "positions", "recovery", "affinity", "quantization")
@@ -86,7 +87,7 @@ def _read_result(name: str, task: TaskSpec, path: Path, reports: Mapping[str, Me
 def _write_table(frame: pl.DataFrame, path: Path) -> None:
     with atomic_path(path) as temporary:
         frame.write_parquet(temporary, metadata={"schema_version": str(SCHEMA_VERSION)})
-    write_bytes(path.with_suffix(".csv"), frame.write_csv().encode())
+    write_bytes(path.with_suffix(".csv"), to_csv(frame))
 
 
 def _draw(subsets: pl.DataFrame, quantization: pl.DataFrame, directory: Path) -> None:

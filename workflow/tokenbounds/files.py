@@ -71,20 +71,42 @@ def write_json(path: Path | str, value: Any) -> None:
     write_bytes(path, (canonical_json(value, indent=2) + "\n").encode())
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of some JSON, in which no object names a key twice: readers differ in which of the two they take.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON, names a key twice, is nested too deeply, or has numbers of too many digits.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return found
+
+
 def read_json(path: Path | str) -> Any:
     """Read a JSON file.
 
     Raises
     ------
     TokenboundsError
-        If the file is missing or is not JSON.
+        If the file is missing, is not JSON, or names a key twice.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise TokenboundsError(f"{path} does not exist. Run the rule that makes it, or correct the path.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise TokenboundsError(f"{path} is not valid JSON ({error}). Make it again.") from error
 
 

@@ -18,6 +18,8 @@ from tokenbounds.corpus.manifest import MANIFEST_NAME, Manifest, read_manifest
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file
 
+_FREE_DOCUMENTS = 1 << 20  # rows of a table, beyond which every one must take a byte of the file
+
 
 @dataclass(frozen=True)
 class CorpusEvidence:
@@ -52,7 +54,13 @@ class CorpusEvidence:
             raise CertificateError(f"{path} is missing or differs from its manifest. Tokenize the corpus again.")
         hashes = [b""]
         try:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                rows = sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
+                if rows != self.manifest.documents or rows > _FREE_DOCUMENTS + path.stat().st_size:
+                    raise CertificateError(
+                        f"{path} has {rows} rows, more than its size and its manifest allow or fewer. Tokenize the "
+                        "corpus again."
+                    )
                 for batch in file.iter_batches(columns=["sha256", "bytes"]):
                     used = batch.filter(pa.array(batch["bytes"].to_numpy() > 0))
                     hashes.append(b"".join(bytes.fromhex(text) for text in used["sha256"].to_pylist()))

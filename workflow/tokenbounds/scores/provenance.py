@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pyarrow as pa
 
 from tokenbounds.corpus.labels import LabelColumn, labels_json
 from tokenbounds.errors import ScoreError
-from tokenbounds.files import canonical_json
+from tokenbounds.files import canonical_json, parse_json
 
 # Plain; with a smoothing weight for each token; with labels (version 3 had fixed ones, and is read no more).
 SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION = 1, 2, 4
@@ -87,7 +86,7 @@ class Provenance:
             )
         headed = version == str(ALPHA_VERSION) or (version == str(LABEL_VERSION) and "alphas" in found)
         try:
-            software = json.loads(found["software"])
+            software = parse_json(found["software"])
             return cls(
                 message_sha256=found["message_sha256"],
                 manifest_sha256=found["manifest_sha256"],
@@ -111,7 +110,7 @@ def _read_grid(text: str) -> tuple[float, ...]:
     ValueError
         If they are none, not increasing, or outside (0, 1).
     """
-    alphas = tuple(float(alpha) for alpha in json.loads(text))
+    alphas = tuple(float(alpha) for alpha in parse_json(text))
     if not alphas or not all(low < high for low, high in itertools.pairwise((0.0, *alphas, 1.0))):
         raise ValueError(f"alphas {text[:80]} are not increasing numbers between 0 and 1")
     return alphas
@@ -125,7 +124,7 @@ def _read_labels(text: str) -> tuple[LabelColumn, ...]:
     KeyError, TypeError, ValueError
         If they are none, or of a kind that score files do not carry.
     """
-    columns = tuple(LabelColumn.from_dict(column) for column in json.loads(text))
+    columns = tuple(LabelColumn.from_dict(column) for column in parse_json(text))
     if not columns or not all(column.is_scored for column in columns):
         raise ValueError("labels name no columns of score files")
     return columns

@@ -9,12 +9,21 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 STRICT = ConfigDict(extra="forbid", strict=False)
 
+_SMALLEST = 1e-100  # what can still be divided among rows, and has a logarithm
+
+
+def _check_size(probability: float) -> float:
+    if probability < _SMALLEST:
+        raise ValueError(f"is smaller than {_SMALLEST:g}")
+    return probability
+
+
 PositiveInt = Annotated[int, Field(ge=1)]
-Probability = Annotated[float, Field(ge=1e-100, lt=1)]  # the smallest that can be divided and taken logarithms of
+Probability = Annotated[float, Field(gt=0, lt=1), AfterValidator(_check_size)]
 Coefficient = Annotated[float, Field(gt=0, le=1)]
 LabelName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
 

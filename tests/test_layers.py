@@ -35,7 +35,6 @@ LATE = {
     ("cli", ""): "a command loads only what it needs, so that --help and `show` answer at once",
     ("certificates.evidence", "models.base"): "torch, for messages over a base alone",
     ("certificates.verify", "messages.decode"): "torch, after all that can be checked without it",
-    ("certificates.verify", "certificates.rescoring"): "torch, only when blocks are scored again",
     ("messages.side_information", "models.base"): "torch, to find a base alone",
     ("models.base", "models.pretrained.loading"): "GGUF and transformers' loaders, for bases outside the study alone",
     ("console", "certificates.forecast"): "scipy and polars, for `tokenbounds plan` alone",

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tokenbounds.certificates.rescoring import TOLERANCES, _compare_errors
+from tokenbounds.certificates.rescoring import TOLERANCES, compare_errors
 from tokenbounds.certificates.verify import _check_plan
 from tokenbounds.errors import CertificateError
 from tokenbounds.scores.plan import plan_scoring, read_plan, write_plan
@@ -19,14 +19,14 @@ def test_small_shifts_of_every_rank_do_not_hide_errors(arithmetic):
     true = np.arange(5900, dtype=np.int32) % 59 + 1
     shift = tolerance.rank_slack + (tolerance.rank_share * true).astype(np.int32)
     with pytest.raises(CertificateError, match="more have a rank above 1"):
-        _compare_errors(true, np.maximum(1, true - shift), (1, 10), tolerance, FILES)
-    _compare_errors(true, true, (1, 10), tolerance, FILES)
-    _compare_errors(true, true + shift, (1, 10), tolerance, FILES)  # worse ranks only harm whoever states them
+        compare_errors(true, np.maximum(1, true - shift), (1, 10), tolerance, FILES)
+    compare_errors(true, true, (1, 10), tolerance, FILES)
+    compare_errors(true, true + shift, (1, 10), tolerance, FILES)  # worse ranks only harm whoever states them
 
 
 def test_one_tie_that_breaks_otherwise_is_rounding():
     true = np.array([2, 1, 1, 7])
-    _compare_errors(true, np.array([1, 1, 1, 7]), (1,), TOLERANCES["float32"], FILES)
+    compare_errors(true, np.array([1, 1, 1, 7]), (1,), TOLERANCES["float32"], FILES)
 
 
 @pytest.mark.parametrize("key", ["draws", "blocks"])

@@ -12,7 +12,7 @@ from antibody_study import BOUNDS
 from json_certificates import certify_bound, write_certificate
 from tokenbounds.antibodies.labels import Region
 from tokenbounds.certificates.sealing import read_certificate
-from tokenbounds.certificates.verify import verify_certificate
+from tokenbounds.certificates.verify import ALL_BLOCKS, verify_certificate
 from tokenbounds.config import BoundsSpec, EvaluationSpec
 from tokenbounds.corpus.annotations import Annotations
 from tokenbounds.corpus.reader import Corpus
@@ -94,6 +94,14 @@ def test_verification_recomputes_rows_over_labels(certificate):
     raw = load(certificate)
     assert f"over {sum(len(group['rows']) for group in (raw, *raw['subsets']))} rows" in checks["ledger adds up"]
     assert "recomputed" in checks
+
+
+def test_rows_over_labels_are_made_again_from_the_message(certificate):
+    checks = {check.name: check.detail for check in verify_certificate(certificate, rescore=ALL_BLOCKS)}
+    raw = load(certificate)
+    rows = [row for group in (raw, *raw["subsets"]) for row in group["rows"]]
+    assert checks["averages of rows"].startswith(f"{sum(row['metric'] == 'bpd' for row in rows)}, ")
+    assert checks["rows made again"].startswith(f"{len(rows)} rows from the new losses: understated by at most 0 ")
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def compute_certificate(
             "State bounds over tokens alone."
         )
     try:
-        statement, subsets = _state(evidence, spec)
+        statement, subsets = state_rows(evidence, spec)
     except CertificateError:
         raise
     except TokenboundsError as error:
@@ -167,7 +167,7 @@ def _assume(evidence: Evidence, records: EvidenceRecord, spec: BoundsSpec) -> li
     ]
 
 
-def _state(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[Subset, ...]]:
+def state_rows(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[Subset, ...]]:
     """Every row, over all tokens and over subsets, with what messages cost under the certificate's prior."""
     manifest, plan, certified = evidence.corpus.manifest, evidence.plan, evidence.certified
     overlap = plan.stride < plan.context or plan.visible_tokens is not None

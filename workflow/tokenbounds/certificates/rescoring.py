@@ -24,7 +24,7 @@ from tokenbounds.scores.scorer import ChainPredictor, ScoringOptions
 from tokenbounds.scores.scoring import make_scorer, score_blocks
 from tokenbounds.scores.store import Scores
 
-_COLUMNS = ("block", "document", "position", "nll_bits", "rank", "alpha")
+_COLUMNS = ("block", "document", "position", "token", "nll_bits", "rank", "alpha")
 _BATCH_TOKENS = 4096
 _CHAIN_TOKENS_A_SECOND = 1e6  # of a Markov chain, which scores whole documents
 _REPLAYED_TOKENS_A_SECOND = 2e5  # of a predictor that reads the whole corpus in its order
@@ -70,6 +70,35 @@ TOLERANCES = {
         token_bits=0.5, mean_bits=0.02, rank_share=0.5, rank_slack=20, error_share=0.01, level_share=0.2
     ),
 }
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """Tokens of a message that were scored again, and found to have the stored losses one by one.
+
+    Attributes
+    ----------
+    again, stored
+        Columns of both [n].
+    weights
+        What each token counts in averages, up to a factor [n].
+    vocabulary_size
+        V.
+    tolerance
+        Of its arithmetic.
+    files
+        The score files.
+    detail
+        What was compared, for people.
+    """
+
+    again: dict[str, npt.NDArray[Any]]
+    stored: dict[str, npt.NDArray[Any]]
+    weights: npt.NDArray[np.float64]
+    vocabulary_size: int
+    tolerance: Tolerance
+    files: tuple[Path, ...]
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -154,7 +183,7 @@ def _is_network(predictor: Any) -> bool:
 
 def rescore_blocks(
     predictor: Any, scores: Scores, plan: Plan, corpus: Corpus, choice: Choice, *, top_k: Sequence[int] = ()
-) -> str:
+) -> Rescored:
     """Score blocks again and compare losses and ranks with the stored ones.
 
     Parameters
@@ -172,8 +201,8 @@ def rescore_blocks(
 
     Returns
     -------
-    str
-        What was compared, for people.
+    Rescored
+        What was compared.
 
     Raises
     ------
@@ -186,13 +215,21 @@ def rescore_blocks(
     again = _columns(score_blocks(scorer, corpus, rows, _BATCH_TOKENS, plan.visible_tokens))
     stored = _stored(scores, rows["block"].to_numpy())
     difference = _compare(again, stored, tolerance, scores.files)
-    _compare_errors(again["rank"], stored["rank"], top_k, tolerance, scores.files)
+    compare_errors(again["rank"], stored["rank"], top_k, tolerance, scores.files)
     if "alpha" in stored:
         _compare_alphas(again, stored, scores.provenance.vocabulary_size, tolerance, scores.files)
     drawn = "" if choice.draws is None else f" in {choice.draws} draws"
-    return (
+    lengths = column(rows, "length")
+    count = np.ones(len(lengths)) if plan.mode == "exhaustive" else column(rows, "draws") / lengths  # of each token
+    return Rescored(
+        again,
+        stored,
+        np.repeat(count, lengths),
+        scores.provenance.vocabulary_size,
+        tolerance,
+        scores.files,
         f"{len(again['block']):,} tokens of {rows.num_rows} blocks{drawn} (seed {choice.seed}): losses differ by at "
-        f"most {difference:.2g} bits (tolerance {tolerance.token_bits:g}); {choice.what_escapes}"
+        f"most {difference:.2g} bits (tolerance {tolerance.token_bits:g}); {choice.what_escapes}",
     )
 
 
@@ -250,7 +287,7 @@ def _compare(
     return float(off.max())
 
 
-def _compare_errors(
+def compare_errors(
     again: npt.NDArray[Any],
     stored: npt.NDArray[Any],
     top_k: Sequence[int],

@@ -15,6 +15,9 @@ import numpy as np
 from tokenbounds.certificates.certify import compute_certificate
 from tokenbounds.certificates.evidence import CertificateInputs, Evidence, LinkEvidence, LinkInputs, gather_evidence
 from tokenbounds.certificates.file_records import ChainRecord, FileRecord
+from tokenbounds.certificates.functionals import compare_functionals, find_labels
+from tokenbounds.certificates.rescored_rows import compare_rows
+from tokenbounds.certificates.rescoring import Rescored, choose_blocks, forecast_seconds, rescore_blocks
 from tokenbounds.certificates.schema import Certificate, Stated
 from tokenbounds.certificates.sealing import Json, read_certificate, to_json
 from tokenbounds.config.certificates import reason_fault
@@ -129,16 +132,15 @@ def _run_checks(
     for link in evidence.links:
         yield _check_tokens(link, corpus, inputs.corpus)
     yield _check_recomputation(path, certificate, evidence)
-    yield from _check_messages(evidence, corpus, certificate.settings.top_k, rescore, seed)
+    yield from _check_messages(path, certificate, evidence, corpus, rescore, seed)
 
 
 def _check_messages(
-    evidence: Evidence, corpus: Corpus, top_k: Sequence[int], rescore: int | None, seed: int | None
+    path: Path, certificate: Certificate, evidence: Evidence, corpus: Corpus, rescore: int | None, seed: int | None
 ) -> Iterator[Check]:
-    """Every message decodes to a model, which gives the stored scores; all are scored on the same blocks."""
-    from tokenbounds.certificates.rescoring import choose_blocks, forecast_seconds, rescore_blocks
+    """Every message decodes to a model that gives the stored scores, and what rows make of them, on the same blocks."""
 
-    plan = evidence.plan
+    plan, rescored = evidence.plan, list[Rescored | None]()
     choice = choose_blocks(plan, None if rescore == ALL_BLOCKS else rescore or CHEAP_DRAWS, seed)
     for link in evidence.links:
         predictor = _decode(link.path, link.places)
@@ -146,11 +148,23 @@ def _check_messages(
         folder = str(link.scores.files[0].parent)
         seconds = forecast_seconds(predictor, corpus, choice.rows, plan.visible_tokens)
         if rescore or (rescore is None and seconds <= CHEAP_SECONDS):
-            yield Check(
-                "scored again", folder, rescore_blocks(predictor, link.scores, plan, corpus, choice, top_k=top_k)
-            )
+            top_k = certificate.settings.top_k
+            again = rescore_blocks(predictor, link.scores, plan, corpus, choice, top_k=top_k)
+            rescored.append(again)
+            yield Check("scored again", folder, again.detail)
         else:
+            rescored.append(None)
             yield Check("not scored again", folder, _say_unscored(seconds), made=False)
+    names = [link.path.stem for link in evidence.links]
+    differences = compare_functionals(certificate, rescored, names, find_labels(certificate, evidence, choice.rows))
+    if differences:
+        far = max(differences.values(), key=lambda each: abs(each.found))
+        detail = f"{len(differences)}, which differ by at most {abs(far.found):.2g} bits (tolerance {far.allowed:.2g})"
+        yield Check("averages of rows", str(path), detail)
+    if choice.draws is None and differences:
+        whole = [each for each in rescored if each is not None]
+        if len(whole) == len(rescored):
+            yield Check("rows made again", str(path), compare_rows(certificate, evidence, whole, differences))
 
 
 def _say_unscored(seconds: float) -> str:

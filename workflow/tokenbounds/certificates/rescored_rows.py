@@ -1,0 +1,115 @@
+"""Every row of a certificate computed again from losses that were made again, where all tokens were scored again."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from tokenbounds.certificates.certify import state_rows
+from tokenbounds.certificates.evidence import Evidence, LinkEvidence
+from tokenbounds.certificates.functionals import Difference, name_functionals, subset_prefix
+from tokenbounds.certificates.rescoring import Rescored, Tolerance
+from tokenbounds.certificates.schema import Certificate, Row, Stated
+from tokenbounds.errors import CertificateError
+from tokenbounds.scores.plan import Plan
+from tokenbounds.scores.store import Scores, open_scores, score_writer
+
+_SAMPLED = 2.0  # how much more a row may differ whose sample is bounded, too
+_ROUNDING = 1e-9  # of logarithms, relative
+
+
+def compare_rows(
+    certificate: Certificate, evidence: Evidence, rescored: Sequence[Rescored], differences: Mapping[str, Difference]
+) -> str:
+    """Compute every row again from the new losses, with the best of the grids, and compare its value with the stated.
+
+    A row that is computed from the message's own losses holds; one that states more holds too. So no row may state less
+    than it, but for its tolerance, which follows from that of its average (docs/certificates.md, "Tolerances").
+
+    Parameters
+    ----------
+    certificate, evidence
+        What is verified.
+    rescored
+        All tokens of the plan, for each message of the chain.
+    differences
+        From `compare_functionals`.
+
+    Returns
+    -------
+    str
+        What was found, for people.
+
+    Raises
+    ------
+    CertificateError
+        If a row states less than it may.
+    """
+    with tempfile.TemporaryDirectory(prefix="tokenbounds-") as folder:
+        links = tuple(
+            replace(link, scores=_write_scores(link, one, evidence.plan, Path(folder) / str(number)))
+            for number, (link, one) in enumerate(zip(evidence.links, rescored, strict=True))
+        )
+        statement, subsets = state_rows(replace(evidence, links=links), certificate.settings)
+    found = {(subset.column, subset.label): subset for subset in subsets}
+    compared: list[tuple[Row, Row, float]] = []
+    names = [link.path.stem for link in evidence.links]
+    parts: list[tuple[Stated, Stated, str, int]] = [(certificate, statement, "", certificate.scored_tokens)]
+    for subset in certificate.subsets:
+        prefix = subset_prefix(subset.column, subset.label)
+        parts.append((subset, found[subset.column, subset.label], prefix, subset.tokens))
+    for stated, again, prefix, tokens in parts:
+        for row in stated.rows:
+            other = again.row(row.metric, row.bound)
+            assert other is not None, "the same settings give the same rows"
+            functionals = [differences[each.name] for each in name_functionals(row, rescored, names, prefix)]
+            allowed = _allow(other, row, functionals, rescored[-1].tolerance, tokens)
+            if evidence.plan.mode == "sampled":
+                allowed *= _SAMPLED
+            if other.value - row.value > allowed + _ROUNDING * abs(other.value):
+                raise CertificateError(
+                    f"{certificate.path}: row {prefix}{row.metric}/{row.bound} states {row.value:.6f}, but computed "
+                    f"from the losses that the decoded message gives it is {other.value:.6f}; {allowed:.2g} of the "
+                    "difference may be rounding. Score and certify again."
+                )
+            compared.append((other, row, allowed))
+    worst = max(other.value - row.value for other, row, _ in compared)
+    return (
+        f"{len(compared)} rows from the new losses: understated by at most {max(0.0, worst):.2g} "
+        f"(tolerances up to {max(allowed for *_, allowed in compared):.2g})"
+    )
+
+
+def _write_scores(link: LinkEvidence, rescored: Rescored, plan: Plan, folder: Path) -> Scores:
+    """Score files of the new losses, to be read like the stored ones; labels come from the corpus."""
+    folder.mkdir()
+    first, paths = 0, []
+    for part in link.scores.parts:
+        provenance = replace(part.provenance, labels=())
+        rows = slice(first, first + part.rows)
+        arrays = [pa.array(rescored.again[field.name][rows]).cast(field.type) for field in provenance.schema]
+        paths.append(folder / part.path.name)
+        with score_writer(paths[-1], provenance) as writer:
+            writer.write(pa.RecordBatch.from_arrays(arrays, schema=provenance.schema))
+        first += part.rows
+    return open_scores(paths, plan=plan, message_sha256=link.message.sha256)
+
+
+def _allow(again: Row, row: Row, functionals: Sequence[Difference], tolerance: Tolerance, tokens: int) -> float:
+    """How much less than it should a row may state, in its own unit.
+
+    The price L/m only shrinks what a bet's average moves its bound by, as does a sum's weight. A bound on errors is a
+    concave function of their share that is never negative, so that d more errors in `share` raise it by no more than
+    d / share of itself; so are bounds on averages of documents.
+    """
+    if row.metric.is_error:
+        errors = (1 + int(tolerance.error_share * tokens)) / tokens
+        return again.value * min(1.0, errors / again.empirical) if again.empirical else 0.0
+    if row.links:
+        return sum(link.weight * each.allowed for link, each in zip(row.links, functionals, strict=True))
+    allowed = functionals[0].allowed
+    return allowed if row.bound.by_token else allowed * max(1.0, again.value / again.empirical)

@@ -45,7 +45,7 @@ def bound_documents(document_losses: npt.ArrayLike, loss_range: float, complexit
 def bound_documents_betting(
     document_losses: npt.ArrayLike, ceiling: float, complexity_nats: float, *, lambdas: int = 32
 ) -> Bound:
-    """The betting form over documents: tighter, because documents vary less than tokens and are its steps.
+    """The betting form over documents: tighter, because its steps are documents, which vary less than tokens.
 
     See docs/bounds.md, "Documents".
 

@@ -1,7 +1,7 @@
 """What a row states: which loss it bounds, and by which theorem.
 
-Nothing here computes a bound. The two types name what the rest of the package computes, and answer what others would
-otherwise read out of a name: the k of `top10_error`, or whether `documents_betting` speaks of tokens.
+Nothing here computes a bound. The two types name what the rest of the package computes, and answer what callers
+would otherwise parse from a name: the k of `top10_error`, or whether `documents_betting` speaks of tokens.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ BPD = Metric("bpd")
 
 
 class BoundKind(StrEnum):
-    """A theorem, by the name that configurations and certificates call it (docs/bounds.md has a section on each)."""
+    """A theorem, by its name in configurations and certificates (docs/bounds.md has a section on each)."""
 
     AZUMA = "azuma"
     FREEDMAN = "freedman"
@@ -89,7 +89,7 @@ class BoundKind(StrEnum):
 
     @property
     def uses_chain(self) -> bool:
-        """Whether it smooths the certified model towards cheaper ones; it bounds bits per token only, then."""
+        """Whether it smooths the certified model towards cheaper ones; if so, it bounds bits per token only."""
         return self in (BoundKind.TELESCOPED, BoundKind.MIXTURE)
 
     @property
@@ -106,7 +106,7 @@ class BoundKind(StrEnum):
 
     @property
     def is_single(self) -> bool:
-        """Whether it is a bound over tokens of one model by itself, such as anybody's losses have."""
+        """Whether it is a bound over tokens of one model by itself, which needs nothing but losses."""
         return self.by_token and not self.uses_chain
 
     @property

@@ -41,7 +41,7 @@ def upper_mean(values: npt.ArrayLike, low: float, high: float, delta: float) -> 
     Raises
     ------
     CertificateError
-        If a value lies outside the interval or an argument is out of its domain.
+        If a value is outside the interval or an argument is out of its domain.
     """
     scaled = _scale(values, low, high)
     if not 0.0 < delta < 1.0:
@@ -62,7 +62,7 @@ def _scale(values: npt.ArrayLike, low: float, high: float) -> Floats:
         raise CertificateError(f"[{low}, {high}] is not an interval.")
     scaled = (array - low) / (high - low)
     if not (scaled.min() >= -1e-9 and scaled.max() <= 1.0 + 1e-9):
-        raise CertificateError(f"a draw lies outside [{low}, {high}], the interval that the sampling bound assumes.")
+        raise CertificateError(f"a draw is outside [{low}, {high}], the interval that the sampling bound assumes.")
     return np.clip(scaled, 0.0, 1.0)
 
 

@@ -57,7 +57,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Message:
-    """A message that was read whole and checked.
+    """A message that was read completely and checked.
 
     Attributes
     ----------
@@ -111,7 +111,7 @@ def write_varint(value: int) -> bytes:
 
 
 def read_varint(data: bytes, offset: int) -> tuple[int, int]:
-    """Read a varint at `offset`; return its value and the offset behind it.
+    """Read a varint at `offset`; return its value and the offset after it.
 
     Raises
     ------

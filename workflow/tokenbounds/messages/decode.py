@@ -52,7 +52,7 @@ def decode_message(
     source : path or bytes
     side_information : paths
         Where to look for what the message is decoded with: files of messages, and folders (or GGUF files) of base
-        models. Of a kind that is not named, those of the study around a message's file are looked through.
+        models. For a kind that is not named, the study around a message's file is searched.
 
     Returns
     -------
@@ -62,8 +62,8 @@ def decode_message(
     Raises
     ------
     MessageError
-        If the message is damaged or hostile, or its side information is missing or another; a file is named.
-        Nothing else is raised whatever the bytes.
+        If the message is damaged or hostile, or its side information is missing or the wrong one; a file is named.
+        Nothing else is raised for any bytes.
     """
     message = read_message(source)
     try:
@@ -195,7 +195,7 @@ def _holds_values(message: Message) -> bool:
 
 
 def _check_coarse(message: Message, coarse: Message, named: SideInformation) -> None:
-    """A refinement and what it refines must be messages of one model."""
+    """A refinement and what it refines must be messages of the same model."""
     if set(coarse.header) != _HEADER_KEYS or coarse.header["model"] != message.header["model"]:
         raise MessageError("the coarse message is one of another model. Refine a message of the same model.")
     beneath = SideInformation.of(coarse)

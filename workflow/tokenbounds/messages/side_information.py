@@ -1,8 +1,8 @@
-"""Side information: what a message is decoded with beside its own bytes, a base model or a coarse message it refines.
+"""Side information: what a message is decoded with besides its own bytes, a base model or a coarse message it refines.
 
 Each is named by a SHA-256 in the message's part `side_information`, and the hashes are paid for with the message. What
-a hash names is looked for in files that the caller names, else where a study keeps it: messages beside the message,
-models in `models/` beside the folder of messages. It is used only if its own bytes or values have the hash.
+a hash names is looked for in files that the caller names, or else where a study keeps it: messages next to the message,
+models in `models/` next to the folder of messages. It is used only if its own bytes or values have the hash.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MESSAGE_SUFFIX = ".tbm"
 
 @dataclass(frozen=True)
 class SideInformation:
-    """What a message is decoded with beside its own bytes, by hash; None where it needs no such thing.
+    """What a message is decoded with besides its own bytes, by hash; None where it needs no such thing.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class SideInformation:
         Raises
         ------
         MessageError
-            If the part is missing, is there without need, or has another length.
+            If the part is missing, is there but not needed, or has another length.
         """
         refines = _entry(message, "quantizer", "kind") in REFINING
         has_base = _entry(message, "model", "family") == BASE_FAMILY
@@ -88,8 +88,8 @@ def find_places(source: Path | str | bytes, named: Iterable[Path | str] = ()) ->
     source
         The message's file or the model's folder, beside which a study keeps things; bytes have no place.
     named
-        Files of messages; checkpoint folders, Hugging Face folders or GGUF files of models. Of the kind that none is
-        named of, those of the study around `source` are returned.
+        Files of messages; checkpoint folders, Hugging Face folders or GGUF files of models. For a kind that is not
+        named, those of the study around `source` are returned.
     """
     paths = [Path(path) for path in named]
     messages, models = message_places(paths), model_places(paths)
@@ -101,12 +101,12 @@ def find_places(source: Path | str | bytes, named: Iterable[Path | str] = ()) ->
 
 
 def message_places(places: Iterable[Path]) -> list[Path]:
-    """Those of some places that are files of messages."""
+    """Those of the places that are files of messages."""
     return [path for path in places if path.suffix == MESSAGE_SUFFIX]
 
 
 def model_places(places: Iterable[Path]) -> list[Path]:
-    """Those of some places that are models."""
+    """Those of the places that are models."""
     return [path for path in places if path.suffix != MESSAGE_SUFFIX]
 
 
@@ -117,7 +117,7 @@ def places_of_files(files: Iterable[Path | str]) -> list[Path]:
 
 
 def find_coarse(sha256: str, places: Iterable[Path]) -> Path:
-    """The file of the message with a hash.
+    """The file of the message with the given hash.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def find_coarse(sha256: str, places: Iterable[Path]) -> Path:
 
 
 def read_coarse(sha256: str, places: Iterable[Path]) -> Message:
-    """The message with a hash, read whole; the bytes that are used are the bytes that were hashed.
+    """The message with the given hash, read completely; the bytes that are used are the bytes that were hashed.
 
     Raises
     ------

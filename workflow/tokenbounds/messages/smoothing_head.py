@@ -130,7 +130,7 @@ def _grid(levels: int) -> tuple[float, ...]:
 
 
 def _read_levels(data: bytes) -> tuple[int, int]:
-    """Number of weights, and the offset behind it."""
+    """Number of weights, and the offset after it."""
     levels, offset = read_varint(data, 0)
     if not 1 <= levels <= MOST_LEVELS:
         raise MessageError(f"the smoothing head names {levels} weights; it may have 1 to {MOST_LEVELS}.")

@@ -1,4 +1,4 @@
-"""Adapters over a fixed base: a model whose every value is the base's, but for a small coded difference.
+"""Adapters over a fixed base: a model whose values are all the base's, except for a small coded difference.
 
 The base is named by hash (`identity.model_sha256`); its values become buffers, so that exactly the adapter's values
 remain parameters: they are trained, coded and paid for.
@@ -77,7 +77,7 @@ class AdapterCard:
         Raises
         ------
         ModelError
-            If it is no such card.
+            If it is not such a card.
         """
         keys = {"family", "parameterization", "base_sha256", "vocabulary_size", "context"}
         if not isinstance(raw, Mapping) or raw.get("family") != BASE_FAMILY or set(raw) != keys:
@@ -144,7 +144,7 @@ def attach_adapters(base: PreTrainedModel, parameterization: Mapping[str, Any]) 
 
 
 def count_adapters(base: ModelCard, parameterization: Mapping[str, Any]) -> int:
-    """Number of coded values of an adapter over a base, without allocating any."""
+    """Number of coded values of an adapter over a base, computed without allocating any."""
     model = attach_adapters(dense_skeleton(base, torch.device("meta")), parameterization)
     return sum(parameter.numel() for parameter in coded_parameters(model).values())
 
@@ -156,7 +156,7 @@ def _upright(layer: nn.Module, frozen: Mapping[int, torch.Tensor]) -> torch.Tens
 
 
 def _freeze(module: nn.Module, frozen: Mapping[int, torch.Tensor]) -> None:
-    """Turn parameters that the base had into buffers, which no checkpoint of the adapter holds."""
+    """Turn the base's parameters into buffers, which no checkpoint of the adapter contains."""
     for name, parameter in list(module.named_parameters(recurse=False)):
         if id(parameter) in frozen:
             delattr(module, name)

@@ -61,7 +61,7 @@ def hash_model(model: PreTrainedModel, card: ModelCard) -> str:
 def search_places(
     sha256: str, places: Sequence[Path], vocabulary_size: int | None, read: Callable[[Path], tuple[str, Found]]
 ) -> Found:
-    """What the first of several places holds whose model has a hash.
+    """What is read from the first of several places whose model has the given hash.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def search_places(
     Raises
     ------
     ModelError
-        If none holds it; the message says what was found where.
+        If none has it; the message says what was found where.
     """
     seen = []
     for place in places:
@@ -96,7 +96,7 @@ def search_places(
 
 
 def find_base(sha256: str, places: Sequence[Path], vocabulary_size: int) -> tuple[PreTrainedModel, ModelCard]:
-    """Load the model with a hash from the first of several places that holds it; see `search_places`.
+    """Load the model with the given hash from the first of several places that has it; see `search_places`.
 
     The hash is that of the values that were loaded, not of a file that may have changed since.
     """
@@ -109,7 +109,7 @@ def find_base(sha256: str, places: Sequence[Path], vocabulary_size: int) -> tupl
 
 
 def locate_base(sha256: str, places: Sequence[Path], vocabulary_size: int | None = None) -> Path:
-    """The first of several places whose model has a hash; see `search_places`."""
+    """The first of several places whose model has the given hash; see `search_places`."""
 
     def read(place: Path) -> tuple[str, Path]:
         # A checkpoint folder is hashed from its file, without building the model.
@@ -119,7 +119,7 @@ def locate_base(sha256: str, places: Sequence[Path], vocabulary_size: int | None
 
 
 def is_finetuned(directory: Path | str) -> bool:
-    """Whether a checkpoint folder holds adapters alone."""
+    """Whether a checkpoint folder contains only adapters."""
     path = Path(directory) / CARD_FILE
     raw = read_json(path) if path.is_file() else None
     return isinstance(raw, dict) and raw.get("family") == BASE_FAMILY

@@ -31,9 +31,9 @@ _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout")
 
 @dataclasses.dataclass(frozen=True)
 class ParameterCounts:
-    """Numbers of values of a model: `coded` are those a message must hold.
+    """Numbers of values of a model: `coded` are those a message must contain.
 
-    `total` has the generated values as well, and the weights that factors stand for, which an evaluation may form.
+    `total` includes the generated values, and the weights that factors stand for, which an evaluation may form.
     """
 
     total: int
@@ -86,9 +86,9 @@ def empty_model(card: ModelCard) -> PreTrainedModel:
 
 
 def count_parameters(card: ModelCard) -> ParameterCounts:
-    """Count a model's values exactly without allocating them, whatever sizes the card claims.
+    """Count a model's values exactly without allocating them, no matter what sizes the card claims.
 
-    All blocks of a family have the same shapes, so that models of one and of two blocks on torch's meta device,
+    All blocks of a family have the same shapes, so models of one and of two blocks on torch's meta device,
     which holds shapes only, give the count for any number of blocks. Only a subspace's projector does not grow
     linearly with the blocks; it follows from the number of parameters it covers.
 
@@ -134,7 +134,7 @@ def _count_layers(card: ModelCard, layers: int, last: int | None = None) -> tupl
         return _counts(_structure(small, torch.device("meta")))
     except ModelError:
         raise
-    except Exception as error:  # whatever transformers raises on a hostile configuration
+    except Exception as error:  # anything that transformers raises on a hostile configuration
         raise ModelError(f"no {card.family} model fits this card: {error}") from error
 
 
@@ -149,7 +149,7 @@ def _counts(model: nn.Module) -> tuple[int, int, int]:
 
 
 def coded_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters a message must hold, by name, in the model's own order, tied tensors once."""
+    """The parameters a message must contain, by name, in the model's own order, tied tensors once."""
     return dict(model.named_parameters())
 
 
@@ -216,12 +216,12 @@ def transformers_config(card: ModelCard) -> PreTrainedConfig:
 
 
 def dense_skeleton(card: ModelCard, device: torch.device) -> PreTrainedModel:
-    """The dense model of a card's architecture, with whatever values the memory held."""
+    """The dense model of a card's architecture, its values uninitialized."""
     return _skeleton(family_of(card.family), transformers_config(card), device)
 
 
 def _structure(card: ModelCard, device: torch.device) -> PreTrainedModel:
-    """The model's modules, parameterized, with whatever values the memory held (fixed parts zero)."""
+    """The model's modules, parameterized, their values uninitialized (fixed parts zero)."""
     family = family_of(card.family)
     model = dense_skeleton(card, device)
     with device:

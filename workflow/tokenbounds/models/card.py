@@ -91,7 +91,7 @@ class ModelCard:
         Raises
         ------
         ModelError
-            If the value is not a card: unknown keys, wrong types, sizes out of bounds, values that contradict.
+            If the value is not a card: unknown keys, wrong types, sizes out of bounds, contradictory values.
         """
         if not isinstance(raw, Mapping):
             raise ModelError("a model card must be a mapping of keys to values.")

@@ -59,7 +59,7 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: Mapping
     Raises
     ------
     TokenboundsError
-        If the file cannot be written; safetensors reports a full disk by an error of its own.
+        If the file cannot be written; safetensors reports a full disk with its own exception.
     """
     with atomic_path(path) as temporary:
         try:
@@ -70,7 +70,7 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: Mapping
 
 
 def seal_tensors(path: Path) -> None:
-    """Order the metadata of a safetensors file, whose library writes them in any order, and put in its seal.
+    """Order the metadata of a safetensors file, whose library writes them in any order, and insert its seal.
 
     Equal tensors and metadata then give equal files.
     """

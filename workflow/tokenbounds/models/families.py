@@ -142,7 +142,7 @@ def family_of(name: Any) -> Family:
     Raises
     ------
     ModelError
-        If no family has this name; the message lists those there are.
+        If no family has this name; the message lists the known ones.
     """
     if not isinstance(name, str) or name not in FAMILIES:
         raise ModelError(f"the architecture {name!r:.80} is not supported; supported: {', '.join(FAMILIES)}.")

@@ -1,6 +1,6 @@
 """Checked values of a model card: each field knows its default, its bounds, and how to refuse what breaks them.
 
-A card travels inside a message and may be hostile, so that every value is checked against explicit bounds before
+A card travels inside a message and may be hostile, so every value is checked against explicit bounds before
 anything is built from it. A card stores only values that differ from the defaults. Those defaults are part of the
 message format: a decoder years from now must read a missing key as the same value.
 """
@@ -28,7 +28,7 @@ class Field(Protocol):
 
 @dataclass(frozen=True)
 class Integer:
-    """A whole number in [low, high]; None too if it is the default."""
+    """A whole number in [low, high]; None is also accepted if it is the default."""
 
     default: int | None
     low: int
@@ -149,7 +149,7 @@ class Rope:
         return {"rope_theta": self.theta, "rope_type": "default"}
 
     def check(self, value: Any, where: str) -> dict[str, Any]:
-        """Refuse unknown keys, types of scaling unknown or dependent on later tokens, and numbers not positive."""
+        """Refuse unknown keys, unknown scaling or one that depends on later tokens, and numbers not positive."""
         if not isinstance(value, Mapping):
             raise ModelError(f"{where} is {value!r:.80}; it must be a mapping.")
         checked = {**self.default, **{key: self._check_one(key, item, where) for key, item in value.items()}}

@@ -34,7 +34,7 @@ def uniform(seed: int, name: str, shape: tuple[int, ...], std: float) -> np.ndar
     shape
         Shape of the result.
     std
-        Standard deviation; the values lie within ±√3 · std.
+        Standard deviation; the values are within ±√3 · std.
 
     Returns
     -------

@@ -1,8 +1,8 @@
-"""The identity of a model: a hash of its card and values that does not depend on how files lay them out.
+"""The identity of a model: a hash of its card and values that does not depend on how files store them.
 
-A message whose side information is a base model names it so. The text that is hashed is defined byte by byte in
-docs/message-format.md ("The hash of a model"), so that anybody can compute it without this project. Nothing of torch
-is imported here.
+A message whose side information is a base model names it by this hash. The text that is hashed is defined byte by byte
+in docs/message-format.md ("The hash of a model"), so anybody can compute it without this project. Nothing of torch is
+imported here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading score files a batch at a time; whatever is wrong with a file is a ScoreError that names it."""
+"""Reading score files one batch at a time; anything wrong with a file is a ScoreError that names it."""
 
 from __future__ import annotations
 

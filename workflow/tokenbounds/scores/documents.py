@@ -1,4 +1,4 @@
-"""Scores of documents in memory: what whoever needs a loss on tokens asks for, without plans and files."""
+"""Scores of documents in memory: a loss on tokens, without plans and files."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def score_documents(
     corpus
         The documents, such as `corpus.memory.MemoryCorpus`.
     context, stride
-        Length and step of the windows, tokens. By default a window is as long as the model's positions allow, and half
-        as long is the step, so that no token but a document's first ones sees less than half a window.
+        Length and step of the windows, tokens. By default a window is as long as the model's positions allow, and the
+        step is half as long, so no token but a document's first ones sees less than half a window.
 
     Returns
     -------

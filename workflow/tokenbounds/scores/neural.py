@@ -37,8 +37,8 @@ _LOGIT_TRANSFORMS = (
     "logits_soft_cap",
     "softcap",
 )
-# On a CPU `benchmarks/scoring.py --sweep` was best, by a little, at 128 rows a matrix product. What follows goes over
-# the logits several times, and in single trials took least on parts that stay in the cache. GPU values: not measured.
+# On a CPU `benchmarks/scoring.py --sweep` was best, by a little, at 128 rows per matrix product. What follows goes over
+# the logits several times, and in single trials was fastest on parts that stay in the cache. GPU values: not measured.
 _CPU_HEAD_ROWS = 128
 _CPU_ELEMENTS = 1 << 18
 _GPU_ELEMENTS = 1 << 26
@@ -47,7 +47,7 @@ _PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
 class NeuralScorer:
-    """Scores windows with a causal language model whose trunk and output embedding can be called apart.
+    """Scores windows with a causal language model whose trunk and output embedding can be called separately.
 
     Windows are padded on the right to the longest of their batch. Attention is causal, so padding needs no mask: it
     comes after everything that is scored. Positions start at 0 in every window. Equal windows of which only the last
@@ -121,7 +121,7 @@ class NeuralScorer:
     def _scored_states(self, inputs: Int64Array, scored: np.ndarray) -> torch.Tensor:
         """Last hidden states of the scored positions, [n, H], block by block, from inputs and marks [B, T]."""
         if len(inputs) > 1 and not scored[:, :-1].any():
-            # Only last positions count (`visible_tokens`), and `_order_windows` has put equal windows side by side:
+            # Only last positions count (`visible_tokens`), and `_order_windows` has put equal windows together:
             # each distinct window goes through the trunk once, and its state is handed to all that are equal to it.
             distinct = np.concatenate([[True], (inputs[1:] != inputs[:-1]).any(axis=1)])
             states = self._states(torch.from_numpy(inputs[distinct]).to(self._device))[:, -1]
@@ -180,7 +180,7 @@ class NeuralScorer:
         """Check on a few tokens that trunk and head give the model's logits, and see no future; return V."""
         window = _PROBE_TOKENS if self.longest_window is None else min(_PROBE_TOKENS, self.longest_window)
         tokens = torch.arange(self._start_id, self._start_id + window, device=self._device)
-        # Two windows that differ in their last token alone: whatever comes before it must not.
+        # Two windows that differ only in their last token: results before it must not differ.
         inputs = torch.stack([tokens, tokens]) % model.config.get_text_config().vocab_size
         inputs[1, -1] = inputs[0, 0]
         ours = self._head(self._states(inputs)).float()

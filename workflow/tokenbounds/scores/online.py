@@ -15,8 +15,8 @@ EVERYTHING = 1 << 62  # tokens that it sees: all that came before
 class OnlineScorer:
     """Scores with an online reference: the corpus in its order, from which the planned tokens are picked.
 
-    Whatever is planned, every document before it is read too, for the reference learns from all of them. Going back
-    begins anew. Of ranks it knows no more than that at most 1 / p tokens can have a probability of p or more, so the
+    Every document before a planned one is read too, because the reference learns from all of them. Going back starts
+    afresh. All it knows about ranks is that at most 1 / p tokens can have a probability of p or more, so the
     rank stored is min(V, floor(1 / p)): an upper bound, and with it every share of errors.
     """
 

@@ -26,7 +26,7 @@ from tokenbounds.files import atomic_path, sha256_file
 from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal, sha256_of_sealed
 
 SCHEMA_VERSION = 1
-# Of plans with `visible_tokens`: a release that does not know them must not score their tokens with all of the window.
+# Of plans with `visible_tokens`: a release that does not know them must not score their tokens with the whole window.
 LIMITED_SCHEMA_VERSION = 2
 PLAN_SCHEMA = pa.schema(
     [
@@ -42,7 +42,7 @@ PLAN_SCHEMA = pa.schema(
 _REMEDY = "Run plan_scoring again."
 _BLOCKS_PER_CHUNK = 1 << 20
 _TEXT_KEYS = ("mode", "manifest_sha256")
-# Most of each number that is counted, and does not follow from others. A seed may be anything that is no burden.
+# Largest value of each number that is counted and does not follow from others. A seed may be any of moderate size.
 _MOST = {"tokens": 1 << 48, "documents": 1 << 48, "context": 1 << 31, "shards": 1 << 31, "seed": 1 << 128}
 _INTEGER_KEYS = ("draws", "blocks", "stride", *_MOST)
 _FREE_DRAWS = 1 << 20  # a sample may draw so many times, and this many times a token, before it is refused
@@ -58,7 +58,7 @@ class Plan:
     Attributes
     ----------
     table
-        One row a block (`PLAN_SCHEMA`), in corpus order. A block scores the tokens `start … start + length - 1` of
+        One row per block (`PLAN_SCHEMA`), in corpus order. A block scores the tokens `start … start + length - 1` of
         its document; its window also predicts, without counting them, the `context` tokens before `start`. So the
         window's inputs are the tokens `start - context - 1 … start + length - 2`, where token -1 is `start_id`.
         `draws` says how often the block was drawn (1 if everything is scored).
@@ -69,7 +69,7 @@ class Plan:
     tokens, documents, blocks
         Size of the whole corpus, in tokens, documents and blocks of the exhaustive numbering.
     visible_tokens
-        Tokens that the model sees before each one it predicts; None for all of its window.
+        Tokens that the model sees before each one it predicts; None for its whole window.
     sha256
         Of the plan's file.
     """
@@ -142,7 +142,7 @@ def plan_scoring(
     shards
         Number of jobs; each gets a contiguous run of blocks with nearly the same number of tokens.
     visible_tokens
-        Tokens that the model sees before each one it predicts; None for all of its window. Blocks stay as they are.
+        Tokens that the model sees before each one it predicts; None for its whole window. Blocks stay as they are.
 
     Returns
     -------
@@ -260,7 +260,7 @@ def read_plan(path: Path | str, tokens: int | None = None) -> Plan:
 
 
 def _read_metadata(path: Path, schema: pa.Schema) -> dict[str, Any]:
-    """What `Plan` holds beside its table and hash."""
+    """What `Plan` contains besides its table and hash."""
     metadata = {
         key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
         for key, value in (schema.metadata or {}).items()

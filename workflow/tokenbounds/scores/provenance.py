@@ -53,7 +53,7 @@ class Provenance:
         return pa.schema([*SCORE_SCHEMA, *alpha, *(column.field for column in self.labels)])
 
     def to_metadata(self) -> dict[str, str]:
-        """Schema metadata: the schema version, and one text a field; fields of what is not there are left out."""
+        """Schema metadata: the schema version, and one text per field; absent fields are left out."""
         version = LABEL_VERSION if self.labels else ALPHA_VERSION if self.alphas else SCHEMA_VERSION
         metadata = {"schema_version": str(version)}
         for field in fields(self):
@@ -108,7 +108,7 @@ def _read_grid(text: str) -> tuple[float, ...]:
     Raises
     ------
     ValueError
-        If they are none, not increasing, or outside (0, 1).
+        If there are none, or they are not increasing or outside (0, 1).
     """
     alphas = tuple(float(alpha) for alpha in parse_json(text))
     if not alphas or not all(low < high for low, high in itertools.pairwise((0.0, *alphas, 1.0))):
@@ -122,7 +122,7 @@ def _read_labels(text: str) -> tuple[LabelColumn, ...]:
     Raises
     ------
     KeyError, TypeError, ValueError
-        If they are none, or of a kind that score files do not carry.
+        If there are none, or they are of a kind that score files do not carry.
     """
     columns = tuple(LabelColumn.from_dict(column) for column in parse_json(text))
     if not columns or not all(column.is_scored for column in columns):

@@ -24,11 +24,11 @@ class ScoringOptions:
     Attributes
     ----------
     dtype
-        Of the model's weights and matrix products. Log-sum-exp is float32 always.
+        Of the model's weights and matrix products. Log-sum-exp is always float32.
     batch_tokens
         Most tokens (padding included) in one forward pass, unless a single window is longer.
     device
-        A torch device; None takes CUDA if there is any.
+        A torch device; None takes CUDA if available.
     head_rows
         Positions whose logits exist at one time; None chooses by vocabulary and device.
     """
@@ -58,7 +58,7 @@ class ChainPredictor(Protocol):
 class Scorer(Protocol):
     """Computes losses and ranks of a group's scored tokens, in plan order.
 
-    `order` is the number of preceding tokens it sees whatever the window; None if it sees its window only. `alphas` are
+    `order` is the number of preceding tokens it sees in any window; None if it sees only its window. `alphas` are
     the smoothing weights that it chooses from for each token, increasing; none if it does not.
     """
 

@@ -53,11 +53,11 @@ def make_scorer(predictor: Any, corpus: TokenReader, options: ScoringOptions) ->
     if isinstance(predictor, ChainPredictor):
         scorer = ChainScorer(predictor, corpus)
     elif isinstance(predictor, OnlineCard):
-        from tokenbounds.scores.online import OnlineScorer  # loads numba, which certificates are checked without
+        from tokenbounds.scores.online import OnlineScorer  # loads numba, which checking certificates does not need
 
         scorer = OnlineScorer(predictor, corpus)
     else:
-        from tokenbounds.scores.neural import NeuralScorer  # loads torch, which Markov chains do without
+        from tokenbounds.scores.neural import NeuralScorer  # loads torch, which Markov chains do not need
 
         scorer = NeuralScorer(predictor, corpus.start_id, options)
     return scorer
@@ -142,7 +142,7 @@ def score_shard(
     Returns
     -------
     int
-        Rows written, one a scored token.
+        Rows written, one per scored token.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def score_shard(
 
 
 def _with_labels(batch: pa.RecordBatch, annotations: Annotations, schema: pa.Schema) -> pa.RecordBatch:
-    """Scores, each row with what is known of its token; no model sees that."""
+    """Scores, each row with what is known about its token; no model sees that."""
     codes = annotations.at(column(batch, "document"), column(batch, "position"))
     labels = [pa.array(codes[name]) for name in schema.names[batch.num_columns :]]
     return pa.RecordBatch.from_arrays([*batch.columns, *labels], schema=schema)
@@ -196,7 +196,7 @@ def score_message(
 
     Nothing but the files named here is read: message, corpus, plan, and `side_information` (see `decode_message`).
     """
-    from tokenbounds.messages.decode import decode_message  # loads torch, which verification does without
+    from tokenbounds.messages.decode import decode_message  # loads torch, which verification does not need
 
     plan = read_plan(plan_path)
     manifest = Path(corpus_directory) / MANIFEST_NAME

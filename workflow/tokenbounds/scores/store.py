@@ -1,4 +1,4 @@
-"""The score files: Parquet with one row a scored token, and readers that trust nothing.
+"""The score files: Parquet with one row per scored token, and readers that trust nothing.
 
 A shard file holds exactly the tokens that its plan gives the shard, sorted by document and position. Every reader
 checks that while it streams, so a lost, repeated or moved row cannot enter a certificate.
@@ -165,7 +165,7 @@ class Scores:
         columns
             Names of columns; None for all.
         batch_rows
-            Most rows a batch.
+            Most rows per batch.
 
         Raises
         ------
@@ -292,7 +292,7 @@ def _check_shards(parts: tuple[_ScoreFile, ...], plan: Plan) -> None:
     # The plan may claim any number of shards: no more are looked for than can be named in a line.
     missing = list(itertools.islice((shard for shard in range(plan.shards) if shard not in found), 10))
     if missing:
-        raise ScoreError(f"shards {missing} of {plan.shards} are missing beside {parts[0].path}. Score them too.")
+        raise ScoreError(f"shards {missing} of {plan.shards} are missing next to {parts[0].path}. Score them too.")
     shards, lengths = column(plan.table, "shard"), column(plan.table, "length")
     planned = np.bincount(shards, weights=lengths, minlength=plan.shards)
     for part in parts:

@@ -101,8 +101,8 @@ def gather_windows(rows: pa.Table, corpus: TokenReader) -> Group:
 def limit_windows(rows: pa.Table, visible_tokens: int) -> pa.Table:
     """Cut plan rows into windows that show at most `visible_tokens` tokens before each token they score.
 
-    At the start of a document, where no more precede, one window scores them all; every further token has a window of
-    its own, of which only the last position is scored.
+    At the start of a document, where no more precede, one window scores them all; every further token has its own
+    window, of which only the last position is scored.
 
     Parameters
     ----------

@@ -103,7 +103,7 @@ def coding_tables() -> Tables:
 
 
 def new_model(tables: Tables, grids: int) -> Model:
-    """What is believed before anything is seen, for codes on one grid or on an even and an odd one."""
+    """Initial probabilities, before anything is seen, for codes on one grid or on an even and an odd one."""
     states = np.full((_ALL_SLOTS, _BINS), _HALF, dtype=np.int64)
     counts = np.zeros((_ALL_SLOTS, _BINS), dtype=np.int64)
     # Before anything is seen, a magnitude expected to be E is geometric: it stops growing with probability 1 / (1 + E).
@@ -213,7 +213,7 @@ def _code_escape(stream: Stream, states: np.ndarray, value: int) -> int:
     exponent = 0
     while exponent < _EXPONENTS - 1 and _code_plain(stream, states, exponent, 1 if value >> (exponent + 1) else 0):
         exponent += 1
-    # The first bits walk down a binary tree of probabilities, one tree an exponent; the rest are nearly random.
+    # The first bits walk down a binary tree of probabilities, one tree per exponent; the rest are nearly random.
     node, result = 1, 1
     for index in range(exponent):
         bit = (value >> (exponent - 1 - index)) & 1
@@ -250,7 +250,7 @@ def _clip(value: int) -> int:
 
 @_inlined
 def _side_context(side: np.ndarray, cols: int, index: int) -> int:
-    """What is known beforehand of a symbol and its four neighbours, as one of 25 contexts."""
+    """What is known beforehand about a symbol and its four neighbours, as one of 25 contexts."""
     around = side[index - 1] if index % cols > 0 else 0
     around += side[index + 1] if index % cols + 1 < cols else 0
     around += side[index - cols] if index >= cols else 0
@@ -260,7 +260,7 @@ def _side_context(side: np.ndarray, cols: int, index: int) -> int:
 
 @_inlined
 def _set_contexts(model: Model, tables: Tables, plane: Plane, index: int, odd: int) -> None:
-    """Choose each input's context for the symbol at `index`, on the even or odd grid, from what was coded before it."""
+    """Choose each input's context for the symbol at `index`, on the even or odd grid, from what precedes it."""
     # What the decoder knows as well: `left` and `second` in this row, `up` and `corner` (above right) in the one above.
     codes, cols = plane.codes, plane.cols
     row, col = index // cols, index % cols

@@ -15,7 +15,7 @@ def encode_lattice_codes(layers: Sequence[Codes], bits: int) -> bytes:
     """Code the codes and residuals, uint16 arrays of any shapes, of all layers; shapes are not written.
 
     Plane by plane, each over all layers: entries of E8P, their signs, then residuals: entries and signs again at 4
-    bits, the ball's codes at 3. Entries are not equally likely, so that a static code saves a little; signs are raw.
+    bits, the ball's codes at 3. Entries are not equally likely, so a static code saves a little; signs are raw.
     """
     planes = [code_planes(codes, bits) for codes in layers]
     groups = zip(*planes, strict=True)
@@ -25,7 +25,7 @@ def encode_lattice_codes(layers: Sequence[Codes], bits: int) -> bytes:
 def decode_lattice_codes(
     data: bytes, offset: int, shapes: Sequence[tuple[int, int]], bits: int
 ) -> tuple[list[Codes], int]:
-    """Decode what `encode_lattice_codes` wrote for layers [rows, blocks]; return them and the offset behind.
+    """Decode what `encode_lattice_codes` wrote for layers [rows, blocks]; return them and the offset after them.
 
     Raises
     ------

@@ -33,7 +33,7 @@ def encode_bytes(values: np.ndarray) -> bytes:
 
 
 def decode_bytes(data: bytes, offset: int, count: int) -> tuple[np.ndarray, int]:
-    """Decode `count` bytes at `offset`; return them, uint8 [count], and the offset behind them.
+    """Decode `count` bytes at `offset`; return them, uint8 [count], and the offset after them.
 
     Raises
     ------
@@ -56,7 +56,8 @@ def decode_bytes(data: bytes, offset: int, count: int) -> tuple[np.ndarray, int]
 def encode_floats(arrays: Sequence[np.ndarray]) -> bytes:
     """Code finite float32 arrays of any shapes, exactly; shapes are not written.
 
-    Layout: a byte an array, which of the three formats; then, format by format, the planes of bytes of all its arrays.
+    Layout: one byte per array, which of the three formats; then, format by format, the planes of bytes of all its
+    arrays.
     """
     formats = [_narrowest(array) for array in arrays]
     chunks = [bytes(formats)]
@@ -68,7 +69,7 @@ def encode_floats(arrays: Sequence[np.ndarray]) -> bytes:
 
 
 def decode_floats(data: bytes, offset: int, sizes: Sequence[int]) -> tuple[list[np.ndarray], int]:
-    """Decode arrays of the given sizes at `offset`: float32 [size] each, and the offset behind them.
+    """Decode arrays of the given sizes at `offset`: float32 [size] each, and the offset after them.
 
     Raises
     ------

@@ -38,11 +38,11 @@ def encode_symbols(
     Raises
     ------
     MessageError
-        If a symbol lies outside the alphabet, or the shape does not fit.
+        If a symbol is outside the alphabet, or the shape does not fit.
     """
     flat = np.asarray(symbols).reshape(-1)
     if flat.size and (int(flat.min()) < 0 or int(flat.max()) >= alphabet):
-        raise MessageError(f"a symbol lies outside [0, {alphabet}).")
+        raise MessageError(f"a symbol is outside [0, {alphabet}).")
     shape = _check(flat.size, alphabet, coder, contexts)
     if coder == "static":
         return encode_static(flat.astype(np.int64), alphabet)
@@ -62,7 +62,7 @@ def decode_symbols(
 ) -> np.ndarray:
     """Decode what `encode_symbols` wrote; the other arguments must be the same.
 
-    Time and memory are bounded by `count` and `alphabet`, whatever the bytes: the caller bounds these.
+    Time and memory are bounded by `count` and `alphabet` for any bytes: the caller bounds these.
 
     Returns
     -------
@@ -82,10 +82,10 @@ def decode_symbols(
         return np.zeros(0, dtype=np.int32)
     centre, offset = read_varint(data, 0)
     if centre >= alphabet:
-        raise MessageError(f"the most frequent symbol {centre} lies outside the alphabet of {alphabet}.")
+        raise MessageError(f"the most frequent symbol {centre} is outside the alphabet of {alphabet}.")
     symbols = decode_planes(data[offset:], [shape])[0].reshape(-1).astype(np.int64) + centre
     if int(symbols.min()) < 0 or int(symbols.max()) >= alphabet:
-        raise MessageError(f"a decoded symbol lies outside the alphabet of {alphabet}.")
+        raise MessageError(f"a decoded symbol is outside the alphabet of {alphabet}.")
     return symbols.astype(np.int32)
 
 

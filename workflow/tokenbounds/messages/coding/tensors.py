@@ -1,4 +1,4 @@
-"""Symbols of many tensors in one part: shapes are known to the decoder, so that only codes are written."""
+"""Symbols of many tensors in one part: shapes are known to the decoder, so only codes are written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def encode_codes(
 ) -> bytes:
     """Code signed integer arrays of any shape, matrices before vectors.
 
-    Adaptive: one stream, given `sides`, arrays of the same shapes that the decoder knows. Static: one table a matrix
+    Adaptive: one stream, given `sides`, arrays of the same shapes that the decoder knows. Static: one table per matrix
     and one for all vectors together. `machines` holds a trellis for each array of grid points and None for the others;
     only matrices may have one.
     """

@@ -1,6 +1,6 @@
-"""Formats: how a model's values stand in a message as integers, and how the integers become values again.
+"""Formats: how a model's values are written in a message as integers, and how the integers become values again.
 
-One class a format, registered here under the `kind` that the header of its messages names. Formats need numpy and the
+One class per format, registered here under the `kind` that the header of its messages names. Formats need numpy and the
 coder only; what finds a model's integers is in `compression.methods`.
 """
 

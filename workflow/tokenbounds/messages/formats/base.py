@@ -14,7 +14,7 @@ from tokenbounds.messages.container import Message, Part
 
 
 class Format(ABC):
-    """A model's values in one format. How they are found is none of its business: see `compression.methods`.
+    """A model's values in one format. How they are found is not its concern: see `compression.methods`.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Format(ABC):
         Raises
         ------
         MessageError
-            If the bytes are damaged in a way that shows; nothing else is raised, whatever the bytes.
+            If the bytes are damaged in a way that shows; nothing else is raised, for any bytes.
         """
 
     @abstractmethod
@@ -63,7 +63,7 @@ class Format(ABC):
 
     @abstractmethod
     def symbols(self) -> list[np.ndarray]:
-        """The integer codes, one array a tensor, for reports and comparisons.
+        """The integer codes, one array per tensor, for reports and comparisons.
 
         Int32, or uint8 [values, bytes] where bytes are coded column by column.
         """

@@ -1,4 +1,4 @@
-"""Tensors on grids of their own: value = default + code × step, one step a tensor on a logarithmic scale.
+"""Tensors on their own grids: value = default + code × step, one step per tensor on a logarithmic scale.
 
 Norms and biases of every format are such tensors, and all tensors of the simplest one.
 """

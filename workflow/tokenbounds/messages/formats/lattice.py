@@ -1,4 +1,4 @@
-"""QuIP#: rotated weights as points of the E8 lattice, 2 bits a weight, with residual points at 3 and 4 bits.
+"""QuIP#: rotated weights as points of the E8 lattice, 2 bits per weight, with residual points at 3 and 4 bits.
 
 A linear layer's weight is U' (s · C) V: seeded rotations U and V, a scale s, and lattice points C, eight inputs each.
 Embeddings, head and vectors are coded as in `scaled`. The rotations follow from a seed and the layer's name.
@@ -28,7 +28,7 @@ from tokenbounds.models.pretrained.e8p import SIZE
 from tokenbounds.models.pretrained.hadamard import restore_weight
 from tokenbounds.models.pretrained.lattice_layers import lattice_values
 
-# By what residuals are multiplied before they are rounded to the second codebook: the best for Gaussian values.
+# Factor that residuals are multiplied by before they are rounded to the second codebook: the best for Gaussian values.
 RESIDUAL_SCALES = {2: 1.0, 3: 2.04, 4: 3.45}
 _ENDINGS = {end for family in FAMILIES.values() for role in ("attention", "mlp") for end in family.layers[role]}
 _LINEAR = tuple(f".{end}.weight" for end in _ENDINGS)

@@ -1,7 +1,7 @@
-"""A Markov chain: for each order flags that say which contexts have a table, and the tables' weights as planes.
+"""A Markov chain: for each order, flags that say which contexts have a table, and the tables' weights as planes.
 
 Orders are coded from 0 upwards, and what is already coded orders what follows. First the contexts: those one token
-longer than a context below, most frequent first by the chain so far, a flag each. Then the weights: a plane with a
+longer than a context below, most frequent first by the chain so far, one flag each. Then the weights: a plane with a
 column for each context, its tokens from the most probable to the least by the chain so far, so that neighbours in
 the plane are alike and the coder's contexts have something to learn from.
 """
@@ -49,7 +49,7 @@ class Entries:
 
 @dataclass(frozen=True)
 class MarkovFormat(Format):
-    """A chain as flags and planes; one of each an order.
+    """A chain as flags and planes; one of each per order.
 
     Attributes
     ----------

@@ -55,7 +55,7 @@ class PublishedFormat(Format):
         return {name: values[name] for name in self.shapes}
 
     def header(self) -> dict[str, Any]:
-        """Bits of the codebook, by what residual points are divided, and whether inputs are rescaled."""
+        """Bits of the codebook, the divisor of residual points, and whether inputs are rescaled."""
         rescaled = any(layer.rescale is not None for layer in self.codes.layers.values())
         settings = {"bits": self.codes.bits, "residual_scale": self.codes.residual_scale, "rescaled": rescaled}
         return {"kind": self.kind, **settings}

@@ -1,4 +1,4 @@
-"""Uniform scalar quantization: every tensor on a grid of its own, one step a tensor."""
+"""Uniform scalar quantization: every tensor on its own grid, one step per tensor."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class MarkovChain:
         Raises
         ------
         ModelError
-            If a token lies outside the vocabulary.
+            If a token is outside the vocabulary.
         """
         tokens = np.asarray(tokens)
         if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocabulary_size:
@@ -113,7 +113,7 @@ class MarkovChain:
 
     @cached_property
     def _state_of_context(self) -> np.ndarray | None:
-        """State of every possible context, where there are few enough: int32[V^order]."""
+        """State of every possible context, if there are few enough: int32[V^order]."""
         number = self.vocabulary_size**self.order
         if number > _DENSE_CONTEXTS:
             return None

@@ -18,7 +18,7 @@ MAX_VOCABULARY = 1 << 20
 
 @dataclass(frozen=True)
 class MarkovCard:
-    """What a decoder must know of a chain besides its counts."""
+    """What a decoder must know about a chain besides its counts."""
 
     order: int
     vocabulary_size: int

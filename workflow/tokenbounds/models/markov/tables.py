@@ -5,8 +5,8 @@ p_{-1} uniform,
 
     p_j(x | c) = (w(c, x) + UNIT · p_{j-1}(x | c without its oldest token)) / (W(c) + UNIT)
 
-for a context in the table, and p_j = p_{j-1} for any other. Integers and the four operations of IEEE float64 are all
-that is used, so every machine computes the same probabilities.
+for a context in the table, and p_j = p_{j-1} for any other. Only integers and the four operations of IEEE float64 are
+used, so every machine computes the same probabilities.
 
 References
 ----------
@@ -77,7 +77,7 @@ def suffix(codes: np.ndarray, digits: int, vocabulary_size: int) -> np.ndarray:
 
 
 def find(sorted_codes: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each code is in a sorted table, and whether it does (the place is arbitrary where it does not)."""
+    """Where each code is in a sorted table, and whether it is there at all (if not, the place is arbitrary)."""
     if not len(sorted_codes):
         return np.zeros(len(codes), dtype=np.int64), np.zeros(len(codes), dtype=bool)
     places = np.minimum(np.searchsorted(sorted_codes, codes), len(sorted_codes) - 1)

@@ -1,4 +1,4 @@
-"""What a decoder must know of an online reference: everything else it learns along the corpus."""
+"""What a decoder must know about an online reference: everything else it learns along the corpus."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ def is_online(header: dict[str, Any]) -> bool:
 
 
 def name_online(card: OnlineCard, path: Path | str) -> None:
-    """Write the card of an online reference: all that there is of it before it has read anything."""
+    """Write the card of an online reference: all that exists of it before it has read anything."""
     write_json(path, card.to_dict())

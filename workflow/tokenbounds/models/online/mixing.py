@@ -4,11 +4,11 @@ A byte is predicted bit by bit, highest first, so its probability is a product o
 last 1 to 6 bytes, words, the column) keeps adaptive probabilities in a hashed table; a match model follows the longest
 repetition of what was just seen. Their log-odds are mixed with weights that are trained after every bit (Mahoney,
 "Adaptive weighing of context models for lossless data compression", 2005), and the result is corrected by tables of
-what such predictions turned out to be worth.
+how such predictions turned out.
 
 Nothing is known beforehand and nothing looks ahead: the prediction of a byte is a function of the bytes before it in
-corpus order (docs/bounds.md, "Online references"). All arithmetic is on integers, so that whoever verifies gets the
-same probabilities, bit for bit.
+corpus order (docs/bounds.md, "Online references"). All arithmetic is on integers, so a verifier gets the same
+probabilities, bit for bit.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ByteMixer:
     Parameters
     ----------
     table_bits
-        log2 of the entries of each context's table; 9 tables of 4 bytes an entry.
+        log2 of the entries of each context's table; 9 tables of 4 bytes per entry.
 
     Raises
     ------
@@ -101,7 +101,7 @@ class ByteMixer:
         Parameters
         ----------
         document
-            Bytes [n], integers from 0 to 255. Contexts begin anew with each document; what was learned stays.
+            Bytes [n], integers from 0 to 255. Contexts start afresh with each document; what was learned stays.
 
         Returns
         -------
@@ -182,7 +182,7 @@ def _follow(
         expected = int(history[match & ring]) + 256 if length > 0 else 0
         last = int(recent & np.uint64(255))
         after_three = int(((recent & np.uint64(0xFFFFFF)) * _SEED) >> np.uint64(48))
-        bits = 1  # the bits of this byte so far, behind a leading 1
+        bits = 1  # the bits of this byte so far, after a leading 1
         cost = 0.0
         for place_of_bit in range(8):
             if place_of_bit == 0 or place_of_bit == 4:  # a line holds four bits

@@ -1,4 +1,4 @@
-"""Tables of the integer logistic mixing: computed in decimal arithmetic, hence equal on every machine."""
+"""Tables of the integer logistic mixing: computed in decimal arithmetic, and therefore equal on every machine."""
 
 from __future__ import annotations
 

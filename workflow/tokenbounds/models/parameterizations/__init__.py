@@ -2,8 +2,8 @@
 
 Each kind has its fields here, and a module of its own with `apply(model, settings, roles)`, which replaces layers so
 that exactly the coded values remain parameters; the fixed part lives in buffers. Modules are imported when used, so
-that reading a card needs no torch. To add a kind: one entry here, one module beside; if its layers are made of
-factors, a subclass of `layers.FactoredLayer`.
+that reading a card needs no torch. To add a kind: one entry here, one module next to this one; if its layers are made
+of factors, a subclass of `layers.FactoredLayer`.
 
 A configuration has more names than a card has kinds: `card_parameterization` says what `sublora` and
 `kronecker_subspace` are short for.
@@ -94,7 +94,7 @@ def compact_parameterization(checked: Mapping[str, Any]) -> dict[str, Any]:
 def card_parameterization(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a card says for a configuration's row, given as a mapping: combinations are spelt out as subspaces.
 
-    Keys that matter in training only are left out.
+    Keys that matter only in training are left out.
     """
     row = {key: value for key, value in row.items() if key != "initialization"}
     if row["kind"] == "subspace":

@@ -20,7 +20,7 @@ from tokenbounds.errors import ModelError
 from tokenbounds.models.parameterizations.layers import FactoredLayer, replace_layers, weight_of, weight_shape
 
 _MOST_LOPSIDED = 4
-_FORMING_ROWS = 8  # forming W costs as much as this many of its products with a row, a term
+_FORMING_ROWS = 8  # forming W costs as much as this many of its products with per row and term
 _THIN_PENALTY = 5.0  # how much longer an operation of the thin products takes than one of a wide one (on a CPU)
 
 
@@ -78,7 +78,7 @@ class KroneckerLayer(FactoredLayer):
         return rows >= _FORMING_ROWS * self.terms and wide <= _THIN_PENALTY * self.terms * min(self._operations())
 
     def _operations(self) -> tuple[int, int]:
-        """Multiplications a row and term, with the right factor first and with the left one first."""
+        """Multiplications per row and term, with the right factor first and with the left one first."""
         (m1, n1), (m2, n2) = self.left, self.right
         return m2 * n1 * (n2 + m1), m1 * n2 * (n1 + m2)
 
@@ -92,7 +92,7 @@ class KroneckerLayer(FactoredLayer):
 
     @torch.no_grad()
     def project(self, weight: torch.Tensor) -> None:
-        """Best sum of `terms` Kronecker products in the Frobenius norm, of `weight` continued by zeros."""
+        """Best sum of `terms` Kronecker products in the Frobenius norm, of `weight` padded with zeros."""
         for parameter, value in zip(
             (self.kronecker_a, self.kronecker_b),
             nearest_kronecker(weight, self.left, self.right, self.terms),
@@ -113,7 +113,7 @@ def nearest_kronecker(
     Parameters
     ----------
     weight : float[outputs, inputs]
-        Continued by zeros to m1 · m2 rows and n1 · n2 columns.
+        Padded with zeros to m1 · m2 rows and n1 · n2 columns.
     left, right
         (m1, n1) and (m2, n2).
     terms

@@ -70,7 +70,7 @@ class FactoredLayer(nn.Module):
         raise NotImplementedError
 
     def share(self, other: FactoredLayer) -> None:
-        """Take the factors of `other` for one's own, as tied layers do."""
+        """Share the factors of `other`, as tied layers do."""
         for name in self.factors:
             setattr(self, name, getattr(other, name))
         self.implied_values = 0

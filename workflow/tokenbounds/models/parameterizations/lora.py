@@ -54,7 +54,7 @@ class LoraLayer(nn.Module):
         return 1 / math.sqrt(3 * self.fixed.shape[1]) if factor == "lora_a" else 0.0
 
     def share(self, other: LoraLayer) -> None:
-        """Take the tensors of `other` for one's own, as tied layers do."""
+        """Share the tensors of `other`, as tied layers do."""
         self.fixed, self.lora_a, self.lora_b = other.fixed, other.lora_a, other.lora_b
 
 

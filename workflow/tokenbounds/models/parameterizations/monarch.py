@@ -79,8 +79,8 @@ class MonarchLayer(FactoredLayer):
     def project(self, weight: torch.Tensor) -> None:
         """Best Monarch matrix in the Frobenius norm.
 
-        Block k of R and block l of L meet in the middle values between them, and nowhere else: that part of W has
-        their number for its rank, and its truncated singular value decomposition gives them (Dao et al., theorem 1).
+        Block k of R and block l of L meet in the middle values between them, and nowhere else: the rank of that
+        part of W is their number, and its truncated singular value decomposition gives them (Dao et al., theorem 1).
         """
         outside = torch.arange(self.outputs, device=weight.device).view(-1, self.blocks).T
         for left in range(self.blocks):

@@ -74,7 +74,7 @@ class _Shifted(nn.Module):
 
 
 def dimension_shape(dimension: int) -> tuple[int, int]:
-    """Shape of z as a matrix: near-equal numbers whose product is the dimension, or little less if it has none."""
+    """Shape of z as a matrix: near-equal numbers whose product is the dimension, or slightly less if there are none."""
     low = math.isqrt(dimension)
     for divisor in range(low, low // 2, -1):
         if dimension % divisor == 0 and dimension // divisor <= _MOST_LOPSIDED * divisor:

@@ -16,7 +16,7 @@ OTHER_HEAD = (
     "its configuration says tie_word_embeddings, but the file holds an lm_head.weight that is not the embedding. "
     "Correct the configuration, or remove the tensor."
 )
-# Constants that older releases of transformers wrote beside the parameters: rotary frequencies, GPT-2's masks.
+# Constants that older releases of transformers wrote next to the parameters: rotary frequencies, GPT-2's masks.
 _CONSTANTS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
 
@@ -75,5 +75,5 @@ def fill_model(
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of an error's text, for one of ours."""
+    """The beginning of an error's text, to quote in an error of ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

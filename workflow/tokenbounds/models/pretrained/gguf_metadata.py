@@ -73,7 +73,7 @@ _GPT2_BLOCK = {
 _DAMAGE = (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, struct.error)
 _LONGEST_LIST = 1000  # longer ones, as vocabularies, are not read
 _FREQUENCIES = "rope_freqs.weight"
-# Lengths of the training before scaling that LLaMA 3's rule is tried with; its own is 8192.
+# Lengths of the training before scaling tried for LLaMA 3's rule; its own is 8192.
 _ORIGINAL_LENGTHS = (8192, *(1 << power for power in range(4, 21)))
 
 
@@ -85,7 +85,7 @@ class GgufFile:
     ----------
     path : Path
     values : mapping
-        Its metadata; of vocabularies and other long lists the length alone.
+        Its metadata; only the length of vocabularies and other long lists.
     tensors : tuple of str
         Names of its tensors.
     factors : float32 [head_dim / 2], optional
@@ -178,7 +178,7 @@ class GgufFile:
         return config
 
     def check_tensors(self, parameters: Iterable[str]) -> None:
-        """Refuse a file with a tensor that none of a model's parameters takes.
+        """Refuse a file with a tensor that belongs to none of the model's parameters.
 
         Raises
         ------

@@ -3,7 +3,7 @@
 A rotation of R^n is H · diag(s) / √n: random signs s, then a Hadamard matrix H. H is the Kronecker product of a matrix
 of order 2^b·m, m odd (Paley's or Williamson's), and a Sylvester matrix. Where no such matrix is known here, two
 Sylvester matrices overlap: one acts on the first p coordinates, one on the last p, p the largest power of two up to n,
-each behind signs of its own.
+each after its own signs.
 
 Decoded values are the same on every machine: signs are bits of an integer generator, and the transform is a fixed
 sequence of float additions, subtractions and, last, one multiplication by a correctly rounded constant, each on whole

@@ -22,7 +22,7 @@ from tokenbounds.errors import ModelError
 from tokenbounds.models.pretrained.e8p import ball_points, e8p_points
 from tokenbounds.models.pretrained.hadamard import hadamard_order, hadamard_transform
 
-TILE_ROWS = 16  # codes are packed in tiles of so many rows
+TILE_ROWS = 16  # codes are packed in tiles of this many rows
 # Orders of the factors that the publishers' transforms use: ours agree for these alone.
 _ORDERS = (1, 12, 20, 28, 36, 52, 60, 108, 116, 124, 140, 156, 172)
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "upgate_proj": ("up_proj", "gate_proj")}
@@ -77,7 +77,7 @@ class LatticeLayer:
         core = np.ascontiguousarray(hadamard_transform(np.ascontiguousarray(rows.T)).T)
         ends = np.cumsum(slot.rows)
         parts = zip(slot.weights, slot.rows, ends, self.pieces, strict=True)
-        with np.errstate(all="ignore"):  # whoever loads the values checks that they are finite
+        with np.errstate(all="ignore"):  # the code that loads the values checks that they are finite
             columns = self.inputs if self.rescale is None else self.inputs / self.rescale
             scaled = core * (self.outputs * self.scale)[:, None] * columns
             return {name: scaled[end - count : end] * piece for name, count, end, piece in parts}
@@ -93,7 +93,7 @@ class PublishedCodes:
         By the published name, in the model's order.
     bits : {2, 3, 4}
     residual_scale : float
-        By which residual points are divided; 1 at 2 bits.
+        Divisor of residual points; 1 at 2 bits.
     """
 
     layers: dict[str, LatticeLayer]

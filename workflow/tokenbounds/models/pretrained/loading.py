@@ -37,7 +37,7 @@ from tokenbounds.software import package_folder
 
 _ARCHIVE = "pytorch_model.bin"
 # What configurations of other families say about attention, positions and scales; a family that does not know a key
-# would ignore it in silence.
+# would silently ignore it.
 _COMPUTING = (
     "sliding_window", "no_rope_layers", "attention_chunk_size", "partial_rotary_factor", "rotary_pct", "rotary_dim",
     "rope_local_base_freq", "alibi", "attention_multiplier", "residual_multiplier", "embedding_multiplier",
@@ -47,7 +47,7 @@ _COMPUTING = (
 
 
 def import_pretrained(spec: PretrainedModel, directory: Path | str) -> None:
-    """Load a pretrained model and save it as a checkpoint, the codes of a QuIP# one beside its dense values.
+    """Load a pretrained model and save it as a checkpoint, the codes of a QuIP# one next to its dense values.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def card_from_config(config: PreTrainedConfig, *, start_id: int | None = None) -
 
 
 def _plain_rope(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Rotary parameters without what says nothing: empty values, the older name of the type, a factor of the whole."""
+    """Rotary parameters without what has no effect: empty values, the older name of the type, a factor of the whole."""
     rope = {key: value for key, value in parameters.items() if value is not None}
     older = {"longrope": ("longrope", "su"), "default": ("default", "mrope")}
     if rope.get("type") in older.get(rope.get("rope_type", ""), (rope.get("rope_type"),)):
@@ -219,7 +219,7 @@ def _family(where: str, config: dict[str, Any]) -> Family:
 
 
 def _check_understood(where: str, config: dict[str, Any], family: Family) -> None:
-    """Refuse a configuration that says of the computation what the family does not compute."""
+    """Refuse a configuration that asks for a computation that the family does not do."""
     plain = getattr(transformers, family.config_class)()
     for key in _COMPUTING:
         value = config.get(key)
@@ -243,7 +243,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _read_safetensors(where: str, revision: str | None, family: Family) -> PreTrainedModel:
-    """Load the original by `AutoModelForCausalLM`; every parameter must come from the files, and nothing be left."""
+    """Load the original by `AutoModelForCausalLM`; every parameter must come from the files, with nothing left over."""
     options = {"revision": revision, "use_safetensors": True, "ignore_mismatched_sizes": True}
     model, info = _from_pretrained(transformers.AutoModelForCausalLM, where, **options, trust_remote_code=False)
     if type(model).__name__ != family.model_class:

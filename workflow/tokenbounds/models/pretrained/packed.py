@@ -1,6 +1,6 @@
 """Quantized Hugging Face checkpoints as dense values: GPTQ, AWQ and bitsandbytes, decoded here, without their kernels.
 
-All three keep integers beside scales. What they stand for is computed in float32, which holds the products of
+All three keep integers and scales. What they stand for is computed in float32, which holds the products of
 16-bit scales and small integers exactly.
 """
 
@@ -168,7 +168,7 @@ def _parse_state(files: TensorFiles, name: str) -> dict[str, Any]:
 
 
 def _read_four_bits(files: TensorFiles, name: str, state: dict[str, Any]) -> torch.Tensor:
-    """Values of a map of sixteen, two a byte, the first in the upper half, times the block's greatest magnitude."""
+    """Values of a map of sixteen, two per byte, the first in the upper half, times the block's greatest magnitude."""
     rows, cols = state["shape"]
     blocks = -(-rows * cols // state["blocksize"])
     packed = taken(files, name, (torch.uint8,), (-(-rows * cols // 2), 1)).flatten()

@@ -20,7 +20,7 @@ from tokenbounds.models.families import family_of
 
 _TOKENS = 48
 _TOLERANCE = 1e-4
-# Attention of a long sequence grows with its square: beyond this many tokens a window is compared as a number alone.
+# Attention of a long sequence grows with its square: beyond this many tokens only the window's size is compared.
 _LONGEST = 8192
 _BEYOND = 16
 
@@ -38,7 +38,7 @@ def compare_models(original: PreTrainedModel, model: PreTrainedModel, where: str
     tokens = min(_TOKENS, context)
     positions = torch.linspace(0, context - 1, tokens).round().long()[None]
     ids = torch.arange(tokens)[None] * 7919 % model.config.vocab_size
-    # Positions that leap would be taken for those of several documents, were there no mask.
+    # Without a mask, positions that jump would be taken for those of several documents.
     inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(ids), "use_cache": False}
     with torch.no_grad():
         _compare(original(**inputs).logits, model(**inputs).logits, where)

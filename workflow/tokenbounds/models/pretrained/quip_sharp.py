@@ -1,4 +1,4 @@
-"""Published QuIP# checkpoints: the codes, scales and signs of each layer, read from files, and kept beside a model.
+"""Published QuIP# checkpoints: the codes, scales and signs of each layer, read from files, and kept next to a model.
 
 References
 ----------
@@ -152,7 +152,7 @@ def unpack_e8p(packed: np.ndarray) -> np.ndarray:
 
 
 def save_codes(directory: Path, codes: PublishedCodes | None) -> None:
-    """Keep the codes of an imported checkpoint beside its dense values, or remove those of an earlier import."""
+    """Keep the codes of an imported checkpoint next to its dense values, or remove those of an earlier import."""
     path = directory / CODES_FILE
     if codes is None:
         path.unlink(missing_ok=True)

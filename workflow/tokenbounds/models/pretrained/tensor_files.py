@@ -1,4 +1,4 @@
-"""Tensors of a folder of safetensors files, whichever shard holds them, read one at a time."""
+"""Tensors of a folder of safetensors files, read one at a time from whichever shard contains them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TensorFiles:
     Raises
     ------
     ModelError
-        If a file is missing, damaged or a Git LFS pointer, or two hold a tensor of the same name.
+        If a file is missing, damaged or a Git LFS pointer, or two contain a tensor of the same name.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -69,7 +69,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises
     ------
     ModelError
-        If the file is no such archive, is damaged, or holds anything but named tensors.
+        If the file is not such an archive, is damaged, or holds anything but named tensors.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -34,9 +34,9 @@ class BlockSampler:
     corpus
         Where the tokens come from.
     context
-        Tokens a row, T.
+        Tokens per row, T.
     batch_tokens
-        Tokens a batch; a batch has max(1, batch_tokens // context) rows, B.
+        Tokens per batch; a batch has max(1, batch_tokens // context) rows, B.
     seed
         Seed of the draws.
 

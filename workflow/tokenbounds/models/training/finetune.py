@@ -28,7 +28,7 @@ def finetune_model(
     """Train adapters over a base that stays as it is, and write their checkpoint to `directory`.
 
     Before the first step the model is the base itself: one factor of every adapter starts at zero. The optimizer
-    holds the adapters alone, and gradients end at the first block that has one.
+    holds the adapters alone, and gradients stop at the first block that has one.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Training with transformers' Trainer: seeded, resumable after a kill, on one device or several.
 
-On several GPUs, start the same call under accelerate, one process a GPU:
-`accelerate launch --num_processes 4 script.py`, or without GPUs under what it calls itself, `python -m
+On several GPUs, start the same call under accelerate, one process per GPU:
+`accelerate launch --num_processes 4 script.py`, or, without GPUs, under what accelerate itself calls, `python -m
 torch.distributed.run --nproc-per-node 4 script.py`. Every step's batch is the same whatever the number of processes:
 each takes its share of the rows. Checkpoints in the working folder hold weights as safetensors; optimizer and random
 states are the Trainer's own files, which it reads back with `weights_only`, so that nothing is unpickled.
@@ -98,13 +98,13 @@ def fit_model(
     Parameters
     ----------
     model, card
-        What is trained, and what is written beside its values.
+        What is trained, and what is written next to its values.
     training
         Budget and optimizer.
     corpus
         Where batches come from, in windows of `card.context` tokens.
     identity
-        What must be equal for a saved state to be gone on from: `run_identity`.
+        What must be equal for training to continue from a saved state: `run_identity`.
     folders
         Of the checkpoint, and of the state.
     callbacks
@@ -160,7 +160,7 @@ class _StepDataset(torch.utils.data.Dataset):
 
 
 class _WithLoss(nn.Module):
-    """A language model that returns its loss, in nats a token of the whole batch."""
+    """A language model that returns its loss, in nats per token of the whole batch."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -311,7 +311,7 @@ def _loss_curve(trainer: Trainer) -> pa.Table:
 def run_identity(
     spec: TrainedModel | FinetunedModel, card: dict[str, Any], corpus: Corpus, start: Path | None = None
 ) -> dict[str, Any]:
-    """What must be equal for a saved state to be gone on from."""
+    """What must be equal for training to continue from a saved state."""
     training = {name: getattr(spec.training, name) for name in spec.training.__dataclass_fields__}
     shards = [shard.sha256 for shard in corpus.manifest.shards]
     return {
@@ -333,7 +333,7 @@ def _prepare(workdir: Path, identity: dict[str, Any]) -> None:
 
 
 def _last_state(workdir: Path) -> Path | None:
-    """The newest whole checkpoint: the Trainer writes `trainer_state.json` last, so that a kill leaves it out."""
+    """The newest whole checkpoint: the Trainer writes `trainer_state.json` last, so a killed job leaves it out."""
     found = sorted(workdir.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     return next((path for path in found if _is_whole(path)), None)
 

@@ -45,9 +45,9 @@ class Scored:
     Attributes
     ----------
     plan
-        Which tokens were scored, in which windows: Parquet, one row a block.
+        Which tokens were scored, in which windows: Parquet, one row per block.
     scores
-        Loss and rank of every scored token: Parquet, one row a token; one file a shard of the plan.
+        Loss and rank of every scored token: Parquet, one row per token; one file per shard of the plan.
     """
 
     plan: Path

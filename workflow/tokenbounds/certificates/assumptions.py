@@ -144,7 +144,7 @@ def _arithmetic_assumption(header: dict[str, Any], dtype: str) -> str:
 
 
 def state_chain_assumptions(links: Sequence[tuple[dict[str, Any], str, str]], held_out: bool) -> list[str]:
-    """What the rows of a chain take for granted beside the others.
+    """What the rows of a chain take for granted besides the others.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What is encoded, and what its encoding may read beside it."""
+"""What is encoded, and what its encoding may read besides it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Chain(Subject):
 
 @dataclass(frozen=True)
 class Sources:
-    """What an encoding may read beside the model; a method that needs what is None says so.
+    """What an encoding may read besides the model; a method that needs what is None says so.
 
     Attributes
     ----------

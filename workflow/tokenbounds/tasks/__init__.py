@@ -1,1 +1,1 @@
-"""Tasks of antibody models beside certificates: recovery of regions, zero-shot affinity, and their tables."""
+"""Tasks of antibody models besides certificates: recovery of regions, zero-shot affinity, and their tables."""

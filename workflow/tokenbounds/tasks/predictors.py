@@ -1,4 +1,4 @@
-"""What tasks ask of a decoded model beside losses: a greedy continuation of given tokens."""
+"""What tasks ask of a decoded model besides losses: a greedy continuation of given tokens."""
 
 from __future__ import annotations
 

@@ -41,6 +41,7 @@ from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
 from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, lambda_grid
 from tokenbounds.bounds.documents import bound_documents, bound_documents_betting
 from tokenbounds.bounds.freedman import bound_freedman
+from tokenbounds.bounds.kinds import BPD, BoundKind
 from tokenbounds.bounds.ledger import split_delta
 from tokenbounds.bounds.sampling import draw_order, lower_mean, upper_mean
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range, smooth
@@ -185,17 +186,19 @@ def excess_chain(trial: Trial, fault: Fault, sample: Sample | None = None) -> fl
     streams = {"fair": _Stream(np.ones_like(fair), rows), "chosen": _Stream(trial.nll_bits, rows)}
     bits = {"fair": round(fault.bits * 4), "chosen": round(fault.bits * trial.message_bits)}
     models = [ChainModel(name, bits[name], WIDE_VOCABULARY, stream) for name, stream in streams.items()]
-    spec = BoundsSpec(bounds=("telescoped",), alphas=ALPHAS, link_alphas=ALPHAS, link_betas=(0.5, 1.0), lambdas=LAMBDAS)
+    spec = BoundsSpec(
+        bounds=(BoundKind.TELESCOPED,), alphas=ALPHAS, link_alphas=ALPHAS, link_betas=(0.5, 1.0), lambdas=LAMBDAS
+    )
     share = None if sample is None else SHARE
-    named = [("bpd", "telescoped")]
+    named = [(BPD, BoundKind.TELESCOPED)]
     budgets = split_delta(DELTA, named, message_bits=0, alphas=1, lambdas=1, sampling_share=share).rows
-    found = bound_chains(budgets, models, spec, trial.error.size, sample)["telescoped"]
+    found = bound_chains(budgets, models, spec, trial.error.size, sample)[BoundKind.TELESCOPED]
     predictions = {"fair": fair, "chosen": trial.prediction}
     truth = 0.0
     for token, weight in ((1, trial.chance), (0, 1.0 - trial.chance)):
         with np.errstate(divide="ignore"):
-            nll = [-np.log2(p if token else 1.0 - p) for p in (predictions[n] for n in found.links[-1]["messages"])]
-        truth += float(np.mean(weight * np.sum(link_losses(nll, found.links[-1]["alphas"], WIDE_VOCABULARY), axis=0)))
+            nll = [-np.log2(p if token else 1.0 - p) for p in (predictions[n] for n in found.links[-1].messages)]
+        truth += float(np.mean(weight * np.sum(link_losses(nll, found.links[-1].alphas, WIDE_VOCABULARY), axis=0)))
     ignored = found.bound.sampling if fault.ignore_sampling else 0.0
     return truth - found.bound.empirical - fault.span * (found.bound.gap - ignored)
 

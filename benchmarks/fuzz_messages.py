@@ -87,10 +87,10 @@ def on_trellis(data: bytes) -> bytes:
     plain = ScaledFormat.from_message(message, shapes, "adaptive")
     matrices = {}
     for index, (name, matrix) in enumerate(plain.matrices.items()):
-        along = matrix.transposed if index % 2 else matrix
+        along = matrix.transpose() if index % 2 else matrix
         points = grid_points(along.codes, trellis(8)).astype(np.int32)
         found = ScaledMatrix(points, along.rows, along.columns, 8)
-        matrices[name] = found.transposed if index % 2 else found
+        matrices[name] = found.transpose() if index % 2 else found
     quantized = ScaledFormat(plain.shapes, matrices, plain.vectors)
     return render_message({**message.header, "quantizer": quantized.header()}, quantized.to_parts("adaptive"))
 

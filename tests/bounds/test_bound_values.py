@@ -116,12 +116,12 @@ def test_inverse_kl_by_hand():
     assert inverse_kl(0.5, binary_kl(0.5, 0.75)) == pytest.approx(0.75)
 
 
-def test_errors_by_hand_with_two_bets():
-    """m = 2, L = ln 4: bets of b and 1, no error. ((1 - b p)^-2 + (1 - p)^-2) / 2 = 4 at the value."""
-    bets = error_lambdas(math.log(4), 2)
-    assert bets[-1] == 1.0 and bets.size == 2
+def test_errors_by_hand():
+    """m = 2, L = ln 4, no error: the average of (1 - b p)^-2 over the bets b is 4 at the value."""
+    bets = error_lambdas(2)
+    assert bets[0] == pytest.approx(2**-0.5) and bets[-1] == 1.0
     value = bound_errors(0.0, math.log(4), 2).value
-    assert ((1 - bets[0] * value) ** -2 + (1 - value) ** -2) / 2 == pytest.approx(4.0)
+    assert np.mean((1 - bets * value) ** -2) == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize(("samples", "total", "most"), [(31 * 10**6, 3.0, 3.0), (10**12, 3.0, 3.0), (10**12, 1e6, 9.0)])
@@ -137,7 +137,7 @@ def test_if_all_are_errors_nothing_is_refuted():
 
 def test_averaged_bets_are_no_worse_than_the_best_of_them():
     for share in (0.0, 1e-4, 0.3, 0.97):
-        bets = error_lambdas(50.0, 10**5)[:-1]
+        bets = error_lambdas(10**5)[:-1]
         logs = share * np.log1p(-bets)
         best = (-np.expm1(logs - (50.0 + math.log(bets.size + 1)) / 10**5) / bets).min()
         assert bound_errors(share, 50.0, 10**5).value <= best * (1 + 1e-9)

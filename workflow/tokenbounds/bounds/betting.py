@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 _SMALLEST_FRACTION = 1e-4
 _LARGEST_FRACTION = 0.995
 _BLOCK = 1 << 16
-_MOST_ERROR_LAMBDAS = 1 << 14
+_ERROR_LAMBDAS = 1 << 12
 
 
 def lambda_fractions(size: int) -> Floats:
@@ -187,27 +187,22 @@ def inverse_kl(empirical: float, budget_nats: float) -> float:
     return high
 
 
-def error_lambdas(complexity_nats: float, samples: int) -> Floats:
-    """The bets that the bound of errors averages over: evenly spaced in ln(lambda), up to 1.
+def error_lambdas(samples: int) -> Floats:
+    """The bets that the bound of errors averages over: evenly spaced in ln(lambda), from 1 / sqrt(m) to 1.
 
-    See docs/bounds.md, "Errors". They depend on L and m alone. The best lambda for a share q of errors is between about
-    sqrt(8 L / m) and 1; being off by d in ln(lambda) costs about L d^2 nats, so the spacing is 1 / sqrt(L).
+    See docs/bounds.md, "Errors". They depend on m alone, so that more bits never help. The best lambda for a share q of
+    errors is at least about sqrt(8 L / m), and being off by d in ln(lambda) costs about L d^2 nats.
 
     Parameters
     ----------
-    complexity_nats
-        L, nats.
     samples
         m, the number of tokens.
 
     Returns
     -------
-    float64 [k], increasing, in (0, 1]; the last is 1.
+    float64 [4096], increasing, in (0, 1]; the last is 1.
     """
-    middle = inverse_kl(0.5, complexity_nats / samples)
-    span = math.log(middle / (2.0 * middle - 1.0))  # the best lambda for q = 1/2, the lowest of all, is exp(-span)
-    size = max(2, min(_MOST_ERROR_LAMBDAS, math.ceil(span * math.sqrt(max(1.0, complexity_nats)))))
-    return np.exp(np.linspace(-span, 0.0, size))
+    return np.exp(np.linspace(-0.5 * math.log(max(samples, 2)), 0.0, _ERROR_LAMBDAS))
 
 
 def bound_errors(empirical: float, complexity_nats: float, samples: int) -> Bound:
@@ -225,7 +220,7 @@ def bound_errors(empirical: float, complexity_nats: float, samples: int) -> Boun
         m, the number of tokens.
     """
     check_budget(complexity_nats, samples)
-    bets = error_lambdas(complexity_nats, samples)
+    bets = error_lambdas(samples)
     with np.errstate(divide="ignore"):
         lost = np.log1p(-bets)  # [k]; the last is -inf: a bet of everything is gone at the first error
     # Log-wealth of each bet, but for what the mean pays back; 0 errors leave even the last bet alone.

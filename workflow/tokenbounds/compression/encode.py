@@ -74,7 +74,8 @@ def encode_model(
     # Find the integers: the row says which sort of model it is for, the registry which method.
     directory, row = Path(model_directory), spec.quantizer
     if spec.smoothing_head is not None and row.models in ("chain", "online"):
-        raise MessageError("this model has no hidden state for a smoothing head. Leave out smoothing_head.")
+        what = "a Markov chain" if row.models == "chain" else "an online reference"
+        raise MessageError(f"{what} has no hidden state for a smoothing head. Leave out smoothing_head.")
     if spec.smoothing_head is not None and row.models == "fixed":
         raise MessageError("a message that only names a model can hold no smoothing head. Leave out smoothing_head.")
     places = find_places(directory, side_information)

@@ -92,9 +92,10 @@ def score_blocks(
     longest = int((column(rows, "length") + column(rows, "start" if limited else "context")).max(initial=0))
     if visible_tokens is not None:
         if scorer.order is not None and scorer.order > visible_tokens:
+            seen = f"a Markov chain of order {scorer.order}" if scorer.order < 1 << 62 else "an online reference"
             raise ScoreError(
-                f"the predictor sees more than the {visible_tokens} visible tokens of this evaluation: all that came "
-                "before, or as many tokens as a Markov chain's order. Show as many, or certify a chain of lower order."
+                f"{seen} sees more than the {visible_tokens} visible tokens of this evaluation. Show as many, or "
+                "certify a chain of lower order."
             )
         longest = min(longest, visible_tokens)
     if scorer.longest_window is not None and longest > scorer.longest_window:

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from tokenbounds.compiled import compiled
 from tokenbounds.errors import ModelError
 from tokenbounds.models.online.card import FEWEST_TABLE_BITS, MOST_TABLE_BITS
 from tokenbounds.models.online.tables import MOST_ODDS, bit_costs, rate_table, squash_table, stretch_table
@@ -34,7 +34,7 @@ LONGEST_MATCH = 400
 MATCH_STATES = 64
 COUNTS = 1023  # the low 10 bits of an entry count its visits, the high 22 are the probability of a 1
 
-_compiled = njit(cache=True, nogil=True, error_model="numpy")
+_compiled = compiled(nogil=True, error_model="numpy")
 
 _HEAD_BITS = 20
 _FIRST_WEIGHT = 65536 * 3 // 10

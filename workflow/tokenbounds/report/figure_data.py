@@ -11,6 +11,7 @@ import polars as pl
 from tokenbounds.bounds.kinds import BPD
 from tokenbounds.certificates.schema import Certificate
 from tokenbounds.errors import TokenboundsError
+from tokenbounds.models.online.card import is_online
 from tokenbounds.report.records import short_labels
 
 BINS_PER_OCTAVE = 4
@@ -24,8 +25,12 @@ def size_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     `gap_complexity` and `gap_sampling` add up to `value - empirical`; all three are in bits per token.
     """
     labels = short_labels(certificates)
-    # What a message costs is not to be seen where nothing is paid for it.
-    paid = [one for one in certificates if one.prior.kind == "message"] or certificates
+    # What a message costs is not to be seen where nothing is paid for it, or where most comes from an online reference.
+    paid = [
+        one
+        for one in certificates
+        if one.prior.kind == "message" and not any(is_online(link.message.header) for link in one.chain)
+    ] or certificates
     rows = [
         {
             "corpus": certificate.corpus,

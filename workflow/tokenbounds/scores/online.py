@@ -6,10 +6,8 @@ import numpy as np
 
 from tokenbounds.models.online.card import OnlineCard
 from tokenbounds.models.online.mixing import ByteMixer
-from tokenbounds.scores.scorer import Float32Array, Losses
+from tokenbounds.scores.scorer import EVERYTHING, Float32Array, Losses
 from tokenbounds.scores.windows import Group, TokenReader
-
-EVERYTHING = 1 << 62  # tokens that it sees: all that came before
 
 
 class OnlineScorer:

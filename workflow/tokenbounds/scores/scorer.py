@@ -16,6 +16,8 @@ Float32Array = NDArray[np.float32]
 Int32Array = NDArray[np.int32]
 Losses = tuple[Float32Array, Int32Array]
 
+EVERYTHING = 1 << 62  # the order of a predictor that sees all that came before
+
 
 @dataclass(frozen=True)
 class ScoringOptions:

@@ -24,7 +24,7 @@ from tokenbounds.files import sha256_file
 from tokenbounds.models.online.card import OnlineCard
 from tokenbounds.scores.plan import Int64Array, Plan, column, expand_blocks, read_plan
 from tokenbounds.scores.provenance import ALPHA_FIELD, SCORE_SCHEMA, Provenance
-from tokenbounds.scores.scorer import ChainPredictor, ChainScorer, Float32Array, Scorer, ScoringOptions
+from tokenbounds.scores.scorer import EVERYTHING, ChainPredictor, ChainScorer, Float32Array, Scorer, ScoringOptions
 from tokenbounds.scores.store import score_writer
 from tokenbounds.scores.windows import Group, TokenReader, cut_groups, gather_windows, limit_windows
 from tokenbounds.software import software_versions
@@ -92,7 +92,7 @@ def score_blocks(
     longest = int((column(rows, "length") + column(rows, "start" if limited else "context")).max(initial=0))
     if visible_tokens is not None:
         if scorer.order is not None and scorer.order > visible_tokens:
-            seen = f"a Markov chain of order {scorer.order}" if scorer.order < 1 << 62 else "an online reference"
+            seen = f"a Markov chain of order {scorer.order}" if scorer.order < EVERYTHING else "an online reference"
             raise ScoreError(
                 f"{seen} sees more than the {visible_tokens} visible tokens of this evaluation. Show as many, or "
                 "certify a chain of lower order."

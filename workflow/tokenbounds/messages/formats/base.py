@@ -67,3 +67,25 @@ class Format(ABC):
 
         Int32, or uint8 [values, bytes] where bytes are coded column by column.
         """
+
+
+class EmptyFormat(Format):
+    """A format without values: its message names a model, and `from_message` checks that it does nothing else."""
+
+    holds_values: ClassVar[bool] = False
+
+    def header(self) -> dict[str, Any]:
+        """The kind."""
+        return {"kind": self.kind}
+
+    def to_parts(self, coder: Coder) -> list[Part]:
+        """None."""
+        return []
+
+    def dequantize(self) -> dict[str, np.ndarray]:
+        """No values."""
+        return {}
+
+    def symbols(self) -> list[np.ndarray]:
+        """No codes."""
+        return []

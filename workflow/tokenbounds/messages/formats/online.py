@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
-
-import numpy as np
+from typing import ClassVar, Self
 
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape
-from tokenbounds.messages.container import Message, Part
-from tokenbounds.messages.formats.base import Format
+from tokenbounds.messages.container import Message
+from tokenbounds.messages.formats.base import EmptyFormat, Format
 from tokenbounds.models.online.card import OnlineCard
 
 
 @dataclass(frozen=True)
-class OnlineFormat(Format):
+class OnlineFormat(EmptyFormat):
     """Nothing: what an online reference knows, it learns from the corpus that it predicts."""
 
     kind: ClassVar[str] = "no_values"
-    holds_values: ClassVar[bool] = False
-
-    def header(self) -> dict[str, Any]:
-        """The kind."""
-        return {"kind": self.kind}
-
-    def to_parts(self, coder: Coder) -> list[Part]:
-        """None."""
-        return []
 
     @classmethod
     def from_message(
@@ -46,14 +35,6 @@ class OnlineFormat(Format):
         if message.header.get("quantizer") != found.header() or message.parts:
             raise MessageError("a message of an online reference must hold its card and nothing else.")
         return found
-
-    def dequantize(self) -> dict[str, np.ndarray]:
-        """No values."""
-        return {}
-
-    def symbols(self) -> list[np.ndarray]:
-        """No codes."""
-        return []
 
 
 def decode_online(message: Message) -> OnlineCard:

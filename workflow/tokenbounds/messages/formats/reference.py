@@ -4,31 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
-
-import numpy as np
+from typing import ClassVar, Self
 
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape
-from tokenbounds.messages.container import Message, Part
-from tokenbounds.messages.formats.base import Format
+from tokenbounds.messages.container import Message
+from tokenbounds.messages.formats.base import EmptyFormat, Format
 
 
 @dataclass(frozen=True)
-class ReferenceFormat(Format):
+class ReferenceFormat(EmptyFormat):
     """Nothing: the hash is in the part that holds all hashes."""
 
     kind: ClassVar[str] = "reference"
-    holds_values: ClassVar[bool] = False
-
-    def header(self) -> dict[str, Any]:
-        """The kind."""
-        return {"kind": self.kind}
-
-    def to_parts(self, coder: Coder) -> list[Part]:
-        """None."""
-        return []
 
     @classmethod
     def from_message(
@@ -49,11 +38,3 @@ class ReferenceFormat(Format):
         if [part.kind for part in message.parts] != ["side_information"]:
             raise MessageError("a message that names a model as it is must hold its hash and nothing else.")
         return found
-
-    def dequantize(self) -> dict[str, np.ndarray]:
-        """No values."""
-        return {}
-
-    def symbols(self) -> list[np.ndarray]:
-        """No codes."""
-        return []

@@ -81,7 +81,7 @@ class ByteMixer:
         bins = squash_table()[np.clip(np.arange(33) * 128 - 1, 0, 2 * MOST_ODDS)]
         expected = np.arange(2, MATCH_STATES + 2, dtype=np.int64)
         self._state = _State(
-            entries=np.full((CONTEXTS, 1 << table_bits), 0, np.uint32),
+            entries=np.zeros((CONTEXTS, 1 << table_bits), np.uint32),
             bits_alone=np.full(256, 1 << 15, np.int64),
             match_worth=np.stack([65536 // (expected + 1), 65535 - 65536 // (expected + 1)], axis=1),
             by_bits=np.full((256, INPUTS), _FIRST_WEIGHT, np.int64),

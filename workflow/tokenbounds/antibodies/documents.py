@@ -123,7 +123,9 @@ def make_document(name: str, members: Sequence[Antibody]) -> AntibodyDocument:
             texts.append((_CHAIN_TOKENS[chain.chain] if marked else "") + chain.residues)
             columns.append(_chain_labels(chain, number, 1 if marked else 0))
         texts.append(_SEPARATOR)
-        columns.append(_special_labels(1, number))
+        # The separator belongs to its member, and to no chain, region or position.
+        none = np.zeros(1, np.int8)
+        columns.append(TokenLabels(np.full(1, number, np.int32), none, none, none, np.zeros(1, np.int16)))
     text = "".join(texts).replace(UNKNOWN_RESIDUE, "[UNK]")
     return AntibodyDocument(name, text, _concatenate(columns))
 
@@ -148,12 +150,12 @@ def _family_documents(
     key: bytes, members: list[Antibody], layout: FamilyLayout, counts: ReadingCounts
 ) -> Iterator[AntibodyDocument]:
     """Fill documents with a clone's members in random order; each document is as long as it may be."""
-    drawn = sorted(
+    shuffled = sorted(
         enumerate(members), key=lambda item: short_hash(str(layout.seed), str(item[0]), key.decode("utf-8", "replace"))
     )
     fitting: list[list[Antibody]] = [[]]
     room = layout.max_tokens - 1
-    for _, antibody in drawn:
+    for _, antibody in shuffled:
         size = document_tokens(antibody)
         if size > layout.max_tokens - 1:
             counts.add("dropped", "longer_than_document", len(antibody.chains))
@@ -184,11 +186,6 @@ def _chain_labels(chain: ChainRecord, member: int, before: int) -> TokenLabels:
         germline=np.concatenate([np.zeros(before, np.int8), labels.germline]),
         imgt=np.concatenate([np.zeros(before, np.int16), labels.imgt]),
     )
-
-
-def _special_labels(n: int, member: int) -> TokenLabels:
-    zeros = np.zeros(n, np.int8)
-    return TokenLabels(np.full(n, member, np.int32), zeros, zeros, zeros, np.zeros(n, np.int16))
 
 
 def _concatenate(parts: Sequence[TokenLabels]) -> TokenLabels:

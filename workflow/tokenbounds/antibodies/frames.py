@@ -26,20 +26,15 @@ def reading_frame(bases: str, germline_start: int | None, junction: str, peptide
         Amino acids that the row states of this chain: its junction's, or its whole sequence's.
     """
     stated = 0 if "." in bases else None if germline_start is None else frame_of_germline(germline_start)
-    anchored = _frame_of_junction(bases, junction)
+    # A codon begins where the junction does. A short junction may be found where it is not.
+    found = _ungapped(bases).find(_ungapped(junction)) if len(junction) >= _SHORTEST_JUNCTION else -1
+    anchored = int(base_columns(bases)[found]) % 3 if found >= 0 else None
     if stated is not None and anchored is not None:
         return stated if stated == anchored else None
     if stated is not None or anchored is not None:
         return anchored if stated is None else stated
     fitting = [frame for frame in range(3) if _fits(translate_alignment(bases, frame).residues, peptides)]
     return fitting[0] if len(fitting) == 1 else None
-
-
-def _frame_of_junction(bases: str, junction: str) -> int | None:
-    """The frame in which a codon begins where the junction does; None if it is not found."""
-    columns = base_columns(bases)
-    found = _ungapped(bases).find(_ungapped(junction)) if len(junction) >= _SHORTEST_JUNCTION else -1
-    return int(columns[found]) % 3 if found >= 0 else None
 
 
 def _fits(residues: str, peptides: tuple[str, ...]) -> bool:

@@ -135,24 +135,20 @@ def description(hint: Any) -> str:
 
 def _render_type(kind: type, *, alone: bool) -> str:
     hints = typing.get_type_hints(kind, include_extras=True)
-    title = f"kind: {get_args(hints['kind'])[0]}" if "kind" in hints else _key_of(kind)
+    # A type without `kind` is called by the key that holds it: `TrainingSpec` by `training`.
+    key = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__.removesuffix("Spec")).lower()
+    title = f"kind: {get_args(hints['kind'])[0]}" if "kind" in hints else key
     lines = [] if alone else [f"### `{title}`"]
     lines.append("\n".join(line.strip() for line in (kind.__doc__ or "").strip().splitlines()))
     keys = keys_of(kind)
     if keys:
-        rows = [_render_key(field, hints[name]) for name, field in keys.items()]
-        lines.append("\n".join(["| key | value | default | meaning |", "|:--|:--|:--|:--|", *rows]))
+        table = ["| key | value | default | meaning |", "|:--|:--|:--|:--|"]
+        for name, field in keys.items():
+            hint = hints[name]
+            cells = (f"`{name}`", words(hint, _render_link), _render_default(field), description(hint))
+            table.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("\n".join(table))
     return "\n\n".join(lines)
-
-
-def _key_of(kind: type) -> str:
-    """The key that holds a type without `kind` in a configuration."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__.removesuffix("Spec")).lower()
-
-
-def _render_key(field: Field[Any], hint: Any) -> str:
-    cells = (f"`{field.name}`", words(hint, _render_link), _render_default(field), description(hint))
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _render_default(field: Field[Any]) -> str:

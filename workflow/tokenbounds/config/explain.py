@@ -18,7 +18,8 @@ def explain_errors(kind: type, error: ValidationError) -> Iterator[str]:
     """Yield one line for each fault that pydantic found in a value of type `kind`."""
     for fault in error.errors():
         keys, hint = _place(kind, fault["loc"])
-        where, given = ".".join(keys), _shown(fault["input"])
+        where, given = ".".join(keys), json.dumps(fault["input"], default=str, ensure_ascii=False)
+        given = given if len(given) <= 60 else f"{given[:57]}..."
         match fault["type"]:
             case "unexpected_keyword_argument":
                 _, owner = _place(kind, fault["loc"][:-1])
@@ -35,7 +36,8 @@ def explain_errors(kind: type, error: ValidationError) -> Iterator[str]:
             case _ if hint is None:
                 yield f"{where}: {fault['msg']}, not {given}."
             case _:
-                guess = nearest(str(fault["input"]), _choices(hint)) if isinstance(fault["input"], str) else "."
+                choices = [str(value) for value in get_args(_bare(hint)) if isinstance(value, str)]
+                guess = nearest(str(fault["input"]), choices) if isinstance(fault["input"], str) else "."
                 yield f"{where}: give {_wanted(hint)}, not {given}{guess}"
 
 
@@ -86,17 +88,6 @@ def _bare(hint: Any) -> Any:
 def _keys_of(hint: Any) -> list[str]:
     bare = _bare(hint)
     return [field.name for field in fields(bare)] if is_dataclass(bare) else []
-
-
-def _choices(hint: Any) -> list[str]:
-    """The words that a key may have, if its values are a choice of words."""
-    return [str(value) for value in get_args(_bare(hint)) if isinstance(value, str)]
-
-
-def _shown(value: Any) -> str:
-    """A value as YAML would have it, shortened."""
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _wanted(hint: Any) -> str:

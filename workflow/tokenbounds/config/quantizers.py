@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass as plain_dataclass
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
+from typing import Annotated, ClassVar, Literal, get_args, get_type_hints
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -376,11 +376,9 @@ Quantizer = Annotated[
 ]
 
 
-def _rows_by_kind() -> dict[str, type[QuantizerRow]]:
-    rows: Any = get_args(get_args(Quantizer)[0])
-    return {get_args(get_type_hints(row)["kind"])[0]: row for row in rows}
-
-
-QUANTIZERS = _rows_by_kind()
+# Rows by their kind: the one value that the type of each row's `kind` allows.
+QUANTIZERS: dict[str, type[QuantizerRow]] = {
+    get_args(get_type_hints(row)["kind"])[0]: row for row in get_args(get_args(Quantizer)[0])
+}
 REFINING = frozenset(kind for kind, row in QUANTIZERS.items() if row.refines)
 BEST_PRETRAINED = "watersic"  # by measurements, see docs/compression.md

@@ -185,11 +185,9 @@ def check_plain(path: Path) -> None:
         start = stream.read(8)
     for magic, (kind, end) in _COMPRESSED.items():
         if start.startswith(magic) and not (kind == "gzip" and path.name.endswith(".gz")):
-            raise CorpusError(f"{path} is compressed ({kind}). Decompress it{_hint(kind, path, end)}.")
-
-
-def _hint(kind: str, path: Path, end: str) -> str:
-    return f", or call it {path.name}{end}" if kind == "gzip" and path.suffix == ".jsonl" else ""
+            # JSON lines are the one text that is read compressed, if the name says so.
+            rename = f", or call it {path.name}{end}" if kind == "gzip" and path.suffix == ".jsonl" else ""
+            raise CorpusError(f"{path} is compressed ({kind}). Decompress it{rename}.")
 
 
 def readable_name(path: Path) -> str:

@@ -145,7 +145,11 @@ class Pretrained:
         told = {"class": type(self._tokenizer).__name__, "vocabulary": vocabulary}
         # The location of its files does not affect what it does.
         settings = {key: value for key, value in self._tokenizer.init_kwargs.items() if not key.endswith(_PLACES)}
-        told |= {"files": _vocabulary_files(self._tokenizer), "settings": {k: repr(v) for k, v in settings.items()}}
+        # Without a backend, vocabularies, merges and models are known only by the files that the tokenizer saves.
+        with tempfile.TemporaryDirectory() as folder:
+            saved = [Path(path) for path in self._tokenizer.save_vocabulary(folder) or () if path]
+            hashes = {path.name: sha256_file(path) for path in saved if path.is_file()}
+        told |= {"files": hashes, "settings": {k: repr(v) for k, v in settings.items()}}
         return canonical_json(told) + splits
 
     def encode(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
@@ -224,13 +228,6 @@ def _refuse_random(tokenizer: Any, backend: Any, identity: str) -> None:
     if dropout or sampled:
         what = f"drops merges at random (dropout {dropout:g})" if dropout else "samples its tokens (enable_sampling)"
         raise CorpusError(f"tokenizer {identity} {what}: a text's tokens are not fixed. Switch that off in its files.")
-
-
-def _vocabulary_files(tokenizer: Any) -> dict[str, str]:
-    """Hashes of the files that a tokenizer without a backend saves: vocabularies, merges, models."""
-    with tempfile.TemporaryDirectory() as folder:
-        saved = [Path(path) for path in tokenizer.save_vocabulary(folder) or () if path]
-        return {path.name: sha256_file(path) for path in saved if path.is_file()}
 
 
 def _set_space_prefix(tokenizer: Any, path: Path, spec: TransformersTokenizer, identity: str) -> None:

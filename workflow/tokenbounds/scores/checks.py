@@ -83,13 +83,11 @@ class PlannedRows:
         for name in KEYS:
             values, step = found[name], int(name == "position")
             if not (np.array_equal(values[at], wanted[name]) and _steps_by(values, step, at)):
-                self._locate(name, values, blocks, int(self._done - starts[0]))
-
-    def _locate(self, name: str, values: Int64Array, blocks: pa.Table, skipped: int) -> None:
-        """Name the first row that differs."""
-        expected = expand_blocks(blocks)[name][skipped : skipped + len(values)]
-        row = int(np.argmax(values != expected))
-        self._refuse(name, values[row], expected[row])
+                # Name the first row that differs.
+                skipped = int(self._done - starts[0])
+                expected = expand_blocks(blocks)[name][skipped : skipped + size]
+                row = int(np.argmax(values != expected))
+                self._refuse(name, values[row], expected[row])
 
     def _refuse(self, name: str, found: np.int64, wanted: np.int64 | None) -> None:
         raise ScoreError(

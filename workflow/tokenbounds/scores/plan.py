@@ -161,14 +161,23 @@ def plan_scoring(
     layout = _lay_out(lengths, context, stride)
     tokens, blocks = int(layout.first_token[-1]), int(layout.first_block[-1])
     if sample_tokens is None:
-        drawn, draws = None, blocks
-        chunks = (_block_columns(layout, ids) for ids in _block_ranges(blocks))
+        mode, scored, draws = "exhaustive", tokens, blocks
+        chunks = (
+            _block_columns(layout, np.arange(first, min(first + _BLOCKS_PER_CHUNK, blocks), dtype=np.int64))
+            for first in range(0, blocks, _BLOCKS_PER_CHUNK)
+        )
     else:
-        draws = -(-sample_tokens * blocks // tokens)
-        drawn = _draw_blocks(layout, draws, seed)
-        chunks = (_block_columns(layout, *part) for part in _chunked(*drawn))
-    scored = tokens if drawn is None else int(_block_columns(layout, drawn[0])["length"].sum())
-    metadata = {"mode": "exhaustive" if drawn is None else "sampled", "draws": draws, "tokens": tokens}
+        mode, draws = "sampled", -(-sample_tokens * blocks // tokens)
+        # Distinct blocks in corpus order, and how often each was drawn: the block around each of `draws` tokens.
+        around = _blocks_of_tokens(layout, uniform_integers(tokens, draws, seed))
+        sampled, times = np.unique(around, return_counts=True)
+        times = times.astype(np.int64)
+        scored = int(_block_columns(layout, sampled)["length"].sum())
+        chunks = (
+            _block_columns(layout, sampled[first : first + _BLOCKS_PER_CHUNK], times[first : first + _BLOCKS_PER_CHUNK])
+            for first in range(0, len(sampled), _BLOCKS_PER_CHUNK)
+        )
+    metadata: dict[str, Any] = {"mode": mode, "draws": draws, "tokens": tokens}
     metadata |= {"documents": len(lengths), "blocks": blocks, "context": context, "stride": stride}
     if visible_tokens is not None:
         metadata |= {"visible_tokens": visible_tokens}
@@ -365,16 +374,6 @@ def _lay_out(lengths: Int64Array, context: int, stride: int) -> _Layout:
     return _Layout(lengths, context, stride, first_token, np.concatenate([zero, np.cumsum(blocks)]))
 
 
-def _block_ranges(blocks: int) -> Iterator[Int64Array]:
-    for first in range(0, blocks, _BLOCKS_PER_CHUNK):
-        yield np.arange(first, min(first + _BLOCKS_PER_CHUNK, blocks), dtype=np.int64)
-
-
-def _chunked(*arrays: Int64Array) -> Iterator[tuple[Int64Array, ...]]:
-    for first in range(0, len(arrays[0]), _BLOCKS_PER_CHUNK):
-        yield tuple(array[first : first + _BLOCKS_PER_CHUNK] for array in arrays)
-
-
 def _block_columns(layout: _Layout, blocks: Int64Array, draws: Int64Array | None = None) -> dict[str, Int64Array]:
     """Columns of the plan, except `shard`, for the given block numbers."""
     document = np.searchsorted(layout.first_block, blocks, side="right") - 1
@@ -401,13 +400,6 @@ def _blocks_of_tokens(layout: _Layout, tokens: Int64Array) -> Int64Array:
     return result
 
 
-def _draw_blocks(layout: _Layout, draws: int, seed: int) -> tuple[Int64Array, Int64Array]:
-    """Distinct drawn blocks in corpus order, and how often each was drawn."""
-    tokens = uniform_integers(int(layout.first_token[-1]), draws, seed)
-    blocks, counts = np.unique(_blocks_of_tokens(layout, tokens), return_counts=True)
-    return blocks, counts.astype(np.int64)
-
-
 def uniform_integers(bound: int, count: int, seed: int) -> Int64Array:
     """Draw `count` independent integers, exactly uniform on 0 … bound-1, the same on every machine and release.
 
@@ -416,11 +408,11 @@ def uniform_integers(bound: int, count: int, seed: int) -> Int64Array:
     """
     generator = np.random.Philox(seed)
     last = np.uint64((2**64 // bound) * bound - 1)
-    drawn = np.empty(0, np.uint64)
-    while len(drawn) < count:
-        words = generator.random_raw(count - len(drawn))
-        drawn = np.concatenate([drawn, words[words <= last]])
-    return (drawn % np.uint64(bound)).astype(np.int64)
+    accepted = np.empty(0, np.uint64)
+    while len(accepted) < count:
+        words = generator.random_raw(count - len(accepted))
+        accepted = np.concatenate([accepted, words[words <= last]])
+    return (accepted % np.uint64(bound)).astype(np.int64)
 
 
 def _make_table(

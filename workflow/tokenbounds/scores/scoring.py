@@ -171,16 +171,14 @@ def score_shard(
     progress = _Progress(int(column(rows, "length").sum()))
     with score_writer(out, provenance) as writer:
         for batch in score_blocks(scorer, corpus, rows, options.batch_tokens, plan.visible_tokens):
-            writer.write(batch if annotations is None else _with_labels(batch, annotations, provenance.schema))
+            if annotations is not None:
+                # Each row gets what is known about its token; no model sees that.
+                codes = annotations.at(column(batch, "document"), column(batch, "position"))
+                labels = [pa.array(codes[name]) for name in provenance.schema.names[batch.num_columns :]]
+                batch = pa.RecordBatch.from_arrays([*batch.columns, *labels], schema=provenance.schema)
+            writer.write(batch)
             progress.add(batch.num_rows)
     return progress.done
-
-
-def _with_labels(batch: pa.RecordBatch, annotations: Annotations, schema: pa.Schema) -> pa.RecordBatch:
-    """Scores, each row with what is known about its token; no model sees that."""
-    codes = annotations.at(column(batch, "document"), column(batch, "position"))
-    labels = [pa.array(codes[name]) for name in schema.names[batch.num_columns :]]
-    return pa.RecordBatch.from_arrays([*batch.columns, *labels], schema=schema)
 
 
 def score_message(

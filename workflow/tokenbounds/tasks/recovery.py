@@ -175,6 +175,7 @@ def _answer(predictor: Any, layout: Layout, kind: Chain, questions: Sequence[Que
     lengths = [int(each.chosen.sum()) for each in written]
     prefixes = [each.tokens[~each.chosen] for each in written]
     answers = continue_greedily(predictor, prefixes, lengths, layout.residue_ids, start)
+    letters = {int(token): letter for token, letter in zip(layout.residue_ids, AMINO_ACIDS, strict=True)}
     rows = []
     for question, each, (bits, rank), answer in zip(questions, written, losses, answers, strict=True):
         truth = each.tokens[each.chosen]
@@ -184,18 +185,13 @@ def _answer(predictor: Any, layout: Layout, kind: Chain, questions: Sequence[Que
                 "document": question.document,
                 "member": question.member,
                 "truth": question.residues[question.span],
-                "written": _letters(answer, layout),
+                "written": "".join(letters[int(token)] for token in answer),
                 "recovered": int((answer == truth).sum()),
                 "recovered_stepwise": int((rank[each.chosen] == 1).sum()),
                 "nll_bits": float(bits[each.chosen].sum(dtype=np.float64)),
             }
         )
     return rows
-
-
-def _letters(tokens: Tokens, layout: Layout) -> str:
-    place = {int(token): letter for token, letter in zip(layout.residue_ids, AMINO_ACIDS, strict=True)}
-    return "".join(place[int(token)] for token in tokens)
 
 
 def summarize_recovery(frame: pl.DataFrame, *, resamples: int = 2000, seed: int = 0) -> list[dict[str, Any]]:
@@ -206,10 +202,10 @@ def summarize_recovery(frame: pl.DataFrame, *, resamples: int = 2000, seed: int 
         part = frame.filter(pl.col("region") == region)
         lengths = part["truth"].str.len_chars().to_numpy().astype(np.float64)
         row: dict[str, Any] = {"region": region, "sequences": part.height, "residues": int(lengths.sum())}
-        drawn = generator.integers(0, part.height, (resamples, part.height))
+        sampled = generator.integers(0, part.height, (resamples, part.height))  # rows of `part`
         for name in ("recovered", "recovered_stepwise"):
             right = part[name].to_numpy().astype(np.float64)
-            shares = right[drawn].sum(axis=1) / lengths[drawn].sum(axis=1)
+            shares = right[sampled].sum(axis=1) / lengths[sampled].sum(axis=1)  # [resamples]
             low, high = np.quantile(shares, [0.025, 0.975])
             row |= {
                 name: float(right.sum() / lengths.sum()),

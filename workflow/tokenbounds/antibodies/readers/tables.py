@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ def open_table(path: Path, *, metadata_line: bool = False) -> Iterator[tuple[Tab
         metadata = next(lines, "") if metadata_line else ""
         header = next(lines, "")
         delimiter = "\t" if "\t" in header else ","
-        yield Table(path, _chain(header, lines), delimiter, 1 if metadata_line else 0), metadata
+        yield Table(path, itertools.chain([header], lines), delimiter, 1 if metadata_line else 0), metadata
 
 
 def name_of(row: Row, column: str | None, path: Path, counts: ReadingCounts, what: str) -> str:
@@ -195,8 +196,3 @@ def require_columns(table: Table, path: Path, wanted: dict[str, str | None]) -> 
         if column is not None and column != FILE_AS_VALUE and column not in table.columns:
             there = ", ".join(table.columns[:40])
             raise CorpusError(f"{path} has no column '{column}' (it has: {there}). Correct the source's '{key}'.")
-
-
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest

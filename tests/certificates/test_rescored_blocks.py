@@ -62,13 +62,13 @@ def hiding(tmp_path_factory):
     return made
 
 
-def falsify(study, folder, change):
-    """Score files with other losses [n], given their documents [n]."""
+def falsify(study, folder, change, name="nll_bits"):
+    """Score files with other losses [n], or another column, given their documents [n]."""
     paths = []
     for old in study.inputs.certified.scores:
         table = pq.read_table(old, partitioning=None)
-        index = table.schema.get_field_index("nll_bits")
-        losses = change(table["nll_bits"].to_numpy(), table["document"].to_numpy()).astype(np.float32)
+        index = table.schema.get_field_index(name)
+        losses = change(table[name].to_numpy(), table["document"].to_numpy()).astype(np.float32)
         paths.append(folder / old.name)
         pq.write_table(table.set_column(index, table.schema.field(index), [losses]), paths[-1])
     return tuple(paths)
@@ -101,6 +101,13 @@ def test_tokens_falsified_in_few_long_documents_are_refused_whatever_the_seed(hi
     monkeypatch.setattr(rescoring, "column", lambda table, name: np.ones(table.num_rows, np.int64))
     monkeypatch.setattr(rescoring, "uniform_integers", alike)
     assert refusals(hiding, scores, 8) < 20
+
+
+def test_entropies_that_the_message_does_not_give_are_refused(hiding, tmp_path):
+    """All a step too small, or a few: a chain gives the same entropies on every machine."""
+    for share in (1, 20):
+        change = lambda entropy, _, share=share: entropy - 0.125 * (np.arange(entropy.size) % share == 0)  # noqa: E731
+        assert refusals(hiding, falsify(hiding, tmp_path, change, "entropy_bits"), 8, seeds=5) == 5
 
 
 def test_a_share_of_the_tokens_escapes_as_seldom_as_is_said():

@@ -48,14 +48,15 @@ def compressed(counted, tmp_path, order, threshold=2, coder="adaptive", levels=1
 
 def naive_scores(chain, tokens):
     """Probabilities token by token from `distribution`; ranks by comparing with every token."""
-    losses, ranks = [], []
+    losses, ranks, entropies = [], [], []
     history = [chain.start_id] * chain.order
     for token in tokens:
         row = chain.distribution(np.array(history[len(history) - chain.order :], dtype=np.int64))
         losses.append(-np.log2(row[token]))
         ranks.append(sum(1 for value in row if value >= row[token]))
+        entropies.append(-sum(value * np.log2(value) for value in row))
         history.append(int(token))
-    return np.array(losses), np.array(ranks)
+    return np.array(losses), np.array(ranks), np.array(entropies)
 
 
 def test_hand_computed_probabilities():
@@ -114,9 +115,10 @@ def test_scores_equal_a_naive_loop(counted, corpus, tmp_path, monkeypatch, order
     monkeypatch.setattr(markov, "_BLOCK_CELLS", 1000)
     chain = decode_chain(read_message(compressed(counted, tmp_path, order)))
     for tokens in (corpus.document(2)[:150], corpus.document(1), np.arange(256)):
-        nll_bits, rank = chain.score(tokens)
-        losses, ranks = naive_scores(chain, tokens)
+        nll_bits, rank, entropy = chain.predict(tokens)
+        losses, ranks, entropies = naive_scores(chain, tokens)
         assert np.allclose(nll_bits, losses, atol=1e-5) and np.array_equal(rank, ranks)
+        assert np.allclose(entropy, entropies, atol=1e-9)
 
 
 def test_message_decodes_alike_in_a_fresh_process(counted, corpus, tmp_path):

@@ -15,7 +15,7 @@ FAMILIES = ("gpt2", "llama", "mistral")
 
 
 def reference(model, corpus, context, stride, shift=0):
-    """Losses in bits, ranks and whether a rank hangs on a near tie, per (document, position), in float64.
+    """Losses in bits, ranks, whether a rank hangs on a near tie, and entropies, per (document, position), in float64.
 
     `shift` = 1 is the classical mistake: each input is one token too late.
     """
@@ -39,7 +39,8 @@ def reference(model, corpus, context, stride, shift=0):
                 margin = (row - row[tokens[position]]).abs()
                 margin[tokens[position]] = math.inf
                 rank = sum(1 for value in row.tolist() if value >= row[tokens[position]].item())
-                result[number, position] = (nll, rank, margin.min().item() < 1e-5)
+                entropy = torch.distributions.Categorical(logits=row).entropy().item() / math.log(2)
+                result[number, position] = (nll, rank, margin.min().item() < 1e-5, entropy)
             begin = end
     return result
 
@@ -53,13 +54,15 @@ def scored(model, corpus, plan, tmp_path, **options):
 
 
 def compare(table, expected, tolerance=1e-4):
-    """The comparison that every test here makes: same tokens, losses within `tolerance` bits, equal ranks."""
+    """What every test here compares: tokens, losses within `tolerance` bits, ranks, and entropies, which are rounded."""
     keys = list(zip(table["document"].to_pylist(), table["position"].to_pylist(), strict=True))
     assert keys == sorted(expected)
-    nll, rank, tie = (np.array(values) for values in zip(*(expected[key] for key in keys), strict=True))
+    nll, rank, tie, entropy = (np.array(values) for values in zip(*(expected[key] for key in keys), strict=True))
     assert np.max(np.abs(table["nll_bits"].to_numpy() - nll)) < tolerance
     wrong = (table["rank"].to_numpy() != rank) & ~tie.astype(bool)
     assert not wrong.any()
+    if "entropy_bits" in table.column_names:
+        assert np.max(np.abs(table["entropy_bits"].to_numpy() - entropy)) <= 1 / 16 + tolerance
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from scoring_cases import VOCABULARY, make_corpus, make_plan
 from tokenbounds.errors import ScoreError, TokenboundsError
+from tokenbounds.scores.entropies import entropy_levels, round_entropies
 from tokenbounds.scores.plan import expand_blocks
 from tokenbounds.scores.provenance import SCORE_SCHEMA, Provenance
 from tokenbounds.scores.store import open_scores, score_writer
@@ -146,6 +147,28 @@ def test_impossible_values_are_refused(column, value, plan, tmp_path):
     paths = write_all(tmp_path, plan, with_value(column, value))
     with pytest.raises(ScoreError, match=r"shard-1\.parquet"):
         open_scores(paths, plan=plan).check()
+
+
+def with_entropies(path, plan, values):
+    """Shard 0 of a plan with a column of entropies, cycled from some values."""
+    table, origin = shard_table(plan, 0), dataclasses.replace(provenance(plan, 0), entropies=True)
+    column = pa.array(np.resize(np.array(values, np.float32), len(table)))
+    return write(path, table.append_column(origin.schema.field("entropy_bits"), column), origin)
+
+
+def test_entropies_are_multiples_of_an_eighth(plan, tmp_path):
+    """Of as many bits as a prediction may have; files without them, of earlier versions, are read as before."""
+    most = entropy_levels(VOCABULARY) / 8 - 1 / 8
+    assert np.log2(VOCABULARY) <= most < np.log2(VOCABULARY) + 1 / 8
+    assert round_entropies([-1e-7, 0.06, 0.07, 3.3]).tolist() == [0.0, 0.0, 0.125, 3.25]
+    found = open_scores([with_entropies(tmp_path / "a.parquet", plan, [0.0, 0.125, most])])
+    assert found.provenance.entropies and found.check() == found.rows
+    assert not open_scores(
+        [write(tmp_path / "b.parquet", shard_table(plan, 0), provenance(plan, 0))]
+    ).provenance.entropies
+    for wrong in (0.3, -0.125, most + 0.125, np.nan):
+        with pytest.raises(ScoreError, match=r"c\.parquet.*entropy_bits"):
+            open_scores([with_entropies(tmp_path / "c.parquet", plan, [0.125, wrong])]).check()
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,13 @@ import pyarrow as pa
 from tokenbounds.bounds.smoothing import smooth
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError
+from tokenbounds.scores.entropies import ENTROPY_STEP_BITS
 from tokenbounds.scores.plan import Plan, column, uniform_integers
 from tokenbounds.scores.scorer import ChainPredictor, ScoringOptions
 from tokenbounds.scores.scoring import make_scorer, score_blocks
 from tokenbounds.scores.store import Scores
 
-_COLUMNS = ("block", "document", "position", "token", "nll_bits", "rank", "alpha")
+_COLUMNS = ("block", "document", "position", "token", "nll_bits", "rank", "entropy_bits", "alpha")
 _BATCH_TOKENS = 4096
 _CHAIN_TOKENS_A_SECOND = 1e6  # of a Markov chain, which scores whole documents
 _REPLAYED_TOKENS_A_SECOND = 2e5  # of a predictor that reads the whole corpus in its order
@@ -51,6 +52,9 @@ class Tolerance:
         Share of tokens whose smoothing weight may differ, by a factor of two: by rounding the head may end on the next
         level of its grid. One token more is always allowed, and average losses smoothed with these weights may differ
         by no more than `mean_bits`.
+    entropy_share
+        Share of tokens whose entropy may differ, by a step more than `token_bits`: it is rounded to steps.
+        One token more is always allowed.
     """
 
     token_bits: float
@@ -59,15 +63,36 @@ class Tolerance:
     rank_slack: int
     error_share: float
     level_share: float
+    entropy_share: float
 
 
 TOLERANCES = {
-    "chain": Tolerance(token_bits=1e-4, mean_bits=1e-5, rank_share=0.0, rank_slack=1, error_share=0.0, level_share=0.0),
+    "chain": Tolerance(
+        token_bits=1e-4,
+        mean_bits=1e-5,
+        rank_share=0.0,
+        rank_slack=1,
+        error_share=0.0,
+        level_share=0.0,
+        entropy_share=0.0,
+    ),
     "float32": Tolerance(
-        token_bits=1e-3, mean_bits=1e-4, rank_share=0.05, rank_slack=2, error_share=0.001, level_share=0.001
+        token_bits=1e-3,
+        mean_bits=1e-4,
+        rank_share=0.05,
+        rank_slack=2,
+        error_share=0.001,
+        level_share=0.001,
+        entropy_share=0.01,
     ),
     "bfloat16": Tolerance(
-        token_bits=0.5, mean_bits=0.02, rank_share=0.5, rank_slack=20, error_share=0.01, level_share=0.2
+        token_bits=0.5,
+        mean_bits=0.02,
+        rank_share=0.5,
+        rank_slack=20,
+        error_share=0.01,
+        level_share=0.2,
+        entropy_share=1.0,
     ),
 }
 
@@ -216,6 +241,8 @@ def rescore_blocks(
     stored = _stored(scores, rows["block"].to_numpy())
     difference = _compare(again, stored, tolerance, scores.files)
     compare_errors(again["rank"], stored["rank"], top_k, tolerance, scores.files)
+    if "entropy_bits" in stored:
+        _compare_entropies(again, stored, tolerance, scores.files)
     if "alpha" in stored:
         _compare_alphas(again, stored, scores.provenance.vocabulary_size, tolerance, scores.files)
     drawn = "" if choice.draws is None else f" in {choice.draws} draws"
@@ -306,6 +333,30 @@ def compare_errors(
                 f"{files[0].parent}: of {len(stored):,} tokens scored again, {hidden:,} more have a rank above {k} "
                 f"than are stored so; at most {allowed:,} may differ by rounding. Score again."
             )
+
+
+def _compare_entropies(
+    again: dict[str, npt.NDArray[Any]],
+    stored: dict[str, npt.NDArray[Any]],
+    tolerance: Tolerance,
+    files: tuple[Path, ...],
+) -> None:
+    """Refuse entropies that rounding does not explain, one by one or in their number.
+
+    What they move in a row is compared with that row's average (`functionals`).
+    """
+    if "entropy_bits" not in again:
+        raise CertificateError(f"{files[0].parent} states entropies, but the decoded message gives none. Score again.")
+    off = np.abs(again["entropy_bits"].astype(np.float64) - stored["entropy_bits"])
+    allowed = 1 + int(tolerance.entropy_share * len(off))
+    if np.any(off > ENTROPY_STEP_BITS + tolerance.token_bits) or np.count_nonzero(off) > allowed:
+        at = int(np.argmax(off))
+        raise CertificateError(
+            f"{files[0].parent}: document {stored['document'][at]} position {stored['position'][at]} is stored with "
+            f"an entropy of {stored['entropy_bits'][at]:g} bits, but the decoded message gives "
+            f"{again['entropy_bits'][at]:g}; of {len(off):,} entropies {np.count_nonzero(off):,} differ, and "
+            f"{allowed:,} may, by a step of {ENTROPY_STEP_BITS:g}. Score again."
+        )
 
 
 def _compare_alphas(

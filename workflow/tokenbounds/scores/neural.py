@@ -23,6 +23,7 @@ import torch
 
 from tokenbounds.errors import ScoreError
 from tokenbounds.messages.smoothing_head import grid_positions, smoothing_head_of
+from tokenbounds.scores.entropies import round_entropies
 from tokenbounds.scores.plan import Int64Array
 from tokenbounds.scores.scorer import ScoringOptions
 from tokenbounds.scores.windows import Group
@@ -80,15 +81,17 @@ class NeuralScorer:
         self.longest_window: int | None = getattr(model.config, "max_position_embeddings", None)
         head = smoothing_head_of(model)
         self.alphas = head.alphas if head else ()
+        self.entropies = True
         self._head_values = torch.from_numpy(head.values()).to(self._device) if head else None
         self.vocabulary_size = self._probe(model)
         self._head_rows, self._reduced_rows = self._choose_rows(options.head_rows)
 
     @torch.inference_mode()
     def score(self, group: Group) -> tuple[np.ndarray, ...]:
-        """Losses in bits, ranks, and smoothing weights if the model has a head for them, in plan order."""
+        """Losses in bits, ranks, entropies, and smoothing weights if the model has a head for them, in plan order."""
         total = int(group.length.sum())
         nll_bits, rank = np.empty(total, np.float32), np.empty(total, np.int32)
+        entropy = np.empty(total, np.float32)
         alpha = np.empty(total if self.alphas else 0, np.float32)
         first_row = np.cumsum(group.length) - group.length  # where each block's results go in plan order, [blocks]
         for blocks in self._batches(group):
@@ -102,11 +105,11 @@ class NeuralScorer:
             targets = group.tokens[np.repeat(first_target, lengths) + inside]
             # Batches are ordered by length, so their results are scattered back to where the plan has them.
             rows = np.repeat(first_row[blocks], lengths) + inside
-            nll_bits[rows], rank[rows] = self._score_states(states, targets)
+            nll_bits[rows], rank[rows], entropy[rows] = self._score_states(states, targets)
             if self._head_values is not None:
                 positions = grid_positions(states, self._head_values, len(self.alphas)).long().cpu().numpy()
                 alpha[rows] = np.array(self.alphas, np.float32)[positions]
-        return (nll_bits, rank, alpha) if self.alphas else (nll_bits, rank)
+        return (nll_bits, rank, entropy, alpha) if self.alphas else (nll_bits, rank, entropy)
 
     def _batches(self, group: Group) -> Iterator[Int64Array]:
         """Yield block indices, long windows first, at most `batch_tokens` padded inputs together."""
@@ -132,23 +135,26 @@ class NeuralScorer:
             return states  # no copy where there is neither padding nor context
         return states[torch.from_numpy(np.flatnonzero(scored)).to(self._device)]
 
-    def _score_states(self, states: torch.Tensor, targets: Int64Array) -> tuple[np.ndarray, np.ndarray]:
-        """Losses in bits and ranks of targets int64[n] from states [n, H], a chunk of logits at a time.
+    def _score_states(self, states: torch.Tensor, targets: Int64Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Losses in bits and ranks of targets int64[n], and rounded entropies in bits, from states [n, H].
+
+        Logits exist a chunk at a time.
 
         The head's matrix product is best on many rows, what follows on as many as stay in the cache: hence two loops.
         """
         wanted = torch.from_numpy(targets).to(self._device)[:, None]
         nll_nats = torch.empty(len(states), dtype=torch.float32, device=self._device)
-        rank = torch.empty(len(states), dtype=torch.float32, device=self._device)
+        rank, entropy = torch.empty_like(nll_nats), torch.empty_like(nll_nats)
         scratch = torch.empty((self._reduced_rows, self.vocabulary_size), dtype=torch.float32, device=self._device)
         for first in range(0, len(states), self._head_rows):
             logits = self._head(states[first : first + self._head_rows])  # [rows, V], in the model's dtype
             for part in range(0, len(logits), self._reduced_rows):
                 some = logits[part : part + self._reduced_rows].float()
                 rows = slice(first + part, first + part + len(some))
-                nll_nats[rows], rank[rows] = _reduce(some, wanted[rows], scratch[: len(some)])
+                nll_nats[rows], rank[rows], entropy[rows] = _reduce(some, wanted[rows], scratch[: len(some)])
         nll_bits = nll_nats.mul_(1 / math.log(2))
-        return nll_bits.cpu().numpy(), rank.to(torch.int32).cpu().numpy()
+        entropy_bits = round_entropies(entropy.cpu().numpy() / math.log(2))
+        return nll_bits.cpu().numpy(), rank.to(torch.int32).cpu().numpy(), entropy_bits
 
     def _states(self, inputs: torch.Tensor) -> torch.Tensor:
         states: torch.Tensor = self._trunk(input_ids=inputs, use_cache=False).last_hidden_state
@@ -197,17 +203,26 @@ class NeuralScorer:
         return int(ours.shape[-1])
 
 
-def _reduce(logits: torch.Tensor, targets: torch.Tensor, scratch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses in nats and ranks, float32[n], from logits float32[n, V], which are overwritten, as is `scratch` [n, V].
+def _reduce(
+    logits: torch.Tensor, targets: torch.Tensor, scratch: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Losses in nats, ranks and entropies in nats, float32[n], from logits float32[n, V].
+
+    The logits are overwritten, as is `scratch` [n, V].
 
     The loss is ln Σ exp(l - max) + (max - l_target): both terms are at least zero, so no rounding makes it negative.
-    Ranks are sums of zeros and ones in floats, exact up to 2^24 tokens and several times as fast as integers.
+    The entropy is ln Σ exp(l - max) less the average of l - max, weighted by exp(l - max). Ranks are sums of zeros and
+    ones in floats, exact up to 2^24 tokens and several times as fast as integers.
     """
     target = logits.gather(1, targets)  # [n, 1]
     rank = torch.ge(logits, target, out=scratch).sum(dim=1)  # before the logits are overwritten
     largest = logits.amax(dim=1, keepdim=True)  # [n, 1]
-    log_sum = logits.sub_(largest).exp_().sum(dim=1).log_()  # [n]
-    return log_sum + (largest - target)[:, 0], rank
+    # A logit of -inf would make 0 x inf below.
+    masses = torch.exp(logits.sub_(largest).clamp_(min=torch.finfo(logits.dtype).min), out=scratch)
+    total = masses.sum(dim=1)  # [n]
+    log_sum = total.log()
+    entropy = log_sum - masses.mul_(logits).sum(dim=1) / total
+    return log_sum + (largest - target)[:, 0], rank, entropy
 
 
 def _cast(model: Any, device: torch.device, dtype: torch.dtype) -> None:

@@ -22,6 +22,7 @@ class OnlineScorer:
     order: int | None = EVERYTHING
     device_kind = "cpu"
     alphas: tuple[float, ...] = ()
+    entropies = False
 
     def __init__(self, card: OnlineCard, corpus: TokenReader) -> None:
         self.vocabulary_size = card.vocabulary_size

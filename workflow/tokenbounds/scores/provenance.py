@@ -12,8 +12,10 @@ from tokenbounds.corpus.labels import LabelColumn, labels_json
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import canonical_json, parse_json
 
-# Plain; with a smoothing weight for each token; with labels (version 3 had fixed ones, and is read no more).
-SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION = 1, 2, 4
+# Plain; with a smoothing weight for each token; with labels (version 3 had fixed ones, and is read no more); with
+# entropies, and perhaps the others. Files of every version certify; without entropies they have no centres.
+SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION, ENTROPY_VERSION = 1, 2, 4, 5
+_VERSIONS = (SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION, ENTROPY_VERSION)
 SCORE_SCHEMA = pa.schema(
     [
         ("block", pa.int64()),
@@ -24,6 +26,7 @@ SCORE_SCHEMA = pa.schema(
         ("rank", pa.int32()),
     ]
 )
+ENTROPY_FIELD = pa.field("entropy_bits", pa.float32())
 ALPHA_FIELD = pa.field("alpha", pa.float32())
 
 
@@ -33,7 +36,8 @@ class Provenance:
 
     `software` maps package names to versions, and "device" to the kind of device that computed the scores. `alphas`
     are the smoothing weights that the message's head chooses from, increasing; none without a head. `labels` are the
-    columns that say what is known about each row's token, as the corpus declares them.
+    columns that say what is known about each row's token, as the corpus declares them. `entropies` says whether
+    there is a column of the predictions' entropies.
     """
 
     message_sha256: str
@@ -45,24 +49,25 @@ class Provenance:
     software: dict[str, str]
     alphas: tuple[float, ...] = ()
     labels: tuple[LabelColumn, ...] = ()
+    entropies: bool = False
 
     @property
     def schema(self) -> pa.Schema:
-        """The file's columns: one more with a smoothing head, `alpha`, and those of labels if there are any."""
-        alpha = [ALPHA_FIELD] if self.alphas else []
-        return pa.schema([*SCORE_SCHEMA, *alpha, *(column.field for column in self.labels)])
+        """The file's columns: perhaps `entropy_bits`; with a smoothing head, `alpha`; and those of labels."""
+        entropy, alpha = [ENTROPY_FIELD] * self.entropies, [ALPHA_FIELD] * bool(self.alphas)
+        return pa.schema([*SCORE_SCHEMA, *entropy, *alpha, *(column.field for column in self.labels)])
 
     def to_metadata(self) -> dict[str, str]:
         """Schema metadata: the schema version, and one text per field; absent fields are left out."""
         version = LABEL_VERSION if self.labels else ALPHA_VERSION if self.alphas else SCHEMA_VERSION
-        metadata = {"schema_version": str(version)}
+        metadata = {"schema_version": str(ENTROPY_VERSION if self.entropies else version)}
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name == "labels":
                 text = labels_json(value)
             else:
                 text = value if isinstance(value, str) else canonical_json(value)
-            if value or field.name not in ("alphas", "labels"):
+            if field.name != "entropies" and (value or field.name not in ("alphas", "labels")):
                 metadata[field.name] = text
         return metadata
 
@@ -79,12 +84,12 @@ class Provenance:
             key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in (metadata or {}).items()
         }
         version = found.get("schema_version", "none")
-        if version not in map(str, (SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION)):
-            raise ScoreError(
-                f"{path} has schema version {version}, not {SCHEMA_VERSION}, {ALPHA_VERSION} or {LABEL_VERSION}. Score "
-                "with this release."
-            )
-        headed = version == str(ALPHA_VERSION) or (version == str(LABEL_VERSION) and "alphas" in found)
+        if version not in map(str, _VERSIONS):
+            known = ", ".join(map(str, _VERSIONS))
+            raise ScoreError(f"{path} has schema version {version}, none of {known}. Score with this release.")
+        entropies = version == str(ENTROPY_VERSION)
+        headed = version == str(ALPHA_VERSION) or (version != str(SCHEMA_VERSION) and "alphas" in found)
+        labelled = version == str(LABEL_VERSION) or (entropies and "labels" in found)
         try:
             software = parse_json(found["software"])
             return cls(
@@ -96,7 +101,8 @@ class Provenance:
                 vocabulary_size=int(found["vocabulary_size"]),
                 software={str(name): str(text) for name, text in software.items()},
                 alphas=_read_grid(found["alphas"]) if headed else (),
-                labels=_read_labels(found["labels"]) if version == str(LABEL_VERSION) else (),
+                labels=_read_labels(found["labels"]) if labelled else (),
+                entropies=entropies,
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise ScoreError(f"{path} has no readable provenance ({error!r}). Score this shard again.") from error

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tokenbounds.errors import ScoreError
 from tokenbounds.models.online.card import OnlineCard
+from tokenbounds.scores.entropies import round_entropies
 from tokenbounds.scores.windows import Group, TokenReader
 
 Float32Array = NDArray[np.float32]
@@ -61,7 +62,8 @@ class Scorer(Protocol):
     """Computes losses and ranks of a group's scored tokens, in plan order.
 
     `order` is the number of preceding tokens it sees in any window; None if it sees only its window. `alphas` are
-    the smoothing weights that it chooses from for each token, increasing; none if it does not.
+    the smoothing weights that it chooses from for each token, increasing; none if it does not. `entropies` says whether
+    it knows the entropy of each prediction.
     """
 
     vocabulary_size: int
@@ -69,9 +71,21 @@ class Scorer(Protocol):
     order: int | None
     device_kind: str
     alphas: tuple[float, ...]
+    entropies: bool
 
     def score(self, group: Group) -> tuple[NDArray[Any], ...]:
-        """Losses in bits, float32[sum of length], ranks, int32, and with `alphas` smoothing weights, float32."""
+        """Losses in bits, float32[sum of length], and ranks, int32.
+
+        With `entropies` follow these, rounded, float32; with `alphas` smoothing weights, float32.
+        """
+
+
+@runtime_checkable
+class EntropyPredictor(Protocol):
+    """A `ChainPredictor` that knows the entropies of its predictions."""
+
+    def predict(self, tokens: NDArray[Any], start_id: int) -> tuple[Float32Array, Int32Array, NDArray[np.float64]]:
+        """Losses and ranks as of `ChainPredictor.score`, and entropies in bits, float64[n]."""
 
 
 class ChainScorer:
@@ -91,17 +105,25 @@ class ChainScorer:
         self._chain = chain
         self._corpus = corpus
         self._document = -1
-        self._losses: Losses = (np.empty(0, np.float32), np.empty(0, np.int32))
+        self._scored: tuple[NDArray[Any], ...] = ()  # of that document: losses, ranks and perhaps entropies
+        self.entropies = isinstance(chain, EntropyPredictor)
 
-    def score(self, group: Group) -> Losses:
-        """Losses and ranks in plan order; a document is scored once for all its consecutive blocks."""
+    def score(self, group: Group) -> tuple[NDArray[Any], ...]:
+        """Losses, ranks and perhaps entropies in plan order; consecutive blocks of a document are scored at once."""
         parts = []
         for document, start, length in zip(group.document, group.start, group.length, strict=True):
             if document != self._document:
-                self._losses = self._chain.score(self._corpus.document(int(document)), self._corpus.start_id)
+                self._scored = self._score(self._corpus.document(int(document)))
                 self._document = int(document)
-            parts.append(tuple(values[start : start + length] for values in self._losses))
-        nll_bits, rank = (np.concatenate(values) for values in zip(*parts, strict=True))
+            parts.append(tuple(values[start : start + length] for values in self._scored))
+        return tuple(np.concatenate(values) for values in zip(*parts, strict=True))
+
+    def _score(self, tokens: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """Losses, ranks and perhaps entropies of a document's tokens [n]."""
+        if isinstance(self._chain, EntropyPredictor):
+            nll_bits, rank, entropy = self._chain.predict(tokens, self._corpus.start_id)
+            return nll_bits.astype(np.float32), rank.astype(np.int32), round_entropies(entropy)
+        nll_bits, rank = self._chain.score(tokens, self._corpus.start_id)
         return nll_bits.astype(np.float32), rank.astype(np.int32)
 
 

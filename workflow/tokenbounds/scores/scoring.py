@@ -23,7 +23,7 @@ from tokenbounds.errors import ScoreError
 from tokenbounds.files import sha256_file
 from tokenbounds.models.online.card import OnlineCard
 from tokenbounds.scores.plan import Int64Array, Plan, column, expand_blocks, read_plan
-from tokenbounds.scores.provenance import ALPHA_FIELD, SCORE_SCHEMA, Provenance
+from tokenbounds.scores.provenance import ALPHA_FIELD, ENTROPY_FIELD, SCORE_SCHEMA, Provenance
 from tokenbounds.scores.scorer import EVERYTHING, ChainPredictor, ChainScorer, Float32Array, Scorer, ScoringOptions
 from tokenbounds.scores.store import score_writer
 from tokenbounds.scores.windows import Group, TokenReader, cut_groups, gather_windows, limit_windows
@@ -103,8 +103,9 @@ def score_blocks(
             f"the plan's windows have up to {longest} tokens, but the model has positions for only "
             f"{scorer.longest_window}. Choose a smaller context for this evaluation."
         )
-    names = ("nll_bits", "rank", *(("alpha",) if scorer.alphas else ()))
-    schema = SCORE_SCHEMA.append(ALPHA_FIELD) if scorer.alphas else SCORE_SCHEMA
+    fields = [*([ENTROPY_FIELD] * scorer.entropies), *([ALPHA_FIELD] * bool(scorer.alphas))]
+    names = ("nll_bits", "rank", *(field.name for field in fields))
+    schema = pa.schema([*SCORE_SCHEMA, *fields])
     for part in _cut(rows, batch_tokens * _BATCHES_PER_GROUP, visible_tokens if limited else None):
         group = gather_windows(part, corpus)
         _check_known(group, scorer.vocabulary_size, corpus)
@@ -167,6 +168,7 @@ def score_shard(
         software={**software_versions(*_PACKAGES), "device": scorer.device_kind},
         alphas=scorer.alphas,
         labels=() if annotations is None else tuple(label for label in annotations.columns if label.is_scored),
+        entropies=scorer.entropies,
     )
     progress = _Progress(int(column(rows, "length").sum()))
     with score_writer(out, provenance) as writer:

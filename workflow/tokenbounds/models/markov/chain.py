@@ -62,6 +62,11 @@ class MarkovChain:
         ModelError
             If a token is outside the vocabulary.
         """
+        nll_bits, rank, _ = self.predict(tokens, start_id)
+        return nll_bits, rank
+
+    def predict(self, tokens: np.ndarray, start_id: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `score`; third come the entropies of the predictions, float64[n], bits."""
         tokens = np.asarray(tokens)
         if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocabulary_size:
             raise ModelError(f"a token lies outside the vocabulary of {self.vocabulary_size} of the Markov chain.")
@@ -71,11 +76,11 @@ class MarkovChain:
         contexts = codes // np.uint64(self.vocabulary_size)
         if int(self._offsets[-1]) * self.vocabulary_size > _DENSE_CELLS:
             return self._score_sparsely(self._states(contexts), tokens.astype(np.int64))
-        nll_bits, rank = self._dense
+        nll_bits, rank, entropy = self._dense
         known = self._state_of_context
         states = self._states(contexts) if known is None else known[contexts]
         cells = states.astype(np.int64) * self.vocabulary_size + tokens
-        return nll_bits[cells], rank[cells]
+        return nll_bits[cells], rank[cells], entropy[states]
 
     def _states(self, contexts: np.ndarray) -> np.ndarray:
         """Number the longest suffix of each context that has a table: int64[n]."""
@@ -99,17 +104,20 @@ class MarkovChain:
         return result
 
     @cached_property
-    def _dense(self) -> tuple[np.ndarray, np.ndarray]:
-        """Loss in bits float32 and rank int32 of every token in every state, flat."""
+    def _dense(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Loss in bits float32 and rank int32 of every token in every state, flat; entropy in bits of every state."""
         states, size = int(self._offsets[-1]), self.vocabulary_size
         nll_bits = np.empty((states, size), dtype=np.float32)
         rank = np.empty((states, size), dtype=np.int32)
+        entropy = np.empty(states)
         block = max(1, _BLOCK_CELLS // size)
         for start in range(0, states, block):
             rows = self._rows(np.arange(start, min(start + block, states)))
-            nll_bits[start : start + block] = -np.log2(rows)
+            costs = -np.log2(rows)
+            nll_bits[start : start + block] = costs
             rank[start : start + block] = _ranks(rows)
-        return nll_bits.reshape(-1), rank.reshape(-1)
+            entropy[start : start + block] = np.einsum("ij,ij->i", rows, costs)
+        return nll_bits.reshape(-1), rank.reshape(-1), entropy
 
     @cached_property
     def _state_of_context(self) -> np.ndarray | None:
@@ -123,23 +131,26 @@ class MarkovChain:
         ]
         return np.concatenate(parts)
 
-    def _score_sparsely(self, states: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `score`, where the table of all states would be too large: a few states' distributions at a time."""
+    def _score_sparsely(self, states: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `predict`, where the table of all states would be too large: a few states' distributions at a time."""
         size = self.vocabulary_size
         pairs, again = np.unique(states * size + tokens, return_inverse=True)
         nll_bits = np.empty(len(pairs), dtype=np.float32)
         rank = np.empty(len(pairs), dtype=np.int32)
+        entropy = np.empty(len(pairs))
         distinct, first = np.unique(pairs // size, return_index=True)
         bounds = np.append(first, len(pairs))
         block = max(1, _BLOCK_CELLS // size)
         for start in range(0, len(distinct), block):
             rows = self._rows(distinct[start : start + block])
+            entropies = -np.einsum("ij,ij->i", rows, np.log2(rows))
             for index, row in enumerate(rows, start=start):
                 part = slice(bounds[index], bounds[index + 1])
                 found = row[pairs[part] % size]
                 nll_bits[part] = -np.log2(found)
                 rank[part] = [np.count_nonzero(row >= value) for value in found]
-        return nll_bits[again], rank[again]
+                entropy[part] = entropies[index - start]
+        return nll_bits[again], rank[again], entropy[again]
 
 
 def _ranks(rows: np.ndarray) -> np.ndarray:

@@ -99,7 +99,7 @@ def other_kinds(folder):
     yield "text in UTF-16", text.decode().encode("utf-16")
     yield "compressed by bzip2", gzip.compress(bz2.compress(text))
     yield "a web page", b"\n<!DOCTYPE html>\n<html><body>404</body></html>"
-    yield "pointer of Git LFS", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    yield "Git LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -58,7 +58,7 @@ def test_show_says_it_in_a_sentence_and_fits_a_terminal(run, certificate):
     best = min(row["value"] for row in content["rows"] if row["metric"] == "bpd")
     assert status == 0
     assert "With probability at least 95 %" in text
-    assert text.endswith("Nothing of this was verified: it is what the file says. `tokenbounds verify` takes it apart.")
+    assert text.endswith("None of this was verified: it is what the file says. `tokenbounds verify` takes it apart.")
     assert f"at most {round_up(best, 3)} bits per token (random guess: 8.000 bits per token)" in text
     sections = ("top1_error", "symbols", "Assumptions", "Kraft", "ln 1/delta", "Notes")
     assert all(word in text for word in (*sections, content["message"]["sha256"][:16]))

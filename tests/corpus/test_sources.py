@@ -256,7 +256,7 @@ def test_pointers_of_git_lfs_are_no_documents(tmp_path, name):
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     source = {"a.txt": TextSource, "a.jsonl": JsonLinesSource, "a.parquet": ParquetSource}[name]
     kind = {"a.txt": "text", "a.jsonl": "jsonl", "a.parquet": "parquet"}[name]
-    with pytest.raises(CorpusError, match="is a pointer of Git LFS"):
+    with pytest.raises(CorpusError, match="is a Git LFS pointer"):
         texts(source(kind=kind, paths=(str(tmp_path / name),)))
 
 

@@ -190,5 +190,5 @@ def test_tokenizer_model_without_sentencepiece(tmp_path, monkeypatch):
 def test_a_pointer_of_git_lfs_is_no_tokenizer(tmp_path):
     save_bpe(tmp_path)
     (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(CorpusError, match=r"tokenizer\.json is a pointer of Git LFS"):
+    with pytest.raises(CorpusError, match=r"tokenizer\.json is a Git LFS pointer"):
         load_tokenizer(TransformersTokenizer(kind="transformers", name=str(tmp_path)))

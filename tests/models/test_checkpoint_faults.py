@@ -233,7 +233,7 @@ def test_pointers_of_git_lfs_are_named(tmp_path, name):
     save_tiny("llama", tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(ModelError, match=rf"{name} is a pointer of Git LFS.*git lfs pull"):
+    with pytest.raises(ModelError, match=rf"{name} is a Git LFS pointer.*git lfs pull"):
         load_pretrained(spec_of(tmp_path))
 
 

@@ -211,5 +211,5 @@ def test_files_cut_short_are_refused(tmp_path):
         with pytest.raises(ModelError, match=r"m\.gguf is cut short or damaged"):
             load(tmp_path)
     (tmp_path / "m.gguf").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(ModelError, match="pointer of Git LFS"):
+    with pytest.raises(ModelError, match="Git LFS pointer"):
         load(tmp_path)

@@ -1,4 +1,4 @@
-"""The library's face: the steps from a text and a checkpoint to a certificate, as functions of paths and arrays.
+"""The public functions: the steps from a text and a checkpoint to a certificate, on paths and arrays.
 
     import tokenbounds as tb
 
@@ -8,8 +8,8 @@
     tb.certify("model.tbm", "corpus", scored, "certificate.json")
     tb.verify("certificate.json", rescore=20)
 
-The workflow and the command line call the same functions of the library. What is heavy (torch, transformers, numba) is
-imported by the function that needs it, so that `import tokenbounds` takes no time.
+The workflow and the command line call the same functions of the library. Heavy packages (torch, transformers, numba)
+are imported by the function that needs them, so that `import tokenbounds` is quick.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Scored:
 
 
 def tokenize(paths: Sequence[PathLike], folder: PathLike, *, tokenizer: PathLike | None = None) -> Path:
-    """Tokenize text files into a corpus, one document a file.
+    """Tokenize text files into a corpus, one document per file.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def encode(
         The file to write (`.tbm`).
     quantizer
         A quantizer's keys as in a study, `{"kind": "uniform", "step_ratio": 0.3}`, or a `MessageSpec` of
-        `tokenbounds.config`. By default `watersic` at two bits a weight, which needs a text to calibrate on.
+        `tokenbounds.config`. By default `watersic` at two bits per weight, which needs a text to calibrate on.
     calibrate
         A text file to calibrate on, for quantizers that look at what the model does with text.
     text
@@ -119,13 +119,13 @@ def encode(
     gguf_file
         The GGUF file in the checkpoint's folder.
     report
-        Where the report goes; by default beside the message, as `.json`.
+        Where the report goes; by default next to the message, as `.json`.
 
     Returns
     -------
     dict
         The report: `size_bits` and its `breakdown` by part in bits, `bits_per_parameter`, `sha256`, and with `text`
-        under `scored` the mean losses in bits a token.
+        under `scored` the mean losses in bits per token.
 
     Raises
     ------
@@ -169,7 +169,7 @@ def decode(
     Raises
     ------
     MessageError
-        If the message is damaged, or what it names is missing or another. Nothing else, whatever the bytes.
+        If the message is damaged, or what it names is missing or does not match. Nothing else, whatever the bytes.
     """
     from tokenbounds.messages.decode import decode_message, export_huggingface
 
@@ -206,7 +206,7 @@ def score(
     Returns
     -------
     Scored
-        The plan's and the scores' files. Scores have a row a token: `document, position, token, nll_bits, rank`.
+        The plan's and the scores' files. Scores have one row per token: `document, position, token, nll_bits, rank`.
 
     Raises
     ------
@@ -257,7 +257,7 @@ def bound(
     ----------
     losses
         -log2 of the probability that the model gives each token [m], before any smoothing; or Parquet files with a
-        column of them, one row a token.
+        column of them, one row per token.
     message_bits
         C, bits of the message that decodes to the model; 0 for a model that never saw the corpus.
     vocabulary_size
@@ -275,15 +275,15 @@ def bound(
     Returns
     -------
     Statement
-        `rows`, one a metric and bound, each with `value`, `empirical` and `gap` in bits a token; the `ledger` of what
-        was paid; `notes`.
+        `rows`, one per metric and bound, each with `value`, `empirical` and `gap` (in bits per token, or shares of
+        tokens); the `ledger` of what was paid; `notes`.
 
     Raises
     ------
     ConfigError
         If `bounds` is not a valid row.
     ScoreError
-        If a file cannot be read, or a loss is negative or no number.
+        If a file cannot be read, or a loss is negative or not a number.
     CertificateError
         If a bound needs more than losses and ranks.
     """
@@ -329,7 +329,7 @@ def certify(
     scored
         The plan and the scores, as `score` returned them.
     out
-        The certificate's file (`.json`). Paths inside are relative to its folder, so that the whole can be moved.
+        The certificate's file (`.json`). Paths inside are relative to its folder, so that all can be moved together.
     bounds
         Failure probability, metrics, bounds and grids, as under `bounds` in a study: `{"delta": 0.01}`.
     chain
@@ -389,20 +389,20 @@ def verify(
         The certificate's file. What it names is looked for relative to its folder.
     rescore
         How many blocks of tokens to draw and score again with the decoded message, "all", or 0 for none. By default 20
-        where that takes a few seconds. Without this the numbers follow from the score files; only with it do the score
-        files follow from the message.
+        where that takes a few seconds. Without this, only the numbers are shown to follow from the score files; with
+        it, the score files are shown to follow from the message.
     seed
         Chooses the blocks; by default nobody can know which.
     bases
         Where base models are, if not where the certificate says.
     root
         The folder that holds everything that the certificate may name; nothing outside it is opened. By default it is
-        the results folder, the one above the certificate's.
+        the results folder, that is the one above the certificate's.
 
     Returns
     -------
     list of Check
-        What was checked: `name`, `file` and `detail` of each. One that is called "not scored again" was not `made`.
+        What was checked: `name`, `file` and `detail` of each. For the one called "not scored again", `made` is false.
 
     Raises
     ------

@@ -25,7 +25,7 @@ app = typer.Typer(
 CertificateArgument = Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="A certificate's JSON file.")]
 BaseOption = Annotated[
     list[Path] | None,
-    typer.Option("--base", metavar="DIR", help="Where a base model is that a message names by hash (repeatable)."),
+    typer.Option("--base", metavar="DIR", help="Where to find a base model that a message names by hash (repeatable)."),
 ]
 CoarseOption = Annotated[
     list[Path] | None,
@@ -51,7 +51,8 @@ def verify(
         typer.Option(
             min=0,
             metavar="N",
-            help="Draw N blocks, by their tokens, and score them again from the decoded message; 0 for none. "
+            help="Draw N blocks, in proportion to their tokens, and score them again with the decoded message; "
+            "0 for none. "
             "Default: 20, where that takes a few seconds.",
         ),
     ] = None,
@@ -71,7 +72,7 @@ def verify(
 ) -> None:
     """Recompute certificates from their files and say what was checked. The exit status is 0 only if all is well.
 
-    Unless blocks are scored again, nothing shows that the scores are the message's; it says so, then.
+    Unless blocks are scored again, nothing shows that the scores are the message's; the output says so.
     """
     from tokenbounds.certificates.verify import find_certificates
     from tokenbounds.console import show_checks
@@ -135,7 +136,7 @@ def encode(
         Path | None, typer.Option(metavar="TEXT", help="A text to score before and after, for the report.")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="JSON", help="The report; by default beside the message.")
+        Path | None, typer.Option(metavar="JSON", help="The report; by default next to the message.")
     ] = None,
 ) -> None:
     """Write the message of a checkpoint, outside any study, and report its size and the loss on a text."""
@@ -164,7 +165,7 @@ def decode(
 
 @app.command()
 def bound(
-    scores: Annotated[list[Path], typer.Argument(metavar="SCORES...", help="Parquet files, one row a scored token.")],
+    scores: Annotated[list[Path], typer.Argument(metavar="SCORES...", help="Parquet files, one row per scored token.")],
     bits: Annotated[int, typer.Option(min=0, help="Bits of the message that decodes to the scored model.")],
     vocabulary_size: Annotated[int, typer.Option("--vocabulary-size", "-V", min=2, help="Tokens the model predicts.")],
     nll_column: Annotated[str, typer.Option(help="Column of the losses, before any smoothing.")] = "nll_bits",

@@ -1,7 +1,7 @@
 """numba's compiler, with a cache of machine code where one can be written; all of the library imports it from here.
 
 A cache is unpickled, so it is as dangerous as code. numba would look for it wherever `.numba_config.yaml` in the
-working folder says. Here that file is never read, neither now nor whenever numba reads its settings again.
+working folder says. Here that file is never read, neither now nor when numba reads its settings again.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ with ignoring(".numba_config.yaml"):
 
 config: Any = _numba_config  # its attributes are made when it is loaded
 config._config_fname = ""  # read again, relative to the working folder, with every compilation
-config.reload_config()  # in case somebody imported numba before
+config.reload_config()  # in case numba was imported before
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Decorate a function to be compiled when it is first called, by `numba.njit` with these options.
 
-    The machine code is kept for later processes where the environment's NUMBA_CACHE_DIR says (an absolute path),
-    beside the source, or in the user's cache folder; where none can be written, as in a package installed read-only for
-    a service without a home, each process compiles again.
+    The machine code is kept for later processes where the environment's NUMBA_CACHE_DIR says (an absolute path), next
+    to the source, or in the user's cache folder; where none can be written, as in a package installed read-only for a
+    service without a home, each process compiles again.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        if config.CACHE_DIR and not Path(config.CACHE_DIR).is_absolute():  # it would lie in the working folder
+        if config.CACHE_DIR and not Path(config.CACHE_DIR).is_absolute():  # it would be in the working folder
             return njit(**options)(function)
         try:
             return njit(cache=True, **options)(function)

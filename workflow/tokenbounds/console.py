@@ -47,7 +47,7 @@ def show_certificate(console: Console, certificate: Certificate) -> None:
         _section(console, "Notes", _list(certificate.notes))
     console.print(
         Text(
-            "Nothing of this was verified: it is what the file says. `tokenbounds verify` takes it apart.",
+            "None of this was verified: it is what the file says. `tokenbounds verify` takes it apart.",
             style="yellow",
         )
     )
@@ -91,13 +91,13 @@ def show_checks(console: Console, certificate_path: str, checks: Iterable[Check]
 def show_encoding(console: Console, report: dict[str, Any], message: str) -> None:
     """Print what `tokenbounds encode` found: bits by part, bits of general compressors, loss before and after."""
     table = _grid()
-    table.add_row("bits a value", f"{report['bits_per_parameter']:.4g}")
+    table.add_row("bits per value", f"{report['bits_per_parameter']:.4g}")
     for name, size_bits in report["symbols_compressed_bits"].items():
         table.add_row(f"symbols by {name}", f"{size_bits:,} bits")
     if "scored" in report:
         losses = report["scored"]["loss_bits"]
-        table.add_row("loss before", f"{losses['before']:.4f} bits a token")
-        table.add_row("loss after", f"{losses['after']:.4f} bits a token")
+        table.add_row("loss before", f"{losses['before']:.4f} bits per token")
+        table.add_row("loss after", f"{losses['after']:.4f} bits per token")
     _section(console, message, _breakdown_table(report["breakdown"]))
     console.print(Padding(table, (0, 0, 1, 2), expand=False))
 
@@ -165,7 +165,7 @@ def _ledger_tables(ledger: Ledger) -> Group:
 
 
 def _plain_ledger(rows: Sequence[LedgerRow]) -> Table:
-    """A column for every entry that any row has; how delta is split is shown only if a sample took part of it."""
+    """A column for every entry that any row has; how delta is split is shown only if part of it pays for sampling."""
     entries = [{entry.name: entry for entry in row.entries} for row in rows]
     sampled = any(each["delta_sampling"].amount != "0" for each in entries)
     units = {name: entry.unit for each in entries for name, entry in each.items()}

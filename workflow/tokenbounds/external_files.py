@@ -1,7 +1,7 @@
 """Files that a study reads from outside its results: of sources and local tokenizers, checkpoints, tables of tasks.
 
-They are inputs of the rules, so that editing one repeats what depends on it, and so is a hash of them, as a file may be
-replaced by an older one, or by one of the same time.
+They are inputs of the rules, so that editing one repeats what depends on it. A hash of them is an input too, because a
+file may be replaced by an older one, or by one of the same age.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Files:
 
     @property
     def inputs(self) -> list[str]:
-        """Those whose names mean themselves to Snakemake; the others count by the fingerprint alone."""
+        """Those whose names Snakemake takes literally; the others count by the fingerprint alone."""
         return [str(path) for path in self.paths if not re.search(r"[{}<>]", str(path))]
 
     @property
@@ -38,7 +38,7 @@ class Files:
 
 @dataclass(frozen=True)
 class ExternalFiles:
-    """Finds a study's files, each row's once.
+    """Finds a study's files, those of each row once.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class ExternalFiles:
         Raises
         ------
         TokenboundsError
-            If a path matches no file, with the key that holds it.
+            If a path matches no file; the message names the key.
         """
         for corpus in self.study.corpora:
             self.corpus(corpus)

@@ -20,8 +20,8 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary sibling of `path` to write to; it becomes `path` only if the block succeeds.
 
-    The data are synced to disk before the rename, so that a killed job or a full disk leaves either the whole
-    file or none. Whoever may read files that the user creates may read it, however strict the library is that wrote it.
+    The data are synced to disk before the rename, so that a killed job or a full disk leaves either the whole file or
+    none. The file gets the permissions of any file that the user creates, however strict the library is that wrote it.
 
     Raises
     ------
@@ -72,12 +72,12 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of some JSON, in which no object names a key twice: readers differ in which of the two they take.
+    """Parse JSON in which no object names a key twice: readers differ in which of the two they take.
 
     Raises
     ------
     ValueError
-        If it is no JSON, names a key twice, is nested too deeply, or has numbers of too many digits.
+        If it is not JSON, names a key twice, is nested too deeply, or has numbers with too many digits.
     """
     try:
         return json.loads(text, object_pairs_hook=_object)
@@ -111,7 +111,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def check_no_pointer(path: Path | str, error_type: type[TokenboundsError] = TokenboundsError) -> None:
-    """Refuse a file of Git LFS that was never fetched: a pointer of three lines in place of the data.
+    """Refuse a Git LFS file that was never fetched: a pointer of three lines in place of the data.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def check_no_pointer(path: Path | str, error_type: type[TokenboundsError] = Toke
     except OSError as error:
         raise error_type(f"cannot read {path}: {error.strerror or error}.") from error
     if start == _POINTER:
-        raise error_type(f"{path} is a pointer of Git LFS, not the file itself. Run `git lfs pull`.")
+        raise error_type(f"{path} is a Git LFS pointer, not the file itself. Run `git lfs pull`.")
 
 
 def sha256_bytes(data: bytes) -> str:

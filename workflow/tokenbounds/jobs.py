@@ -32,7 +32,7 @@ def job(log: Path | str, threads: int = 1) -> Iterator[logging.Logger]:
     ------
     SystemExit
         With status 1 after a `TokenboundsError`, whose message goes to the log and, as one line, to standard error.
-        Other exceptions are logged with their traceback and go on.
+        Other exceptions are logged with their traceback and raised.
     """
     path = Path(log)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,12 +11,12 @@ def round_up(value: float, digits: int) -> str:
 
 
 def percent_up(share: float, digits: int) -> str:
-    """A share in per cent with `digits` decimals, rounded up, without the sign."""
+    """A share in per cent with `digits` decimals, rounded up, without the % sign."""
     # Decimal keeps 0.1 + 0.2 from spilling into the next tenth of a per cent.
     return str(ceiling(Decimal(repr(float(share))).scaleb(2), digits))
 
 
 def ceiling(value: Decimal, digits: int) -> Decimal:
     """The smallest number with `digits` decimals that is not below `value`."""
-    # Enough digits for every finite float, so that an absurd value is shown and not an error.
+    # Enough digits for every finite float, so that an absurd value is shown instead of an error.
     return value.quantize(Decimal(1).scaleb(-digits), rounding=ROUND_CEILING, context=Context(prec=400))

@@ -1,8 +1,8 @@
-"""A file's digest inside the file: what one job writes, the next one knows to be whole.
+"""A file's digest inside the file, by which the next job knows that it is intact.
 
 A seal is a text in the file's own metadata, `tokenbounds-sha256:` and 64 hexadecimal digits: the SHA-256 of the file
-with zeros in place of the digits. It may stand several times (Arrow writes metadata at both ends). A seal guards
-against damage by disks, memory and copying; who alters a file on purpose can seal it again.
+with zeros in place of the digits. It may occur several times (Arrow writes metadata at both ends). A seal guards
+against damage by disks, memory and copying; someone who alters a file on purpose can seal it again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Scan:
 
 
 def seal(path: Path) -> None:
-    """Put the digest of a file into its blank seals. A file whose data look like a seal too is left without one."""
+    """Put the digest of a file into its blank seals. A file whose data also look like a seal is left without one."""
     found = _scan(path)
     if found.digits != {b"0" * _DIGITS}:
         return
@@ -47,7 +47,7 @@ def seal(path: Path) -> None:
 def sha256_of_sealed(path: Path | str, error_type: type[TokenboundsError], remedy: str) -> str:
     """Hexadecimal SHA-256 of a file, whose seal, if it has one, is checked in the same pass.
 
-    Files of earlier releases have no seal, and are read as they are.
+    Files of earlier releases have no seal, and are read unchecked.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def sha256_of_sealed(path: Path | str, error_type: type[TokenboundsError], remed
     except OSError as error:
         raise error_type(f"cannot read {path}: {error.strerror or error}.") from error
     if found.places and found.digits not in ({b"0" * _DIGITS}, {found.blank.encode()}):
-        raise error_type(f"{path} is damaged: it is not what was written, by the digest that it carries. {remedy}")
+        raise error_type(f"{path} is damaged: its content does not match the digest that it carries. {remedy}")
     return found.whole
 
 
@@ -74,7 +74,7 @@ def _scan(path: Path) -> _Scan:
             chunk = stream.read(_CHUNK_BYTES)
             more = bool(chunk)
             buffer = rest + chunk
-            # A seal that begins before `end` is whole in the buffer.
+            # A seal that begins before `end` is completely in the buffer.
             end = max(0, len(buffer) - (_LENGTH - 1)) if more else len(buffer)
             marks = []
             at = buffer.find(_MARK)

@@ -22,7 +22,7 @@ def software_versions(*packages: str) -> dict[str, str]:
 
 
 def distribution_version(package: str) -> str:
-    """The version of the distribution that brought a package; `unknown` for a folder that none did."""
+    """The version of the distribution that installed a package; `unknown` for a folder that none did."""
     distributions = packages_distributions().get(package, [])
     return version(distributions[0]) if distributions else "unknown"
 

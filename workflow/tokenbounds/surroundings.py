@@ -1,8 +1,8 @@
-"""Imports that a file in the working folder has no say in.
+"""Imports that files in the working folder cannot influence.
 
 numba and matplotlib read settings from the folder that a program happens to run in, `.numba_config.yaml` and
-`matplotlibrc`. Whoever verifies somebody's results may well stand in the folder of these results, and numba's settings
-name a folder of machine code that is unpickled.
+`matplotlibrc`. Someone who verifies another person's results may well do so in the folder of these results, and numba's
+settings name a folder of machine code that is unpickled.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 
 @contextmanager
 def ignoring(name: str) -> Iterator[None]:
-    """Import inside this what would read the file `name` in the working folder.
+    """A context for imports that would read the file `name` in the working folder.
 
-    If there is one, the library's own folder is the working folder meanwhile, for all threads.
+    If there is such a file, the library's own folder is the working folder meanwhile, for all threads.
     """
     if not os.path.lexists(name):
         yield

@@ -1,7 +1,7 @@
-"""A terminal that shows strangers' texts and obeys none of them.
+"""A terminal that shows untrusted texts and obeys none of them.
 
 Names in certificates, headers of messages and paths in errors may hold escape sequences (which rename windows, fill the
-clipboard, hide lines), rich's markup, or marks that turn the direction of writing.
+clipboard, hide lines), rich's markup, or marks that change the direction of writing.
 """
 
 from __future__ import annotations

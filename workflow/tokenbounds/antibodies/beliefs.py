@@ -16,7 +16,7 @@ _TRYPTOPHAN = 41
 _FRAMEWORK3_FIRST, _FRAMEWORK4_FIRST = 66, 118
 _FRAMEWORK4 = re.compile(r"[FW]G.G")
 _FRAMEWORK4_AFTER = 8
-"""Number of residues at the beginning of FWR3 where its end is not looked for, because FWR3 may look like FWR4."""
+"""Residues at the beginning of FWR3 in which its end is not looked for, because FWR3 may look like FWR4."""
 _FRAMEWORK1 = re.compile(r".{2,3}[LMV][TVLQKR][EQ][SPWEDA]")
 """How FWR1 begins: QVQLVES, QVQLQQW, DIQMTQS, QSALTQP."""
 _ROOM = {Region.CDR1: (0, 14), Region.FWR2: (14, 18), Region.CDR2: (0, 12), Region.FWR3: (32, 42)}

@@ -114,7 +114,7 @@ def _counted(name: str, members: Sequence[Antibody], counts: ReadingCounts) -> A
 
 
 def make_document(name: str, members: Sequence[Antibody]) -> AntibodyDocument:
-    """Lay out members one after the other, each closed by `[ClSep]`; a pair's chains are opened by chain tokens."""
+    """Lay out members one after the other, each followed by `[ClSep]`; a pair's chains begin with chain tokens."""
     texts: list[str] = []
     columns: list[TokenLabels] = []
     for number, antibody in enumerate(members):
@@ -131,7 +131,7 @@ def make_document(name: str, members: Sequence[Antibody]) -> AntibodyDocument:
 
 
 def document_tokens(antibody: Antibody) -> int:
-    """Tokens that an antibody takes up in a document, its separator included."""
+    """Number of tokens of an antibody in a document, its separator included."""
     chains = antibody.chains
     return sum(len(chain.residues) for chain in chains) + (len(chains) if len(chains) > 1 else 0) + 1
 
@@ -177,7 +177,7 @@ def _family_documents(
 
 
 def _chain_labels(chain: ChainRecord, member: int, before: int) -> TokenLabels:
-    """Labels of a chain's tokens, of which `before` precede the residues."""
+    """Labels of a chain's tokens, of which the first `before` precede the residues."""
     labels, n = chain.labels, len(chain.residues) + before
     return TokenLabels(
         member=np.full(n, member, np.int32),

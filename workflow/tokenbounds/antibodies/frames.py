@@ -19,11 +19,11 @@ def reading_frame(bases: str, germline_start: int | None, junction: str, peptide
     bases
         Aligned nucleotides in upper case; with `.` they have IMGT's gaps and begin with a whole codon.
     germline_start
-        Base of the V gene, from 1, that faces the first one.
+        Base of the V gene, from 1, that is aligned with the first one.
     junction
         Nucleotides from Cys 104 on; a codon begins where they do.
     peptides
-        Amino acids that the row states of this chain: its junction's, or its whole sequence's.
+        Amino acids that the row states for this chain: its junction's, or its whole sequence's.
     """
     stated = 0 if "." in bases else None if germline_start is None else frame_of_germline(germline_start)
     # A codon begins where the junction does. A short junction may be found where it is not.
@@ -46,9 +46,9 @@ def _fits(residues: str, peptides: tuple[str, ...]) -> bool:
 
 
 def codon_columns(bases: str, residues: str) -> npt.NDArray[np.int64] | None:
-    """Alignment columns of each residue's three bases, int64[n, 3], gaps within codons passed over.
+    """Alignment columns of each residue's three bases, int64[n, 3], skipping gaps within codons.
 
-    None if no frame of the bases, taken without gaps, gives the residues.
+    None if no frame of the bases, without their gaps, gives the residues.
     """
     ungapped, columns = _ungapped(bases), base_columns(bases)
     for frame in range(3) if residues else ():

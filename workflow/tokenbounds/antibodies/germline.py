@@ -1,4 +1,4 @@
-"""Germline status of residues: codon against codon where nucleotides are aligned, else residue against residue."""
+"""Germline status of residues: codon against codon where nucleotides are aligned, otherwise residue against residue."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _SHORTEST_SHIFTED = 8
 def germline_status(residues: str, evidence: Evidence) -> npt.NDArray[np.int8] | None:
     """Germline status, int8[n], from the germline alignment; None if there is none that matches the residues.
 
-    A residue is compared with the germline codon that faces its own. Where a gap cuts its codon there is none, and the
-    status is UNKNOWN; where the germline's is cut or missing, UNTEMPLATED.
+    A residue is compared with the germline codon aligned with its own. Where a gap cuts its own codon, the status is
+    UNKNOWN; where the germline's is cut or missing, it is UNTEMPLATED.
     """
     bases = evidence.germline_bases
     if len(bases) == len(evidence.bases) > 0:

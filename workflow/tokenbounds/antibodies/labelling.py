@@ -19,7 +19,8 @@ from tokenbounds.antibodies.regions import positions_from_alignment, regions_fro
 
 @dataclass(frozen=True)
 class _Found:
-    """What a method found: its name, regions int8[n], positions int16[n] (0 where it tells none), the chain if told."""
+    """What a method found: its name, regions int8[n], positions int16[n] (0 where it gives none), the chain if
+    given."""
 
     method: str
     region: npt.NDArray[np.int8]
@@ -74,7 +75,7 @@ class _Labelling:
         self._bare = record.residues.replace("-", "")
 
     def find(self, methods: Sequence[str]) -> _Found:
-        """What the first method found that labels the residues; nothing, as method `none`, if none does."""
+        """What the first method that labels the residues found; the method `none` with no labels, if none does."""
         of_method = {"columns": self._columns, "alignment": self._alignment, "immunum": self._immunum}
         for method in methods:
             found = of_method[method]()
@@ -84,7 +85,7 @@ class _Labelling:
         return _Found("none", nothing.region, nothing.imgt)
 
     def _columns(self) -> _Found | None:
-        """The row's numbering, which tells positions too, unless the row's region columns label more residues."""
+        """The row's numbering, which gives positions too, unless the row's region columns label more residues."""
         found = [each for each in (self._stated_numbering(), self._region_columns()) if each is not None]
         return max(found, key=lambda each: np.count_nonzero(each.region), default=None)
 

@@ -33,7 +33,8 @@ class Region(IntEnum):
 class Germline(IntEnum):
     """How a residue compares with the germline alignment.
 
-    UNTEMPLATED residues face no germline residue: N additions, insertions, and segments that the alignment masks.
+    UNTEMPLATED residues are aligned with no germline residue: N additions, insertions, and segments that the alignment
+    masks.
     """
 
     UNKNOWN = 0

@@ -23,7 +23,7 @@ _REGION_ORDER = tuple(region for region, _, _ in REGION_SPANS)
 def regions_from_columns(residues: str, evidence: Evidence) -> npt.NDArray[np.int8] | None:
     """Regions, int8[n], from the row's region sequences; None if they are missing or not a part of the sequence.
 
-    CDR1 to CDR3 must all be there; FWR1 and FWR4 may be cut away. Residues before and after the regions are NONE, but
+    CDR1 to CDR3 must all be present; FWR1 and FWR4 may be missing. Residues before and after the regions are NONE, but
     if FWR4 is not stated (older versions of IgBLAST do not), up to 11 residues that end the sequence after CDR3 are it.
     """
     parts = [_ungapped(part) for part in evidence.region_residues]

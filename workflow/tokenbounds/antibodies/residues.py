@@ -40,7 +40,7 @@ class Cleaned:
 def clean_residues(raw: str, keep: KeepSpec, where: str, counts: ReadingCounts) -> Cleaned:
     """Bring a sequence of amino acids into the alphabet of the vocabulary.
 
-    A stop that ends the sequence, `*` or `_`, is taken off; one inside leaves it out, as does a frame shift.
+    A stop at the end, `*` or `_`, is removed; a sequence with one inside, or with a frame shift, is left out.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def clean_residues(raw: str, keep: KeepSpec, where: str, counts: ReadingCounts) 
     Raises
     ------
     CorpusError
-        If it holds what no sequence holds, such as digits: the wrong column, most likely.
+        If it holds characters that no sequence holds, such as digits: most likely the wrong column.
     """
     text = "".join(raw.split())
     upper = text.upper().translate(_GAPS)

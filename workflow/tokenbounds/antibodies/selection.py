@@ -1,4 +1,4 @@
-"""Which antibodies of a source belong to a corpus: no duplicates, one part of a split; and what clones look like."""
+"""Which antibodies of a source belong to a corpus: no duplicates, one part of a split; and checks of clones."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Spool:
             raise _disk_error(error) from error
 
     def groups(self) -> Iterator[tuple[bytes, list[Antibody]]]:
-        """Yield keys in order of their bytes, each with its antibodies in the order they came.
+        """Yield keys in order of their bytes, each with its antibodies in the order in which they were added.
 
         Raises
         ------

@@ -50,8 +50,8 @@ def translate_codon(codon: str) -> str:
 def translate_alignment(nucleotides: str, frame: int = 0) -> Translation:
     """Translate an aligned sequence (upper case; `.` and `-` are gaps), column triple by column triple.
 
-    A triple of gaps is not a residue. One that is partly gap is `X` inside the sequence and dropped at its ends, where
-    it is what remains of a codon that was cut.
+    A triple of gaps is not a residue. A triple that is partly gaps is `X` inside the sequence; it is dropped at the
+    ends, where it is what remains of a codon that was cut.
 
     Parameters
     ----------

@@ -223,7 +223,7 @@ class CsvSource(SequenceSource):
         """Yield the shared faults, a table without any column of chains, and a column that is given two meanings."""
         yield from super().faults()
         if self.heavy is None and self.light is None:
-            yield Fault("heavy", "name the column of heavy chains, or of light chains by 'light', or both.")
+            yield Fault("heavy", "name the column of heavy chains, or that of light chains ('light'), or both.")
         columns = {"heavy": self.heavy, "light": self.light, "clone": self.clone, "donor": self.donor}
         yield from repeated_columns(columns, but=("clone", "donor"))
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 STRICT = ConfigDict(extra="forbid", strict=False)
 
-_SMALLEST = 1e-100  # what can still be divided among rows, and has a logarithm
+_SMALLEST = 1e-100  # so that it can still be divided among rows, and has a logarithm
 
 
 def _check_size(probability: float) -> float:
@@ -43,7 +43,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Called:
-    """Marks what a string stands for: `Annotated[str, Called("file")]`, where "text" would say too little."""
+    """Marks what a string is: `Annotated[str, Called("file")]`, where "text" would say too little."""
 
     noun: str
 
@@ -114,7 +114,7 @@ class Fault(NamedTuple):
 
 
 class Checked:
-    """A type whose keys must suit each other."""
+    """A type whose keys must fit together."""
 
     def faults(self) -> Iterator[Fault]:
         """Yield what is wrong with this part of a study, regardless of the rest."""

@@ -14,8 +14,8 @@ from tokenbounds.config.base import STRICT, PositiveInt, Reference
 class CalibrationSpec:
     """Second moments of the inputs, and mean squared gradients of the outputs, of all layers of a dense transformer.
 
-    The corpus may be the one that is certified, in part or whole: a bound holds for every model, however it was
-    chosen, because its message pays for the choice.
+    The corpus may be the one that is certified, or part of it: a bound holds for every model, however it was chosen,
+    because its message pays for the choice.
     """
 
     model: Annotated[
@@ -37,5 +37,5 @@ class CalibrationSpec:
     ] = 4096
     dtype: Annotated[
         Literal["float32", "bfloat16"],
-        Field(description="Precision of computing; `bfloat16` is faster on GPUs and on CPUs with AMX."),
+        Field(description="Precision of the computation; `bfloat16` is faster on GPUs and on CPUs with AMX."),
     ] = "float32"

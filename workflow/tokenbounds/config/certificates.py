@@ -37,7 +37,7 @@ class EvaluationSpec(Checked):
         PositiveInt | None,
         Field(
             description="Show the model only this many tokens before each one that it predicts (the token before "
-            "a document's first one counts), as a Markov chain of that order sees; `null`: all of its"
+            "a document's first one counts), like a Markov chain of that order; `null`: all of its"
             " window. `context` then only says how many tokens form a block, and `stride` must be "
             "left out. It costs about this many times as much as scoring whole windows."
         ),
@@ -61,7 +61,7 @@ class EvaluationSpec(Checked):
         return self.visible_tokens or self.context
 
     def faults(self) -> Iterator[Fault]:
-        """Yield strides that leave tokens out, or say what 'visible_tokens' says already."""
+        """Yield strides that leave tokens out, or that are given together with 'visible_tokens'."""
         if self.stride is not None and self.stride > self.context:
             yield Fault("stride", f"{self.stride} is longer than the context {self.context}.")
         if self.stride is not None and self.visible_tokens is not None:
@@ -85,7 +85,7 @@ class BoundsSpec(Checked):
         tuple[PositiveInt, ...],
         Field(
             max_length=64,
-            description="For each k, bound the share of tokens that are not among the model's k likeliest. If it is "
+            description="For each k, bound the share of tokens that are not among the model's k most likely. If it is "
             "left out and the tokenizer has at most 100 tokens, as for antibodies, it is `[1, 3, 5, 10]`.",
         ),
     ] = (1, 10, 100)
@@ -151,7 +151,7 @@ class BoundsSpec(Checked):
 
 
 def reason_fault(reason: str) -> str | None:
-    """What is wrong with a stated reason why models are held out, in words; None if nothing is."""
+    """What is wrong with a stated reason why models are held out, in words; None if nothing is wrong."""
     if not reason.isprintable() or not 1 <= len(reason) <= _LONGEST_REASON:
         return f"must be one paragraph of 1 to {_LONGEST_REASON} printable characters."
     for date in re.findall(r"\d{4}-\d{2}-\d{2}", reason):

@@ -49,7 +49,7 @@ def study_faults(study: Study) -> Iterator[str]:
 
 
 def own_faults(where: str, row: object) -> Iterator[str]:
-    """Yield a line for every part of a row whose keys do not suit each other."""
+    """Yield a line for every part of a row whose keys do not fit together."""
     for key, part in nested(row):
         if isinstance(part, Checked):
             for fault in part.faults():
@@ -105,7 +105,7 @@ def _calibration_faults(study: Study) -> Iterator[str]:
 
 
 def _message_faults(where: str, study: Study, message: MessageSpec) -> Iterator[str]:
-    """Yield a line if the model, or the calibration or coarse message, does not suit the quantizer."""
+    """Yield a line if the model, the calibration or the coarse message does not fit the quantizer."""
     model, quantizer = study.models[message.model], message.quantizer
     # Chains and online references each have a quantizer of their own, and all others are for transformers.
     own: dict[str, Models] = {"markov": "chain", "online": "online"}

@@ -105,7 +105,9 @@ class HuggingFaceSource:
     revision: Annotated[
         str | None, Field(description="Branch, tag or commit on the hub; pin it for results that can be repeated.")
     ] = None
-    documents: Annotated[PositiveInt | None, Field(description="Take only this many documents, the first ones.")] = None
+    documents: Annotated[PositiveInt | None, Field(description="Read only this many documents, from the first on.")] = (
+        None
+    )
     licence: Licence = "unstated"
 
 
@@ -195,7 +197,7 @@ class CorpusSpec(Checked):
     ] = 4
 
     def faults(self) -> Iterator[Fault]:
-        """Yield label columns whose names are taken, and sources and tokenizers that do not suit each other."""
+        """Yield label columns whose names are taken, and sources and tokenizers that do not fit together."""
         for name in self.source.labels:
             if name in SCORE_COLUMNS:
                 yield Fault("source.labels", f"'{name}' is a column of score files. Rename the column.")

@@ -1,7 +1,7 @@
 """What is generated from the configuration's types: the JSON schema, and `config/README.md`, which explains every key.
 
-`python -m tokenbounds.config.docs` writes both into the checkout; with `--check` it only compares, and fails if a
-file is not what the types say.
+`python -m tokenbounds.config.docs` writes both into the checkout; with `--check` it only compares, and fails if a file
+does not match the types.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INTRODUCTION = """
 
 A configuration file is one study: named rows that refer to each other by name. Give yours to Snakemake with
 `snakemake --cores all --configfile my-study.yaml`; it replaces the default study, `config/config.yaml`. The smallest
-useful one has a corpus, a model, a message and a certificate:
+useful study has a corpus, a model, a message and a certificate:
 
 ```yaml
 study: my-study
@@ -183,7 +183,7 @@ def main(arguments: list[str]) -> int:
         if "--check" not in arguments:
             write_bytes(ROOT / path, text.encode())
     for path in stale:
-        print(f"{path}: {'is not what the types say; run `make generate`' if '--check' in arguments else 'written'}")
+        print(f"{path}: {'does not match the types; run `make generate`' if '--check' in arguments else 'written'}")
     return 1 if stale and "--check" in arguments else 0
 
 

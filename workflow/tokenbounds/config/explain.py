@@ -51,8 +51,8 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
 def _place(kind: Any, location: tuple[Any, ...]) -> tuple[list[str], Any]:
     """The user's keys that lead to a place, and the type that belongs there.
 
-    Pydantic puts the chosen `kind` after the key that holds a union, and `[key]` after a key whose name is
-    wrong; neither is a key of the user's. The type is None where there is none: after an unknown key.
+    Pydantic puts the chosen `kind` after the key that holds a union, and `[key]` after a key whose name is wrong;
+    neither is one of the user's keys. The type is None where there is none: after an unknown key.
     """
     keys: list[str] = []
     hint, owner = kind, None
@@ -91,7 +91,7 @@ def _keys_of(hint: Any) -> list[str]:
 
 
 def _wanted(hint: Any) -> str:
-    """What belongs in a place, as the object of a sentence."""
+    """What belongs at a key, as the object of a sentence."""
     if tagged(hint):
         return f"'kind', one of {', '.join(tagged(hint))}"
     if keys := _keys_of(hint):

@@ -23,7 +23,7 @@ ANTIBODY_TABLES = ("models", "regions", "positions", "recovery", "affinity", "qu
 
 
 def reachable(study: Study, section: Section, names: Iterable[str]) -> Iterator[tuple[Section, str]]:
-    """Yield rows and all that they depend on through references, each once; corpora are the ends.
+    """Yield rows and everything that they depend on through references, each once; the walk ends at corpora.
 
     What a corpus's tokenizer was trained on is not followed: it shares no document with the corpus.
     """
@@ -52,7 +52,7 @@ def base_corpora(study: Study, row: CertificateSpec) -> list[str]:
 
 
 def base_model(study: Study, message: str) -> str | None:
-    """Name of the model that is the base of a message: of a fine-tune, or what a reference names; else None."""
+    """Name of the base model of a message: a fine-tune's, or the one that a reference names; otherwise None."""
     row = study.messages[message]
     model = study.models[row.model]
     if model.kind == "finetuned":
@@ -137,7 +137,7 @@ def encoded_model(study: Study, message: str) -> list[str]:
 
 
 def encoding_corpus(study: Study, message: str) -> list[str]:
-    """For encode_model: the corpus that steps are searched for, or else that the model is trained further on."""
+    """For encode_model: the corpus for which steps are searched, or on which the model is trained further."""
     row = study.messages[message]
     searched = [use.name for use in references(row.quantizer) if use.section == "corpora"]
     if searched:
@@ -235,7 +235,7 @@ class Report:
     certificates
         All certificates.
     certified_reports, reports
-        What the encoder says of the messages that are certified, and of those that tasks test as well.
+        What the encoder reports on the messages that are certified, and on these and those that tasks test.
     curves
         Training curves of the certified models that were trained, by model.
     figures

@@ -32,7 +32,7 @@ class SmoothingHeadSpec:
         Field(
             ge=1,
             le=16,
-            description="Number of smoothing weights that a token may have, at most; training drops small ones "
+            description="Largest number of smoothing weights to choose from; training drops small ones "
             "that do not pay.",
         ),
     ] = 12

@@ -99,7 +99,7 @@ class TrainedModel(Checked):
 
     @property
     def is_dense(self) -> bool:
-        """Whether the model is dense: each weight is a value of its own."""
+        """Whether the model is dense (each weight is a value of its own)."""
         return self.parameterization.kind == "dense"
 
     def faults(self) -> Iterator[Fault]:
@@ -107,7 +107,7 @@ class TrainedModel(Checked):
         if self.start is not None and self.parameterization.kind not in ("dense", "kronecker", "monarch"):
             yield Fault(
                 "start",
-                f"a {self.parameterization.kind} model keeps its random values below what is trained. Start dense, "
+                f"a {self.parameterization.kind} model keeps its random values under what is trained. Start dense, "
                 "kronecker and monarch models only.",
             )
 
@@ -141,14 +141,14 @@ class PretrainedModel(Checked):
     start_id: Annotated[
         Annotated[int, Field(ge=0)] | None,
         Field(
-            description="The token before a document's first one; `null` takes the model's own first token, else its "
+            description="The token before a document's first one; `null` takes the model's own first token, or its "
             "end token. IgLM's files name one that it does not have: give 31, `[HEAVY]`."
         ),
     ] = None
 
     @property
     def is_dense(self) -> bool:
-        """Whether the model is dense: each weight is a value of its own."""
+        """Whether the model is dense (each weight is a value of its own)."""
         return True
 
     def faults(self) -> Iterator[Fault]:
@@ -190,7 +190,7 @@ class FinetunedModel:
 
     @property
     def is_dense(self) -> bool:
-        """Whether the model is dense: each weight is a value of its own: no, its adapters modify a base."""
+        """Whether the model is dense (each weight is a value of its own): no, its adapters modify a base."""
         return False
 
 
@@ -204,7 +204,7 @@ class MarkovModel:
 
     @property
     def is_dense(self) -> bool:
-        """Whether the model is dense: each weight is a value of its own: no, it has counts."""
+        """Whether the model is dense (each weight is a value of its own): no, it has counts."""
         return False
 
 
@@ -213,8 +213,8 @@ class OnlineModel:
     """A predictor of bytes that starts empty and learns along the corpus that it predicts: context mixing.
 
     Nothing in it depends on the corpus before the corpus is read, so its message is a header of a few bytes. Its
-    certificates speak of the running predictor, not of one frozen model; they are a yardstick, and in a chain they make
-    differences from it cheaper to bound.
+    certificates are about the running predictor, not about one frozen model. It serves as a yardstick, and in a chain
+    it makes differences from it cheaper to bound.
     """
 
     kind: Literal["online"]
@@ -225,7 +225,7 @@ class OnlineModel:
 
     @property
     def is_dense(self) -> bool:
-        """Whether the model is dense: each weight is a value of its own: no, it has none."""
+        """Whether the model is dense (each weight is a value of its own): no, it has none."""
         return False
 
 

@@ -26,7 +26,7 @@ LeftShapes = Annotated[
     Field(description="Rows (outputs) and columns (inputs) of the left factor A, for layers of a role."),
 ]
 FactoredTargets = Annotated[
-    Targets, Field(description="Layers that are parameterized this way; all others are trained and coded whole.")
+    Targets, Field(description="Layers that are parameterized this way; all others are trained and coded in full.")
 ]
 Dimension = Annotated[
     PositiveInt,
@@ -37,11 +37,12 @@ Covers = Annotated[
     Field(
         min_length=1,
         description="What z covers: the trained numbers of layers by role, biases included, and of "
-        "`norms`; all others are trained and coded whole.",
+        "`norms`; all others are trained and coded in full.",
     ),
 ]
 SubspaceTargets = Annotated[
-    Targets, Field(description="Layers that are parameterized this way; the others stay whole below the subspace.")
+    Targets,
+    Field(description="Layers that are parameterized this way; the others stay as they are under the subspace."),
 ]
 
 
@@ -62,8 +63,8 @@ class Lora:
     targets: Annotated[
         Targets,
         Field(
-            description="Layers that are parameterized this way; all others are trained and coded whole, or left as a "
-            "base has them."
+            description="Layers that are parameterized this way; all others are trained and coded in full, or left "
+            "as a base has them."
         ),
     ] = _TARGETS
     last_layers: Annotated[

@@ -1,6 +1,6 @@
 """Quantizers: one type of row per kind, which says what it is for, what it needs, and what people call it.
 
-Nothing else in the library asks for a quantizer's kind: checks, the graph and tables read `models`, `title` and
+Nothing else in the library asks what kind a quantizer is: checks, the graph and tables read `models`, `title` and
 `needs()` of the row. How a row becomes codes is in `compression/methods/`, how codes become bytes in
 `messages/formats/`.
 """
@@ -19,7 +19,7 @@ from tokenbounds.config.base import STRICT, Checked, Fault, PositiveInt, Referen
 Positive = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=16)]
 Steps = Annotated[
-    Literal["row", "tensor"], Field(description="One step for each row of a matrix, or one for the whole of it.")
+    Literal["row", "tensor"], Field(description="One step for each row of a matrix, or one for all of it.")
 ]
 EmbeddingRate = Annotated[
     Rate | None, Field(description="Bits per value of embeddings and head; `null`: the layers' scale.")
@@ -30,9 +30,9 @@ LearningRate = Annotated[float, Field(gt=0, description="Peak learning rate.")]
 
 NOT_QUANTIZED = "not quantized"
 
-# Which models a quantizer is for: any transformer, adapters included; one whose weights are all its own, one by one;
-# one that was imported; one that a hash can name, as its values depend on no corpus of the study; a Markov chain; an
-# online reference.
+# Which models a quantizer is for: any transformer, adapters included; one in which each weight is a value of its own;
+# one that was imported; one that a hash can name, because its values depend on no corpus of the study; a Markov chain;
+# an online reference.
 Models = Literal["transformer", "dense", "imported", "fixed", "chain", "online"]
 
 
@@ -66,7 +66,7 @@ class Target(Checked):
     ] = 1
 
     def faults(self) -> Iterator[Fault]:
-        """Yield a fineness that is stated twice or not at all, and a search without its corpus."""
+        """Yield a target that is stated twice or not at all, and a search without its corpus."""
         stated = (self.bits_per_weight, self.message_megabits, self.scale, self.bound)
         if sum(value is not None for value in stated) != 1:
             yield Fault("", "give exactly one of bits_per_weight, message_megabits, scale, bound.")
@@ -190,7 +190,7 @@ class RefinementQuantizer(QuantizerRow):
         Field(
             ge=2,
             le=256,
-            description="Fine steps in a coarse one. An odd factor codes no value in two ways, and so costs less.",
+            description="Fine steps per coarse step. An odd factor codes no value in two ways, and so costs less.",
         ),
     ] = 3
 
@@ -212,7 +212,7 @@ class ReferenceQuantizer(QuantizerRow):
 
 @dataclass(frozen=True, config=STRICT)
 class CountsQuantizer(QuantizerRow):
-    """For Markov models: counts on a logarithmic scale with `levels` steps, rare contexts left to lower orders."""
+    """For Markov models: counts on a logarithmic scale with `levels` steps; rare contexts are left to lower orders."""
 
     kind: Literal["counts"]
     levels: Annotated[int, Field(ge=2, le=64, description="Steps of the logarithmic scale of counts.")] = 16
@@ -231,7 +231,7 @@ class OnlineQuantizer(QuantizerRow):
 
 @dataclass(frozen=True, config=STRICT)
 class WatersicQuantizer(QuantizerRow):
-    """The best for pretrained models: steps by sensitivity of rows and columns, one scale for the whole model.
+    """The best for pretrained models: steps by the sensitivity of rows and columns, one scale for the whole model.
 
     The step of row r and column k is scale / √(g_r · D_k): g_r is the mean squared gradient of the loss at output r,
     D_k the part of input k that the inputs before it do not explain. Columns are rounded with error feedback. The codes
@@ -381,4 +381,4 @@ QUANTIZERS: dict[str, type[QuantizerRow]] = {
     get_args(get_type_hints(row)["kind"])[0]: row for row in get_args(get_args(Quantizer)[0])
 }
 REFINING = frozenset(kind for kind, row in QUANTIZERS.items() if row.refines)
-BEST_PRETRAINED = "watersic"  # by measurements, see docs/compression.md
+BEST_PRETRAINED = "watersic"  # as measured: see docs/compression.md

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tokenbounds.config import Study, TrainedModel
 
 OPERATIONS_PER_SECOND = 2e10
-"""What a modest CPU does on matrices."""
+"""What a modest CPU achieves on matrices."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def counting_megabytes(study: Study, model: str, inputs: Inputs) -> float:
 
 
 def calibration_minutes(study: Study, calibration: str, inputs: Inputs) -> float:
-    """Twenty minutes, plus 2.5 operations (two passes forwards, one back) per byte and token at 10^10 per second."""
+    """Twenty minutes, plus 2.5 operations (two forward passes, one backward) per byte and token at 10^10 per second."""
     return 20 + 2.5 * inputs.megabytes() * 1e6 * study.calibrations[calibration].tokens / 1e10 / 60
 
 
@@ -146,7 +146,8 @@ def _scored_tokens(study: Study, evaluation: str, inputs: Inputs) -> float:
 def _scored_parameters(study: Study, message: str, inputs: Inputs) -> float:
     """Number of parameters that a token passes through when it is scored.
 
-    None in a chain; those of the base if there is one, 4 bytes each; at most four per byte of a pretrained message.
+    None in a Markov chain; those of the base if there is one, 4 bytes each; at most four per byte of a pretrained
+    message.
     """
     model = study.models[study.messages[message].model]
     if base_model(study, message) is not None:

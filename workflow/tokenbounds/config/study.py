@@ -66,7 +66,7 @@ class Study(Checked):
         if posixpath.basename(posixpath.normpath(self.results)) in ("", ".", ".."):
             yield Fault("results", f"'{self.results}' is not a folder of its own. Name one, e.g. results/{self.study}.")
         if re.search(r"[{}<>]", self.results):
-            yield Fault("results", f"'{self.results}' holds one of {{ }} < >, which mean something else to Snakemake.")
+            yield Fault("results", f"'{self.results}' holds one of {{ }} < >, which Snakemake reads as syntax.")
 
 
 _SMALL_VOCABULARY, _SMALL_TOP_K = 100, (1, 3, 5, 10)
@@ -93,7 +93,7 @@ def parse_study(raw: dict[str, Any]) -> Study:
 
 
 def _with_small_top_k(study: Study, raw: dict[str, Any]) -> Study:
-    """The study, in which certificates of small vocabularies that state no `top_k` have one that suits them."""
+    """The study, in which certificates of small vocabularies that state no `top_k` get one that fits."""
     certificates = dict(study.certificates)
     for name, row in study.certificates.items():
         corpus = study.corpora.get(row.corpus)
@@ -142,7 +142,7 @@ def study_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of a configuration file; every property has a description."""
     schema = _STUDY.json_schema()
     for definition in schema["$defs"].values():
-        # A type's docstring says what it is; editors show it where the user chooses among kinds.
+        # Editors show a type's docstring where the user chooses among kinds.
         if "kind" in definition.get("properties", {}):
             definition["properties"]["kind"]["description"] = definition["description"].split("\n\n")[0]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -43,7 +43,7 @@ class RecoveryTask(Checked):
     ] = ("CDR3",)
     chain: Annotated[Literal["heavy", "light"] | None, Field(description="Kind of chain; `null` takes any.")] = "heavy"
     species: SpeciesTold = "human"
-    sequences: Annotated[PositiveInt, Field(description="Number of sequences sampled, at most one a document.")] = 200
+    sequences: Annotated[PositiveInt, Field(description="Number of sequences sampled, at most one per document.")] = 200
     seed: SampleSeed = 0
 
     def faults(self) -> Iterator[Fault]:

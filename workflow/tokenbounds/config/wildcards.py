@@ -1,4 +1,4 @@
-"""Functions of a study and of names, as functions of Snakemake's wildcards: what joins the rules with the library."""
+"""Functions of a study and of names, as functions of Snakemake's wildcards: they connect the rules to the library."""
 
 from __future__ import annotations
 

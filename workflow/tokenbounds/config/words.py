@@ -1,4 +1,4 @@
-"""Types of the configuration in the words of somebody who writes YAML, for `config/README.md` and for errors."""
+"""Types of the configuration in the words of someone who writes YAML, for `config/README.md` and for errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIMITS = {
 
 
 def words(hint: Any, part: Callable[[type], str] | None = None) -> str:
-    """A type in words, e.g. `integer (≥ 1) or null`; a configuration type as `part` writes it, or else by its keys."""
+    """A type in words, e.g. `integer (≥ 1) or null`; a configuration type as `part` writes it, or by its keys."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is typing.Annotated:
         return _annotated(arguments[0], arguments[1:], part)

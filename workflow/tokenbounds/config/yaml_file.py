@@ -17,7 +17,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     ------
     ConfigError
         In one line: if the file cannot be read, is not YAML in UTF-8, holds no mapping, or holds a key twice in the
-        same place, which YAML itself would take for the last one.
+        same mapping, of which YAML itself would take the last.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
@@ -45,7 +45,7 @@ class _StrictLoader(yaml.SafeLoader):
     """PyYAML's safe loader, which also refuses keys that occur twice in a mapping."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # Here merged mappings (`<<: *anchor`), whose keys may occur again, are not yet unfolded.
+        # At this point merged mappings (`<<: *anchor`), whose keys may occur again, are not yet expanded.
         lines: dict[tuple[str, str], int] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             line, name = key.start_mark.line + 1, (key.tag, key.value)

@@ -1,7 +1,7 @@
-"""Annotations: what is known about each token of a corpus, beside its shards.
+"""Annotations: what is known about each token of a corpus, stored next to its shards.
 
-One Parquet file, a row for each token in corpus order. `document` and `position` are those of score files, so that
-the two join; row i is the i-th token of the corpus, so that streamed scores find their labels without a join.
+One Parquet file, a row for each token in corpus order. `document` and `position` are those of score files, so that the
+two join; row i is the i-th token of the corpus, so streamed scores find their labels without a join.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Annotations:
         Raises
         ------
         CorpusError
-            If the corpus has none, or they are damaged or of another corpus.
+            If the corpus has none, or they are damaged or belong to another corpus.
         """
         entry = corpus.manifest.annotations_file
         if entry is None:
@@ -134,7 +134,7 @@ class Annotations:
             raise CorpusError(f"{self._path} has no document {document.max()}, only {len(lengths)}. {_REMEDY}")
         if np.any(position < 0) or np.any(position >= lengths[document]):
             raise CorpusError(f"{self._path}: a position is outside its document. {_REMEDY}")
-        # Row i of the file is the i-th token of the corpus, so a token's row follows from its place.
+        # Row i of the file is the i-th token of the corpus, so a token's row follows from its position.
         rows = self._first_token[document] + position
         group_of_row = np.searchsorted(self._first_row, rows, side="right") - 1
         codes = {column.name: np.zeros(len(rows), column.field.type.to_pandas_dtype()) for column in self.columns}

@@ -1,4 +1,4 @@
-"""What corpora of antibodies declare to know about their tokens."""
+"""What corpora of antibodies declare about their tokens."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def antibody_columns(tokenizer: TokenizerSpec) -> tuple[LabelColumn, ...]:
 
 
 def refuse_other_chain(name: str, values: TokenValues | None, tokenizer: TokenizerSpec) -> None:
-    """Refuse a document of IgLM's that is of another chain than its first token tells.
+    """Refuse a document for IgLM whose chain is not the one that its first token names.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""What pyarrow does not tell of an Arrow stream before it has unpacked it.
+"""What pyarrow does not say about an Arrow stream before it has unpacked it.
 
 A batch's message is a FlatBuffer (Apache Arrow, "Serialization and Interprocess Communication"): a table begins with
-the distance back to its list of fields, which holds for each field its distance from the table, or zero if absent.
+the distance back to its list of fields, which holds each field's distance from the table, or zero if it is absent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def is_compressed(stream: pa.NativeFile) -> bool:
     Raises
     ------
     OSError, pyarrow.ArrowException
-        If it is no stream of batches alone.
+        If it is not a stream of batches alone.
     """
     stream.seek(0)
     try:
@@ -36,7 +36,7 @@ def _has_compression(data: bytes) -> bool:
     kind = _field(data, message, _HEADER_TYPE)
     header = _field(data, message, _HEADER)
     if kind is None or header is None or data[kind] != _RECORD_BATCH:
-        raise pa.ArrowInvalid("the stream holds something else than batches")
+        raise pa.ArrowInvalid("the stream holds something other than batches")
     (distance,) = struct.unpack_from("<I", data, header)
     return _field(data, header + distance, _COMPRESSION) is not None
 

@@ -1,7 +1,7 @@
-"""Label columns: what a corpus declares to know about its tokens, and how values in documents become labels.
+"""Label columns: what a corpus declares about its tokens, and how values in documents become labels.
 
-A label is a small integer, its code, that the column's categories give a name. Codes travel with tokens through
-annotations and score files; names are in the manifest alone.
+A label is stored as a small integer, its code, which the column's categories give a name. Codes travel with tokens
+through annotations and score files; the categories are in the manifest and in both files' metadata.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LabelColumn:
     name
         Of the column in annotations and score files, and in `bounds.subsets`.
     meaning
-        What the labels say, for people.
+        What the labels say, in words.
     categories
         Names of the codes 0, 1, …; none if the values are plain numbers, such as which sequence of its document a
         token belongs to. Numbers stay in the annotations: score files do not carry them and no subset is made of them.
@@ -103,9 +103,9 @@ def labels_json(columns: Sequence[LabelColumn]) -> str:
 class DocumentLabels:
     """Codes of one column's values, which label whole documents; a new value gets the next code.
 
-    A value may be text, a whole number or true/false, one of these throughout the column. Text is taken to the letter:
-    nothing is trimmed, folded or normalized. No value (the key is absent, or null) is the label `(missing)`, empty text
-    the label `(empty)`.
+    A value may be text, a whole number or true/false; the type is the same throughout the column. Text is taken
+    literally: nothing is trimmed, case-folded or normalized. No value (the key is absent, or null) is the label
+    `(missing)`, empty text the label `(empty)`.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file beside the manifest."""
+    """A file next to the manifest."""
 
     file: str
     sha256: str
@@ -49,7 +49,7 @@ class Manifest:
     """Everything known about a corpus except its tokens.
 
     `labels` declares what is known about tokens; `annotations_file` holds it, if there is any. `reading` counts what a
-    source left out or changed, if it does so.
+    source left out or changed, if it counts that.
     """
 
     corpus: str
@@ -66,7 +66,7 @@ class Manifest:
 
     @property
     def schema_version(self) -> int:
-        """2 if it declares labels, else 1."""
+        """2 if it declares labels, otherwise 1."""
         return LABELLED_VERSION if self.labels else SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _parse(raw: dict[str, Any]) -> Manifest:
 
 
 def beside(manifest: Manifest) -> list[FileEntry]:
-    """The files beside the shards: the table of documents, and annotations if there are any."""
+    """The files next to the shards: the table of documents, and annotations if there are any."""
     return [entry for entry in (manifest.documents_file, manifest.annotations_file) if entry is not None]
 
 

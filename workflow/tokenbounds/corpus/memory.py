@@ -17,14 +17,14 @@ class MemoryCorpus:
     contents
         Tokens of each document, int[n].
     vocabulary_size, start_id
-        As of a tokenizer: every token is below the first; the second precedes a document's first token.
+        As for a tokenizer: every token is below `vocabulary_size`; `start_id` precedes a document's first token.
 
     Attributes
     ----------
     contents : list of int[n]
         Tokens of each document.
     lengths : int64[documents]
-        How many they are.
+        Number of tokens of each document.
     documents, tokens : int
         How many there are.
     """

@@ -47,7 +47,8 @@ class Corpus:
         Raises
         ------
         CorpusError
-            If the manifest is missing, or a shard is unreadable, altered, or of another tokenizer; it is named.
+            If the manifest is missing, or a shard is unreadable, altered, or made by another tokenizer; the message
+            names it.
         """
         directory = Path(directory)
         manifest = read_manifest(directory / MANIFEST_NAME)
@@ -96,7 +97,7 @@ class _Shard:
             with pa.ipc.open_stream(file) as reader:
                 self._check_schema(reader.schema, manifest)
                 if is_compressed(file):
-                    raise CorpusError(f"{path} is compressed, so that its size bounds nothing. {_REMEDY}")
+                    raise CorpusError(f"{path} is compressed, so its size bounds nothing. {_REMEDY}")
                 file.seek(0)
             with pa.ipc.open_stream(file) as reader:
                 row = 0
@@ -123,7 +124,7 @@ class _Shard:
             version = metadata.get("schema_version")
             raise CorpusError(f"{self._path}: schema version {version}, not {SCHEMA_VERSION}. {_REMEDY}")
         if metadata.get("tokenizer_sha256") != manifest.tokenizer.sha256:
-            raise CorpusError(f"{self._path} was made by another tokenizer than its manifest names. {_REMEDY}")
+            raise CorpusError(f"{self._path} was made by a tokenizer other than the one its manifest names. {_REMEDY}")
         wanted = (pa.list_(pa.uint16()), pa.list_(pa.uint32()))
         if schema.names != ["document", "tokens"] or schema.field("tokens").type not in wanted:
             raise CorpusError(f"{self._path} does not have the columns of a token shard. {_REMEDY}")

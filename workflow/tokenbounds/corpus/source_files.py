@@ -1,4 +1,4 @@
-"""The files that a source is read from: found without silently leaving any out, and checked to be what they claim."""
+"""The files that a source is read from: none is left out silently, and each is checked to be what its name says."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def find_files(patterns: tuple[str, ...], suffixes: tuple[str, ...], root: Path 
     Raises
     ------
     CorpusError
-        If one of `patterns` matches no file, or a file or folder that it matches cannot be read: a link whose target
-        is missing, a folder without permission, a link to a folder inside a folder, or a compressed file of a kind
-        that is not among `suffixes` without its plain version beside it.
+        If one of `patterns` matches no file, or a file or folder that it matches cannot be read: a link whose target is
+        missing, a folder without permission, a link to a folder inside a folder, or a compressed file of a kind that is
+        not among `suffixes` without its plain version next to it.
     """
     found: set[Path] = set()
     for pattern in patterns:
@@ -96,7 +96,7 @@ def _files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
 
 def _files_matching(pattern: Path) -> Iterator[Path]:
     """Files that match a glob pattern; no folder on the way may be unreadable."""
-    anchor = Path(pattern.anchor)  # Path.glob takes patterns relative to a folder only
+    anchor = Path(pattern.anchor)  # Path.glob only takes patterns relative to a folder
     parts = pattern.relative_to(anchor).parts
     for depth in range(1, len(parts)):
         for folder in _glob(anchor, parts[:depth]):

@@ -49,7 +49,7 @@ class Document:
     Attributes
     ----------
     name
-        Leads back to its origin.
+        Identifies its origin.
     text
         Bytes where they need not be UTF-8.
     labels
@@ -77,7 +77,7 @@ def read_documents(source: Source, counts: ReadingCounts | None = None) -> Itera
     source
         Where they come from.
     counts
-        Receives what was left out and changed, by sources that do so.
+        Receives what was left out and changed, for sources that count it.
 
     Raises
     ------

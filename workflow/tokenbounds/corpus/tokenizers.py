@@ -20,7 +20,7 @@ _PLACES = ("name_or_path", "_file", "_dir")
 
 
 class Tokenizer(Protocol):
-    """What the rest of the project needs of a tokenizer.
+    """What the rest of the project needs from a tokenizer.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class Iglm:
 class Pretrained:
     """A tokenizer of transformers. Bytes that are not UTF-8, and lone surrogates, become replacement characters first.
 
-    With `split_special_tokens` the string of a special token in a text is split like any other; else the tokenizer
+    With `split_special_tokens` the string of a special token in a text is split like any other; otherwise the tokenizer
     decides, and usually makes it the special token.
     """
 
@@ -143,7 +143,7 @@ class Pretrained:
         if self._backend is not None:
             return f"{self._backend.to_str()}{splits}"
         told = {"class": type(self._tokenizer).__name__, "vocabulary": vocabulary}
-        # The location of its files does not affect what it does.
+        # Where its files are does not affect what it does.
         settings = {key: value for key, value in self._tokenizer.init_kwargs.items() if not key.endswith(_PLACES)}
         # Without a backend, vocabularies, merges and models are known only by the files that the tokenizer saves.
         with tempfile.TemporaryDirectory() as folder:
@@ -205,7 +205,7 @@ def load_tokenizer(spec: TokenizerSpec) -> Tokenizer:
 
 
 def _locate(spec: TransformersTokenizer) -> tuple[str, str]:
-    """Where transformers finds the tokenizer, and its name for people: folder, installed package or hub name."""
+    """Where transformers finds the tokenizer, and its readable name: folder, installed package or hub name."""
     place = spec.name
     if spec.package is not None:
         folder = package_folder(spec.package)
@@ -231,7 +231,7 @@ def _refuse_random(tokenizer: Any, backend: Any, identity: str) -> None:
 
 
 def _set_space_prefix(tokenizer: Any, path: Path, spec: TransformersTokenizer, identity: str) -> None:
-    """Follow a GGUF file on whether SentencePiece puts a space before a text; transformers always does."""
+    """Let the GGUF file decide whether SentencePiece puts a space before a text; transformers always does."""
     from gguf import GGUFReader
 
     if not path.is_file():

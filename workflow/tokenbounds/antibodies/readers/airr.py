@@ -65,7 +65,7 @@ def _require_columns(table: Table, path: Path, source: AirrSource) -> None:
         there = ", ".join(table.columns[:40])
         raise CorpusError(
             f"{path} has none of the columns {', '.join(SEQUENCE_COLUMNS)} (it has: {there}). Name the column of amino "
-            "acids by the source's 'residues'."
+            "acids in the source's 'residues'."
         )
 
 

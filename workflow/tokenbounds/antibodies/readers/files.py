@@ -1,4 +1,4 @@
-"""Text files, plain or gzip, as bounded lines; a file of another kind is reported as what it is."""
+"""Text files, plain or gzip, as bounded lines; for a file of another kind the error says what it is."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OTHER_KINDS = (
     (b"%PDF-", "a PDF document", _EXPORT),
     (b"\xff\xfe", "text in UTF-16", "Save it in UTF-8."),
     (b"\xfe\xff", "text in UTF-16", "Save it in UTF-8."),
-    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "Fetch it by `git lfs pull`."),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "Fetch it by `git lfs pull`."),
     (b"<!doctype html", "a web page", "Download the file itself."),
     (b"<html", "a web page", "Download the file itself."),
 )

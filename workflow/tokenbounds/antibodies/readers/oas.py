@@ -59,7 +59,7 @@ def _is_paired(table: Table) -> bool:
 
 
 def _read_row(row: Row, table: Table, source: OasSource, counts: ReadingCounts) -> Iterator[tuple[ChainRecord, ...]]:
-    """Yield the chains of a row, together if the source asks for pairs, else one by one."""
+    """Yield the chains of a row, together if the source asks for pairs, otherwise one by one."""
     if not _is_paired(table):
         wanted = {"heavy": Chain.HEAVY, "light": Chain.LIGHT}.get(source.chains)
         chain = _read_chain(row, RearrangementOptions(source.keep, wanted), counts)
@@ -112,7 +112,7 @@ def _parse_metadata(line: str, path: Path) -> dict[str, Any]:
     """The unit's metadata: a JSON object that was written as the cells of a row."""
     cells = next(csv.reader([line]), [])
     try:
-        # A spreadsheet that saved the unit wrote empty cells after it.
+        # A spreadsheet that saved the unit will have added empty cells.
         metadata = json.loads(",".join(cells).rstrip(","))
     except (ValueError, csv.Error, RecursionError):
         metadata = None

@@ -73,7 +73,7 @@ def read_rearrangement(row: Row, options: RearrangementOptions, counts: ReadingC
         return None
     where = f"{row.where}, column '{found.column}'"
     if not found.translated:
-        refuse_nucleotides(found.residues, where, "Name a column of amino acids by 'residues'.")
+        refuse_nucleotides(found.residues, where, "Name a column of amino acids in 'residues'.")
     cleaned = clean_residues(found.residues, options.keep, where, counts)
     if cleaned.fault:
         counts.add("dropped", cleaned.fault)
@@ -103,7 +103,7 @@ class _Cells:
         return self._row.integer(column + self._suffix)
 
     def number(self, column: str) -> int | None:
-        """A number that is mere evidence: None if it is none, which is counted."""
+        """A number that is mere evidence; None, which is counted, if the cell is not a number."""
         text = self.text(column).removesuffix(".0")
         self._counts.add("noted", "evidence_unreadable", int(bool(text) and not text.isdecimal()))
         return int(text) if text.isdecimal() else None
@@ -128,7 +128,7 @@ class _Cells:
         return bases
 
     def bases(self, column: str) -> str:
-        """Nucleotides that are mere evidence: empty if they are none, which is counted."""
+        """Nucleotides that are mere evidence; empty, which is counted, if the cell holds anything else."""
         bases = self.text(column).upper()
         foreign = _FOREIGN_BASE.search(bases) is not None
         self._counts.add("noted", "evidence_unreadable", int(foreign))
@@ -179,7 +179,7 @@ def _admit(cells: _Cells, options: RearrangementOptions, counts: ReadingCounts) 
 
 
 def _find_residues(cells: _Cells, options: RearrangementOptions) -> tuple[_Found | None, str]:
-    """A chain's residues from the best column that has them; else None and why there are none."""
+    """A chain's residues from the best column that has them; otherwise None and why there are none."""
     fault = "no_sequence"
     for found in _candidates(cells, options):
         if found is None:
@@ -219,7 +219,7 @@ def _frame(cells: _Cells, bases: str, peptides: tuple[str, ...]) -> int | None:
 
 
 def _read_of_domain(cells: _Cells) -> str:
-    """Nucleotides of the rearrangement within the read, from where V begins to where J ends; empty if unknown."""
+    """Nucleotides of the rearrangement within the read, from the beginning of V to the end of J; empty if unknown."""
     bases, first = cells.nucleotides("sequence"), cells.integer("v_sequence_start")
     if not bases or first is None:
         return ""
@@ -234,7 +234,7 @@ def _evidence(cells: _Cells, found: _Found, residues: str, options: Rearrangemen
     bases = cells.bases("sequence_alignment")
     alignment = found.alignment or _translation_of(bases, residues)
     if alignment is not None and len(alignment.residues) > len(residues):
-        # The stop that ended it is not a residue.
+        # The stop at its end is not a residue.
         alignment = Translation(alignment.residues[: len(residues)], alignment.columns[: len(residues)])
     region_residues, region_bases = cells.regions()
     junction, junction_residues = cells.junction()

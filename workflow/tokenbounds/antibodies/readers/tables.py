@@ -59,10 +59,10 @@ class Row:
 
 
 class Table:
-    """A table that is being read: its columns have been read, its rows have not.
+    """A table whose columns have been read and whose rows have not.
 
-    In a tab-separated table a quotation mark is a letter, unless a pair of them holds a whole cell. So a lone mark
-    cannot join rows. Columns without a name, as spreadsheets leave them, are not read.
+    In a tab-separated table a quotation mark is an ordinary character, unless a pair of them encloses a whole cell. So
+    a single one cannot join rows. Columns without a name, as spreadsheets leave them, are not read.
     """
 
     def __init__(self, path: Path, lines: Iterator[str], delimiter: str, first_line: int) -> None:
@@ -135,7 +135,7 @@ class Table:
 
 
 def _unquoted(cell: str) -> str:
-    """A cell without the pair of quotation marks around it; a lone mark is a letter like any other."""
+    """A cell without the pair of quotation marks around it; a single one is a character like any other."""
     inner = cell[1:-1]
     whole = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
     return inner.replace('""', '"') if whole else cell
@@ -143,14 +143,14 @@ def _unquoted(cell: str) -> str:
 
 @contextmanager
 def open_table(path: Path, *, metadata_line: bool = False) -> Iterator[tuple[Table, str]]:
-    """Open a table whose delimiter is a tab if its header has one, else a comma.
+    """Open a table whose delimiter is a tab if its header has one, otherwise a comma.
 
     Parameters
     ----------
     path
         The file.
     metadata_line
-        Whether a line precedes the header; it is returned with the table, else an empty text.
+        Whether a line precedes the header; it is returned with the table, otherwise an empty text.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def open_table(path: Path, *, metadata_line: bool = False) -> Iterator[tuple[Tab
 def name_of(row: Row, column: str | None, path: Path, counts: ReadingCounts, what: str) -> str:
     """A clone, donor or cell: what the column's cell names, or for `@file` the file's name without its endings.
 
-    Cells that name no one (`unassigned`) are counted as `{what}_placeholder`.
+    Cells that name nothing (`unassigned`) are counted as `{what}_placeholder`.
     """
     if column == FILE_AS_VALUE:
         return path.name.split(".")[0]

@@ -25,6 +25,7 @@ import pyarrow as pa
 
 sys.path.append(str(Path(__file__).parent))  # for whoever loads this file by its path
 from _coverage_labels import labels_violated
+from _coverage_shared import shared_violated
 from _coverage_sources import (
     ALPHAS,
     BLOCK,
@@ -64,7 +65,8 @@ class Fault:
     """How a bound is broken on purpose: factors on the range and on the message's bits; sampling left out.
 
     With `peek` a token's smoothing weight is chosen by the token itself; with `unpaid` lambda is chosen afterwards;
-    with `by_occurrence` delta is divided over the labels that occur.
+    with `by_occurrence` delta is divided over the labels that occur; with `alone` certificates over one sample do not
+    pay for each other.
     """
 
     span: float = 1.0
@@ -73,6 +75,7 @@ class Fault:
     peek: bool = False
     unpaid: bool = False
     by_occurrence: bool = False
+    alone: bool = False
 
 
 def excess_azuma(trial: Trial, fault: Fault) -> float:
@@ -309,6 +312,7 @@ FAULTS = {"range_halved": Fault(span=0.5), "complexity_dropped": Fault(bits=0.0)
 BY_TOKEN = ("azuma_predictable", "betting_by_token")
 STOPPED = ("azuma_stopped",)
 LABELS = ("labels",)
+SHARED = ("best_of_sampled",)
 SAMPLING_FAULT = {"sampling_ignored": Fault(ignore_sampling=True)}
 
 
@@ -318,6 +322,8 @@ def violations(name: str, fault: Fault, replications: int, seed: int = 1) -> int
         return int(np.sum(documents_excess(replications, seed, DOCUMENTS[name], fault) > 0))
     if name in LABELS:
         return int(np.sum(labels_violated(replications, seed, by_occurrence=fault.by_occurrence)))
+    if name in SHARED:
+        return int(np.sum(shared_violated(replications, seed, paid=not fault.alone)))
     if name in STOPPED:
         return int(np.sum(stopped_excess(replications, seed, paid=not fault.unpaid) > 0))
     excess = TOKEN_LEVEL.get(name) or SAMPLED[name]
@@ -344,6 +350,8 @@ def faults_of(name: str) -> dict[str, Fault]:
     """The broken variants that the check must catch for this bound."""
     if name in LABELS:
         return {"shares_by_occurrence": Fault(by_occurrence=True)}
+    if name in SHARED:
+        return {"sample_shared_unpaid": Fault(alone=True)}
     if name in STOPPED:
         return {"lambda_unpaid": Fault(unpaid=True)}
     peeking = {"weights_peek": Fault(peek=True)} if name in BY_TOKEN else {}
@@ -356,7 +364,7 @@ def faults_of(name: str) -> dict[str, Fault]:
 def run(replications: int, seed: int) -> list[dict[str, str | int | float]]:
     """Count violations of every bound, sound and broken."""
     table: list[dict[str, str | int | float]] = []
-    for name in [*TOKEN_LEVEL, *STOPPED, *LABELS, *SAMPLED, *DOCUMENTS]:
+    for name in [*TOKEN_LEVEL, *STOPPED, *LABELS, *SAMPLED, *SHARED, *DOCUMENTS]:
         size = max(replications, least_replications(name))
         for variant, fault in {"sound": Fault(), **faults_of(name)}.items():
             count = violations(name, fault, size, seed)
@@ -379,7 +387,7 @@ def draw(table: list[dict[str, str | int | float]], path: Path) -> None:
     marks = {"sound": ("o", "#1b6ca8"), "range_halved": ("x", "#c0392b"), "complexity_dropped": ("+", "#c0392b")}
     marks["sampling_ignored"] = ("^", "#c0392b")
     marks |= {"weights_peek": ("v", "#c0392b"), "lambda_unpaid": ("s", "#c0392b")}
-    marks["shares_by_occurrence"] = ("D", "#c0392b")
+    marks |= {"shares_by_occurrence": ("D", "#c0392b"), "sample_shared_unpaid": ("P", "#c0392b")}
     for variant, (mark, colour) in marks.items():
         rows = [row for row in table if row["variant"] == variant]
         shares = [int(row["violations"]) / int(row["replications"]) for row in rows]

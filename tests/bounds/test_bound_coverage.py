@@ -21,7 +21,8 @@ _SPEC.loader.exec_module(coverage)
 
 REPLICATIONS = 2000
 BROKEN_REPLICATIONS = 300
-NAMES = [*coverage.TOKEN_LEVEL, *coverage.STOPPED, *coverage.LABELS, *coverage.SAMPLED, *coverage.DOCUMENTS]
+NAMES = [*coverage.TOKEN_LEVEL, *coverage.STOPPED, *coverage.LABELS]
+NAMES += [*coverage.SAMPLED, *coverage.SHARED, *coverage.DOCUMENTS]
 BROKEN = [(name, fault) for name in NAMES for fault in coverage.faults_of(name)]
 
 

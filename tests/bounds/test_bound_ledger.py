@@ -41,6 +41,22 @@ def test_nothing_is_paid_for_sampling_if_everything_was_scored():
     assert row.complexity_nats == pytest.approx(math.log(100))
 
 
+def test_certificates_over_one_sample_pay_for_one_another():
+    ledger = split_delta(0.05, ROWS, message_bits=800, alphas=8, lambdas=32, sampling_share=0.2)
+    shared = ledger.shared_by(28)
+    shared.check()
+    row = shared.row(BPD, BoundKind.BETTING)
+    # 0.05 over 5 rows, a fifth of it for 8 x 32 cells of 28 certificates; nothing else changes.
+    assert row.delta_sampling / row.sampling_cells == Fraction(1, 500 * 256 * 28)
+    assert row.complexity_nats == ledger.row(BPD, BoundKind.BETTING).complexity_nats
+    paid = {entry.name: entry.amount for entry in ledger_row(row, Bound(1.0, 0.5, 0.0, 1, 1.0)).entries}
+    assert (paid["sampling_cells"], paid["certificates_per_sample"]) == (256 * 28, 28)
+    whole = split_delta(0.05, ROWS, message_bits=800, alphas=8, lambdas=32)
+    assert whole.shared_by(28) == whole
+    with pytest.raises(CertificateError):
+        ledger.shared_by(0)
+
+
 def test_entries_carry_units_and_add_up():
     row = split_delta(0.05, ROWS, message_bits=800, alphas=8, lambdas=32, sampling_share=0.2).row(
         BPD, BoundKind.BETTING

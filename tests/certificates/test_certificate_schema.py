@@ -59,10 +59,11 @@ def test_assumptions_follow_from_what_was_certified():
     )
     paid = PriorRecord(kind="message", trained_on=())
     lora = {"model": {"family": "gpt2", "parameterization": {"kind": "lora"}}}
-    text = " ".join(state_assumptions(lora, {"identity": "bytes"}, plan, "bfloat16", 0.05, paid))
+    text = " ".join(state_assumptions(lora, {"identity": "bytes"}, plan, "bfloat16", BoundsSpec(), paid))
     assert "seed (3)" in text and "'lora'" in text and "bfloat16" in text and "tokenizer (bytes)" in text
+    assert "At most 4 certificates share it" in text
     plan = replace(plan, mode="exhaustive")
-    chain = " ".join(state_assumptions({"model": {"family": "markov"}}, {}, plan, "float32", 0.05, paid))
+    chain = " ".join(state_assumptions({"model": {"family": "markov"}}, {}, plan, "float32", BoundsSpec(), paid))
     assert "sampling seed" not in chain and "Markov" in chain and "lora" not in chain
 
 

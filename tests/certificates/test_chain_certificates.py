@@ -216,7 +216,7 @@ def test_a_sampled_chain_bounds_each_link_s_average(tmp_path):
     plan = pl.read_parquet(inputs.plan).sort("block")
     blocks = pl.concat([pl.read_parquet(path) for path in inputs.certified.scores])["block"].to_numpy()
     order = draw_order(plan["draws"].to_numpy(), 5)
-    assert entries["sampling_cells"] == CANDIDATES["telescoped"] * 16 * len(row["links"])
+    assert entries["sampling_cells"] == CANDIDATES["telescoped"] * 16 * len(row["links"]) * 4  # certificates per sample
     assert len(row["links"]) == 2
     a1, a2 = row["links"][1]["alphas"]
     beta = row["links"][1]["beta"]

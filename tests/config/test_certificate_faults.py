@@ -72,6 +72,27 @@ def test_certificates_that_cannot_work(row, complaint):
     assert complaint in str(caught.value)
 
 
+def test_no_more_certificates_share_a_sample_than_are_paid_for():
+    raw = copy.deepcopy(STUDY)
+    row = {"message": "one", "corpus": "here", "evaluation": "sample"}
+    raw["certificates"] = {name: copy.deepcopy(row) for name in "abcd"}
+    raw["certificates"]["e"] = {**row, "evaluation": "default"}
+    parse_study(raw)
+    # Neither the number of jobs nor the arithmetic draws another sample.
+    raw["evaluations"]["again"] = {"sample_tokens": 100, "shards": 1, "dtype": "bfloat16"}
+    raw["certificates"]["f"] = {**row, "evaluation": "again"}
+    with pytest.raises(
+        ConfigError, match=r"a\.bounds\.certificates_per_sample: 5 certificates share .*'a' and 4 others"
+    ):
+        parse_study(raw)
+    for name in "abcdf":
+        raw["certificates"][name]["bounds"] = {"certificates_per_sample": 5}
+    parse_study(raw)
+    raw["certificates"]["f"]["corpus"] = "there"
+    raw["certificates"]["a"].pop("bounds")
+    parse_study(raw)
+
+
 def test_training_corpora_of_a_certificate_and_its_chain():
     study = parse(message="other", chain=["published"], bounds={"bounds": ["mixture"]}, prior="held_out", **BECAUSE)
     assert training_corpora(study, study.certificates["c"]) == ["there"]

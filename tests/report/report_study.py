@@ -46,7 +46,7 @@ def certificate_dict(
     )
     entries = [{"metric": row.metric, "bound": row.bound, "entries": _entries(row)} for row in budget.rows]
     ledger = {"delta": str(budget.delta), "rows": entries}
-    sha = "".join(f"{(37 * i + len(name)) % 16:x}" for i in range(64))
+    sha, shared = ("".join(f"{(37 * i + len(text)) % 16:x}" for i in range(64)) for text in (name, corpus))
     parts = {"header": 1352, "codebooks": 2176, "scales": 1536, "container": 328}
     parts = {**parts, "symbols": size_bits - sum(parts.values())} if size_bits > 6000 else {"symbols": size_bits}
     return {
@@ -63,11 +63,12 @@ def certificate_dict(
             "breakdown": parts,
             "header": {"coder": "adaptive", "model": {"family": "gpt2", "parameterization": {"kind": "lora"}}},
         },
+        "dtype": "float32",
         "chain": [],
         "prior": {"kind": "message", "trained_on": []},
         "manifest": {
             "file": f"../corpora/{corpus}/manifest.json",
-            "sha256": sha[::-1],
+            "sha256": shared[::-1],
             "source": {"kind": "python_stdlib"},
             "licence": "PSF-2.0",
             "tokenizer": {"identity": "bytes", "vocabulary_size": vocabulary, "start_id": 0},
@@ -84,7 +85,7 @@ def certificate_dict(
         },
         "plan": {
             "file": f"../plans/{corpus}/default.parquet",
-            "sha256": sha,
+            "sha256": shared,
             "mode": mode,
             "blocks": 41_000,
             "draws": 41_000,

@@ -9,7 +9,7 @@ from rich.console import Console
 from tokenbounds.certificates.sentence import state_result
 from tokenbounds.report.figure_data import size_table
 from tokenbounds.report.page_content import cards, headline
-from tokenbounds.report.records import best_values, read_certificates
+from tokenbounds.report.records import best_rows, comparable, read_certificates
 from tokenbounds.report.tables import SCHEMA, print_table, tabulate
 
 REASON = "Published on 2025-01-31, before the text was written."
@@ -68,13 +68,34 @@ def test_the_table_ends_with_what_was_paid_under_which_prior(paths, tmp_path):
 def test_only_rows_that_assume_no_more_than_others_are_called_best(paths, tmp_path):
     certificates = read_certificates(paths)
     chained = next(one for one in certificates if one.name == "chained")
-    assert best_values(certificates)["bpd"] == chained.row("bpd", "telescoped").value
+    assert best_rows(certificates)["bpd"] == (chained, chained.row("bpd", "telescoped"))
     tabulate(paths, tmp_path / "tables")
     bold = [line for line in (tmp_path / "tables/certificates.md").read_text().splitlines() if "| **" in line]
     assert all("held" not in line and "documents" not in line for line in bold) and "telescoped" in bold[0]
     assert headline(certificates, {one.name: one.name for one in certificates})["certificate"] is chained
     held = [one for one in certificates if one.name == "held"]
-    assert best_values(held)["bpd"] == held[0].row("bpd").value
+    assert not best_rows(held) and headline(held, {"held": "held"})["compared"] == 0
+
+
+def test_the_best_is_named_among_the_largest_group_of_equal_settings(tmp_path):
+    rows = [certificate_dict(name, empirical=empirical) for name, empirical in (("a", 3.0), ("bb", 2.9), ("ccc", 2.8))]
+    others = [certificate_dict(f"other-{index}", empirical=1.0) for index in range(6)]
+    others[0]["plan"] = {**others[0]["plan"], "sha256": "0" * 64}
+    others[1]["manifest"] = {**others[1]["manifest"], "sha256": "0" * 64}
+    others[2]["dtype"] = "bfloat16"
+    others[3]["bounds"] = {**others[3]["bounds"], "certificates_per_sample": 5}
+    others[4]["prior"] = {"kind": "online", "trained_on": []}
+    base = {"name": "base", "place": "../models/base", "sha256": "0" * 64}
+    others[5]["message"] = {**others[5]["message"], "base": base}
+    for row in [*rows, *others]:
+        write_certificate(tmp_path / f"{row['certificate']}.json", row)
+    certificates = read_certificates(sorted(tmp_path.glob("*.json")))
+    assert [one.name for one in comparable(certificates)] == ["a", "bb", "ccc"]
+    assert {one.name for one, _ in best_rows(certificates).values()} == {"ccc"}
+    shown = headline(certificates, {one.name: one.name for one in certificates})
+    assert (shown["certificate"].name, shown["compared"]) == ("ccc", 3)
+    # Of equally large groups, values choose none: the one that assumes fewer bases comes first.
+    assert [one.name for one in comparable([one for one in certificates if one.name in ("a", "other-5")])] == ["a"]
 
 
 def test_a_row_over_documents_is_no_certificate_s_headline(paths):

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from tokenbounds.certificates.verify import Check
 
 _HASH_CHARACTERS = 16
-_SAMPLING_ENTRIES = ("delta_generalization", "delta_sampling", "sampling_cells")
+_SAMPLING_ENTRIES = ("delta_generalization", "delta_sampling", "sampling_cells", "certificates_per_sample")
 _HEADINGS = {
     "delta_generalization": "for bound",
     "delta_sampling": "for sample",
     "sampling_cells": "cells",
+    "certificates_per_sample": "shared by",
     "alpha_grid": "α grid",
     "lambda_grid": "λ grid",
     "confidence": "ln 1/delta",

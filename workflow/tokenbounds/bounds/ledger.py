@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from tokenbounds.bounds.kinds import BoundKind, Metric
@@ -29,7 +29,10 @@ class RowBudget:
     alpha_grid_bits
         log2 of the number of smoothing weights it may choose from, bits; 0 for errors, which smoothing leaves alone.
     sampling_cells
-        Number of averages that the sampling statement must cover at once: the candidates of the row.
+        Number of averages that the sampling statement must cover at once: the candidates of the row, times
+        `certificates`.
+    certificates
+        How many certificates may share the sample; 1 if every token was scored.
     """
 
     metric: Metric
@@ -40,6 +43,7 @@ class RowBudget:
     message_bits: int
     alpha_grid_bits: float
     sampling_cells: int
+    certificates: int = 1
 
     @property
     def complexity_nats(self) -> float:
@@ -75,6 +79,31 @@ class Budget:
             if (budget.metric, budget.bound) == (metric, bound):
                 return budget
         raise CertificateError(f"the ledger has no row for metric '{metric}' under bound '{bound}'.")
+
+    def shared_by(self, certificates: int) -> Budget:
+        """The same split where each sampling statement also covers those of other certificates over its sample.
+
+        See docs/bounds.md, "Several certificates". Rows that pay for no sample stay as they are.
+
+        Parameters
+        ----------
+        certificates
+            How many certificates may share the sample.
+
+        Raises
+        ------
+        CertificateError
+            If there is none.
+        """
+        if certificates < 1:
+            raise CertificateError("at least one certificate uses a sample.")
+        shared = (
+            replace(row, sampling_cells=row.sampling_cells * certificates, certificates=row.certificates * certificates)
+            if row.delta_sampling
+            else row
+            for row in self.rows
+        )
+        return Budget(self.delta, tuple(shared))
 
     def check(self) -> None:
         """Check that the shares add up exactly.

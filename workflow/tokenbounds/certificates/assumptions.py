@@ -8,6 +8,7 @@ from typing import Any
 from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.certificates.file_records import BaseRecord, PlanRecord, PriorRecord, TrainingRecord
 from tokenbounds.certificates.sentence import confidence_percent
+from tokenbounds.config import BoundsSpec
 from tokenbounds.config.quantizers import REFINING
 from tokenbounds.models.card import BASE_FAMILY
 
@@ -17,7 +18,7 @@ def state_assumptions(
     tokenizer: dict[str, Any],
     plan: PlanRecord,
     dtype: str,
-    delta: float,
+    spec: BoundsSpec,
     prior: PriorRecord,
 ) -> list[str]:
     """List the assumptions of a certificate.
@@ -32,8 +33,8 @@ def state_assumptions(
         The certificate's account of the scoring plan.
     dtype
         Arithmetic the scores were computed in.
-    delta
-        Total failure probability of the certificate.
+    spec
+        What the certificate states.
     prior
         The certificate's account of its prior.
     """
@@ -48,13 +49,14 @@ def state_assumptions(
     if plan.mode == "sampled":
         sentences.append(
             f"The sampling seed ({plan.seed}) was fixed without looking at the corpus, the model or any score, and "
-            "was not changed after scores were seen. Choosing among messages scored on a sample is not covered by "
-            "delta: every sample can err on its own."
+            "was not changed after scores were seen. Messages scored on this sample were made without regard to it. At "
+            f"most {spec.certificates_per_sample} certificates share it, those thrown away included: delta pays for so "
+            "many."
         )
     sentences.append(
         "The bounds, metrics, grids and delta, and the context windows and arithmetic of scoring, were chosen before "
         "the scores were seen. All rows of this certificate hold together with probability at least "
-        f"{confidence_percent(delta)} %."
+        f"{confidence_percent(spec.delta)} %."
     )
     return sentences
 

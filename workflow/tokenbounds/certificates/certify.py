@@ -113,6 +113,7 @@ def compute_certificate(
             study=names["study"],
             model=names["model"],
             message=records.message,
+            dtype=records.dtype,
             scores=records.scores,
             chain=records.chain,
             manifest=records.manifest,
@@ -158,7 +159,7 @@ def _assume(evidence: Evidence, records: EvidenceRecord, spec: BoundsSpec) -> li
     links = [(link.message.header, link.path.stem, link.dtype) for link in evidence.chain]
     header, tokenizer = own.message.header, records.manifest.tokenizer
     return [
-        *state_assumptions(header, tokenizer, records.plan, own.dtype, spec.delta, records.prior),
+        *state_assumptions(header, tokenizer, records.plan, own.dtype, spec, records.prior),
         *state_base_assumptions(records.bases, records.prior),
         *state_chain_assumptions(links, evidence.prior.held_out),
         *state_unit_assumptions(spec.bounds),

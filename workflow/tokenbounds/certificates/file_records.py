@@ -145,6 +145,7 @@ class ChainRecord:
     """A message, and its scores by the plan: a cheaper one of the chain, or the certified one."""
 
     message: MessageRecord
+    dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$", description="arithmetic that the scores were made in")]
     scores: Annotated[tuple[ScoreRecord, ...], Field(min_length=1)]
 
 

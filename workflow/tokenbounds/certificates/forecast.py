@@ -149,6 +149,8 @@ class Forecast:
             lambdas=spec.lambdas,
             sampling_share=spec.sampling_share if sampled else None,
         )
+        if sampled:
+            ledger = ledger.shared_by(spec.certificates_per_sample)
         return ledger.row(BPD, bound)
 
     def _values(self, budget: RowBudget, alpha: float, tokens: int, draws: int | None) -> Floats:

@@ -51,6 +51,7 @@ def record_evidence(evidence: Evidence, folder: Path, bases: Mapping[str, BaseRe
     plan = evidence.plan
     return EvidenceRecord(
         message=certified.message,
+        dtype=certified.dtype,
         scores=certified.scores,
         chain=tuple(chain),
         manifest=_record_corpus(evidence.corpus, folder),
@@ -110,7 +111,7 @@ def _record_link(link: LinkEvidence, folder: Path, bases: Mapping[str, BaseRecor
     scores = (
         ScoreRecord(file=relative_path(part.path, folder), sha256=sha256, rows=part.rows) for part, sha256 in hashed
     )
-    return ChainRecord(message=message, scores=tuple(scores))
+    return ChainRecord(message=message, dtype=link.dtype, scores=tuple(scores))
 
 
 def _record_corpus(corpus: CorpusEvidence, folder: Path) -> ManifestRecord:

@@ -122,7 +122,7 @@ class LedgerEntry:
     amount: Annotated[
         int | float | ExactFraction, Field(description="exact fraction as text for a probability, else a number")
     ]
-    unit: Literal["probability", "candidates", "bits", "nats", "documents", "sequences"]
+    unit: Literal["probability", "candidates", "bits", "nats", "documents", "sequences", "certificates"]
     link: Annotated[
         Annotated[int, Field(ge=1)] | SkipJsonSchema[None],
         Field(description="which of the row's links pays, from 1", json_schema_extra=absent),

@@ -81,6 +81,15 @@ class BoundsSpec(Checked):
     sampling_share: Annotated[
         Probability, Field(description="Share of each bound's failure probability that pays for scoring only a sample.")
     ] = 0.2
+    certificates_per_sample: Annotated[
+        PositiveInt,
+        Field(
+            le=65536,
+            description="How many certificates may share one sample of a corpus, this one included. Each pays for all "
+            "of them, so that together they hold as well as one alone, and the best may be named. Nothing is paid "
+            "where every token is scored.",
+        ),
+    ] = 4
     top_k: Annotated[
         tuple[PositiveInt, ...],
         Field(

@@ -45,6 +45,7 @@ def study_faults(study: Study) -> Iterator[str]:
         yield from _message_faults(f"messages.{name}", study, message)
     for name, certificate in study.certificates.items():
         yield from _certificate_faults(f"certificates.{name}", study, certificate)
+    yield from _sharing_faults(study)
     yield from _task_faults(study)
 
 
@@ -259,6 +260,27 @@ def _sample_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[s
         yield f"{where}: bound '{used[0]}' {remedy} sample_tokens: null."
     if row.bounds.subsets:
         yield f"{where}.bounds.subsets: it {remedy} sample_tokens: null."
+
+
+def _sharing_faults(study: Study) -> Iterator[str]:
+    """Yield a line for every sample that more certificates share than they pay for."""
+    samples: dict[tuple[object, ...], list[str]] = {}
+    for name, row in study.certificates.items():
+        plan = study.evaluations[row.evaluation]
+        if plan.sample_tokens is not None:
+            # What the draws and their blocks depend on; the number of jobs and the arithmetic are none of it.
+            windows = (plan.context, plan.stride or plan.context, plan.visible_tokens)
+            samples.setdefault((row.corpus, plan.sample_tokens, plan.seed, *windows), []).append(name)
+    for names in samples.values():
+        paid = {name: study.certificates[name].bounds.certificates_per_sample for name in names}
+        if short := [name for name in names if paid[name] < len(names)]:
+            which = f"'{short[0]}'" + (f" and {len(short) - 1} others" if len(short) > 1 else "")
+            row = study.certificates[short[0]]
+            yield (
+                f"certificates.{short[0]}.bounds.certificates_per_sample: {len(names)} certificates share the sample "
+                f"that evaluation '{row.evaluation}' draws of corpus '{row.corpus}', but {which} would pay for "
+                f"{paid[short[0]]}. Set it to {len(names)} for each, or score every token (sample_tokens: null)."
+            )
 
 
 def _task_faults(study: Study) -> Iterator[str]:

@@ -20,7 +20,7 @@ from tokenbounds.report.formats import (
     quantizer_name,
 )
 from tokenbounds.report.page import Section
-from tokenbounds.report.records import metrics_of, read_certificates
+from tokenbounds.report.records import comparable, metrics_of, read_certificates
 from tokenbounds.report.spreadsheet import to_csv
 
 SCHEMA_VERSION = 1
@@ -48,6 +48,7 @@ COLUMNS: dict[str, pl.DataType] = {
     "bpd_bound": pl.String(),
     "bpd_empirical": pl.Float64(),
     "random_guess": pl.Float64(),
+    "compared": pl.Boolean(),
 }
 
 
@@ -56,7 +57,8 @@ def tabulate_compression(certificate_paths: Iterable[Path | str], directory: Pat
 
     Columns: `method` (parameterization, then quantizer), `trained_parameters` (values in the message), sizes in bits
     (`symbol_bits` is our coder's share; `gzip_bits` … are what others need for the same symbols, null if not
-    measured), and for each metric the certificate's best bound over tokens: `bpd` in bits per token, `top1_error` …
+    measured), whether the certificate is one of those that the best is chosen from (`compared`: `records.comparable`),
+    and for each metric the certificate's best bound over tokens: `bpd` in bits per token, `top1_error` …
 
     Raises
     ------
@@ -77,7 +79,11 @@ def compression_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     """The rows of `tabulate_compression`, by corpus, method and size; Markov chains train nothing and are left out."""
     errors = [metric for metric in metrics_of(certificates) if metric.is_error]
     trained = [one for one in certificates if one.message.header["model"]["family"] not in ("markov", "online")]
-    rows = [_record(one, errors) for one in trained]
+    corpora = dict.fromkeys(one.corpus for one in trained)
+    compared = [
+        one.name for corpus in corpora for one in comparable([each for each in trained if each.corpus == corpus])
+    ]
+    rows = [{**_record(one, errors), "compared": one.name in compared} for one in trained]
     table = pl.DataFrame(rows, schema={**COLUMNS, **dict.fromkeys(map(str, errors), pl.Float64())})
     return table.sort("corpus", "method", "message_bits", "certificate")
 
@@ -145,15 +151,16 @@ def method_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
 
 
 def render_markdown(table: pl.DataFrame) -> str:
-    """The table in Markdown: a section a corpus, the best value of each metric in bold."""
+    """The table in Markdown: a section a corpus, the best of comparable certificates in bold."""
     parts = ["# Compression\n"]
     for corpus in table["corpus"].unique(maintain_order=True):
         header, lines = _cells(table.filter(pl.col("corpus") == corpus), "**{}**")
         parts += [f"## {corpus}\n", _line(header), _line([":--"] * 2 + ["--:"] * (len(header) - 2))]
         parts += [*map(_line, lines), ""]
     parts.append(
-        "Bounds are the certificate's best over tokens, rounded up. Bits a parameter: the whole message. The last "
-        "columns: bytes that our coder and general compressors need for the same symbols."
+        "Bounds are the certificate's best over tokens, rounded up. **Bold**: the best of those certificates that pay "
+        "for their messages, share plan and settings, and so hold together. Bits a parameter: the whole message. The "
+        "last columns: bytes that our coder and general compressors need for the same symbols."
     )
     return "\n".join(parts) + "\n"
 
@@ -185,7 +192,7 @@ def compression_section(certificate_paths: Iterable[Path | str]) -> list[Section
 def _cells(rows: pl.DataFrame, best_format: str) -> tuple[list[str], list[list[str]]]:
     """Header and lines of one corpus's table, best bounds written by `best_format`."""
     metrics = [BPD, *map(Metric, rows.columns[len(COLUMNS) :])]
-    best = {metric: rows[metric].min() for metric in metrics}
+    best = {metric: rows.filter("compared")[metric].min() for metric in metrics}
     header = ["method", "message", "trained parameters", "size", "bits a parameter"]
     header += [*(metric.label for metric in metrics), "measured BPD", "symbols", *_COMPRESSORS]
     lines = []
@@ -194,7 +201,8 @@ def _cells(rows: pl.DataFrame, best_format: str) -> tuple[list[str], list[list[s
         line.append(_ratio(row["message_bits"], row["trained_parameters"]))
         for metric in metrics:
             text = "–" if row[metric] is None else format_value(metric, row[metric])
-            line.append(best_format.format(text) if row[metric] is not None and row[metric] == best[metric] else text)
+            is_best = row["compared"] and row[metric] is not None and row[metric] == best[metric]
+            line.append(best_format.format(text) if is_best else text)
         line.append("–" if row["bpd_empirical"] is None else format_value(BPD, row["bpd_empirical"]))
         line += [_size(row[f"{name}_bits"]) for name in ("symbol", *_COMPRESSORS)]
         lines.append(line)

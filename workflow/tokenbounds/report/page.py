@@ -148,10 +148,16 @@ def _render(
     return templates.render(
         "tokenbounds.report",
         "page.html.jinja",
-        {"shown": format_value, "bpd": BPD, "exact": repr},
+        {
+            "shown": format_value,
+            "bpd": BPD,
+            "exact": repr,
+            "is_one_of": lambda row, rows: any(row is one for one in rows),
+        },
         css=Markup(templates.read_text("tokenbounds.report", "page.css")),
         single=single,
         study=", ".join(dict.fromkeys(one.study for one in certificates)),
+        several=len(certificates) > 1,
         count=f"{len(certificates)} certificate{'s' if len(certificates) != 1 else ''}",
         headline=headline,
         cards=content.cards(headline["certificate"]),

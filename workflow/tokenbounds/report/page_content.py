@@ -22,7 +22,7 @@ from tokenbounds.report.formats import (
     format_percent,
     format_value,
 )
-from tokenbounds.report.records import best_values, competes, metrics_of
+from tokenbounds.report.records import best_rows, comparable, metrics_of
 
 _CLOSE_PERCENT = 100.0
 
@@ -43,16 +43,20 @@ def relative_href(file: Path, page: Path) -> str:
 
 
 def headline(certificates: Sequence[Certificate], anchors: dict[str, str]) -> dict[str, Any]:
-    """The best certificate of the study: the smallest bound as a share of guessing, on BPD where there is any."""
-    metric = metrics_of(certificates)[0]
-    every = [(one, row) for one in certificates for row in one.rows if row.metric == metric]
-    pairs = [(one, row) for one, row in every if competes(one, row)] or every
-    best, row = min(pairs, key=lambda pair: pair[1].share_of_guess)
+    """What the page begins with: the best of the comparable certificates; without one, the first, best or not.
+
+    `compared` is how many it is the best of, 0 if nothing is paid for saying so.
+    """
+    found = best_rows(certificates)
+    first = min(found, key=lambda metric: metric.order, default=None)
+    best, row = (certificates[0], certificates[0].best) if first is None else found[first]
+    metric = row.metric
     empirical = min(_CLOSE_PERCENT, 100 * row.empirical / row.random_guess)
     certified = min(_CLOSE_PERCENT, 100 * row.share_of_guess)
     return {
         "certificate": best,
         "row": row,
+        "compared": len(comparable(certificates)) if found else 0,
         "anchor": anchors[best.name],
         "value": format_value(metric, row.value),
         "empirical": format_value(metric, row.empirical),
@@ -141,7 +145,7 @@ def _table(group: Sequence[Certificate], anchors: dict[str, str]) -> dict[str, A
         "confidence": format_confidence(first.delta),
         "bounds": list(dict.fromkeys(row.bound for row in rows if row.metric == BPD)),
         "errors": [metric for metric in metrics_of(group) if metric.is_error],
-        "best": best_values(group),
+        "best": [row for _, row in best_rows(group).values()],
         "guesses": [{BPD: "", **guesses}],
         "lines": [_line(one, anchors[one.name]) for one in group],
     }

@@ -43,16 +43,33 @@ def short_labels(certificates: Sequence[Certificate]) -> dict[str, str]:
 
 
 def competes(certificate: Certificate, row: Row) -> bool:
-    """Whether a row may be called best beside those of other certificates: it assumes no more than they do."""
+    """Whether a row may be called best beside those of `comparable` certificates: it assumes no more than they do."""
     cheaper = [link.message for link in certificate.chain if link.message.name in row.cheaper_messages]
     learns_along = any(is_online(message.header) for message in cheaper)
     return certificate.prior.kind == "message" and row.bound.by_token and not learns_along
 
 
-def best_values(certificates: Sequence[Certificate]) -> dict[Metric, float]:
-    """The smallest value of each metric, among the rows that may be called best; among all if there is none such."""
-    best = {}
-    for metric in metrics_of(certificates):
-        pairs = [(one, row) for one in certificates for row in one.rows if row.metric == metric]
-        best[metric] = min(row.value for _, row in [pair for pair in pairs if competes(*pair)] or pairs)
-    return best
+def comparable(certificates: Sequence[Certificate]) -> list[Certificate]:
+    """The largest group of certificates that pay for their messages and hold together at their common delta.
+
+    They share all that fixes what is stated before any message is chosen: corpus, plan, arithmetic, bases, number of
+    links and settings (docs/bounds.md, "Several certificates"). Which group it is depends on no value: of equally
+    large ones, that with fewer bases and shorter chains, then the one that comes first.
+    """
+    groups: dict[tuple[object, ...], list[Certificate]] = {}
+    for one in certificates:
+        if one.prior.kind == "message":
+            bases = tuple(sorted(base.sha256 for base in one.bases))
+            arithmetic = tuple(link.dtype for link in one.links)
+            key = (one.manifest.sha256, one.plan.sha256, arithmetic, bases, one.settings)
+            groups.setdefault(key, []).append(one)
+    return min(groups.values(), key=lambda group: (-len(group), len(group[0].bases), len(group[0].chain)), default=[])
+
+
+def best_rows(certificates: Sequence[Certificate]) -> dict[Metric, tuple[Certificate, Row]]:
+    """The smallest row of each metric, with its certificate, among `comparable` ones; none of others is called best."""
+    pairs = [(one, row) for one in comparable(certificates) for row in one.rows if competes(one, row)]
+    return {
+        metric: min((pair for pair in pairs if pair[1].metric == metric), key=lambda pair: pair[1].value)
+        for metric in dict.fromkeys(row.metric for _, row in pairs)
+    }

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tokenbounds.bounds.kinds import BPD, Metric
+from tokenbounds.bounds.kinds import BPD
 from tokenbounds.certificates.schema import Certificate, Row
 from tokenbounds.files import atomic_path, relative_path, write_bytes
 from tokenbounds.report.formats import (
@@ -22,7 +22,7 @@ from tokenbounds.report.formats import (
     format_percent,
     format_value,
 )
-from tokenbounds.report.records import best_values, metrics_of, read_certificates
+from tokenbounds.report.records import best_rows, metrics_of, read_certificates
 from tokenbounds.report.spreadsheet import to_csv
 from tokenbounds.terminal import SafeConsole
 
@@ -141,8 +141,9 @@ def render_markdown(certificates: Sequence[Certificate]) -> str:
         parts.append(_markdown_corpus(corpus, [one for one in certificates if one.corpus == corpus]))
     parts.append(
         "Each value is an upper bound (rounded up) that holds with the stated confidence, for all rows of one "
-        "certificate together. **Bold**: the best of its metric that pays for its message and assumes nothing about "
-        "documents. *Vacuous*: no better than random guessing. BPD: bits per token."
+        "certificate together. **Bold**: the best of its metric among the certificates that pay for their messages and "
+        "share corpus, plan and settings (the largest such group), which hold together with that confidence, too; rows "
+        "that assume something about documents aside. *Vacuous*: no better than random guessing. BPD: bits per token."
     )
     return "\n".join(parts) + "\n"
 
@@ -152,10 +153,11 @@ def _markdown_corpus(corpus: str, certificates: Sequence[Certificate]) -> str:
     lines = [f"## {_cell(corpus)}\n", f"| {' | '.join(header)} | certificate | prior |"]
     lines.append("|:--|:--|--:|--:|--:|:--|:--|--:|--:|:--|:--|")
     pairs = [(certificate, row) for certificate in certificates for row in certificate.rows]
-    best = best_values(certificates)
+    best = best_rows(certificates)
     for metric in metrics_of(certificates):
         chosen = sorted((pair for pair in pairs if pair[1].metric == metric), key=lambda pair: pair[1].value)
-        lines += [_markdown_row(certificate, row, row.value == best[metric]) for certificate, row in chosen]
+        marked = best.get(metric, (None, None))[1]
+        lines += [_markdown_row(certificate, row, row is marked) for certificate, row in chosen]
         for guess in sorted({row.random_guess for _, row in chosen}):
             value = format_value(metric, guess)
             lines.append(f"| {metric.label} | – | {value} | | 100 % | random guess | | | | | |")
@@ -210,7 +212,10 @@ def _terminal_table(certificates: Sequence[Certificate]) -> RichTable:
     table = RichTable(
         title=Text(f"{first.study} · {first.corpus}: upper bounds, {first.tokens:,} {first.manifest.token}s"),
         title_justify="left",
-        caption=Text("Upper bounds, rounded up. Percentages of BPD are shares of random guessing. * best, ! vacuous."),
+        caption=Text(
+            "Upper bounds, rounded up. Percentages of BPD are shares of random guessing. ! vacuous, "
+            "* best of those that share plan and settings."
+        ),
         caption_justify="left",
     )
     kinds = list(dict.fromkeys(kind for one in certificates for kind in one.kinds))
@@ -220,7 +225,7 @@ def _terminal_table(certificates: Sequence[Certificate]) -> RichTable:
     columns = [f"BPD {kind}" for kind in kinds] + ["empirical", "of guess"] + [metric.label for metric in errors]
     for name in columns:
         table.add_column(Text(name), justify="right", no_wrap=True)
-    best = best_values(certificates)
+    best = [row for _, row in best_rows(certificates).values()]
     for one in certificates:
         cells = [Text(one.name + one.prior.remark), Text(format_bytes(one.message.whole_bits))]
         cells += [_terminal_value(one.row(BPD, kind), best) for kind in kinds]
@@ -231,10 +236,10 @@ def _terminal_table(certificates: Sequence[Certificate]) -> RichTable:
     return table
 
 
-def _terminal_value(row: Row | None, best: dict[Metric, float]) -> Text:
+def _terminal_value(row: Row | None, best: Sequence[Row]) -> Text:
     if row is None:
         return Text("–")
     text = format_value(row.metric, row.value)
     if row.vacuous:
         return Text(f"{text} !", style="red")
-    return Text(f"{text} *", style="bold green") if row.value == best[row.metric] else Text(f"{text}  ")
+    return Text(f"{text} *", style="bold green") if any(row is one for one in best) else Text(f"{text}  ")

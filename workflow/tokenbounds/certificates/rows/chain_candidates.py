@@ -49,6 +49,8 @@ class ChainProblem:
         m.
     delta_generalization, delta_sampling
         Failure probabilities for all links together; the second is 0 if every token was scored.
+    certificates
+        How many certificates share the sample.
     whole
         Bound the last model's loss in one piece (a mixture) rather than link by link (telescoped).
     messages
@@ -65,6 +67,7 @@ class ChainProblem:
     tokens: int
     delta_generalization: Fraction
     delta_sampling: Fraction
+    certificates: int = 1
     whole: bool = False
     messages: tuple[Mapping[str, int], ...] = ()
 
@@ -123,8 +126,8 @@ class ChainProblem:
         )
 
     def sampling_cells(self, path: Path) -> int:
-        """Number of averages that share `delta_sampling`: candidates × lambdas × links."""
-        return self.candidates * self.lambdas * (1 if self.whole else len(path))
+        """Number of averages that share `delta_sampling`: candidates × lambdas × links × certificates."""
+        return self.candidates * self.lambdas * (1 if self.whole else len(path)) * self.certificates
 
     def streams(
         self, path: Path, alphas: Sequence[float], betas: Sequence[float], nll_bits: Sequence[npt.ArrayLike]

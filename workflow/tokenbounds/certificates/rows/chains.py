@@ -23,6 +23,7 @@ from tokenbounds.certificates.averages.histogram import FixedPointSum
 from tokenbounds.certificates.averages.passes import Average, Sample, ScoreStream
 from tokenbounds.certificates.rows.chain_candidates import ChainProblem, Choice, Floats
 from tokenbounds.certificates.rows.chain_search import ChainSearch, thin_rows
+from tokenbounds.certificates.rows.ledger_lines import sharing_entries
 from tokenbounds.certificates.schema import LedgerEntry, Link
 from tokenbounds.config import BoundsSpec
 
@@ -67,6 +68,7 @@ def pose_problem(budget: RowBudget, models: Sequence[ChainModel], spec: BoundsSp
         tokens=tokens,
         delta_generalization=budget.delta_generalization,
         delta_sampling=budget.delta_sampling,
+        certificates=budget.certificates,
         whole=budget.bound is BoundKind.MIXTURE,
         messages=tuple(model.messages or {model.name: model.message_bits} for model in models),
     )
@@ -231,6 +233,7 @@ def _describe(
         LedgerEntry(name="delta", amount=str(budget.delta), unit="probability"),
         LedgerEntry(name="delta_sampling", amount=str(budget.delta_sampling), unit="probability"),
         LedgerEntry(name="sampling_cells", amount=problem.sampling_cells(choice.path), unit="candidates"),
+        *sharing_entries(budget),
         LedgerEntry(name="chain_candidates", amount=problem.candidates, unit="candidates"),
         LedgerEntry(name="chain_choice", amount=math.log2(problem.candidates), unit="bits"),
     ]

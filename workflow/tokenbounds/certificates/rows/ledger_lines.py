@@ -7,6 +7,13 @@ from tokenbounds.bounds.result import Bound
 from tokenbounds.certificates.schema import LedgerEntry, LedgerRow
 
 
+def sharing_entries(budget: RowBudget) -> list[LedgerEntry]:
+    """How many certificates the row's sampling statement covers, a factor of its cells; nothing without a sample."""
+    if not budget.delta_sampling:
+        return []
+    return [LedgerEntry(name="certificates_per_sample", amount=budget.certificates, unit="certificates")]
+
+
 def ledger_row(budget: RowBudget, bound: Bound) -> LedgerRow:
     """The ledger of a row: the budget that it had, and what its bound added for a grid of lambdas.
 
@@ -17,6 +24,7 @@ def ledger_row(budget: RowBudget, bound: Bound) -> LedgerRow:
         LedgerEntry(name="delta_generalization", amount=str(budget.delta_generalization), unit="probability"),
         LedgerEntry(name="delta_sampling", amount=str(budget.delta_sampling), unit="probability"),
         LedgerEntry(name="sampling_cells", amount=budget.sampling_cells, unit="candidates"),
+        *sharing_entries(budget),
         LedgerEntry(name="message", amount=budget.message_bits, unit="bits"),
         LedgerEntry(name="alpha_grid", amount=budget.alpha_grid_bits, unit="bits"),
         LedgerEntry(name="lambda_grid", amount=bound.price_nats, unit="nats"),

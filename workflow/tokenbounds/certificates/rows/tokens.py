@@ -220,7 +220,7 @@ def _split(setting: Setting, message_bits: int) -> Budget:
         by_token=setting.token_alphas is not None,
     )
     budgets.check()
-    return budgets
+    return budgets if setting.sample is None else budgets.shared_by(spec.certificates_per_sample)
 
 
 def _bound_loss(budget: RowBudget, cells: CellAverages, index: int | None, setting: Setting) -> Bound:

@@ -22,6 +22,7 @@ TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 POLARS_MAX_THREADS=1 TOKENIZERS_P
 	install-antibodies
 
 run: install  ## run the study (config/config.yaml, or ARGS="--configfile ..."), then a minute of antibodies
+	@$(BIN)/python workflow/check_config.py $(ARGS)
 	@workflow/unlock.sh $(ARGS)
 	$(BIN)/snakemake --rerun-incomplete --cores $(CORES) $(ARGS)
 	@$(if $(ARGS),:,$(MAKE) --no-print-directory antibody-demo)

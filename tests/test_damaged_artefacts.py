@@ -1,6 +1,7 @@
 """What jobs hand to each other besides scores: a flipped bit anywhere is one error that names the file."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenbounds.compression.calibration.layerwise import LayerwiseModel
 from tokenbounds.compression.calibration.store import Calibration, calibration_writer
-from tokenbounds.config import ByteTokenizer, CorpusSpec, JsonLinesSource
+from tokenbounds.config import ByteTokenizer, CorpusSpec, EvaluationSpec, JsonLinesSource, RecoveryTask
 from tokenbounds.corpus.annotations import Annotations
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.shards import tokenize_corpus
@@ -21,6 +22,9 @@ from tokenbounds.models.checkpoint import load_checkpoint, save_checkpoint
 from tokenbounds.models.identity import checkpoint_sha256
 from tokenbounds.models.markov.counts import load_counts, save_counts
 from tokenbounds.models.markov.grams import MarkovCard
+from tokenbounds.scores.plan import plan_corpus
+from tokenbounds.scores.scoring import score_message
+from tokenbounds.tasks.recovery import draw_questions
 
 CARD = ModelCard("gpt2", {"n_layer": 1, "n_embd": 8, "n_head": 2}, 16, 0, 8)
 
@@ -49,13 +53,6 @@ def annotations(folder):
     source = JsonLinesSource(kind="jsonl", paths=(str(folder / "rows.jsonl"),), labels=("year",))
     tokenize_corpus(CorpusSpec(source=source, tokenizer=ByteTokenizer(kind="bytes"), shards=1), "c", folder / "c")
     return folder / "c" / "annotations.parquet"
-
-
-def read_annotations(path):
-    corpus = Corpus.open(path.parent)
-    labels = Annotations.open(path.parent, corpus)
-    documents = (labels.at(np.full(40, document), np.arange(40)) for document in range(corpus.documents))
-    return [codes["year"].tolist() for codes in documents]
 
 
 ARTEFACTS = {
@@ -101,20 +98,35 @@ def test_equal_content_gives_equal_bytes(tmp_path, kind):
     assert len(found) == 1
 
 
-def test_damaged_pages_of_annotations_are_refused_or_harmless(tmp_path):
-    path = annotations(tmp_path)
-    right, refused = read_annotations(path), 0
-    original = path.read_bytes()
-    footer = len(original) - 8 - int.from_bytes(original[-8:-4], "little")
-    for place in range(4, footer, 7):
-        damaged = bytearray(original)
-        damaged[place] ^= 4
-        path.write_bytes(bytes(damaged))
-        try:
-            assert read_annotations(path) == right  # statistics beside a page may be damaged
-        except TokenboundsError as error:
-            refused += "annotations.parquet" in str(error)
-    assert refused > (footer - 4) / 7 / 4
+def test_a_flipped_bit_in_a_corpus_is_one_error_of_every_job_that_reads_it(tmp_path):
+    folder = annotations(tmp_path).parent
+    evaluation = EvaluationSpec(context=8)
+    plan_corpus(folder, evaluation, tmp_path / "plan.parquet")
+    task = RecoveryTask(kind="recovery", corpus="c", messages=("m",))
+    jobs = {
+        "shard-00000.arrow": [
+            lambda: plan_corpus(folder, evaluation, tmp_path / "again.parquet"),
+            lambda: score_message(tmp_path / "m.tbm", folder, tmp_path / "plan.parquet", 0, tmp_path / "s.parquet"),
+            lambda: draw_questions(folder, task),
+        ],
+        "annotations.parquet": [lambda: Annotations.open(folder, Corpus.open(folder))],
+    }
+    for name, readers in jobs.items():
+        original = (folder / name).read_bytes()
+        for place in range(0, len(original), len(original) // 20):
+            damaged = bytearray(original)
+            damaged[place] ^= 4
+            (folder / name).write_bytes(bytes(damaged))
+            for read in readers:
+                with pytest.raises(TokenboundsError, match=f"{name} differs from its manifest"):
+                    read()
+        (folder / name).write_bytes(original)
+
+
+def test_no_script_reads_a_corpus_without_comparing_it_with_its_manifest():
+    scripts = Path(__file__).parent.parent / "workflow" / "scripts"
+    lines = [line for path in scripts.glob("*.py") for line in path.read_text().splitlines() if "Corpus.open(" in line]
+    assert len(lines) >= 5 and all("verify=True" in line for line in lines)
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "counts"])

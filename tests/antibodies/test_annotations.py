@@ -92,7 +92,9 @@ def test_altered_annotations_are_refused(tmp_path):
     ):
         pq.write_table(altered, path)
         with pytest.raises(CorpusError, match=r"annotations\.parquet"):
-            Annotations.open(tmp_path / "c", corpus).document(1)
+            Annotations(path, corpus.lengths, corpus.manifest.labels).document(1)
+        with pytest.raises(CorpusError, match=r"annotations\.parquet differs"):
+            Annotations.open(tmp_path / "c", corpus)
         with pytest.raises(CorpusError, match=r"annotations\.parquet differs"):
             Corpus.open(tmp_path / "c", verify=True)
     path.write_bytes(b"PAR1 nothing PAR1")

@@ -304,12 +304,26 @@ def test_fingerprints_follow_contents_whatever_the_times_say(tmp_path):
     path.write_bytes(b"two")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert path.stat().st_mtime_ns == times.st_mtime_ns and fingerprint([path]) != first
-    path.write_bytes(bytes(1 << 20))
-    long = fingerprint([path])
-    path.write_bytes(bytes((1 << 20) - 1) + b"1")
-    assert fingerprint([path]) != long
     path.rename(tmp_path / "b.txt")
     assert fingerprint([tmp_path / "b.txt"]) != fingerprint([tmp_path / "b.txt"] * 2)
+
+
+def test_fingerprints_see_every_byte_up_to_4_mib_and_blocks_to_the_end_above(tmp_path):
+    path = tmp_path / "a.txt"
+
+    def is_seen(size, place):
+        path.write_bytes(bytes(size))
+        before = fingerprint([path])
+        with path.open("r+b") as stream:
+            stream.seek(place)
+            stream.write(b"1")
+        return fingerprint([path]) != before
+
+    places = np.random.default_rng(0).integers(0, 4 << 20, 8).tolist()
+    assert all(is_seen(4 << 20, place) for place in [0, (1 << 16), (4 << 20) - 1, *places])
+    # Of 16 MiB, every block begins 4 blocks and a bit after the one before: by hand, (2^24 - 2^16) / 63 = 265,264.8.
+    seen = [is_seen(16 << 20, place) for place in (0, 265_263, 265_264, 265_264 + 65_535, (16 << 20) - 1)]
+    assert seen == [True, False, True, True, True]
 
 
 def test_files_of_a_saved_dataset_are_its_inputs(tmp_path):
@@ -317,4 +331,7 @@ def test_files_of_a_saved_dataset_are_its_inputs(tmp_path):
     (folder / "cache-1234.arrow").write_bytes(b"")
     names = {path.name for path in source_files(HuggingFaceSource(kind="huggingface", name=str(folder)))}
     assert {"state.json", "dataset_info.json"} < names and not any("cache" in name for name in names)
+    (folder / "data.arrow").symlink_to("nowhere")
+    with pytest.raises(CorpusError, match=r"data\.arrow is a link to nowhere, which does not exist"):
+        source_files(HuggingFaceSource(kind="huggingface", name=str(folder)))
     assert source_files(HuggingFaceSource(kind="huggingface", name="a-name/of-the-hub")) == []

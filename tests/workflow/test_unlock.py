@@ -1,5 +1,7 @@
-"""`make run` removes the lock of a killed run, and never that of a living one."""
+"""Before Snakemake, `make run` reads the configuration and removes the lock of a killed run, never that of a living one."""
 
+import re
+import runpy
 import subprocess
 import sys
 
@@ -57,3 +59,49 @@ def test_a_living_run_keeps_its_lock(locked, here):
         assert (f"process {process.pid} of Snakemake still runs" in done.stderr) == here
     finally:
         process.communicate()
+
+
+FILES = {
+    "right.yaml": b"study: s\n",
+    "utf16.yaml": "study: s\n".encode("utf-16"),
+    "latin1.yaml": b"study: caf\xe9\n",
+    "twice.yaml": b"study: s\nstudy: t\n",
+    "list.yaml": b"- study\n",
+    "empty.yaml": b"",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("", None),
+        ("-n --config study=t --cores 2", None),
+        ("--configfile right.yaml --cores 2", None),
+        ("--cores 2 --configfile none.yaml", "none.yaml does not exist. Pass an existing configuration file."),
+        ("--configfile=utf16.yaml", "utf16.yaml is not UTF-8 text. Save it with the encoding UTF-8."),
+        ("--configfile right.yaml latin1.yaml -n", "latin1.yaml is not UTF-8 text. Save it with the encoding UTF-8."),
+        ("--configfiles twice.yaml", "twice.yaml: the key 'study' occurs twice, in line 1 and in line 2. Keep one."),
+        ("--configfile list.yaml", "list.yaml holds no mapping of keys. Start from config/config.yaml."),
+        ("--configfile empty.yaml", "empty.yaml holds no mapping of keys. Start from config/config.yaml."),
+        ("--configfile config", "config cannot be read: Is a directory."),
+    ],
+)
+def test_a_faulty_configuration_is_one_line_before_snakemake_reads_it(tmp_path, monkeypatch, arguments, line):
+    (tmp_path / "config").mkdir()
+    for name, content in {**FILES, "config/config.yaml": b"study: default\n"}.items():
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["check_config.py", *arguments.split()])
+    try:
+        runpy.run_path(str(ROOT / "workflow/check_config.py"))
+    except SystemExit as end:
+        assert end.code == f"error: {line}"
+    else:
+        assert line is None
+
+
+def test_make_run_reads_the_configuration_before_anything_else():
+    recipe = re.search(r"^run:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    commands = recipe[1].splitlines()
+    assert "workflow/check_config.py $(ARGS)" in commands[0] and "snakemake" not in commands[0]
+    assert any("snakemake --rerun-incomplete" in command for command in commands)

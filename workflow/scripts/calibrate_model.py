@@ -12,7 +12,7 @@ if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
         calibrate_model(
             Path(snakemake.input.model[0]).parent,
-            Corpus.open(Path(snakemake.input.manifest).parent),
+            Corpus.open(Path(snakemake.input.manifest).parent, verify=True),
             parse_row(CalibrationSpec, snakemake.params.row),
             Path(snakemake.output.calibration),
             corpus_sha256=sha256_file(snakemake.input.manifest),

@@ -19,7 +19,7 @@ if __name__ == "__main__":
             spec,
             Path(snakemake.output.message),
             Path(snakemake.output.report),
-            Corpus.open(Path(manifest).parent) if manifest else None,
+            Corpus.open(Path(manifest).parent, verify=True) if manifest else None,
             next(iter(snakemake.input.calibration), None),
             places_of_files(snakemake.input.side_information),
         )

@@ -12,7 +12,7 @@ if __name__ == "__main__":
         finetune_model(
             parse_row(FinetunedModel, snakemake.params.row),
             Path(snakemake.input.base[0]).parent,
-            Corpus.open(Path(snakemake.input.manifest).parent),
+            Corpus.open(Path(snakemake.input.manifest).parent, verify=True),
             Path(snakemake.output.card).parent,
             Path(snakemake.params.workdir),
         )

@@ -11,6 +11,6 @@ if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
         fit_markov(
             parse_row(MarkovModel, snakemake.params.row),
-            Corpus.open(Path(snakemake.input.manifest).parent),
+            Corpus.open(Path(snakemake.input.manifest).parent, verify=True),
             Path(snakemake.output.card).parent,
         )

@@ -12,7 +12,7 @@ if __name__ == "__main__":
         start = next(iter(snakemake.input.start), None)
         train_model(
             parse_row(TrainedModel, snakemake.params.row),
-            Corpus.open(Path(snakemake.input.manifest).parent),
+            Corpus.open(Path(snakemake.input.manifest).parent, verify=True),
             Path(snakemake.output.card).parent,
             Path(snakemake.params.workdir),
             start=Path(start).parent if start else None,

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from tokenbounds.corpus.labels import LabelColumn, TokenValues, labels_json
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CorpusError
+from tokenbounds.files import sha256_file
 
 SCHEMA_VERSION = 2
 ANNOTATIONS_NAME = "annotations.parquet"
@@ -106,7 +107,7 @@ class Annotations:
 
     @classmethod
     def open(cls, directory: Path | str, corpus: Corpus) -> Annotations:
-        """Open the annotations of the corpus in `directory`.
+        """Open the annotations of the corpus in `directory`, and compare them with their hash in its manifest.
 
         Raises
         ------
@@ -119,7 +120,10 @@ class Annotations:
                 f"corpus {corpus.manifest.corpus} has no annotations. Name columns under 'labels' of its source, and "
                 "tokenize it again."
             )
-        return cls(Path(directory) / entry.file, corpus.lengths, corpus.manifest.labels)
+        path = Path(directory) / entry.file
+        if path.is_file() and sha256_file(path) != entry.sha256:
+            raise CorpusError(f"{path} differs from its manifest (SHA-256). {_REMEDY}")
+        return cls(path, corpus.lengths, corpus.manifest.labels)
 
     def at(self, document: npt.NDArray[np.int64], position: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
         """Codes by column of the tokens at `position` (from 0) of `document`, both int64[n]; fastest in corpus order.

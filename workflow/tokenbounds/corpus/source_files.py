@@ -34,7 +34,7 @@ _COMPRESSED = {
     b"\x04\x22\x4d\x18": ("lz4", ".lz4"),
 }
 _TOKENIZER_SUFFIXES = {".json", ".model", ".txt", ".tiktoken", ".bpe", ".vocab", ".spm"}
-_ENDS_READ = 1 << 16
+_BLOCK_BYTES, _BLOCKS = 1 << 16, 64  # what a fingerprint reads of a large file
 
 
 def find_files(patterns: tuple[str, ...], suffixes: tuple[str, ...], root: Path | None = None) -> list[Path]:
@@ -137,10 +137,9 @@ def source_files(source: Source) -> list[Path]:
         case ParquetSource():
             return find_files(source.paths, (".parquet",))
         case HuggingFaceSource():
-            folder = Path(source.name)
             # The library writes caches of its own into a folder that it reads.
-            files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("cache-"))
-            return sorted(files, key=lambda item: item.as_posix()) if folder.is_dir() else []
+            files = find_files((source.name,), ("",)) if Path(source.name).is_dir() else []
+            return [path for path in files if not path.name.startswith("cache-")]
         case AirrSource() | OasSource() | FastaSource() | CsvSource():
             root = None if source.package is None else _package_root(source.package)
             return find_files(source.paths, SUFFIXES[source.kind], root)
@@ -196,17 +195,23 @@ def readable_name(path: Path) -> str:
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """Hash of files' names, sizes, first and last 64 KiB: differs if a file was replaced, even at equal times."""
+    """Hash of files' names, sizes and contents, of those above 4 MiB of 64 blocks, at even distances from end to end.
+
+    It differs if a file was replaced, even at equal times. What it does not see is a change of a large file between
+    two blocks that keeps both its size and its time of modification: to read whole sources at every start of Snakemake
+    would take longer than to tokenize small ones.
+    """
     digest = hashlib.sha256()
     for path in paths:
         try:
             with path.open("rb") as stream:
                 size = os.fstat(stream.fileno()).st_size
                 digest.update(f"{readable_name(path)} {size}\n".encode())
-                digest.update(stream.read(_ENDS_READ))
-                if size > _ENDS_READ:
-                    stream.seek(max(_ENDS_READ, size - _ENDS_READ))
-                    digest.update(stream.read(_ENDS_READ))
+                last = max(0, size - _BLOCK_BYTES)
+                step = _BLOCK_BYTES if size <= _BLOCKS * _BLOCK_BYTES else last // (_BLOCKS - 1)
+                for start in (*range(0, last, step), last):
+                    stream.seek(start)
+                    digest.update(stream.read(_BLOCK_BYTES))
         except OSError as error:
             raise CorpusError(f"cannot read {path}: {error.strerror or error}. Check its permissions.") from error
     return digest.hexdigest()

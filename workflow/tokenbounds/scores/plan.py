@@ -221,7 +221,7 @@ def plan_corpus(corpus_directory: Path | str, spec: Any, out: Path | str) -> Non
     out
         The plan's Parquet file.
     """
-    corpus = Corpus.open(Path(corpus_directory))
+    corpus = Corpus.open(corpus_directory, verify=True)
     table = plan_scoring(
         corpus.lengths,
         context=spec.context,

@@ -203,7 +203,7 @@ def score_message(
     manifest = Path(corpus_directory) / MANIFEST_NAME
     if sha256_file(manifest) != plan.manifest_sha256:
         raise ScoreError(f"{plan_path} was made for another corpus than {manifest} describes. Plan again.")
-    corpus = Corpus.open(Path(corpus_directory))
+    corpus = Corpus.open(corpus_directory, verify=True)
     annotated = corpus.manifest.annotations_file is not None
     return score_shard(
         decode_message(Path(message), side_information),

@@ -77,7 +77,7 @@ def draw_questions(corpus_directory: Path | str, task: RecoveryTask) -> list[Que
     TokenboundsError
         If no document of the corpus has such a chain.
     """
-    corpus = Corpus.open(corpus_directory)
+    corpus = Corpus.open(corpus_directory, verify=True)
     annotations = Annotations.open(corpus_directory, corpus)
     questions: list[Question] = []
     sequences = 0

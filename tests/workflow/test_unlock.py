@@ -1,4 +1,4 @@
-"""Before Snakemake, `make run` reads the configuration and removes the lock of a killed run, never that of a living one."""
+"""Before Snakemake, `make run` reads the configuration and removes a killed run's lock, never that of a living one."""
 
 import re
 import runpy

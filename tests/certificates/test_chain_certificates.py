@@ -203,7 +203,7 @@ def test_errors_are_not_telescoped_and_the_note_says_why(certificate):
 
 def test_the_assumptions_name_the_chain(certificate):
     text = " ".join(certificate["assumptions"])
-    assert "speak of the certified model mixed with cheaper ones of the chain ('chain')" in text
+    assert "are about the certified model mixed with cheaper ones of the chain ('chain')" in text
 
 
 # --- a sample ---------------------------------------------------------------------------------------------------------

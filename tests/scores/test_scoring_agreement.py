@@ -54,7 +54,7 @@ def scored(model, corpus, plan, tmp_path, **options):
 
 
 def compare(table, expected, tolerance=1e-4):
-    """What every test here compares: tokens, losses within `tolerance` bits, ranks, and entropies, which are rounded."""
+    """What every test here compares: tokens, losses within `tolerance` bits, ranks, and rounded entropies."""
     keys = list(zip(table["document"].to_pylist(), table["position"].to_pylist(), strict=True))
     assert keys == sorted(expected)
     nll, rank, tie, entropy = (np.array(values) for values in zip(*(expected[key] for key in keys), strict=True))

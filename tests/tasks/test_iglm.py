@@ -171,7 +171,7 @@ def test_a_held_out_certificate_names_its_assumption_on_every_page(certificates)
         "because": "Published in 2023, drawn on 2025-01-31.",
     }
     assert {(subset["column"], subset["label"]) for subset in content["subsets"]} >= {("region", "CDR3")}
-    assumption = "trained on nothing that depends on it. Nothing but this statement makes the certificate valid."
+    assumption = "trained on nothing that depends on it. The certificate is valid only if this statement is true."
     assert any(assumption in sentence for sentence in content["assumptions"])
     write_certificate_page(path, certificates / "page.html")
     assert assumption in (certificates / "page.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Azuma's inequality: the reference row of every table (docs/bounds.md, "Azuma")."""
+"""Azuma's inequality, the reference row of every table (docs/bounds.md, "Azuma")."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def bound_azuma_predictable(
 ) -> Bound:
     """Azuma with ranges that vary from token to token, known before each token but not before the data.
 
-    Their mean square is then random, and so is the best lambda: it comes from a grid. `candidates` are the values of
-    the root mean square range the grid is tuned to; ln of their number is added to the complexity.
+    Their mean square is then random, and so is the best lambda, which therefore comes from a grid. `candidates` are the
+    values of the root mean square range that the grid is tuned to; ln of their number is added to the complexity.
     Source: docs/bounds.md, "Azuma with predictable ranges".
 
     Parameters

@@ -1,7 +1,7 @@
 """The betting form of the martingale bound, and its 0/1 case, the inverse kl (docs/bounds.md, "Betting").
 
-Losses lie in [0, ceiling]; lambda in (0, 1 / ceiling). A constant centre changes nothing but the name of lambda
-(docs/bounds.md, "Centres"), so none is used.
+Losses lie in [0, ceiling]; lambda in (0, 1 / ceiling). A constant centre only rescales lambda (docs/bounds.md,
+"Centres"), so none is used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def lambda_fractions(size: int) -> Floats:
 
     See docs/bounds.md, "Grids".
 
-    It depends on nothing but its size, so ln(size) nats pay for choosing from it with the data in view.
+    The grid depends on nothing but its size, so ln(size) nats pay for choosing from it with the data in view.
 
     Raises
     ------
@@ -222,10 +222,10 @@ def bound_errors(empirical: float, complexity_nats: float, samples: int) -> Boun
     check_budget(complexity_nats, samples)
     bets = error_lambdas(samples)
     with np.errstate(divide="ignore"):
-        lost = np.log1p(-bets)  # [k]; the last is -inf: a bet of everything is gone at the first error
+        lost = np.log1p(-bets)  # [k]; the last is -inf: a bet of everything is lost at the first error
     # Log-wealth of each bet, but for what the mean pays back; 0 errors leave even the last bet alone.
     held = samples * (empirical * lost if empirical > 0 else np.zeros_like(bets))
-    # Sums of m terms of this size are exact to a few units in the last place; the doubt goes against the bound.
+    # Sums of m terms of this size are exact to a few units in the last place; the bound is raised by that error.
     doubt = 8 * np.finfo(np.float64).eps * samples * (abs(empirical * lost[0]) + bets[0] + 1.0 / samples)
 
     def refuted(mean: float) -> bool:

@@ -101,7 +101,7 @@ class DocumentSums:
         if identifiers.size == 0:
             return
         values = np.asarray(losses, dtype=np.float64)
-        # Streams come in corpus order: only the documents in sight are touched.
+        # Streams come in corpus order, so only the documents of this batch are touched.
         near = slice(int(identifiers.min()), int(identifiers.max()) + 1)
         place = identifiers - near.start
         self._sums[near] += np.bincount(place, weights=values)

@@ -1,7 +1,7 @@
 """What a row states: which loss it bounds, and by which theorem.
 
-Nothing here computes a bound. The two types name what the rest of the package computes, and answer what callers
-would otherwise parse from a name: the k of `top10_error`, or whether `documents_betting` speaks of tokens.
+Nothing here computes a bound. The two types name what the rest of the package computes, and answer what callers would
+otherwise parse from a name: the k of `top10_error`, or whether `documents_betting` is about tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["BPD", "BoundKind", "Metric"]
 class Metric(str):
     """A loss per token: `bpd`, bits per token after smoothing, or `top{k}_error`, the rate of ranks above k.
 
-    It is its own name, so that it can be written to JSON and tables; the name is parsed once, here.
+    It is a string, its own name, so that it can be written to JSON and tables; the name is parsed once, here.
 
     """
 
@@ -47,7 +47,7 @@ class Metric(str):
 
     @classmethod
     def stated(cls, top_k: Iterable[int], vocabulary_size: int) -> tuple[Self, ...]:
-        """Bits per token, then every top-k error that a vocabulary of V tokens leaves room for."""
+        """Bits per token, then every top-k error with k below V."""
         return (cls("bpd"), *(cls.top(k) for k in sorted(set(top_k)) if k < vocabulary_size))
 
     @property
@@ -61,7 +61,7 @@ class Metric(str):
 
     @property
     def label(self) -> str:
-        """As people say it: "BPD", "top-10 error"."""
+        """For people: "BPD", "top-10 error"."""
         return "BPD" if self.k is None else f"top-{self.k} error"
 
     @property
@@ -116,9 +116,9 @@ class BoundKind(StrEnum):
 
     @property
     def fits_subsets(self) -> bool:
-        """Whether it can be stated for the tokens with one label: neither chains nor sequences survive the choice."""
+        """Whether it can be stated for the tokens with one label: bounds with chains and over sequences cannot."""
         return self.is_single or self.unit == "documents"
 
     def allows(self, metric: Metric) -> bool:
-        """Whether it can bound a metric: ranks under a mixture of models are not known from their ranks one by one."""
+        """Whether it can bound a metric: ranks under a mixture of models do not follow from each model's ranks."""
         return not (self.uses_chain and metric.is_error)

@@ -182,7 +182,7 @@ def _count_cells(metric: Metric, bound: BoundKind, ways: int, lambdas: int, own:
     if metric.is_error:
         return 1
     if not bound.uses_lambda:
-        return ways + own  # Azuma's bound with ranges that differ by token averages their squares, too
+        return ways + own  # Azuma's bound with ranges that differ by token also averages their squares
     return ways * lambdas
 
 
@@ -205,7 +205,7 @@ def _check_sizes(rows: Sequence[tuple[Metric, BoundKind]], message_bits: int, al
 
 
 def _fraction(value: float | str | Fraction) -> Fraction:
-    """The decimal number that was written: 0.05 is 1/20, not the nearest binary number."""
+    """The decimal number as written: 0.05 is 1/20, not the nearest binary number."""
     return value if isinstance(value, Fraction) else Fraction(str(value))
 
 

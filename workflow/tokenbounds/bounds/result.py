@@ -28,7 +28,7 @@ class Bound:
     alpha
         The winning smoothing weight, None for losses that are not smoothed.
     sampling
-        How much of `value` is owed to having scored a sample only, same unit; 0 if everything was scored.
+        How much of `value` is due to scoring only a sample, same unit; 0 if everything was scored.
     token_alphas
         The smoothing weights that tokens chose from if each has its own; `alpha` is None then.
     """

@@ -89,7 +89,7 @@ def _smallest_refuted(values: Floats, delta: float) -> float:
 def sum_logs(values: Floats, bets: Floats, starts: npt.NDArray[np.int64]) -> Floats:
     """Sums of ln(1 - bet x value) over runs of values, for each bet; every bet x value is at most 0.995.
 
-    Sixteen factors at a time are multiplied before a logarithm is taken; runs are filled up with zeros for that.
+    Sixteen factors at a time are multiplied before a logarithm is taken; runs are padded with zeros for that.
 
     Parameters
     ----------

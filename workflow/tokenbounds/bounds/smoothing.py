@@ -1,6 +1,6 @@
 """Prediction smoothing: a model mixed with a floor has bounded losses (docs/bounds.md, "Smoothing").
 
-Everything here acts on stored raw losses, after the fact: another alpha never runs a model again. Losses are in bits.
+Everything here acts on stored raw losses: to change alpha, no model has to run again. Losses are in bits.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Weighting = float | TokenAlphas
 
 
 def least_alpha(weighting: Weighting) -> float:
-    """The least smoothing weight a token may have: it decides how large a smoothed loss can be.
+    """The smallest smoothing weight that a token may have: it decides how large a smoothed loss can be.
 
     See docs/bounds.md, "A weight for each token".
     """

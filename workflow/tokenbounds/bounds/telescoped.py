@@ -4,9 +4,9 @@ Source: docs/bounds.md, "Telescoping".
 
 With p_0 uniform and p_j = (1 - alpha_j) theta_j + alpha_j p_(j-1), the loss of the last model is the sum of the links
 r_j = l_j - l_(j-1), and r_j <= log2(1 / alpha_j) (for the first link l_1 <= log2(V / alpha_1)). Each link is bounded by
-the betting form with the messages it depends on; delta is split over the links. A link may also subtract a part beta_j
-of the cheaper model's loss only (docs/bounds.md, "Control variates"): then l_J is the sum of the links
-s_j = l_j - beta_j l_(j-1), each times the product of the betas after it.
+the betting form with the messages it depends on; delta is split over the links. A link may also subtract only a share
+beta_j of the cheaper model's loss (docs/bounds.md, "Control variates"): then l_J is the sum of the links s_j = l_j -
+beta_j l_(j-1), each times the product of the betas after it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a certificate takes for granted, in plain sentences: everything else in it is computed."""
+"""What a certificate assumes, in plain sentences: everything else in it is computed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def state_assumptions(
     sentences.append(_arithmetic_assumption(header, dtype))
     if plan.visible_tokens is not None:
         sentences.append(
-            f"Before each token, the predictor sees the last {plan.visible_tokens} tokens of its document at most "
+            f"Before each token, the predictor sees at most the last {plan.visible_tokens} tokens of its document "
             "(the start token counts); everything else is hidden from it."
         )
     if plan.mode == "sampled":
@@ -65,7 +65,7 @@ def _sequence_assumptions(tokenizer: dict[str, Any]) -> list[str]:
     return [
         "The corpus is one sequence of tokens, documents in ascending order. No independence is assumed: the bounded "
         "quantity is the average, over the corpus's tokens, of the expected loss of each token given everything "
-        "before it. It speaks of the process that produced this corpus, not of other data.",
+        "before it. It is about the process that produced this corpus, not about other data.",
         "Where each document ends is taken as given and is not predicted.",
         f"The tokenizer ({tokenizer.get('identity', 'unknown')}) was fixed before the corpus and independently of it.",
     ]
@@ -80,8 +80,8 @@ def _prior_assumptions(header: dict[str, Any]) -> list[str]:
     if family == "online":
         sentences = [
             "The predictor starts empty and learns from each token after predicting it: it was fixed before the "
-            "corpus, with the decoder, and its message only names it. What is certified is the running predictor at "
-            "this corpus's places, in the corpus's order; it is no model that could be taken from there to other text.",
+            "corpus, with the decoder, and its message only names it. What is certified is the running predictor on "
+            "this corpus, in the corpus's order; it is not a model that could be taken from there to other text.",
         ]
     else:
         sentences = []
@@ -108,7 +108,7 @@ def _beneath(header: dict[str, Any]) -> str:
 
 
 def state_base_assumptions(bases: Sequence[BaseRecord], prior: PriorRecord) -> list[str]:
-    """What is taken for granted about the bases of messages, which are not paid for.
+    """What is assumed about the bases of messages, which are not paid for.
 
     Parameters
     ----------
@@ -127,8 +127,8 @@ def state_base_assumptions(bases: Sequence[BaseRecord], prior: PriorRecord) -> l
         )
     return [
         f"Base fixed before and independently of the corpus: the base model '{base.name}' (hash "
-        f"{base.sha256[:16]}… of its card and values) depends on nothing of this corpus, neither by training nor by "
-        "choice. It is part of the decoder: only what the messages say beside it is paid "
+        f"{base.sha256[:16]}… of its card and values) does not depend on this corpus, neither by training nor by "
+        "choice. It is part of the decoder: only what the messages add to it is paid "
         f"for.{trained}"
         for base in bases
     ]
@@ -138,7 +138,7 @@ def _arithmetic_assumption(header: dict[str, Any], dtype: str) -> str:
     if header.get("model", {}).get("family") == "markov":
         return "The certified predictor is the decoded Markov chain as evaluated in floating-point arithmetic."
     if header.get("model", {}).get("family") == "online":
-        return "The online reference predicts in integer arithmetic, and whoever replays it gets the same losses."
+        return "The online reference predicts in integer arithmetic, so every replay gives the same losses."
     return (
         f"The certified predictor is the decoded model as it runs in {dtype} arithmetic on the machine that scored it. "
         "Another machine rounds differently; `tokenbounds verify --rescore` measures by how much."
@@ -146,7 +146,7 @@ def _arithmetic_assumption(header: dict[str, Any], dtype: str) -> str:
 
 
 def state_chain_assumptions(links: Sequence[tuple[dict[str, Any], str, str]], held_out: bool) -> list[str]:
-    """What the rows of a chain take for granted besides the others.
+    """What the rows of a chain assume in addition to the others.
 
     Parameters
     ----------
@@ -159,8 +159,8 @@ def state_chain_assumptions(links: Sequence[tuple[dict[str, Any], str, str]], he
         return []
     names = ", ".join(f"'{name}'" for _, name, _ in links)
     sentences = [
-        f"Rows 'telescoped' and 'mixture' speak of the certified model mixed with cheaper ones of the chain ({names}), "
-        "with the weights and the models that the row lists. The number of messages in the chain and their order were "
+        "Rows 'telescoped' and 'mixture' are about the certified model mixed with cheaper ones of the chain "
+        f"({names}), with the weights and models that the row lists. The number of messages in the chain and their order were "
         "chosen before the scores were seen"
         + ("." if held_out else "; the messages themselves may have been chosen with the corpus in view.")
     ]
@@ -168,7 +168,7 @@ def state_chain_assumptions(links: Sequence[tuple[dict[str, Any], str, str]], he
 
 
 def state_unit_assumptions(bounds: Sequence[BoundKind]) -> list[str]:
-    """What rows over documents or sequences take for granted: much more than the others.
+    """What rows over documents or sequences assume: much more than the others.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def state_unit_assumptions(bounds: Sequence[BoundKind]) -> list[str]:
 
 
 def state_subset_assumptions(columns: Sequence[str], bounds: Sequence[BoundKind]) -> list[str]:
-    """What rows over subsets of tokens take for granted, and what they speak of.
+    """What rows over subsets of tokens assume, and what they are about.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def state_subset_assumptions(columns: Sequence[str], bounds: Sequence[BoundKind]
         f"Rows over subsets by {names} are given the labels: what they bound is the average, over the subset's tokens, "
         "of the expected loss of each token given everything before it and the labels of all tokens of the corpus. "
         "The model does not see the labels; the process whose expectation it is knows them. Labels were assigned "
-        "without looking at the model or its scores. The more they tell about the tokens, the less such a row says "
+        "without looking at the model or its scores. The more they reveal about the tokens, the less such a row says "
         "beyond what was measured."
     ]
     if any(bound.unit == "documents" for bound in bounds):
@@ -216,7 +216,7 @@ def state_subset_assumptions(columns: Sequence[str], bounds: Sequence[BoundKind]
 
 
 def state_head_assumptions(alphas: Sequence[float]) -> list[str]:
-    """What rows with a smoothing weight for each token speak of.
+    """What rows with a smoothing weight for each token are about.
 
     Parameters
     ----------
@@ -226,9 +226,9 @@ def state_head_assumptions(alphas: Sequence[float]) -> list[str]:
     if not alphas:
         return []
     return [
-        f"Rows that list 'alphas' speak of the model with a smoothing weight for each token, one of {len(alphas)} from "
-        f"{min(alphas):g} to {max(alphas):g}, that the head in the message reads off the model's hidden state before "
-        "the token. Rows over chains, documents, sequences and subsets smooth all tokens alike."
+        f"Rows that list 'alphas' are about the model with a smoothing weight for each token, one of {len(alphas)} "
+        f"from {min(alphas):g} to {max(alphas):g}, that the head in the message reads off the model's hidden state "
+        "before the token. Rows over chains, documents, sequences and subsets smooth all tokens alike."
     ]
 
 
@@ -245,7 +245,7 @@ def _held_out_assumptions(prior: PriorRecord) -> list[str]:
         because = "published before this corpus was drawn, or at least trained on nothing that depends on it"
     return [
         "The model is held out (C = 0: its message's bits are not paid for): every model of this certificate was "
-        f"{because}. Nothing but this statement makes the certificate valid. The reason given for it: "
+        f"{because}. The certificate is valid only if this statement is true. The reason given for it: "
         f"“{prior.because}”",
         "The model, its quantization included, was not chosen by its scores on this corpus. Of several held-out "
         "certificates, picking the best is not covered by delta.",

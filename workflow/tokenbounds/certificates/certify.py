@@ -184,7 +184,8 @@ def state_rows(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[S
     )
     models = []
     for link in evidence.links:
-        # A model that never saw the corpus costs nothing; else every file that it is decoded from does, once.
+        # A model that never saw the corpus costs nothing; otherwise every file that it is decoded from is paid for
+        # once.
         bits, messages = (0, None) if evidence.prior.held_out else (link.paid_bits, link.paid_messages)
         models.append(ChainModel(link.path.stem, bits, link.vocabulary_size, link.scores, messages))
     own = models[-1]

@@ -1,7 +1,7 @@
 """The files a certificate rests on: opened, hashed, and checked to belong to one another.
 
 Every link is by hash. Scores name the message, the manifest and the plan they were made with; the plan names the
-manifest; the manifest names every shard. A certificate of one corpus can thus not be passed off for another.
+manifest; the manifest names every shard. So a certificate of one corpus cannot be passed off as one of another.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ class CertificateInputs:
     plan
         The scoring plan.
     links
-        The chain's messages with their scores by this plan, cheapest first, the certified one last; often that one
-        alone.
+        The chain's messages with their scores by this plan, cheapest first, the certified one last; often there is only
+        that one.
     held_out
-        None if the messages' bits are paid for. Else the models never saw the corpus: the folders of the corpora
-        they were trained on, none for models that were published before.
+        None if the messages' bits are paid for. Otherwise the models never saw the corpus: the folders of the corpora
+        they were trained on; empty for models that were published before.
     held_out_because
         Why they cannot depend on the corpus, in a sentence with a date; needed if they are held out.
     side_information
-        Where to look for what messages are decoded with: coarse messages, folders of bases. Of a kind that is not
-        named, those of the study around a message's file are looked through.
+        Where to look for what messages are decoded with: coarse messages, folders of bases. If none of a kind are
+        named, those of the study around a message's file are searched.
     base_corpora
-        Unless held out: folders of the corpora that bases were trained on, none for published ones.
+        Unless held out: folders of the corpora that bases were trained on; empty for published ones.
     """
 
     corpus: Path

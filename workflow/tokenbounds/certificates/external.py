@@ -1,4 +1,4 @@
-"""Bounds from anybody's Parquet of token losses: the mathematics without the pipeline, and without its checks."""
+"""Bounds from any Parquet file of token losses: the mathematics without the pipeline, and without its checks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BATCH_ROWS = 1 << 18
 
 @dataclass(frozen=True)
 class ExternalScores:
-    """Token losses in Parquet files of any layout, one row a token.
+    """Token losses in Parquet files of any layout, one row per token.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class ExternalScores:
                 raise ScoreError(f"{path} has no column '{column}', only {', '.join(schema.names)}. Name one of these.")
             found = schema.field(column).type
             if not (pa.types.is_integer(found) or (pa.types.is_floating(found) and column == self.nll_column)):
-                raise ScoreError(f"{path}: the column '{column}' holds {found}. Write one number a token.")
+                raise ScoreError(f"{path}: the column '{column}' holds {found}. Write one number per token.")
         return rows
 
     def _renamed(self, batch: pa.RecordBatch, wanted: dict[str, str | None], path: Path) -> pa.RecordBatch:
@@ -147,10 +147,10 @@ class ArrayScores:
 def bound_scores(
     scores: ExternalScores | ArrayScores, message_bits: int, vocabulary_size: int, spec: BoundsSpec
 ) -> Statement:
-    """State every bound for token losses that somebody else computed.
+    """State every bound for token losses that someone else computed.
 
-    Nothing ties the losses to a message or a corpus here: whoever states `message_bits` vouches for the file that
-    decodes to the scored model, and for every token having been scored once, in corpus order.
+    Nothing ties the losses to a message or a corpus here: the caller who states `message_bits` vouches for the file
+    that decodes to the scored model, and for every token having been scored once, in corpus order.
 
     Parameters
     ----------

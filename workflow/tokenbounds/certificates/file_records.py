@@ -39,7 +39,7 @@ class FileRecord:
 @with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class CoarseRecord(FileRecord):
-    """The coarse message that a refinement is coded on top of: its bits are paid for, too."""
+    """The coarse message that a refinement is coded on top of: its bits are paid for too."""
 
     name: Annotated[str, Field(description="the coarse message's row in the study")]
     size_bits: Annotated[int, Field(ge=8, description="8 × the file's size, part of C")]
@@ -111,7 +111,7 @@ class ManifestRecord(FileRecord):
 
     @property
     def token(self) -> str:
-        """What a token of this corpus is called: "byte" if the tokenizer has one token a byte."""
+        """What a token of this corpus is called: "byte" if the tokenizer has one token per byte."""
         return "byte" if self.tokenizer.get("identity") in ("byte", "bytes") else "token"
 
 
@@ -125,7 +125,7 @@ class PlanRecord(FileRecord):
     draws: Annotated[int, Field(ge=1, description="with-replacement draws; equals blocks when exhaustive")]
     seed: Annotated[int, Field(description="seed of the draws; without effect when exhaustive")]
     context: Annotated[int, Field(ge=1, description="tokens a window shows the model at most")]
-    stride: Annotated[int, Field(ge=1, description="tokens a window moves on by, and scores")]
+    stride: Annotated[int, Field(ge=1, description="tokens a window advances by, and scores")]
     visible_tokens: Annotated[
         int | None, Field(description="tokens the model sees before each one it predicts; null: all of its window")
     ]
@@ -181,7 +181,7 @@ class PriorRecord:
 
     @property
     def remark(self) -> str:
-        """What stands behind a certificate's name in tables; nothing if all its messages are paid for."""
+        """What follows a certificate's name in tables; nothing if all its messages are paid for."""
         return {"message": "", "held_out": " (held out)", "online": " (online)"}[self.kind]
 
 
@@ -207,7 +207,7 @@ class EvidenceRecord(ChainRecord):
         return tuple({base.sha256: base for base in bases if base}.values())
 
     def files(self) -> Iterator[tuple[str, FileRecord]]:
-        """Yield every file that the certificate rests on, with what it is; bases, which are folders, aside."""
+        """Yield every file that the certificate rests on, with what it is; but not bases, which are folders."""
         for link in (self, *self.chain):
             role = "" if link is self else "chain "
             yield f"{role}message", link.message

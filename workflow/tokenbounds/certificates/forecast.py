@@ -1,7 +1,7 @@
 """What bounds to expect before anything is scored: a plan for sizes and samples, not a statement.
 
-The formulas are the certificate's own (docs/bounds.md), with expected losses in the place of measured ones and the
-sampling bound replaced by its leading terms (`sampling.draws_for_width`).
+The formulas are the certificate's own (docs/bounds.md), with expected losses in place of measured ones and the sampling
+bound replaced by its leading terms (`sampling.draws_for_width`).
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Forecast:
         return best
 
     def draws_needed(self, bound: BoundKind, message_bits: int, tokens: int, width: float) -> int:
-        """Number of draws that raise the bound by about `width` bits over scoring everything."""
+        """Number of draws with which the bound is about `width` bits above that from scoring everything."""
         alpha = self.expect(bound, message_bits, tokens).alpha
         budget = self._budget(bound, message_bits, sampled=True)
         summand = self._summand(bound, alpha)

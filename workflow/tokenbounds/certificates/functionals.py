@@ -100,17 +100,17 @@ def compare_functionals(
 ) -> dict[str, Difference]:
     """Compare the averages of all rows over the tokens that were scored again.
 
-    The tolerance follows from that of the losses. Rounding does not know how much a token counts: errors of losses that
-    move their plain average by e move another average by about e times the root mean square of its derivatives, or less
-    if they are all alike. So each functional may differ by that many times the tolerance of the plain average; and, as
-    single losses may differ by t, by t / √n where few tokens are compared.
+    The tolerance follows from that of the losses. Rounding does not depend on how much a token counts: errors of losses
+    that move their plain average by e move another average by about e times the root mean square of its derivatives, or
+    less if they are all alike. So each functional may differ by that many times the tolerance of the plain average;
+    and, as single losses may differ by t, by t / √n where few tokens are compared.
 
     Parameters
     ----------
     certificate
         Its rows, and those of its subsets.
     rescored
-        For each message of the chain, the certified one last, the same tokens; None for one that was not scored again.
+        The same tokens for each message of the chain, the certified one last; None for one that was not scored again.
     names
         What the rows' links call these messages.
     labels
@@ -143,7 +143,7 @@ def compare_functionals(
 def find_labels(
     certificate: Certificate, evidence: Evidence, rows: pa.Table
 ) -> dict[tuple[str, str], npt.NDArray[np.bool_]]:
-    """For each subset which tokens of some rows of the plan are in it, bool[tokens of these rows]."""
+    """For each subset, which tokens of some rows of the plan are in it, bool[tokens of these rows]."""
     if not certificate.subsets:
         return {}
     names = certificate.settings.subsets
@@ -195,7 +195,7 @@ def name_functionals(
         if own is None:
             return []
         size, alpha = own.vocabulary_size, row.alpha
-        # Rows over documents average over documents; what is compared of them here is the average over tokens.
+        # Rows over documents average over documents; here their average over tokens is compared.
         # Azuma's with a weight for each token states a lambda, but bets nothing.
         lambda_ = row.lambda_ if row.bound.by_token and row.bound.uses_lambda else None
         return [
@@ -208,7 +208,7 @@ def name_functionals(
             )
         ]
     if len(set(names)) < len(names):
-        raise CertificateError("two messages of the chain have the same name, so that links are not clear. Rename one.")
+        raise CertificateError("two messages of the chain have the same name, so links are ambiguous. Rename one.")
     return [
         _link_functional(f"{name} link {number}", row.bound is BoundKind.MIXTURE, link, rescored, names)
         for number, link in enumerate(row.links, 1)
@@ -248,7 +248,7 @@ def _compare(functional: Functional, rescored: Sequence[Rescored], chosen: npt.N
         slope * max(one.tolerance.mean_bits, one.tolerance.token_bits * few)
         for slope, one in zip(functional.sensitivities(chunks("again")), rescored, strict=True)
     )
-    if not abs(again - stored) <= allowed:  # nor what is no number
+    if not abs(again - stored) <= allowed:  # NaN is refused too
         raise CertificateError(
             f"{rescored[-1].files[0].parent}: on the tokens scored again the average that row {functional.name} rests "
             f"on is {again:.6f} bits, and {stored:.6f} as stored. It may differ by {allowed:.2g}. These are not the "

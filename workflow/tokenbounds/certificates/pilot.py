@@ -49,7 +49,7 @@ class Pilot:
 def guess_pilot(mean_bits: float, deviation_bits: float) -> Pilot:
     """A gamma distribution with the given mean and standard deviation, by its quantiles.
 
-    Token losses are never negative, have many small values and a long tail, and so has it.
+    Token losses are never negative, have many small values and a long tail, and so does this distribution.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def guess_pilot(mean_bits: float, deviation_bits: float) -> Pilot:
 
 
 def read_pilot(path: Path) -> Pilot:
-    """Read score Parquet (column `nll_bits`; `block` too if it is to tell how block averages spread).
+    """Read score Parquet (column `nll_bits`; `block` too if it is to show how block averages spread).
 
     Raises
     ------
@@ -111,12 +111,12 @@ def find_pilot(text: str) -> Pilot:
 
 
 def find_bits(text: str) -> int:
-    """Bits, from their number or the path of a message; those of a message that it refines, beside it, are added.
+    """Bits, from their number or the path of a message; those of a message next to it that it refines are added.
 
     Raises
     ------
     MessageError
-        If it is not a message, or the message that it refines is not there.
+        If it is not a message, or the message that it refines is missing.
     """
     if text.isdigit():
         return int(text)
@@ -132,7 +132,7 @@ def find_tokens(text: str) -> int:
     Raises
     ------
     CorpusError
-        If it is no such folder.
+        If it is not such a folder.
     CertificateError
         If there are none.
     """

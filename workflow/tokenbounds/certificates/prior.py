@@ -1,7 +1,7 @@
 """Held-out models and bases: nothing is paid for what cannot depend on the corpus (docs/bounds.md, "Other priors").
 
 What a program can check is that no document of the corpus is, byte for byte, a document of a model's training corpus.
-Everything beyond is an assumption, and the certificate says so.
+Everything beyond that is an assumption, and the certificate says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tokenbounds.corpus.manifest import MANIFEST_NAME, Manifest, read_manifest
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file
 
-_FREE_DOCUMENTS = 1 << 20  # rows of a table, beyond which every one must take a byte of the file
+_FREE_DOCUMENTS = 1 << 20  # rows of a table; beyond that many, each must take at least a byte of the file
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CorpusEvidence:
         return self.folder / MANIFEST_NAME
 
     def document_hashes(self) -> npt.NDArray[np.void]:
-        """SHA-256 of every document that is not empty [documents], 32 bytes each, once each.
+        """SHA-256 of every distinct document that is not empty [documents], 32 bytes each.
 
         Raises
         ------
@@ -78,7 +78,7 @@ class Prior:
     held_out
         Whether no model of the certificate saw the corpus, so that no message is paid for.
     trained_on
-        Corpora that held-out models, or else bases, were trained on. They share no document with the certified one.
+        Corpora that held-out models, or bases, were trained on. They share no document with the certified one.
     because
         Why held-out models cannot depend on the corpus, as its author states it.
     """

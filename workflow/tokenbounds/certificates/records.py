@@ -1,4 +1,4 @@
-"""What a certificate says of the files it rests on: their names, hashes and sizes."""
+"""What a certificate says about the files it rests on: their names, hashes and sizes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tokenbounds.seals import sha256_of_sealed
 
 
 def record_evidence(evidence: Evidence, folder: Path, bases: Mapping[str, BaseRecord] | None = None) -> EvidenceRecord:
-    """What a certificate says of its evidence.
+    """What a certificate says about its evidence.
 
     Parameters
     ----------
@@ -39,8 +39,8 @@ def record_evidence(evidence: Evidence, folder: Path, bases: Mapping[str, BaseRe
     folder
         The certificate's folder: recorded paths are relative to it.
     bases
-        Records of bases by hash, kept as they are: where a base is found is not part of what it is, so a verifier
-        calls it what the certificate does.
+        Records of bases by hash, kept as they are: where a base is found is not part of its identity, so a verifier
+        uses the certificate's name for it.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def _record_link(link: LinkEvidence, folder: Path, bases: Mapping[str, BaseRecor
 
 
 def _record_corpus(corpus: CorpusEvidence, folder: Path) -> ManifestRecord:
-    # The hashes of files beside the manifest are its own: hashing a large corpus again is left to verification.
+    # The hashes of files next to the manifest are taken from it: hashing a large corpus again is left to verification.
     content, manifest = corpus.manifest.to_dict(), corpus.manifest
     labels = manifest.annotations_file
     return ManifestRecord(
@@ -140,7 +140,7 @@ def _record_corpus(corpus: CorpusEvidence, folder: Path) -> ManifestRecord:
 
 
 def _record_beside(corpus: CorpusEvidence, entry: FileEntry, folder: Path) -> FileRecord:
-    """A file beside a corpus's manifest."""
+    """A file next to a corpus's manifest."""
     return FileRecord(file=relative_path(corpus.folder / entry.file, folder), sha256=entry.sha256)
 
 

@@ -18,7 +18,7 @@ from tokenbounds.errors import CertificateError
 from tokenbounds.scores.plan import Plan
 from tokenbounds.scores.store import Scores, open_scores, score_writer
 
-_SAMPLED = 2.0  # how much more a row may differ whose sample is bounded, too
+_SAMPLED = 2.0  # how much more a row may differ if a sample's average is bounded too
 _ROUNDING = 1e-9  # of logarithms, relative
 
 
@@ -28,7 +28,7 @@ def compare_rows(
     """Compute every row again from the new losses, with the best of the grids, and compare its value with the stated.
 
     A row that is computed from the message's own losses holds; one that states more holds too. So no row may state less
-    than it, but for its tolerance, which follows from that of its average (docs/certificates.md, "Tolerances").
+    than that, except by its tolerance, which follows from that of its average (docs/certificates.md, "Tolerances").
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def compare_rows(
     Returns
     -------
     str
-        What was found, for people.
+        What was found, in words.
 
     Raises
     ------
@@ -100,11 +100,11 @@ def _write_scores(link: LinkEvidence, rescored: Rescored, plan: Plan, folder: Pa
 
 
 def _allow(again: Row, row: Row, functionals: Sequence[Difference], tolerance: Tolerance, tokens: int) -> float:
-    """How much less than it should a row may state, in its own unit.
+    """How much too little a row may state, in its own unit.
 
-    The price L/m only shrinks what a bet's average moves its bound by, as does a sum's weight. A bound on errors is a
-    concave function of their share that is never negative, so that d more errors in `share` raise it by no more than
-    d / share of itself; so are bounds on averages of documents.
+    The price L/m only shrinks the effect of a bet's average on its bound, and so does a link's weight. A bound on
+    errors is a concave function of their share and never negative, so d more errors in `share` raise it by no more than
+    d / share of itself; the same holds for bounds on averages of documents.
     """
     if row.metric.is_error:
         errors = (1 + int(tolerance.error_share * tokens)) / tokens

@@ -1,7 +1,7 @@
 """Scoring blocks again from the decoded message, to compare with what a certificate rests on.
 
-Blocks are drawn by what their tokens count in the certified averages, so that tokens which count much are seen often,
-however few blocks hold them.
+Blocks are drawn in proportion to the weight of their tokens in the certified averages, so that tokens with much weight
+are seen often, however few blocks hold them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _COLUMNS = ("block", "document", "position", "token", "nll_bits", "rank", "entro
 _BATCH_TOKENS = 4096
 _CHAIN_TOKENS_A_SECOND = 1e6  # of a Markov chain, which scores whole documents
 _REPLAYED_TOKENS_A_SECOND = 2e5  # of a predictor that reads the whole corpus in its order
-_OPERATIONS_A_SECOND = 1e10  # of a network on two processor cores; each token takes two a parameter
+_OPERATIONS_A_SECOND = 1e10  # of a network on two processor cores; each token takes two per parameter
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Rescored:
     again, stored
         Columns of both [n].
     weights
-        What each token counts in averages, up to a factor [n].
+        Weight of each token in averages, up to a factor [n].
     vocabulary_size
         V.
     tolerance
@@ -114,7 +114,7 @@ class Rescored:
     files
         The score files.
     detail
-        What was compared, for people.
+        What was compared, in words.
     """
 
     again: dict[str, npt.NDArray[Any]]
@@ -146,7 +146,7 @@ class Choice:
 
     @property
     def what_escapes(self) -> str:
-        """How likely falsified tokens are not seen, in words."""
+        """How likely falsified tokens are to go unseen, in words."""
         if self.draws is None:
             return "no token is left out"
         return (
@@ -159,7 +159,7 @@ def choose_blocks(plan: Plan, draws: int | None, seed: int | None) -> Choice:
     """Draw blocks of a plan with replacement, each with the probability that its tokens have in the averages.
 
     That is its share of the tokens, or of the draws where a sample was scored. Each draw hits a share s of the tokens
-    (of what they count) with probability s at least, as a block is hit by any of its tokens.
+    (of what they count) with probability at least s, because any of a block's tokens draws it.
 
     Parameters
     ----------
@@ -323,7 +323,8 @@ def compare_errors(
 ) -> None:
     """Refuse ranks that are each within their tolerance but together hide errors.
 
-    A top-k error depends on nothing but rank > k, so that ranks shifted by little, all one way, would change it much.
+    A top-k error depends only on rank > k, so ranks that are all shifted a little in one direction could change it
+    much.
     """
     allowed = 1 + int(tolerance.error_share * len(stored))
     for k in top_k:

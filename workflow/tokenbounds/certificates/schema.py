@@ -2,7 +2,7 @@
 
 The JSON schema `workflow/schemas/certificate.schema.json` is generated from these types, by
 `python -m tokenbounds.certificates.schema`; `docs/certificates.md` explains every field. Keys of the JSON are names of
-fields, but for the few with an alias. A field with a default is absent from the JSON where it has that default.
+fields, except for the few with an alias. A field with a default is absent from the JSON where it has that default.
 `file_records` has the types of what a certificate rests on; `sealing` reads and writes files.
 """
 
@@ -120,7 +120,7 @@ class LedgerEntry:
 
     name: Annotated[str, Field(description="what is paid for")]
     amount: Annotated[
-        int | float | ExactFraction, Field(description="exact fraction as text for a probability, else a number")
+        int | float | ExactFraction, Field(description="exact fraction as text for a probability, otherwise a number")
     ]
     unit: Literal["probability", "candidates", "bits", "nats", "documents", "sequences", "certificates"]
     link: Annotated[
@@ -167,7 +167,7 @@ class LedgerRow:
 @with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """How delta is split over the rows beside it."""
+    """How delta is split over the rows of the same object."""
 
     delta: Annotated[ExactFraction, Field(description="failure probability of these rows together, an exact fraction")]
     rows: Annotated[tuple[LedgerRow, ...], Field(min_length=1)]
@@ -192,13 +192,13 @@ class Stated:
         return tuple(dict.fromkeys(row.bound for row in self.rows))
 
     def row(self, metric: Metric, bound: BoundKind | None = None) -> Row | None:
-        """The row of `metric` by `bound`, or by whichever bound over tokens is smallest; None if there is none."""
+        """The row of `metric` by `bound`, or by the smallest bound over tokens; None if there is none."""
         rows = [row for row in self.rows if row.metric == metric and bound in (None, row.bound)]
         return min(rows, key=lambda row: (not row.bound.by_token, row.value), default=None)
 
     @property
     def best(self) -> Row:
-        """The row to quote: the smallest bound over tokens of bits per token, or else of the first metric."""
+        """The row to quote: the smallest bound over tokens on bits per token, or on the first metric."""
         first = self.metrics[0]
         return min(
             (row for row in self.rows if row.metric == first), key=lambda row: (not row.bound.by_token, row.value)

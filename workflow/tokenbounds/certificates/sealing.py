@@ -1,4 +1,4 @@
-"""Certificates as files: their canonical bytes, and the hash that each carries of itself."""
+"""Certificates as files: their canonical bytes, and the hash of itself that each carries."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def verify_certificate(
         The certificate. The files it names are looked for relative to its folder.
     rescore
         How many blocks to draw and score again from the decoded message; `ALL_BLOCKS` for every one. None draws
-        `CHEAP_DRAWS` where that is forecast to take at most `CHEAP_SECONDS` a message.
+        `CHEAP_DRAWS` where that is forecast to take at most `CHEAP_SECONDS` per message.
     seed
         Of the choice of blocks; None chooses unpredictably, so that nobody can prepare for it.
     bases
@@ -108,7 +108,7 @@ def verify_certificate(
 
 
 def _results_folder(path: Path) -> Path:
-    """The folder above a certificate's; its own one, if above that there is only the system's root."""
+    """The folder above a certificate's; the certificate's own if only the system's root is above it."""
     folder = path.absolute().parent
     return folder if folder.parent == Path(folder.anchor) else folder.parent
 
@@ -121,7 +121,7 @@ def _run_checks(
     yield _check_ledger(path, certificate)
     yield _check_files(path, certificate, root)
     inputs = _locate(path, certificate, bases, root)
-    # Its shards are as long as its manifest says. So whatever is as long as the corpus is bounded by a real file.
+    # Its shards are as long as its manifest says, so anything as long as the corpus is bounded by a real file.
     corpus = Corpus.open(inputs.corpus)
     evidence = gather_evidence(inputs)
     yield Check("files belong together", str(path), "scores → message, manifest, plan; plan → manifest → shards")
@@ -360,7 +360,7 @@ def _check_recomputation(path: Path, certificate: Certificate, evidence: Evidenc
     if difference := next(_differences(stated, recomputed), None):
         raise CertificateError(f"{path} is not what its files give: {difference}. Certify again.")
     exact = canonical_json(stated) == canonical_json(recomputed)
-    how = "identical" if exact else f"equal within {_RELATIVE_TOLERANCE:g} (this machine's logarithms round otherwise)"
+    how = "identical" if exact else f"equal within {_RELATIVE_TOLERANCE:g} (logarithms round differently here)"
     return Check("recomputed", str(path), f"{len(certificate.rows)} rows, {how}")
 
 

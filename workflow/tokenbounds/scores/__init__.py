@@ -1,1 +1,1 @@
-"""Scores: which tokens are scored (plan), by what (scoring), and how they are kept (store)."""
+"""Scores: which tokens are scored (plan), by what (scoring), and how scores are stored (store)."""

@@ -1,8 +1,8 @@
 """Checks of streamed score rows: that they are the tokens of the plan, in its order, with possible values.
 
-Nothing is expanded token by token unless something is wrong: within a block the document stays and the position goes
-up by one, so it is enough to compare the first row of each block with the plan, and every other row with the row
-before it.
+Nothing is expanded token by token unless something is wrong: within a block the document stays the same and the
+position goes up by one, so it is enough to compare the first row of each block with the plan, and every other row with
+the row before it.
 """
 
 from __future__ import annotations

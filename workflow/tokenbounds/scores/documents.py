@@ -41,7 +41,7 @@ def score_documents(
         The documents, such as `corpus.memory.MemoryCorpus`.
     context, stride
         Length and step of the windows, tokens. By default a window is as long as the model's positions allow, and the
-        step is half as long, so no token but a document's first ones sees less than half a window.
+        step is half of that, so only a document's first tokens see less than half a window.
 
     Returns
     -------

@@ -39,7 +39,8 @@ _LOGIT_TRANSFORMS = (
     "softcap",
 )
 # On a CPU `benchmarks/scoring.py --sweep` was best, by a little, at 128 rows per matrix product. What follows goes over
-# the logits several times, and in single trials was fastest on parts that stay in the cache. GPU values: not measured.
+# the logits several times, and in single trials was fastest on parts that stay in the cache. The GPU values are not
+# measured.
 _CPU_HEAD_ROWS = 128
 _CPU_ELEMENTS = 1 << 18
 _GPU_ELEMENTS = 1 << 26
@@ -103,7 +104,7 @@ class NeuralScorer:
             # A block's first target comes after the token before its window and the tokens that are only context.
             first_target = group.first[blocks] + 1 + group.context[blocks]
             targets = group.tokens[np.repeat(first_target, lengths) + inside]
-            # Batches are ordered by length, so their results are scattered back to where the plan has them.
+            # Batches are ordered by length, so their results are scattered back into plan order.
             rows = np.repeat(first_row[blocks], lengths) + inside
             nll_bits[rows], rank[rows], entropy[rows] = self._score_states(states, targets)
             if self._head_values is not None:
@@ -140,7 +141,8 @@ class NeuralScorer:
 
         Logits exist a chunk at a time.
 
-        The head's matrix product is best on many rows, what follows on as many as stay in the cache: hence two loops.
+        The head's matrix product is fastest on many rows, what follows it on as many as stay in the cache: hence two
+        loops.
         """
         wanted = torch.from_numpy(targets).to(self._device)[:, None]
         nll_nats = torch.empty(len(states), dtype=torch.float32, device=self._device)
@@ -183,7 +185,7 @@ class NeuralScorer:
 
     @torch.inference_mode()
     def _probe(self, model: Any) -> int:
-        """Check on a few tokens that trunk and head give the model's logits, and see no future; return V."""
+        """Check on a few tokens that trunk and head give the model's logits and see no later token; return V."""
         window = _PROBE_TOKENS if self.longest_window is None else min(_PROBE_TOKENS, self.longest_window)
         tokens = torch.arange(self._start_id, self._start_id + window, device=self._device)
         # Two windows that differ only in their last token: results before it must not differ.

@@ -13,9 +13,9 @@ from tokenbounds.scores.windows import Group, TokenReader
 class OnlineScorer:
     """Scores with an online reference: the corpus in its order, from which the planned tokens are picked.
 
-    Every document before a planned one is read too, because the reference learns from all of them. Going back starts
-    afresh. All it knows about ranks is that at most 1 / p tokens can have a probability of p or more, so the
-    rank stored is min(V, floor(1 / p)): an upper bound, and with it every share of errors.
+    Every document before a planned one is read too, because the reference learns from all of them. To go back, it
+    starts again. All it knows about ranks is that at most 1 / p tokens can have a probability of p or more, so the rank
+    stored is min(V, floor(1 / p)): an upper bound, which makes every share of errors an upper bound too.
     """
 
     longest_window: int | None = None

@@ -1,7 +1,7 @@
 """The scoring plan: which tokens of a corpus are scored, in which windows, by which job.
 
 A *window* shows the model at most `context` tokens and a *block* is what one window scores. The first window of a
-document starts from `start_id` and scores up to `context` tokens. Each further window moves on by `stride` tokens,
+document starts from `start_id` and scores up to `context` tokens. Each further window advances by `stride` tokens,
 scores those, and sees `context - stride` more of what came before. Every token is in exactly one block, so block
 averages weighted by block length give the corpus mean exactly.
 """
@@ -42,10 +42,10 @@ PLAN_SCHEMA = pa.schema(
 _REMEDY = "Run plan_scoring again."
 _BLOCKS_PER_CHUNK = 1 << 20
 _TEXT_KEYS = ("mode", "manifest_sha256")
-# Largest value of each number that is counted and does not follow from others. A seed may be any of moderate size.
+# Largest value of each number that does not follow from others. A seed may be any of moderate size.
 _MOST = {"tokens": 1 << 48, "documents": 1 << 48, "context": 1 << 31, "shards": 1 << 31, "seed": 1 << 128}
 _INTEGER_KEYS = ("draws", "blocks", "stride", *_MOST)
-_FREE_DRAWS = 1 << 20  # a sample may draw so many times, and this many times a token, before it is refused
+_FREE_DRAWS = 1 << 20  # a sample may have this many draws, or this many per token, before it is refused
 _DRAWS_PER_TOKEN = 16
 
 Int64Array = NDArray[np.int64]
@@ -126,8 +126,8 @@ def plan_scoring(
 
     A sample is `ceil(sample_tokens / mean block length)` draws, with replacement, of a token index uniform on
     0 … m-1; the block around it is scored. A block is thus drawn with probability proportional to its length, which
-    makes the average over draws of block averages an unbiased estimate of the corpus mean. The draws depend on
-    `seed` and m alone.
+    makes the average over draws of block averages an unbiased estimate of the corpus mean. The draws depend on `seed`
+    and m alone.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ def plan_corpus(corpus_directory: Path | str, spec: Any, out: Path | str) -> Non
 def read_plan(path: Path | str, tokens: int | None = None) -> Plan:
     """Read a plan and its metadata.
 
-    Nothing is read before every number is known to be possible: a plan is never larger than its corpus.
+    No rows are read before every number is known to be possible: a plan is never larger than its corpus.
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ def read_plan(path: Path | str, tokens: int | None = None) -> Plan:
     Raises
     ------
     ScoreError
-        If the file is missing, damaged, no plan, of another corpus or of an unknown version.
+        If the file is missing, damaged, not a plan, for another corpus or of an unknown version.
     """
     path = Path(path)
     sha256 = sha256_of_sealed(path, ScoreError, _REMEDY)
@@ -403,8 +403,8 @@ def _blocks_of_tokens(layout: _Layout, tokens: Int64Array) -> Int64Array:
 def uniform_integers(bound: int, count: int, seed: int) -> Int64Array:
     """Draw `count` independent integers, exactly uniform on 0 … bound-1, the same on every machine and release.
 
-    Raw 64-bit words of Philox are used, whose stream numpy guarantees, and words past the largest multiple of
-    `bound` are drawn again so that no residue is favoured.
+    Raw 64-bit words of Philox are used, whose stream numpy guarantees; words beyond the largest multiple of `bound` are
+    drawn again, so that no residue is favoured.
     """
     generator = np.random.Philox(seed)
     last = np.uint64((2**64 // bound) * bound - 1)

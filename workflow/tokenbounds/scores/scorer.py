@@ -1,4 +1,4 @@
-"""Who scores: predictors, how they are run, and what a scorer of either kind does for scoring."""
+"""What scores: predictors, how they are run, and what scoring needs from a scorer of either kind."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class ChainScorer:
     """Scores with a Markov chain: whole documents, from which the planned tokens are picked.
 
     A chain of order k always sees the k tokens before the one it predicts, also at the start of a window; its
-    prediction is a function of preceding tokens all the same, so every bound holds.
+    prediction is still a function of preceding tokens, so every bound holds.
     """
 
     longest_window: int | None = None

@@ -139,7 +139,7 @@ def score_shard(
     message_sha256
         Of the message the predictor was decoded from.
     annotations
-        Labels of the corpus's tokens, which each row is then given; see `docs/labels.md`.
+        Labels of the corpus's tokens, which are then added to the rows; see `docs/labels.md`.
 
     Returns
     -------

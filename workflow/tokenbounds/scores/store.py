@@ -170,8 +170,8 @@ class Scores:
         Raises
         ------
         ScoreError
-            If rows are missing, repeated, of another plan or out of order, or a loss is negative or not finite, or a
-            file is damaged; the message names the file.
+            If rows are missing, repeated, out of order or belong to another plan, or a loss is negative or not finite,
+            or a file is damaged; the message names the file.
         """
         names = self.provenance.schema.names
         wanted = list(columns) if columns is not None else names
@@ -190,8 +190,8 @@ class Scores:
     def iter_pieces(self, columns: Sequence[str], batch_rows: int = 1 << 18) -> Iterator[Iterator[pa.RecordBatch]]:
         """Stream the scores as pieces that can be read in any order, or at one time by different threads.
 
-        A piece is a row group, its rows checked as `iter_batches` does; without a plan, by which alone a piece can be
-        checked, all is one piece.
+        A piece is a row group, its rows checked as `iter_batches` does. Without a plan, which is needed to check a
+        piece by itself, everything is one piece.
         """
         if self.plan is None:
             yield self.iter_batches(columns, batch_rows)
@@ -243,7 +243,7 @@ def open_scores(
     Raises
     ------
     ScoreError
-        If a file is missing, damaged, of an unknown version or of another provenance; the message names it.
+        If a file is missing, damaged, of an unknown version or made from something else; the message names it.
     """
     if not paths:
         raise ScoreError("no score files were given. Run score_shard for every shard of the plan.")
@@ -289,7 +289,7 @@ def _check_one_origin(parts: tuple[_ScoreFile, ...]) -> None:
 
 def _check_shards(parts: tuple[_ScoreFile, ...], plan: Plan) -> None:
     found = {part.provenance.shard for part in parts}
-    # The plan may claim any number of shards: no more are looked for than can be named in a line.
+    # The plan may claim any number of shards: no more are searched for than can be named in a line.
     missing = list(itertools.islice((shard for shard in range(plan.shards) if shard not in found), 10))
     if missing:
         raise ScoreError(f"shards {missing} of {plan.shards} are missing next to {parts[0].path}. Score them too.")

@@ -121,7 +121,7 @@ def limit_windows(rows: pa.Table, visible_tokens: int) -> pa.Table:
     start, length = column(rows, "start"), column(rows, "length")
     opening = np.clip(visible_tokens - start, 0, length)  # tokens of the window at the document's start, [rows]
     windows = length - opening + (opening > 0)  # how many windows each row becomes, [rows]
-    parent = np.repeat(np.arange(len(start)), windows)  # from here on, one value a window: the row it comes from
+    parent = np.repeat(np.arange(len(start)), windows)  # from here on, one value per window: the row it comes from
     place = _ranges(np.zeros_like(windows), windows)  # its number within the row: 0, 1, …
     opens = (place == 0) & (opening > 0)[parent]
     first = start[parent] + np.where(opens, 0, place + (opening - (opening > 0))[parent])  # first position it scores

@@ -26,7 +26,7 @@ def align_scores(streams: Sequence[ScoreStream]) -> Iterator[tuple[Array, list[A
     Raises
     ------
     ScoreError
-        If a stream holds other tokens than the first, or fewer or more; the message names its file.
+        If a stream does not hold exactly the tokens of the first; the message names its file.
     """
     iterators = [_batches(stream) for stream in streams]
     held = [next(iterator, None) for iterator in iterators]

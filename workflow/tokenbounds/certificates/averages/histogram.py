@@ -24,7 +24,7 @@ BINS_PER_BIT = 4096
 CAP_BITS = 64
 # Bin b holds losses in ((b - 1) / BINS_PER_BIT, b / BINS_PER_BIT]; bin 0 holds 0, and the last one infinity.
 INFINITE_BIN = CAP_BITS * BINS_PER_BIT + 1
-_ROWS = 1 << 16  # at once: temporaries of a part stay in the processor's cache
+_ROWS = 1 << 16  # rows at once: temporaries of a part stay in the processor's cache
 _FIXED_POINT = 2.0**40
 
 

@@ -3,7 +3,7 @@
 A histogram of raw losses in bins of 2^-12 bit that also keeps, for each bin, the sum of the losses' distances from its
 centre and of their squares. Both summands of a certificate, the smoothed loss and ln(1 - lambda x smoothed loss), are
 smooth functions of the raw loss, and the second-order expansion around the centres gives their averages to within
-2^-37. That much is added on the safe side. The sums are integers: order and batches leave no trace.
+2^-37. That error is added on the safe side. The sums are integers, so order and batches do not affect them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tokenbounds.bounds.smoothing import TokenAlphas, check_alpha, loss_range, s
 from tokenbounds.certificates.averages.histogram import BINS_PER_BIT, INFINITE_BIN, Floats, LossHistogram
 from tokenbounds.errors import CertificateError
 
-ROUNDING = 2.0**-37  # bounds what the expansion and the rounding of distances err by, together
+ROUNDING = 2.0**-37  # bounds the error of the expansion and of rounding the distances together
 MOST_TOKENS = 1 << 38  # keeps every integer sum below 2^63: distances have at most 2^24 units, squares 2^18
 # Distances are multiples of 2^-25 of a bin, at most 1/2; squares of 2^-20, at most 1/4. So sums of 2^26 of them are
 # below 2^53 units, and float64 adds them without rounding, in any order.
@@ -103,7 +103,7 @@ class LossMoments(LossHistogram):
         if used.size == 0:
             raise CertificateError("no losses were given; a bound needs at least one scored token.")
         centres = (used - 0.5) / BINS_PER_BIT
-        # The first bin holds losses of exactly 0 and the last one stands for infinity: nothing to expand.
+        # The first bin holds losses of exactly 0, and the last one holds infinity: nothing to expand.
         single = (used == 0) | (used == INFINITE_BIN)
         centres[single] = np.where(used[single] == 0, 0.0, np.inf)
         # In bits: sums of (loss - centre), which is -d, and of its square.
@@ -190,7 +190,7 @@ class _Expansion:
     counts: Floats  # losses in the bin
     first: Floats  # sum of (loss - centre), bits
     half_second: Floats  # half the sum of (loss - centre)^2, bits^2
-    loss: Floats  # smoothed loss at the centre, bits, and its two derivatives by the raw loss
+    loss: Floats  # smoothed loss at the centre, bits, and its two derivatives with respect to the raw loss
     slope: Floats
     bend: Floats
 
@@ -204,7 +204,7 @@ def _distances(scaled: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
 
     For float32 input the difference is such a multiple by itself; float64 is rounded.
     """
-    # Losses beyond the last bin stand for infinity: their distance is not used.
+    # Losses beyond the last bin count as infinite: their distance is not used.
     inside = np.minimum(scaled, np.float32(INFINITE_BIN))
     distance = np.ceil(inside)
     distance -= inside.dtype.type(0.5)

@@ -1,8 +1,8 @@
 """Passes over the score files: the averages that rows over tokens are made of.
 
-When everything was scored an average is a number, and one pass gives all of them in constant memory. When blocks were
-sampled it also keeps one value a draw, from which `sampling` bounds the average over the whole corpus; further passes
-compute these, of so many cells at once that memory stays bounded.
+When everything was scored, an average is a number, and one pass gives all of them in constant memory. When blocks were
+sampled, it also keeps one value per draw, from which `sampling` bounds the average over the whole corpus; further
+passes compute these, for as many cells at once as bounded memory allows.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Average:
     mean
         Over all tokens, or over the draws of block averages.
     draws
-        The block averages, one a draw, in an order independent of them; None if every token was scored.
+        The block averages, one per draw, in an order independent of them; None if every token was scored.
     """
 
     mean: float
@@ -192,8 +192,8 @@ def _sum_moments(
 ) -> Moments:
     """Sum in a few threads, each into moments of its own.
 
-    Scores that come in pieces are read and checked by all threads at one time, others by one while others compute.
-    Which thread gets which rows leaves no trace, as the sums are exact.
+    Scores that come in pieces are read and checked by all threads at once, others by one thread while the rest compute.
+    Which thread gets which rows does not matter, because the sums are exact.
     """
     pieces = _pieces(scores, (*columns, "rank") if top_k else columns)
     turn, failed = threading.Lock(), threading.Event()
@@ -222,7 +222,7 @@ def _sum_moments(
 
 
 def _pieces(scores: ScoreStream, columns: tuple[str, ...]) -> Iterator[Iterable[tuple[npt.NDArray[Any], ...]]]:
-    """Yield parts of the stream that threads may read at one time: the scores' own pieces, else batch by batch."""
+    """Yield parts of the stream that threads may read at once: the scores' own pieces, or batch by batch."""
     if isinstance(scores, PiecedScores):
         for piece in scores.iter_pieces(columns):
             yield _arrays(piece, columns)
@@ -240,8 +240,8 @@ def average_cells(
 ) -> Iterator[CellAverages]:
     """Average every cell, that is every pair of a smoothing weight and one of its lambdas, weight by weight.
 
-    All are computed, so that the best is the best there is, and what holds for each cell (a bound grows with the
-    message and with 1 / delta) holds for the best of them.
+    All are computed, so that the best one is found, and what holds for each cell (a bound grows with the message and
+    with 1 / delta) holds for the best of them.
 
     Parameters
     ----------
@@ -260,7 +260,7 @@ def average_cells(
     assert sample is not None
     pending = list(grids.items())
     while pending:
-        # As many weights a pass as fit: each keeps 1 + its number of lambdas averages a block.
+        # As many weights per pass as fit: each keeps (1 + its number of lambdas) averages per block.
         rows = np.cumsum([1 + len(lambdas) for _, lambdas in pending])
         fitting = max(1, int(np.searchsorted(rows * len(sample.blocks), _BLOCK_AVERAGES, side="right")))
         yield from _average_draws(scores, sample, vocabulary_size, pending[:fitting])
@@ -283,7 +283,7 @@ def _average_all(
 def _average_draws(
     scores: ScoreStream, sample: Sample, vocabulary_size: int, cells: Sequence[tuple[Weighting, Floats]]
 ) -> Iterator[CellAverages]:
-    """One value a draw for every cell, from one pass."""
+    """One value per draw for every cell, from one pass."""
     drawn = SampledCells(sample.blocks, vocabulary_size, cells)
     own = any(isinstance(weighting, TokenAlphas) for weighting, _ in cells)
     for batch in _stream(scores, ("block", "nll_bits", *(("alpha",) if own else ()))):

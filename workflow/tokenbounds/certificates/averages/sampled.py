@@ -14,7 +14,7 @@ from tokenbounds.errors import CertificateError
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_ROWS = 1 << 14  # at once: temporaries of a part stay in the processor's cache
+_ROWS = 1 << 14  # rows at once: temporaries of a part stay in the processor's cache
 
 
 class SampledCells:
@@ -27,7 +27,7 @@ class SampledCells:
     vocabulary_size
         V.
     cells
-        Smoothing weights, one for all tokens or one a token, each with its lambdas [k], 1 / bit.
+        Smoothing weights, one for all tokens or one per token, each with its lambdas [k], 1 / bit.
     """
 
     def __init__(self, blocks: Ints, vocabulary_size: int, cells: Sequence[tuple[Weighting, Floats]]) -> None:
@@ -43,7 +43,7 @@ class SampledCells:
         ]
 
     def update(self, block: Ints, nll_bits: npt.NDArray[np.float32], alpha: npt.ArrayLike | None = None) -> None:
-        """Add rows [n]: block, raw loss in bits, smoothing weight if tokens differ. Neighbours are mostly of one block.
+        """Add rows [n]: block, raw loss in bits, smoothing weight if tokens differ. Neighbours are mostly in one block.
 
         Raises
         ------
@@ -55,7 +55,7 @@ class SampledCells:
             self._update(block[part], nll_bits[part], None if alpha is None else np.asarray(alpha)[part])
 
     def _update(self, block: Ints, nll_bits: npt.NDArray[np.float32], own: npt.NDArray[np.float32] | None) -> None:
-        # Runs of rows of one block are summed at once; a block may have several runs, as batches cut them.
+        # Runs of rows of one block are summed at once; a block may have several runs, because batches cut them.
         starts = np.flatnonzero(np.diff(block, prepend=block[0] - 1))  # [runs]
         place = np.minimum(np.searchsorted(self._blocks, block[starts]), len(self._blocks) - 1)
         if not np.array_equal(self._blocks[place], block[starts]):

@@ -83,11 +83,11 @@ class ChainProblem:
         return (Fraction(1),) if self.whole or len(path) == 1 else SPLIT_RATIOS
 
     def grid(self, place: int) -> tuple[float, ...]:
-        """Smoothing weights of the model at a place of a sub-chain."""
+        """Smoothing weights of the model at a position in a sub-chain."""
         return self.alphas if place == 0 else self.link_alphas
 
     def betas(self, place: int) -> tuple[float, ...]:
-        """Coefficients for the link at a place of a sub-chain; nothing comes before the first."""
+        """Coefficients for the link at a position in a sub-chain; nothing comes before the first."""
         return (0.0,) if place == 0 else (1.0,) if self.whole else self.link_betas
 
     @cached_property

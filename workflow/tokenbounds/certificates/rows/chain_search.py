@@ -69,7 +69,7 @@ class ChainSearch:
     def _descend(self, path: Path) -> Choice:
         """Improve one weight or coefficient at a time until none improves: the alphas, then the betas."""
         size = len(path)
-        # A point has one alpha a model, then one beta a model; it starts in the middle of every grid.
+        # A point has one alpha per model, then one beta per model; it starts in the middle of every grid.
         grids = [self._problem.grid(place) for place in range(size)]
         grids += [self._problem.betas(place) for place in range(size)]
         point = tuple(grid[len(grid) // 2] for grid in grids)
@@ -91,7 +91,7 @@ class ChainSearch:
         problem = self._problem
         links = problem.streams(path, alphas, betas, self._nll_bits)  # each link's losses [n]
         intervals = problem.intervals(path, alphas, betas)
-        logs = [self._mean_logs(path, link, each) for link, each in zip(links, intervals, strict=True)]  # [k] a link
+        logs = [self._mean_logs(path, link, each) for link, each in zip(links, intervals, strict=True)]  # [k] per link
         found = []
         for ratio in problem.ratios(path):
             value, lambdas = self._split(path, ratio, betas, logs, intervals)
@@ -121,7 +121,7 @@ class ChainSearch:
         return total, tuple(chosen)
 
     def _mean_logs(self, path: Path, link: Floats, interval: tuple[float, float]) -> Floats:
-        """Average of ln(1 - lambda × link) for each lambda [k], less what a sample makes uncertain."""
+        """Average of ln(1 - lambda × link) for each lambda [k], less the uncertainty of a sample."""
         low, high = interval
         # Losses [n] fall into b bins in use, so that k × b logarithms suffice in place of k × n.
         bins = np.rint((link - low) * _BINS_PER_BIT).clip(0).astype(np.int64)

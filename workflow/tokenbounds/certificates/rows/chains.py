@@ -86,7 +86,7 @@ def bound_chains(
     Parameters
     ----------
     budgets
-        One a row: what it may spend.
+        One per row: what it may spend.
     models
         The chain, cheapest model first, the certified one last; a single one is a trivial chain.
     spec
@@ -167,7 +167,7 @@ class _ChoiceSums:
         self._problem, self._choice = problem, choice
         self._intervals = problem.intervals(choice.path, choice.alphas, choice.betas)  # smallest, largest of each link
         fractions = lambda_fractions(problem.lambdas)
-        self._losses = [_Total(sample) for _ in choice.lambdas]  # one a link
+        self._losses = [_Total(sample) for _ in choice.lambdas]  # one per link
         self._logs: list[dict[float, _Total]] = []  # for each link, by lambda
         for index, (_, high) in zip(choice.lambdas, self._intervals, strict=True):
             near = {min(max(index + step, 0), problem.lambdas - 1) for step in _NEIGHBOURS}
@@ -210,7 +210,7 @@ class _ChoiceSums:
         found = []
         for lambda_, total in self._logs[place].items():
             log = total.average()
-            # The link is at most `high`, so its logarithm is at least ln(1 - lambda x high), and the other way round.
+            # The link is at most `high`, so its logarithm is at least ln(1 - lambda x high), and vice versa.
             lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), share) - _ROUNDING
             value, unsampled = (betting_value(each, lambda_, spent, problem.tokens) for each in (lowest, log.mean))
             sampling = value - unsampled

@@ -1,4 +1,4 @@
-"""Scores with the labels of their tokens, streamed beside the corpus's annotations, which have the last word."""
+"""Scores with the labels of their tokens, checked against the corpus's annotations as they stream."""
 
 from __future__ import annotations
 

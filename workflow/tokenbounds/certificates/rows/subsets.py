@@ -1,7 +1,7 @@
 """Rows over subsets of tokens that share a label, such as a language (docs/bounds.md, "Subsets of tokens").
 
-Labels may depend on whole documents. Rows over tokens are therefore given the labels: they bound the risk of a source
-that knows them. Rows over documents take documents, each with its labels, as independent.
+Labels may depend on whole documents. Rows over tokens are therefore conditional on the labels: they bound the risk
+under a source that knows them. Rows over documents take documents, each with its labels, as independent.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ def find_subsets(scores: ScoreStream, columns: Mapping[str, Sequence[str]]) -> l
 def share_delta(
     setting: Setting, subsets: Sequence[Subset], columns: Mapping[str, Sequence[str]]
 ) -> tuple[Setting, list[Setting]]:
-    """Divide delta by what is known before the labels are (docs/bounds.md, "How delta is divided").
+    """Divide delta by what is known before the labels (docs/bounds.md, "How delta is divided").
 
-    The rows over all tokens get one part, each column one as large, and a column's part is divided evenly over the
-    labels that it declares. What labels that do not occur would have spent stays unspent.
+    The rows over all tokens get one part, each column gets an equal part, and a column's part is divided evenly over
+    the labels that it declares. The parts of labels that do not occur stay unspent.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def share_delta(
     """
     if not columns:
         return setting, []
-    # Subsets are refused unless some bound fits them, so that these bounds are never none.
+    # Subsets are refused unless some bound fits them, so at least one bound remains.
     spec = replace(setting.spec, bounds=tuple(bound for bound in setting.spec.bounds if bound.fits_subsets))
     inner = [replace(setting, spec=spec, tokens=subset.tokens, token_alphas=None) for subset in subsets]
     part = Fraction(str(setting.spec.delta)) / (1 + len(columns))

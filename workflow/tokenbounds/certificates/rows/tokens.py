@@ -89,7 +89,7 @@ class Setting:
 
     @property
     def top_k(self) -> tuple[int, ...]:
-        """The k that a vocabulary of V tokens can be wrong about."""
+        """The k below V, for which an error is possible."""
         return tuple(sorted({k for k in self.spec.top_k if k < self.vocabulary_size}))
 
 
@@ -126,7 +126,7 @@ def state_bounds(
     chain
         Cheaper models, cheapest first, towards which the model may be smoothed.
     first_pass
-        Of `scores`, if it was made already.
+        That of `scores`, if it has been made already.
     messages
         Bits of every message that the model is decoded from, by identity, which add up to `message_bits`: what it
         shares with the chain is paid once.

@@ -56,7 +56,7 @@ def bound_units(
     Parameters
     ----------
     budgets
-        One a row: what it may spend.
+        One per row: what it may spend.
     scores
         Losses and ranks of all tokens.
     units

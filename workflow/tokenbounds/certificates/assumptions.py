@@ -160,8 +160,8 @@ def state_chain_assumptions(links: Sequence[tuple[dict[str, Any], str, str]], he
     names = ", ".join(f"'{name}'" for _, name, _ in links)
     sentences = [
         "Rows 'telescoped' and 'mixture' are about the certified model mixed with cheaper ones of the chain "
-        f"({names}), with the weights and models that the row lists. The number of messages in the chain and their order were "
-        "chosen before the scores were seen"
+        f"({names}), with the weights and models that the row lists. The number of messages in the chain and their "
+        "order were chosen before the scores were seen"
         + ("." if held_out else "; the messages themselves may have been chosen with the corpus in view.")
     ]
     return sentences + [f"For '{name}': {_arithmetic_assumption(header, dtype)}" for header, name, dtype in links]

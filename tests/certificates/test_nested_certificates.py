@@ -71,6 +71,10 @@ def test_a_refinement_pays_for_both_messages_and_a_chain_over_both_once(cheap):
     assert (record["name"], record["size_bits"]) == ("chain", coarse_bits)
     assert "coarse message that it refines" in " ".join(nested["assumptions"])
 
+    with pytest.raises(
+        CertificateError, match=r"chain\.tbm is the coarse message of .*fine\.tbm, which stands before it"
+    ):
+        certify(chain_inputs(fine, cheap), folder, "backwards")
     separate = LargeMessage(cheap.root, message_bytes=fine.message_bytes + coarse_bits // 8).build()
     (large_bits,) = sizes(separate)
     apart = certify(chain_inputs(cheap, separate), folder, "apart")

@@ -49,6 +49,8 @@ def test_fine_tunes_references_and_refinements_that_work():
     row = study.certificates["c"]
     assert base_corpora(study, row) == ["there"]
     assert training_corpora(study, row) == ["there", "here"]
+    with pytest.raises(ConfigError, match="'fine' refines 'coarse', which must stand before it"):
+        parse(message="moved", chain=["fine", "coarse"], bounds={"bounds": ["telescoped"]})
     parse(message="published", prior="held_out", **BECAUSE)
     assert base_corpora(parse(), parse().certificates["c"]) == []
 

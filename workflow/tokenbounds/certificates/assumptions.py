@@ -46,6 +46,11 @@ def state_assumptions(
             f"Before each token, the predictor sees at most the last {plan.visible_tokens} tokens of its document "
             "(the start token counts); everything else is hidden from it."
         )
+        if header.get("model", {}).get("family") not in ("markov", "online"):
+            sentences.append(
+                "Windows are scored together by their content, so that rounding can make a loss depend on later tokens "
+                "in its last digits (in bfloat16 by up to 0.006 bits). That is neglected."
+            )
     if plan.mode == "sampled":
         sentences.append(
             f"The sampling seed ({plan.seed}) was fixed without looking at the corpus, the model or any score, and "

@@ -241,13 +241,25 @@ def _gather_link(
 
 
 def _refuse_doubles(links: Sequence[LinkEvidence]) -> None:
-    seen: dict[str, Path] = {}
+    """Refuse a link whose message those before it hold already.
+
+    Whoever reads a chain's messages one after the other must know for each link that a message follows
+    (docs/bounds.md, "Other priors").
+    """
+    held: dict[str, LinkEvidence] = {}
     for link in links:
-        if link.message.sha256 in seen:
+        before = held.get(link.message.sha256)
+        if before is not None and before.message.sha256 == link.message.sha256:
             raise CertificateError(
-                f"{link.path} and {seen[link.message.sha256]} are the same message twice in a chain. Name it once."
+                f"{link.path} and {before.path} are the same message twice in a chain. Name it once."
             )
-        seen[link.message.sha256] = link.path
+        if before is not None:
+            raise CertificateError(
+                f"{link.path} is the coarse message of {before.path}, which stands before it in the chain. Name the "
+                "coarse one first."
+            )
+        for sha256 in link.paid_messages:
+            held.setdefault(sha256, link)
 
 
 def _check_vocabulary(path: Path, message: Message, scores: Scores, corpus: CorpusEvidence) -> None:

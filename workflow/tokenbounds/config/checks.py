@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, get_args
 
 from tokenbounds.config.base import Checked, Section, nested, references
 from tokenbounds.config.explain import nearest
-from tokenbounds.config.graph import base_corpora, training_corpora
+from tokenbounds.config.graph import base_corpora, coarse_message, training_corpora
 from tokenbounds.config.quantizers import QUANTIZERS, Models
 
 if TYPE_CHECKING:
@@ -182,6 +182,10 @@ def _certificate_faults(where: str, study: Study, row: CertificateSpec) -> Itera
                 f"{where}.bounds.top_k: {k} guesses among the {size} tokens of corpus '{row.corpus}' never miss. Leave "
                 f"{k} out."
             )
+    for place, name in enumerate(row.messages):
+        finer = [other for other in row.messages[:place] if coarse_message(study, other) == name]
+        if finer:
+            yield f"{where}.chain: '{finer[0]}' refines '{name}', which must stand before it. Name '{name}' first."
     declared = study.corpora[row.corpus].source.labels
     for name in row.bounds.subsets:
         if name not in declared:

@@ -82,6 +82,9 @@ def _prior_assumptions(header: dict[str, Any]) -> list[str]:
     has_base = family == BASE_FAMILY
     architecture = "and the registry of architectures" + ("" if has_base else f", here '{family}'")
     aside = ", its base aside, " if has_base else " "
+    quantizer = header.get("quantizer")
+    refines = isinstance(quantizer, dict) and quantizer.get("kind") in REFINING
+    coarse = " and in the coarse message that it refines, whose bits are paid for as well" if refines else ""
     if family == "online":
         sentences = [
             "The predictor starts empty and learns from each token after predicting it: it was fixed before the "
@@ -92,7 +95,7 @@ def _prior_assumptions(header: dict[str, Any]) -> list[str]:
         sentences = []
     sentences += [
         f"The decoder (message format, entropy coders, quantizers {architecture}) was fixed before the corpus. "
-        f"Everything else the model depends on{aside}is in the message{_beneath(header)}.",
+        f"Everything else the model depends on{aside}is in the message{coarse}.",
         "Messages are self-delimiting, so that 2^(−bits) summed over all messages is at most one (Kraft): this is "
         "the prior, and it was fixed with the decoder. Any message may be chosen with the corpus in view.",
     ]
@@ -104,12 +107,6 @@ def _prior_assumptions(header: dict[str, Any]) -> list[str]:
             "message; nothing outside the message was fitted to any data."
         )
     return sentences
-
-
-def _beneath(header: dict[str, Any]) -> str:
-    quantizer = header.get("quantizer")
-    refines = isinstance(quantizer, dict) and quantizer.get("kind") in REFINING
-    return " and in the coarse message that it refines, whose bits are paid for as well" if refines else ""
 
 
 def state_base_assumptions(bases: Sequence[BaseRecord], prior: PriorRecord) -> list[str]:

@@ -47,6 +47,11 @@ def record_evidence(evidence: Evidence, folder: Path, bases: Mapping[str, BaseRe
     CertificateError
         If a message's parts do not add up to its size.
     """
+    kind: Literal["message", "held_out", "online"]
+    if evidence.prior.held_out:
+        kind = "held_out"
+    else:
+        kind = "online" if is_online(evidence.links[-1].message.header) else "message"
     *chain, certified = (_record_link(link, folder, bases or {}) for link in evidence.links)
     plan = evidence.plan
     return EvidenceRecord(
@@ -67,17 +72,11 @@ def record_evidence(evidence: Evidence, folder: Path, bases: Mapping[str, BaseRe
             visible_tokens=plan.visible_tokens,
         ),
         prior=PriorRecord(
-            kind=_prior_kind(evidence),
+            kind=kind,
             trained_on=tuple(_record_training(corpus, folder) for corpus in evidence.prior.trained_on),
             because=evidence.prior.because,
         ),
     )
-
-
-def _prior_kind(evidence: Evidence) -> Literal["message", "held_out", "online"]:
-    if evidence.prior.held_out:
-        return "held_out"
-    return "online" if is_online(evidence.links[-1].message.header) else "message"
 
 
 def _record_link(link: LinkEvidence, folder: Path, bases: Mapping[str, BaseRecord]) -> ChainRecord:

@@ -167,7 +167,7 @@ def encode_checkpoint(
         if spec.quantizer.needs().calibration is not None:
             calibration = _calibrate(directory, source, gguf_file, texts, Path(scratch))
         encode_model(directory, spec, out, report, calibration=calibration)
-        found = {**read_json(report), "source": source, "source_sha256": _hash(directory)}
+        found = {**read_json(report), "source": source, "source_sha256": sha256_file(directory / WEIGHTS_FILE)}
         if texts.scored is not None:
             text = read_text(texts.scored, source, gguf_file, card.vocabulary_size)
             decoded = decode_message(out)
@@ -229,7 +229,3 @@ def _set_option(row: dict[str, Any], key: str, value: str) -> None:
         row[leaf] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--option {key}: {value!r} is not valid YAML.") from error
-
-
-def _hash(directory: Path) -> str:
-    return sha256_file(directory / WEIGHTS_FILE)

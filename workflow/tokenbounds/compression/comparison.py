@@ -48,10 +48,13 @@ def compressed_bits(symbols: Sequence[np.ndarray]) -> dict[str, int]:
     flat = np.concatenate([codes.reshape(-1).astype(np.int32) - 128 * (codes.dtype == np.uint8) for codes in symbols])
     fits = flat.size == 0 or (flat.min() >= -128 and flat.max() < 128)
     data = flat.astype("<i1" if fits else "<i4").tobytes()
+    # xz at its best, with no larger a dictionary than the data: its memory is cleared each time.
+    dictionary = min(max(len(data), 1 << 12), 1 << 26)
+    xz = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": dictionary}
     deflater = zlib.compressobj(9, zlib.DEFLATED, 31)
     return {
         "gzip": 8 * len(deflater.compress(data) + deflater.flush()),
-        "xz": 8 * len(lzma.compress(data, filters=[_xz_filter(len(data))])),
+        "xz": 8 * len(lzma.compress(data, filters=[xz])),
         "zstd": 8 * len(pa.Codec("zstd", compression_level=19).compress(data, asbytes=True)),
     }
 
@@ -64,12 +67,6 @@ def _our_bits(symbols: Sequence[np.ndarray], coder: Coder) -> int:
         planes = np.concatenate([table for table in tables if table.shape[1] == width])
         size += sum(len(encode_bytes(np.ascontiguousarray(plane))) for plane in planes.T)
     return 8 * size
-
-
-def _xz_filter(size: int) -> dict[str, int]:
-    """xz at its best, with no larger a dictionary than the data: its memory is cleared each time."""
-    dictionary = min(max(size, 1 << 12), 1 << 26)
-    return {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": dictionary}
 
 
 def _first_rows(symbols: Sequence[np.ndarray], limit: int) -> list[np.ndarray]:

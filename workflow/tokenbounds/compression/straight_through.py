@@ -68,7 +68,11 @@ def train(
     sampler = BlockSampler(corpus, subject.card.context, spec.batch_tokens, spec.seed)
     curve: list[dict[str, float]] = []
     for step in track(range(spec.steps), "training through codes", disable=not sys.stderr.isatty()):
-        _set_rate(optimizer, step / spec.steps)
+        # A short warm-up while Adam's moments form, then a cosine to zero.
+        progress = step / spec.steps
+        factor = min(1.0, (progress + 1e-3) / 0.02) * 0.5 * (1 + math.cos(math.pi * progress))
+        for group in optimizer.param_groups:
+            group["lr"] = group["base"] * factor
         if step % _REFIT_STEPS == 0:
             for tensor in tensors.values():
                 tensor.refit()
@@ -141,13 +145,6 @@ def _optimizer(
         {"params": list(scales), "base": _SCALE_RATE * spec.learning_rate},
     ]
     return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, progress: float) -> None:
-    """Short warm-up while Adam's moments form, then a cosine to zero."""
-    factor = min(1.0, (progress + 1e-3) / 0.02) * 0.5 * (1 + math.cos(math.pi * progress))
-    for group in optimizer.param_groups:
-        group["lr"] = group["base"] * factor
 
 
 def _history(curve: list[dict[str, float]], spec: StraightThrough) -> dict[str, Any]:

@@ -116,11 +116,6 @@ def render_readme() -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def documented_types() -> tuple[type, ...]:
-    """Every type of the reference, in its order."""
-    return tuple(kind for _, kinds in _SECTIONS for kind in kinds)
-
-
 def keys_of(kind: type) -> dict[str, Field[Any]]:
     """A type's keys, except `kind`, whose only value is part of the heading."""
     assert is_dataclass(kind)

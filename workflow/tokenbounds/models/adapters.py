@@ -135,7 +135,11 @@ def attach_adapters(base: PreTrainedModel, parameterization: Mapping[str, Any]) 
     apply_parameterization(base, parameterization, family_of(base.config.model_type).role)
     for name, module in base.named_modules():
         if isinstance(module, LoraLayer):
-            module.register_buffer("fixed", _upright(weights[name], frozen), persistent=False)
+            # [outputs, inputs]; GPT-2's Conv1D keeps its weight as [inputs, outputs].
+            layer = weights[name]
+            weight = frozen[id(layer.weight)]
+            fixed = weight.T.contiguous() if isinstance(layer, Conv1D) else weight
+            module.register_buffer("fixed", fixed, persistent=False)
     for module in base.modules():
         _freeze(module, frozen)
     if not coded_parameters(base):
@@ -147,12 +151,6 @@ def count_adapters(base: ModelCard, parameterization: Mapping[str, Any]) -> int:
     """Number of coded values of an adapter over a base, computed without allocating any."""
     model = attach_adapters(dense_skeleton(base, torch.device("meta")), parameterization)
     return sum(parameter.numel() for parameter in coded_parameters(model).values())
-
-
-def _upright(layer: nn.Module, frozen: Mapping[int, torch.Tensor]) -> torch.Tensor:
-    """A layer's weight as [outputs, inputs]; that of `Conv1D` is kept transposed."""
-    weight = frozen[id(layer.weight)]
-    return weight.T.contiguous() if isinstance(layer, Conv1D) else weight
 
 
 def _freeze(module: nn.Module, frozen: Mapping[int, torch.Tensor]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -97,7 +96,9 @@ def count_parameters(card: ModelCard) -> ParameterCounts:
     ModelError
         If transformers refuses the configuration, or a subspace has more dimensions than it covers parameters.
     """
-    parameterized = min(_last_layers(card.parameterization) or card.layers, card.layers)
+    inner = card.parameterization.get("over", card.parameterization)
+    parameterized = min(inner.get("last_layers") or card.layers, card.layers)  # the last blocks; None: all
+    # (total, coded, covered) of models of one block, of two, and of two of which one is parameterized.
     one, two = _count_layers(card, 1), _count_layers(card, 2)
     plain = _count_layers(card, 2, last=1) if parameterized < card.layers else two
     total, coded, covered = (
@@ -112,13 +113,6 @@ def count_parameters(card: ModelCard) -> ParameterCounts:
             )
         total += projector_values(covered, dimension)
     return ParameterCounts(total, coded)
-
-
-def _last_layers(parameterization: Mapping[str, Any]) -> int | None:
-    """How many of the last blocks are parameterized; None: all."""
-    inner = parameterization.get("over", parameterization)
-    last: int | None = inner.get("last_layers")
-    return last
 
 
 def _count_layers(card: ModelCard, layers: int, last: int | None = None) -> tuple[int, int, int]:
@@ -189,8 +183,10 @@ def to_dense(model: PreTrainedModel) -> PreTrainedModel:
             owner, _, _ = name.rpartition(".")
             source = model.get_submodule(owner)
             if name.endswith(".weight") and isinstance(source, DenseWeight):
+                # [outputs, inputs]; GPT-2's Conv1D keeps its weight as [inputs, outputs].
                 weight = source.dense_weight()
-                value = weight if _is_upright(dense.get_submodule(owner)) else weight.T
+                transposed = isinstance(dense.get_submodule(owner), transformers.pytorch_utils.Conv1D)
+                value = weight.T if transposed else weight
             else:
                 # A fine-tuned model holds its base's values in buffers.
                 value = getattr(source, name.rpartition(".")[2])
@@ -260,8 +256,3 @@ def _initial_std(config: PreTrainedConfig, name: str) -> float:
     if layer.endswith(family.residual):
         std /= math.sqrt(2 * getattr(config, family.layers_key))
     return std
-
-
-def _is_upright(layer: nn.Module) -> bool:
-    """Whether a plain layer keeps its weight as [outputs, inputs]."""
-    return not isinstance(layer, transformers.pytorch_utils.Conv1D)

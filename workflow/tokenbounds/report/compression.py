@@ -197,28 +197,18 @@ def _cells(rows: pl.DataFrame, best_format: str) -> tuple[list[str], list[list[s
     header += [*(metric.label for metric in metrics), "measured BPD", "symbols", *_COMPRESSORS]
     lines = []
     for row in rows.iter_rows(named=True):
-        line = [row["method"], row["message"], _count(row["trained_parameters"]), format_bytes(row["message_bits"])]
-        line.append(_ratio(row["message_bits"], row["trained_parameters"]))
+        bits, parameters = row["message_bits"], row["trained_parameters"]
+        line = [row["method"], row["message"], "–" if parameters is None else f"{parameters:,}", format_bytes(bits)]
+        line.append(f"{bits / parameters:.2f}" if parameters else "–")
         for metric in metrics:
             text = "–" if row[metric] is None else format_value(metric, row[metric])
             is_best = row["compared"] and row[metric] is not None and row[metric] == best[metric]
             line.append(best_format.format(text) if is_best else text)
         line.append("–" if row["bpd_empirical"] is None else format_value(BPD, row["bpd_empirical"]))
-        line += [_size(row[f"{name}_bits"]) for name in ("symbol", *_COMPRESSORS)]
+        sizes = [row[f"{name}_bits"] for name in ("symbol", *_COMPRESSORS)]
+        line += ["–" if size is None else format_bytes(size) for size in sizes]
         lines.append(line)
     return header, lines
-
-
-def _count(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
-
-
-def _ratio(bits: int, parameters: int | None) -> str:
-    return f"{bits / parameters:.2f}" if parameters else "–"
-
-
-def _size(bits: int | None) -> str:
-    return "–" if bits is None else format_bytes(bits)
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -43,7 +43,11 @@ def inline_svg(path: Path | str, label: str) -> Markup:
     found = re.search(r"<svg\b[^>]*\bviewBox=\"([-\d. ]+)\"[^>]*>(.*)</svg>\s*$", text, flags=re.DOTALL)
     if found is None or _ACTIVE.search(text):
         raise TokenboundsError(f"{path} is not a figure of this project. Draw the figures again.")
-    body = _prefix_ids(found.group(2), re.sub(r"[^\w-]", "-", path.stem))
+    # Names within a figure begin with the figure's own: a page holds several.
+    prefix = re.sub(r"[^\w-]", "-", path.stem)
+    body = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', found.group(2))
+    body = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', body)
+    body = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", body)
     for colour, role in _ROLES.items():
         body = re.sub(rf"(?<=: ){colour}\b", f"var(--{role})", body)
     body = re.sub(r"font-family: [^;\"]+; ?", "", body)
@@ -51,9 +55,3 @@ def inline_svg(path: Path | str, label: str) -> Markup:
     return Markup('<svg viewBox="{}" role="img" aria-label="{}">{}</svg>').format(
         view_box, escape(label), Markup(body.strip())
     )
-
-
-def _prefix_ids(body: str, prefix: str) -> str:
-    body = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', body)
-    body = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', body)
-    return re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", body)

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote
 
 from tokenbounds.bounds.kinds import BPD
-from tokenbounds.certificates.file_records import MessageRecord
 from tokenbounds.certificates.schema import Certificate, LedgerEntry, Row
 from tokenbounds.certificates.sealing import to_json
 from tokenbounds.certificates.sentence import state_result
@@ -104,18 +103,14 @@ def cards(certificate: Certificate) -> list[dict[str, str]]:
 
 def _paid(certificate: Certificate) -> str:
     """What the model's file is, and what is paid for it."""
-    whole_bits = certificate.message.whole_bits
-    size = f"{_whole(certificate.message)}: {whole_bits:,} bits"
+    message = certificate.message
+    whole_bits = message.whole_bits
+    what = f"what differs from the base {message.base.name}" if message.base else "the whole model"
+    size = f"{what} as {'two files, coarse and fine' if message.coarse else 'one file'}: {whole_bits:,} bits"
     if certificate.prior.held_out:
         return f"{size}, none paid for: it never saw the corpus"
     extra = certificate.paid_bits(certificate.best) - whole_bits
     return f"{size}, and {extra:,} of cheaper models, all paid for" if extra > 0 else f"{size}, all of them paid for"
-
-
-def _whole(message: MessageRecord) -> str:
-    """What a message's bits are the bits of."""
-    what = f"what differs from the base {message.base.name}" if message.base else "the whole model"
-    return f"{what} as {'two files, coarse and fine' if message.coarse else 'one file'}"
 
 
 def _short_count(count: int) -> str:

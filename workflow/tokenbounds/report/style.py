@@ -101,19 +101,15 @@ def save(figure: Figure, table: pl.DataFrame, directory: Path, name: str) -> Pat
         figure.savefig(
             temporary, format="svg", bbox_inches="tight", pad_inches=0.08, metadata={"Date": None, "Creator": None}
         )
-        temporary.write_text(_finish_svg(temporary.read_text(encoding="utf-8")), encoding="utf-8")
+        # Comments repeat texts. The reader's own sans-serif face sets the text.
+        text = re.sub(r"<!--.*?-->\s*", "", temporary.read_text(encoding="utf-8"), flags=re.DOTALL)
+        temporary.write_text(text.replace("'DejaVu Sans'", _FONT_STACK), encoding="utf-8")
     with atomic_path(directory / f"{name}.png") as temporary:
         figure.savefig(temporary, format="png", dpi=180, metadata={"Software": None}, **_TRIM)
     with atomic_path(directory / f"{name}.parquet") as temporary:
         table.write_parquet(temporary, metadata={"schema_version": str(SCHEMA_VERSION)})
     write_bytes(directory / f"{name}.csv", to_csv(table))
     return svg
-
-
-def _finish_svg(svg: str) -> str:
-    """Drop comments (they repeat texts) and let the reader's own sans-serif face set the text."""
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    return svg.replace("'DejaVu Sans'", _FONT_STACK)
 
 
 def spread(positions: Sequence[float], distance: float) -> list[float]:

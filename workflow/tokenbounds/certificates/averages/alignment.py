@@ -28,7 +28,7 @@ def align_scores(streams: Sequence[ScoreStream]) -> Iterator[tuple[Array, list[A
     ScoreError
         If a stream does not hold exactly the tokens of the first; the message names its file.
     """
-    iterators = [_batches(stream) for stream in streams]
+    iterators = [(batch for batch in stream.iter_batches(_COLUMNS) if batch.num_rows) for stream in streams]
     held = [next(iterator, None) for iterator in iterators]
     while all(batch is not None for batch in held):
         batches = [batch for batch in held if batch is not None]
@@ -44,10 +44,6 @@ def align_scores(streams: Sequence[ScoreStream]) -> Iterator[tuple[Array, list[A
     if any(batch is not None for batch in held):
         short = next(stream for stream, batch in zip(streams, held, strict=True) if batch is None)
         raise ScoreError(f"{_name(short)} ends before the other scores of the chain. Score it with the same plan.")
-
-
-def _batches(stream: ScoreStream) -> Iterator[pa.RecordBatch]:
-    return (batch for batch in stream.iter_batches(_COLUMNS) if batch.num_rows)
 
 
 def _check_same(first: pa.RecordBatch, other: pa.RecordBatch, stream: ScoreStream) -> None:

@@ -111,7 +111,9 @@ class _Scratch:
     @classmethod
     def create(cls, folder: Path, model: LayerwiseModel, windows: Windows, spec: CalibrationSpec) -> _Scratch:
         count, context = windows.inputs.shape
-        rows = _batch_rows(count, context, spec.batch_tokens)
+        # All batches are of one shape: as many windows as the limit allows, of the numbers that divide theirs.
+        limit = max(1, spec.batch_tokens // context)
+        rows = max(size for size in range(1, limit + 1) if count % size == 0)
         shape = (rows, context, model.hidden)
 
         def tensor(name: str) -> torch.Tensor:
@@ -121,12 +123,6 @@ class _Scratch:
         batches = count // rows
         hidden = [[tensor(f"hidden-{k}-{i}") for i in range(batches)] for k in range(model.blocks + 1)]
         return cls(hidden, [tensor(f"gradient-{i}") for i in range(batches)])
-
-
-def _batch_rows(windows: int, context: int, batch_tokens: int) -> int:
-    """Windows a batch: the greatest divisor of their number within the limit, since all batches are of one shape."""
-    limit = max(1, batch_tokens // context)
-    return max(rows for rows in range(1, limit + 1) if windows % rows == 0)
 
 
 class _Passes:
@@ -165,10 +161,10 @@ class _Passes:
         variance = torch.zeros(vocabulary, device=self._model.device)
         loss_nats, count = 0.0, 0
         for batch, states in enumerate(self._scratch.hidden[-1]):
-            rows = states.to(self._model.device).flatten(0, 1)
-            targets = self._targets[batch].flatten().to(self._model.device)
-            gradient = self._scratch.gradients[batch].flatten(0, 1)
-            size = max(1, _CHUNK_LOGITS // vocabulary)
+            rows = states.to(self._model.device).flatten(0, 1)  # [windows · time, width]
+            targets = self._targets[batch].flatten().to(self._model.device)  # [windows · time]
+            gradient = self._scratch.gradients[batch].flatten(0, 1)  # the same shape, a view of the file
+            size = max(1, _CHUNK_LOGITS // vocabulary)  # tokens whose logits are in memory together
             for first in range(0, len(rows), size):
                 here = slice(first, first + size)
                 found = pass_head(self._model, rows[here], targets[here], variance)
@@ -188,10 +184,12 @@ class _Passes:
         gradients = self._scratch.gradients
         layers = of_use(self._matrices, "linear")
         for index in reversed(range(self._model.blocks)):
-            mine = [matrix for matrix in layers if _block_index(self._model, matrix) == index]
+            prefix = f"{blocks_name(self._model.model)}.{index}."
+            mine = [matrix for matrix in layers if matrix.name.startswith(prefix)]
             with self._model.block(index) as block, BlockMoments(self._model.model, mine) as moments:
                 for batch, states in enumerate(self._scratch.hidden[index]):
-                    leaf = states.to(self._model.device).detach().requires_grad_()
+                    # From the gradient on the block's outputs to that on its inputs, the outputs of the block before.
+                    leaf = states.to(self._model.device).detach().requires_grad_()  # [windows, time, width]
                     self._model.run(block, leaf).backward(gradients[batch].to(self._model.device))
                     gradients[batch].copy_(leaf.grad)  # type: ignore[arg-type]
                 for name, value in moments.means(self._tokens).items():
@@ -205,9 +203,10 @@ class _Passes:
             add_moments(sums, LOOKUP_OUTPUTS, gradient.to(self._model.device))
         self._write(f"moments/{LOOKUP_OUTPUTS}", sums[LOOKUP_OUTPUTS])
         context = self._inputs[0].shape[1]
+        model = self._model.model
         for matrix in of_use(self._matrices, "lookup", "tied"):
-            rows = self._model.model.get_parameter(matrix.name).shape[0]
-            if self._model.model.get_submodule(matrix.name.rpartition(".")[0]) is _token_table(self._model):
+            rows = model.get_parameter(matrix.name).shape[0]
+            if model.get_submodule(matrix.name.rpartition(".")[0]) is model.get_input_embeddings():
                 counts = torch.bincount(torch.cat(list(self._inputs)).flatten(), minlength=rows).float()
             else:  # a table of positions: every window looks up each of its own once
                 counts = (torch.arange(rows) < context).float() * (self._tokens / context)
@@ -215,14 +214,6 @@ class _Passes:
 
     def _write(self, name: str, sums: torch.Tensor) -> None:
         self._writer.write(name, (sums / self._tokens).cpu().numpy())
-
-
-def _token_table(model: LayerwiseModel) -> torch.nn.Module:
-    return model.model.get_input_embeddings()
-
-
-def _block_index(model: LayerwiseModel, matrix: Matrix) -> int:
-    return int(matrix.name.removeprefix(blocks_name(model.model) + ".").split(".")[0])
 
 
 def _shapes(model: LayerwiseModel, matrices: Sequence[Matrix]) -> dict[str, tuple[int, ...]]:

@@ -102,7 +102,9 @@ def matrices_of(model: PreTrainedModel) -> list[Matrix]:
         elif owner == "lm_head":
             found.append(Matrix(name, "head", False, HEAD_INPUTS))
         elif isinstance(module, nn.Linear | Conv1D):
-            found.append(Matrix(name, "linear", isinstance(module, Conv1D), _input_group(owner)))
+            parent, _, leaf = owner.rpartition(".")
+            group = f"{parent}.{_SHARED_INPUTS.get(leaf, leaf)}"
+            found.append(Matrix(name, "linear", isinstance(module, Conv1D), group))
         else:
             raise CalibrationError(f"the matrix {name} of a {type(module).__name__} cannot be calibrated.")
     return found
@@ -111,8 +113,3 @@ def matrices_of(model: PreTrainedModel) -> list[Matrix]:
 def of_use(matrices: Sequence[Matrix], *uses: str) -> list[Matrix]:
     """The matrices of some uses."""
     return [matrix for matrix in matrices if matrix.use in uses]
-
-
-def _input_group(owner: str) -> str:
-    parent, _, leaf = owner.rpartition(".")
-    return f"{parent}.{_SHARED_INPUTS.get(leaf, leaf)}"

@@ -54,18 +54,19 @@ class BlockMoments:
         def watch(module: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             if with_inputs:
                 add_moments(self.inputs, matrix.group, arguments[0].detach())
+            # On the way back, the gradient of the loss on this layer's outputs.
             output.register_hook(lambda gradient: self._add_squares(matrix.name, gradient))
 
         return watch
 
     def _add_squares(self, name: str, gradient: torch.Tensor) -> None:
-        squares = gradient.detach().flatten(0, -2).float().square().sum(0)
+        squares = gradient.detach().flatten(0, -2).float().square().sum(0)  # [windows, time, outputs] to [outputs]
         self.outputs[name] = self.outputs[name] + squares if name in self.outputs else squares
 
 
 def add_moments(sums: dict[str, torch.Tensor], key: str, values: torch.Tensor) -> None:
     """Add the sum of x xᵀ over all rows x of `values` [..., n] to `sums[key]`, in float32."""
-    rows = values.flatten(0, -2).float()
+    rows = values.flatten(0, -2).float()  # [tokens, n]
     if key in sums:
         sums[key].addmm_(rows.T, rows)
     else:

@@ -155,7 +155,11 @@ class _Task:
 
         def bits(scale: float) -> float:
             latest.update(self.rounder.round(matrices, scale))
-            size = encoded_bits(latest, self.coder) if others is None else self._message_bits({**others, **latest})
+            if others is None:
+                size = encoded_bits(latest, self.coder)
+            else:  # all parts of the message; its header is too small to matter
+                parts = join_scaled(self.rounder.tensors, {**others, **latest}).to_parts(self.coder)
+                size = sum(8 * len(part.data) for part in parts)
             evaluations.append((scale, size))
             return size
 
@@ -184,8 +188,3 @@ class _Task:
 
     def _weights(self, matrices: Sequence[Matrix]) -> int:
         return sum(self.rounder.tensors[matrix.name].size for matrix in matrices)
-
-    def _message_bits(self, found: Mapping[str, ScaledMatrix]) -> int:
-        """Bits of the message's parts; its header is too small to matter."""
-        parts = join_scaled(self.rounder.tensors, found).to_parts(self.coder)
-        return sum(8 * len(part.data) for part in parts)

@@ -39,19 +39,16 @@ def fit_markov(spec: MarkovModel, corpus: Corpus, directory: Path | str) -> None
     chunk: list[np.ndarray] = []
     size = 0
     for tokens in corpus.iterate():
-        for codes in _pieces(gram_codes(tokens, card.order, card)):
-            chunk.append(codes)
-            size += len(codes)
+        codes = gram_codes(tokens, card.order, card)  # one for each token of the document
+        for start in range(0, len(codes), _CHUNK_TOKENS):
+            chunk.append(codes[start : start + _CHUNK_TOKENS])
+            size += len(chunk[-1])
             if size >= _CHUNK_TOKENS:
                 tally.add(np.concatenate(chunk))
                 chunk, size = [], 0
     if chunk:
         tally.add(np.concatenate(chunk))
     save_counts(Path(directory), card, *tally.total())
-
-
-def _pieces(codes: np.ndarray) -> list[np.ndarray]:
-    return [codes[start : start + _CHUNK_TOKENS] for start in range(0, len(codes), _CHUNK_TOKENS)]
 
 
 class _Tally:

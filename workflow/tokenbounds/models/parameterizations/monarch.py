@@ -43,27 +43,29 @@ class MonarchLayer(FactoredLayer):
 
     def dense_weight(self) -> torch.Tensor:
         """The product of the four matrices as one tensor [outputs, inputs]."""
-        right = torch.block_diag(*self.monarch_r)
-        left = torch.block_diag(*self.monarch_l)
+        right = torch.block_diag(*self.monarch_r)  # [h, inputs]
+        left = torch.block_diag(*self.monarch_l)  # [outputs, h]
         between = torch.arange(self.middle, device=right.device).view(-1, self.blocks).T.flatten()
         outside = torch.arange(self.outputs, device=right.device).view(self.blocks, -1).T.flatten()
         return (left @ right[between])[outside]
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """Two batched products, a permutation between."""
-        rows = x.reshape(-1, self.blocks, self.inputs // self.blocks)
-        middle = torch.bmm(rows.transpose(0, 1), self.monarch_r.transpose(1, 2))
-        return self._left(middle.transpose(0, 1).reshape(-1, self.middle)).view(*x.shape[:-1], self.outputs)
-
-    def _left(self, middle: torch.Tensor) -> torch.Tensor:
-        """Permute the middle values float[rows, h], multiply by L, permute the outputs."""
-        permuted = middle.view(-1, self.middle // self.blocks, self.blocks).permute(2, 0, 1)
-        return torch.bmm(permuted, self.monarch_l.transpose(1, 2)).permute(1, 2, 0).reshape(-1, self.outputs)
+        rows = x.reshape(-1, self.blocks, self.inputs // self.blocks)  # [n, b, inputs / b]
+        # R: each block multiplies its own part of the inputs.
+        middle = torch.bmm(rows.transpose(0, 1), self.monarch_r.transpose(1, 2))  # [b, n, h / b]
+        # P1: middle value number f is value f div b of block f mod b of L.
+        flat = middle.transpose(0, 1).reshape(-1, self.middle)  # [n, h]
+        permuted = flat.view(-1, self.middle // self.blocks, self.blocks).permute(2, 0, 1)  # [b, n, h / b]
+        y = torch.bmm(permuted, self.monarch_l.transpose(1, 2))  # L: [b, n, outputs / b]
+        # P2ᵀ: value s of block l is output s · b + l.
+        return y.permute(1, 2, 0).reshape(*x.shape[:-1], self.outputs)
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Row s · b + l of W: row s of block l of L at its middle places, zeros elsewhere, times R."""
-        flat = ids.flatten()
-        values = self.monarch_l[flat % self.blocks, flat // self.blocks]
+        flat = ids.flatten()  # [n]
+        values = self.monarch_l[flat % self.blocks, flat // self.blocks]  # [n, h / b]
+        # The middle places f = place · b + l of block l; all others are zero: [n, b, h / b], by blocks of R.
         chosen = torch.nn.functional.one_hot(flat % self.blocks, self.blocks).to(values.dtype)
         middle = (values[:, :, None] * chosen[:, None, :]).view(-1, self.blocks, self.middle // self.blocks)
         rows = torch.bmm(middle.transpose(0, 1), self.monarch_r).transpose(0, 1)

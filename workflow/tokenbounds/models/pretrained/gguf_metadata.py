@@ -70,6 +70,7 @@ _GPT2_BLOCK = {
     "attn_norm": "ln_1", "ffn_norm": "ln_2", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj",
     "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj",
 }  # fmt: skip
+# What gguf's reader raises on files that are cut short or damaged.
 _DAMAGE = (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, struct.error)
 _LONGEST_LIST = 1000  # longer ones, as vocabularies, are not read
 _FREQUENCIES = "rope_freqs.weight"
@@ -117,16 +118,7 @@ class GgufFile:
             }
             found = [tensor for tensor in reader.tensors if tensor.name == _FREQUENCIES]
             factors = np.asarray(dequantize(found[0].data, found[0].tensor_type)).reshape(-1) if found else None
-        except (
-            OSError,
-            ValueError,
-            IndexError,
-            KeyError,
-            TypeError,
-            OverflowError,
-            MemoryError,
-            struct.error,
-        ) as error:
+        except _DAMAGE as error:
             raise ModelError(f"{path} is cut short or damaged, or no GGUF file. Download it again.") from error
         if values.get("split.count", 1) not in (0, 1):
             raise ModelError(

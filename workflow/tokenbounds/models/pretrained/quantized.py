@@ -10,7 +10,7 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tokenbounds.errors import ModelError
 from tokenbounds.models.families import Family
@@ -58,7 +58,9 @@ def read_quantized(
         elif config["model_type"] not in FAMILIES:
             raise ModelError(f"a QuIP# checkpoint of the architecture {config['model_type']} is not supported.")
         else:
-            shapes = _shapes(settings, family)
+            with torch.device("meta"):
+                model = getattr(transformers, family.model_class)(settings)
+            shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
             codes, tensors = read_quip_sharp(files, config["quip_params"], shapes)
             tensors |= {name: torch.from_numpy(value) for name, value in codes.dense(shapes).items()}
     except ModelError as error:
@@ -74,9 +76,3 @@ def _local_folder(where: str, revision: str | None) -> Path:
         return Path(snapshot_download(where, revision=revision, allow_patterns=["*.safetensors", "*.json"]))
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise ModelError(f"cannot download {where}: {first_line(error)}") from error
-
-
-def _shapes(config: PreTrainedConfig, family: Family) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        model = getattr(transformers, family.model_class)(config)
-    return {name: tuple(value.shape) for name, value in model.named_parameters()}

@@ -125,7 +125,9 @@ def fit_model(
 
 def _train(trainer: Trainer, workdir: Path) -> None:
     """Train from the last whole state; a disk that refuses a state ends in one line."""
-    last = _last_state(workdir)
+    # The Trainer writes `trainer_state.json` last, so that a state without it is one that a killed job left.
+    states = sorted(workdir.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    last = next((path for path in states if _is_whole(path)), None)
     try:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     except (OSError, RuntimeError) as error:
@@ -250,6 +252,9 @@ def _only_item(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 def _arguments(training: Training, workdir: Path) -> TrainingArguments:
+    # The coarsest interval with enough points that divides `save_steps`, so that resuming leaves the curve alone.
+    wanted = max(1, training.steps // _CURVE_POINTS)
+    logging_steps = max(size for size in range(1, wanted + 1) if training.save_steps % size == 0)
     return TrainingArguments(
         output_dir=str(workdir),
         max_steps=training.steps,
@@ -259,7 +264,7 @@ def _arguments(training: Training, workdir: Path) -> TrainingArguments:
         use_cpu=not torch.cuda.is_available(),
         max_grad_norm=1.0,
         seed=training.seed % (1 << 32),
-        logging_steps=_logging_steps(training),
+        logging_steps=logging_steps,
         logging_nan_inf_filter=False,
         save_steps=training.save_steps,
         save_total_limit=2,
@@ -270,12 +275,6 @@ def _arguments(training: Training, workdir: Path) -> TrainingArguments:
         report_to="none",
         log_level="error",
     )
-
-
-def _logging_steps(training: Training) -> int:
-    """The coarsest interval with enough points that divides `save_steps`, so that resuming leaves the curve alone."""
-    wanted = max(1, training.steps // _CURVE_POINTS)
-    return max(size for size in range(1, wanted + 1) if training.save_steps % size == 0)
 
 
 def _optimizer(
@@ -330,12 +329,6 @@ def _prepare(workdir: Path, identity: dict[str, Any]) -> None:
     if workdir.exists() and not (record.is_file() and read_json(record) == identity):
         shutil.rmtree(workdir)
     write_json(record, identity)
-
-
-def _last_state(workdir: Path) -> Path | None:
-    """The newest whole checkpoint: the Trainer writes `trainer_state.json` last, so a killed job leaves it out."""
-    found = sorted(workdir.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    return next((path for path in found if _is_whole(path)), None)
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -70,7 +70,9 @@ def write_antibody_results(
         "quantization": tables.quantization_table(certificates, reports, results),
     }
     for name, frame in contents.items():
-        _write_table(frame, directory / f"{name}.parquet")
+        with atomic_path(directory / f"{name}.parquet") as temporary:
+            frame.write_parquet(temporary, metadata={"schema_version": str(SCHEMA_VERSION)})
+        write_bytes(directory / f"{name}.csv", to_csv(frame))
     _draw(subsets, contents["quantization"], directory)
     return [directory / f"{name}.parquet" for name in contents]
 
@@ -82,12 +84,6 @@ def _read_result(name: str, task: TaskSpec, path: Path, reports: Mapping[str, Me
         return TaskResult(name, task, reports[path.stem], pl.read_parquet(path))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise TokenboundsError(f"{path} cannot be read ({error}). Run task {name} again.") from error
-
-
-def _write_table(frame: pl.DataFrame, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        frame.write_parquet(temporary, metadata={"schema_version": str(SCHEMA_VERSION)})
-    write_bytes(path.with_suffix(".csv"), to_csv(frame))
 
 
 def _draw(subsets: pl.DataFrame, quantization: pl.DataFrame, directory: Path) -> None:

@@ -11,7 +11,7 @@ from tokenbounds.compression.calibration.layerwise import LayerwiseModel
 from tokenbounds.compression.calibration.store import Calibration
 from tokenbounds.compression.calibration.windows import pack_windows
 from tokenbounds.config import CalibrationSpec
-from tokenbounds.errors import CalibrationError
+from tokenbounds.errors import CalibrationError, CorpusError
 from tokenbounds.models.checkpoint import load_checkpoint
 from torch.nn import functional
 
@@ -157,8 +157,8 @@ def test_what_cannot_be_calibrated_is_refused_by_name_and_leaves_nothing(checkpo
     low_rank = checkpoint("gpt2", parameterization={"kind": "lora", "rank": 2, "targets": ["attention"]})
     with pytest.raises(CalibrationError, match="'lora'"):
         calibrate_model(low_rank, corpus, SPEC, tmp_path / "c")
-    with pytest.raises(CalibrationError, match="vocabulary of 48"):
-        calibrate_model(checkpoint("gpt2", vocabulary_size=47), corpus, SPEC, tmp_path / "c")
+    with pytest.raises(CorpusError, match="but the model knows 40 tokens"):
+        calibrate_model(checkpoint("gpt2", vocabulary_size=40), corpus, SPEC, tmp_path / "c")
     assert not list(tmp_path.iterdir())
 
 

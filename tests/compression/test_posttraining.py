@@ -15,7 +15,8 @@ from tokenbounds.compression.encode import encode_model
 from tokenbounds.compression.posttraining.roundings import SensitivitySteps, staggered_exponents
 from tokenbounds.compression.posttraining.scale_search import find_scale
 from tokenbounds.config import CalibrationSpec, MessageSpec, parse_row
-from tokenbounds.errors import CalibrationError, MessageError
+from tokenbounds.corpus.memory import MemoryCorpus
+from tokenbounds.errors import CalibrationError, CorpusError, MessageError
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.checkpoint import load_checkpoint
@@ -167,6 +168,13 @@ def test_low_rank_models_are_refused(checkpoint, tmp_path):
     directory = checkpoint("gpt2", parameterization={"kind": "lora", "rank": 2, "targets": ["attention"]})
     with pytest.raises(CalibrationError, match="'lora'"):
         encode_model(directory, spec_of("rtn"), tmp_path / "m", tmp_path / "r")
+
+
+def test_a_corpus_with_tokens_that_the_model_does_not_know_is_refused(checkpoint, tmp_path):
+    with pytest.raises(CorpusError, match="document 1 holds token 48, but the model knows 48 tokens"):
+        corpus = MemoryCorpus([[3, 4], [48]], 49, 0)
+        encode_model(checkpoint("gpt2"), spec_of("rtn"), tmp_path / "m", tmp_path / "r", corpus=corpus)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("guess", [1e-6, 1.0, 1e6])

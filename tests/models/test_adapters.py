@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenbounds.config import FinetunedModel, Lora, Training
-from tokenbounds.errors import ModelError
+from tokenbounds.errors import CorpusError, ModelError
 from tokenbounds.models.adapters import AdapterCard, attach_adapters, check_adapter, count_adapters
 from tokenbounds.models.base import find_base, load_base, load_finetuned
 from tokenbounds.models.build import build_model, coded_parameters, count_parameters, initialize, to_dense
@@ -234,8 +234,13 @@ def test_corpora_and_windows_that_do_not_fit_the_base_are_refused(tmp_path):
     make_base(tmp_path)
     corpus = Repeating()
     corpus.vocabulary_size = 33
-    with pytest.raises(ModelError, match="own tokenizer"):
+    corpus.document = lambda number: np.arange(33)
+    with pytest.raises(CorpusError, match=r"document 0 holds token 32, but the model knows 32 .* own tokenizer"):
         finetune_model(spec_of(), tmp_path, corpus, tmp_path / "out", tmp_path / "work")
+    assert not (tmp_path / "out").exists()
+    del corpus.document  # as of a [PAD] that was added to the tokenizer, which no text holds
+    finetune_model(spec_of(steps=1), tmp_path, corpus, tmp_path / "out", tmp_path / "work")
+    assert (tmp_path / "out" / "model.safetensors").exists()
     long = dataclasses.replace(spec_of(), context=17)
     with pytest.raises(ModelError, match="longer than"):
         finetune_model(long, tmp_path, Repeating(), tmp_path / "out", tmp_path / "work")

@@ -13,8 +13,8 @@ from pathlib import Path
 from tokenbounds.certificates.prior import CorpusEvidence, Prior, compare_documents
 from tokenbounds.config import BoundsSpec
 from tokenbounds.config.certificates import reason_fault
-from tokenbounds.corpus.reader import Corpus
-from tokenbounds.errors import CertificateError, TokenboundsError
+from tokenbounds.corpus.reader import Corpus, check_known
+from tokenbounds.errors import CertificateError, CorpusError, TokenboundsError
 from tokenbounds.messages.container import Message, parse_message, read_message
 from tokenbounds.messages.side_information import SideInformation, find_coarse, find_places, model_places
 from tokenbounds.messages.smoothing_head import read_alphas
@@ -274,13 +274,10 @@ def _check_vocabulary(path: Path, message: Message, scores: Scores, corpus: Corp
         )
     if needed <= size:
         return
-    # The tokenizer has more tokens than the model, such as a [PAD] that was added to it: does the corpus use one?
-    for number, tokens in enumerate(Corpus.open(corpus.folder).iterate()):
-        if tokens.size and tokens.max() >= size:
-            raise CertificateError(
-                f"document {number} of {corpus.folder} holds token {tokens.max()}, beyond the {size} that {path} "
-                "predicts. Use the model's own tokenizer, without added tokens in its text."
-            )
+    try:
+        check_known(Corpus.open(corpus.folder), size)
+    except CorpusError as error:
+        raise CertificateError(f"{corpus.folder} was not written in the tokens of {path}: {error}") from error
 
 
 def _check_alphas(path: Path, message: Message, scores: Scores) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -16,6 +16,7 @@ from tokenbounds.compression.methods import METHODS
 from tokenbounds.compression.smoothing_head import train_smoothing_head
 from tokenbounds.compression.subject import Sources, Subject, Transformer, load_subject
 from tokenbounds.config import MessageSpec, row_json
+from tokenbounds.corpus.reader import Corpus, check_known
 from tokenbounds.errors import MessageError
 from tokenbounds.files import write_bytes, write_json
 from tokenbounds.messages.coding.symbols import Coder
@@ -27,9 +28,6 @@ from tokenbounds.messages.smoothing_head import SmoothingHead, smoothing_head_of
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.markov.chain import MarkovChain
 from tokenbounds.models.online.card import OnlineCard
-
-if TYPE_CHECKING:
-    from tokenbounds.corpus.reader import Corpus
 
 LOGGER = logging.getLogger(__name__)
 REPORT_VERSION = 1
@@ -70,6 +68,8 @@ def encode_model(
     MessageError
         If training lacks a corpus, a refinement its coarse message, or what decodes differs from what was encoded.
         Nothing is written then.
+    CorpusError
+        If the corpus holds a token that the model does not know.
     """
     # Find the integers: the row says which sort of model it is for, the registry which method.
     directory, row = Path(model_directory), spec.quantizer
@@ -80,6 +80,8 @@ def encode_model(
         raise MessageError("a message that only names a model can hold no smoothing head. Leave out smoothing_head.")
     places = find_places(directory, side_information)
     subject = load_subject(directory, row.models, places)
+    if corpus is not None and isinstance(subject, Transformer):
+        check_known(corpus, subject.card.vocabulary_size)
     messages = message_places(places) if row.needs().coarse else []
     coarse = read_message(messages[0]) if len(messages) == 1 else None
     sources = Sources(spec.coder, corpus, Path(calibration) if calibration else None, coarse)

@@ -10,10 +10,33 @@ import pyarrow as pa
 
 from tokenbounds.corpus.arrow import is_compressed
 from tokenbounds.corpus.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, ShardEntry, beside, read_manifest
+from tokenbounds.corpus.memory import MemoryCorpus
 from tokenbounds.errors import CorpusError
 from tokenbounds.files import sha256_file
 
 _REMEDY = "Run `snakemake --forcerun tokenize_corpus`."
+
+
+def check_known(corpus: Corpus | MemoryCorpus, vocabulary_size: int) -> None:
+    """Refuse a corpus that holds a token which a model of `vocabulary_size` tokens does not know.
+
+    A tokenizer may have more tokens than its model, such as a [PAD] that was added to it: that matters only where a
+    document holds one.
+
+    Raises
+    ------
+    CorpusError
+        If there is such a token.
+    """
+    if corpus.vocabulary_size <= vocabulary_size:
+        return
+    for number in range(len(corpus.lengths)):
+        tokens = corpus.document(number)
+        if tokens.size and tokens.max() >= vocabulary_size:
+            raise CorpusError(
+                f"document {number} holds token {tokens.max()}, but the model knows {vocabulary_size} tokens (the "
+                f"tokenizer {corpus.vocabulary_size}). Use the model's own tokenizer, without added tokens in its text."
+            )
 
 
 class Corpus:

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,11 +30,8 @@ from tokenbounds.compression.calibration.moments import BlockMoments, add_moment
 from tokenbounds.compression.calibration.store import CalibrationWriter, calibration_writer
 from tokenbounds.compression.calibration.windows import Windows, pack_windows
 from tokenbounds.config import CalibrationSpec
-from tokenbounds.errors import CalibrationError
+from tokenbounds.corpus.reader import Corpus, check_known
 from tokenbounds.models.loss import IGNORED
-
-if TYPE_CHECKING:
-    from tokenbounds.corpus.reader import Corpus
 
 LOGGER = logging.getLogger(__name__)
 _CHUNK_LOGITS = 1 << 25
@@ -70,16 +66,14 @@ def calibrate_model(
     Raises
     ------
     CalibrationError
-        If the model cannot be calibrated, the corpus is too short or of another vocabulary, or a value overflows.
+        If the model cannot be calibrated, the corpus is too short, or a value overflows.
+    CorpusError
+        If the corpus holds a token that the model does not know.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = LayerwiseModel(directory, torch.device(device), getattr(torch, spec.dtype))
-    # A model may predict more tokens than its tokenizer knows, whose number is rounded up for the hardware.
-    if corpus.vocabulary_size > model.card.vocabulary_size:
-        raise CalibrationError(
-            f"the calibration corpus has a vocabulary of {corpus.vocabulary_size} tokens, the model one of "
-            f"{model.card.vocabulary_size}. Tokenize it with the model's tokenizer."
-        )
+    # A model may also predict more tokens than its tokenizer knows, whose number is rounded up for the hardware.
+    check_known(corpus, model.card.vocabulary_size)
     context = min(spec.context, model.card.context)
     windows = pack_windows(corpus, spec.tokens, context, spec.seed)
     record = {

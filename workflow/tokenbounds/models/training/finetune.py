@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from tokenbounds.config import FinetunedModel
-from tokenbounds.corpus.reader import Corpus
+from tokenbounds.corpus.reader import Corpus, check_known
 from tokenbounds.errors import ModelError
 from tokenbounds.models.adapters import AdapterCard, attach_adapters, check_adapter
 from tokenbounds.models.base import load_base
@@ -42,14 +42,12 @@ def finetune_model(
     Raises
     ------
     ModelError
-        If the base cannot be read or has fewer tokens than the corpus's tokenizer; see also `train_model`.
+        If the base cannot be read; see also `train_model`.
+    CorpusError
+        If the corpus holds a token that the base does not know.
     """
     model, card, sha256 = load_base(base)
-    if corpus.vocabulary_size > card.vocabulary_size:
-        raise ModelError(
-            f"the corpus's tokenizer has {corpus.vocabulary_size} tokens, the base {base} only {card.vocabulary_size}. "
-            "Tokenize the corpus with the base's own tokenizer."
-        )
+    check_known(corpus, card.vocabulary_size)
     if spec.context > card.context:
         raise ModelError(f"windows of {spec.context} tokens are longer than the base's {card.context} positions.")
     settings = check_adapter(dataclasses.asdict(spec.parameterization))

@@ -3,7 +3,7 @@
 # make check    everything CI checks before it runs the study: style, types, lint, tests
 # make help     the other targets
 #
-# Variables: PYTHON=/path/to/python3.12  CORES=4  ARGS="--configfile config/studies/smollm2.yaml"  ANTIBODIES=no
+# Variables: PYTHON=/path/to/python3.12  CORES=4  ARGS="--configfile config/studies/smollm2.yaml"  ANTIBODIES=no  VERBOSE=1
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,6 +13,9 @@ BIN := $(VENV)/bin
 export PYTHON VENV
 # Snakemake's own tools and the tests' subprocesses must find the environment first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# A person sees stages and bars; VERBOSE=1 and dry runs show what Snakemake itself says.
+LOGGER := $(if $(VERBOSE)$(filter -n --dry-run --dryrun,$(ARGS)),,--logger tokenbounds)
 
 PYTEST := $(BIN)/python -m pytest
 TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 POLARS_MAX_THREADS=1 TOKENIZERS_PARALLELISM=false \
@@ -24,13 +27,13 @@ TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 POLARS_MAX_THREADS=1 TOKENIZERS_P
 run: install  ## run the study (config/config.yaml, or ARGS="--configfile ..."), then a minute of antibodies
 	@$(BIN)/python workflow/check_config.py $(ARGS)
 	@workflow/unlock.sh $(ARGS)
-	$(BIN)/snakemake --rerun-incomplete --cores $(CORES) $(ARGS)
+	@$(BIN)/snakemake --rerun-incomplete --cores $(CORES) $(LOGGER) $(ARGS)
 	@$(if $(ARGS),:,$(MAKE) --no-print-directory antibody-demo)
 
 antibody-demo: install
 	@if [ "$(ANTIBODIES)" != yes ]; then echo "antibodies: left out (ANTIBODIES=$(ANTIBODIES))"; \
 	elif envs/install.sh antibodies >/dev/null 2>&1; \
-	then $(BIN)/snakemake --rerun-incomplete --cores $(CORES) --configfile config/studies/antibody-demo.yaml; \
+	then $(BIN)/snakemake --rerun-incomplete --cores $(CORES) $(LOGGER) --configfile config/studies/antibody-demo.yaml; \
 	else echo "antibodies: left out, as the extra 'antibodies' cannot be installed here; see docs/antibody.md"; fi
 
 test: install-dev  ## run the tests with coverage

@@ -20,6 +20,7 @@ from tokenbounds.config import StraightThrough
 from tokenbounds.errors import MessageError
 from tokenbounds.models.loss import IGNORED, summed_loss_nats
 from tokenbounds.models.training.data import BlockSampler
+from tokenbounds.progress import Progress
 
 if TYPE_CHECKING:
     from tokenbounds.corpus.reader import Corpus
@@ -67,6 +68,7 @@ def train(
     optimizer = _optimizer(parameters, [scale for tensor in tensors.values() for scale in tensor.scales()], spec)
     sampler = BlockSampler(corpus, subject.card.context, spec.batch_tokens, spec.seed)
     curve: list[dict[str, float]] = []
+    progress = Progress(LOGGER, spec.steps, "steps", "trained through codes:")
     for step in track(range(spec.steps), "training through codes", disable=not sys.stderr.isatty()):
         # A short warm-up while Adam's moments form, then a cosine to zero.
         progress = step / spec.steps
@@ -85,6 +87,7 @@ def train(
         for tensor in tensors.values():
             tensor.settle()
         curve.append({"step": step, "loss_bits": loss_bits, "rate_bits": rate_bits})
+        progress.add(1, f"{loss_bits:.3f} bits per token")
     return _history(curve, spec)
 
 

@@ -8,7 +8,6 @@ every tie counts against the predictor.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import sha256_file
 from tokenbounds.models.online.card import OnlineCard
+from tokenbounds.progress import Progress
 from tokenbounds.scores.plan import Int64Array, Plan, column, expand_blocks, read_plan
 from tokenbounds.scores.provenance import ALPHA_FIELD, ENTROPY_FIELD, SCORE_SCHEMA, Provenance
 from tokenbounds.scores.scorer import EVERYTHING, ChainPredictor, ChainScorer, Float32Array, Scorer, ScoringOptions
@@ -32,7 +32,6 @@ from tokenbounds.software import software_versions
 _log = logging.getLogger(__name__)
 _PACKAGES = ("torch", "transformers", "pyarrow", "numpy")
 _BATCHES_PER_GROUP = 16
-_SECONDS_BETWEEN_LOGS = 30.0
 
 
 def make_scorer(predictor: Any, corpus: TokenReader, options: ScoringOptions) -> Scorer:
@@ -170,7 +169,7 @@ def score_shard(
         labels=() if annotations is None else tuple(label for label in annotations.columns if label.is_scored),
         entropies=scorer.entropies,
     )
-    progress = _Progress(int(column(rows, "length").sum()))
+    progress = Progress(_log, int(column(rows, "length").sum()), "tokens", "scored")
     with score_writer(out, provenance) as writer:
         for batch in score_blocks(scorer, corpus, rows, options.batch_tokens, plan.visible_tokens):
             if annotations is not None:
@@ -251,20 +250,3 @@ def _check_finite(nll_bits: Float32Array, where: dict[str, Int64Array]) -> None:
             f"the model's logits are not finite at document {where['document'][row]} position "
             f"{where['position'][row]} (loss {nll_bits[row]}). Try float32, or train the model again."
         )
-
-
-class _Progress:
-    """Counts scored tokens and logs the speed now and then."""
-
-    def __init__(self, total: int) -> None:
-        self.done = 0
-        self._total = total
-        self._started = self._logged = time.monotonic()
-
-    def add(self, tokens: int) -> None:
-        self.done += tokens
-        now = time.monotonic()
-        if now - self._logged >= _SECONDS_BETWEEN_LOGS or self.done == self._total:
-            self._logged = now
-            speed = self.done / max(now - self._started, 1e-9)
-            _log.info("scored %d of %d tokens, %.0f tokens/s", self.done, self._total, speed)

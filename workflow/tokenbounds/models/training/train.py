@@ -33,6 +33,7 @@ from tokenbounds.models.checkpoint import WEIGHTS_FILE, save_checkpoint, save_te
 from tokenbounds.models.loss import IGNORED, summed_loss_nats
 from tokenbounds.models.training.data import BlockSampler
 from tokenbounds.models.training.start import initial_model
+from tokenbounds.progress import Progress
 
 LOGGER = logging.getLogger(__name__)
 
@@ -198,15 +199,19 @@ class _Trainer(Trainer):
 class _Watch(TrainerCallback):
     """Stops at the first loss that is not finite, looking only when a log or a checkpoint waits for the device.
 
-    Also writes the loss to the job's log at each tenth of the way.
+    Also writes to the job's log how far the training is, and its loss.
     """
 
     trainer: _Trainer
+    progress: Progress
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress = Progress(LOGGER, state.max_steps, "steps", done=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        step, steps = state.global_step, state.max_steps
-        if logs and "loss" in logs and 10 * step // steps > 10 * (step - args.logging_steps) // steps:
-            LOGGER.info("step %d of %d: %.3f bits per token", step, steps, logs["loss"] / math.log(2))
+        if logs and "loss" in logs:
+            bits = logs["loss"] / math.log(2)
+            self.progress.add(state.global_step - self.progress.done, f"{bits:.3f} bits per token")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not (control.should_log or control.should_save or control.should_training_stop):

@@ -124,7 +124,7 @@ def published(bits: int) -> bytes:
 def with_head(data: bytes) -> bytes:
     """The same message with a smoothing head; every model here has 8 hidden values."""
     message = parse_message(data)
-    head = SmoothingHead(levels=5, step_exponent=-20, codes=np.array([3, -1, 0, 2, 0, 0, -7, 1, 40], np.int32))
+    head = SmoothingHead(grid_size=5, step_exponent=-20, codes=np.array([3, -1, 0, 2, 0, 0, -7, 1, 40], np.int32))
     return render_message(message.header, [*message.parts, head.to_part()])
 
 

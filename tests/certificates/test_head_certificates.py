@@ -52,7 +52,7 @@ def make(study, root, **settings):
     save_checkpoint(root / "model", model, card)
     spec = MessageSpec(model="m", quantizer=UniformQuantizer(kind="uniform"))
     message = encode_model(root / "model", spec, real.inputs.certified.message, root / "m.json")
-    head = SmoothingHead(levels=4, step_exponent=-8, codes=np.array([2, -1, 1, 0, 3, -2, 1, 1, 3], np.int32))
+    head = SmoothingHead(grid_size=4, step_exponent=-8, codes=np.array([2, -1, 1, 0, 3, -2, 1, 1, 3], np.int32))
     write_bytes(real.inputs.certified.message, render_message(message.header, [*message.parts, head.to_part()]))
     for shard, path in enumerate(real.inputs.certified.scores):
         score_message(real.inputs.certified.message, real.inputs.corpus, real.inputs.plan, shard, path)
@@ -106,7 +106,7 @@ def test_the_tokens_have_weights_of_their_own(headed):
     files = [pq.read_table(path, partitioning=None) for path in headed.inputs.certified.scores]
     found = np.concatenate([table["alpha"].to_numpy() for table in files])
     assert set(found.tolist()) == set(LEVELS)
-    assert {table.schema.metadata[b"schema_version"] for table in files} == {b"2"}
+    assert {table.schema.metadata[b"schema_version"] for table in files} == {b"5"}
     assert json.loads(files[0].schema.metadata[b"alphas"]) == list(LEVELS)
 
 
@@ -284,7 +284,7 @@ def headed_files():
             "no readable provenance",
         ),
         (
-            lambda table: table.drop_columns(["alpha"]).replace_schema_metadata(
+            lambda table: table.drop_columns(["alpha", "entropy_bits"]).replace_schema_metadata(
                 {**table.schema.metadata, b"schema_version": b"1"}
             ),
             "has smoothing weights",

@@ -79,8 +79,8 @@ def test_the_study_without_fault_is_accepted():
         ("messages.p4.smoothing_head", {}, "messages.p4.smoothing_head: model 'p' names no corpus"),
         (
             "messages.t4.smoothing_head",
-            {"levels": 17},
-            "messages.t4.smoothing_head.levels: give an integer (≥ 1, ≤ 16), not 17.",
+            {"grid_size": 17},
+            "messages.t4.smoothing_head.grid_size: give an integer (≥ 1, ≤ 16), not 17.",
         ),
         ("models.p.package", "too", "models.p: give exactly one of 'name' and 'package'."),
         ("models.t.start", "x", "models.t.start: there is no row 'x'"),

@@ -17,9 +17,9 @@ from tokenbounds.messages.container import Part, parse_message, read_message, re
 from tokenbounds.messages.decode import decode_message, export_huggingface
 from tokenbounds.messages.smoothing_head import SmoothingHead, grid_positions, read_alphas, smoothing_head_of
 
-HEAD = SmoothingHead(levels=3, step_exponent=-16, codes=np.array([2, -1, 0, 5], np.int32))
+HEAD = SmoothingHead(grid_size=3, step_exponent=-16, codes=np.array([2, -1, 0, 5], np.int32))
 GOLDEN = "03f003e826"
-SPEC = {"tokens": 256, "steps": 20, "levels": 6}
+SPEC = {"tokens": 256, "steps": 20, "grid_size": 6}
 
 
 def spec_of(head=None, kind="uniform"):
@@ -51,7 +51,7 @@ def test_the_part_s_bytes():
     assert HEAD.to_part() == Part("smoothing_head", bytes.fromhex(GOLDEN))
     message = parse_message(render_message({}, [HEAD.to_part()]))
     decoded = SmoothingHead.from_message(message, 3)
-    assert (decoded.levels, decoded.step_exponent, decoded.codes.tolist()) == (3, -16, [2, -1, 0, 5])
+    assert (decoded.grid_size, decoded.step_exponent, decoded.codes.tolist()) == (3, -16, [2, -1, 0, 5])
     assert read_alphas(message) == HEAD.alphas
     assert message.breakdown["smoothing_head"] == 8 * len(bytes.fromhex(GOLDEN))
 
@@ -80,9 +80,9 @@ def test_two_heads_and_heads_of_chains_are_refused():
     chain = {"model": {"family": "markov", "order": 0, "start_id": 0, "vocabulary_size": 4}}
     with pytest.raises(MessageError, match="Markov chain has no hidden state"):
         decode_message(render_message(chain, [HEAD.to_part()]))
-    for levels in (0, 17):
+    for grid_size in (0, 17):
         with pytest.raises(MessageError, match="weights"):
-            replace(HEAD, levels=levels)
+            replace(HEAD, grid_size=grid_size)
 
 
 def test_a_head_is_one_more_part_and_changes_nothing_else(encoded, tmp_path):
@@ -178,10 +178,10 @@ class Lied:
 
 @pytest.mark.parametrize("bound", ["azuma", "betting"])
 def test_training_smooths_where_the_model_errs(bound):
-    spec = SmoothingHeadSpec(bound=bound, tokens=2048, steps=150, levels=10)
+    spec = SmoothingHeadSpec(bound=bound, tokens=2048, steps=150, grid_size=10)
     head, report = train_smoothing_head(Liar(), Lied(), context=64, message_bits=3000, spec=spec)
     values = torch.from_numpy(head.values())
-    sure, lying = (grid_positions(Liar()._states[[token]], values, head.levels) for token in (0, 2))
+    sure, lying = (grid_positions(Liar()._states[[token]], values, head.grid_size) for token in (0, 2))
     assert lying.item() >= sure.item() + 2
     assert report["expected_bits"] < report["expected_bits_with_one_alpha"] - 0.1
     assert report["size_bits"] == 8 * len(head.to_part().data) < 200
@@ -189,7 +189,7 @@ def test_training_smooths_where_the_model_errs(bound):
 
 def test_a_head_that_cannot_pay_says_so():
     """A model that guesses uniformly: every weight gives the same losses, and the head costs its bits."""
-    spec = SmoothingHeadSpec(tokens=512, steps=10, levels=6)
+    spec = SmoothingHeadSpec(tokens=512, steps=10, grid_size=6)
     _, report = train_smoothing_head(Liar(0.0), Lied(), context=64, message_bits=300, spec=spec)
     assert report["expected_bits"] > report["expected_bits_with_one_alpha"]
 

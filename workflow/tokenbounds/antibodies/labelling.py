@@ -59,7 +59,7 @@ def label_antibody(antibody: Antibody, methods: Sequence[str], counts: ReadingCo
 
 
 def _labelled(record: ChainRecord, found: _Found) -> ChainRecord:
-    bare = record.residues.replace("-", "")
+    bare = record.residues.replace("-", "")  # n residues; labels are int8 or int16 [n]
     germline = germline_status(bare, record.evidence)
     labels = Labels(found.region, np.zeros(len(bare), np.int8) if germline is None else germline, found.imgt)
     if len(bare) != len(record.residues):
@@ -139,7 +139,7 @@ class _Labelling:
 
 def _around_gaps(residues: str, labels: Labels) -> Labels:
     """Labels of a sequence with gaps, from those of its residues: a gap has none."""
-    places = np.flatnonzero(np.frombuffer(residues.encode(), np.uint8) != ord("-"))
+    places = np.flatnonzero(np.frombuffer(residues.encode(), np.uint8) != ord("-"))  # of the residues, [n]
     spread = Labels.nothing(len(residues))
     for name in ("region", "germline", "imgt"):
         getattr(spread, name)[places] = getattr(labels, name)

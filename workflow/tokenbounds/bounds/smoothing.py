@@ -23,29 +23,29 @@ class TokenAlphas:
 
     Attributes
     ----------
-    levels
+    grid
         The values that a weight may have, fixed before the data or inside the message; strictly increasing.
     """
 
-    levels: tuple[float, ...]
+    grid: tuple[float, ...]
 
     def index(self, alphas: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Position of each token's weight [n] among the levels.
+        """Position of each token's weight [n] in the grid.
 
         Raises
         ------
         CertificateError
             If one is not among them.
         """
-        values, grid = np.asarray(alphas, dtype=np.float64), np.array(self.levels)
+        values, grid = np.asarray(alphas, dtype=np.float64), np.array(self.grid)
         found = np.minimum(np.searchsorted(grid, values), len(grid) - 1)
         if not np.array_equal(grid[found], values):
             raise CertificateError("a token's smoothing weight is not among those that its message names.")
         return found
 
     def ranges(self, vocabulary_size: int) -> Floats:
-        """Width of the interval of smoothed losses under each level, bits; decreasing."""
-        return np.array([loss_range(alpha, vocabulary_size) for alpha in self.levels])
+        """Width of the interval of smoothed losses under each weight of the grid, bits; decreasing."""
+        return np.array([loss_range(alpha, vocabulary_size) for alpha in self.grid])
 
 
 Weighting = float | TokenAlphas
@@ -56,7 +56,7 @@ def least_alpha(weighting: Weighting) -> float:
 
     See docs/bounds.md, "A weight for each token".
     """
-    return weighting.levels[0] if isinstance(weighting, TokenAlphas) else weighting
+    return weighting.grid[0] if isinstance(weighting, TokenAlphas) else weighting
 
 
 def smooth(nll_bits: npt.ArrayLike, alpha: npt.ArrayLike, vocabulary_size: int) -> Floats:

@@ -59,8 +59,8 @@ def guess_pilot(mean_bits: float, deviation_bits: float) -> Pilot:
     if not (mean_bits > 0 and deviation_bits > 0):
         raise ScoreError(f"a mean of {mean_bits} and a deviation of {deviation_bits} bits; both must be positive.")
     shape = (mean_bits / deviation_bits) ** 2
-    levels = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    losses = stats.gamma.ppf(levels, shape, scale=mean_bits / shape)
+    probabilities = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    losses = stats.gamma.ppf(probabilities, shape, scale=mean_bits / shape)
     return Pilot(np.asarray(losses, dtype=np.float64), np.full(_QUANTILES, 1.0 / _QUANTILES))
 
 

@@ -86,13 +86,15 @@ class Pruner:
 
     def _fit(self, depth: int, price: float) -> None:
         """Choose the weights of one order, all contexts at once, from several starts; keep each context's best."""
-        order, lower = self._orders[depth], self._lower(depth)
+        order, lower = self._orders[depth], self._lower(depth)  # lower: what the order below says of each gram, [grams]
         rows = len(order.contexts)
         totals = np.bincount(order.context, order.left, minlength=rows)
         share = order.left / np.maximum(totals[order.context], 1e-300)
         saving = order.left * np.log2(np.maximum(_MOST_BACKED_OFF * share / lower, 1))
         active = np.flatnonzero((order.counts >= self._threshold) & (saving > 3 * price))
         context, mass = order.context[active], order.left[active]
+        # What each gram costs under each weight that it might get, loss and price of the entry: [active, symbols]. The
+        # denominator W + UNIT, which ties the grams of a context together, is left to `_descend`.
         losses = -mass[:, None] * np.log2(self._weights[None, :] + lower[active, None])
         losses += price * order.entry_bits[_bucket(lower[active])]
         fee = price * (order.context_bits if depth else 0.0)
@@ -123,6 +125,7 @@ class Pruner:
         """Minimise over symbols and tangent in turn; return symbols int64[n] and W/UNIT float64[contexts]."""
         sums = start
         symbols = np.zeros(len(context), dtype=np.int64)
+        # log(W + UNIT) is concave in W, so that its tangent is above it: each step lowers the true objective as well.
         for _ in range(_STEPS):
             slope = totals / ((sums + 1) * np.log(2))
             _choose_cheapest(losses, slope, context, self._weights, symbols)

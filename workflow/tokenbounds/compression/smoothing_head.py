@@ -69,10 +69,10 @@ class _Part:
         weights = values[:-1] / self.scale
         return torch.cat([weights, values[-1:] - weights @ self.shift])
 
-    def alphas(self, values: torch.Tensor, levels: int) -> torch.Tensor:
+    def alphas(self, values: torch.Tensor, grid_size: int) -> torch.Tensor:
         """Weights [n] by a head for the model's own states, values [hidden + 1]."""
         scaled = torch.cat([values[:-1] * self.scale, values[-1:] + values[:-1] @ self.shift])
-        return torch.exp2(grid_positions(self.states, scaled, levels) - levels)
+        return torch.exp2(grid_positions(self.states, scaled, grid_size) - grid_size)
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,13 @@ def train_smoothing_head(
     """
     part = _collect(model, corpus, context, spec)
     objective = _Objective(spec.bound, message_bits, corpus.tokens, part.vocabulary_size)
-    least, single = _best_single(part, objective, spec.levels)
+    least, single = _best_single(part, objective, spec.grid_size)
     guess = _BITS_A_VALUE * (part.states.shape[1] + 1)
-    values = _train(part, objective, spec, least=spec.levels, start=spec.levels - least, head_bits=guess)
-    least = _trim(part, objective, values, spec.levels, guess)
-    if least < spec.levels:
+    values = _train(part, objective, spec, least=spec.grid_size, start=spec.grid_size - least, head_bits=guess)
+    least = _trim(part, objective, values, spec.grid_size, guess)
+    if least < spec.grid_size:
         # The smaller ceiling allows larger lambdas, for which the head was not trained.
-        start = float(part.alphas(values, spec.levels).log2().mean()) + least
+        start = float(part.alphas(values, spec.grid_size).log2().mean()) + least
         values = _train(part, objective, spec, least=least, start=min(max(start, 0.0), least - 1.0), head_bits=guess)
     head, bound = min(_rounded(part, objective, values, least), key=lambda pair: pair[1])
     bits = 8 * len(head.to_part().data)
@@ -166,7 +166,7 @@ def _collect(model: PreTrainedModel, corpus: Corpus, context: int, spec: Smoothi
     states, nll_bits, found, number = [], [], 0, 0
     while found < spec.tokens:
         inputs, targets = (torch.from_numpy(array) for array in sampler.batch(number))
-        hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+        hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)  # [B · T, H]
         counted = targets.flatten() != IGNORED
         states.append(hidden[counted].float())
         nll_bits.append(_losses(model, hidden[counted], targets.flatten()[counted]))
@@ -174,6 +174,7 @@ def _collect(model: PreTrainedModel, corpus: Corpus, context: int, spec: Smoothi
     whole, losses = torch.cat(states), torch.cat(nll_bits)
     if not bool(torch.isfinite(losses).all() and torch.isfinite(whole).all()):
         raise MessageError("the model's losses are not finite: there is nothing to train a smoothing head on.")
+    # Standardised states [n, H], so that one learning rate suits all of a head's values.
     shift, scale = whole.mean(0), whole.std(0, correction=0).clamp_min(1e-6)
     return _Part(whole.sub_(shift).div_(scale), shift, scale, losses, int(model.config.vocab_size))
 
@@ -186,10 +187,10 @@ def _losses(model: PreTrainedModel, states: torch.Tensor, targets: torch.Tensor)
     return torch.cat(nats) / math.log(2)
 
 
-def _best_single(part: _Part, objective: _Objective, levels: int) -> tuple[int, float]:
+def _best_single(part: _Part, objective: _Objective, grid_size: int) -> tuple[int, float]:
     """The best single weight 2^-least for all tokens, and its bound."""
     found = {}
-    for least in range(1, levels + 1):
+    for least in range(1, grid_size + 1):
         alphas = torch.full_like(part.nll_bits, 2.0**-least)
         found[least] = objective.best(part.losses(alphas), alphas, least, 0.0)
     least = min(found, key=lambda each: found[each])
@@ -210,8 +211,8 @@ def _train(
     for step in range(spec.steps):
         for group in optimizer.param_groups:
             group["lr"] = spec.learning_rate * (1 - step / spec.steps)
-        alphas = torch.exp2((part.states @ weights + bias).clamp(0, least - 1) - least)
-        losses = part.losses(alphas)
+        alphas = torch.exp2((part.states @ weights + bias).clamp(0, least - 1) - least)  # [n]
+        losses = part.losses(alphas)  # bits, [n]
         if spec.bound == "azuma":
             value = objective.azuma(losses, alphas, head_bits)
         else:
@@ -225,11 +226,11 @@ def _train(
     return values
 
 
-def _trim(part: _Part, objective: _Objective, values: torch.Tensor, levels: int, head_bits: float) -> int:
+def _trim(part: _Part, objective: _Objective, values: torch.Tensor, grid_size: int, head_bits: float) -> int:
     """The exponent of the least weight worth having: raising it lowers the ceiling of every loss."""
-    alphas = part.alphas(values, levels)
+    alphas = part.alphas(values, grid_size)
     found = {}
-    for least in range(1, levels + 1):
+    for least in range(1, grid_size + 1):
         kept = alphas.clamp_min(2.0**-least)
         found[least] = objective.best(part.losses(kept), kept, least, head_bits)
     return min(found, key=lambda each: found[each])

@@ -109,6 +109,7 @@ class _Objective:
     def backward(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
         """Accumulate gradients; return mean nll in bits and the estimated bits of all codes."""
         values, rates = {}, []
+        # Quantized values take the place of the parameters, whose gradients pass through the rounding.
         for name, tensor in self._tensors.items():
             values[f"model.{name}"], bits = tensor.quantized()
             rates.append(bits)

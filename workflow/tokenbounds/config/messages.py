@@ -16,7 +16,7 @@ from tokenbounds.config.quantizers import LearningRate, Quantizer
 class SmoothingHeadSpec:
     """A smoothing weight for each token, read off the last hidden state by a linear head that the message contains.
 
-    The head is trained on the bound itself. Its weights are powers of two, from 1/2 down to 2^-`levels`.
+    The head is trained on the bound itself. Its weights are powers of two, from 1/2 down to 2^-`grid_size`.
     """
 
     bound: Annotated[
@@ -27,7 +27,7 @@ class SmoothingHeadSpec:
     ] = 65536
     steps: Annotated[PositiveInt, Field(description="Optimizer steps, each on all of these tokens.")] = 300
     learning_rate: LearningRate = 0.05
-    levels: Annotated[
+    grid_size: Annotated[
         int,
         Field(
             ge=1,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 KIND = "smoothing_head"
-MOST_LEVELS = 16
+LARGEST_GRID = 16
 
 
 @dataclass(frozen=True)
@@ -28,29 +28,29 @@ class SmoothingHead:
 
     Attributes
     ----------
-    levels
-        Number of weights: 1/2, 1/4, and so on to 2^-levels.
+    grid_size
+        Number of weights: 1/2, 1/4, and so on to 2^-grid_size.
     step_exponent
         In [-512, 512): the values' step is 2^(step_exponent / 8).
     codes
         int32 [hidden + 1]: the weights' multiples of the step, the bias's last.
     """
 
-    levels: int
+    grid_size: int
     step_exponent: int
     codes: np.ndarray
 
     def __post_init__(self) -> None:
-        if not 1 <= self.levels <= MOST_LEVELS:
-            raise MessageError(f"a smoothing head names {self.levels} weights; it may have 1 to {MOST_LEVELS}.")
+        if not 1 <= self.grid_size <= LARGEST_GRID:
+            raise MessageError(f"a smoothing head names {self.grid_size} weights; it may have 1 to {LARGEST_GRID}.")
 
     @property
     def alphas(self) -> tuple[float, ...]:
         """The grid of smoothing weights, increasing; every one is exact as a float32."""
-        return _grid(self.levels)
+        return _grid(self.grid_size)
 
     def values(self) -> np.ndarray:
-        """The weights and, last, the bias: float32 [hidden + 1], in units of one level, the same bits everywhere."""
+        """The weights and, last, the bias: float32 [hidden + 1], in steps of the grid, the same bits everywhere."""
         from tokenbounds.messages.formats.grid import step_of
 
         return self.codes.astype(np.float32) * step_of(self.step_exponent)
@@ -60,7 +60,7 @@ class SmoothingHead:
         from tokenbounds.messages.coding.tensors import encode_codes
         from tokenbounds.messages.formats.grid import LEAST_EXPONENT
 
-        numbers = (self.levels, self.step_exponent - LEAST_EXPONENT)
+        numbers = (self.grid_size, self.step_exponent - LEAST_EXPONENT)
         return Part(KIND, b"".join(map(write_varint, numbers)) + encode_codes([self.codes], "adaptive"))
 
     @classmethod
@@ -78,12 +78,12 @@ class SmoothingHead:
         if not has_head(message):
             return None
         data = message.part(KIND)
-        levels, offset = _read_levels(data)
+        grid_size, offset = _read_grid_size(data)
         exponent, offset = read_varint(data, offset)
         if exponent >= EXPONENTS:
             raise MessageError(f"the smoothing head has the step exponent {exponent}; it must be below {EXPONENTS}.")
         (codes,) = decode_codes(data[offset:], [(hidden + 1,)], "adaptive")
-        return cls(levels, exponent + LEAST_EXPONENT, codes)
+        return cls(grid_size, exponent + LEAST_EXPONENT, codes)
 
 
 def smoothing_head_of(model: object) -> SmoothingHead | None:
@@ -106,10 +106,10 @@ def read_alphas(message: Message) -> tuple[float, ...]:
     """
     if not has_head(message):
         return ()
-    return _grid(_read_levels(message.part(KIND))[0])
+    return _grid(_read_grid_size(message.part(KIND))[0])
 
 
-def grid_positions(states: torch.Tensor, values: torch.Tensor, levels: int) -> torch.Tensor:
+def grid_positions(states: torch.Tensor, values: torch.Tensor, grid_size: int) -> torch.Tensor:
     """Positions on the grid of weights, float32 [n], 0 for the least weight.
 
     Parameters
@@ -118,20 +118,20 @@ def grid_positions(states: torch.Tensor, values: torch.Tensor, levels: int) -> t
         Last hidden states [n, hidden] that predict the tokens.
     values
         Of the head, float32 [hidden + 1], on the same device; the bias is last.
-    levels
+    grid_size
         Size of the grid.
     """
     positions = states.float() @ values[:-1] + values[-1]
-    return positions.nan_to_num().round().clamp(0, levels - 1)
+    return positions.nan_to_num().round().clamp(0, grid_size - 1)
 
 
-def _grid(levels: int) -> tuple[float, ...]:
-    return tuple(2.0 ** (level - levels) for level in range(levels))
+def _grid(grid_size: int) -> tuple[float, ...]:
+    return tuple(2.0 ** (position - grid_size) for position in range(grid_size))
 
 
-def _read_levels(data: bytes) -> tuple[int, int]:
+def _read_grid_size(data: bytes) -> tuple[int, int]:
     """Number of weights, and the offset after it."""
-    levels, offset = read_varint(data, 0)
-    if not 1 <= levels <= MOST_LEVELS:
-        raise MessageError(f"the smoothing head names {levels} weights; it may have 1 to {MOST_LEVELS}.")
-    return levels, offset
+    grid_size, offset = read_varint(data, 0)
+    if not 1 <= grid_size <= LARGEST_GRID:
+        raise MessageError(f"the smoothing head names {grid_size} weights; it may have 1 to {LARGEST_GRID}.")
+    return grid_size, offset

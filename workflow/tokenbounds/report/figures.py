@@ -180,7 +180,7 @@ def draw_bound_by_method(table: pl.DataFrame) -> Figure:
             axes.plot(size, line["bpd"], "-", marker=marker, color=colour, markersize=5, linewidth=1.5)
             axes.plot(size, line["bpd_empirical"], color=colour, linewidth=0.9, linestyle=(0, (3, 2)), alpha=0.7)
         for loss in here.filter(~compressed)["bpd_empirical"].unique():
-            _level_line(axes, loss, f"{NOT_QUANTIZED}: {loss:.3f} measured", "left", below=True)
+            _horizontal_line(axes, loss, f"{NOT_QUANTIZED}: {loss:.3f} measured", "left", below=True)
         _size_axis(axes)
         axes.set_ylabel("bits per token")
         _title(axes, corpus, len(corpora))
@@ -366,14 +366,14 @@ def _legend(axes: Axes, keys: Sequence[Artist]) -> None:
 
 
 def _guess_line(axes: Axes, guess: float, side: Literal["left", "right"]) -> None:
-    _level_line(axes, guess, f"random guessing: {guess:.3g}", side)
+    _horizontal_line(axes, guess, f"random guessing: {guess:.3g}", side)
 
 
-def _level_line(axes: Axes, level: float, text: str, side: Literal["left", "right"], below: bool = False) -> None:
-    axes.axhline(level, color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
+def _horizontal_line(axes: Axes, y: float, text: str, side: Literal["left", "right"], below: bool = False) -> None:
+    axes.axhline(y, color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
     axes.annotate(
         text,
-        (0 if side == "left" else 1, level),
+        (0 if side == "left" else 1, y),
         xycoords=("axes fraction", "data"),
         xytext=(4 if side == "left" else -2, -4 if below else 4),
         textcoords="offset points",

@@ -123,7 +123,7 @@ class LossMoments(LossHistogram):
         )
 
 
-class LevelMoments:
+class AlphaMoments:
     """Moments of tokens that differ in their smoothing weight: one `LossMoments` for each weight.
 
     Parameters
@@ -136,50 +136,50 @@ class LevelMoments:
 
     def __init__(self, vocabulary_size: int, top_k: tuple[int, ...], alphas: TokenAlphas) -> None:
         self.alphas = alphas
-        self.levels = [LossMoments(vocabulary_size, top_k) for _ in alphas.levels]
+        self.parts = [LossMoments(vocabulary_size, top_k) for _ in alphas.grid]
 
     def update(self, nll_bits: npt.ArrayLike, alpha: npt.ArrayLike, rank: npt.ArrayLike | None = None) -> None:
         """Add tokens [n]: raw loss in bits, smoothing weight, rank if there are top_k."""
         losses, index = np.asarray(nll_bits), self.alphas.index(alpha)  # [n], [n]: which of the weights
         ranks = None if rank is None else np.asarray(rank)
-        for level, moments in enumerate(self.levels):
-            chosen = np.flatnonzero(index == level)
+        for position, moments in enumerate(self.parts):
+            chosen = np.flatnonzero(index == position)
             if chosen.size:
                 moments.update(losses[chosen], None if ranks is None else ranks[chosen])
 
-    def merge(self, other: LevelMoments) -> None:
+    def merge(self, other: AlphaMoments) -> None:
         """Add another part of the same stream."""
-        for ours, theirs in zip(self.levels, other.levels, strict=True):
+        for ours, theirs in zip(self.parts, other.parts, strict=True):
             ours.merge(theirs)
 
     def whole(self) -> LossMoments:
         """Moments of all tokens, whatever their weight."""
-        whole = LossMoments(self.levels[0].vocabulary_size, self.levels[0].top_k)
-        for level in self.levels:
-            whole.merge(level)
+        whole = LossMoments(self.parts[0].vocabulary_size, self.parts[0].top_k)
+        for part in self.parts:
+            whole.merge(part)
         return whole
 
     def exact_mean_loss(self) -> float:
         """Average loss under each token's own weight, as `LossMoments.exact_mean_loss`."""
-        return self._average([level.exact_mean_loss(alpha) for level, alpha in self._used()])
+        return self._average([part.exact_mean_loss(alpha) for part, alpha in self._used()])
 
     def exact_mean_logs(self, lambdas: npt.ArrayLike) -> Floats:
         """Averages of ln(1 - lambda x loss) under each token's own weight, as `LossMoments.exact_mean_logs`."""
-        found = [level.exact_mean_logs(alpha, lambdas) for level, alpha in self._used()]
+        found = [part.exact_mean_logs(alpha, lambdas) for part, alpha in self._used()]
         return np.array([self._average(list(column)) for column in zip(*found, strict=True)])
 
     def mean_square_range(self) -> float:
         """Average square of the width of each token's interval of losses, bits²."""
-        return self._average([float(loss_range(alpha, level.vocabulary_size)) ** 2 for level, alpha in self._used()])
+        return self._average([float(loss_range(alpha, part.vocabulary_size)) ** 2 for part, alpha in self._used()])
 
     def _used(self) -> list[tuple[LossMoments, float]]:
-        pairs = [pair for pair in zip(self.levels, self.alphas.levels, strict=True) if pair[0].tokens]
+        pairs = [pair for pair in zip(self.parts, self.alphas.grid, strict=True) if pair[0].tokens]
         if not pairs:
             raise CertificateError("no losses were given; a bound needs at least one scored token.")
         return pairs
 
     def _average(self, values: list[float]) -> float:
-        counts = [level.tokens for level, _ in self._used()]
+        counts = [part.tokens for part, _ in self._used()]
         return math.fsum(count * value for count, value in zip(counts, values, strict=True)) / sum(counts)
 
 

@@ -19,12 +19,12 @@ import pyarrow as pa
 
 from tokenbounds.bounds.sampling import BlockSums, draw_order, lower_mean, upper_mean
 from tokenbounds.bounds.smoothing import TokenAlphas, Weighting
-from tokenbounds.certificates.averages.moments import LevelMoments, LossMoments
+from tokenbounds.certificates.averages.moments import AlphaMoments, LossMoments
 from tokenbounds.certificates.averages.sampled import SampledCells
 from tokenbounds.scores.plan import Plan, column
 
 Floats = npt.NDArray[np.float64]
-Moments = TypeVar("Moments", LossMoments, LevelMoments)
+Moments = TypeVar("Moments", LossMoments, AlphaMoments)
 
 _THREADS = 2
 _BLOCK_AVERAGES = 1 << 24  # kept at once, if a sample was scored
@@ -96,7 +96,7 @@ class Sample:
 
     def weights(self, blocks: npt.NDArray[np.int64]) -> Floats:
         """Weight of each row [n], by its block: draws / length."""
-        place = np.searchsorted(self.blocks, blocks)
+        place = np.searchsorted(self.blocks, blocks)  # [n]
         weights: Floats = self.draws[place] / self.lengths[place]
         return weights
 
@@ -115,13 +115,13 @@ class FirstPass:
         Of the raw losses, if every token was scored.
     errors
         Share of errors for each k.
-    levels
+    by_alpha
         The moments by the tokens' own smoothing weights, if they have any and every token was scored.
     """
 
     moments: LossMoments | None
     errors: dict[int, Average]
-    levels: LevelMoments | None = None
+    by_alpha: AlphaMoments | None = None
 
 
 @dataclass(frozen=True)
@@ -172,14 +172,15 @@ def run_first_pass(
         The weights that the scores' column `alpha` may hold; None if it is not to be read.
     """
     if sample is None:
-        ks, levels = tuple(top_k), None
+        ks, by_alpha = tuple(top_k), None
         if token_alphas is None:
             moments = _sum_moments(scores, ("nll_bits",), ks, lambda: LossMoments(vocabulary_size, ks))
         else:
             own = token_alphas
-            levels = _sum_moments(scores, ("nll_bits", "alpha"), ks, lambda: LevelMoments(vocabulary_size, ks, own))
-            moments = levels.whole()
-        return FirstPass(moments, {k: Average(moments.error_rate(k)) for k in top_k}, levels)
+            by_alpha = _sum_moments(scores, ("nll_bits", "alpha"), ks, lambda: AlphaMoments(vocabulary_size, ks, own))
+            moments = by_alpha.whole()
+        return FirstPass(moments, {k: Average(moments.error_rate(k)) for k in top_k}, by_alpha)
+    # A sample keeps one average a block, [blocks] for each k, whatever the number of tokens.
     sums = {k: BlockSums(sample.blocks) for k in top_k}
     for block, rank in _stream(scores, ("block", "rank")):
         for k, errors in sums.items():
@@ -202,11 +203,11 @@ def _sum_moments(
         moments = make()
         try:
             while not failed.is_set():
-                with turn:
+                with turn:  # a generator cannot be entered twice; what it yields is read outside the lock
                     piece = next(pieces, None)
                 if piece is None:
                     break
-                for batch in piece:
+                for batch in piece:  # each a tuple of columns [n]
                     moments.update(*batch)
         except BaseException:
             failed.set()
@@ -255,7 +256,7 @@ def average_cells(
     moments = first_pass.moments
     if moments is not None:
         for weighting, lambdas in grids.items():
-            yield _average_all(moments, first_pass.levels, weighting, lambdas)
+            yield _average_all(moments, first_pass.by_alpha, weighting, lambdas)
         return
     assert sample is not None
     pending = list(grids.items())
@@ -268,13 +269,13 @@ def average_cells(
 
 
 def _average_all(
-    moments: LossMoments, levels: LevelMoments | None, weighting: Weighting, lambdas: Floats
+    moments: LossMoments, by_alpha: AlphaMoments | None, weighting: Weighting, lambdas: Floats
 ) -> CellAverages:
     """A number for every cell, when every token was scored."""
     if isinstance(weighting, TokenAlphas):
-        assert levels is not None
-        loss, logs = levels.exact_mean_loss(), levels.exact_mean_logs(lambdas)
-        square = Average(levels.mean_square_range())
+        assert by_alpha is not None
+        loss, logs = by_alpha.exact_mean_loss(), by_alpha.exact_mean_logs(lambdas)
+        square = Average(by_alpha.mean_square_range())
         return CellAverages(weighting, Average(loss), lambdas, tuple(Average(float(log)) for log in logs), square)
     loss, logs = moments.exact_mean_loss(weighting), moments.exact_mean_logs(weighting, lambdas)
     return CellAverages(weighting, Average(loss), lambdas, tuple(Average(float(log)) for log in logs))
@@ -284,11 +285,12 @@ def _average_draws(
     scores: ScoreStream, sample: Sample, vocabulary_size: int, cells: Sequence[tuple[Weighting, Floats]]
 ) -> Iterator[CellAverages]:
     """One value per draw for every cell, from one pass."""
-    drawn = SampledCells(sample.blocks, vocabulary_size, cells)
+    sampled = SampledCells(sample.blocks, vocabulary_size, cells)
     own = any(isinstance(weighting, TokenAlphas) for weighting, _ in cells)
     for batch in _stream(scores, ("block", "nll_bits", *(("alpha",) if own else ()))):
-        drawn.update(*batch)
-    for (weighting, lambdas), means in zip(cells, drawn.means(), strict=True):
+        sampled.update(*batch)
+    # For each weight 1 + its number of lambdas averages (and the square range, last, if tokens differ), each [blocks].
+    for (weighting, lambdas), means in zip(cells, sampled.means(), strict=True):
         loss, *logs = (sample.average(each) for each in means)
         square = logs.pop() if isinstance(weighting, TokenAlphas) else None
         yield CellAverages(weighting, loss, lambdas, tuple(logs), square)

@@ -228,7 +228,7 @@ def _bound_loss(budget: RowBudget, cells: CellAverages, index: int | None, setti
     least, size = least_alpha(cells.weighting), setting.vocabulary_size
     low, high = loss_floor(least, size), loss_ceiling(least, size)
     own = cells.weighting if isinstance(cells.weighting, TokenAlphas) else None
-    named: dict[str, Any] = {"token_alphas": own.levels} if own else {"alpha": least}
+    named: dict[str, Any] = {"token_alphas": own.grid} if own else {"alpha": least}
     if index is None:
         risk = cells.loss.upper(low, high, budget.delta_per_cell)
         if own:

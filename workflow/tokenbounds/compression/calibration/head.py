@@ -39,11 +39,12 @@ def pass_head(model: LayerwiseModel, hidden: torch.Tensor, targets: torch.Tensor
     variance : float32 tensor [vocabulary]
         p(1 − p) of every token, summed over rows, is added to it.
     """
-    leaf = hidden.detach().requires_grad_()
-    normed = model.final_norm(leaf)
+    leaf = hidden.detach().requires_grad_()  # [rows, hidden]
+    normed = model.final_norm(leaf)  # [rows, hidden]
+    # The softmax's gradient has a closed form: autograd, which would keep the logits, is needed for the norm only.
     with torch.no_grad():
-        at_logits, loss_nats = loss_gradient(model.logits(normed), targets, variance)
-        at_normed = model.head_gradient(at_logits)
+        at_logits, loss_nats = loss_gradient(model.logits(normed), targets, variance)  # [rows, vocabulary]
+        at_normed = model.head_gradient(at_logits)  # [rows, hidden]
     normed.backward(at_normed)
     assert leaf.grad is not None
     return HeadPass(normed.detach(), leaf.grad, loss_nats)
@@ -55,11 +56,13 @@ def loss_gradient(logits: torch.Tensor, targets: torch.Tensor, variance: torch.T
     Rows whose target is -100 have no loss. The memory of `logits` is written over; the other parameters are as in
     `pass_head`.
     """
-    kept, chosen = targets != IGNORED, targets.clamp(min=0)[:, None]
-    logarithms = torch.log_softmax(logits, dim=-1)
+    kept, chosen = targets != IGNORED, targets.clamp(min=0)[:, None]  # [rows], [rows, 1]
+    logarithms = torch.log_softmax(logits, dim=-1)  # [rows, vocabulary]
     loss_nats = -float(logarithms.gather(1, chosen)[kept].sum())
     probabilities = logarithms.exp_()
+    # Two arrays of the logits' size and no more: the squares go where the logits were.
     variance += probabilities.sum(0)
     variance -= torch.square(probabilities, out=logits).sum(0)
+    # The gradient is p − 1 at the target and p elsewhere; zero where there is no target.
     probabilities.scatter_add_(1, chosen, probabilities.new_full(chosen.shape, -1.0))
     return probabilities.mul_(kept[:, None]), loss_nats

@@ -46,7 +46,7 @@ def pack_windows(corpus: TokenSource, tokens: int, context: int, seed: int) -> W
     """
     lengths = np.asarray(corpus.lengths)
     order = np.argsort(philox(seed, "calibration").random_raw(len(lengths)), kind="stable")
-    needed = context * max(tokens // context, 1) + 1
+    needed = context * max(tokens // context, 1) + 1  # the last input has a target as well
     pieces, documents, count = [], [], 0
     for number in order:
         pieces.append(np.concatenate([[corpus.start_id], corpus.document(int(number)).astype(np.int64)]))
@@ -57,9 +57,9 @@ def pack_windows(corpus: TokenSource, tokens: int, context: int, seed: int) -> W
     windows = (min(count, needed) - 1) // context
     if windows < 1:
         raise CalibrationError(f"the calibration corpus holds {count} tokens, fewer than one window of {context}.")
-    stream = np.concatenate(pieces)[: windows * context + 1]
-    starts = np.cumsum([0, *(len(piece) for piece in pieces)])[:-1]
-    targets = stream[1:].copy()
+    stream = np.concatenate(pieces)[: windows * context + 1]  # documents one after the other, start tokens included
+    starts = np.cumsum([0, *(len(piece) for piece in pieces)])[:-1]  # where each start token is in it
+    targets = stream[1:].copy()  # no loss on start tokens, which no document contains
     boundaries = starts[(starts >= 1) & (starts <= windows * context)] - 1
     targets[boundaries] = IGNORED
     shape = (windows, context)

@@ -71,21 +71,23 @@ def round_to_lattice(
     weight: np.ndarray, moments: np.ndarray | None, spec: QuipSharpQuantizer, name: str
 ) -> LatticeMatrix:
     """Round a float32 weight [outputs, inputs], given its inputs' second moments [inputs, inputs] or None."""
-    rotated = rotate_weight(weight.astype(np.float64), spec.seed, name)
+    rotated = rotate_weight(weight.astype(np.float64), spec.seed, name)  # [outputs, inputs]
     outputs, inputs = rotated.shape
     scale = round_scale(float(np.sqrt(np.mean(rotated**2))) / _SPREADS[spec.bits])
-    codes = np.zeros((outputs, -(-inputs // SIZE)), dtype=np.uint16)
+    codes = np.zeros((outputs, -(-inputs // SIZE)), dtype=np.uint16)  # one for each eight inputs of a row
     residuals = np.zeros_like(codes) if spec.bits > 2 else None
     ratio = RESIDUAL_SCALES[spec.bits]
     search, points = (nearest_ball, ball_points() / 2) if spec.bits == 3 else (nearest_e8p, e8p_points() / 4)
 
     def quantize(targets: np.ndarray, first: int) -> np.ndarray:
+        # targets [outputs, ≤ 8]: the last eight may lack columns, which are rounded as zeros.
         wanted = np.zeros((outputs, SIZE), dtype=np.float32)
         wanted[:, : targets.shape[1]] = targets / scale
         block = first // SIZE
         codes[:, block] = nearest_e8p(wanted)
-        values = e8p_points()[codes[:, block]] / 4.0
+        values = e8p_points()[codes[:, block]] / 4.0  # [outputs, 8]
         if residuals is not None:
+            # What is left over, magnified, is rounded to lattice points of its own.
             residuals[:, block] = search((wanted - values) * ratio)
             values += points[residuals[:, block]] / ratio
         return values[:, : targets.shape[1]] * float(scale)

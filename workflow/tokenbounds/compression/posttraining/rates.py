@@ -43,10 +43,11 @@ class RateModel:
     @classmethod
     def fit(cls, codes: np.ndarray, grids: int = 1) -> RateModel:
         """Learn from integer codes [rows, columns]; two grids, even and odd, have lengths of their own."""
-        sums_of_rows, sums_of_columns = _magnitude_sums(codes)
+        sums_of_rows, sums_of_columns = _magnitude_sums(codes)  # [rows], [columns]
         mean = max(float(sums_of_rows.sum()) / max(codes.size, 1), 1e-4)
         by_row = (sums_of_rows + _SMOOTHING * mean) / (codes.shape[1] + _SMOOTHING)
         by_column = (sums_of_columns + _SMOOTHING * mean) / (codes.shape[0] + _SMOOTHING)
+        # A place's magnitude is expected to be by_row · by_column / mean: the logarithm is a sum, in quarter octaves.
         row_bands = np.rint(4 * np.log2(by_row)).astype(np.int32) + np.int32(_BAND_OF_ONE)
         column_bands = np.rint(4 * np.log2(by_column / mean)).astype(np.int32)
         counts = _count(codes, row_bands, column_bands)
@@ -90,7 +91,7 @@ def round_column(targets: np.ndarray, column: int, model: RateModel, rate_weight
 def _lengths(counts: np.ndarray, grids: int) -> np.ndarray:
     """Bits by band and magnitude from counts, with a geometric prior of each band's own mean."""
     expected = 2.0 ** ((np.arange(_BANDS) - _BAND_OF_ONE) / 4)
-    ratio = (expected / (1 + expected))[:, None]
+    ratio = (expected / (1 + expected))[:, None]  # [bands, 1], of the geometric law with this mean
     prior = ratio ** np.arange(_MAGNITUDES) + 1e-6
     prior[:, 0] *= 1 if grids == 1 else 0.5  # zero has no sign: it is half as frequent as magnitudes next to it
     lengths = np.empty_like(counts)

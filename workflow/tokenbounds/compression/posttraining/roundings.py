@@ -196,6 +196,7 @@ def table_sensitivity(calibration: Calibration, matrix: Matrix) -> tuple[np.ndar
         parts.append((calibration.moments(matrix), calibration.outputs(matrix)))
     if matrix.use in ("lookup", "tied"):
         parts.append((calibration.lookup_moments(), calibration.row_frequencies(matrix)))
+    # (H or G [n, n], a or b [rows])
     weighted = [(moments.astype(np.float64), with_floor(rows.astype(np.float64), _UNSEEN)) for moments, rows in parts]
     moments = sum((part * rows.sum() for part, rows in weighted), np.zeros_like(weighted[0][0]))
     traces = sum((np.trace(part) * rows for part, rows in weighted), np.zeros_like(weighted[0][1]))
@@ -228,7 +229,7 @@ def staggered_exponents(steps: np.ndarray) -> np.ndarray:
 
 def round_plainly(weight: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> ScaledMatrix:
     """The nearest multiples of the steps."""
-    steps = steps_of(rows).astype(np.float64)[:, None] * steps_of(columns)
+    steps = steps_of(rows).astype(np.float64)[:, None] * steps_of(columns)  # [rows, columns]
     codes = np.clip(np.rint(weight / steps), -_MAX_CODE, _MAX_CODE).astype(np.int32)
     return ScaledMatrix(codes, rows, columns)
 

@@ -72,18 +72,19 @@ class MarkovChain:
             raise ModelError(f"a token lies outside the vocabulary of {self.vocabulary_size} of the Markov chain.")
         start = self.start_id if start_id is None else start_id
         card = MarkovCard(self.order, self.vocabulary_size, start)
-        codes = gram_codes(tokens, self.order, card)
-        contexts = codes // np.uint64(self.vocabulary_size)
+        codes = gram_codes(tokens, self.order, card)  # [n]
+        contexts = codes // np.uint64(self.vocabulary_size)  # without the token itself
         if int(self._offsets[-1]) * self.vocabulary_size > _DENSE_CELLS:
             return self._score_sparsely(self._states(contexts), tokens.astype(np.int64))
         nll_bits, rank, entropy = self._dense
         known = self._state_of_context
         states = self._states(contexts) if known is None else known[contexts]
-        cells = states.astype(np.int64) * self.vocabulary_size + tokens
+        cells = states.astype(np.int64) * self.vocabulary_size + tokens  # places in the flat tables [states · V]
         return nll_bits[cells], rank[cells], entropy[states]
 
     def _states(self, contexts: np.ndarray) -> np.ndarray:
         """Number the longest suffix of each context that has a table: int64[n]."""
+        # A suffix is in a table only if the shorter one is: what is missing at one depth need not be looked up again.
         states = np.zeros(len(contexts), dtype=np.int64)
         pending = np.arange(len(contexts))
         for depth in range(1, self.order + 1):
@@ -134,6 +135,7 @@ class MarkovChain:
     def _score_sparsely(self, states: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `predict`, where the table of all states would be too large: a few states' distributions at a time."""
         size = self.vocabulary_size
+        # Each distinct (state, token) once. Sorted, they come state by state, whose distribution is formed once, too.
         pairs, again = np.unique(states * size + tokens, return_inverse=True)
         nll_bits = np.empty(len(pairs), dtype=np.float32)
         rank = np.empty(len(pairs), dtype=np.int32)
@@ -146,9 +148,9 @@ class MarkovChain:
             entropies = -np.einsum("ij,ij->i", rows, np.log2(rows))
             for index, row in enumerate(rows, start=start):
                 part = slice(bounds[index], bounds[index + 1])
-                found = row[pairs[part] % size]
-                nll_bits[part] = -np.log2(found)
-                rank[part] = [np.count_nonzero(row >= value) for value in found]
+                probabilities = row[pairs[part] % size]  # of the tokens that followed this state
+                nll_bits[part] = -np.log2(probabilities)
+                rank[part] = [np.count_nonzero(row >= value) for value in probabilities]
                 entropy[part] = entropies[index - start]
         return nll_bits[again], rank[again], entropy[again]
 
@@ -157,6 +159,7 @@ def _ranks(rows: np.ndarray) -> np.ndarray:
     """Number of entries of each row at least as large as each of its entries: int64[n, V]."""
     ascending = np.argsort(rows, axis=1, kind="stable")
     values = np.take_along_axis(rows, ascending, axis=1)
+    # Equal values share the place of the first of them, so that ties count all members.
     fresh = np.ones(rows.shape, dtype=bool)
     fresh[:, 1:] = values[:, 1:] != values[:, :-1]
     first = np.maximum.accumulate(np.where(fresh, np.arange(rows.shape[1]), 0), axis=1)

@@ -86,7 +86,9 @@ def find(sorted_codes: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def probability(tables: Sequence[Table], order: int, grams: np.ndarray, vocabulary_size: int) -> np.ndarray:
     """Conditional probability of the last token of each (order+1)-gram under the tables up to `order`: float64[n]."""
-    result = np.full(len(grams), 1.0 / vocabulary_size)
+    result = np.full(
+        len(grams), 1.0 / vocabulary_size
+    )  # p_{-1} of each gram; every table that knows its context refines it
     for depth, table in enumerate(tables[: order + 1]):
         codes = suffix(grams, depth + 1, vocabulary_size)
         rows, known = find(table.contexts, codes // np.uint64(vocabulary_size))
@@ -109,6 +111,7 @@ def distributions(tables: Sequence[Table], order: int, rows: np.ndarray, vocabul
     parents = rows
     if order > 0:
         parents = np.searchsorted(tables[order - 1].contexts, suffix(contexts, order - 1, vocabulary_size))
+    # Contexts with the same suffix share its distribution, which is formed once: [parents, V].
     parents, again = np.unique(parents, return_inverse=True)
     result = distributions(tables, order - 1, parents, vocabulary_size)[again] * UNIT
     scatter_weights(table, contexts, result, vocabulary_size)
@@ -119,9 +122,11 @@ def distributions(tables: Sequence[Table], order: int, rows: np.ndarray, vocabul
 def scatter_weights(table: Table, contexts: np.ndarray, dense: np.ndarray, vocabulary_size: int) -> None:
     """Add a table's weights under `contexts` to the rows of a dense array [len(contexts), V]."""
     size = np.uint64(vocabulary_size)
+    # Grams are sorted, so that those of one context follow each other: table.grams[starts[i]:ends[i]].
     starts = np.searchsorted(table.grams, contexts * size)
     ends = np.searchsorted(table.grams, contexts * size + (size - np.uint64(1)), side="right")
     lengths = ends - starts
+    # For every gram its row of `dense`, and its place in the table, without a loop over contexts.
     rows = np.repeat(np.arange(len(contexts)), lengths)
     within = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     places = np.repeat(starts, lengths) + within

@@ -47,7 +47,7 @@ class KroneckerLayer(FactoredLayer):
     def dense_weight(self) -> torch.Tensor:
         """Σ_t A_t ⊗ B_t as one tensor [outputs, inputs]."""
         (m1, n1), (m2, n2) = self.left, self.right
-        product = self.kronecker_a.flatten(1).T @ self.kronecker_b.flatten(1)
+        product = self.kronecker_a.flatten(1).T @ self.kronecker_b.flatten(1)  # [m1 · n1, m2 · n2], summed over terms
         whole = product.view(m1, n1, m2, n2).transpose(1, 2).reshape(m1 * m2, n1 * n2)
         return whole[: self.outputs, : self.inputs]
 
@@ -55,21 +55,22 @@ class KroneckerLayer(FactoredLayer):
         """Σ_t A_t X B_tᵀ for every row of x, with the cheaper of the two products first."""
         (m1, n1), (m2, n2) = self.left, self.right
         rows = x.reshape(-1, self.inputs)
-        matrix = functional.pad(rows, (0, n1 * n2 - self.inputs)).view(-1, n1, n2)
+        matrix = functional.pad(rows, (0, n1 * n2 - self.inputs)).view(-1, n1, n2)  # X of each row, [r, n1, n2]
+        # The sum over terms is part of the second product: the first one's results are stacked along its inner axis.
         if self._right_first():
-            right = matrix @ self.kronecker_b.flatten(0, 1).T
+            right = matrix @ self.kronecker_b.flatten(0, 1).T  # X B_tᵀ, [r, n1, terms · m2]
             stacked = right.view(-1, n1, self.terms, m2).transpose(1, 2).reshape(-1, self.terms * n1, m2)
-            y = self.kronecker_a.transpose(0, 1).reshape(m1, self.terms * n1) @ stacked
+            y = self.kronecker_a.transpose(0, 1).reshape(m1, self.terms * n1) @ stacked  # [r, m1, m2]
         else:
-            left = self.kronecker_a.flatten(0, 1) @ matrix
+            left = self.kronecker_a.flatten(0, 1) @ matrix  # A_t X, [r, terms · m1, n2]
             stacked = left.view(-1, self.terms, m1, n2).transpose(1, 2).reshape(-1, m1, self.terms * n2)
-            y = stacked @ self.kronecker_b.transpose(0, 1).reshape(m2, self.terms * n2).T
+            y = stacked @ self.kronecker_b.transpose(0, 1).reshape(m2, self.terms * n2).T  # [r, m1, m2]
         return y.flatten(1)[:, : self.outputs].reshape(*x.shape[:-1], self.outputs)
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Row i of W is Σ_t (row i1 of A_t) ⊗ (row i2 of B_t)."""
-        upper = self.kronecker_a.transpose(0, 1)[ids // self.right[0]]
-        lower = self.kronecker_b.transpose(0, 1)[ids % self.right[0]]
+        upper = self.kronecker_a.transpose(0, 1)[ids // self.right[0]]  # [..., terms, n1]
+        lower = self.kronecker_b.transpose(0, 1)[ids % self.right[0]]  # [..., terms, n2]
         return (upper.transpose(-1, -2) @ lower).flatten(-2)[..., : self.inputs]
 
     def should_form_weight(self, rows: int) -> bool:
@@ -129,10 +130,10 @@ def nearest_kronecker(
     rearranged = padded.view(m1, m2, n1, n2).transpose(1, 2).reshape(m1 * n1, m2 * n2)
     u, s, vt = torch.linalg.svd(rearranged.double(), full_matrices=False)
     roots = s.sqrt()
-    found = min(terms, len(s))
+    rank = min(terms, len(s))
     a, b = weight.new_zeros(terms, m1, n1), weight.new_zeros(terms, m2, n2)
-    a[:found] = (u * roots).T[:found].reshape(found, m1, n1)
-    b[:found] = (vt * roots[:, None])[:found].reshape(found, m2, n2)
+    a[:rank] = (u * roots).T[:rank].reshape(rank, m1, n1)
+    b[:rank] = (vt * roots[:, None])[:rank].reshape(rank, m2, n2)
     return a, b
 
 

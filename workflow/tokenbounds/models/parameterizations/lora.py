@@ -72,7 +72,7 @@ class LoraLinear(LoraLayer):
         if self._should_form_weight(x.numel() // self.in_features):
             return functional.linear(x, self.dense_weight(), self.bias)
         base = functional.linear(x, self.fixed, self.bias)
-        low = functional.linear(x, self.lora_a * self.factor)
+        low = functional.linear(x, self.lora_a * self.factor)  # [..., r]
         return base + functional.linear(low, self.lora_b)
 
     def _should_form_weight(self, rows: int) -> bool:

@@ -50,10 +50,11 @@ class Subspace(nn.Module):
 
     def shift(self, first: int, shape: tuple[int, ...]) -> torch.Tensor:
         """Values `first`, `first` + 1, … of P z, as many as `shape` holds; only the rows of Q1 they need are used."""
+        # P z, read as a matrix of D1 rows, is Q1 Z Q2ᵀ [D1, D2]: its rows from `top` on hold the values wanted.
         wide = self.right.shape[0]
         last = first + math.prod(shape)
         top, bottom = first // wide, -(-last // wide)
-        rows = (self.left[top:bottom] @ self.z) @ self.right.T
+        rows = (self.left[top:bottom] @ self.z) @ self.right.T  # [bottom − top, D2]
         return rows.flatten()[first - top * wide : last - top * wide].view(shape)
 
     def projector_std(self, leaf: str) -> float:

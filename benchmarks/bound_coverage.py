@@ -37,7 +37,7 @@ from _coverage_sources import (
     choose_model,
     simulate,
 )
-from _coverage_stopped import stopped_excess
+from _coverage_stopped import collected_excess, stopped_excess
 from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
 from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, lambda_grid
 from tokenbounds.bounds.documents import bound_documents, bound_documents_betting
@@ -66,7 +66,8 @@ class Fault:
 
     With `peek` a token's smoothing weight is chosen by the token itself; with `unpaid` lambda is chosen afterwards;
     with `by_occurrence` delta is divided over the labels that occur; with `alone` certificates over one sample do not
-    pay for each other.
+    pay for each other; with `needs_size` the bound of a corpus that ends when its collector likes is one whose lambda
+    depends on m.
     """
 
     span: float = 1.0
@@ -76,6 +77,7 @@ class Fault:
     unpaid: bool = False
     by_occurrence: bool = False
     alone: bool = False
+    needs_size: bool = False
 
 
 def excess_azuma(trial: Trial, fault: Fault) -> float:
@@ -311,6 +313,7 @@ DOCUMENTS = {"documents": False, "documents_betting": True}
 FAULTS = {"range_halved": Fault(span=0.5), "complexity_dropped": Fault(bits=0.0)}
 BY_TOKEN = ("azuma_predictable", "betting_by_token")
 STOPPED = ("azuma_stopped",)
+COLLECTED = ("betting_collected",)
 LABELS = ("labels",)
 SHARED = ("best_of_sampled",)
 SAMPLING_FAULT = {"sampling_ignored": Fault(ignore_sampling=True)}
@@ -324,6 +327,8 @@ def violations(name: str, fault: Fault, replications: int, seed: int = 1) -> int
         return int(np.sum(labels_violated(replications, seed, by_occurrence=fault.by_occurrence)))
     if name in SHARED:
         return int(np.sum(shared_violated(replications, seed, paid=not fault.alone)))
+    if name in COLLECTED:
+        return int(np.sum(collected_excess(replications, seed, bets=not fault.needs_size) > 0))
     if name in STOPPED:
         return int(np.sum(stopped_excess(replications, seed, paid=not fault.unpaid) > 0))
     excess = TOKEN_LEVEL.get(name) or SAMPLED[name]
@@ -352,6 +357,8 @@ def faults_of(name: str) -> dict[str, Fault]:
         return {"shares_by_occurrence": Fault(by_occurrence=True)}
     if name in SHARED:
         return {"sample_shared_unpaid": Fault(alone=True)}
+    if name in COLLECTED:
+        return {"azuma_collected": Fault(needs_size=True)}
     if name in STOPPED:
         return {"lambda_unpaid": Fault(unpaid=True)}
     peeking = {"weights_peek": Fault(peek=True)} if name in BY_TOKEN else {}
@@ -364,7 +371,7 @@ def faults_of(name: str) -> dict[str, Fault]:
 def run(replications: int, seed: int) -> list[dict[str, str | int | float]]:
     """Count violations of every bound, sound and broken."""
     table: list[dict[str, str | int | float]] = []
-    for name in [*TOKEN_LEVEL, *STOPPED, *LABELS, *SAMPLED, *SHARED, *DOCUMENTS]:
+    for name in [*TOKEN_LEVEL, *STOPPED, *COLLECTED, *LABELS, *SAMPLED, *SHARED, *DOCUMENTS]:
         size = max(replications, least_replications(name))
         for variant, fault in {"sound": Fault(), **faults_of(name)}.items():
             count = violations(name, fault, size, seed)
@@ -387,6 +394,7 @@ def draw(table: list[dict[str, str | int | float]], path: Path) -> None:
     marks = {"sound": ("o", "#1b6ca8"), "range_halved": ("x", "#c0392b"), "complexity_dropped": ("+", "#c0392b")}
     marks["sampling_ignored"] = ("^", "#c0392b")
     marks |= {"weights_peek": ("v", "#c0392b"), "lambda_unpaid": ("s", "#c0392b")}
+    marks["azuma_collected"] = ("*", "#c0392b")
     marks |= {"shares_by_occurrence": ("D", "#c0392b"), "sample_shared_unpaid": ("P", "#c0392b")}
     for variant, (mark, colour) in marks.items():
         rows = [row for row in table if row["variant"] == variant]

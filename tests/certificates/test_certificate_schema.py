@@ -59,11 +59,18 @@ def test_assumptions_follow_from_what_was_certified():
     )
     paid = PriorRecord(kind="message", trained_on=())
     lora = {"model": {"family": "gpt2", "parameterization": {"kind": "lora"}}}
-    text = " ".join(state_assumptions(lora, {"identity": "bytes"}, plan, "bfloat16", BoundsSpec(), paid))
+    text = " ".join(
+        state_assumptions(lora, {"identity": "bytes"}, plan, "bfloat16", BoundsSpec(), paid, derived_seed=False)
+    )
     assert "seed (3)" in text and "'lora'" in text and "bfloat16" in text and "tokenizer (bytes)" in text
     assert "At most 4 certificates share it" in text
+    assert "was not changed after scores were seen" in text
+    derived = state_assumptions(lora, {"identity": "bytes"}, plan, "float32", BoundsSpec(), paid, derived_seed=True)
+    assert "seed (3) follows from the hashes" in " ".join(derived)
     plan = replace(plan, mode="exhaustive")
-    chain = " ".join(state_assumptions({"model": {"family": "markov"}}, {}, plan, "float32", BoundsSpec(), paid))
+    chain = " ".join(
+        state_assumptions({"model": {"family": "markov"}}, {}, plan, "float32", BoundsSpec(), paid, derived_seed=True)
+    )
     assert "sampling seed" not in chain and "Markov" in chain and "lora" not in chain
 
 

@@ -23,8 +23,9 @@ from tokenbounds.models.markov.counts import fit_markov
 from tokenbounds.models.online.card import OnlineCard, name_online
 from tokenbounds.models.online.mixing import ByteMixer
 from tokenbounds.report.records import competes
-from tokenbounds.scores.plan import plan_corpus
+from tokenbounds.scores.plan import plan_corpus, read_plan
 from tokenbounds.scores.scoring import score_message
+from tokenbounds.scores.seeds import derive_seed
 
 BITS = 14
 
@@ -89,6 +90,8 @@ def test_shards_hold_what_one_pass_over_the_corpus_says(study, links):
 
 def test_a_sample_is_picked_from_the_same_pass(study, links):
     plan_corpus(study / "corpus", EvaluationSpec(context=64, sample_tokens=3000, shards=1), study / "sample.parquet")
+    seed = derive_seed(shard.sha256 for shard in Corpus.open(study / "corpus").manifest.shards)
+    assert read_plan(study / "sample.parquet").seed == seed != derive_seed(["0" * 64])
     sampled, whole = read(score(study, "online", "sample", 1).scores), read(links["online"].scores)
     joined = sampled.join(whole, ["document", "position"], right_suffix="_whole")
     assert 0 < joined.num_rows < whole.num_rows

@@ -20,6 +20,8 @@ def state_assumptions(
     dtype: str,
     spec: BoundsSpec,
     prior: PriorRecord,
+    *,
+    derived_seed: bool,
 ) -> list[str]:
     """List the assumptions of a certificate.
 
@@ -37,6 +39,8 @@ def state_assumptions(
         What the certificate states.
     prior
         The certificate's account of its prior.
+    derived_seed
+        Whether the plan's seed is the one that follows from the corpus's tokens.
     """
     sentences = _sequence_assumptions(tokenizer)
     sentences += _held_out_assumptions(prior) if prior.held_out else _prior_assumptions(header)
@@ -52,9 +56,14 @@ def state_assumptions(
                 "in its last digits (in bfloat16 by up to 0.006 bits). That is neglected."
             )
     if plan.mode == "sampled":
+        how = (
+            "follows from the hashes of the corpus's tokens; its draws are as good as random"
+            if derived_seed
+            else "was fixed without looking at the corpus, the model or any score, and was not changed after scores "
+            "were seen"
+        )
         sentences.append(
-            f"The sampling seed ({plan.seed}) was fixed without looking at the corpus, the model or any score, and "
-            "was not changed after scores were seen. Messages scored on this sample were made without regard to it. At "
+            f"The sampling seed ({plan.seed}) {how}. Messages scored on this sample were made without regard to it. At "
             f"most {spec.certificates_per_sample} certificates share it, those thrown away included: delta pays for so "
             "many."
         )
@@ -71,7 +80,11 @@ def _sequence_assumptions(tokenizer: dict[str, Any]) -> list[str]:
         "The corpus is one sequence of tokens, documents in ascending order. No independence is assumed: the bounded "
         "quantity is the average, over the corpus's tokens, of the expected loss of each token given everything "
         "before it. It is about the process that produced this corpus, not about other data.",
-        "Where each document ends is taken as given and is not predicted.",
+        "The number of tokens and the lengths of the documents are given, and not predicted: expectations are those of "
+        "a process that knows them. So that this is the process that wrote the text, the corpus and its size must have "
+        "been chosen before the scores, and not by what the text turned out to be. Rows 'betting', 'freedman', "
+        "'telescoped' and 'mixture' on bits per token do not need that: they hold, too, for a corpus that ends when "
+        "its collector likes, in view of what came so far.",
         f"The tokenizer ({tokenizer.get('identity', 'unknown')}) was fixed before the corpus and independently of it.",
     ]
 
@@ -94,7 +107,8 @@ def _prior_assumptions(header: dict[str, Any]) -> list[str]:
     else:
         sentences = []
     sentences += [
-        f"The decoder (message format, entropy coders, quantizers {architecture}) was fixed before the corpus. "
+        f"The decoder (message format, entropy coders, quantizers {architecture}) was fixed before the corpus, or "
+        "independently of it. (Chosen out of N versions with the corpus in view, it would owe log2 N more bits.) "
         f"Everything else the model depends on{aside}is in the message{coarse}.",
         "Messages are self-delimiting, so that 2^(−bits) summed over all messages is at most one (Kraft): this is "
         "the prior, and it was fixed with the decoder. Any message may be chosen with the corpus in view.",

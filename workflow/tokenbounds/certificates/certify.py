@@ -29,6 +29,7 @@ from tokenbounds.certificates.sealing import seal, write_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.models.online.card import is_online
+from tokenbounds.scores.seeds import derive_seed
 from tokenbounds.software import software_versions
 
 __all__ = ["CertificateInputs", "certify_bound", "compute_certificate"]
@@ -159,7 +160,10 @@ def _assume(evidence: Evidence, records: EvidenceRecord, spec: BoundsSpec) -> li
     links = [(link.message.header, link.path.stem, link.dtype) for link in evidence.chain]
     header, tokenizer = own.message.header, records.manifest.tokenizer
     return [
-        *state_assumptions(header, tokenizer, records.plan, own.dtype, spec, records.prior),
+        *state_assumptions(
+            *(header, tokenizer, records.plan, own.dtype, spec, records.prior),
+            derived_seed=records.plan.seed == derive_seed(shard.sha256 for shard in records.manifest.shards),
+        ),
         *state_base_assumptions(records.bases, records.prior),
         *state_chain_assumptions(links, evidence.prior.held_out),
         *state_unit_assumptions(spec.bounds),

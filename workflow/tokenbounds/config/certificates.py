@@ -45,7 +45,14 @@ class EvaluationSpec(Checked):
     sample_tokens: Annotated[
         PositiveInt | None, Field(description="Approximate number of tokens to sample and score; `null` scores all.")
     ] = None
-    seed: Annotated[int, Field(ge=0, description="Seed of the sample.")] = 0
+    seed: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="Seed of the sample; `null` derives it from the hashes of the corpus's tokens, so that nobody "
+            "can have picked a draw that suits a model. The certificate says which.",
+        ),
+    ] = None
     shards: Annotated[PositiveInt, Field(description="Number of scoring jobs.")] = 2
     dtype: Annotated[
         Literal["float32", "bfloat16"],

@@ -23,6 +23,7 @@ from tokenbounds.corpus.manifest import MANIFEST_NAME
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import atomic_path, sha256_file
+from tokenbounds.scores.seeds import derive_seed
 from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal, sha256_of_sealed
 
 SCHEMA_VERSION = 1
@@ -222,12 +223,13 @@ def plan_corpus(corpus_directory: Path | str, spec: Any, out: Path | str) -> Non
         The plan's Parquet file.
     """
     corpus = Corpus.open(corpus_directory, verify=True)
+    seed = derive_seed(shard.sha256 for shard in corpus.manifest.shards) if spec.seed is None else spec.seed
     table = plan_scoring(
         corpus.lengths,
         context=spec.context,
         stride=spec.stride,
         sample_tokens=spec.sample_tokens,
-        seed=spec.seed,
+        seed=seed,
         shards=spec.shards,
         visible_tokens=spec.visible_tokens,
     )

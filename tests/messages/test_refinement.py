@@ -196,7 +196,7 @@ def test_a_refinement_names_one_uniform_message_of_the_same_model(nested, checkp
             encode_model(
                 folder, FINE, tmp_path / "n.tbm", tmp_path / "n.json", side_information=[tmp_path / f"{name}.tbm"]
             )
-    with pytest.raises(MessageError, match="needs that one message"):
+    with pytest.raises(MessageError, match="needs that message"):
         encode_model(
             folder, FINE, tmp_path / "n.tbm", tmp_path / "n.json", side_information=[coarse, tmp_path / "book.tbm"]
         )

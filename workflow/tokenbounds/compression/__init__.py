@@ -1,1 +1,1 @@
-"""Encoding: what finds a message for a model."""
+"""Encoding: finding a message for a model."""

@@ -1,9 +1,9 @@
-"""The rate that minimises a bound: a search over real encodings of a model, each judged by the bound to expect.
+"""The rate that minimises a bound: a search over real encodings of a model, each judged by its expected bound.
 
 Finer steps lower the loss and lengthen the message. Each candidate is encoded, decoded again and scored on a pilot
-sample of the corpus; `forecast` says what bound its losses and its size give on the whole corpus. The search is free:
-a bound holds for all messages at once, and the scale that is chosen is inside the message. What must not be chosen
-on is the sample that a certificate scores; the pilot has a seed of its own.
+sample of the corpus; `forecast` says what bound its losses and its size give on the whole corpus. The search is free: a
+bound holds for all messages at once, and the scale that is chosen is inside the message. The choice must not depend on
+the sample that a certificate scores; the pilot has a seed of its own.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ def encode_best(
 
 
 def minimise(value: Callable[[float], float], start: float) -> float:
-    """The argument near which a function with one valley on a logarithmic scale is least; only asked points are given.
+    """The argument near which a function with one minimum, on a logarithmic scale, is least; it is evaluated there.
 
-    From `start` it goes downhill by octaves, then narrows the bracket by golden sections to an eighth of one.
+    From `start` it goes downhill by octaves, then narrows the bracket by golden sections to an eighth of an octave.
     """
     known: dict[float, float] = {}
 
@@ -121,7 +121,7 @@ def minimise(value: Callable[[float], float], start: float) -> float:
 
 
 class _Trials:
-    """Encodings at several scales, kept in a folder, and the bounds to expect of them."""
+    """Encodings at several scales, kept in a folder, and the bounds to expect from them."""
 
     def __init__(self, encode: Callable[..., Any], spec: MessageSpec, corpus: Corpus, folder: Path) -> None:
         self._encoder, self._spec, self._corpus, self._folder = encode, spec, corpus, folder
@@ -132,7 +132,7 @@ class _Trials:
         return f"{scale.hex()}.tbm"
 
     def first_scale(self) -> float:
-        """The scale at three bits a weight."""
+        """The scale at three bits per weight."""
         self._encode("first.tbm", Target(bits_per_weight=_FIRST_RATE))
         return float(read_json(self._folder / "first.json")["quantization"]["linear"]["scale"])
 
@@ -157,7 +157,7 @@ class _Trials:
         return path
 
     def _losses(self, path: Path) -> np.ndarray:
-        """Losses in bits of the pilot's tokens, those of windows drawn as training draws them, float64[n]."""
+        """Losses in bits of the pilot's tokens, from windows drawn as in training, float64[n]."""
         model: Any = decode_message(path)
         target = self._spec.quantizer.target  # type: ignore[union-attr]
         context = min(512, model.config.max_position_embeddings)

@@ -1,4 +1,4 @@
-"""One checkpoint to one message, outside any study: load, calibrate if need be, encode, and score before and after."""
+"""From a checkpoint to a message, outside any study: load, calibrate if needed, encode, score before and after."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Texts:
 
 
 def read_text(path: Path, source: str, gguf_file: str | None, vocabulary_size: int) -> MemoryCorpus:
-    """One text as a corpus of one document, in the tokens of a checkpoint's own tokenizer, else in bytes.
+    """One text as a corpus of one document, in the tokens of a checkpoint's own tokenizer, or in bytes.
 
     Raises
     ------
@@ -77,8 +77,8 @@ def message_spec(
 ) -> MessageSpec:
     """The row of a message from the command line: a kind and `key=value` options, or a YAML file.
 
-    With neither it is the best quantizer for pretrained models, `watersic`, at two bits a linear weight. Keys may have
-    dots (`target.bits_per_weight=2`); values are YAML. The file holds a row of `messages`, as in a study.
+    With neither it is the best quantizer for pretrained models, `watersic`, at two bits per linear weight. Keys may
+    have dots (`target.bits_per_weight=2`); values are YAML. The file holds a row of `messages`, as in a study.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def message_spec(
 
 
 def check_message(row: Mapping[str, Any], *, calibrated: bool = False) -> MessageSpec:
-    """A row of `messages`, outside any study: checked, with the names that mean nothing there filled in.
+    """A row of `messages`, outside any study: checked, with placeholders for names that have no meaning there.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def encode_checkpoint(
     source : str
         A folder of ours (with `card.json`), a Hugging Face folder, the folder of a GGUF file, or a hub name.
     spec : MessageSpec
-        Of its names none means anything here.
+        Its names of rows have no meaning here.
     out, report : path
     gguf_file : str, optional
         The GGUF file in the folder.
@@ -191,7 +191,7 @@ def _check_outputs(out: Path, report: Path, source: str, texts: Texts) -> None:
 
 
 def mean_loss_bits(model: PreTrainedModel, text: MemoryCorpus) -> float:
-    """Mean loss in bits a token of all tokens of a text, in windows of up to 1024 tokens side by side, float32."""
+    """Mean loss in bits per token over all tokens of a text, in adjacent windows of up to 1024 tokens, float32."""
     scores = score_documents(model, text, context=_CONTEXT, stride=_CONTEXT, options=ScoringOptions(batch_tokens=4096))
     return float(np.concatenate([each.nll_bits for each in scores]).mean(dtype=np.float64))
 

@@ -1,4 +1,4 @@
-"""What general-purpose compressors make of a message's symbols, on a sample that they finish in seconds."""
+"""Sizes of a message's symbols under general-purpose compressors, on a sample that takes them seconds."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def compare_coders(symbols: Sequence[np.ndarray], coder: Coder, limit: int = SAM
         The codes of each tensor; uint8 [values, bytes] where bytes are coded column by column, see `exact`.
     coder : {"adaptive", "static"}
     limit : int
-        Of more symbols than this, only the first rows of each tensor are compared, in the same share of all.
+        If there are more symbols than this, only the first rows of each tensor are compared, the same share of each.
 
     Returns
     -------
     dict of str to int
-        `symbols` (how many were compared), and bits: `ours`, `gzip`, `xz`, `zstd`. The others get one byte a symbol if
-        all fit, else four.
+        `symbols` (how many were compared), and bits: `ours`, `gzip`, `xz`, `zstd`. The others get one byte per symbol
+        if all fit, otherwise four.
     """
     sample = _first_rows(symbols, limit)
     return {
@@ -42,7 +42,7 @@ def compare_coders(symbols: Sequence[np.ndarray], coder: Coder, limit: int = SAM
 
 
 def compressed_bits(symbols: Sequence[np.ndarray]) -> dict[str, int]:
-    """Bits that gzip, xz and zstd need for the same symbols, one byte each if they fit, else four."""
+    """Bits that gzip, xz and zstd need for the same symbols, one byte each if they fit, otherwise four."""
     import pyarrow as pa
 
     flat = np.concatenate([codes.reshape(-1).astype(np.int32) - 128 * (codes.dtype == np.uint8) for codes in symbols])

@@ -71,7 +71,7 @@ def encode_model(
     CorpusError
         If the corpus holds a token that the model does not know.
     """
-    # Find the integers: the row says which sort of model it is for, the registry which method.
+    # Find the integers: the row says which sort of model it is for, the registry gives the method.
     directory, row = Path(model_directory), spec.quantizer
     if spec.smoothing_head is not None and row.models in ("chain", "online"):
         what = "a Markov chain" if row.models == "chain" else "an online reference"
@@ -86,15 +86,15 @@ def encode_model(
     coarse = read_message(messages[0]) if len(messages) == 1 else None
     sources = Sources(spec.coder, corpus, Path(calibration) if calibration else None, coarse)
     found, record = METHODS[type(row)](row, subject, sources)
-    # Write them: what the decoder must know first in the header, hashes and codes in the parts.
+    # Write them: what the decoder must know first goes into the header, hashes and codes into the parts.
     header = {"model": subject.header, "quantizer": found.header(), "coder": spec.coder}
     named = SideInformation(subject.base, None if coarse is None else coarse.sha256)
     parts = [*named.parts(), *found.to_parts(spec.coder)]
-    # A message that holds no values names the model in the folder that is encoded: decoding finds it there.
+    # A message without values names the model in the folder that is encoded: decoding finds it there.
     where = places if found.holds_values else [directory]
     head, head_report = _smoothing_head(render_message(header, parts), subject, spec, corpus, where)
     data = render_message(header, [*parts, *([head.to_part()] if head else [])])
-    # Nothing is written unless the bytes alone decode to the values that the codes stand for.
+    # Nothing is written unless the bytes alone decode to the values of the codes.
     values = found.dequantize()
     _check_decoded(data, values, head, where)
     message = parse_message(data)
@@ -136,10 +136,10 @@ def _check_decoded(
         again = {name: value.detach().numpy() for name, value in coded_parameters(decoded).items()}
     found = smoothing_head_of(decoded)
     if (found and found.to_part()) != (head and head.to_part()):
-        raise MessageError("the smoothing head decodes to other values than were encoded. Report this as a defect.")
+        raise MessageError("the smoothing head decodes to values other than those encoded. Report this as a defect.")
     for name, value in values.items():
         if again[name].tobytes() != np.ascontiguousarray(value).tobytes():
-            raise MessageError(f"{name} decodes to other values than were encoded. Report this as a defect.")
+            raise MessageError(f"{name} decodes to values other than those encoded. Report this as a defect.")
 
 
 def _common_report(message: Message, spec: MessageSpec) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _common_report(message: Message, spec: MessageSpec) -> dict[str, Any]:
 
 
 def _report(message: Message, found: Format, sizes: Mapping[str, int], coder: Coder) -> dict[str, Any]:
-    """About a message of tensors with so many values each; a lattice has fewer codes than values."""
+    """The report on a message of tensors with these numbers of values; a lattice has fewer codes than values."""
     symbols, count = found.symbols(), max(sum(sizes.values()), 1)
     entropies = {name: round(symbols_entropy_bits(codes), 1) for name, codes in zip(sizes, symbols, strict=True)}
     return {

@@ -10,13 +10,13 @@ from tokenbounds.errors import MessageError
 from tokenbounds.messages.formats.grid import GridTensors, default_value, exponent_of, step_of
 from tokenbounds.messages.formats.scaled import ScaledFormat, ScaledMatrix
 
-VECTOR_RATIO = 0.25  # step of vectors beside other formats, before they are made finer
+VECTOR_RATIO = 0.25  # step of vectors in messages of other formats, before it is made finer
 _VECTOR_FINENESS = 8.0  # norms and biases are few and matter much: their steps are finer by this factor
 _MOST_STEPS = 1 << 29
 
 
 def round_by_spread(tensors: Mapping[str, np.ndarray], step_ratio: float) -> GridTensors:
-    """Round to steps of `step_ratio` × the root mean square of what differs from the default, vectors finer.
+    """Round to steps of `step_ratio` × the root mean square of differences from the default, more finely for vectors.
 
     Parameters
     ----------

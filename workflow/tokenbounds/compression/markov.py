@@ -1,4 +1,4 @@
-"""A chain's counts as a message: at the price of a bit that promises the best certificate."""
+"""A chain's counts as a message, at the price per bit for which the best certificate is expected."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _FIRST_PRICE = 20.0
 _ROUNDS = 4
 _PRICE_FACTOR = 0.7
 _PASSES = 3
-_CONFIDENCE_NATS = 3.0  # about ln(1/0.05): only steers the search for a good size
+_CONFIDENCE_NATS = 3.0  # about ln(1/0.05): only guides the search for a good size
 
 
 def quantize_counts(spec: CountsQuantizer, subject: Chain, sources: Sources) -> tuple[MarkovFormat, dict[str, Any]]:
-    """The tables that promise the best certificate for the corpus that was counted.
+    """The tables for which the best certificate is expected on the corpus that was counted.
 
-    A few prices of a message bit, in bits of the corpus, are tried: from the marginal price of a first attempt on, the
-    price falls by a factor as long as that helps, then rises. What is chosen is in the message, so nothing more is
-    owed for the search.
+    A few prices of a message bit, in bits of the corpus, are tried: starting from the marginal price of a first
+    attempt, the price falls by a factor as long as that helps, then rises. What is chosen is in the message, so the
+    search costs nothing more.
     """
     card, grams, counts = subject.card, subject.grams, subject.counts
     pruner = Pruner(card, grams, counts, spec.levels, spec.threshold)
@@ -53,7 +53,7 @@ def quantize_counts(spec: CountsQuantizer, subject: Chain, sources: Sources) -> 
 def promised_loss(losses: np.ndarray, counts: np.ndarray, size_bits: int, vocabulary_size: int) -> tuple[float, float]:
     """Estimate the certified loss in bits, and what one more message bit would cost in bits of the whole corpus.
 
-    Freedman's form of the gap, sqrt(2 · variance · L/m) + range · L/(3m), stands in for the certificate's.
+    The certificate's gap is approximated by Freedman's form, sqrt(2 · variance · L/m) + range · L/(3m).
     """
     tokens = int(counts.sum())
     mean = float((losses * counts).sum()) / tokens

@@ -1,14 +1,14 @@
 """Choosing a chain's weights: rate against distortion.
 
-A weight is worth its bits only if it saves enough of the corpus's code length, since what a certificate pays for one
-message bit is `price` > 1 bits of the corpus. Minimised is
+A weight is worth its bits only if it saves enough of the corpus's code length, since a certificate pays `price` > 1
+bits of the corpus for one message bit. The objective
 
     sum over tokens of −log2 p(token) + price · (bits of the tables),
 
-by alternating two majorisations. Over a context's weights, log2(W + UNIT) lies below its tangent, so that given W each
-token's weight is chosen alone. Between orders, −log2(w + UNIT · p_below) splits its count between the weight and
-the lower order in the proportion of their shares (an expectation step), so that lower orders are fitted to what is
-left to them.
+is minimised by alternating two majorisations. Over a context's weights, log2(W + UNIT) is below its tangent, so given W
+each token's weight is chosen by itself. Between orders, −log2(w + UNIT · p_below) splits its count between the weight
+and the lower order in proportion to their shares (an expectation step), so that lower orders are fitted to what is left
+to them.
 
 References
 ----------
@@ -32,7 +32,7 @@ _BUCKETS = 48  # of half octaves of the lower order's probability
 _FIRST_TOTALS = (0.25, 1, 4, 16, 64, 256, 1024)  # W/UNIT from which the majorisation starts
 _RESTARTS = (0.5, 1.0, 2.0)
 _STEPS = 5
-_MOST_BACKED_OFF = 64  # a context is taken to leave at least one part in so many to the lower order
+_MOST_BACKED_OFF = 64  # a context is assumed to leave at least one part in this many to the lower order
 _FIRST_ENTRY_BITS = 8.0
 _FIRST_CONTEXT_BITS = 12.0
 _SAMPLED_CELLS = 1 << 22
@@ -55,7 +55,7 @@ class _Order:
 
 
 class Pruner:
-    """Finds the tables of a chain that a price per message bit asks for."""
+    """Finds the tables of a chain that are best at a given price per message bit."""
 
     def __init__(self, card: MarkovCard, grams: np.ndarray, counts: np.ndarray, levels: int, threshold: int) -> None:
         self._card = card

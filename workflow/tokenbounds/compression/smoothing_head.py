@@ -1,8 +1,8 @@
 """Training of a smoothing head on the bound itself, then rounding it to few bits.
 
-What is minimised is the bound that a certificate would state if the whole corpus were like a part of it, drawn by
-seed: every step takes all tokens of the part, and prices the message with the head in it. The step of the rounding and
-the least weight are chosen by the same measure.
+It minimises the bound that a certificate would state if the whole corpus were like a part of it that is drawn by seed:
+every optimizer step uses all tokens of the part, and prices the message with the head in it. The step of the rounding
+and the smallest weight are chosen by the same measure.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def train_smoothing_head(
     message_bits
         Size of the message without the head, bits.
     spec
-        Which bound, how many tokens, steps and weights at most.
+        Which bound, and the numbers of tokens, steps and weights.
 
     Returns
     -------

@@ -38,8 +38,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a model's weights through their quantization; `tensors` are changed in place.
 
-    Minimises mean nll_bits + rate_weight × (estimated bits of the message) / (tokens of the corpus), so that
-    `rate_weight` is what a bit of message per corpus token is worth in bits of loss per token.
+    Minimises mean nll_bits + rate_weight × (estimated bits of the message) / (tokens of the corpus), so `rate_weight`
+    is what a bit of message per corpus token is worth in bits of loss per token.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What is encoded, and what its encoding may read besides it."""
+"""What is encoded, and what else encoding may read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Subject:
     directory
         Its folder.
     header
-        What its message's header says of it.
+        What its message's header says about it.
     base
         The hash of the model that its message names, if it names one.
     """
@@ -63,7 +63,7 @@ class Transformer(Subject):
         return {name: value.detach().float().cpu().numpy() for name, value in coded_parameters(self.model).items()}
 
     def dense_card(self, kind: str) -> ModelCard:
-        """The card of a model that is not an adapter; a quantizer of this kind is for no others.
+        """The card of a model that is not an adapter; quantizers of this kind accept no others.
 
         Raises
         ------
@@ -92,7 +92,7 @@ class Sources:
     Attributes
     ----------
     coder
-        What will code the message: sizes are its sizes.
+        What will code the message, so sizes are those under this coder.
     corpus
         Tokens to train on.
     calibration
@@ -108,7 +108,7 @@ class Sources:
 
 
 def load_subject(directory: Path, models: Models, places: Sequence[Path]) -> Subject:
-    """Read as much of a model's folder as quantizers for such `models` need; its base is looked for in `places`."""
+    """Read what quantizers for such `models` need from a model's folder; its base is looked for in `places`."""
     if models == "chain":
         chain, grams, counts = load_counts(directory)
         return Chain(directory=directory, header=chain.to_dict(), card=chain, grams=grams, counts=counts)
@@ -123,5 +123,5 @@ def load_subject(directory: Path, models: Models, places: Sequence[Path]) -> Sub
         base = adapters.base_sha256
         return Transformer(directory=directory, header=adapters.header(), base=base, model=model, card=adapters)
     model, card = load_checkpoint(directory)
-    header = {**card.to_dict(), "vocabulary_size": card.vocabulary_size}  # named always: auditors read it
+    header = {**card.to_dict(), "vocabulary_size": card.vocabulary_size}  # always stated: auditors read it
     return Transformer(directory=directory, header=header, model=model, card=card)

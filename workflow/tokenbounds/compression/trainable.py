@@ -1,9 +1,9 @@
 """Quantized tensors that can be trained: straight-through values and a differentiable estimate of their bits.
 
 Forward, a weight is its quantized value; backward, rounding is the identity (Bengio et al. 2013, arXiv 1308.3432).
-Steps and codebook values are learned with the weights. The bits of a code come from a table of code lengths,
-refitted to the present codes, and interpolated linearly between neighbouring codes: its slope is what moving to the
-cheaper neighbour saves, and at the optimum refitting has no gradient of its own (the envelope theorem).
+Steps and codebook values are learned with the weights. The bits of a code come from a table of code lengths, refitted
+to the present codes, and interpolated linearly between neighbouring codes: its slope is the saving from moving to the
+cheaper neighbour, and at the optimum refitting adds no gradient of its own (the envelope theorem).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def straight_through(exact: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor
 
 
 class TrainableTensor(nn.Module):
-    """One tensor: its float weight and whatever its quantizer learns besides."""
+    """One tensor: its float weight and whatever else its quantizer learns."""
 
     def __init__(self, weight: np.ndarray) -> None:
         super().__init__()
@@ -125,6 +125,6 @@ def code_lengths(codes: torch.Tensor) -> torch.Tensor:
 
 
 def freeze_grids(tensors: Mapping[str, TrainableGrid]) -> GridTensors:
-    """Round for good, to the learned steps."""
+    """Round permanently, to the learned steps."""
     weights = {name: tensor.values() for name, tensor in tensors.items()}
     return round_to_steps(weights, {name: tensor.exponent() for name, tensor in tensors.items()})

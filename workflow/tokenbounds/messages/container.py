@@ -4,9 +4,9 @@ Layout (byte-exact in docs/message-format.md)::
 
     "TBM" version | varint length, header | varint count | (kind, varint length, data)* | checksum
 
-Every field is fixed in size or preceded by its length, so that no message is a prefix of another (Kraft's inequality
+Every field has a fixed size or is preceded by its length, so no message is a prefix of another (Kraft's inequality
 holds for file sizes). The header is canonical JSON, raw-deflated with a preset dictionary that belongs to the format
-version. Nothing of torch is imported here.
+version. torch is not imported here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PART_KINDS = {"codebooks": 1, "scales": 2, "symbols": 3, "values": 4, "smoothing
 _KIND_NAMES = {code: name for name, code in PART_KINDS.items()}
 _VARINT_MAX_BYTES = 8
 
-# Usual headers and keys, the most usual text last, where deflate reaches it with the shortest distances.
+# Common headers and keys, the most common text last, where deflate reaches it with the shortest distances.
 _DICTIONARY = (
     b'"activation_function":"gelu","layer_norm_epsilon":1e-05,"scale_attn_weights":true,"hidden_act":"silu"'
     b'"attention_bias":true,"mlp_bias":true,"sliding_window":4096,"head_dim":64,"rope_parameters":{"rope_theta":10000.0,'

@@ -35,7 +35,7 @@ from tokenbounds.models.card import ModelCard
 from tokenbounds.models.markov.chain import MarkovChain
 from tokenbounds.models.online.card import OnlineCard, is_online
 
-# What a file of a given size may ask for: real messages spend far more, and a small hostile one cannot ask for much.
+# What a file of a given size may ask for. Real messages stay far below, and a small hostile one cannot ask for much.
 FREE_CODED, CODED_PER_BYTE = 1 << 12, 1 << 12
 FREE_PARAMETERS, PARAMETERS_PER_BYTE = 1 << 20, 1 << 16
 FREE_LAYERS, BYTES_PER_LAYER = 64, 16
@@ -150,7 +150,7 @@ def export_huggingface(
 
 
 def _move_files(source: Path, target: Path) -> None:
-    """Move the files of a folder into another, its configuration last: a folder without one is not whole."""
+    """Move the files of a folder into another, its configuration last: a folder without one is incomplete."""
     target.mkdir(parents=True, exist_ok=True)
     (target / "config.json").unlink(missing_ok=True)
     for path in sorted(source.iterdir(), key=lambda path: path.name == "config.json"):
@@ -181,7 +181,7 @@ def _decode_transformer(message: Message, places: Sequence[Path]) -> PreTrainedM
 
 
 def _holds_values(message: Message) -> bool:
-    """Whether a message holds any; one that only names a model is checked to do nothing else.
+    """Whether a message holds values; one that only names a model is checked to do nothing else.
 
     Raises
     ------
@@ -197,7 +197,7 @@ def _holds_values(message: Message) -> bool:
 def _check_coarse(message: Message, coarse: Message, named: SideInformation) -> None:
     """A refinement and what it refines must be messages of the same model."""
     if set(coarse.header) != _HEADER_KEYS or coarse.header["model"] != message.header["model"]:
-        raise MessageError("the coarse message is one of another model. Refine a message of the same model.")
+        raise MessageError("the coarse message belongs to another model. Refine a message of the same model.")
     beneath = SideInformation.of(coarse)
     if beneath.coarse is not None or beneath.base != named.base:
         raise MessageError("the coarse message is a refinement itself, or has another base.")
@@ -213,7 +213,7 @@ def _build(card: object, size_bytes: int) -> PreTrainedModel:
 
 
 def _build_over_base(message: Message, sha256: str, places: Sequence[Path]) -> PreTrainedModel:
-    """The base that a message names, with places for its adapter if it has one."""
+    """The base that a message names, with an empty adapter if the message has one."""
     header = message.header["model"]
     size = header.get("vocabulary_size")
     if not isinstance(size, int) or set(header) - {"family", "vocabulary_size", "parameterization"}:

@@ -1,7 +1,7 @@
 """Side information: what a message is decoded with besides its own bytes, a base model or a coarse message it refines.
 
 Each is named by a SHA-256 in the message's part `side_information`, and the hashes are paid for with the message. What
-a hash names is looked for in files that the caller names, or else where a study keeps it: messages next to the message,
+a hash names is looked for in files that the caller names, or where a study keeps it: messages next to the message,
 models in `models/` next to the folder of messages. It is used only if its own bytes or values have the hash.
 """
 
@@ -24,7 +24,7 @@ MESSAGE_SUFFIX = ".tbm"
 
 @dataclass(frozen=True)
 class SideInformation:
-    """What a message is decoded with besides its own bytes, by hash; None where it needs no such thing.
+    """What a message is decoded with besides its own bytes, by hash; None for what it does not need.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ def find_places(source: Path | str | bytes, named: Iterable[Path | str] = ()) ->
     Parameters
     ----------
     source
-        The message's file or the model's folder, beside which a study keeps things; bytes have no place.
+        The message's file or the model's folder, around which a study keeps its files; bytes have no place.
     named
         Files of messages; checkpoint folders, Hugging Face folders or GGUF files of models. For a kind that is not
         named, those of the study around `source` are returned.

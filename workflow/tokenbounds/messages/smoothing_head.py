@@ -1,8 +1,8 @@
-"""A smoothing head: how far each prediction is smoothed, read off the model's last hidden state.
+"""A smoothing head: how much each prediction is smoothed, read off the model's last hidden state.
 
 A linear function of the hidden state that predicts token i, rounded, is the position of token i's weight alpha on a
-grid of powers of two. It sees what the model sees, the tokens before i, so that alpha is predictable
-(docs/bounds.md, "A weight for each token"). Its values are part of the message and hence paid for.
+grid of powers of two. It sees what the model sees, the tokens before i, so alpha is predictable (docs/bounds.md, "A
+weight for each token"). Its values are part of the message, and so they are paid for.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class SmoothingHead:
         Raises
         ------
         MessageError
-            If its part is damaged in a way that shows.
+            If its part is detectably damaged.
         """
         from tokenbounds.messages.coding.tensors import decode_codes
         from tokenbounds.messages.formats.grid import EXPONENTS, LEAST_EXPONENT
@@ -102,7 +102,7 @@ def read_alphas(message: Message) -> tuple[float, ...]:
     Raises
     ------
     MessageError
-        If the head's part is damaged in a way that shows.
+        If the head's part is detectably damaged.
     """
     if not has_head(message):
         return ()

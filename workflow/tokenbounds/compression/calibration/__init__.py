@@ -1,1 +1,1 @@
-"""What a model does on a sample of text, block by block: what quantizers of pretrained models are given."""
+"""Statistics of a model on a sample of text, block by block, for quantizers of pretrained models."""

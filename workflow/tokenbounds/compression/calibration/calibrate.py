@@ -1,7 +1,7 @@
-"""Calibrate a model: one pass forwards and one backwards over its blocks, one block in memory at a time.
+"""Calibrate a model: one forward and one backward pass over its blocks, one block in memory at a time.
 
-Hidden states between blocks are kept in a scratch file. The pass backwards runs each block again with its linear layers
-watched, takes the gradient of the summed loss through it, and hands the gradient on to the block before.
+Hidden states between blocks are kept in a scratch file. The backward pass runs each block again with hooks on its
+linear layers, takes the gradient of the summed loss through it, and passes the gradient on to the block before.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def calibrate_model(
     corpus : Corpus
         Tokens of the model's own tokenizer.
     spec : CalibrationSpec
-        How many tokens, in windows of how many, sampled with which seed, and the precision of computing.
+        Number of tokens, length of windows, seed of the sample, and precision of the computation.
     out : path
     corpus_sha256 : str
         Of the corpus's manifest, for the record.
@@ -72,7 +72,7 @@ def calibrate_model(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = LayerwiseModel(directory, torch.device(device), getattr(torch, spec.dtype))
-    # A model may also predict more tokens than its tokenizer knows, whose number is rounded up for the hardware.
+    # A model may also predict more tokens than its tokenizer knows: their number is often rounded up for the hardware.
     check_known(corpus, model.card.vocabulary_size)
     context = min(spec.context, model.card.context)
     windows = pack_windows(corpus, spec.tokens, context, spec.seed)
@@ -92,7 +92,7 @@ def calibrate_model(
         passes.forwards()
         loss_bits = passes.head()
         passes.backwards()
-    LOGGER.info("calibrated on %d tokens: %.4f bits a token", windows.tokens, loss_bits)
+    LOGGER.info("calibrated on %d tokens: %.4f bits per token", windows.tokens, loss_bits)
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class _Passes:
                 LOGGER.info("forwards: block %d of %d", index + 1, self._model.blocks)
 
     def head(self) -> float:
-        """Loss in bits, gradients after the last block, and what concerns the head."""
+        """Loss in bits, gradients after the last block, and the head's own statistics."""
         moments: dict[str, torch.Tensor] = {}
         vocabulary = self._model.card.vocabulary_size
         variance = torch.zeros(vocabulary, device=self._model.device)

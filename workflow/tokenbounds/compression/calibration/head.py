@@ -53,8 +53,7 @@ def pass_head(model: LayerwiseModel, hidden: torch.Tensor, targets: torch.Tensor
 def loss_gradient(logits: torch.Tensor, targets: torch.Tensor, variance: torch.Tensor) -> tuple[torch.Tensor, float]:
     """The gradient of the summed cross-entropy at the logits, float32 [rows, vocabulary], and the sum in nats.
 
-    Rows whose target is -100 have no loss. The memory of `logits` is written over; the other parameters are as in
-    `pass_head`.
+    Rows whose target is -100 have no loss. `logits` is overwritten; the other parameters are as in `pass_head`.
     """
     kept, chosen = targets != IGNORED, targets.clamp(min=0)[:, None]  # [rows], [rows, 1]
     logarithms = torch.log_softmax(logits, dim=-1)  # [rows, vocabulary]

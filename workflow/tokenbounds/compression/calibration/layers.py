@@ -13,12 +13,12 @@ from transformers.pytorch_utils import Conv1D
 from tokenbounds.errors import CalibrationError
 from tokenbounds.models.card import ModelCard
 
-# The list of blocks and the norm behind them, by family. Blocks take hidden states first and return hidden states.
+# The list of blocks and the norm after them, by family. Blocks take hidden states first and return hidden states.
 _STRUCTURES = {
     "gpt2": ("transformer.h", "transformer.ln_f"),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), ("model.layers", "model.norm")),
 }
-# Layers that read the same values as another of their block: second moments are kept once.
+# Layers with the same inputs as another of their block: second moments are kept once.
 _SHARED_INPUTS = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 
 HEAD_INPUTS, LOOKUP_OUTPUTS = "head", "lookup"
@@ -33,7 +33,7 @@ class Matrix:
     name : str
         Of the parameter.
     use : {"linear", "lookup", "head", "tied"}
-        A linear layer of a block; a table that tokens or positions are looked up in; the head; table and head in one.
+        A linear layer of a block; a table in which tokens or positions are looked up; the head; table and head in one.
     transposed : bool
         Whether it is stored as [inputs, outputs].
     group : str
@@ -47,7 +47,7 @@ class Matrix:
 
 
 def check_calibratable(card: ModelCard) -> None:
-    """Refuse a model that cannot be calibrated, before hours are spent.
+    """Refuse a model that cannot be calibrated, before hours are spent on it.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A model that is held one block at a time, so that it may be larger than memory, of a CPU or of a GPU."""
+"""A model held one block at a time, so that it may be larger than the memory of the CPU or GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tokenbounds.models.checkpoint import WEIGHTS_FILE, check_weights, load_card
 
 
 class _Reached(Exception):
-    """The first block has been called; nothing behind it is needed."""
+    """The first block has been called; nothing after it is needed."""
 
 
 class LayerwiseModel:
@@ -47,7 +47,7 @@ class LayerwiseModel:
         check_weights(self._path, self.card)
         with init_empty_weights(include_buffers=False):
             self.model = empty_model(self.card)
-        self.model.tie_weights()  # what is loaded for one is then the other's too
+        self.model.tie_weights()  # then what is loaded for one is loaded for the other
         self._prefix = blocks_name(self.model) + "."
         self._load([name for name, _ in self.model.named_parameters() if not name.startswith(self._prefix)])
         self.model.tie_weights()
@@ -67,7 +67,7 @@ class LayerwiseModel:
         return self.card.hidden
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """Hidden states [batch, time, hidden] that enter the first block; remembers what else blocks are given.
+        """Hidden states [batch, time, hidden] that enter the first block; remembers the blocks' other arguments.
 
         All batches must have the same shape.
         """
@@ -89,7 +89,7 @@ class LayerwiseModel:
 
     @contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:
-        """Block `index` with its weights, which are given up again at the end."""
+        """Block `index` with its weights, which are released at the end."""
         prefix = f"{self._prefix}{index}."
         names = [name for name, _ in self.model.named_parameters() if name.startswith(prefix)]
         self._load(names)

@@ -15,7 +15,7 @@ from tokenbounds.compression.calibration.layers import Matrix
 
 
 class BlockMoments:
-    """Watches the linear layers of one block while it runs forwards and backwards; a context manager.
+    """Watches the linear layers of one block during forward and backward passes; a context manager.
 
     Attributes
     ----------

@@ -19,9 +19,9 @@ class Windows:
     Attributes
     ----------
     inputs, targets : int64 array [windows, context]
-        Each document follows the corpus's start token, which is a target nowhere (-100).
+        Each document follows the corpus's start token, which is never a target (-100).
     documents : tuple of int
-        Numbers of the documents that are in it, the last one perhaps in part.
+        Numbers of the documents in them; the last one may be incomplete.
     """
 
     inputs: np.ndarray
@@ -37,7 +37,7 @@ class Windows:
 def pack_windows(corpus: TokenSource, tokens: int, context: int, seed: int) -> Windows:
     """Pack documents, drawn without replacement by `seed`, into windows of `context` tokens until there are `tokens`.
 
-    A corpus that is smaller is taken whole, up to the last full window.
+    A smaller corpus is used completely, up to the last full window.
 
     Raises
     ------

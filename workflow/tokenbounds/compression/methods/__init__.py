@@ -1,8 +1,8 @@
-"""Methods: what finds a message's integers for a model.
+"""Methods: functions that find a message's integers for a model.
 
 A method is a function of a quantizer's row, the model and what else may be read. It returns the model in a format of
-`messages.formats`, and what the encoder's report says of how it was found. One entry a quantizer: nothing else in the
-library asks for its kind.
+`messages.formats`, and what the encoder's report says about how it was found. There is one entry per quantizer: nothing
+else in the library asks what kind it is.
 """
 
 from __future__ import annotations

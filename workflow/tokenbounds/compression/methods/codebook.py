@@ -30,7 +30,7 @@ _ITERATIONS = 64
 def quantize_codebook(
     spec: CodebookQuantizer, subject: Transformer, sources: Sources
 ) -> tuple[CodebookFormat, dict[str, Any]]:
-    """Learn a codebook a matrix, put vectors on grids, and train both if the row says so."""
+    """Learn one codebook per matrix, put vectors on grids, and train both if the row says so."""
     tensors = subject.tensors
     codebooks = {
         name: learn_codebook(finite(name, tensor), spec.levels) for name, tensor in tensors.items() if tensor.ndim >= 2
@@ -80,7 +80,7 @@ def learn_codebook(values: np.ndarray, size: int) -> np.ndarray:
 
 
 def round_codebook(centres: np.ndarray) -> np.ndarray:
-    """Strictly increasing float16 values of a codebook, zeros positive."""
+    """Strictly increasing float16 values of a codebook; zeros have a positive sign."""
     rounded = np.unique(centres.astype(np.float16)) + np.float16(0.0)
     if not np.all(np.isfinite(rounded)):
         raise MessageError("a codebook value is not finite, or beyond what 16 bits hold (65504).")

@@ -1,4 +1,4 @@
-"""Published codes: those that were kept when the checkpoint was imported."""
+"""Published codes, kept since the checkpoint was imported."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tokenbounds.models.pretrained.quip_sharp import load_codes
 def quantize_published(
     spec: PublishedQuantizer, subject: Transformer, sources: Sources
 ) -> tuple[PublishedFormat, dict[str, Any]]:
-    """Read the codes, and check that the model's values are what they stand for.
+    """Read the codes, and check that they give the model's values.
 
     Raises
     ------
     MessageError
-        If there are none, or they stand for other values.
+        If there are none, or they give other values.
     """
     tensors = subject.tensors
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
@@ -34,5 +34,5 @@ def quantize_published(
     others = {name: tensor for name, tensor in tensors.items() if name not in coded}
     for name, weight in codes.dense(shapes).items():
         if weight.tobytes() != np.ascontiguousarray(tensors[name]).tobytes():
-            raise MessageError(f"{subject.directory}: {name} is not what its codes stand for. Import the model again.")
+            raise MessageError(f"{subject.directory}: {name} is not what its codes decode to. Import the model again.")
     return PublishedFormat(shapes, codes, others), {}

@@ -1,4 +1,4 @@
-"""A reference: nothing is to be found, the hash is in the message already."""
+"""A reference: there is nothing to find, the hash is already in the message."""
 
 from __future__ import annotations
 

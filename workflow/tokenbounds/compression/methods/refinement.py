@@ -28,9 +28,9 @@ def quantize_refinement(
         If there is none, or it is not a uniform message of the same model.
     """
     if sources.coarse is None:
-        raise MessageError(f"a refinement of '{spec.of}' needs that one message. Pass its file.")
+        raise MessageError(f"a refinement of '{spec.of}' needs that message. Pass its file.")
     if sources.coarse.header.get("model") != subject.header:
-        raise MessageError(f"message '{spec.of}' is one of another model. Refine one of the same model.")
+        raise MessageError(f"message '{spec.of}' belongs to another model. Refine one of the same model.")
     coarse = decode_format(sources.coarse, subject.model)
     if not isinstance(coarse, GridTensors):
         raise MessageError(f"message '{spec.of}' is not uniform, and only uniform messages can be refined.")
@@ -47,7 +47,7 @@ def refine(coarse: GridTensors, factor: int, tensors: Mapping[str, np.ndarray]) 
     """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     if {name: codes.shape for name, codes in coarse.codes.items()} != shapes:
-        raise MessageError("the coarse message is one of another model: its tensors differ.")
+        raise MessageError("the coarse message belongs to another model: its tensors differ.")
     offsets = {}
     for name, tensor in tensors.items():
         fine = nearest_codes(name, tensor, fine_step(coarse.exponents[name], factor))

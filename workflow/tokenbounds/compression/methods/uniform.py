@@ -1,4 +1,4 @@
-"""Uniform quantization: a step a tensor by its spread, then straight-through training of weights and steps."""
+"""Uniform quantization: one step per tensor by its spread, then straight-through training of weights and steps."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """LDLQ: rounding the columns of a weight one after the other, each correcting for the errors of those before.
 
 With the inputs' second moments H = E[x xᵀ], rounding W to W − E costs tr(E H Eᵀ). Factor H = (I + U) D (I + U)ᵀ, U
-strictly upper triangular and D diagonal; then the cost is Σ_k D_k ‖(E (I + U))_k‖². Column k of E (I + U) is
-W_k + Σ_{j<k} E_j U_jk minus what W_k is rounded to: so rounding *this* target, column after column, makes the cost a
-weighted sum of the roundings' own errors, with nothing left that feedback could gain.
+strictly upper triangular and D diagonal; then the cost is Σ_k D_k ‖(E (I + U))_k‖². Column k of E (I + U) is W_k +
+Σ_{j<k} E_j U_jk minus what W_k is rounded to: so rounding *this* target, column by column, makes the cost a weighted
+sum of the roundings' own errors, with nothing left for feedback to gain.
 
 References
 ----------
@@ -22,7 +22,7 @@ from scipy.linalg import solve_triangular
 from tokenbounds.errors import CalibrationError
 
 DAMPING = 1e-4
-_PANEL = 128  # columns whose feedback is computed one by one; what follows is updated once a panel
+_PANEL = 128  # columns whose feedback is computed one by one; later columns are updated once per panel
 
 QuantizeBlock = Callable[[np.ndarray, int], np.ndarray]
 
@@ -36,7 +36,7 @@ class LdlFactor:
     feedback : float64 array [inputs, inputs]
         U, strictly upper triangular.
     diagonal : float64 array [inputs]
-        D, positive: the variance of each input that those before it do not explain, given all those behind.
+        D, positive: the variance of each input that those before it do not explain, given all those after it.
     """
 
     feedback: np.ndarray
@@ -52,7 +52,7 @@ def ldl_factor(hessian: np.ndarray, damping: float = DAMPING) -> LdlFactor:
         Symmetric and positive semidefinite.
     damping : float
         Added to the diagonal, as a share of its mean. Diagonals are heavy-tailed (the greatest may be 10^4 times the
-        median), so that 0.01, which is common, drowns most inputs.
+        median), so 0.01, which is common, swamps most inputs.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def ldl_factor(hessian: np.ndarray, damping: float = DAMPING) -> LdlFactor:
     mean = float(np.trace(matrix)) / max(size, 1)
     matrix[np.diag_indices(size)] += damping * mean if mean > 0 else 1.0
     try:
-        # Cholesky's factor of the matrix read backwards is, read backwards, upper triangular.
+        # The Cholesky factor of the reversed matrix is, reversed again, upper triangular.
         upper = np.linalg.cholesky(matrix[::-1, ::-1])[::-1, ::-1]
     except np.linalg.LinAlgError as error:
         raise CalibrationError(
@@ -87,7 +87,8 @@ def ldlq(weight: np.ndarray, factor: LdlFactor, quantize_block: QuantizeBlock, b
     quantize_block : function (targets float64 [outputs, block], first column's index) -> values [outputs, block]
         Rounds `block` columns at once; called in column order. The last call may have fewer columns.
     block : int
-        Columns a call, 1 for scalar rounding, 8 for an eight-dimensional lattice. Inside a block there is no feedback.
+        Columns per call: 1 for scalar rounding, 8 for an eight-dimensional lattice. Inside a block there is no
+        feedback.
 
     Returns
     -------
@@ -103,13 +104,13 @@ def ldlq(weight: np.ndarray, factor: LdlFactor, quantize_block: QuantizeBlock, b
     panel = block * max(_PANEL // block, 1)
     for start in range(0, columns, panel):
         stop = min(start + panel, columns)
-        # In a panel, targets take in the errors made since it began: [block, done] @ [done, outputs].
+        # Within a panel, targets include the errors made since it began: [block, done] @ [done, outputs].
         for first in range(start, stop, block):
             here = slice(first, min(first + block, stop))
             wanted = targets[here] + feedback[here, start:first] @ errors[start:first]
             values[here] = np.asarray(quantize_block(wanted.T, first)).T
             errors[here] = weight.T[here] - values[here]
-        # The panel's errors reach all columns behind it in one product, [behind, panel] @ [panel, outputs].
+        # The panel's errors reach all later columns in one product, [behind, panel] @ [panel, outputs].
         targets[stop:] += feedback[stop:, start:stop] @ errors[start:stop]
     return np.ascontiguousarray(values.T)
 

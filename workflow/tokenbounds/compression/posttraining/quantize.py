@@ -24,7 +24,7 @@ Quantize = Callable[[Any, Transformer, Sources], tuple[Format, dict[str, Any]]]
 
 
 def quantize_to_target(rounding: type[Rounding]) -> Quantize:
-    """The method that rounds matrices in one way, at the scale that the row's target asks for."""
+    """The method that rounds matrices in one way, at the scale for the row's target."""
 
     def quantize(spec: Any, subject: Transformer, sources: Sources) -> tuple[Format, dict[str, Any]]:
         """Quantize a model.
@@ -63,7 +63,7 @@ def quantize_to_target(rounding: type[Rounding]) -> Quantize:
 
 
 def _calibration_record(calibration: Calibration | None) -> dict[str, Any] | None:
-    """What the report says of a calibration: its record, and what it means for what is scored."""
+    """What the report says about a calibration: its record, and its consequences for scoring."""
     if calibration is None:
         return None
     tokens, corpus = calibration.record["tokens"], calibration.record["corpus"]
@@ -94,7 +94,7 @@ def open_calibration(sources: Sources, subject: Transformer) -> Calibration | No
 def quantize_tables(
     tensors: Mapping[str, np.ndarray], matrices: Sequence[Matrix], bits_per_weight: float, coder: Coder
 ) -> tuple[dict[str, ScaledMatrix], dict[str, Any]]:
-    """Embeddings and head of a model, rounded to nearest with a step a row so as to take so many bits.
+    """Embeddings and head of a model, rounded to nearest, with one step per row, to take this many bits.
 
     Returns
     -------
@@ -112,7 +112,7 @@ class _Task:
     """One search; `record` fills while it runs."""
 
     target: Target
-    table_rate: float | None  # bits a weight of embeddings and head, if they have a scale of their own
+    table_rate: float | None  # bits per weight of embeddings and head, if they have a scale of their own
     rounder: Rounder
     matrices: Sequence[Matrix]
     coder: Coder

@@ -1,8 +1,8 @@
-"""Rate–distortion-optimised rounding: what codes cost in bits, and rounding that takes this into account.
+"""Rate–distortion-optimised rounding: what codes cost in bits, and rounding that takes that cost into account.
 
 A code costs about what the adaptive coder pays for it. The coder predicts magnitudes from those seen in the same row
-and column; so does this model: every (row, column) has a band, by the logarithm of the magnitude expected there,
-and every band has its own table of code lengths, learned from codes of a round before.
+and column; so does this model: every (row, column) has a band, by the logarithm of the magnitude expected there, and
+every band has its own table of code lengths, learned from the codes of the previous round.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _compiled: Any = compiled(error_model="numpy", nogil=True)
 
 @dataclass(frozen=True)
 class RateModel:
-    """Code lengths by place and magnitude.
+    """Code lengths by position and magnitude.
 
     Attributes
     ----------
     row_bands : int32 array [rows]
     column_bands : int32 array [columns]
-        Their sum, kept in range, is the band of a place.
+        Their sum, kept in range, is the band of a position.
     lengths : float64 array [bands, magnitudes]
         Bits of a code of each magnitude, its sign included; greater ones are charged by their logarithm.
     """
@@ -54,11 +54,11 @@ class RateModel:
         return cls(row_bands, column_bands, _lengths(counts, grids))
 
     def bits(self, codes: np.ndarray) -> float:
-        """What codes [rows, columns] cost in all."""
+        """What codes [rows, columns] cost in total."""
         return float(_total_bits(codes, self.row_bands, self.column_bands, self.lengths))
 
     def column_of_bands(self, column: int) -> np.ndarray:
-        """The band of each place of a column, int64 [rows]."""
+        """The band of each position in a column, int64 [rows]."""
         bands = self.row_bands.astype(np.int64) + int(self.column_bands[column])
         return np.clip(bands, 0, len(self.lengths) - 1)
 
@@ -77,8 +77,8 @@ def round_column(targets: np.ndarray, column: int, model: RateModel, rate_weight
         Which column of the matrix it is.
     model : RateModel
     rate_weight : float
-        Squared steps a bit is worth. On the rate–distortion curve of fine uniform quantization, error = step²/12 and a
-        bit less is a step twice as large: the slope is (2 ln 2)/12 ≈ 0.12.
+        Squared steps a bit is worth. On the rate–distortion curve of fine uniform quantization, error = step²/12, and
+        one bit less doubles the step: the slope is (2 ln 2)/12 ≈ 0.12.
 
     Returns
     -------

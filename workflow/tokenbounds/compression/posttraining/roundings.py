@@ -28,11 +28,12 @@ from tokenbounds.models.pretrained.hadamard import rotate_weight, weight_rotatio
 
 _MAX_CODE = float(1 << 29)
 _ROWS_AT_ONCE = 8192  # rows are rounded independently: a large vocabulary need not be held in several copies
-# A bit is worth about 0.36 squared steps on the grid of both cosets, of which each has steps twice as large.
+# A bit is worth about 0.36 squared steps on the grid of both cosets; each coset alone has steps twice as large.
 _TRELLIS_RATE_WEIGHT = 3.0
-# Sensitivity that every row has, as a share of the mean: what calibration did not see.
+# Sensitivity that every row has at least, as a share of the mean, for what calibration did not see.
 _UNSEEN = 0.05  # of a table
-# Of a linear layer. A unit that hardly ever acted would have so large a step that errors in other layers wake it up.
+# Of a linear layer. A unit that was almost never active would get so large a step that errors in other layers activate
+# it.
 _QUIET = 0.3
 
 # (targets in steps, column, rows that they are of) -> codes
@@ -64,7 +65,7 @@ class Rounding(ABC):
         scale : float
             Common factor of all steps.
         rates : RateModel, optional
-            Learned from the codes of a round before.
+            Learned from the codes of the previous round.
         """
 
     def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
@@ -72,7 +73,7 @@ class Rounding(ABC):
         return 1.0
 
     def finish(self, scaled: ScaledFormat, matrices: Sequence[Matrix]) -> Format:
-        """The message's format of a model whose matrices were rounded so."""
+        """The message's format of a model whose matrices were rounded this way."""
         return scaled
 
 
@@ -117,7 +118,7 @@ class RotatedFeedback(Rounding):
         columns = np.zeros(weight.shape[1], dtype=np.int32)
         if matrix.use != "linear":
             return round_plainly(weight, rms_exponents(weight, scale, "row"), columns)
-        # The decoder rotates back what is stored, so that rotations are those of the stored shape: R W Qᵀ.
+        # The decoder rotates back what is stored, so the rotations are those of the stored shape: R W Qᵀ.
         stored = weight.T if matrix.transposed else weight
         rotated = rotate_weight(np.ascontiguousarray(stored), self._spec.seed, matrix.name)
         upright = np.ascontiguousarray(rotated.T) if matrix.transposed else rotated
@@ -129,7 +130,7 @@ class RotatedFeedback(Rounding):
         return round_with_feedback(upright, factor, rms_exponents(upright, scale, "tensor"), columns)
 
     def finish(self, scaled: ScaledFormat, matrices: Sequence[Matrix]) -> Format:
-        """Rotated, all but the matrices that are not linear layers."""
+        """All matrices rotated, except those that are not linear layers."""
         plain = tuple(index for index, matrix in enumerate(matrices) if matrix.use != "linear")
         return RotatedFormat(scaled, self._spec.seed, plain)
 
@@ -180,7 +181,7 @@ class SensitivitySteps(Rounding):
 
 
 def table_sensitivity(calibration: Calibration, matrix: Matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Second moments and row sensitivities of an embedding or head, whose rows' Hessians it nearly is the product of.
+    """Second moments and row sensitivities of an embedding or head; their products nearly are its rows' Hessians.
 
     As a head, row v has the Hessian a_v H: a_v is the mean of p_v (1 − p_v), H the final hidden states' moments. As a
     table it has b_v G: b_v is how often v is looked up, G the gradients' moments. Of a tied matrix, which is both, the
@@ -218,10 +219,10 @@ def rms_exponents(weight: np.ndarray, scale: float, steps: str) -> np.ndarray:
 
 
 def staggered_exponents(steps: np.ndarray) -> np.ndarray:
-    """Exponents of row steps, of which equal ones are not all rounded the same way.
+    """Exponents of row steps; equal steps are not all rounded the same way.
 
-    Most tokens of a vocabulary are in a calibration too rarely to differ. If all their steps moved at once, no scale
-    would meet some targets.
+    Most tokens of a vocabulary occur too rarely in a calibration for their sensitivities to differ. If all their steps
+    moved at once, no scale would meet some targets.
     """
     spread = (np.arange(len(steps)) + 0.5) / len(steps) - 0.5
     return exponents_of(steps * np.exp2(spread / STEPS_PER_OCTAVE))
@@ -242,8 +243,8 @@ def round_with_feedback(
     choose: Choice | None = None,
     rows_at_once: int = _ROWS_AT_ONCE,
 ) -> ScaledMatrix:
-    """LDLQ onto the grid of the steps: to the nearest codes, or those that `choose` takes."""
-    # Outputs are independent given the inputs' moments: so many rows at a time, each part [rows, inputs].
+    """LDLQ onto the grid of the steps: to the nearest codes, or those that `choose` returns."""
+    # Outputs are independent given the inputs' moments: this many rows at a time, each part [rows, inputs].
     codes = np.empty(weight.shape, dtype=np.int32)
     row_steps, column_steps = steps_of(rows).astype(np.float64), steps_of(columns).astype(np.float64)
     for first in range(0, len(weight), rows_at_once):
@@ -268,7 +269,7 @@ def round_with_feedback(
 
 
 def _by_cost(rates: RateModel, rate_weight: float) -> Choice:
-    """Each code on its own, of least error and bits."""
+    """Each code on its own, for the least error and bits."""
 
     def choose(wanted: np.ndarray, column: int, here: slice) -> np.ndarray:
         return round_column(wanted, column, rates.rows(here), rate_weight)
@@ -277,7 +278,7 @@ def _by_cost(rates: RateModel, rate_weight: float) -> Choice:
 
 
 def _along_trellis(rates: RateModel, rate_weight: float, machine: Trellis) -> Choice:
-    """A column's codes together, of least error and bits among those that a trellis allows."""
+    """A column's codes together, for the least error and bits among those that a trellis allows."""
 
     def choose(wanted: np.ndarray, column: int, here: slice) -> np.ndarray:
         bands = rates.column_of_bands(column)[:, None]

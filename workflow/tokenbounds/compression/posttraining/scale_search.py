@@ -28,7 +28,7 @@ _SAMPLED_WEIGHTS = 20_000_000  # a rough scale is found on as many weights
 
 @dataclass
 class Rounder:
-    """Rounds the matrices of a model again and again, each time with code lengths learned the time before.
+    """Rounds the matrices of a model repeatedly, each time with code lengths learned the time before.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Rounder:
         return np.ascontiguousarray(tensor.T) if matrix.transposed else tensor
 
     def estimated_bits(self, matrices: Sequence[Matrix], scale: float) -> float:
-        """What the codes of a round cost by their own code lengths; steps are not in it."""
+        """What the codes of a round cost by their own code lengths; steps are not included."""
         rounded = self.round(matrices, scale)
         bits = 0.0
         for matrix in matrices:
@@ -74,10 +74,10 @@ def encoded_bits(matrices: Mapping[str, ScaledMatrix], coder: Coder = "adaptive"
 
 
 def find_scale(bits: Callable[[float], float], wanted: float, guess: float, slack: float | None = None) -> float:
-    """The scale at which a falling function of it is `wanted`, to within `slack` (without it, 1 % and 50 bytes).
+    """The scale at which a decreasing function is `wanted`, to within `slack` (by default 1 % and 50 bytes).
 
-    Steps of the secant method on the logarithm of the scale, kept inside the bracket of what is known. The function may
-    drift, as code lengths are learned: a side of the bracket that two steps in a row did not move is given up.
+    The secant method on the logarithm of the scale, kept inside the known bracket. The function may drift as code
+    lengths are learned, so a side of the bracket that two steps in a row did not move is discarded.
 
     Raises
     ------
@@ -104,12 +104,12 @@ def find_scale(bits: Callable[[float], float], wanted: float, guess: float, slac
 
 
 def _next_position(known: Sequence[tuple[float, float]], wanted: float) -> float:
-    # Points (log2 of the scale, bits) in order of the scale: bits fall, so that the finer ones come first.
+    # Points (log2 of the scale, bits) in order of the scale: bits fall, so the finer ones come first.
     finer = [point for point in known if point[1] > wanted]
     coarser = [point for point in known if point[1] <= wanted]
     if not finer or not coarser:
         position, found = finer[-1] if finer else coarser[0]
-        # No bracket yet: go as many octaves as twice the logarithm of how far the size is off, at most four.
+        # No bracket yet: move by twice the logarithm of the ratio of sizes, in octaves, at most four.
         step = np.clip(np.log2(max(found, 1.0) / wanted) * 2, -4, 4)
         return float(position + (max(step, _LEAST_STEP) if finer else min(step, -_LEAST_STEP)))
     (low, above), (high, below) = finer[-1], coarser[0]
@@ -118,7 +118,7 @@ def _next_position(known: Sequence[tuple[float, float]], wanted: float) -> float
 
 
 def rough_scale(rounder: Rounder, matrices: Sequence[Matrix], bits_per_weight: float) -> float:
-    """A scale at which a sample of the matrices takes about so many bits a weight, by estimate."""
+    """A scale at which a sample of the matrices takes about this many bits per weight, by estimate."""
     sizes = {matrix.name: rounder.tensors[matrix.name].size for matrix in matrices}
     stride = max(1, round(sum(sizes.values()) / _SAMPLED_WEIGHTS))
     sample = _every(matrices, stride)
@@ -131,7 +131,7 @@ def rough_scale(rounder: Rounder, matrices: Sequence[Matrix], bits_per_weight: f
 
 
 def _every(matrices: Sequence[Matrix], stride: int) -> list[Matrix]:
-    """Every `stride`-th matrix of each kind of layer, so that a sample is like the whole."""
+    """Every `stride`-th matrix of each kind of layer, so that the sample resembles the whole."""
     seen: dict[str, int] = {}
     sample = []
     for matrix in matrices:

@@ -48,11 +48,11 @@ def quantize_sequences(
     Returns
     -------
     int64 array [length, sequences]
-        On the grids that the machine allows, from state 0. The cost is the least there is among points that enclose
-        the value or lie next to zero.
+        On the grids that the machine allows, from state 0. The cost is the least among points that enclose the value or
+        are next to zero.
     """
-    # One sequence at a time. `choices`: the four codes that branches may take at each place (two grids × two parities).
-    # `origins`: by which branch the cheapest path reaches each state at each place. Backwards along it is the answer.
+    # One sequence at a time. `choices`: the four codes that branches may take at each position (2 grids × 2 parities).
+    # `origins`: the branch by which the cheapest path reaches each state at each position. Backwards it is the answer.
     count, sequences = values.shape
     points = np.empty((count, sequences), dtype=np.int64)
     origins = np.empty((count, len(machine.odd)), dtype=np.uint8)
@@ -93,7 +93,7 @@ def _forward(
     origins: np.ndarray,
     choices: np.ndarray,
 ) -> int:
-    """Viterbi's forward pass; fills origins (state and parity a path came by) and choices, returns the best end."""
+    """Viterbi's forward pass: fills origins (state and parity a path came from) and choices; returns the best end."""
     following, odd = machine.following, machine.odd
     costs, extended = np.full(odd.size, np.inf), np.empty(odd.size)  # [states]: least cost of a path that ends there
     branches = np.empty(4)  # cost of the best code by 2 · grid + parity

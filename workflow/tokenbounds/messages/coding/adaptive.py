@@ -2,8 +2,8 @@
 
 Each integer becomes binary decisions: zero or not, sign, then "larger still?" up to `_UNARY`, then an Exp-Golomb
 escape. Several contexts (magnitudes of the neighbours, running means of the row and the column) each predict a
-decision; a small online logistic mixer weighs them; a 32-bit range coder with carry writes the decision. Nothing is
-a float and all tables come from correctly rounded decimals, so that bytes are identical on every machine.
+decision; a small online logistic mixer weighs them; a 32-bit range coder with carry writes the decision. No floats are
+used and all tables come from correctly rounded decimals, so that bytes are identical on every machine.
 
 References
 ----------
@@ -38,7 +38,7 @@ MAX_MAGNITUDE = (1 << 30) - 1
 Machines = Sequence[Trellis | None] | None
 
 _NO_TRELLIS = Trellis(np.zeros((1, 2), dtype=np.int64), np.zeros(1, dtype=np.int64))
-_COUNT_CARRIED = 30  # how sure statistics from one array still are at the start of the next
+_COUNT_CARRIED = 30  # confidence in one array's statistics at the start of the next
 
 
 def _new_plane(codes: np.ndarray, cols: int, machine: Trellis, side: np.ndarray | None) -> Plane:
@@ -81,9 +81,10 @@ def encode_planes(
     planes : sequence of int arrays [rows, cols]
         Neighbours in rows and columns are contexts of each other. |value| ≤ `MAX_MAGNITUDE`.
     machines : sequence of Trellis or None, optional
-        A trellis for each array of grid points, each column a sequence; which grid is known there, and costs nothing.
+        A trellis for each array of grid points, each column a sequence; which grid a point is on is then known, and
+        costs nothing.
     sides : sequence of int arrays [rows, cols], optional
-        For each plane integers that the decoder knows beforehand, whose magnitudes are a context too.
+        For each plane, integers that the decoder knows beforehand, whose magnitudes are a context too.
 
     Returns
     -------
@@ -97,7 +98,7 @@ def encode_planes(
     """
     tables = coding_tables()
     machines = machines or [None] * len(planes)
-    # One model and one range coder for all arrays: what the first taught it, the second begins with.
+    # One model and one range coder for all arrays: the second begins with what the first taught the model.
     model = new_model(tables, 2 if any(machines) else 1)
     stream = Stream(_new_registers(False), np.zeros(1 << 14, dtype=np.uint8))
     known = sides or repeat(None, len(planes))
@@ -108,11 +109,11 @@ def encode_planes(
         if machine and not np.array_equal(grid_points(codes_of(array), machine), array):
             raise MessageError("values are not on the grids that their trellis allows.")
         plane, done = _new_plane(codes, max(array.shape[1], 1), machine or _NO_TRELLIS, side), 0
-        # The kernel stops when the buffer is nearly full; a longer copy of it, and it goes on where it stopped.
+        # The kernel stops when the buffer is nearly full; it goes on where it stopped with a longer copy.
         while (done := code_plane(stream, model, tables, plane, done)) < codes.size:
             size = 2 * stream.data.size + int(stream.registers[PENDING])
             stream = Stream(stream.registers, np.concatenate([stream.data, np.zeros(size, dtype=np.uint8)]))
-        # Less sure at the start of the next array, so that the model adapts if that one is different.
+        # Less confident at the start of the next array, so that the model adapts if that one is different.
         np.minimum(model.counts, _COUNT_CARRIED, out=model.counts)
     pending = np.zeros(int(stream.registers[PENDING]) + MARGIN_BYTES, dtype=np.uint8)
     return _flush(Stream(stream.registers, np.concatenate([stream.data, pending])))

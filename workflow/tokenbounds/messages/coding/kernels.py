@@ -19,19 +19,19 @@ _BINS = 2 + 2 * _UNARY  # decisions a symbol may need: zero?, sign, then "this m
 _DIRECT = 64 * 40  # mean magnitude, in 64ths, beyond which no unary part is coded
 _EXPONENTS = 31
 _TREE_BITS = 6  # leading mantissa bits of an escape with adaptive probabilities
-_INPUTS = 5  # contexts that each predict a decision: none, row × column, neighbours, the two next, row and column
+_INPUTS = 5  # contexts that each predict a decision: none, row × column, neighbours, the two nearest, row and column
 _INITIAL_WEIGHTS = (9830, 26214, 13107, 13107, 13107)  # in 65536ths: 0.15, 0.4, 0.2, 0.2, 0.2
 _BANDS = 48  # of a quantized logarithm of an expected magnitude
 _PAIRS = 24  # coarser bands, of the row and of the column apart
 _CLIPPED = 5  # a neighbour counts as −2 … 2
-# How many contexts each input tells apart; states of all inputs lie one behind the other, `_BINS` to a context.
+# How many contexts each input distinguishes; the states of all inputs follow one another, `_BINS` per context.
 _SLOTS = (1, _BANDS, _BANDS, _CLIPPED * _CLIPPED, _PAIRS * _PAIRS)
 _ALL_SLOTS = sum(_SLOTS)
 _STATE_BITS = 22
 _HALF = 1 << (_STATE_BITS - 1)
 _COUNT_LIMIT = 1023
 _STRETCH_LIMIT = 2900  # 256 × the logit of 1 − 2^-16, rounded up
-MARGIN_BYTES = 512  # one symbol never writes more, pending carries aside
+MARGIN_BYTES = 512  # one symbol never writes more, apart from pending carries
 LOW, RANGE, CACHE, PENDING, POSITION, DECODING = range(6)
 
 # Without numba's reference counting (nothing here allocates) the coder is ten times as fast.
@@ -209,7 +209,8 @@ def _code_plain(stream: Stream, states: np.ndarray, slot: int, bit: int) -> int:
 @_inlined
 def _code_escape(stream: Stream, states: np.ndarray, value: int) -> int:
     """Exp-Golomb code of `value` ≥ 1: its bit length in unary, then its other bits, the leading ones adaptive."""
-    # In unary how many bits follow the leading one. Encoding, the condition reads `value`; decoding, the stream.
+    # In unary, how many bits follow the leading one. When encoding, the condition reads `value`; when decoding, the
+    # stream.
     exponent = 0
     while exponent < _EXPONENTS - 1 and _code_plain(stream, states, exponent, 1 if value >> (exponent + 1) else 0):
         exponent += 1
@@ -261,7 +262,7 @@ def _side_context(side: np.ndarray, cols: int, index: int) -> int:
 @_inlined
 def _set_contexts(model: Model, tables: Tables, plane: Plane, index: int, odd: int) -> None:
     """Choose each input's context for the symbol at `index`, on the even or odd grid, from what precedes it."""
-    # What the decoder knows as well: `left` and `second` in this row, `up` and `corner` (above right) in the one above.
+    # What the decoder knows too: `left` and `second` in this row, `up` and `corner` (above right) in the row above.
     codes, cols = plane.codes, plane.cols
     row, col = index // cols, index % cols
     left = codes[index - 1] if col > 0 else 0
@@ -303,7 +304,7 @@ def code_plane(stream: Stream, model: Model, tables: Tables, plane: Plane, start
     for index in range(start, plane.codes.size):
         if index % plane.cols == 0:
             plane.sums[0] = 0
-        # The caller gives a larger buffer and calls again: nothing here allocates.
+        # The caller then passes a larger buffer: nothing here allocates.
         if not stream.registers[DECODING]:
             used = stream.registers[POSITION] + stream.registers[PENDING]
             if used + MARGIN_BYTES > stream.data.size:

@@ -1,4 +1,4 @@
-"""Lattice codes in a message: planes of bytes over all layers together, entries apart from signs."""
+"""Lattice codes in a message: planes of bytes over all layers together, entries and signs in separate planes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def decode_lattice_codes(
     Raises
     ------
     MessageError
-        If the bytes are cut off or damaged in a way that shows.
+        If the bytes are cut off or detectably damaged.
     """
     ends = np.cumsum([0, *(rows * blocks for rows, blocks in shapes)])
     planes = []

@@ -1,4 +1,4 @@
-"""Bytes and floats as they are: coded where that saves anything, raw where it does not.
+"""Bytes and floats without loss: coded where that saves anything, raw where it does not.
 
 Bytes go in blocks; each is a static code with a table of its own, or raw. Floats become the narrowest of float16,
 bfloat16 and float32 that holds all of an array exactly, cut into planes of bytes, high bytes first.
@@ -38,7 +38,7 @@ def decode_bytes(data: bytes, offset: int, count: int) -> tuple[np.ndarray, int]
     Raises
     ------
     MessageError
-        If the bytes are cut off or damaged in a way that shows.
+        If the bytes are cut off or detectably damaged.
     """
     blocks = []
     for start in range(0, count, _BLOCK):
@@ -56,7 +56,7 @@ def decode_bytes(data: bytes, offset: int, count: int) -> tuple[np.ndarray, int]
 def encode_floats(arrays: Sequence[np.ndarray]) -> bytes:
     """Code finite float32 arrays of any shapes, exactly; shapes are not written.
 
-    Layout: one byte per array, which of the three formats; then, format by format, the planes of bytes of all its
+    Layout: one byte per array for which of the three formats; then, format by format, the planes of bytes of all its
     arrays.
     """
     formats = [_narrowest(array) for array in arrays]
@@ -89,7 +89,7 @@ def decode_floats(data: bytes, offset: int, sizes: Sequence[int]) -> tuple[list[
             planes[:, column], offset = decode_bytes(data, offset, count)
         values = _unpack(planes.tobytes(), which)
         if not np.all(np.isfinite(values)):
-            raise MessageError("a value that is coded lossless is not finite.")
+            raise MessageError("a value that is coded losslessly is not finite.")
         ends = np.cumsum([0, *(sizes[index] for index in members)])
         for index, start, end in zip(members, ends[:-1], ends[1:], strict=True):
             found[index] = values[start:end]

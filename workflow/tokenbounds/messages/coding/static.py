@@ -1,4 +1,4 @@
-"""Static entropy coding: integer frequencies in front, then constriction's range coder."""
+"""Static entropy coding: a table of integer frequencies, then constriction's range coder."""
 
 from __future__ import annotations
 

@@ -26,14 +26,14 @@ def encode_symbols(
     alphabet : int
         At most 2^30 (adaptive) or 2^17 between the least and greatest used symbol (static).
     coder : {"adaptive", "static"}
-        Adaptive: nothing in front but the most frequent symbol. Static: a table of integer frequencies.
+        Adaptive: preceded by the most frequent symbol only. Static: preceded by a table of integer frequencies.
     contexts : (rows, cols), optional
         Shape in which neighbours in a row and in a column resemble each other; used by the adaptive coder.
 
     Returns
     -------
     bytes
-        Neither count nor alphabet nor shape is inside: the decoder is told.
+        Neither count nor alphabet nor shape is included: the decoder must know them.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def decode_symbols(
 ) -> np.ndarray:
     """Decode what `encode_symbols` wrote; the other arguments must be the same.
 
-    Time and memory are bounded by `count` and `alphabet` for any bytes: the caller bounds these.
+    Time and memory are bounded by `count` and `alphabet`, whatever the bytes; the caller must bound these two.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def decode_symbols(
     Raises
     ------
     MessageError
-        If the bytes are damaged in a way that shows.
+        If the bytes are detectably damaged.
     """
     shape = _check(count, alphabet, coder, contexts)
     if coder == "static":

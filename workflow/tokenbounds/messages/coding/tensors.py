@@ -38,7 +38,8 @@ def encode_codes(
             [(codes_of(arrays[index]) if machines[index] else arrays[index]).reshape(-1) for index in group]
         )
         codes = codes.astype(np.int64)
-        # Static tables are of symbols from zero up: the least code goes in front, its sign in the lowest bit (zigzag).
+        # Static tables are for symbols from zero up: the least code is written first, its sign in the lowest bit
+        # (zigzag).
         least = int(codes.min()) if codes.size else 0
         block = encode_static(codes - least, 1 << 30)
         blocks += [write_varint(2 * abs(least) + (least < 0)), write_varint(len(block)), block]
@@ -57,7 +58,7 @@ def decode_codes(
     Raises
     ------
     MessageError
-        If the bytes are damaged in a way that shows.
+        If the bytes are detectably damaged.
     """
     machines = machines or [None] * len(shapes)
     if coder == "adaptive":
@@ -110,7 +111,7 @@ def _decode_static_groups(data: bytes, shapes: Sequence[Shape]) -> dict[int, np.
 
 
 def _order(shapes: Sequence[Shape]) -> list[int]:
-    """Matrices, then vectors, each in the model's order: alike next to alike, as statistics carry over."""
+    """Matrices, then vectors, each in the model's order: similar tensors are neighbours, as statistics carry over."""
     return sorted(range(len(shapes)), key=lambda index: len(shapes[index]) < 2)
 
 

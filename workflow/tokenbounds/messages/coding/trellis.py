@@ -1,9 +1,9 @@
 """The state machine of trellis quantization: which half of a fine grid each value of a sequence may choose from.
 
-Grid points are integers m, in steps. In each state only the even or only the odd ones are allowed; the code of m is
-k = (m − c) / 2 with c = 0 or 1, and its parity moves the machine on. The machine is that of Ungerboeck's codes for
-amplitude modulation, as a systematic encoder with feedback. A decoder runs it on integers alone; the best path
-through it is left to the encoder (`compression.posttraining.viterbi`).
+Grid points are integers m, in steps. In each state only the even or only the odd ones are allowed; the code of m is k =
+(m − c) / 2 with c = 0 or 1, and its parity drives the machine. The machine is that of Ungerboeck's codes for amplitude
+modulation, as a systematic encoder with feedback. A decoder runs it on integers alone; the best path through it is left
+to the encoder (`compression.posttraining.viterbi`).
 
 References
 ----------
@@ -74,7 +74,7 @@ def grid_points(codes: np.ndarray, machine: Trellis) -> np.ndarray:
     -------
     int64 array [length, sequences]
     """
-    # All sequences (columns) advance together, one place (row) at a time: `states` is [sequences].
+    # All sequences (columns) advance together, one position (row) at a time: `states` is [sequences].
     points = 2 * codes.astype(np.int64)
     states = np.zeros(codes.shape[1], dtype=np.int64)
     for place, row in enumerate(codes):

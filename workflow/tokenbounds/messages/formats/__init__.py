@@ -1,7 +1,7 @@
 """Formats: how a model's values are written in a message as integers, and how the integers become values again.
 
-One class per format, registered here under the `kind` that the header of its messages names. Formats need numpy and the
-coder only; what finds a model's integers is in `compression.methods`.
+One class per format, registered here under the `kind` that the header of its messages names. Formats need only numpy
+and the coder; finding a model's integers is the task of `compression.methods`.
 """
 
 from __future__ import annotations

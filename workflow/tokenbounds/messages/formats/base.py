@@ -1,4 +1,4 @@
-"""What a format is: a model as integers that the coder writes, and the values that they stand for."""
+"""What a format is: a model as integers that the coder writes, and the values that they represent."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class Format(ABC):
         Raises
         ------
         MessageError
-            If the bytes are damaged in a way that shows; nothing else is raised, for any bytes.
+            If the bytes are detectably damaged; nothing else is raised, whatever the bytes.
         """
 
     @abstractmethod
     def dequantize(self) -> dict[str, np.ndarray]:
-        """The values that the message stands for, by tensor, float32: the same bits for encoder and decoder."""
+        """The values that the message represents, by tensor, float32: the same bits for encoder and decoder."""
 
     @abstractmethod
     def symbols(self) -> list[np.ndarray]:

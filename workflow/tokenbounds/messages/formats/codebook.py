@@ -1,7 +1,7 @@
 """Codebooks: each matrix's values are indices into its own sorted, learned float16 values.
 
-The format of Lotfi et al. 2024, arXiv 2407.18158. Vectors (norms, biases) are too short to pay for a codebook: each is
-on a grid.
+The format of Lotfi et al. 2024, arXiv 2407.18158. Vectors (norms, biases) are too short to pay for a codebook, so each
+is on a grid.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tensors on their own grids: value = default + code × step, one step per tensor on a logarithmic scale.
 
-Norms and biases of every format are such tensors, and all tensors of the simplest one.
+In every format norms and biases are such tensors; in the simplest format all tensors are.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def exponent_of(step: float) -> int:
 
 
 def default_value(name: str, shape: Shape) -> np.float32:
-    """What code 0 stands for: 1 for the weights of norms (vectors named weight), else 0."""
+    """The value of code 0: 1 for the weights of norms (vectors named weight), otherwise 0."""
     return np.float32(1.0 if len(shape) == 1 and name.endswith("weight") else 0.0)
 
 
@@ -70,7 +70,7 @@ class GridTensors:
 
 
 def encode_exponents(exponents: list[int]) -> bytes:
-    """Code step exponents, neighbours alike."""
+    """Code step exponents; neighbours should be similar."""
     return encode_symbols(np.array(exponents, dtype=np.int64) - LEAST_EXPONENT, EXPONENTS)
 
 

@@ -1,9 +1,10 @@
 """A Markov chain: for each order, flags that say which contexts have a table, and the tables' weights as planes.
 
-Orders are coded from 0 upwards, and what is already coded orders what follows. First the contexts: those one token
-longer than a context below, most frequent first by the chain so far, one flag each. Then the weights: a plane with a
-column for each context, its tokens from the most probable to the least by the chain so far, so that neighbours in
-the plane are alike and the coder's contexts have something to learn from.
+Orders are coded from 0 upwards, and what is already coded determines the order of what follows. First come the
+contexts: those one token longer than a context of the order below, most frequent first under the chain so far, one flag
+each. Then come the weights: a plane with a column for each context, its tokens from the most to the least probable
+under the chain so far, so that neighbours in the plane are similar and the coder's contexts have something to learn
+from.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class MarkovFormat(Format):
     flags : tuple of bool arrays [candidates]
         Which candidates for a context have a table, up to the last that has one; order 0 has none to flag.
     planes : tuple of int32 arrays [ranks, contexts]
-        Symbols, 0 to levels, up to the last rank that any context uses: the weight of its rank-th likeliest token.
+        Symbols, 0 to levels, up to the last rank that any context uses: the weight of its rank-th most likely token.
     tables : tuple of Table
         What flags and planes say.
     """

@@ -1,4 +1,4 @@
-"""An online reference: the card in the header says it all, so there are no parts."""
+"""An online reference: the card in the header says everything, so there are no parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tokenbounds.models.online.card import OnlineCard
 
 @dataclass(frozen=True)
 class OnlineFormat(EmptyFormat):
-    """Nothing: what an online reference knows, it learns from the corpus that it predicts."""
+    """No values: an online reference learns everything from the corpus that it predicts."""
 
     kind: ClassVar[str] = "no_values"
 

@@ -1,4 +1,4 @@
-"""The codes of a published QuIP# checkpoint, as they are: nothing is rounded, nothing is lost.
+"""The codes of a published QuIP# checkpoint, unchanged: nothing is rounded, nothing is lost.
 
 The message holds the lattice codes of each coded layer with the published scales and signs, and every other tensor
 exactly. The decoder computes the same float32 weights from them as the import did.

@@ -1,4 +1,4 @@
-"""No values at all: the message names a model by its hash, and decodes to it as it is."""
+"""No values: the message names a model by its hash, and decodes to that model unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokenbounds.messages.formats.base import EmptyFormat, Format
 
 @dataclass(frozen=True)
 class ReferenceFormat(EmptyFormat):
-    """Nothing: the hash is in the part that holds all hashes."""
+    """No values: the hash is in the part that holds all hashes."""
 
     kind: ClassVar[str] = "reference"
 
@@ -34,7 +34,7 @@ class ReferenceFormat(EmptyFormat):
         is_plain = isinstance(card, dict) and set(card) == {"family", "vocabulary_size"}
         found = cls()
         if message.header.get("quantizer") != found.header() or not is_plain:
-            raise MessageError("a message that names a model as it is must hold its hash and nothing else.")
+            raise MessageError("a message that only names a model must hold its hash and nothing else.")
         if [part.kind for part in message.parts] != ["side_information"]:
-            raise MessageError("a message that names a model as it is must hold its hash and nothing else.")
+            raise MessageError("a message that only names a model must hold its hash and nothing else.")
         return found

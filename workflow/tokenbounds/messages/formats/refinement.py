@@ -1,8 +1,8 @@
 """Nested messages: the finer digits of a uniform quantization, coded on top of the coarse one.
 
 The coarse message says k: value = default + k × step. A refinement by a factor f says d: the fine code is f k + d, the
-fine step is step / f. Coarse and fine code are roundings of the same weight, so that |d| is at most f / 2 unless the
-coarse codes were trained further. Tensors, names and steps are the coarse message's.
+fine step is step / f. Coarse and fine code are roundings of the same weight, so |d| is at most f / 2 unless the coarse
+codes were trained further. Tensors, names and steps are the coarse message's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RefinementFormat(Format):
     ----------
     coarse : GridTensors
     factor : int
-        Fine steps in a coarse one, 2 to 256.
+        Fine steps per coarse step, 2 to 256.
     offsets : dict of str to int32 array
         Fine code − factor × coarse code.
     """

@@ -56,9 +56,9 @@ class ScaledMatrix:
     columns : int32 array [columns]
         Exponents of the column steps.
     states : int
-        Of the trellis that tells which grid, even or odd, each code is on; 0 without one.
+        Of the trellis that determines which grid, even or odd, each code is on; 0 without one.
     transposed : bool
-        Whether codes are coded transposed, because the trellis runs along rows. Else it runs along columns.
+        Whether codes are coded transposed, because the trellis runs along rows; otherwise it runs along columns.
     """
 
     codes: np.ndarray
@@ -119,7 +119,7 @@ class ScaledFormat(Format):
             return {"kind": self.kind}
         plain = [index for index, matrix in enumerate(self.matrices.values()) if not matrix.states]
         transposed = [index for index, matrix in enumerate(self.matrices.values()) if matrix.transposed]
-        # The key of messages is older than the name of the field.
+        # The key in messages is older than the field's name.
         return {"kind": self.kind, "trellis": states, "plain": plain} | ({"turned": transposed} if transposed else {})
 
     def symbols(self) -> list[np.ndarray]:
@@ -188,9 +188,9 @@ def _read_trellises(settings: Any, matrices: int) -> list[tuple[int, bool]]:
 
 
 def encode_scales(matrices: Sequence[ScaledMatrix], vectors: Sequence[int]) -> bytes:
-    """Code all exponents in one adaptive stream: medians of rows and columns, then vectors, then what differs.
+    """Code all exponents in one adaptive stream: medians of rows and columns, then vectors, then differences.
 
-    Exponents of a matrix are coded as differences to their median: the columns, which follow the inputs' spread, in
+    Exponents of a matrix are coded as differences from their median: the columns, which follow the inputs' spread, in
     one plane, the rows in another.
     """
     medians = np.zeros((len(matrices), 2), dtype=np.int64)

@@ -15,7 +15,7 @@ from tokenbounds.messages.formats.grid import GridTensors, decode_exponents, enc
 
 
 class UniformFormat(GridTensors, Format):
-    """A model whose tensors are `GridTensors`; a message of it can be refined."""
+    """A model whose tensors are `GridTensors`; its message can be refined."""
 
     kind: ClassVar[str] = "uniform"
 

@@ -26,7 +26,7 @@ LAYERS = (
     {"compression"},
     {"tasks"},
     {"report"},
-    {"cli", "console", "api", "external_files"},
+    {"cli", "console", "api", "external_files", "starter"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,44 @@ CoarseOption = Annotated[
     typer.Option("--coarse", metavar="FILE", help="The message that a refinement names by hash."),
 ]
 MessageArgument = Annotated[Path, typer.Argument(metavar="MESSAGE", help="A message (.tbm).")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A checkpoint's folder (a decoded message's too), a GGUF file, or a hub name."
+    ),
+]
+CorpusOption = Annotated[
+    list[str],
+    typer.Option(
+        "--corpus",
+        metavar="PATH|DATASET",
+        help="Text, JSON lines or Parquet files, folders or patterns (repeatable), or one data set of the hub or disk.",
+    ),
+]
+BecauseOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SENTENCE",
+        help="Why the model cannot depend on the text, with a date (2025-01-31); the certificate quotes it.",
+    ),
+]
+TargetOption = Annotated[
+    str, typer.Option(metavar="BITS|SIZE|best", help="Size of the message: bits per weight (2), 25MB, or best.")
+]
+SampleOption = Annotated[
+    int, typer.Option("--sample", min=0, metavar="TOKENS", help="About how many tokens to score; 0: all of them.")
+]
+ContextOption = Annotated[int, typer.Option(min=1, metavar="TOKENS", help="Tokens in a window.")]
+
+# As in tokenbounds.starter, which --help does not wait for.
+DEFAULT_SAMPLE, DEFAULT_CONTEXT = 30_000, 512
+
+
+class Prior(StrEnum):
+    """What a certificate's model may depend on."""
+
+    HELD_OUT = "held_out"
+    MESSAGE = "message"
 
 
 @app.callback(invoke_without_command=True)
@@ -205,6 +244,76 @@ def plan(
         raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
     forecast = Forecast(find_pilot(losses), vocabulary_size, BoundsSpec(delta=delta), block)
     show_forecast(SafeConsole(), forecast, find_bits(message), find_tokens(corpus), width)
+
+
+@app.command()
+def certify(
+    model: ModelArgument,
+    corpus: CorpusOption,
+    because: BecauseOption = None,
+    prior: Annotated[
+        Prior | None,
+        typer.Option(
+            help="held_out: the model never saw the text, and no bits are paid for; say why with --because. message: "
+            "every bit of the compressed model is paid for. Default: held_out if --because is given."
+        ),
+    ] = None,
+    target: TargetOption = "2",
+    sample: SampleOption = DEFAULT_SAMPLE,
+    context: ContextOption = DEFAULT_CONTEXT,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the results; default: results/MODEL.")
+    ] = None,
+    cores: Annotated[str, typer.Option(help="Cores to use, or all.")] = "all",
+) -> None:
+    """From a checkpoint and a text to a certificate, a table and a page: writes a study and runs it.
+
+    The study's YAML is in the folder of the results. Edit it and run it again with Snakemake: only what an edit
+    touches is computed again.
+    """
+    from tokenbounds import starter
+
+    if prior is None:
+        prior = Prior.HELD_OUT if because else Prior.MESSAGE
+    if (prior is Prior.HELD_OUT) != bool(because):
+        raise ConfigError(
+            '--prior held_out needs --because "…", a sentence with a date that says why the model cannot depend on the '
+            "text."
+            if prior is Prior.HELD_OUT
+            else "--because is for --prior held_out alone."
+        )
+    out = out or Path("results") / starter.row_name(model)
+    choices = starter.Choices(model, tuple(corpus), str(out), because, target, sample, context)
+    path = out / "study.yaml"
+    starter.write_starter(starter.starter_study(choices), path)
+    typer.echo(
+        f"The study is {path}. To change it, edit it and run: snakemake --cores all --configfile {path}", err=True
+    )
+    raise typer.Exit(starter.run_study(path, cores))
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="The study to write.")] = Path("study.yaml"),
+    model: Annotated[
+        str, typer.Option(prompt="Checkpoint (a folder, a GGUF file, or a hub name)", help="As for certify.")
+    ] = "",
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="Text to certify it for, as for certify (repeatable).")
+    ] = None,
+    because: BecauseOption = None,
+    target: TargetOption = "2",
+    sample: SampleOption = DEFAULT_SAMPLE,
+    context: ContextOption = DEFAULT_CONTEXT,
+) -> None:
+    """Write a commented starter study; asks for the model and the text if they are not given."""
+    from tokenbounds import starter
+
+    texts = corpus or typer.prompt("Text (files, folders, patterns, or a data set's name)").split()
+    results = str(Path("results") / path.stem)
+    choices = starter.Choices(model, tuple(texts), results, because, target, sample, context)
+    starter.write_starter(starter.starter_study(choices), path)
+    typer.echo(f"{path} is written. Run it: snakemake --cores all --configfile {path}")
 
 
 @app.command()

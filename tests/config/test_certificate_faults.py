@@ -100,6 +100,14 @@ def test_training_corpora_of_a_certificate_and_its_chain():
     assert training_corpora(study, study.certificates["c"]) == []
 
 
+def test_held_out_certificates_spend_nothing_on_azuma_unless_asked_to():
+    held = {"message": "published", "prior": "held_out", **BECAUSE}
+    assert parse(**held).certificates["c"].bounds.bounds == ("betting",)
+    assert parse(**held, bounds={"top_k": [1]}).certificates["c"].bounds.bounds == ("betting",)
+    assert parse(**held, bounds={"bounds": ["azuma", "betting"]}).certificates["c"].bounds.bounds[0] == "azuma"
+    assert parse().certificates["c"].bounds.bounds == ("azuma", "betting")
+
+
 def test_a_model_whose_data_are_unknown_may_only_be_held_out():
     raw = copy.deepcopy(STUDY)
     raw["models"]["published"] = {

@@ -112,7 +112,8 @@ class BoundsSpec(Checked):
             max_length=16,
             description="Which bounds to compute. `telescoped` and `mixture` (bits per token only) need a "
             "`chain`; those over `documents` and `sequences` (the plan's blocks) assume that these "
-            "are i.i.d. and need every token scored.",
+            "are i.i.d. and need every token scored. If it is left out with `prior: held_out`, it is `[betting]`: "
+            "there, with no message to pay for, Azuma's rows would take half of delta and seldom be the smaller.",
         ),
     ] = (BoundKind.AZUMA, BoundKind.BETTING)
     alphas: Annotated[

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.config.base import STRICT, Checked, Fault, Section
 from tokenbounds.config.calibrations import CalibrationSpec
 from tokenbounds.config.certificates import CertificateSpec, EvaluationSpec
@@ -85,23 +86,25 @@ def parse_study(raw: dict[str, Any]) -> Study:
         study = _STUDY.validate_python(raw)
     except ValidationError as error:
         raise _invalid(explain_errors(Study, error)) from error
-    study = _with_small_top_k(study, raw)
+    study = _with_fitting_bounds(study, raw)
     faults = list(study_faults(study))
     if faults:
         raise _invalid(faults)
     return study
 
 
-def _with_small_top_k(study: Study, raw: dict[str, Any]) -> Study:
-    """The study, in which certificates of small vocabularies that state no `top_k` get one that fits."""
+def _with_fitting_bounds(study: Study, raw: dict[str, Any]) -> Study:
+    """The study, in which certificates that leave out `top_k` or `bounds` get what fits: few k, or betting alone."""
     certificates = dict(study.certificates)
     for name, row in study.certificates.items():
         corpus = study.corpora.get(row.corpus)
         size = corpus.tokenizer.vocabulary_size if corpus else None
-        stated = "top_k" in raw["certificates"][name].get("bounds", {})
-        if not stated and size is not None and size <= _SMALL_VOCABULARY:
-            bounds = dataclasses.replace(row.bounds, top_k=tuple(k for k in _SMALL_TOP_K if k < size))
-            certificates[name] = dataclasses.replace(row, bounds=bounds)
+        stated, bounds = raw["certificates"][name].get("bounds", {}), row.bounds
+        if "top_k" not in stated and size is not None and size <= _SMALL_VOCABULARY:
+            bounds = dataclasses.replace(bounds, top_k=tuple(k for k in _SMALL_TOP_K if k < size))
+        if "bounds" not in stated and row.prior == "held_out":
+            bounds = dataclasses.replace(bounds, bounds=(BoundKind.BETTING,))
+        certificates[name] = dataclasses.replace(row, bounds=bounds)
     return dataclasses.replace(study, certificates=certificates)
 
 

@@ -189,7 +189,7 @@ def test_keys_that_nothing_understands_are_refused(tmp_path, case):
 @pytest.mark.parametrize("name", ["blk.0.attn_q.bias", "blk.1.attn_sinks.weight", "rope_factors_long.weight"])
 def test_tensors_that_nothing_takes_are_refused(tmp_path, name):
     write_model(make(), tmp_path / "m.gguf", tensors=[(name, np.ones(32))])
-    with pytest.raises(ModelError, match=f"nothing in a llama model takes the tensor {name}"):
+    with pytest.raises(ModelError, match=f"nothing in a llama model uses the tensor {name}"):
         load(tmp_path)
 
 

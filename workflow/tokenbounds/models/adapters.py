@@ -1,7 +1,7 @@
 """Adapters over a fixed base: a model whose values are all the base's, except for a small coded difference.
 
-The base is named by hash (`identity.model_sha256`); its values become buffers, so that exactly the adapter's values
-remain parameters: they are trained, coded and paid for.
+The base is named by hash (`identity.model_sha256`); its values become buffers, so that only the adapter's values remain
+parameters: these are trained, coded and paid for.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _VOCABULARY = Integer(None, 1, 1 << 24)
 
 @dataclass(frozen=True)
 class AdapterCard:
-    """What a fine-tuned model is besides its base and its adapter's values.
+    """Everything about a fine-tuned model besides its base and its adapter's values.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ class AdapterCard:
 
 
 def base_header(vocabulary_size: int, parameterization: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The `model` entry of a header whose model is a base named by hash, with an adapter or as it is."""
+    """The `model` entry of a header whose model is a base named by hash, with an adapter or unchanged."""
     header: dict[str, Any] = {"family": BASE_FAMILY, "vocabulary_size": vocabulary_size}
     return (
         header
@@ -101,7 +101,7 @@ def check_adapter(raw: Any) -> dict[str, Any]:
     Raises
     ------
     ModelError
-        If it is none, or has no place for a base.
+        If it is not one, or cannot have a base.
     """
     checked = check_parameterization(raw)
     if checked["kind"] not in ADAPTER_KINDS:

@@ -47,7 +47,7 @@ def _gpt2(architecture: Architecture) -> dict[str, Any]:
 
 
 def _llama(architecture: Architecture) -> dict[str, Any]:
-    """LLaMA's proportions: a feed-forward of 8/3 the width, rounded up to a multiple of 64."""
+    """LLaMA's proportions: a feed-forward layer of 8/3 the width, rounded up to a multiple of 64."""
     key_value_heads = architecture.key_value_heads
     return {
         "num_hidden_layers": architecture.layers,

@@ -72,7 +72,7 @@ def search_places(
     vocabulary_size
         V of the wanted model, if it is known: a checkpoint whose card says otherwise need not be read.
     read
-        Reads a place: the hash of its model, and what is wanted of it.
+        Reads a place: the hash of its model, and what the caller wants from it.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def load_finetuned(directory: Path | str, places: Sequence[Path]) -> tuple[PreTr
     Raises
     ------
     ModelError
-        If the base is not there, or a file is damaged or does not fit.
+        If the base is missing, or a file is damaged or does not fit.
     """
     directory = Path(directory)
     card = AdapterCard.from_dict(read_json(directory / CARD_FILE))

@@ -1,4 +1,4 @@
-"""From a card to a model: structure, fixed part and places for the coded values, with no code but transformers' own."""
+"""From a card to a model: structure, fixed part and empty coded values, with no code but transformers' own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout")
 class ParameterCounts:
     """Numbers of values of a model: `coded` are those a message must contain.
 
-    `total` includes the generated values, and the weights that factors stand for, which an evaluation may form.
+    `total` includes the generated values, and the products of factors, which an evaluation may form.
     """
 
     total: int
@@ -49,7 +49,7 @@ def build_model(
     card
         The description, which may come from a hostile message.
     max_parameters, max_coded
-        Largest numbers of values to accept, in all and coded; checked before anything is allocated.
+        Largest numbers of values to accept, total and coded; checked before anything is allocated.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def build_model(
 def empty_model(card: ModelCard) -> PreTrainedModel:
     """The structure that a card describes, its coded parameters unset and its fixed part missing.
 
-    Under `accelerate.init_empty_weights` no parameter takes memory, so that they can be loaded one by one.
+    Under `accelerate.init_empty_weights` no parameter takes memory, so parameters can be loaded one by one.
     """
     return _structure(card, torch.device("cpu"))
 
@@ -133,7 +133,7 @@ def _count_layers(card: ModelCard, layers: int, last: int | None = None) -> tupl
 
 
 def _counts(model: nn.Module) -> tuple[int, int, int]:
-    """Values in all, without a subspace's projector; coded ones; and those that a subspace covers."""
+    """Numbers of values: in total without a subspace's projector, coded, and covered by a subspace."""
     coded = sum(parameter.numel() for parameter in model.parameters())
     projector = [buffer for module in model.modules() if isinstance(module, Subspace) for buffer in module.buffers()]
     fixed = sum(buffer.numel() for buffer in model.buffers()) - sum(buffer.numel() for buffer in projector)
@@ -150,9 +150,9 @@ def coded_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def initialize(model: PreTrainedModel, seed: int) -> None:
     """Draw initial values of the coded parameters, in place: norms one, biases zero, others uniform.
 
-    Weights have GPT-2's standard deviation, 0.02 at width 768 and ∝ 1/√width, with those that write to the residual
-    stream divided by √(2 · layers). Factors are drawn so that their product has it; LoRA's B and a subspace's z start
-    at zero.
+    Weights have GPT-2's standard deviation, 0.02 at width 768 and ∝ 1/√width, divided by √(2 · layers) for those that
+    write to the residual stream. Factors are drawn so that their product has it; LoRA's B and a subspace's z start at
+    zero.
     """
     with torch.no_grad():
         for name, parameter in coded_parameters(model).items():
@@ -160,7 +160,7 @@ def initialize(model: PreTrainedModel, seed: int) -> None:
 
 
 def _initial_value(model: PreTrainedModel, seed: int, stream: str, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Initial value of a parameter, or of what a subspace starts from in its place, from the stream's numbers."""
+    """Initial value of a parameter, or of what a subspace starts from instead, from the stream's numbers."""
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
     std = _initial_std(model.config, owner)
@@ -174,7 +174,7 @@ def _initial_value(model: PreTrainedModel, seed: int, stream: str, name: str, sh
 
 
 def to_dense(model: PreTrainedModel) -> PreTrainedModel:
-    """A plain transformers model that computes the same function, in the same dtype; `model` stays as it is."""
+    """A plain transformers model that computes the same function, in the same dtype; `model` is not changed."""
     family = family_of(model.config.model_type)
     dense = _skeleton(family, copy.deepcopy(model.config), model.device)
     cast(nn.Module, dense).to(model.dtype)

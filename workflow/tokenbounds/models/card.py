@@ -20,7 +20,7 @@ _SIZES: dict[str, Field] = {
 _KEYS = ("family", "config", "parameterization", *_SIZES)
 
 BASE_FAMILY = "given"
-"""Family, in the header of a message, of a model whose architecture and frozen values are those of a base."""
+"""Family in a message's header if the model's architecture and frozen values are those of a base."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class ModelCard:
         return int(self.config[family_of(self.family).hidden_key])
 
     def to_dict(self) -> dict[str, Any]:
-        """The card as plain JSON values, defaults left out."""
+        """The card as plain JSON values, without defaults."""
         sizes = {name: getattr(self, name) for name in _SIZES}
         card = {
             "family": self.family,

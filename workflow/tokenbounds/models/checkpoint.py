@@ -33,7 +33,7 @@ def save_checkpoint(
 ) -> None:
     """Write a model's coded parameters, its card and, if given, its loss curve; each file atomically.
 
-    The card is written last: a folder with a card is whole.
+    The card is written last, so a folder with a card is complete.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def load_card(directory: Path | str) -> ModelCard:
 
 
 def check_weights(path: Path, card: ModelCard | AdapterCard) -> None:
-    """Refuse a file of weights that is not as it was written, or was written with another card.
+    """Refuse a file of weights that was changed since it was written, or was written with another card.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """The families of transformers that a card can name, with the keys a card may set and the role of every layer.
 
-To add a family, add one entry: the names of its transformers classes, its fields, the names of its layers by role.
-The classes are looked up in transformers by the names written here, never by a name a card or a checkpoint gives.
+To add a family, add one entry: the names of its transformers classes, its fields, the names of its layers by role. The
+classes are looked up in transformers by the names written here, never by a name from a card or a checkpoint.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _ACTIVATIONS = ("silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 class Family:
     """One family of decoder-only transformers.
 
-    `context_key` is the configuration key of the largest number of positions. `layers_key` counts the blocks.
-    `fixed` are configuration values that no card of the family may change: a checkpoint that differs is refused.
-    `layers` names, by role, the ends of the module names of linear layers and embeddings; `residual` those whose
-    output is added to the residual stream.
+    `context_key` is the configuration key of the largest number of positions. `layers_key` counts the blocks. `fixed`
+    are configuration values that no card of the family may change: a checkpoint with others is refused. `layers` names,
+    by role, the ends of the module names of linear layers and embeddings; `residual` those whose output is added to the
+    residual stream.
     """
 
     config_class: str

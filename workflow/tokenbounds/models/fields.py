@@ -1,4 +1,4 @@
-"""Checked values of a model card: each field knows its default, its bounds, and how to refuse what breaks them.
+"""Checked values of a model card: each field knows its default and its bounds, and refuses what breaks them.
 
 A card travels inside a message and may be hostile, so every value is checked against explicit bounds before
 anything is built from it. A card stores only values that differ from the defaults. Those defaults are part of the
@@ -20,7 +20,7 @@ class Field(Protocol):
 
     @property
     def default(self) -> Any:
-        """The value a missing key stands for."""
+        """The value of a missing key."""
 
     def check(self, value: Any, where: str) -> Any:
         """Return `value` in canonical form, or raise ModelError naming `where`."""
@@ -98,7 +98,7 @@ class Subset:
         if not isinstance(value, list | tuple) or not 0 < len(value) <= len(self.options):
             raise ModelError(f"{where} is {value!r:.80}; it must list some of {', '.join(self.options)}.")
         if any(not isinstance(item, str) or item not in self.options for item in value):
-            raise ModelError(f"{where} is {value!r:.80}; it may only hold {', '.join(self.options)}.")
+            raise ModelError(f"{where} is {value!r:.80}; it may hold only {', '.join(self.options)}.")
         return tuple(option for option in self.options if option in value)
 
 
@@ -155,8 +155,8 @@ class Rope:
         checked = {**self.default, **{key: self._check_one(key, item, where) for key, item in value.items()}}
         if checked["rope_type"] == "longrope" and checked.get("short_factor") != checked.get("long_factor"):
             raise ModelError(
-                f"{where}: longrope with two lists of factors is not supported: which one holds depends on the longest "
-                "sequence of a batch, so that a token's loss would depend on more than what precedes it."
+                f"{where}: longrope with two lists of factors is not supported: which one applies depends on the "
+                "longest sequence of a batch, so a token's loss would depend on more than what precedes it."
             )
         return dict(sorted(checked.items()))
 

@@ -1,6 +1,6 @@
 """Numbers from seeds: the same float32 values on every machine, in every version of every library.
 
-The fixed part of a model is not in its message, only its seed is. The decoder must find the very same numbers, so
+The fixed part of a model is not in its message, only its seed is. The decoder must find exactly the same numbers, so
 they come from the integers of Philox4x64-10 (Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3"),
 whose stream numpy guarantees for its bit generators, followed by one exact conversion and one IEEE multiplication.
 """

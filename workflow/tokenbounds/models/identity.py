@@ -1,8 +1,8 @@
 """The identity of a model: a hash of its card and values that does not depend on how files store them.
 
 A message whose side information is a base model names it by this hash. The text that is hashed is defined byte by byte
-in docs/message-format.md ("The hash of a model"), so anybody can compute it without this project. Nothing of torch is
-imported here.
+in docs/message-format.md ("The hash of a model"), so anyone can compute it without this project. torch is not imported
+here.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def model_sha256(card: ModelCard, tensors: Iterable[tuple[str, np.ndarray]]) -> 
 
     Returns
     -------
-    SHA-256, hexadecimal, of lines that each end in a newline: `TITLE`; the card as canonical JSON, vocabulary size
-    always named and seed never, as nothing in a dense model is drawn from it; and for each tensor, by name, its name,
-    its shape as `AxBxC`, and the SHA-256 of its values as little-endian float32 in row-major order.
+    SHA-256, hexadecimal, of lines that each end in a newline: `TITLE`; the card as canonical JSON, always with the
+    vocabulary size and never with the seed, on which nothing in a dense model depends; and for each tensor, by name,
+    its name, its shape as `AxBxC`, and the SHA-256 of its values as little-endian float32 in row-major order.
 
     Raises
     ------

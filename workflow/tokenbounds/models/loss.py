@@ -15,8 +15,8 @@ _CHUNK_LOGITS = 1 << 25
 def summed_loss_nats(model: PreTrainedModel, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of `targets` given `inputs`, summed over all targets that are not -100.
 
-    Above 2^25 logits the head and its softmax run in chunks of rows whose logits are recomputed on the way back, so
-    that memory does not grow with batch × vocabulary.
+    Above 2^25 logits the head and its softmax run in chunks of rows whose logits are recomputed in the backward pass,
+    so that memory does not grow with batch × vocabulary.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Zero-shot affinity: do likelier variants of an antibody bind better? One correlation an antibody, never pooled."""
+"""Zero-shot affinity: do likelier variants of an antibody bind better? One correlation per antibody, never pooled."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCHEMA: dict[str, pl.DataType] = {
 
 
 def score_variants(predictor: Any, variants: Sequence[Variant], species: str = "human") -> pl.DataFrame:
-    """The log-likelihood of each variant: of its residues, summed over its chains, each read on its own.
+    """The log-likelihood of each variant's residues, summed over its chains, each of which is read on its own.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def score_variants(predictor: Any, variants: Sequence[Variant], species: str = "
     Returns
     -------
     DataFrame
-        `SCHEMA`, one row a variant; `log2_likelihood` in bits, null where the row is left out.
+        `SCHEMA`, one row per variant; `log2_likelihood` in bits, null where the row is left out.
     """
     layout = layout_of(predictor, species)
     usable = [number for number, variant in enumerate(variants) if not variant.reason]
@@ -77,7 +77,7 @@ def _score_chains(predictor: Any, layout: Layout, kind: Chain, found: Sequence[t
 
 
 def correlate_variants(frame: pl.DataFrame, task: AffinityTask) -> list[dict[str, Any]]:
-    """One row an antibody, in order of name: Spearman's coefficient, its interval, and how many rows it rests on.
+    """One row per antibody, in order of name: Spearman's coefficient, its interval, and how many rows it rests on.
 
     The coefficient is positive if likelier variants are better, whichever way the measured value counts. `remarks`
     says how many rows were left out for what reason, and why there is no coefficient or a rough interval.
@@ -105,7 +105,7 @@ def correlate_variants(frame: pl.DataFrame, task: AffinityTask) -> list[dict[str
 
 
 def _doubts(likelihoods: Floats, values: Floats) -> list[str]:
-    """Why there is no correlation, or little to be said for its interval."""
+    """Why there is no correlation, or why its interval is rough."""
     if len(values) < FEWEST:
         return [f"fewer than {FEWEST} variants"]
     names = {"values": values, "likelihoods": likelihoods}

@@ -1,4 +1,4 @@
-"""Spearman's correlation with a bootstrap interval: of one antibody's variants, never of several pooled."""
+"""Spearman's correlation with a bootstrap interval, for one antibody's variants, never pooled over several."""
 
 from __future__ import annotations
 

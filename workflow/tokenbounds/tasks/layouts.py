@@ -1,4 +1,4 @@
-"""How a predictor writes a sequence: which tokens stand for residues, and what stands around them.
+"""How a predictor writes a sequence: which tokens are residues, and what is around them.
 
 A layout is chosen by the size of the predictor's vocabulary: 29 tokens are this project's, 33 are IgLM's.
 """
@@ -63,8 +63,8 @@ class Layout(Protocol):
         span
             The residues to recover.
         before
-            Tokens of this project's vocabulary that precede the chain in its document; IgLM reads single sequences
-            and does without.
+            Tokens of this project's vocabulary that precede the chain in its document; IgLM reads single sequences and
+            ignores them.
         """
 
 
@@ -107,7 +107,7 @@ class IglmLayout:
         if chain is Chain.NONE:
             raise TokenboundsError(
                 "IgLM must be told whether a chain is heavy or light, and of some it is not known. Set the task's "
-                "'chain', or name its columns by 'heavy' and 'light'."
+                "'chain', or name its columns with 'heavy' and 'light'."
             )
         return iglm.LIGHT_ID if chain is Chain.LIGHT else iglm.HEAVY_ID
 

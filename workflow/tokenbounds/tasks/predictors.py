@@ -1,4 +1,4 @@
-"""What tasks ask of a decoded model besides losses: a greedy continuation of given tokens."""
+"""What tasks need from a decoded model besides losses: a greedy continuation of given tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BATCH_TOKENS = 8192
 def continue_greedily(
     predictor: Any, prefixes: Sequence[Tokens], steps: Sequence[int], allowed: Tokens, start_id: int
 ) -> list[Tokens]:
-    """Append to each prefix the likeliest of the `allowed` tokens, as often as `steps` says.
+    """Append to each prefix the most likely of the `allowed` tokens, `steps` times.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def continue_greedily(
     steps
         Number of tokens wanted for each prefix.
     allowed
-        Tokens to choose from, int64[k]; the first of the likeliest wins a tie.
+        Tokens to choose from, int64[k]; the first of equally likely ones is taken.
     start_id
         The token before a prefix's first one.
 
@@ -49,7 +49,7 @@ def continue_greedily(
 
 
 def _best_of_chain(chain: Any, windows: Sequence[Tokens], allowed: Tokens) -> list[int]:
-    """The likeliest allowed token after each window, which begins with the start token."""
+    """The most likely allowed token after each window, which begins with the start token."""
     found = []
     for window in windows:
         context = np.concatenate([np.full(chain.order, window[0]), window])[len(window) :]
@@ -58,7 +58,7 @@ def _best_of_chain(chain: Any, windows: Sequence[Tokens], allowed: Tokens) -> li
 
 
 def _best_of_network(model: Any, windows: Sequence[Tokens], allowed: Tokens) -> list[int]:
-    """The same with a network; of a window too long for the model the end is taken."""
+    """The same with a network; a window that is too long for the model is cut to its end."""
     import torch
 
     longest = model.config.get_text_config().max_position_embeddings

@@ -1,4 +1,4 @@
-"""Recovery of regions: how much of, say, CDR3 does a model write as it was, given what precedes it?"""
+"""Recovery of regions: how much of CDR3, for example, does a model reproduce, given what precedes it?"""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ class Question:
 
 
 def draw_questions(corpus_directory: Path | str, task: RecoveryTask) -> list[Question]:
-    """Draw the sequences of a task: of each drawn document the last chain that has all the regions.
+    """Draw the sequences of a task: from each drawn document, the last chain that has all the regions.
 
-    The last, so that a model that reads clonal families has seen the others.
+    It is the last one so that a model that reads clonal families has seen the others.
 
     Raises
     ------
@@ -96,9 +96,9 @@ def draw_questions(corpus_directory: Path | str, task: RecoveryTask) -> list[Que
 
 
 def _ask(number: int, tokens: Tokens, labels: TokenLabels, task: RecoveryTask) -> list[Question]:
-    """The questions about one document; none if no chain of it will do.
+    """The questions about one document; none if none of its chains will do.
 
-    A chain is asked about without its gaps. One that holds an ambiguous residue is left out: what is right is not
+    A chain is asked about without its gaps. One with an ambiguous residue is left out, because the right answer is not
     known.
     """
     for start, stop in reversed(list(_chains(tokens, labels))):
@@ -152,8 +152,8 @@ def answer_questions(predictor: Any, questions: Sequence[Question], species: str
     Returns
     -------
     DataFrame
-        `SCHEMA`, one row a question. `recovered`: residues that the model's own, greedy continuation has right, its
-        length being given. `recovered_stepwise`: residues that are its first guess when those before are the true ones.
+        `SCHEMA`, one row per question. `recovered`: residues that the model's own greedy continuation, of the true
+        length, gets right. `recovered_stepwise`: residues that are its first guess after the true residues before them.
         `nll_bits`: the region's loss.
     """
     layout = layout_of(predictor, species)
@@ -195,7 +195,7 @@ def _answer(predictor: Any, layout: Layout, kind: Chain, questions: Sequence[Que
 
 
 def summarize_recovery(frame: pl.DataFrame, *, resamples: int = 2000, seed: int = 0) -> list[dict[str, Any]]:
-    """One row a region: shares of residues recovered, with a 95 % percentile bootstrap interval over sequences."""
+    """One row per region: shares of residues recovered, with a 95 % percentile bootstrap interval over sequences."""
     generator = np.random.default_rng(seed)
     rows = []
     for region in frame["region"].unique(maintain_order=True).to_list():

@@ -1,4 +1,4 @@
-"""One task of one message, from files to a file."""
+"""One task for one message, from files to a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 
 
 def run_task(task: TaskSpec, message: Path, out: Path, *, corpus: Path | None = None) -> pl.DataFrame:
-    """Decode a message, try its model at a task, and write its answers.
+    """Decode a message, test its model on a task, and write its answers.
 
     Parameters
     ----------

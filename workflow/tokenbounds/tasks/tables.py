@@ -1,4 +1,4 @@
-"""Tables of variants and what was measured of them: comma- or tab-separated, plain or .gz, columns by name."""
+"""Tables of variants and their measured values: comma- or tab-separated, plain or .gz, columns by name."""
 
 from __future__ import annotations
 

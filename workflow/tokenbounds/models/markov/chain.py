@@ -24,7 +24,7 @@ class MarkovChain:
     card : MarkovCard
         Order, vocabulary size and start token.
     tables : sequence of Table
-        A table for each order from 0; the context of order 0 is always there.
+        A table for each order from 0; the context of order 0 is always present.
     """
 
     def __init__(self, card: MarkovCard, tables: Sequence[Table]) -> None:
@@ -66,7 +66,7 @@ class MarkovChain:
         return nll_bits, rank
 
     def predict(self, tokens: np.ndarray, start_id: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As `score`; third come the entropies of the predictions, float64[n], bits."""
+        """As `score`, and also the entropies of the predictions, float64[n], bits."""
         tokens = np.asarray(tokens)
         if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocabulary_size:
             raise ModelError(f"a token lies outside the vocabulary of {self.vocabulary_size} of the Markov chain.")

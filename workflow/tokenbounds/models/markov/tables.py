@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 UNIT = 1 << 12
-_LEAST_SIXTEENTHS = 9 * 16  # the least weight is 2^9, an eighth of UNIT
+_LEAST_SIXTEENTHS = 9 * 16  # the smallest weight is 2^9, an eighth of UNIT
 _SPAN_SIXTEENTHS = 210  # the greatest is about 13 octaves above
 _ROOTS = (
     65536, 68438, 71468, 74632, 77936, 81386, 84990, 88752,
@@ -77,7 +77,7 @@ def suffix(codes: np.ndarray, digits: int, vocabulary_size: int) -> np.ndarray:
 
 
 def find(sorted_codes: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each code is in a sorted table, and whether it is there at all (if not, the place is arbitrary)."""
+    """Where each code is in a sorted table, and whether it is there at all (if not, the position is arbitrary)."""
     if not len(sorted_codes):
         return np.zeros(len(codes), dtype=np.int64), np.zeros(len(codes), dtype=bool)
     places = np.minimum(np.searchsorted(sorted_codes, codes), len(sorted_codes) - 1)

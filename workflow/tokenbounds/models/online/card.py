@@ -10,7 +10,7 @@ from tokenbounds.errors import ModelError
 from tokenbounds.files import write_json
 
 FEWEST_TABLE_BITS, MOST_TABLE_BITS = 12, 26
-_METHOD = "byte_mixing_1"  # a change of any prediction is another method
+_METHOD = "byte_mixing_1"  # if any prediction changes, the method gets another name
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,5 @@ def is_online(header: dict[str, Any]) -> bool:
 
 
 def name_online(card: OnlineCard, path: Path | str) -> None:
-    """Write the card of an online reference: all that exists of it before it has read anything."""
+    """Write the card of an online reference: the reference is nothing else before it has read anything."""
     write_json(path, card.to_dict())

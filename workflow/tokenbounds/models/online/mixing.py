@@ -3,10 +3,10 @@
 A byte is predicted bit by bit, highest first, so its probability is a product of eight. Each of several contexts (the
 last 1 to 6 bytes, words, the column) keeps adaptive probabilities in a hashed table; a match model follows the longest
 repetition of what was just seen. Their log-odds are mixed with weights that are trained after every bit (Mahoney,
-"Adaptive weighing of context models for lossless data compression", 2005), and the result is corrected by tables of
-how such predictions turned out.
+"Adaptive weighing of context models for lossless data compression", 2005), and the result is corrected by tables of how
+often such predictions came true.
 
-Nothing is known beforehand and nothing looks ahead: the prediction of a byte is a function of the bytes before it in
+Nothing is known beforehand, and nothing looks ahead: the prediction of a byte is a function of the bytes before it in
 corpus order (docs/bounds.md, "Online references"). All arithmetic is on integers, so a verifier gets the same
 probabilities, bit for bit.
 """
@@ -57,7 +57,7 @@ class _State(NamedTuple):
     final_long: npt.NDArray[np.int32]  # [65536, 33]: and after three, hashed
     history: npt.NDArray[np.uint8]  # [2^history bits]: the last bytes, a ring
     heads: npt.NDArray[np.int64]  # [2^head bits]: where the bytes after each hashed context of 6 were last seen
-    place: npt.NDArray[np.int64]  # [1]: bytes seen in all
+    place: npt.NDArray[np.int64]  # [1]: number of bytes seen
 
 
 class ByteMixer:
@@ -77,7 +77,7 @@ class ByteMixer:
     def __init__(self, table_bits: int = 22) -> None:
         if not FEWEST_TABLE_BITS <= table_bits <= MOST_TABLE_BITS:
             raise ModelError(f"tables of 2^{table_bits} entries; choose {FEWEST_TABLE_BITS} to {MOST_TABLE_BITS} bits.")
-        # A bin of the final tables starts as the identity: what it says of log-odds -2047, -1919, … 2047.
+        # The final tables start as the identity: bins for log-odds -2047, -1919, … 2047.
         bins = squash_table()[np.clip(np.arange(33) * 128 - 1, 0, 2 * MOST_ODDS)]
         expected = np.arange(2, MATCH_STATES + 2, dtype=np.int64)
         self._state = _State(
@@ -96,12 +96,12 @@ class ByteMixer:
         self._tables = (squash_table(), stretch_table(), rate_table(), bit_costs())
 
     def losses(self, document: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Predict a document's bytes one after the other, learning from each, and go on from there with the next.
+        """Predict a document's bytes one after the other, learning from each; the next call continues from there.
 
         Parameters
         ----------
         document
-            Bytes [n], integers from 0 to 255. Contexts start afresh with each document; what was learned stays.
+            Bytes [n], integers from 0 to 255. Contexts start anew with each document; what was learned stays.
 
         Returns
         -------
@@ -129,7 +129,7 @@ def _hash_context(which: int, recent: Any, word: Any, last_word: Any, column: in
 
 @_compiled
 def _stir(value: Any) -> Any:
-    """Spread every bit of a 64-bit value over all others."""
+    """Let every bit of a 64-bit value affect all others."""
     value = (value ^ (value >> np.uint64(32))) * _MULTIPLIER
     value = (value ^ (value >> np.uint64(29))) * _MULTIPLIER
     return value ^ (value >> np.uint64(32))
@@ -226,7 +226,7 @@ def _follow(
             c = min(MOST_ODDS, max(-MOST_ODDS, c >> 16))
             odds = (a + b + c) // 3
 
-            # What such a prediction was worth before, interpolated between 33 bins; half of the weight stays with it.
+            # How often such a prediction came true before, interpolated between 33 bins; half of the weight stays.
             position = (odds + 2048) * 32
             low_bin, share = position >> 12, position & 4095
             worth_short = state.final_short[bits | (last << 8)]  # [33]
@@ -263,7 +263,7 @@ def _follow(
             bits = (bits << 1) | bit
         nll_bits[index] = cost
 
-        # The byte joins the past.
+        # The byte is now part of the past.
         history[place & ring] = np.uint8(byte)
         place += 1
         recent = (recent << np.uint64(8)) | np.uint64(byte)

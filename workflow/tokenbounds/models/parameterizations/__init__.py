@@ -1,9 +1,9 @@
 """Parameterizations: how a model's weights follow from what a message codes.
 
 Each kind has its fields here, and a module of its own with `apply(model, settings, roles)`, which replaces layers so
-that exactly the coded values remain parameters; the fixed part lives in buffers. Modules are imported when used, so
-that reading a card needs no torch. To add a kind: one entry here, one module next to this one; if its layers are made
-of factors, a subclass of `layers.FactoredLayer`.
+that only the coded values remain parameters; the fixed part is in buffers. Modules are imported when used, so that
+reading a card needs no torch. To add a kind: one entry here, one module next to this one; if its layers are made of
+factors, a subclass of `layers.FactoredLayer`.
 
 A configuration has more names than a card has kinds: `card_parameterization` says what `sublora` and
 `kronecker_subspace` are short for.
@@ -58,7 +58,7 @@ KINDS: dict[str, dict[str, Field]] = {
 
 @runtime_checkable
 class DenseWeight(Protocol):
-    """A layer that stands for a linear layer or embedding and can give its weight as one tensor."""
+    """A layer that replaces a linear layer or embedding and can give its weight as one tensor."""
 
     def dense_weight(self) -> Tensor:
         """The weight, float[outputs, inputs]."""
@@ -92,7 +92,7 @@ def compact_parameterization(checked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def card_parameterization(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card says for a configuration's row, given as a mapping: combinations are spelt out as subspaces.
+    """What a card says for a configuration's row, given as a mapping: combinations are written out as subspaces.
 
     Keys that matter only in training are left out.
     """

@@ -9,4 +9,4 @@ from torch import nn
 
 
 def apply(model: nn.Module, settings: Mapping[str, Any], role: Callable[[str], str | None]) -> None:
-    """Leave `model` as it is."""
+    """Leave `model` unchanged."""

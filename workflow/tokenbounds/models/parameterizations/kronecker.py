@@ -21,7 +21,7 @@ from tokenbounds.models.parameterizations.layers import FactoredLayer, replace_l
 
 _MOST_LOPSIDED = 4
 _FORMING_ROWS = 8  # forming W costs as much as this many of its products with per row and term
-_THIN_PENALTY = 5.0  # how much longer an operation of the thin products takes than one of a wide one (on a CPU)
+_THIN_PENALTY = 5.0  # how much longer an operation takes in the thin products than in a wide one (on a CPU)
 
 
 class KroneckerLayer(FactoredLayer):
@@ -74,7 +74,7 @@ class KroneckerLayer(FactoredLayer):
         return (upper.transpose(-1, -2) @ lower).flatten(-2)[..., : self.inputs]
 
     def should_form_weight(self, rows: int) -> bool:
-        """One wide product beats thin ones, once there are enough rows and the thin ones save little."""
+        """One wide product is faster than thin ones once there are enough rows and the thin ones save little."""
         wide = self.outputs * self.inputs
         return rows >= _FORMING_ROWS * self.terms and wide <= _THIN_PENALTY * self.terms * min(self._operations())
 
@@ -88,7 +88,7 @@ class KroneckerLayer(FactoredLayer):
         return right <= left
 
     def initial_std(self, factor: str, std: float) -> float:
-        """Both factors alike: the variance of W is terms · (their variance)²."""
+        """The same for both factors: the variance of W is terms · (their variance)²."""
         return math.sqrt(std / math.sqrt(self.terms))
 
     @torch.no_grad()
@@ -108,8 +108,8 @@ def nearest_kronecker(
     """The sum of Kronecker products nearest to a matrix in the Frobenius norm.
 
     With the entry (i1 · m2 + i2, j1 · n2 + j2) of W at row (i1, j1) and column (i2, j2), A ⊗ B is vec(A) vec(B)ᵀ, so
-    that the truncated singular value decomposition of the rearranged W is the answer (Van Loan and Pitsianis, 1993,
-    theorem 2; Eckart and Young).
+    the truncated singular value decomposition of the rearranged W is the answer (Van Loan and Pitsianis, 1993, theorem
+    2; Eckart and Young).
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def nearest_kronecker(
 
 
 def near_square(size: int) -> tuple[int, int]:
-    """Two near-equal whole numbers whose product is `size`, or exceeds it by little where divisors are lopsided.
+    """Two near-equal whole numbers whose product is `size`, or slightly exceeds it where divisors are lopsided.
 
     The smaller comes first. 512 = 16 · 32, but 257 is prime and becomes 16 · 17 = 272.
     """

@@ -1,4 +1,4 @@
-"""Layers whose weight follows from factors: what they share, and how they take the place of plain layers."""
+"""Layers whose weight follows from factors: what they share, and how they replace plain layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FactoredLayer(nn.Module):
     outputs, inputs
         Shape of W; for an embedding outputs are tokens, inputs the width.
     is_embedding
-        Whether the layer stands for an embedding.
+        Whether the layer replaces an embedding.
     factors
         Names of its trained tensors.
     implied_values
@@ -66,7 +66,7 @@ class FactoredLayer(nn.Module):
         raise NotImplementedError
 
     def project(self, weight: torch.Tensor) -> None:
-        """Set the factors, in place, so that W is as near to `weight` [outputs, inputs] as it can be."""
+        """Set the factors, in place, so that W is as near to `weight` [outputs, inputs] as possible."""
         raise NotImplementedError
 
     def share(self, other: FactoredLayer) -> None:

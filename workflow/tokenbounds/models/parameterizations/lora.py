@@ -1,8 +1,8 @@
 """Low-rank parameterization of targeted layers: W = W0 + (scale / r) · B · A, with W0 from the seed alone.
 
-W0 is a buffer, filled by `build_model`; A (r × inputs) and B (outputs × r) are parameters. The rank r of a layer is
-the wanted rank, or the layer's smaller dimension if that is less. Source: Hu et al., 2022, "LoRA", equation 3, here
-on a random initialization (Lotfi et al., 2024, section 4).
+W0 is a buffer, filled by `build_model`; A (r × inputs) and B (outputs × r) are parameters. The rank r of a layer is the
+configured rank, or the layer's smaller dimension if that is less. Source: Hu et al., 2022, "LoRA", equation 3, here on
+a random initialization (Lotfi et al., 2024, section 4).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class LoraLayer(nn.Module):
 
 
 class LoraLinear(LoraLayer):
-    """A linear layer x ↦ x Wᵀ + b with low-rank W; stands for `nn.Linear` and for transformers' `Conv1D`."""
+    """A linear layer x ↦ x Wᵀ + b with low-rank W; replaces `nn.Linear` and transformers' `Conv1D`."""
 
     def __init__(self, layer: nn.Module, settings: Mapping[str, Any]) -> None:
         shape = weight_shape(layer)
@@ -76,9 +76,9 @@ class LoraLinear(LoraLayer):
         return base + functional.linear(low, self.lora_b)
 
     def _should_form_weight(self, rows: int) -> bool:
-        """Whether to form W first: one wide product beats three, two of them thin, once there are enough rows.
+        """Whether to form W first: one wide product is faster than three, two of them thin, once there are enough rows.
 
-        With gradients it costs W's gradient as well, which pays only for narrow layers (measured on a CPU).
+        With gradients it costs W's gradient as well, which pays off only for narrow layers (measured on a CPU).
         """
         rank = self.rank  # not the shape of a factor, which may have to be computed first
         if rows < _ROWS_PER_RANK * rank:

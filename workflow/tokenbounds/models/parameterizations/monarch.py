@@ -1,9 +1,9 @@
 """Monarch matrices: W = P2ᵀ · L · P1 · R, two block-diagonal matrices with fixed permutations.
 
 With b blocks and the middle width h = min(inputs, outputs), R has b blocks of h/b × inputs/b and L has b blocks of
-outputs/b × h/b. The middle value number f goes to place f div b of block f mod b of L, and value s of block l of L is
-output s · b + l, so that every block of L reads from all of R. Source: Dao et al., 2022, "Monarch: Expressive
-structured matrices for efficient and accurate training", definition 3.1, here for rectangles.
+outputs/b × h/b. Middle value f goes to position f div b of block f mod b of L, and value s of block l of L is output s
+· b + l, so that every block of L reads from all of R. Source: Dao et al., 2022, "Monarch: Expressive structured
+matrices for efficient and accurate training", definition 3.1, here for rectangles.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class MonarchLayer(FactoredLayer):
         return (left @ right[between])[outside]
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        """Two batched products, a permutation between."""
+        """Two batched products with a permutation in between."""
         rows = x.reshape(-1, self.blocks, self.inputs // self.blocks)  # [n, b, inputs / b]
         # R: each block multiplies its own part of the inputs.
         middle = torch.bmm(rows.transpose(0, 1), self.monarch_r.transpose(1, 2))  # [b, n, h / b]
@@ -62,10 +62,10 @@ class MonarchLayer(FactoredLayer):
         return y.permute(1, 2, 0).reshape(*x.shape[:-1], self.outputs)
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
-        """Row s · b + l of W: row s of block l of L at its middle places, zeros elsewhere, times R."""
+        """Row s · b + l of W: row s of block l of L at its middle positions, zeros elsewhere, times R."""
         flat = ids.flatten()  # [n]
         values = self.monarch_l[flat % self.blocks, flat // self.blocks]  # [n, h / b]
-        # The middle places f = place · b + l of block l; all others are zero: [n, b, h / b], by blocks of R.
+        # The middle positions f = position · b + l of block l; all others are zero: [n, b, h / b], by blocks of R.
         chosen = torch.nn.functional.one_hot(flat % self.blocks, self.blocks).to(values.dtype)
         middle = (values[:, :, None] * chosen[:, None, :]).view(-1, self.blocks, self.middle // self.blocks)
         rows = torch.bmm(middle.transpose(0, 1), self.monarch_r).transpose(0, 1)

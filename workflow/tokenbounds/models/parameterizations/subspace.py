@@ -1,8 +1,8 @@
 """Random subspaces: all covered parameters together are θ = θ0 + P z, and only z is coded.
 
 θ0 and P come from the seed. P is a Kronecker product Q1 ⊗ Q2 of two random matrices of about √D × √d values for D
-covered parameters and d values of z, so that it takes √(D d) memory and P z is Q1 Z Q2ᵀ with z as a matrix Z. Sources:
-Li et al., 2018, "Measuring the intrinsic dimension of objective landscapes", equation 2; Lotfi et al., 2022, "PAC-Bayes
+covered parameters and d values of z, so it takes √(D d) memory, and P z is Q1 Z Q2ᵀ with z as a matrix Z. Sources: Li
+et al., 2018, "Measuring the intrinsic dimension of objective landscapes", equation 2; Lotfi et al., 2022, "PAC-Bayes
 compression bounds so tight that they can explain generalization", section 4 (Kronecker projectors).
 """
 
@@ -24,7 +24,7 @@ _MOST_LOPSIDED = 4
 class Subspace(nn.Module):
     """The trained vector z and the projector P = Q1 ⊗ Q2.
 
-    P's values have variance 1/d, so that a covered parameter moves by about as much as a value of z does.
+    P's values have variance 1/d, so a covered parameter moves by about as much as a value of z does.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class _Shifted(nn.Module):
 
     def __init__(self, subspace: Subspace, first: int) -> None:
         super().__init__()
-        self._subspace = (subspace,)  # in a tuple: the subspace is a module of the model, and of nothing else
+        self._subspace = (subspace,)  # in a tuple, so that the subspace is a module of the model and of nothing else
         self._first = first
 
     def forward(self, start: torch.Tensor) -> torch.Tensor:
@@ -114,7 +114,7 @@ def apply(model: nn.Module, settings: Mapping[str, Any], role: Callable[[str], s
 def _covered_places(
     model: nn.Module, covers: tuple[str, ...], role: Callable[[str], str | None]
 ) -> list[list[tuple[nn.Module, str, nn.Parameter]]]:
-    """For each covered parameter all modules that hold it, with its name there; any one's role covers it."""
+    """For each covered parameter, all modules that hold it, with its name there; the role of any one covers it."""
     places: dict[int, list[tuple[nn.Module, str, nn.Parameter]]] = {}
     covered: set[int] = set()
     for name, parameter in model.named_parameters(remove_duplicate=False):

@@ -1,1 +1,1 @@
-"""Reading of pretrained checkpoints, quantized ones included; no code of theirs runs."""
+"""Reading of pretrained checkpoints, quantized ones included; none of their code is run."""

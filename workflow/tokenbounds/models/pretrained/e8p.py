@@ -8,7 +8,7 @@ Coordinates are kept as integers: quarters for E8P, halves for the ball.
 References
 ----------
 A. Tseng et al., "QuIP#", 2024, arXiv 2402.04396, section 4.2; the order of entries and bits is that of the published
-checkpoints, so that their codes are ours.
+checkpoints, so their codes can be used unchanged.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def nearest_e8p(vectors: np.ndarray) -> np.ndarray:
     """Codes of the points of E8P nearest to float vectors [n, 8]; uint16 [n].
 
     The search is exact: among the points with a given move and entry the best signs are those of the vector, with the
-    cheapest one flipped where the sum's parity demands it, so that 512 candidates stand for all 65,536.
+    cheapest one flipped where the sum's parity requires it, so 512 candidates cover all 65,536.
     """
     entries = _entries().astype(np.float32) / 2
     codes = np.empty(len(vectors), dtype=np.uint16)

@@ -1,4 +1,4 @@
-"""Values of files put into a model: every parameter must be there, and nothing else but constants."""
+"""Filling a model with the values of a file: every parameter must be present, and nothing else but constants."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CONSTANTS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
 
 def is_constant(name: str) -> bool:
-    """Whether a tensor of a checkpoint is a constant of the architecture, which no model takes from the file."""
+    """Whether a tensor of a checkpoint is a constant of the architecture, which no model reads from the file."""
     return name.endswith(_CONSTANTS)
 
 
@@ -41,10 +41,10 @@ def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], where: str) -> Non
 def fill_model(
     config: PreTrainedConfig, family: Family, tensors: Mapping[str, torch.Tensor], where: str
 ) -> PreTrainedModel:
-    """A transformers model, float32, with values from a file; every parameter must be there, and nothing else.
+    """A transformers model, float32, with values from a file; every parameter must be present, and nothing else.
 
-    Left out are constants, biases of zeros where the model has none (as AutoGPTQ wrote them), and a head equal to the
-    embedding that it is tied to.
+    Constants are left out, and so are biases of zeros where the model has none (as AutoGPTQ wrote them), and a head
+    equal to the embedding that it is tied to.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""What a GGUF file says about its model: all of it becomes the configuration, or is refused by name.
+"""What a GGUF file says about its model: each key becomes part of the configuration, or an error names it.
 
 transformers reads the values of a GGUF file, but leaves out what the file says about positions: scaled rotary
-frequencies and sliding windows. Here each key is understood, harmless, or an error, and so is each tensor.
+frequencies and sliding windows. Here each key is either understood, harmless, or an error, and so is each tensor.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ROPE_KEYS = (
     "rope.scaling.yarn_beta_slow",
 )  # fmt: skip
 _OTHER_KEYS = ("vocab_size", "attention.key_length", "attention.value_length", "attention.sliding_window")
-# Keys that say nothing about what is computed, or that are harmless with these values only.
+# Keys that say nothing about what is computed, or that are harmless only with these values.
 _DESCRIPTIVE = ("GGUF.", "general.", "tokenizer.", "quantize.", "training.")
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "rope.scaling.finetuned": (True, False),
@@ -70,11 +70,11 @@ _GPT2_BLOCK = {
     "attn_norm": "ln_1", "ffn_norm": "ln_2", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj",
     "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj",
 }  # fmt: skip
-# What gguf's reader raises on files that are cut short or damaged.
+# What gguf's reader raises for truncated or damaged files.
 _DAMAGE = (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, struct.error)
-_LONGEST_LIST = 1000  # longer ones, as vocabularies, are not read
+_LONGEST_LIST = 1000  # longer ones, such as vocabularies, are not read
 _FREQUENCIES = "rope_freqs.weight"
-# Lengths of the training before scaling tried for LLaMA 3's rule; its own is 8192.
+# Training lengths before scaling to try for LLaMA 3's rule; LLaMA 3's own is 8192.
 _ORIGINAL_LENGTHS = (8192, *(1 << power for power in range(4, 21)))
 
 
@@ -86,7 +86,7 @@ class GgufFile:
     ----------
     path : Path
     values : mapping
-        Its metadata; only the length of vocabularies and other long lists.
+        Its metadata; for vocabularies and other long lists only the length.
     tensors : tuple of str
         Names of its tensors.
     factors : float32 [head_dim / 2], optional
@@ -119,7 +119,7 @@ class GgufFile:
             found = [tensor for tensor in reader.tensors if tensor.name == _FREQUENCIES]
             factors = np.asarray(dequantize(found[0].data, found[0].tensor_type)).reshape(-1) if found else None
         except _DAMAGE as error:
-            raise ModelError(f"{path} is cut short or damaged, or no GGUF file. Download it again.") from error
+            raise ModelError(f"{path} is truncated or damaged, or is not a GGUF file. Download it again.") from error
         if values.get("split.count", 1) not in (0, 1):
             raise ModelError(
                 f"{path} is one of {values['split.count']} parts. Merge them (`llama-gguf-split --merge`)."
@@ -180,7 +180,7 @@ class GgufFile:
         known = set(parameters)
         for name in self.tensors:
             if name != _FREQUENCIES and not name.endswith(".attn_rot_embd") and self._parameter(name) not in known:
-                raise ModelError(f"{self.path}: nothing in a {self.architecture} model takes the tensor {name}.")
+                raise ModelError(f"{self.path}: nothing in a {self.architecture} model uses the tensor {name}.")
 
     def _own(self) -> dict[str, Any]:
         """Keys of the architecture, without its name."""
@@ -265,7 +265,7 @@ class GgufFile:
 def _rope_of_factors(factors: np.ndarray, theta: float, head_dim: int, context: int, path: Path) -> dict[str, Any]:
     """Rotary parameters whose frequencies are the plain ones divided by factors, float32 [head_dim / 2].
 
-    LLaMA 3's rule, where it gives these factors; else they are listed, as a longrope whose two lists are the same.
+    LLaMA 3's rule, where it gives these factors; otherwise they are listed, as a longrope whose two lists are equal.
     """
     if factors.shape != (head_dim // 2,) or not np.all(np.isfinite(factors)) or not np.all(factors > 0):
         raise ModelError(f"{path}: {_FREQUENCIES} does not hold {head_dim // 2} positive numbers.")

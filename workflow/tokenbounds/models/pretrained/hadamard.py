@@ -25,7 +25,7 @@ import numpy as np
 
 from tokenbounds.models.generator import philox
 
-MAX_ORDER = 256  # of the factor that is not a power of two: its cost per value is its order
+MAX_ORDER = 256  # largest order of the factor that is not a power of two; its cost per value is its order
 _CHUNK_VALUES = 1 << 17  # a block of columns that stays in the cache
 
 # First halves of the first rows of the four symmetric circulants of Williamson matrices, a set bit for +1. They are the
@@ -169,7 +169,8 @@ def hadamard_order(size: int) -> int:
 def hadamard_matrix(order: int) -> np.ndarray:
     """A Hadamard matrix, int8 ±1 [order, order], for an order that `hadamard_order` returns.
 
-    By Williamson's method for the tabled orders, else Paley's first (order − 1 prime) or second (order / 2 − 1 prime).
+    By Williamson's method for the tabled orders, otherwise by Paley's first (order − 1 prime) or second (order / 2 − 1
+    prime).
     """
     kind = _construction(order)
     if kind == "williamson":

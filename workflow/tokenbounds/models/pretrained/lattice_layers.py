@@ -1,10 +1,10 @@
-"""Published QuIP# layers: what their codes, scales and signs stand for.
+"""Published QuIP# layers: the weights that their codes, scales and signs represent.
 
 A layer's weight is diag(o) · H_m · C · H_n' · diag(i): C holds points of E8P (plus, at 3 and 4 bits, a residual point
 divided by a constant), H are Hadamard matrices, i and o scale inputs and outputs; signs are in them, and after
-fine-tuning they are not mere signs. Query, key and value are one such layer, so are up and gate; each of their pieces
-has a further scale. Everything is decoded by additions and multiplications in a fixed order, as in `hadamard`. Nothing
-of torch is imported here.
+fine-tuning they are not mere signs. Query, key and value form one such layer, and so do up and gate; each of their
+pieces has a further scale. Everything is decoded by additions and multiplications in a fixed order, as in `hadamard`.
+torch is not imported here.
 
 References
 ----------
@@ -23,7 +23,7 @@ from tokenbounds.models.pretrained.e8p import ball_points, e8p_points
 from tokenbounds.models.pretrained.hadamard import hadamard_order, hadamard_transform
 
 TILE_ROWS = 16  # codes are packed in tiles of this many rows
-# Orders of the factors that the publishers' transforms use: ours agree for these alone.
+# Orders of factors for which our transforms agree with the publishers'.
 _ORDERS = (1, 12, 20, 28, 36, 52, 60, 108, 116, 124, 140, 156, 172)
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "upgate_proj": ("up_proj", "gate_proj")}
 

@@ -1,9 +1,9 @@
 """Pretrained models: a hub name, a folder, or a GGUF file, turned into a card and coded values.
 
-The architecture is looked up by name before any weight is read; weights are read from safetensors or GGUF, or, where
-an installed package ships nothing else, from a torch archive without unpickling it; no code from the model is run.
-Quantized checkpoints are decoded to the dense values they stand for. The model handed back is built from the card
-alone, and checked against the original.
+The architecture is looked up by name before any weight is read; weights are read from safetensors or GGUF, or, where an
+installed package ships nothing else, from a torch archive without unpickling it; no code from the model is run.
+Quantized checkpoints are decoded to the dense values they represent. The returned model is built from the card alone,
+and checked against the original.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def import_pretrained(spec: PretrainedModel, directory: Path | str) -> None:
     Raises
     ------
     TokenboundsError
-        If the model cannot be loaded (see `load_pretrained`), or a file not be written.
+        If the model cannot be loaded (see `load_pretrained`), or a file cannot be written.
     """
     model, card, codes = _load(spec)
     save_codes(Path(directory), codes)
@@ -98,7 +98,7 @@ def _load(spec: PretrainedModel) -> tuple[PreTrainedModel, ModelCard, PublishedC
 
 
 def _read_original(where: str, spec: PretrainedModel) -> tuple[PreTrainedModel, PublishedCodes | None]:
-    """The model as transformers makes it of the files, float32, and the codes of a QuIP# checkpoint."""
+    """The model as transformers makes it from the files, float32, and the codes of a QuIP# checkpoint."""
     if spec.gguf_file is not None:
         return _read_gguf(where, spec), None
     if Path(where).is_file():
@@ -123,13 +123,13 @@ def card_from_config(config: PreTrainedConfig, *, start_id: int | None = None) -
     Raises
     ------
     ModelError
-        If the family is not supported, or the configuration asks for what its card cannot say.
+        If the family is not supported, or the configuration asks for something that its card cannot express.
     """
     family = family_of(config.model_type)
     kinds = set(getattr(config, "layer_types", None) or [])
     if kinds - {"full_attention"}:
         raise ModelError(f"{config.model_type}: layer_types {sorted(kinds)} are not supported.")
-    # Where every layer sees everything, a window that no layer has means nothing.
+    # Where every layer sees everything, a window has no effect.
     fixed = {key: value for key, value in family.fixed.items() if not (kinds and key.endswith("sliding_window"))}
     for key, value in fixed.items():
         if getattr(config, key, value) != value:
@@ -148,7 +148,7 @@ def card_from_config(config: PreTrainedConfig, *, start_id: int | None = None) -
 
 
 def _plain_rope(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Rotary parameters without what has no effect: empty values, the older name of the type, a factor of the whole."""
+    """Rotary parameters without what has no effect: empty values, the older name of the type, a factor of one."""
     rope = {key: value for key, value in parameters.items() if value is not None}
     older = {"longrope": ("longrope", "su"), "default": ("default", "mrope")}
     if rope.get("type") in older.get(rope.get("rope_type", ""), (rope.get("rope_type"),)):
@@ -159,7 +159,7 @@ def _plain_rope(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _drop_implied(values: dict[str, Any]) -> None:
-    """Replace, in place, what follows from other values by None: shorter, and equal cards for equal models."""
+    """Replace, in place, what follows from other values by None, so that cards are short and equal for equal models."""
     if "num_key_value_heads" in values and values["num_key_value_heads"] == values["num_attention_heads"]:
         values["num_key_value_heads"] = None
     if "head_dim" in values and values["head_dim"] == values["hidden_size"] // values["num_attention_heads"]:
@@ -260,7 +260,7 @@ def _read_safetensors(where: str, revision: str | None, family: Family) -> PreTr
 
 
 def _read_gguf(where: str, spec: PretrainedModel) -> PreTrainedModel:
-    """Load the original from a GGUF file, with the configuration that its metadata say, all of them."""
+    """Load the original from a GGUF file, with the configuration in its metadata, all of which is used."""
     path = Path(where) / str(spec.gguf_file)
     if not Path(where).is_dir():
         try:

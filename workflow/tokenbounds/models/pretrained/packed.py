@@ -1,7 +1,7 @@
 """Quantized Hugging Face checkpoints as dense values: GPTQ, AWQ and bitsandbytes, decoded here, without their kernels.
 
-All three keep integers and scales. What they stand for is computed in float32, which holds the products of
-16-bit scales and small integers exactly.
+All three keep integers and scales. Their values are computed in float32, which holds the products of 16-bit scales and
+small integers exactly.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ METHODS = tuple(_PARTS)
 
 
 def dense_tensors(files: TensorFiles, settings: Mapping[str, Any], transposed: bool) -> dict[str, torch.Tensor]:
-    """The dense tensors, float32, that a quantized checkpoint stands for.
+    """The dense tensors, float32, that a quantized checkpoint represents.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def _read_gptq(files: TensorFiles, layer: str, bits: int, offset: int) -> torch.
     else:
         group_of = torch.arange(inputs) // -(-inputs // groups)
     if inputs and not 0 <= int(group_of.min()) <= int(group_of.max()) < groups:
-        raise ModelError(f"{layer}.g_idx names groups that are not there: there are {groups}.")
+        raise ModelError(f"{layer}.g_idx names groups beyond the {groups} that there are.")
     centred = torch.from_numpy(codes) - torch.from_numpy(points).T[:, group_of]
     return centred.float() * scales.T[:, group_of]
 

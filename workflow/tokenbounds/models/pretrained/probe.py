@@ -20,13 +20,13 @@ from tokenbounds.models.families import family_of
 
 _TOKENS = 48
 _TOLERANCE = 1e-4
-# Attention of a long sequence grows with its square: beyond this many tokens only the window's size is compared.
+# Attention grows with the square of the length: beyond this many tokens only the window's size is compared.
 _LONGEST = 8192
 _BEYOND = 16
 
 
 def compare_models(original: PreTrainedModel, model: PreTrainedModel, where: str) -> None:
-    """Refuse a rebuilt model that computes something else than the original.
+    """Refuse a rebuilt model that computes something other than the original.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def compare_models(original: PreTrainedModel, model: PreTrainedModel, where: str
     tokens = min(_TOKENS, context)
     positions = torch.linspace(0, context - 1, tokens).round().long()[None]
     ids = torch.arange(tokens)[None] * 7919 % model.config.vocab_size
-    # Without a mask, positions that jump would be taken for those of several documents.
+    # Without a mask, positions with gaps would be taken for those of several documents.
     inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(ids), "use_cache": False}
     with torch.no_grad():
         _compare(original(**inputs).logits, model(**inputs).logits, where)
@@ -59,7 +59,7 @@ def _compare(expected: torch.Tensor, found: torch.Tensor, where: str) -> None:
 
 @contextmanager
 def _ends(base: Any) -> Iterator[None]:
-    """The model with its first and last block alone, while the block lasts."""
+    """The model with its first and last block alone, while the context lasts."""
     layers, config = base.layers, base.config
     count = config.num_hidden_layers
     try:

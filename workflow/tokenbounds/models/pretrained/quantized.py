@@ -1,4 +1,4 @@
-"""Checkpoints that are quantized already: recognized by their configuration, decoded to the dense model."""
+"""Checkpoints that are already quantized: recognized by their configuration, decoded to the dense model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def is_quantized(config: Mapping[str, Any]) -> bool:
 def read_quantized(
     where: str, revision: str | None, config: Mapping[str, Any], family: Family
 ) -> tuple[PreTrainedModel, PublishedCodes | None]:
-    """The dense model, float32, that a quantized checkpoint stands for, and its codes if it is a QuIP# one.
+    """The dense model, float32, that a quantized checkpoint represents, and its codes if it is a QuIP# one.
 
     Parameters
     ----------

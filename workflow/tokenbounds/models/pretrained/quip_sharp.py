@@ -78,7 +78,7 @@ def codebook_of(params: Any) -> tuple[int, int, float]:
     Raises
     ------
     ModelError
-        If they ask for what is not read.
+        If they ask for something that is not supported.
     """
     name = params.get("codebook") if isinstance(params, Mapping) else None
     if not isinstance(name, str) or name not in _CODEBOOKS:
@@ -103,7 +103,7 @@ def read_layer(files: TensorFiles, name: str, slot: Slot, identifier: int, bits:
     Raises
     ------
     ModelError
-        If a tensor is missing, does not fit, or is not finite, or the size has another Hadamard matrix there.
+        If a tensor is missing, does not fit, or is not finite, or its size has another Hadamard matrix in QuIP#.
     """
     check_sizes(name, slot)
     blocks, words = slot.inputs // SIZE, slot.inputs // 32

@@ -18,8 +18,8 @@ _INDEX = "model.safetensors.index.json"
 class TensorFiles:
     """All tensors of a folder's safetensors files, by name.
 
-    The files are those that transformers reads: `model.safetensors`, else those that the index names; with neither,
-    all there are.
+    The files are those that transformers reads: `model.safetensors`, otherwise those that the index names; with
+    neither, all that there are.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def _files_of(folder: Path) -> list[Path]:
 def taken(
     files: TensorFiles, name: str, dtypes: tuple[torch.dtype, ...], shape: tuple[int | None, ...]
 ) -> torch.Tensor:
-    """A tensor whose type and shape are as expected; None stands for any size.
+    """A tensor whose type and shape are as expected; None means any size.
 
     Raises
     ------

@@ -2,8 +2,8 @@
 
 Such an archive is a zip file: raw little-endian storages, and a pickle program that says how tensors are laid out in
 them. The program of a state dictionary uses two dozen of pickle's instructions, three of which name something. Here
-those instructions are looked at, one after the other, and turned into plain dictionaries and records; any other
-instruction or name is an error. So a hostile archive can at worst be refused.
+those instructions are read one after the other and turned into plain dictionaries and records; any other instruction or
+name is an error. So a hostile archive can at worst be refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MARK = object()
 
 @dataclass(frozen=True)
 class _Name:
-    """Something that the program names; only compared, never looked up."""
+    """Something that the program names; it is only compared, never looked up."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""Training batches sampled with a seed from a corpus, any of which can be made on its own."""
+"""Training batches sampled with a seed from a corpus; any batch can be made on its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenbounds.models.loss import IGNORED
 
 
 class TokenSource(Protocol):
-    """What sampling needs of a corpus; `corpus.reader.Corpus` is one."""
+    """What sampling needs from a corpus; `corpus.reader.Corpus` is one."""
 
     lengths: np.ndarray
     start_id: int

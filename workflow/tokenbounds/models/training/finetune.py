@@ -25,7 +25,7 @@ def finetune_model(
     *,
     callbacks: tuple[TrainerCallback, ...] = (),
 ) -> None:
-    """Train adapters over a base that stays as it is, and write their checkpoint to `directory`.
+    """Train adapters over a base that is not changed, and write their checkpoint to `directory`.
 
     Before the first step the model is the base itself: one factor of every adapter starts at zero. The optimizer
     holds the adapters alone, and gradients stop at the first block that has one.
@@ -33,7 +33,7 @@ def finetune_model(
     Parameters
     ----------
     spec
-        Adapters, training, windows and seed; what it calls the base is a label here.
+        Adapters, training, windows and seed; its name for the base is only a label here.
     base
         The base: a checkpoint folder, a Hugging Face folder, or a GGUF file.
     corpus, directory, workdir, callbacks

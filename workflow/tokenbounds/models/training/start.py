@@ -18,7 +18,7 @@ from tokenbounds.models.parameterizations.layers import FactoredLayer
 
 
 def initial_model(spec: TrainedModel, card: ModelCard, start: Path | None = None) -> PreTrainedModel:
-    """The model that a row describes, as its training starts.
+    """The model that a row describes, as it is when training starts.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Training with transformers' Trainer: seeded, resumable after a kill, on one device or several.
 
-On several GPUs, start the same call under accelerate, one process per GPU:
+To use several GPUs, start the same call under accelerate, one process per GPU:
 `accelerate launch --num_processes 4 script.py`, or, without GPUs, under what accelerate itself calls, `python -m
 torch.distributed.run --nproc-per-node 4 script.py`. Every step's batch is the same whatever the number of processes:
 each takes its share of the rows. Checkpoints in the working folder hold weights as safetensors; optimizer and random
@@ -67,7 +67,7 @@ def train_model(
         Where `model.safetensors`, `card.json` and `training.parquet` go.
     workdir
         Where the state is saved every `save_steps` steps. A call with the same spec and corpus continues from the last
-        whole state there, and ends with the same weights as an uninterrupted run on the same machine; a state of
+        complete state there, and ends with the same weights as an uninterrupted run on the same machine; a state of
         another spec or corpus is discarded. Removed at the end.
     start
         Checkpoint folder of the model whose values training starts from, if the spec names one.
@@ -125,8 +125,8 @@ def fit_model(
 
 
 def _train(trainer: Trainer, workdir: Path) -> None:
-    """Train from the last whole state; a disk that refuses a state ends in one line."""
-    # The Trainer writes `trainer_state.json` last, so that a state without it is one that a killed job left.
+    """Train from the last complete state; if the disk refuses a state, the error is one line."""
+    # The Trainer writes `trainer_state.json` last, so a state without it was left by a killed job.
     states = sorted(workdir.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     last = next((path for path in states if _is_whole(path)), None)
     try:
@@ -145,7 +145,7 @@ class _StepDataset(torch.utils.data.Dataset):
 
     def __init__(self, sampler: BlockSampler, steps: int, processes: int) -> None:
         if sampler.rows % processes:
-            raise ModelError(f"{sampler.rows} rows a batch cannot be shared by {processes} processes equally.")
+            raise ModelError(f"{sampler.rows} rows per batch cannot be shared equally by {processes} processes.")
         self._sampler, self._steps, self._processes = sampler, steps, processes
 
     def __len__(self) -> int:
@@ -199,7 +199,7 @@ class _Trainer(Trainer):
 class _Watch(TrainerCallback):
     """Stops at the first loss that is not finite, looking only when a log or a checkpoint waits for the device.
 
-    Also writes to the job's log how far the training is, and its loss.
+    Also logs how far training is, and its loss.
     """
 
     trainer: _Trainer
@@ -257,7 +257,7 @@ def _only_item(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 def _arguments(training: Training, workdir: Path) -> TrainingArguments:
-    # The coarsest interval with enough points that divides `save_steps`, so that resuming leaves the curve alone.
+    # The coarsest interval with enough points that divides `save_steps`, so that resuming does not change the curve.
     wanted = max(1, training.steps // _CURVE_POINTS)
     logging_steps = max(size for size in range(1, wanted + 1) if training.save_steps % size == 0)
     return TrainingArguments(
@@ -274,7 +274,7 @@ def _arguments(training: Training, workdir: Path) -> TrainingArguments:
         save_steps=training.save_steps,
         save_total_limit=2,
         average_tokens_across_devices=False,
-        ddp_broadcast_buffers=False,  # fixed parts are equal everywhere already
+        ddp_broadcast_buffers=False,  # fixed parts are already equal everywhere
         remove_unused_columns=False,
         disable_tqdm=not sys.stderr.isatty(),
         report_to="none",

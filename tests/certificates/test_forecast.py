@@ -99,6 +99,9 @@ def test_inputs_are_numbers_or_files(scores, tmp_path):
         (find_bits, "no.tbm"),
         (find_tokens, str(tmp_path)),
         (find_tokens, "0"),
+        (find_tokens, "1" + "0" * 400),
+        (find_tokens, "²"),
+        (find_bits, "9" * 5000),
     ]:
         with pytest.raises(TokenboundsError):
             call(text)

@@ -23,6 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_MOST = 10**18  # bits or tokens, beyond any file
 CertificateArgument = Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="A certificate's JSON file.")]
 BaseOption = Annotated[
     list[Path] | None,
@@ -31,6 +32,9 @@ BaseOption = Annotated[
 CoarseOption = Annotated[
     list[Path] | None,
     typer.Option("--coarse", metavar="FILE", help="The message that a refinement names by hash."),
+]
+VocabularyOption = Annotated[
+    int, typer.Option("--vocabulary-size", "-V", min=2, max=1 << 31, help="Tokens the model predicts.")
 ]
 MessageArgument = Annotated[Path, typer.Argument(metavar="MESSAGE", help="A message (.tbm).")]
 ModelArgument = Annotated[
@@ -205,8 +209,8 @@ def decode(
 @app.command()
 def bound(
     scores: Annotated[list[Path], typer.Argument(metavar="SCORES...", help="Parquet files, one row per scored token.")],
-    bits: Annotated[int, typer.Option(min=0, help="Bits of the message that decodes to the scored model.")],
-    vocabulary_size: Annotated[int, typer.Option("--vocabulary-size", "-V", min=2, help="Tokens the model predicts.")],
+    bits: Annotated[int, typer.Option(min=0, max=_MOST, help="Bits of the message that decodes to the scored model.")],
+    vocabulary_size: VocabularyOption,
     nll_column: Annotated[str, typer.Option(help="Column of the losses, before any smoothing.")] = "nll_bits",
     rank_column: Annotated[str | None, typer.Option(help="Column of the true token's rank, from 1.")] = None,
     nats: Annotated[bool, typer.Option("--nats", help="Losses are in nats, not bits.")] = False,
@@ -229,20 +233,21 @@ def plan(
     losses: Annotated[
         str, typer.Option(metavar="PARQUET|MEAN,DEVIATION", help="Scores of a pilot, or a guess of both, in bits.")
     ],
-    vocabulary_size: Annotated[int, typer.Option("--vocabulary-size", "-V", min=2, help="Tokens the model predicts.")],
+    vocabulary_size: VocabularyOption,
     width: Annotated[float, typer.Option(min=1e-9, help="What sampling may add to a bound, bits per token.")] = 0.05,
-    block: Annotated[int, typer.Option(min=1, metavar="TOKENS", help="Tokens of a sampled block.")] = 1024,
+    block: Annotated[int, typer.Option(min=1, max=_MOST, metavar="TOKENS", help="Tokens of a sampled block.")] = 1024,
     delta: Annotated[float, typer.Option(help="Failure probability of the certificate.")] = 0.05,
 ) -> None:
     """Say which bounds to expect, how large a sample to score, and what would make them vacuous."""
     from tokenbounds.certificates.forecast import Forecast
     from tokenbounds.certificates.pilot import find_bits, find_pilot, find_tokens
-    from tokenbounds.config import BoundsSpec
+    from tokenbounds.config import BoundsSpec, check_row
     from tokenbounds.console import show_forecast
 
     if not 0 < delta < 1:
         raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
-    forecast = Forecast(find_pilot(losses), vocabulary_size, BoundsSpec(delta=delta), block)
+    spec = check_row(BoundsSpec, {"delta": delta}, "bounds")
+    forecast = Forecast(find_pilot(losses), vocabulary_size, spec, block)
     show_forecast(SafeConsole(), forecast, find_bits(message), find_tokens(corpus), width)
 
 

@@ -18,6 +18,7 @@ from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError, ScoreError
 
 _BATCH_ROWS = 1 << 18
+_MOST_BITS, _MOST_TOKENS = 10**18, 1 << 31  # beyond any file and any tokenizer
 
 
 @dataclass(frozen=True)
@@ -166,10 +167,14 @@ def bound_scores(
     Raises
     ------
     CertificateError
-        If a bound needs more than losses and ranks.
+        If a bound needs more than losses and ranks, or a size is none that a message or a vocabulary has.
     ScoreError
         If a file or a value is not usable.
     """
+    if not (0 <= message_bits <= _MOST_BITS and 2 <= vocabulary_size <= _MOST_TOKENS):
+        raise CertificateError(
+            f"a message has 0 to {_MOST_BITS:,} bits, and a vocabulary 2 to {_MOST_TOKENS:,} tokens. Give such numbers."
+        )
     unusable = [bound for bound in spec.bounds if not bound.is_single]
     if unusable:
         raise CertificateError(

@@ -21,6 +21,7 @@ from tokenbounds.messages.side_information import SideInformation, find_coarse, 
 Floats = npt.NDArray[np.float64]
 
 _QUANTILES = 4096
+_DIGITS = 18  # more bits or tokens than any file has
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,11 @@ def find_bits(text: str) -> int:
     ------
     MessageError
         If it is not a message, or the message that it refines is missing.
+    CertificateError
+        If there are more than any file has.
     """
-    if text.isdigit():
-        return int(text)
+    if (number := _read_number(text)) is not None:
+        return number
     path = Path(text)
     message = read_message(path)
     coarse = SideInformation.of(message).coarse
@@ -134,9 +137,19 @@ def find_tokens(text: str) -> int:
     CorpusError
         If it is not such a folder.
     CertificateError
-        If there are none.
+        If there are none, or more than any corpus has.
     """
-    tokens = int(text) if text.isdigit() else read_manifest(Path(text) / MANIFEST_NAME).tokens
+    number = _read_number(text)
+    tokens = read_manifest(Path(text) / MANIFEST_NAME).tokens if number is None else number
     if tokens < 1:
         raise CertificateError("a corpus of no tokens; a bound needs at least one.")
     return tokens
+
+
+def _read_number(text: str) -> int | None:
+    """The number that a text is, None if it is something else."""
+    if not (text.isascii() and text.isdigit()):
+        return None
+    if len(text) > _DIGITS:
+        raise CertificateError(f"a number of {len(text)} digits; give at most {_DIGITS}.")
+    return int(text)

@@ -33,6 +33,8 @@ def explain_errors(kind: type, error: ValidationError) -> Iterator[str]:
                 tag = str(fault["input"].get("kind"))
                 known = ", ".join(tagged(hint))
                 yield f"{where}.kind: there is no kind '{tag}'{nearest(tag, tagged(hint))} Known kinds: {known}."
+            case "value_error":  # of a check of our own, which says what is wrong with the value
+                yield f"{where}: {given} {fault['ctx']['error']}."
             case _ if hint is None:
                 yield f"{where}: {fault['msg']}, not {given}."
             case _:

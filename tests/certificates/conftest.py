@@ -15,6 +15,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
 
 
 @pytest.fixture(scope="session")
+def centred_study(study: TinyStudy) -> TinyStudy:
+    """The same with entropies."""
+    return replace(study, evaluation="centred", entropies=True).build()
+
+
+@pytest.fixture(scope="session")
 def sampled_study(study: TinyStudy) -> TinyStudy:
     """The same message and corpus, on a sample of blocks."""
     return replace(study, evaluation="sampled", sample_tokens=900).build()

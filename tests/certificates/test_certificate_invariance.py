@@ -32,16 +32,19 @@ class Rebatched:
 
 def open_study(study):
     plan = read_plan(study.inputs.plan)
-    return open_scores(study.inputs.certified.scores, plan=plan), Setting(SPEC, plan.tokens, 256, Sample.of(plan))
+    scores = open_scores(study.inputs.certified.scores, plan=plan)
+    return scores, Setting(SPEC, plan.tokens, 256, Sample.of(plan), entropies=study.entropies)
 
 
 def values(rows):
     return {(row.metric, row.bound): row.value for row in rows}
 
 
-@pytest.mark.parametrize("batch_rows", [1, 17, 1000])
-def test_batches_of_any_size_give_the_same_rows(study, batch_rows):
-    scores, setting = open_study(study)
+@pytest.mark.parametrize(
+    ("fixture", "batch_rows"), [("study", 1), ("study", 17), ("study", 1000), ("centred_study", 17)]
+)
+def test_batches_of_any_size_give_the_same_rows(request, fixture, batch_rows):
+    scores, setting = open_study(request.getfixturevalue(fixture))
     assert state_bounds(Rebatched(scores, batch_rows), setting, 80).rows == state_bounds(scores, setting, 80).rows
 
 
@@ -77,7 +80,7 @@ def test_shards_and_layout_of_the_files_do_not_matter(study, tmp_path, layout):
     assert merged.rows == wanted.rows and merged.ledger == wanted.ledger
 
 
-@pytest.mark.parametrize("fixture", ["study", "sampled_study"])
+@pytest.mark.parametrize("fixture", ["study", "centred_study", "sampled_study"])
 @settings(max_examples=6, deadline=None)
 @given(data=st.data())
 def test_more_bits_or_confidence_cost_and_more_tokens_help(request, fixture, data):
@@ -95,7 +98,7 @@ def test_more_bits_or_confidence_cost_and_more_tokens_help(request, fixture, dat
         assert easier[row] <= value + ROUNDING, row
 
 
-@pytest.mark.parametrize("fixture", ["study", "sampled_study"])
+@pytest.mark.parametrize("fixture", ["study", "centred_study", "sampled_study"])
 def test_the_order_of_the_bounds_holds_for_every_row(request, fixture):
     scores, setting = open_study(request.getfixturevalue(fixture))
     for bits in (0, 80, 3000):

@@ -1,5 +1,6 @@
 """The numbers of a certificate, against a short independent computation from its files."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -81,6 +82,35 @@ def test_betting_and_freedman_rows_are_the_best_of_their_grids(study, certificat
         assert row["value"] == pytest.approx(values[row["alpha"], row["lambda"]], rel=1e-9)
         assert row["value"] == pytest.approx(min(values.values()), rel=1e-9)
     assert row_of(certificate, "bpd", "betting")["value"] <= row_of(certificate, "bpd", "freedman")["value"]
+
+
+@pytest.mark.parametrize("bound", ["betting", "freedman"])
+def test_rows_with_centres_are_the_best_of_all_cells(centred_study, tmp_path, bound):
+    spec = replace(SPEC, top_k=(), bounds=("azuma", bound), kappas=(0.0, 0.5, 1.0))
+    # Held out, so that L/m is small, as it is where centres help.
+    inputs = replace(centred_study.inputs, held_out=(), held_out_because="The letters were drawn on 2026-11-27.")
+    found = certify_bound("c", "tiny", inputs, spec, tmp_path / "c.json", model="m")
+    scores, row = read_scores(centred_study), row_of(found, "bpd", bound)
+    losses, entropy = (scores[name].to_numpy().astype(float) for name in ("nll_bits", "entropy_bits"))
+    # Two rows share delta; three alphas, three kappas and sixteen lambdas are paid for.
+    budget = math.log(2 / spec.delta * 3 * 3 * 16)
+    values = {}
+    for a, kappa in itertools.product(spec.alphas, spec.kappas):
+        for lam in lambda_grid(16, math.log2(V / a)):
+            x = budget / len(losses) - np.mean(np.log(1 - lam * (smoothed(losses, a) - kappa * entropy)))
+            values[a, kappa, lam] = kappa * entropy.mean() + (x if bound == "freedman" else 1 - math.exp(-x)) / lam
+    assert row["kappa"] > 0 and row["complexity"] == pytest.approx(budget, rel=1e-12)
+    assert row["value"] == pytest.approx(values[row["alpha"], row["kappa"], row["lambda"]], abs=1e-6)
+    assert row["value"] == pytest.approx(min(values.values()), abs=1e-6)
+    assert "kappa" not in row_of(found, "bpd", "azuma")
+    ledger = {entry["name"]: entry["amount"] for entry in found["ledger"]["rows"][1]["entries"]}
+    assert ledger["centre_grid"] == pytest.approx(math.log2(3))
+
+
+def test_scores_without_entropies_certify_as_if_there_were_no_centres(study, certificate, tmp_path):
+    spec = replace(SPEC, kappas=(0.0,))
+    found = certify_bound("exhaustive", "tiny", study.inputs, spec, tmp_path / "c.json", model="m")
+    assert (found["rows"], found["ledger"]) == (certificate["rows"], certificate["ledger"])
 
 
 def test_error_rows(study, certificate):

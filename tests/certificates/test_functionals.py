@@ -1,7 +1,6 @@
 """Losses within their tolerance, whose plain average is right, must not move what is certified."""
 
 import json
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -205,33 +204,40 @@ def test_rows_over_documents_are_made_again(spread, tmp_path, monkeypatch):
 # --- the tolerance ----------------------------------------------------------------------------------------------------
 
 
-def make_functional(lambda_, freedman=False):
-    return Functional("test", (0,), lambda columns: smooth(columns[0]["nll_bits"], 0.01, 256), lambda_, freedman)
+def make_functional(lambda_, freedman=False, kappa=0.0):
+    losses = lambda columns: smooth(columns[0]["nll_bits"], 0.01, 256)  # noqa: E731
+    return Functional("test", (0,), losses, lambda_, freedman, (kappa,))
 
 
-def as_chunks(losses, weights=None):
-    weights = np.full(len(losses), 1 / len(losses)) if weights is None else weights
+def as_chunks(losses, entropies):
+    weights = np.full(len(losses), 1 / len(losses))
     for part in np.array_split(np.arange(len(losses)), 3):
-        yield weights[part], [{"nll_bits": losses[part]}]
+        yield weights[part], [{"nll_bits": losses[part], "entropy_bits": entropies[part]}]
 
 
-@pytest.mark.parametrize(("lambda_", "freedman"), [(None, False), (0.01, False), (0.06, False), (0.06, True)])
-def test_sensitivities_are_those_of_the_average(lambda_, freedman):
-    """Against the definition: the average's derivative by each loss, one at a time."""
-    losses, step = np.random.default_rng(1).gamma(0.6, 6.0, 40), 1e-5
-    functional = make_functional(lambda_, freedman)
-    gradient = []
-    for place in range(40):
-        moved = [losses + sign * step * (np.arange(40) == place) for sign in (1, -1)]
-        up, down = (functional.average(as_chunks(each)) for each in moved)
-        gradient.append((up - down) / (2 * step))
-    wanted = math.sqrt(np.mean((40 * np.array(gradient)) ** 2))
-    total = np.log1p(-(lambda_ or 0.0) * smooth(losses, 0.01, 256)).mean()
-    bound = smooth(losses, 0.01, 256).mean() if lambda_ is None else betting_value(total, lambda_, 0.0, 40)
-    if freedman:
-        bound = freedman_value(total, lambda_, 0.0, 40)
-    assert functional.average(as_chunks(losses)) == pytest.approx(bound, rel=1e-12)
-    assert functional.sensitivities(as_chunks(losses))[0] == pytest.approx(wanted, rel=1e-5)
+@pytest.mark.parametrize(
+    ("lambda_", "freedman", "kappa"),
+    [(None, False, 0), (0.01, False, 0), (0.06, False, 0.5), (0.06, True, 0), (0.06, True, 1)],
+)
+def test_sensitivities_are_those_of_the_average(lambda_, freedman, kappa):
+    """Against the definition: the average's derivatives by each loss and by each entropy, one at a time."""
+    rng = np.random.default_rng(1)
+    columns, step = np.array([rng.gamma(0.6, 6.0, 40), rng.gamma(2.0, 1.0, 40)]), 1e-5
+    functional = make_functional(lambda_, freedman, kappa)
+    gradients = np.empty((2, 40))
+    for index in np.ndindex(2, 40):
+        shift = np.zeros((2, 40))
+        shift[index] = step
+        up, down = (functional.average(as_chunks(*(columns + sign * shift))) for sign in (1, -1))
+        gradients[index] = (up - down) / (2 * step)
+    losses, centre = smooth(columns[0], 0.01, 256), kappa * columns[1]
+    bound = losses.mean()
+    if lambda_ is not None:
+        total = np.log1p(-lambda_ * (losses - centre)).mean()
+        bound = centre.mean() + (freedman_value if freedman else betting_value)(total, lambda_, 0.0, 40)
+    assert functional.average(as_chunks(*columns)) == pytest.approx(bound, rel=1e-12)
+    wanted = np.sqrt(np.mean((40 * gradients) ** 2, axis=1))
+    assert functional.sensitivities(as_chunks(*columns))[0] == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "chain"])
@@ -241,12 +247,16 @@ def test_rounding_is_never_refused(dtype, size):
     rng = np.random.default_rng(7)
     tolerance = TOLERANCES[dtype]
     for trial in range(40):
-        stored = rng.gamma(0.6, 6.0, size)
+        stored, entropies = rng.gamma(0.6, 6.0, (2, size))
         noise = rng.normal(0, tolerance.token_bits / 6, size)
         common = (-1) ** trial * 0.6 * tolerance.mean_bits
         for errors in (noise - noise.mean() + common, np.full(size, common)):
-            columns = {"nll_bits": stored + errors}, {"nll_bits": stored}
+            again = np.rint(8 * (entropies + errors)) / 8
+            columns = (
+                {"nll_bits": stored + errors, "entropy_bits": again},
+                {"nll_bits": stored, "entropy_bits": np.rint(8 * entropies) / 8},
+            )
             rescored = Rescored(*columns, np.ones(size), 256, tolerance, (), "")
-            for lambda_ in (None, 0.02, 0.06):
-                found = functionals._compare(make_functional(lambda_), [rescored], None)
+            for lambda_, kappa in ((None, 0), (0.02, 1), (0.06, 0), (0.06, 0.5)):
+                found = functionals._compare(make_functional(lambda_, kappa=kappa), [rescored], None)
                 assert abs(found.found) <= found.allowed

@@ -34,7 +34,7 @@ from tokenbounds.scores.store import open_scores
 
 V, LEVELS = 256, (0.0625, 0.125, 0.25, 0.5)
 # The one weight for all tokens is a bad one, so that rows take the tokens' own.
-SPEC = BoundsSpec(bounds=("azuma", "freedman", "betting"), top_k=(1,), alphas=(1e-9,), lambdas=16)
+SPEC = BoundsSpec(bounds=("azuma", "freedman", "betting"), top_k=(1,), alphas=(1e-9,), lambdas=16, kappas=(0.0,))
 ROWS = 6
 
 

@@ -115,6 +115,11 @@ class BoundKind(StrEnum):
         return self not in (BoundKind.AZUMA, BoundKind.DOCUMENTS, BoundKind.SEQUENCES)
 
     @property
+    def uses_centre(self) -> bool:
+        """Whether it may subtract a predictable centre from a token's loss (docs/bounds.md, "Predictable centres")."""
+        return self.is_single and self.uses_lambda
+
+    @property
     def fits_subsets(self) -> bool:
         """Whether it can be stated for the tokens with one label: bounds with chains and over sequences cannot."""
         return self.is_single or self.unit == "documents"

@@ -28,6 +28,8 @@ class RowBudget:
         C, bits of the message.
     alpha_grid_bits
         log2 of the number of smoothing weights it may choose from, bits; 0 for errors, which smoothing leaves alone.
+    centre_grid_bits
+        log2 of the number of centres it may choose from, bits.
     sampling_cells
         Number of averages that the sampling statement must cover at once: the candidates of the row, times
         `certificates`.
@@ -42,13 +44,14 @@ class RowBudget:
     delta_sampling: Fraction
     message_bits: int
     alpha_grid_bits: float
+    centre_grid_bits: float
     sampling_cells: int
     certificates: int = 1
 
     @property
     def complexity_nats(self) -> float:
-        """L without the price of lambdas: (message + alpha grid) ln 2 + ln(1 / delta_generalization), nats."""
-        bits = self.message_bits + self.alpha_grid_bits
+        """L without the price of lambdas: (message + both grids) ln 2 + ln(1 / delta_generalization), nats."""
+        bits = self.message_bits + self.alpha_grid_bits + self.centre_grid_bits
         return bits * math.log(2.0) - log_fraction(self.delta_generalization)
 
     @property
@@ -130,6 +133,7 @@ def split_delta(
     lambdas: int,
     sampling_share: float | str | Fraction | None = None,
     by_token: bool = False,
+    centres: int = 1,
 ) -> Budget:
     """Split delta evenly over rows, each between generalization and sampling, and price the grids.
 
@@ -149,6 +153,8 @@ def split_delta(
         Share of each row's delta that pays for sampling; None if every token was scored.
     by_token
         Whether rows over tokens may also choose the weights that the message's smoothing head names, token by token.
+    centres
+        How many centres bets on bits per token may choose from.
 
     Raises
     ------
@@ -162,6 +168,7 @@ def split_delta(
     for metric, bound in rows:
         own = by_token and bound.is_single
         ways = 1 if metric.is_error else alphas + own
+        centred = centres if bound.uses_centre and not metric.is_error else 1
         budgets.append(
             RowBudget(
                 metric=metric,
@@ -171,7 +178,8 @@ def split_delta(
                 delta_sampling=each * share,
                 message_bits=message_bits,
                 alpha_grid_bits=math.log2(ways),
-                sampling_cells=_count_cells(metric, bound, ways, lambdas, own),
+                centre_grid_bits=math.log2(centred),
+                sampling_cells=_count_cells(metric, bound, ways * centred, lambdas, own),
             )
         )
     return Budget(total, tuple(budgets))

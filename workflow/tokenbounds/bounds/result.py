@@ -31,6 +31,8 @@ class Bound:
         How much of `value` is due to scoring only a sample, same unit; 0 if everything was scored.
     token_alphas
         The smoothing weights that tokens chose from if each has its own; `alpha` is None then.
+    kappa
+        The winning centre's factor of the entropy; 0 without a centre.
     """
 
     value: float
@@ -43,6 +45,7 @@ class Bound:
     alpha: float | None = None
     sampling: float = 0.0
     token_alphas: tuple[float, ...] = ()
+    kappa: float = 0.0
 
     @property
     def gap(self) -> float:

@@ -185,6 +185,7 @@ def state_rows(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[S
         Sample.of(plan),
         units,
         token_alphas=TokenAlphas(own_alphas) if own_alphas else None,
+        entropies=certified.scores.provenance.entropies,
     )
     models = []
     for link in evidence.links:

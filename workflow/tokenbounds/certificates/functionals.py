@@ -24,6 +24,7 @@ from tokenbounds.certificates.rescoring import Rescored, compare_errors
 from tokenbounds.certificates.rows.labels import LabelledScores
 from tokenbounds.certificates.schema import Certificate, Link, Row, Stated
 from tokenbounds.errors import CertificateError
+from tokenbounds.scores.entropies import ENTROPY_STEP_BITS
 
 Floats = npt.NDArray[np.float64]
 Columns = dict[str, npt.NDArray[Any]]  # raw losses, and weights where a head gives them, of one message: [n] each
@@ -46,10 +47,12 @@ class Functional:
     losses
         From the columns of these messages, the losses [n] that are averaged, bits.
     lambda_
-        With f the average of ln(1 - lambda x loss), it is (1 - exp(f)) / lambda, a bet's bound without its price. None
-        for the plain average.
+        With f the average of ln(1 - lambda x (loss - centre)), it is the average centre plus (1 - exp(f)) / lambda, a
+        bet's bound without its price. None for the plain average.
     freedman
-        Whether it is -f / lambda instead, Freedman's bound without its price.
+        Whether it is plus -f / lambda instead, Freedman's bound without its price.
+    kappas
+        For each message the factor of its entropies in the centre; none without a centre.
     """
 
     name: str
@@ -57,31 +60,48 @@ class Functional:
     losses: Callable[[Sequence[Columns]], Floats]
     lambda_: float | None
     freedman: bool = False
+    kappas: tuple[float, ...] = ()
+
+    def _centre(self, columns: Sequence[Columns]) -> Floats:
+        """Of each token [n], bits."""
+        centre = np.zeros(len(columns[0]["nll_bits"]))
+        for kappa, each in zip(self.kappas, columns, strict=bool(self.kappas)):
+            if kappa:
+                centre += kappa * each["entropy_bits"]
+        return centre
 
     def average(self, chunks: Iterator[tuple[Floats, list[Columns]]]) -> float:
         """Its value, bits; a chunk has the tokens' weights [n], which sum to one over all, and columns by message."""
-        total = 0.0
+        total, known = 0.0, 0.0
         for weights, columns in chunks:
             losses = self.losses(columns)
-            total += float(weights @ (losses if self.lambda_ is None else np.log1p(-self.lambda_ * losses)))
+            if self.lambda_ is not None:
+                centre = self._centre(columns)
+                known += float(weights @ centre)
+                losses = np.log1p(-self.lambda_ * (losses - centre))
+            total += float(weights @ losses)
         if self.lambda_ is None:
             return total
-        return -(total if self.freedman else math.expm1(total)) / self.lambda_
+        return known - (total if self.freedman else math.expm1(total)) / self.lambda_
 
-    def sensitivities(self, chunks: Iterator[tuple[Floats, list[Columns]]]) -> list[float]:
-        """For each message the root mean square, over tokens, of the derivative by the token's raw loss."""
-        squares, log = [0.0 for _ in self.messages], 0.0
+    def sensitivities(self, chunks: Iterator[tuple[Floats, list[Columns]]]) -> list[tuple[float, float]]:
+        """For each message the root mean squares, over tokens, of the derivatives by raw loss and by entropy."""
+        squares, log, first, second = [0.0 for _ in self.messages], 0.0, 0.0, 0.0
         for weights, columns in chunks:
             slope = np.ones(len(weights))
             if self.lambda_ is not None:
-                rest = 1.0 - self.lambda_ * self.losses(columns)  # in (0, 1), [n]
+                rest = 1.0 - self.lambda_ * (self.losses(columns) - self._centre(columns))  # positive, [n]
                 slope, log = 1.0 / rest, log + float(weights @ np.log(rest))
+                first, second = first + float(weights @ slope), second + float(weights @ slope**2)
             for place in range(len(self.messages)):
                 up, down = (self.losses(_shifted(columns, place, step)) for step in (_STEP_BITS, -_STEP_BITS))
                 squares[place] += float(weights @ (slope * (up - down) / (2.0 * _STEP_BITS)) ** 2)
         # The derivative of (1 - exp(f)) / lambda carries exp(f) before the sum.
         factor = 1.0 if self.freedman else math.exp(log)
-        return [factor * math.sqrt(square) for square in squares]
+        # A centre is added as it is and taken from the loss: its derivative is 1 - factor x slope.
+        centred = math.sqrt(max(0.0, 1.0 - 2.0 * factor * first + factor**2 * second))
+        kappas = self.kappas or (0.0,) * len(self.messages)
+        return [(factor * math.sqrt(square), kappa * centred) for square, kappa in zip(squares, kappas, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -103,7 +123,8 @@ def compare_functionals(
     The tolerance follows from that of the losses. Rounding does not depend on how much a token counts: errors of losses
     that move their plain average by e move another average by about e times the root mean square of its derivatives, or
     less if they are all alike. So each functional may differ by that many times the tolerance of the plain average;
-    and, as single losses may differ by t, by t / √n where few tokens are compared.
+    and, as single losses may differ by t, by t / √n where few tokens are compared. Entropies err as losses do, and each
+    may be rounded to the next step.
 
     Parameters
     ----------
@@ -205,6 +226,7 @@ def name_functionals(
                 lambda columns: smooth(columns[0]["nll_bits"], columns[0]["alpha"] if alpha is None else alpha, size),
                 lambda_,
                 row.bound is BoundKind.FREEDMAN,
+                (row.kappa,),
             )
         ]
     if len(set(names)) < len(names):
@@ -244,10 +266,10 @@ def _compare(functional: Functional, rescored: Sequence[Rescored], chosen: npt.N
 
     again, stored = functional.average(chunks("again")), functional.average(chunks("stored"))
     few = math.sqrt(float(weights @ weights))  # 1 / √n if all tokens count alike
-    allowed = _ROUNDING_BITS + sum(
-        slope * max(one.tolerance.mean_bits, one.tolerance.token_bits * few)
-        for slope, one in zip(functional.sensitivities(chunks("again")), rescored, strict=True)
-    )
+    allowed = _ROUNDING_BITS
+    for (by_loss, by_entropy), one in zip(functional.sensitivities(chunks("again")), rescored, strict=True):
+        error = max(one.tolerance.mean_bits, one.tolerance.token_bits * few)
+        allowed += by_loss * error + by_entropy * (error + ENTROPY_STEP_BITS * few)
     if not abs(again - stored) <= allowed:  # NaN is refused too
         raise CertificateError(
             f"{rescored[-1].files[0].parent}: on the tokens scored again the average that row {functional.name} rests "

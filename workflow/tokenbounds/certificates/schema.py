@@ -98,6 +98,10 @@ class Row:
         tuple[Probability, ...],
         Field(description="weights that the message's head chose from, by token", json_schema_extra=absent),
     ] = ()
+    kappa: Annotated[
+        float,
+        Field(ge=0, description="part of the prediction's entropy that is a token's centre", json_schema_extra=absent),
+    ] = 0.0
     links: Annotated[
         tuple[Link, ...], Field(description="telescoped and mixture rows only", json_schema_extra=absent)
     ] = ()

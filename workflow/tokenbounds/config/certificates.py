@@ -129,6 +129,16 @@ class BoundsSpec(Checked):
         PositiveInt,
         Field(le=4096, description="Size of the grid of the bounds' own parameter λ; the choice is paid for."),
     ] = 32
+    kappas: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=2)], ...],
+        Field(
+            min_length=1,
+            max_length=32,
+            description="Grid of factors κ: `betting` and `freedman` may subtract κ times the entropy of the model's "
+            "own prediction from each token's loss before they bet on it; the choice is paid for. `[0]`, and scores "
+            "without entropies, have no such centres (docs/bounds.md, “Predictable centres”).",
+        ),
+    ] = (0.0, 0.25, 0.5, 0.75, 1.0)
     link_alphas: Annotated[
         tuple[Probability, ...],
         Field(

@@ -28,6 +28,59 @@ _ROWS = 1 << 16  # rows at once: temporaries of a part stay in the processor's c
 _FIXED_POINT = 2.0**40
 
 
+class ErrorCounts:
+    """How many tokens have a rank above each k.
+
+    Parameters
+    ----------
+    vocabulary_size
+        V.
+    top_k
+        The k.
+    """
+
+    def __init__(self, vocabulary_size: int, top_k: Sequence[int]) -> None:
+        if vocabulary_size < 2:
+            raise CertificateError(f"a vocabulary of {vocabulary_size} tokens; a bound needs at least two.")
+        self.vocabulary_size = vocabulary_size
+        self.top_k = tuple(top_k)
+        self.weight = 0.0  # of all tokens
+        self._wrong = np.zeros(len(self.top_k))  # weight of the tokens whose rank exceeds each k
+
+    def add(self, rank: npt.ArrayLike | None, size: int, mass: Floats | None = None) -> None:
+        """Add tokens with these ranks [n], from 1, and weights [n], one each by default.
+
+        Raises
+        ------
+        ScoreError
+            If there are not `size` ranks though there are k, or one is impossible.
+        """
+        self.weight += size if mass is None else float(mass.sum())
+        if not self.top_k:
+            return
+        ranks = np.asarray(rank)
+        if rank is None or ranks.shape != (size,):
+            raise ScoreError("the ranks are missing or not as many as the losses; score the tokens again.")
+        if size and not (ranks.min() >= 1 and ranks.max() <= self.vocabulary_size):
+            raise ScoreError(f"a rank lies outside 1..{self.vocabulary_size}; score the tokens again.")
+        for start in range(0, size, _ROWS):
+            part = slice(start, start + _ROWS)
+            for index, k in enumerate(self.top_k):
+                wrong = ranks[part] > k  # [n]
+                self._wrong[index] += np.count_nonzero(wrong) if mass is None else mass[part][wrong].sum()
+
+    def merge(self, other: ErrorCounts) -> None:
+        """Add the counts of another part of the same stream."""
+        if (self.vocabulary_size, self.top_k) != (other.vocabulary_size, other.top_k):
+            raise CertificateError("histograms of different vocabularies or top-k lists cannot be merged.")
+        self.weight += other.weight
+        self._wrong += other._wrong
+
+    def rate(self, k: int) -> float:
+        """Weighted share of tokens whose rank exceeds `k`."""
+        return float(self._wrong[self.top_k.index(k)] / self.weight)
+
+
 class LossHistogram:
     """Counts of raw losses in bins of 2^-12 bit, and of ranks above each k (docs/bounds.md, "Numerics").
 
@@ -40,13 +93,10 @@ class LossHistogram:
     """
 
     def __init__(self, vocabulary_size: int, top_k: Sequence[int] = ()) -> None:
-        if vocabulary_size < 2:
-            raise CertificateError(f"a vocabulary of {vocabulary_size} tokens; a bound needs at least two.")
         self.vocabulary_size = vocabulary_size
-        self.top_k = tuple(top_k)
+        self.errors = ErrorCounts(vocabulary_size, top_k)
         self.tokens = 0
         self.counts = np.zeros(INFINITE_BIN + 1)  # weight of the losses in each bin; integers unless there are weights
-        self._errors = np.zeros(len(self.top_k))  # weight of the tokens whose rank exceeds each k
 
     def update(
         self, nll_bits: npt.ArrayLike, rank: npt.ArrayLike | None = None, weights: npt.ArrayLike | None = None
@@ -69,7 +119,7 @@ class LossHistogram:
         """
         losses = np.asarray(nll_bits)
         mass = None if weights is None else np.asarray(weights, dtype=np.float64)
-        ranks = self._checked_ranks(rank, losses.size)
+        self.errors.add(rank, losses.size, mass)
         for start in range(0, losses.size, _ROWS):
             part = slice(start, start + _ROWS)
             each = None if mass is None else mass[part]
@@ -80,10 +130,6 @@ class LossHistogram:
             if bins.size and not bins.min() >= 0:  # NaN fails the comparison too
                 raise ScoreError("a loss is negative or not a number; score the tokens again.")
             self._add(scaled, np.minimum(bins, np.float32(INFINITE_BIN)).astype(np.int64), each)
-            if ranks is not None:
-                for index, k in enumerate(self.top_k):
-                    wrong = ranks[part] > k  # [n]
-                    self._errors[index] += np.count_nonzero(wrong) if each is None else each[wrong].sum()
             self.tokens += scaled.size
 
     def _add(self, scaled: npt.NDArray[np.floating], bins: npt.NDArray[np.int64], mass: Floats | None) -> None:
@@ -91,23 +137,11 @@ class LossHistogram:
         # Unlike bincount, add.at makes no array of all bins for each part of the stream.
         np.add.at(self.counts, bins, 1.0 if mass is None else mass)
 
-    def _checked_ranks(self, rank: npt.ArrayLike | None, size: int) -> npt.NDArray[np.int64] | None:
-        if not self.top_k:
-            return None
-        ranks = np.asarray(rank)
-        if rank is None or ranks.shape != (size,):
-            raise ScoreError("the ranks are missing or not as many as the losses; score the tokens again.")
-        if size and not (ranks.min() >= 1 and ranks.max() <= self.vocabulary_size):
-            raise ScoreError(f"a rank lies outside 1..{self.vocabulary_size}; score the tokens again.")
-        return ranks
-
     def merge(self, other: LossHistogram) -> None:
         """Add the counts of another part of the same stream."""
-        if (self.vocabulary_size, self.top_k) != (other.vocabulary_size, other.top_k):
-            raise CertificateError("histograms of different vocabularies or top-k lists cannot be merged.")
+        self.errors.merge(other.errors)
         self.tokens += other.tokens
         self.counts += other.counts
-        self._errors += other._errors
 
     @property
     def weight(self) -> float:
@@ -116,7 +150,7 @@ class LossHistogram:
 
     def error_rate(self, k: int) -> float:
         """Weighted share of tokens whose rank exceeds `k`."""
-        return float(self._errors[self.top_k.index(k)] / self.weight)
+        return self.errors.rate(k)
 
     def losses(self, alpha: float) -> tuple[Floats, Floats]:
         """Smoothed losses of the bins in use, rounded up (bits), and their weights."""

@@ -154,7 +154,7 @@ class AlphaMoments:
 
     def whole(self) -> LossMoments:
         """Moments of all tokens, whatever their weight."""
-        whole = LossMoments(self.parts[0].vocabulary_size, self.parts[0].top_k)
+        whole = LossMoments(self.parts[0].vocabulary_size, self.parts[0].errors.top_k)
         for part in self.parts:
             whole.merge(part)
         return whole

@@ -19,12 +19,14 @@ import pyarrow as pa
 
 from tokenbounds.bounds.sampling import BlockSums, draw_order, lower_mean, upper_mean
 from tokenbounds.bounds.smoothing import TokenAlphas, Weighting
+from tokenbounds.certificates.averages.entropy_moments import EntropyMoments
 from tokenbounds.certificates.averages.moments import AlphaMoments, LossMoments
 from tokenbounds.certificates.averages.sampled import SampledCells
+from tokenbounds.errors import CertificateError
 from tokenbounds.scores.plan import Plan, column
 
 Floats = npt.NDArray[np.float64]
-Moments = TypeVar("Moments", LossMoments, AlphaMoments)
+Moments = TypeVar("Moments", bound="_Moments")
 
 _THREADS = 2
 _BLOCK_AVERAGES = 1 << 24  # kept at once, if a sample was scored
@@ -105,6 +107,36 @@ class Sample:
         return Average(float(means[self.order].mean()), means[self.order])
 
 
+class _Moments(Protocol):
+    """Sums over tokens; those of parts of a stream are merged."""
+
+    def update(self, *columns: Any) -> None:
+        """Add tokens: a column each [n]."""
+
+    def merge(self, other: Any) -> None:
+        """Add another part of the same stream."""
+
+
+class _HeadedEntropyMoments:
+    """Moments by entropy, and by the tokens' own smoothing weights, of one stream."""
+
+    def __init__(self, vocabulary_size: int, top_k: tuple[int, ...], alphas: TokenAlphas) -> None:
+        self.moments = EntropyMoments(vocabulary_size, top_k)
+        self.by_alpha = AlphaMoments(vocabulary_size, (), alphas)
+
+    def update(
+        self, nll_bits: npt.ArrayLike, entropy_bits: npt.ArrayLike, alpha: npt.ArrayLike, rank: npt.ArrayLike = ()
+    ) -> None:
+        """Add tokens [n]: raw loss and entropy in bits, smoothing weight, rank if there are top_k."""
+        self.moments.update(nll_bits, entropy_bits, rank)
+        self.by_alpha.update(nll_bits, alpha)
+
+    def merge(self, other: _HeadedEntropyMoments) -> None:
+        """Add another part of the same stream."""
+        self.moments.merge(other.moments)
+        self.by_alpha.merge(other.by_alpha)
+
+
 @dataclass(frozen=True)
 class FirstPass:
     """What the first pass finds.
@@ -112,21 +144,21 @@ class FirstPass:
     Attributes
     ----------
     moments
-        Of the raw losses, if every token was scored.
+        Of the raw losses, if every token was scored; by entropy if centres are wanted.
     errors
         Share of errors for each k.
     by_alpha
         The moments by the tokens' own smoothing weights, if they have any and every token was scored.
     """
 
-    moments: LossMoments | None
+    moments: LossMoments | EntropyMoments | None
     errors: dict[int, Average]
     by_alpha: AlphaMoments | None = None
 
 
 @dataclass(frozen=True)
 class CellAverages:
-    """All averages of one smoothing weight.
+    """All averages of one smoothing weight and one centre.
 
     Attributes
     ----------
@@ -137,9 +169,11 @@ class CellAverages:
     lambdas
         The grid, 1 / bit.
     logs
-        Of ln(1 - lambda × smoothed loss), nats, for each lambda.
+        Of ln(1 - lambda × (smoothed loss - kappa × entropy)), nats, for each lambda.
     square_range
         Of the squared width of each token's interval of losses, bits², where tokens differ in their weight.
+    kappa, entropy
+        The centre's factor, and the average entropy, bits, if it is not 0.
     """
 
     weighting: Weighting
@@ -147,6 +181,8 @@ class CellAverages:
     lambdas: Floats
     logs: tuple[Average, ...]
     square_range: Average | None = None
+    kappa: float = 0.0
+    entropy: float = 0.0
 
 
 def run_first_pass(
@@ -155,6 +191,7 @@ def run_first_pass(
     vocabulary_size: int,
     top_k: Sequence[int],
     token_alphas: TokenAlphas | None = None,
+    entropies: bool = False,
 ) -> FirstPass:
     """Read all scores once.
 
@@ -170,15 +207,11 @@ def run_first_pass(
         The k whose errors (rank > k) are wanted.
     token_alphas
         The weights that the scores' column `alpha` may hold; None if it is not to be read.
+    entropies
+        Whether the scores' column `entropy_bits` is to be read, for centres.
     """
     if sample is None:
-        ks, by_alpha = tuple(top_k), None
-        if token_alphas is None:
-            moments = _sum_moments(scores, ("nll_bits",), ks, lambda: LossMoments(vocabulary_size, ks))
-        else:
-            own = token_alphas
-            by_alpha = _sum_moments(scores, ("nll_bits", "alpha"), ks, lambda: AlphaMoments(vocabulary_size, ks, own))
-            moments = by_alpha.whole()
+        moments, by_alpha = _sum_scores(scores, vocabulary_size, tuple(top_k), token_alphas, entropies)
         return FirstPass(moments, {k: Average(moments.error_rate(k)) for k in top_k}, by_alpha)
     # A sample keeps one average a block, [blocks] for each k, whatever the number of tokens.
     sums = {k: BlockSums(sample.blocks) for k in top_k}
@@ -186,6 +219,23 @@ def run_first_pass(
         for k, errors in sums.items():
             errors.add(block, rank > k)
     return FirstPass(None, {k: sample.average(errors.means()) for k, errors in sums.items()})
+
+
+def _sum_scores(
+    scores: ScoreStream, size: int, ks: tuple[int, ...], own: TokenAlphas | None, entropies: bool
+) -> tuple[LossMoments | EntropyMoments, AlphaMoments | None]:
+    """The moments of all tokens, and by their own smoothing weights if they have any."""
+    if own is None and entropies:
+        return _sum_moments(scores, ("nll_bits", "entropy_bits"), ks, lambda: EntropyMoments(size, ks)), None
+    if own is None:
+        return _sum_moments(scores, ("nll_bits",), ks, lambda: LossMoments(size, ks)), None
+    alphas = own
+    if entropies:
+        columns = ("nll_bits", "entropy_bits", "alpha")
+        both = _sum_moments(scores, columns, ks, lambda: _HeadedEntropyMoments(size, ks, alphas))
+        return both.moments, both.by_alpha
+    by_alpha = _sum_moments(scores, ("nll_bits", "alpha"), ks, lambda: AlphaMoments(size, ks, alphas))
+    return by_alpha.whole(), by_alpha
 
 
 def _sum_moments(
@@ -238,8 +288,9 @@ def average_cells(
     first_pass: FirstPass,
     vocabulary_size: int,
     grids: Mapping[Weighting, Floats],
+    kappas: Sequence[float] = (0.0,),
 ) -> Iterator[CellAverages]:
-    """Average every cell, that is every pair of a smoothing weight and one of its lambdas, weight by weight.
+    """Average every cell: every smoothing weight with every centre and every one of its lambdas, weight by weight.
 
     All are computed, so that the best one is found, and what holds for each cell (a bound grows with the message and
     with 1 / delta) holds for the best of them.
@@ -252,11 +303,13 @@ def average_cells(
         What it found.
     grids
         The lambdas of each smoothing weight, 1 / bit.
+    kappas
+        Factors of the entropy in the centre; others than 0 need moments by entropy. Weights by token have no centre.
     """
     moments = first_pass.moments
     if moments is not None:
         for weighting, lambdas in grids.items():
-            yield _average_all(moments, first_pass.by_alpha, weighting, lambdas)
+            yield from _average_all(moments, first_pass.by_alpha, weighting, lambdas, kappas)
         return
     assert sample is not None
     pending = list(grids.items())
@@ -269,16 +322,30 @@ def average_cells(
 
 
 def _average_all(
-    moments: LossMoments, by_alpha: AlphaMoments | None, weighting: Weighting, lambdas: Floats
-) -> CellAverages:
-    """A number for every cell, when every token was scored."""
+    moments: LossMoments | EntropyMoments,
+    by_alpha: AlphaMoments | None,
+    weighting: Weighting,
+    lambdas: Floats,
+    kappas: Sequence[float],
+) -> Iterator[CellAverages]:
+    """A number for every cell of a smoothing weight, when every token was scored."""
     if isinstance(weighting, TokenAlphas):
         assert by_alpha is not None
         loss, logs = by_alpha.exact_mean_loss(), by_alpha.exact_mean_logs(lambdas)
         square = Average(by_alpha.mean_square_range())
-        return CellAverages(weighting, Average(loss), lambdas, tuple(Average(float(log)) for log in logs), square)
-    loss, logs = moments.exact_mean_loss(weighting), moments.exact_mean_logs(weighting, lambdas)
-    return CellAverages(weighting, Average(loss), lambdas, tuple(Average(float(log)) for log in logs))
+        yield CellAverages(weighting, Average(loss), lambdas, tuple(Average(float(log)) for log in logs), square)
+        return
+    mean = Average(moments.exact_mean_loss(weighting))
+    for kappa in kappas:
+        entropy = 0.0
+        if isinstance(moments, EntropyMoments):
+            logs, entropy = moments.exact_mean_logs(weighting, lambdas, kappa), moments.mean_entropy()
+        elif kappa == 0.0:
+            logs = moments.exact_mean_logs(weighting, lambdas)
+        else:
+            raise CertificateError("centres need the entropies of predictions, which these scores do not have.")
+        averages = tuple(Average(float(log)) for log in logs)
+        yield CellAverages(weighting, mean, lambdas, averages, kappa=kappa, entropy=entropy)
 
 
 def _average_draws(

@@ -27,6 +27,11 @@ def ledger_row(budget: RowBudget, bound: Bound) -> LedgerRow:
         *sharing_entries(budget),
         LedgerEntry(name="message", amount=budget.message_bits, unit="bits"),
         LedgerEntry(name="alpha_grid", amount=budget.alpha_grid_bits, unit="bits"),
+        *(
+            [LedgerEntry(name="centre_grid", amount=budget.centre_grid_bits, unit="bits")]
+            if budget.centre_grid_bits
+            else []
+        ),
         LedgerEntry(name="lambda_grid", amount=bound.price_nats, unit="nats"),
         LedgerEntry(name="confidence", amount=-log_fraction(budget.delta_generalization), unit="nats"),
         LedgerEntry(name="complexity", amount=budget.complexity_nats + bound.price_nats, unit="nats"),

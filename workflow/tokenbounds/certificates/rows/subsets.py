@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from tokenbounds.certificates import schema
+from tokenbounds.certificates.averages.entropy_moments import EntropyMoments
 from tokenbounds.certificates.averages.moments import LossMoments
 from tokenbounds.certificates.averages.passes import Average, FirstPass, ScoreStream
 from tokenbounds.certificates.rows.tokens import Setting, state_bounds
@@ -170,11 +172,18 @@ def pass_over_subsets(scores: ScoreStream, group: Sequence[tuple[Subset, Setting
             "rows over subsets need every token scored, and only a sample was. Score everything (sample_tokens: null), "
             "or drop the subsets."
         )
-    sums = [LossMoments(setting.vocabulary_size, setting.top_k) for _, setting in group]
+    kinds = [EntropyMoments if setting.kappas != (0.0,) else LossMoments for _, setting in group]
+    sums: list[Any] = [
+        kind(setting.vocabulary_size, setting.top_k) for kind, (_, setting) in zip(kinds, group, strict=True)
+    ]
+    own = ("nll_bits", *(("entropy_bits",) if EntropyMoments in kinds else ()))
     columns = tuple(dict.fromkeys(subset.column for subset, _ in group))
-    for batch in scores.iter_batches(("nll_bits", "rank", *columns)):
-        nll_bits, rank = batch["nll_bits"].to_numpy(), batch["rank"].to_numpy()
+    for batch in scores.iter_batches((*own, "rank", *columns)):
+        losses, rank = [batch[name].to_numpy() for name in own], batch["rank"].to_numpy()
         for (subset, setting), moments in zip(group, sums, strict=True):
             chosen = np.flatnonzero(batch[subset.column].to_numpy() == subset.code)
-            moments.update(nll_bits[chosen], rank[chosen] if setting.top_k else None)
-    return [FirstPass(moments, {k: Average(moments.error_rate(k)) for k in moments.top_k}) for moments in sums]
+            moments.update(*(values[chosen] for values in losses), rank[chosen] if setting.top_k else None)
+    return [
+        FirstPass(moments, {k: Average(moments.error_rate(k)) for k in setting.top_k})
+        for moments, (_, setting) in zip(sums, group, strict=True)
+    ]

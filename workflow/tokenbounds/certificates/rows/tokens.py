@@ -67,6 +67,8 @@ class Setting:
         Failure probability of these rows together; None if they are all that the specification states.
     token_alphas
         The weights among which the message's smoothing head chooses for each token; None without a head.
+    entropies
+        Whether the scores hold the entropies of predictions, of which centres are made.
     """
 
     spec: BoundsSpec
@@ -76,6 +78,12 @@ class Setting:
     units: Units | None = None
     delta: Fraction | None = None
     token_alphas: TokenAlphas | None = None
+    entropies: bool = False
+
+    @property
+    def kappas(self) -> tuple[float, ...]:
+        """The distinct factors of the entropy that may be chosen for a centre."""
+        return tuple(sorted(set(self.spec.kappas))) if self.entropies and self.sample is None else (0.0,)
 
     @property
     def alphas(self) -> tuple[float, ...]:
@@ -170,7 +178,12 @@ def _bound_tokens(
     if not budgets:
         return {}
     first_pass = first_pass or run_first_pass(
-        scores, setting.sample, setting.vocabulary_size, setting.top_k, setting.token_alphas
+        scores,
+        setting.sample,
+        setting.vocabulary_size,
+        setting.top_k,
+        setting.token_alphas,
+        entropies=setting.kappas != (0.0,),
     )
     found = {
         (budget.metric, budget.bound): _bound_errors(budget, first_pass.errors[budget.metric.k], setting)
@@ -178,7 +191,8 @@ def _bound_tokens(
         if budget.metric.k is not None
     }
     losses = [budget for budget in budgets if budget.metric == BPD]
-    for cells in average_cells(scores, setting.sample, first_pass, setting.vocabulary_size, _grids(losses, setting)):
+    grids = _grids(losses, setting)
+    for cells in average_cells(scores, setting.sample, first_pass, setting.vocabulary_size, grids, setting.kappas):
         for budget in losses:
             key = (budget.metric, budget.bound)
             bounds = [_bound_loss(budget, cells, index, setting) for index in _indices(budget, cells)]
@@ -218,6 +232,7 @@ def _split(setting: Setting, message_bits: int) -> Budget:
         lambdas=spec.lambdas,
         sampling_share=None if setting.sample is None else spec.sampling_share,
         by_token=setting.token_alphas is not None,
+        centres=len(setting.kappas),
     )
     budgets.check()
     return budgets if setting.sample is None else budgets.shared_by(spec.certificates_per_sample)
@@ -238,8 +253,9 @@ def _bound_loss(budget: RowBudget, cells: CellAverages, index: int | None, setti
     lambda_, log = float(cells.lambdas[index]), cells.logs[index]
     complexity = budget.complexity_nats + setting.lambda_price_nats
     lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), budget.delta_per_cell)
+    centre = cells.kappa * cells.entropy  # its average, known as every token was scored; else there is none
     value, unsampled = (
-        _LOG_VALUES[budget.bound](each, lambda_, complexity, setting.tokens) for each in (lowest, log.mean)
+        centre + _LOG_VALUES[budget.bound](each, lambda_, complexity, setting.tokens) for each in (lowest, log.mean)
     )
     return Bound(
         value=value,
@@ -250,6 +266,7 @@ def _bound_loss(budget: RowBudget, cells: CellAverages, index: int | None, setti
         price_nats=setting.lambda_price_nats,
         lambda_=lambda_,
         sampling=value - unsampled,
+        kappa=cells.kappa,
         **named,
     )
 
@@ -310,6 +327,7 @@ def _row(budget: RowBudget, bound: Bound, setting: Setting, links: tuple[Link, .
         vacuous=bool(bound.value >= guess),
         delta=float(budget.delta),
         alphas=bound.token_alphas,
+        kappa=bound.kappa,
         links=links,
     )
 

@@ -1,0 +1,207 @@
+"""Exact averages of every smoothing weight, lambda and centre from one pass (docs/bounds.md, "Numerics").
+
+A token's centre is a part of the entropy of its prediction, which score files hold in steps of 1/8 bit. So tokens are
+counted by entropy and by loss, in bins of 1/16 bit, and each pair keeps the sums of the losses' distances from the
+middle of the bin, of their squares and of their cubes. From the third-order expansion around the middles follow all
+averages, with a rest that is computed, too, and added on the safe side. The sums are integers: order and batches leave
+no trace.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenbounds.bounds.smoothing import check_alpha, smooth
+from tokenbounds.certificates.averages.histogram import CAP_BITS, ErrorCounts, Floats
+from tokenbounds.errors import CertificateError, ScoreError
+from tokenbounds.scores.entropies import ENTROPY_STEP_BITS, entropy_levels
+
+BINS_PER_BIT = 16
+MOST_TOKENS = 1 << 38  # keeps every integer sum below 2^63: distances, squares and cubes have at most 2^24 units
+# Bin b holds losses in (b, b + 1] / BINS_PER_BIT, the first one 0, too, and the last one those that count as infinite.
+_BINS = CAP_BITS * BINS_PER_BIT + 1
+_INFINITE = _BINS - 1
+_ROWS = 1 << 16  # at once: temporaries of a part stay in the processor's cache
+# Distances are multiples of 2^-25 of a bin, squares and cubes are rounded to 2^-25: sums of 2^26 of them are below 2^53
+# units, and float64 adds them without rounding, in any order.
+_MOST_PENDING = 1 << 26
+_UNIT = 2.0**25
+_ROUND = 1.5 * 2.0**27  # adding a number whose last bit is worth 2^-25 and subtracting it again rounds to that
+# What rounding to 2^-25 of a unit may cost: 2^-26 x (h |f'| + h^2 |f''| / 2 + h^3 |f'''| / 6), h = 1/16, is below this.
+ROUNDING = 2.0**-29
+
+
+class EntropyMoments:
+    """Counts and moments of raw losses by entropy; see the module.
+
+    Parameters
+    ----------
+    vocabulary_size
+        V.
+    top_k
+        The k whose errors (rank > k) are counted.
+    """
+
+    def __init__(self, vocabulary_size: int, top_k: tuple[int, ...] = ()) -> None:
+        self.vocabulary_size = vocabulary_size
+        self.errors = ErrorCounts(vocabulary_size, top_k)
+        self.tokens = 0
+        self._levels = entropy_levels(vocabulary_size)
+        # Of each pair of a level and a bin the number of tokens, and the sums of d, d^2 and d^3, d = the bin's middle
+        # minus the loss, in units of a bin: integers, in multiples of 2^-25. [4, levels x bins]
+        self._sums = np.zeros((4, self._levels * _BINS), dtype=np.int64)
+        # The same of the last tokens as float64, which adds faster and is exact for so few.
+        self._pending = 0
+        self._pending_sums = np.zeros((4, self._levels * _BINS))
+
+    def update(self, nll_bits: npt.ArrayLike, entropy_bits: npt.ArrayLike, rank: npt.ArrayLike | None = None) -> None:
+        """Add scored tokens.
+
+        Parameters
+        ----------
+        nll_bits, entropy_bits
+            Raw losses and entropies [n], bits; a loss may be infinite.
+        rank
+            Rank of the true token [n], from 1; needed if there are `top_k`.
+
+        Raises
+        ------
+        ScoreError
+            If a loss, an entropy or a rank is impossible.
+        """
+        losses, entropies = np.asarray(nll_bits), np.asarray(entropy_bits)
+        self.errors.add(rank, losses.size)
+        for start in range(0, losses.size, _ROWS):
+            part = slice(start, start + _ROWS)
+            self._add(losses[part].astype(np.float64), entropies[part].astype(np.float64))
+
+    def _add(self, losses: Floats, entropies: Floats) -> None:
+        levels = entropies / ENTROPY_STEP_BITS  # [n]
+        if losses.size and not (losses.min() >= 0 and levels.min() >= 0 and levels.max() < self._levels):  # nor a NaN
+            raise ScoreError("a loss or an entropy is impossible; score the tokens again.")
+        scaled = np.minimum(losses * BINS_PER_BIT, _INFINITE + 0.5)  # [n], in units of a bin
+        bins = np.maximum(np.ceil(scaled) - 1.0, 0.0)  # [n]
+        distance = (((bins + 0.5) - scaled) + _ROUND) - _ROUND  # [n], -1/2 to 1/2
+        square = (distance * distance + _ROUND) - _ROUND
+        cube = (distance * square + _ROUND) - _ROUND
+        place = (np.rint(levels) * _BINS + bins).astype(np.int64)  # [n]
+        np.add.at(self._pending_sums[0], place, 1.0)
+        for sums, values in zip(self._pending_sums[1:], (distance, square, cube), strict=True):
+            np.add.at(sums, place, values)
+        self.tokens += losses.size
+        self._pending += losses.size
+        if self._pending > _MOST_PENDING:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Move the pending sums, which are still exact in float64, to integers."""
+        if self.tokens > MOST_TOKENS:
+            raise CertificateError(f"more than {MOST_TOKENS} tokens; score a sample of the corpus.")
+        self._sums[0] += self._pending_sums[0].astype(np.int64)
+        self._sums[1:] += (self._pending_sums[1:] * _UNIT).astype(np.int64)
+        self._pending_sums[:] = 0.0
+        self._pending = 0
+
+    def merge(self, other: EntropyMoments) -> None:
+        """Add another part of the same stream."""
+        other._settle()
+        self._settle()
+        self.errors.merge(other.errors)
+        self.tokens += other.tokens
+        self._sums += other._sums
+
+    def error_rate(self, k: int) -> float:
+        """Share of tokens whose rank exceeds `k`."""
+        return self.errors.rate(k)
+
+    def mean_entropy(self) -> float:
+        """Average entropy, bits; exact but for the last place, as entropies are multiples of 1/8."""
+        self._settle()
+        by_level = self._sums[0].reshape(self._levels, _BINS).sum(axis=1)
+        return float(by_level @ np.arange(self._levels)) * ENTROPY_STEP_BITS / self._whole()
+
+    def exact_mean_loss(self, alpha: float) -> float:
+        """Average smoothed loss, bits; never below the exact one, and above it by less than 2^-21."""
+        terms = self._expand(alpha)
+        total = terms.counts @ terms.loss
+        total += terms.first @ terms.slope + terms.second @ terms.bend + terms.third @ terms.twist
+        # |g''''| <= (ln 2)^3 s, and s changes by less than a factor of 1.03 within half a bin.
+        rest = 1.03 * math.log(2.0) ** 3 / 24.0 * (0.5 / BINS_PER_BIT) ** 4 * float(terms.counts @ terms.slope)
+        return (float(total) + rest) / self._whole() + ROUNDING
+
+    def exact_mean_logs(self, alpha: float, lambdas: npt.ArrayLike, kappa: float = 0.0) -> Floats:
+        """Averages of ln(1 - lambda x (smoothed loss - kappa x entropy)) for each lambda [k], nats.
+
+        Never above the exact ones, and below them by less than 2^-21.
+        """
+        terms, ln2 = self._expand(alpha), math.log(2.0)
+        centred = terms.loss - kappa * terms.entropy  # [b]
+        flat = 1.0 - terms.slope
+        # With g the smoothed loss, s = g' its slope, u = lambda / (1 - lambda (g - c)) and w = u s: f' = -w,
+        # f'' = ln2 (1 - s) w - w^2 and f''' = -ln2^2 (1 - s)(1 - 2 s) w + 3 ln2 (1 - s) w^2 - 2 w^3. By powers of w:
+        first = -terms.first + ln2 * flat * terms.second - ln2**2 * flat * (1.0 - 2.0 * terms.slope) * terms.third
+        squared = -terms.second + 3.0 * ln2 * flat * terms.third
+        cubed = -2.0 * terms.third
+        # |f''''| <= ln2^3 w + 7 ln2^2 w^2 + 12 ln2 w^3 + 6 w^4; within half a bin w grows by at most 5 %.
+        share = 1.05**4 / 24.0 * (0.5 / BINS_PER_BIT) ** 4 * terms.counts
+        coefficients = np.stack(
+            [first - ln2**3 * share, squared - 7.0 * ln2**2 * share, cubed - 12.0 * ln2 * share, -6.0 * share]
+        )  # [4, b]
+        found = np.empty(np.size(lambdas))
+        for index, lambda_ in enumerate(np.asarray(lambdas, dtype=np.float64)):
+            left = 1.0 - lambda_ * centred  # [b], positive
+            w = lambda_ * terms.slope / left
+            powers = ((coefficients[3] * w + coefficients[2]) * w + coefficients[1]) * w + coefficients[0]
+            found[index] = (terms.counts @ np.log(left) + powers @ w) / self._whole() - ROUNDING
+        return found
+
+    def _whole(self) -> int:
+        if self.tokens == 0:
+            raise CertificateError("no losses were given; a bound needs at least one scored token.")
+        return self.tokens
+
+    def _expand(self, alpha: float) -> _Expansion:
+        check_alpha(alpha)
+        self._settle()
+        self._whole()
+        used = np.flatnonzero(self._sums[0])  # [b]
+        level, place = np.divmod(used, _BINS)
+        middles = (place + 0.5) / BINS_PER_BIT  # [b], bits
+        middles[place == _INFINITE] = np.inf
+        step = 1.0 / BINS_PER_BIT
+        # d is the middle minus the loss, so odd powers change their sign; infinite losses have no distance.
+        moments = self._sums[1:, used] / _UNIT * (place != _INFINITE)
+        first, second, third = -step * moments[0], step**2 / 2.0 * moments[1], -(step**3) / 6.0 * moments[2]
+        likely = (1.0 - alpha) * np.exp2(-middles)
+        slope = likely / (likely + alpha / self.vocabulary_size)
+        ln2 = math.log(2.0)
+        return _Expansion(
+            counts=self._sums[0, used].astype(np.float64),
+            entropy=level * ENTROPY_STEP_BITS,
+            first=first,
+            second=second,
+            third=third,
+            loss=smooth(middles, alpha, self.vocabulary_size),
+            slope=slope,
+            bend=-ln2 * slope * (1.0 - slope),
+            twist=ln2**2 * slope * (1.0 - slope) * (1.0 - 2.0 * slope),
+        )
+
+
+@dataclass(frozen=True)
+class _Expansion:
+    """The smoothed loss around the middles of the pairs in use; every array is [b]."""
+
+    counts: Floats  # tokens
+    entropy: Floats  # bits
+    first: Floats  # sum of (loss - middle), bits
+    second: Floats  # half the sum of (loss - middle)^2, bits^2
+    third: Floats  # a sixth of the sum of (loss - middle)^3, bits^3
+    loss: Floats  # smoothed loss at the middle, bits, and its three derivatives by the raw loss
+    slope: Floats
+    bend: Floats
+    twist: Floats

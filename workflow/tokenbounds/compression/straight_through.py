@@ -71,8 +71,8 @@ def train(
     progress = Progress(LOGGER, spec.steps, "steps", "trained through codes:")
     for step in track(range(spec.steps), "training through codes", disable=not sys.stderr.isatty()):
         # A short warm-up while Adam's moments form, then a cosine to zero.
-        progress = step / spec.steps
-        factor = min(1.0, (progress + 1e-3) / 0.02) * 0.5 * (1 + math.cos(math.pi * progress))
+        done = step / spec.steps  # share of the way
+        factor = min(1.0, (done + 1e-3) / 0.02) * 0.5 * (1 + math.cos(math.pi * done))
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * factor
         if step % _REFIT_STEPS == 0:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenbounds import cli
 from tokenbounds.compression.checkpoint import mean_loss_bits, read_text
 from tokenbounds.messages.decode import decode_message
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -19,20 +18,10 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(run, monkeypatch):
+    """Run `tokenbounds encode`."""
     monkeypatch.setenv("COLUMNS", "120")
-
-    def run_command(*arguments):
-        monkeypatch.setattr("sys.argv", ["tokenbounds", "encode", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        output = capsys.readouterr()
-        return status, output.out, output.err
-
-    return run_command
+    return lambda *arguments: run("encode", *arguments)
 
 
 @pytest.fixture

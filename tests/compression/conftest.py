@@ -1,25 +1,21 @@
 """Small dense checkpoints of every family and a corpus of short documents."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
-from tokenbounds.models.build import build_model, coded_parameters, initialize
+from small_checkpoints import CONFIGS, save_noisy
+from tokenbounds.compression.calibration.calibrate import calibrate_model
 from tokenbounds.models.card import ModelCard
-from tokenbounds.models.checkpoint import save_checkpoint
 
-_LLAMA = {
-    "num_hidden_layers": 2,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
-CONFIGS = {
-    "gpt2": {"n_layer": 2, "n_embd": 16, "n_head": 2},
-    "llama": {**_LLAMA, "tie_word_embeddings": False},
-    "mistral": {**_LLAMA, "tie_word_embeddings": True, "sliding_window": 8},
-    "qwen2": {**_LLAMA, "tie_word_embeddings": True},
-    "qwen3": {**_LLAMA, "head_dim": 8},
+# Tied and untied heads, a sliding window, heads of a width of their own.
+_MORE = {
+    "gpt2": {},
+    "llama": {"tie_word_embeddings": False},
+    "mistral": {"tie_word_embeddings": True, "sliding_window": 8},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {"head_dim": 8},
 }
 VOCABULARY = 48
 
@@ -34,17 +30,9 @@ def checkpoint(tmp_path_factory):
     """A function (family, more card values) -> folder of a checkpoint with values that look trained."""
 
     def make(family: str, **more):
-        directory = tmp_path_factory.mktemp(family)
         values = {"vocabulary_size": VOCABULARY, "start_id": 1, "context": 32, "seed": 5, **more}
-        card = ModelCard(family=family, config=CONFIGS[family], **values)
-        model = build_model(card)
-        initialize(model, 3)
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for parameter in coded_parameters(model).values():
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-        save_checkpoint(directory, model, card)
-        return directory
+        card = ModelCard(family=family, config=CONFIGS[family] | _MORE[family], **values)
+        return save_noisy(tmp_path_factory.mktemp(family), card, noise=0.1)
 
     return make
 
@@ -67,3 +55,16 @@ class ShortDocuments:
 @pytest.fixture(scope="session")
 def corpus():
     return ShortDocuments()
+
+
+@pytest.fixture(scope="session")
+def calibrate(checkpoint, corpus, tmp_path_factory):
+    """A function (family, calibration's row) -> checkpoint folder, path of its calibration, made once."""
+
+    @cache
+    def make(family, spec):
+        directory, out = checkpoint(family), tmp_path_factory.mktemp("calibration") / "c.safetensors"
+        calibrate_model(directory, corpus, spec, out, corpus_sha256="ab")
+        return directory, out
+
+    return make

@@ -20,16 +20,12 @@ SPEC = CalibrationSpec(model="m", corpus="c", tokens=128, context=16, batch_toke
 
 
 @pytest.fixture(scope="module")
-def calibrated(checkpoint, corpus, tmp_path_factory):
+def calibrated(calibrate):
     """A function family -> checkpoint folder, opened calibration."""
-    found = {}
 
     def make(family):
-        if family not in found:
-            directory, out = checkpoint(family), tmp_path_factory.mktemp("calibration") / "c.safetensors"
-            calibrate_model(directory, corpus, SPEC, out, corpus_sha256="ab")
-            found[family] = directory, Calibration.open(out)
-        return found[family]
+        directory, path = calibrate(family, SPEC)
+        return directory, Calibration.open(path)
 
     return make
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from fresh_decoder import digests
 from proxy import proxy_loss
-from tokenbounds.compression.calibration.calibrate import calibrate_model
 from tokenbounds.compression.calibration.layers import Matrix, matrices_of, of_use
 from tokenbounds.compression.calibration.store import Calibration
 from tokenbounds.compression.encode import encode_model
@@ -34,18 +33,9 @@ def spec_of(kind, coder="adaptive", **settings):
 
 
 @pytest.fixture(scope="module")
-def calibrated(checkpoint, corpus, tmp_path_factory):
+def calibrated(calibrate):
     """A function family -> checkpoint folder, path of its calibration."""
-    found = {}
-
-    def make(family):
-        if family not in found:
-            directory, out = checkpoint(family), tmp_path_factory.mktemp("calibration") / "c.safetensors"
-            calibrate_model(directory, corpus, CALIBRATION, out)
-            found[family] = directory, out
-        return found[family]
-
-    return make
+    return lambda family: calibrate(family, CALIBRATION)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from small_checkpoints import TENSORS
 from tokenbounds.compression.grids import round_by_spread
 from tokenbounds.compression.methods import METHODS
 from tokenbounds.compression.methods.codebook import assign, learn_codebook, nearest_index
@@ -10,13 +11,7 @@ from tokenbounds.config.quantizers import CodebookQuantizer, UniformQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.formats.grid import GridTensors
 
-RNG = np.random.default_rng(0)
-TENSORS = {
-    "wte.weight": RNG.normal(size=(20, 12)).astype(np.float32),
-    "ln.weight": (1 + 0.1 * RNG.normal(size=12)).astype(np.float32),
-    "ln.bias": np.zeros(12, dtype=np.float32),
-    "c_fc.weight": (0.01 * RNG.standard_t(3, size=(12, 48))).astype(np.float32),
-}
+RNG = np.random.default_rng(1)
 
 
 class Tensors:

@@ -5,25 +5,10 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from small_checkpoints import CONFIGS, save_noisy
 from tokenbounds.corpus.memory import MemoryCorpus
-from tokenbounds.models.build import build_model, coded_parameters, initialize
 from tokenbounds.models.card import ModelCard
-from tokenbounds.models.checkpoint import save_checkpoint
 
-_LLAMA = {
-    "num_hidden_layers": 2,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
-CONFIGS = {
-    "gpt2": {"n_layer": 2, "n_embd": 16, "n_head": 2},
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-}
 PARAMETERIZATIONS = {
     "dense": {"kind": "dense"},
     "lora": {"kind": "lora", "rank": 2, "targets": ["attention", "mlp", "embedding"]},
@@ -61,14 +46,7 @@ def checkpoint(tmp_path_factory):
             parameterization=PARAMETERIZATIONS[parameterization],
             seed=5,
         )
-        model = build_model(card)
-        initialize(model, 3)
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for parameter in coded_parameters(model).values():
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-        save_checkpoint(directory, model, card)
-        return directory
+        return save_noisy(directory, card, noise=0.05)
 
     return make
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from small_checkpoints import TENSORS
 from tokenbounds.compression.grids import round_by_spread, round_to_steps
 from tokenbounds.compression.methods.codebook import assign, learn_codebook
 from tokenbounds.errors import MessageError
@@ -11,13 +12,6 @@ from tokenbounds.messages.formats.codebook import CodebookFormat
 from tokenbounds.messages.formats.grid import default_value, exponent_of, step_of
 from tokenbounds.messages.formats.uniform import UniformFormat
 
-RNG = np.random.default_rng(0)
-TENSORS = {
-    "wte.weight": RNG.normal(size=(20, 12)).astype(np.float32),
-    "ln.weight": (1 + 0.1 * RNG.normal(size=12)).astype(np.float32),
-    "ln.bias": np.zeros(12, dtype=np.float32),
-    "c_fc.weight": (0.01 * RNG.standard_t(3, size=(12, 48))).astype(np.float32),
-}
 SHAPES = {name: tensor.shape for name, tensor in TENSORS.items()}
 
 

@@ -208,7 +208,7 @@ def test_files_cut_short_are_refused(tmp_path):
     data = (tmp_path / "m.gguf").read_bytes()
     for size in (0, 10, 24, 300, len(data) // 2, len(data) - 1):
         (tmp_path / "m.gguf").write_bytes(data[:size])
-        with pytest.raises(ModelError, match=r"m\.gguf is cut short or damaged"):
+        with pytest.raises(ModelError, match=r"m\.gguf is truncated or damaged"):
             load(tmp_path)
     (tmp_path / "m.gguf").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(ModelError, match="Git LFS pointer"):

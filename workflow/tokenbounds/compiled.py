@@ -13,8 +13,11 @@ from typing import Any
 from tokenbounds.surroundings import ignoring
 
 with ignoring(".numba_config.yaml"):
+    from llvmlite import ir
     from numba import njit
+    from numba.core import cgutils, types
     from numba.core import config as _numba_config
+    from numba.extending import intrinsic
 
 config: Any = _numba_config  # its attributes are made when it is loaded
 config._config_fname = ""  # read again, relative to the working folder, with every compilation
@@ -40,3 +43,22 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             return njit(**options)(function)
 
     return decorate
+
+
+def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+    """Ask for the line of memory with `array[index]`, for use in compiled code; it changes no result."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, integer, integer, integer])
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        # To be written (1), kept in the nearest cache (3), data and not code (1).
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [address, integer(1), integer(3), integer(1)])
+        return context.get_dummy_value()
+
+    return types.none(array, index), generate
+
+
+prefetch: Any = intrinsic(_prefetch)

@@ -108,7 +108,7 @@ def calibration_minutes(study: Study, calibration: str, inputs: Inputs) -> float
 def scoring_minutes(study: Study, evaluation: str, message: str, inputs: Inputs) -> float:
     """Two hours and 10 minutes per MB of messages to decode, plus 50 µs per token and its operations.
 
-    An online reference reads the whole corpus, at 200 000 tokens per second or more.
+    An online reference reads the whole corpus, at 200 000 tokens per second even on a slow machine.
     """
     if study.models[study.messages[message].model].kind == "online":
         return 20 + inputs.corpus()[0] / 2e5 / 60

@@ -10,7 +10,7 @@ from tokenbounds.errors import ModelError
 from tokenbounds.files import write_json
 
 FEWEST_TABLE_BITS, MOST_TABLE_BITS = 12, 26
-_METHOD = "byte_mixing_1"  # if any prediction changes, the method gets another name
+_METHOD = "byte_mixing_2"  # if any prediction changes, the method gets another name
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from fresh_decoder import FreshDecoder
-from tokenbounds import cli
+from tokenbounds import cli, confinement, sandbox
+
+
+def call_here(function: str, arguments: dict[str, Any], *_: object) -> sandbox.Outcome:
+    """What a confined process would be asked to do, in this one; `tests/adversary/test_sandbox.py` starts real ones."""
+    module, _, name = function.partition(":")
+    value = getattr(importlib.import_module(module), name)(**json.loads(json.dumps(arguments, default=str)))
+    return sandbox.Outcome(json.loads(json.dumps(value, default=confinement.plain)), ())
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command line in this process; its exit status and what it wrote to stdout and stderr."""
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("tokenbounds.sandbox.confine", call_here)
 
     def run_command(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["tokenbounds", *map(str, arguments)])

@@ -14,7 +14,8 @@ LIBRARY = Path(__file__).parents[1] / "workflow/tokenbounds"
 
 # From the bottom to the top. What is in one line may import from lines above it and from its own package.
 LAYERS = (
-    {"errors", "compiled", "files", "rounding", "seals", "jobs", "progress", "software", "surroundings", "terminal"},
+    {"errors", "compiled", "files", "rounding", "seals", "jobs", "progress", "software", "surroundings", "terminal"}
+    | {"limits", "sandbox", "confinement"},
     {"display"},
     {"bounds"},
     {"config"},

@@ -13,8 +13,9 @@ import pytest
 from certified_study import with_link
 from json_certificates import certify_bound, read_certificate, write_certificate
 from tokenbounds.certificates import verify
+from tokenbounds.certificates.checks import find_certificates
 from tokenbounds.certificates.sealing import render
-from tokenbounds.certificates.verify import find_certificates, verify_certificate
+from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenbounds.config import FinetunedModel, Lora, Training
 from tokenbounds.errors import CorpusError, ModelError
-from tokenbounds.models.adapters import AdapterCard, attach_adapters, check_adapter, count_adapters
+from tokenbounds.models.adapters import AdapterCard, adapter_shapes, attach_adapters, check_adapter
 from tokenbounds.models.base import find_base, load_base, load_finetuned
 from tokenbounds.models.build import build_model, coded_parameters, count_parameters, initialize, to_dense
 from tokenbounds.models.card import ModelCard
@@ -154,7 +154,8 @@ def test_adapters_of_value_zero_change_nothing_and_are_all_that_is_coded(tmp_pat
     assert names
     assert all(name.endswith(("lora_a", "lora_b")) for name in names)
     assert not any(".0." in name for name in names)
-    assert count_adapters(card, settings) == sum(value.numel() for value in coded_parameters(model).values())
+    found = {name: tuple(value.shape) for name, value in coded_parameters(model).items()}
+    assert adapter_shapes(card, settings) == found and list(adapter_shapes(card, settings)) == list(found)
     with torch.no_grad():
         for value in coded_parameters(model).values():
             value.add_(0.05)

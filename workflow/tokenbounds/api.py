@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from transformers import PreTrainedModel
 
+    from tokenbounds.certificates.checks import Check
     from tokenbounds.certificates.rows.tokens import Statement
     from tokenbounds.certificates.schema import Certificate
-    from tokenbounds.certificates.verify import Check
     from tokenbounds.config import BoundsSpec, EvaluationSpec, MessageSpec
     from tokenbounds.models.markov.chain import MarkovChain
     from tokenbounds.models.online.card import OnlineCard

@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from tokenbounds import __version__, api
+from tokenbounds import __version__, api, sandbox
 from tokenbounds.errors import ConfigError, TokenboundsError
 from tokenbounds.terminal import SafeConsole
+
+_SECONDS = 3600.0
 
 app = typer.Typer(
     name="tokenbounds",
@@ -35,6 +37,25 @@ CoarseOption = Annotated[
 ]
 VocabularyOption = Annotated[
     int, typer.Option("--vocabulary-size", "-V", min=2, max=1 << 31, help="Tokens the model predicts.")
+]
+MemoryOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-memory",
+        min=sandbox.LEAST_GIB,
+        metavar="GIB",
+        help="Memory that the files may make this take; default: three quarters of the machine's.",
+    ),
+]
+SecondsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-seconds",
+        min=1,
+        metavar="SECONDS",
+        help="Time that the files may make this take, each; default: an hour, or without end where blocks are to be "
+        "scored again.",
+    ),
 ]
 MessageArgument = Annotated[Path, typer.Argument(metavar="MESSAGE", help="A message (.tbm).")]
 ModelArgument = Annotated[
@@ -112,17 +133,23 @@ def verify(
             help="Open nothing outside this folder, bases aside; default: the one above the certificate's.",
         ),
     ] = None,
+    max_memory: MemoryOption = None,
+    max_seconds: SecondsOption = None,
 ) -> None:
     """Recompute certificates from their files and say what was checked. The exit status is 0 only if all is well.
 
     Unless blocks are scored again, nothing shows that the scores are the message's; the output says so.
     """
-    from tokenbounds.certificates.verify import find_certificates
+    from tokenbounds.certificates.checks import Check, find_certificates
     from tokenbounds.console import show_checks
 
+    # Scoring on request takes as long as it takes; what the files alone make a verifier do has an end.
+    end = None if everything or rescore else _SECONDS
+    limits = sandbox.Limits(max_memory, max_seconds or end)
+    arguments = {"rescore": "all" if everything else rescore, "seed": seed, "bases": base or [], "root": root}
     for path in find_certificates(certificates):
-        checks = api.verify(path, rescore="all" if everything else rescore, seed=seed, bases=base or (), root=root)
-        show_checks(SafeConsole(), str(path), checks)
+        done = sandbox.confine("tokenbounds.api:verify", {"certificate": path, **arguments}, limits, str(path))
+        show_checks(SafeConsole(), str(path), [Check(**each) for each in done.value], done.confined)
 
 
 @app.command()
@@ -200,9 +227,14 @@ def decode(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write the model to.")],
     base: BaseOption = None,
     coarse: CoarseOption = None,
+    max_memory: MemoryOption = None,
+    max_seconds: SecondsOption = None,
 ) -> None:
     """Decode a message into a folder that transformers' AutoModelForCausalLM.from_pretrained loads."""
-    api.decode(message, output, side_information=[*(base or ()), *(coarse or ())])
+    arguments = {"message": message, "folder": output, "side_information": [*(base or ()), *(coarse or ())]}
+    limits = sandbox.Limits(max_memory, max_seconds or _SECONDS)
+    above = next(folder for folder in output.absolute().parents if folder.is_dir())
+    sandbox.confine("tokenbounds.api:decode", arguments, limits, str(message), [above])
     typer.echo(f"{output}: model decoded from {message}")
 
 

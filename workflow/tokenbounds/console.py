@@ -16,8 +16,8 @@ from tokenbounds.certificates.sentence import state_result
 from tokenbounds.rounding import round_up
 
 if TYPE_CHECKING:
+    from tokenbounds.certificates.checks import Check
     from tokenbounds.certificates.rows.tokens import Statement
-    from tokenbounds.certificates.verify import Check
 
 _HASH_CHARACTERS = 16
 _SAMPLING_ENTRIES = ("delta_generalization", "delta_sampling", "sampling_cells", "certificates_per_sample")
@@ -77,8 +77,8 @@ def show_message(
         _section(console, "Side information", table)
 
 
-def show_checks(console: Console, certificate_path: str, checks: Iterable[Check]) -> None:
-    """Print one line for each check that passed, and for each that was not made."""
+def show_checks(console: Console, certificate_path: str, checks: Iterable[Check], confined: Iterable[str] = ()) -> None:
+    """Print one line for each check that passed, and for each that was not made; then how the verifier was confined."""
     table = _grid()
     for check in checks:
         if check.made:
@@ -86,6 +86,8 @@ def show_checks(console: Console, certificate_path: str, checks: Iterable[Check]
         else:
             table.add_row(Text("!", style="bold yellow"), Text(check.name, style="yellow"), Text(check.detail))
     console.print(Text(certificate_path, style="bold"))
+    if ways := "; ".join(confined):
+        table.add_row("", "confined", Text(ways, style="dim"))
     console.print(Padding(table, (0, 0, 1, 2), expand=False))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tokenbounds.certificates.certify import compute_certificate
+from tokenbounds.certificates.checks import Check
 from tokenbounds.certificates.evidence import CertificateInputs, Evidence, LinkEvidence, LinkInputs, gather_evidence
 from tokenbounds.certificates.file_records import ChainRecord, FileRecord
 from tokenbounds.certificates.functionals import compare_functionals, find_labels
@@ -33,33 +33,6 @@ CHEAP_DRAWS = 20
 CHEAP_SECONDS = 3.0
 _RELATIVE_TOLERANCE = 1e-9
 _NOT_RECOMPUTED = ("software", "certificate_sha256")
-
-
-@dataclass(frozen=True)
-class Check:
-    """A check that passed, or was not made: its name, the file it concerns, and what was found or left open."""
-
-    name: str
-    file: str
-    detail: str
-    made: bool = True
-
-
-def find_certificates(paths: Sequence[Path]) -> list[Path]:
-    """Expand folders to the certificates (`*.json`) in them, in order of name.
-
-    Raises
-    ------
-    CertificateError
-        If a folder holds none.
-    """
-    found: list[Path] = []
-    for path in paths:
-        inside = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        if not inside:
-            raise CertificateError(f"{path} holds no certificate (*.json). Run the study, or name another folder.")
-        found += inside
-    return found
 
 
 def verify_certificate(

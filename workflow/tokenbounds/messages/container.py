@@ -97,6 +97,26 @@ class Message:
             raise MessageError(f"the message holds {len(found)} parts of kind '{kind}' where one is needed.")
         return found[0]
 
+    def check_kinds(self, needed: Sequence[str], optional: Sequence[str] = ()) -> None:
+        """Refuse parts that nobody reads: they would only make the message look larger than what it says.
+
+        Raises
+        ------
+        MessageError
+            If a part is missing, there twice, or neither needed nor optional.
+        """
+        kinds = [part.kind for part in self.parts]
+        for kind in dict.fromkeys([*needed, *kinds]):
+            least, most = kind in needed, kind in needed or kind in optional
+            if not least <= kinds.count(kind) <= most:
+                raise MessageError(
+                    f"the message holds {kinds.count(kind)} parts of kind '{kind}', and its format has {most:d}."
+                )
+
+    def count_bytes(self, kinds: Sequence[str]) -> int:
+        """Bytes of all parts of some kinds."""
+        return sum(len(part.data) for part in self.parts if part.kind in kinds)
+
 
 def write_varint(value: int) -> bytes:
     """Little-endian base-128 bytes of `value`, 0 ≤ value < 2^56; equal values have equal bytes."""

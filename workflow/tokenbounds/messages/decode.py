@@ -5,9 +5,10 @@ A message may need side information, which it names by hash: a base model, a coa
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from tokenbounds.errors import MessageError, ModelError
+from tokenbounds.messages.coding.tensors import Shape
 from tokenbounds.messages.container import Message, read_message
 from tokenbounds.messages.formats import Format, format_of
 from tokenbounds.messages.formats.markov import decode_chain
@@ -27,16 +29,16 @@ from tokenbounds.messages.side_information import (
     model_places,
     read_coarse,
 )
-from tokenbounds.messages.smoothing_head import SmoothingHead, has_head
-from tokenbounds.models.adapters import attach_adapters, check_adapter, count_adapters
+from tokenbounds.messages.smoothing_head import KIND, SmoothingHead, has_head
+from tokenbounds.models.adapters import adapter_shapes, attach_adapters, check_adapter
 from tokenbounds.models.base import find_base
-from tokenbounds.models.build import build_model, coded_parameters, to_dense
+from tokenbounds.models.build import build_model, check_size, coded_parameters, coded_shapes, to_dense
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.markov.chain import MarkovChain
 from tokenbounds.models.online.card import OnlineCard, is_online
 
-# What a file of a given size may ask for. Real messages stay far below, and a small hostile one cannot ask for much.
-FREE_CODED, CODED_PER_BYTE = 1 << 12, 1 << 12
+# What so many bytes of values may ask for. Real messages stay far below, and a small hostile one cannot ask for much.
+FREE_CODED, CODED_PER_BYTE = 1 << 16, 1 << 10
 FREE_PARAMETERS, PARAMETERS_PER_BYTE = 1 << 20, 1 << 16
 FREE_LAYERS, BYTES_PER_LAYER = 64, 16
 _HEADER_KEYS = {"model", "quantizer", "coder"}
@@ -85,18 +87,18 @@ def is_markov(message: Message) -> bool:
     return isinstance(card, dict) and card.get("family") == "markov"
 
 
-def decode_format(message: Message, model: torch.nn.Module, coarse: Message | None = None) -> Format:
-    """The codes and scales of a message, for the coded parameters of a model built from its card.
+def decode_format(message: Message, shapes: Mapping[str, Shape], coarse: Message | None = None) -> Format:
+    """The codes and scales of a message.
 
     Parameters
     ----------
     message : Message
-    model : transformers model
+    shapes : mapping of str to shape
+        Of its model's coded parameters, in the model's order.
     coarse : Message, optional
         The message that it refines, if it is a refinement.
     """
-    shapes = {name: tuple(value.shape) for name, value in coded_parameters(model).items()}
-    beneath = None if coarse is None else decode_format(coarse, model)
+    beneath = None if coarse is None else decode_format(coarse, shapes)
     found = format_of(message.header).from_message(message, shapes, message.header["coder"], beneath)
     if found.header() != message.header["quantizer"]:
         raise MessageError("the message's quantizer settings are not what its quantizer writes.")
@@ -164,34 +166,44 @@ def _decode_transformer(message: Message, places: Sequence[Path]) -> PreTrainedM
     coarse = read_coarse(named.coarse, places) if named.coarse is not None else None
     if coarse is not None:
         _check_coarse(message, coarse, named)
-    size = message.size_bytes + (coarse.size_bytes if coarse is not None else 0)
-    if named.base is None:
-        model = _build(message.header["model"], size)
-    else:
-        model = _build_over_base(message, named.base, model_places(places))
-    if not _holds_values(message):
-        return model
-    values = decode_format(message, model, coarse).dequantize()
-    for name, value in values.items():
-        if not np.all(np.isfinite(value)):
-            raise MessageError(f"{name} decodes to values that are not finite.")
-    load_values(model, values)
-    attach_head(model, message)
-    return model
+    size = sum(_check_parts(one) for one in (message, coarse) if one is not None)
+    if named.base is not None:
+        return _decode_over_base(message, coarse, size, named.base, model_places(places))
+    card = _checked_card(message.header["model"], size)
+    # Codes come first: what does not fit the card is refused before the model takes any memory.
+    values = _decode_values(message, coded_shapes(card), coarse)
+    return _fill(build_model(card), message, values)
 
 
-def _holds_values(message: Message) -> bool:
-    """Whether a message holds values; one that only names a model is checked to do nothing else.
+def _check_parts(message: Message) -> int:
+    """Bytes that hold values; parts that nothing would read are refused.
 
     Raises
     ------
     MessageError
-        If it names a model as it is and has an adapter, or any part but the hash.
+        Also if the message names a model as it is, but has an adapter.
     """
     found = format_of(message.header)
+    sides = [part.kind for part in SideInformation.of(message).parts()]
     if not found.holds_values:
         found.from_message(message, {}, message.header["coder"])
-    return found.holds_values
+    message.check_kinds([*sides, *found.part_kinds], [KIND] if found.holds_values else [])
+    return message.count_bytes(found.part_kinds)
+
+
+def _decode_values(message: Message, shapes: Mapping[str, Shape], coarse: Message | None) -> dict[str, np.ndarray]:
+    values = decode_format(message, shapes, coarse).dequantize()
+    for name, value in values.items():
+        if not np.all(np.isfinite(value)):
+            raise MessageError(f"{name} decodes to values that are not finite.")
+    return values
+
+
+def _fill(model: PreTrainedModel, message: Message, values: dict[str, np.ndarray]) -> PreTrainedModel:
+    """The same model with its values, and its smoothing head if the message has one."""
+    load_values(model, values)
+    attach_head(model, message)
+    return model
 
 
 def _check_coarse(message: Message, coarse: Message, named: SideInformation) -> None:
@@ -203,35 +215,37 @@ def _check_coarse(message: Message, coarse: Message, named: SideInformation) -> 
         raise MessageError("the coarse message is a refinement itself, or has another base.")
 
 
-def _build(card: object, size_bytes: int) -> PreTrainedModel:
-    """The model of a card in a message, within what messages of this size may ask for."""
-    return build_model(
-        _checked_card(card, size_bytes),
-        max_parameters=FREE_PARAMETERS + PARAMETERS_PER_BYTE * size_bytes,
-        max_coded=FREE_CODED + CODED_PER_BYTE * size_bytes,
-    )
-
-
-def _build_over_base(message: Message, sha256: str, places: Sequence[Path]) -> PreTrainedModel:
-    """The base that a message names, with an empty adapter if the message has one."""
+def _decode_over_base(
+    message: Message, coarse: Message | None, size_bytes: int, sha256: str, places: Sequence[Path]
+) -> PreTrainedModel:
+    """The base that a message names, with its adapter if it has one."""
     header = message.header["model"]
     size = header.get("vocabulary_size")
     if not isinstance(size, int) or set(header) - {"family", "vocabulary_size", "parameterization"}:
         raise MessageError("the header's model must state its vocabulary and may have a parameterization.")
-    settings = check_adapter(header.get("parameterization", {})) if _holds_values(message) else None
+    holds_values = format_of(message.header).holds_values
+    settings = check_adapter(header.get("parameterization", {})) if holds_values else None
     base, card = find_base(sha256, places, size)
     if card.vocabulary_size != size:
         raise MessageError(f"the header declares {size} tokens, but the base has {card.vocabulary_size}.")
     if settings is None:
         return base
-    coded, most = count_adapters(card, settings), FREE_CODED + CODED_PER_BYTE * message.size_bytes
+    shapes = adapter_shapes(card, settings)
+    coded, most = sum(map(math.prod, shapes.values())), FREE_CODED + CODED_PER_BYTE * size_bytes
     if coded > most:
         raise MessageError(f"the card describes {coded} coded values; at most {most} are allowed here.")
-    return attach_adapters(base, settings).eval()
+    values = _decode_values(message, shapes, coarse)
+    return _fill(attach_adapters(base, settings).eval(), message, values)
 
 
 def _checked_card(raw: Any, size_bytes: int) -> ModelCard:
+    """The card of a message, within what so many bytes of values may ask for."""
     card = ModelCard.from_dict(raw)
     if card.layers > FREE_LAYERS + size_bytes // BYTES_PER_LAYER:
-        raise MessageError(f"the card declares {card.layers} layers, too many for a message of {size_bytes} bytes.")
+        raise MessageError(f"the card declares {card.layers} layers, too many for {size_bytes} bytes of values.")
+    check_size(
+        card,
+        max_parameters=FREE_PARAMETERS + PARAMETERS_PER_BYTE * size_bytes,
+        max_coded=FREE_CODED + CODED_PER_BYTE * size_bytes,
+    )
     return card

@@ -147,10 +147,10 @@ def attach_adapters(base: PreTrainedModel, parameterization: Mapping[str, Any]) 
     return base
 
 
-def count_adapters(base: ModelCard, parameterization: Mapping[str, Any]) -> int:
-    """Number of coded values of an adapter over a base, computed without allocating any."""
+def adapter_shapes(base: ModelCard, parameterization: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of an adapter's coded values over a base by name, in the model's order, without allocating any."""
     model = attach_adapters(dense_skeleton(base, torch.device("meta")), parameterization)
-    return sum(parameter.numel() for parameter in coded_parameters(model).values())
+    return {name: tuple(value.shape) for name, value in coded_parameters(model).items()}
 
 
 def _freeze(module: nn.Module, frozen: Mapping[int, torch.Tensor]) -> None:

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from tokenbounds.errors import ModelError
+from tokenbounds.limits import check_memory
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.families import Family, family_of
 from tokenbounds.models.generator import uniform
@@ -60,20 +61,39 @@ def build_model(
     ModelError
         If the model is larger than allowed or its values contradict each other.
     """
-    counts = count_parameters(card)
-    if counts.total > max_parameters:
-        raise ModelError(f"the card describes {counts.total} parameters; at most {max_parameters} are allowed here.")
-    if max_coded is not None and counts.coded > max_coded:
-        raise ModelError(f"the card describes {counts.coded} coded values; at most {max_coded} are allowed here.")
+    check_size(card, max_parameters=max_parameters, max_coded=max_coded)
     try:
         model = _structure(card, torch.device("cpu"))
     except (RuntimeError, MemoryError) as error:
-        raise ModelError(f"a model of {counts.total} parameters does not fit into memory: {error}") from error
+        raise ModelError(f"the card's model does not fit into memory: {error}") from error
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
     _generate_fixed(model, card)
     return model.eval()
+
+
+def check_size(card: ModelCard, *, max_parameters: int = MAX_PARAMETERS, max_coded: int | None = None) -> None:
+    """Refuse a card of too large a model before anything is allocated for it; see `build_model`.
+
+    Raises
+    ------
+    ModelError
+        If it has too many values, or they do not fit into the memory that may be used.
+    """
+    counts = count_parameters(card)
+    if counts.total > max_parameters:
+        raise ModelError(f"the card describes {counts.total} parameters; at most {max_parameters} are allowed here.")
+    if max_coded is not None and counts.coded > max_coded:
+        raise ModelError(f"the card describes {counts.coded} coded values; at most {max_coded} are allowed here.")
+    # Float32. Weights that factors stand for are formed one at a time, so that the total may be a little too much.
+    check_memory(4 * counts.total, f"a model of {counts.total:,} parameters", ModelError)
+
+
+def coded_shapes(card: ModelCard) -> dict[str, tuple[int, ...]]:
+    """Shapes of a card's coded parameters by name, in the model's order, without allocating any."""
+    model = _structure(card, torch.device("meta"))
+    return {name: tuple(value.shape) for name, value in coded_parameters(model).items()}
 
 
 def empty_model(card: ModelCard) -> PreTrainedModel:

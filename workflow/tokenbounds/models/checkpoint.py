@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel
 
 from tokenbounds.errors import ModelError
 from tokenbounds.files import atomic_path, canonical_json, read_json, sha256_bytes, write_json
-from tokenbounds.models.build import build_model, coded_parameters
+from tokenbounds.models.build import build_model, coded_parameters, coded_shapes, count_parameters
 from tokenbounds.models.card import ModelCard
 from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal, sha256_of_sealed
 
@@ -98,9 +99,29 @@ def load_checkpoint(directory: Path | str) -> tuple[PreTrainedModel, ModelCard]:
     path = directory / WEIGHTS_FILE
     if not path.is_file():
         raise ModelError(f"{path} does not exist. Train or load the model again.")
+    check_weights(path, card)
+    _check_shapes(path, card)
     model = build_model(card)
-    load_weights(path, model, card)
+    _copy_weights(path, model)
     return model, card
+
+
+def _check_shapes(path: Path, card: ModelCard) -> None:
+    """Refuse a file of weights that is not of the card's model, before that is built: a card may claim any size."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read as safetensors: {error}. Make it again.") from error
+    counts = count_parameters(card)
+    # Their number comes first: it takes no longer for many layers.
+    if counts.coded == sum(map(math.prod, found.values())):
+        differing = found.items() ^ coded_shapes(card).items()
+        if not differing:
+            return
+        raise ModelError(f"{path} and its card disagree on the tensor {min(differing)[0]}. Make them again.")
+    raise ModelError(f"{path} and its card disagree: the card's model has {counts.coded:,} values. Make them again.")
 
 
 def load_card(directory: Path | str) -> ModelCard:
@@ -145,6 +166,10 @@ def load_weights(path: Path, model: PreTrainedModel, card: ModelCard | AdapterCa
         If the file is damaged, or names, shapes or types differ.
     """
     check_weights(path, card)
+    _copy_weights(path, model)
+
+
+def _copy_weights(path: Path, model: PreTrainedModel) -> None:
     parameters = coded_parameters(model)
     try:
         with safe_open(path, framework="pt") as file, torch.no_grad():

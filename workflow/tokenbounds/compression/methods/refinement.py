@@ -31,7 +31,7 @@ def quantize_refinement(
         raise MessageError(f"a refinement of '{spec.of}' needs that message. Pass its file.")
     if sources.coarse.header.get("model") != subject.header:
         raise MessageError(f"message '{spec.of}' belongs to another model. Refine one of the same model.")
-    coarse = decode_format(sources.coarse, subject.model)
+    coarse = decode_format(sources.coarse, {name: tensor.shape for name, tensor in subject.tensors.items()})
     if not isinstance(coarse, GridTensors):
         raise MessageError(f"message '{spec.of}' is not uniform, and only uniform messages can be refined.")
     return refine(coarse, spec.factor, subject.tensors), {}

@@ -20,11 +20,14 @@ class Format(ABC):
     ----------
     kind
         Its name in the header of a message.
+    part_kinds
+        Of the parts that hold its values, one of each.
     holds_values
         Whether there are any; a message without any decodes to the model that it names.
     """
 
     kind: ClassVar[str]
+    part_kinds: ClassVar[tuple[str, ...]]
     holds_values: ClassVar[bool] = True
 
     @abstractmethod
@@ -73,6 +76,7 @@ class EmptyFormat(Format):
     """A format without values: its message names a model, and `from_message` checks that it does nothing else."""
 
     holds_values: ClassVar[bool] = False
+    part_kinds: ClassVar[tuple[str, ...]] = ()
 
     def header(self) -> dict[str, Any]:
         """The kind."""

@@ -41,6 +41,7 @@ class CodebookFormat(Format):
     codebooks: dict[str, np.ndarray]
     vectors: GridTensors
     kind: ClassVar[str] = "codebook"
+    part_kinds: ClassVar[tuple[str, ...]] = ("codebooks", "scales", "symbols")
 
     def dequantize(self) -> dict[str, np.ndarray]:
         """Float32 tensors by name."""

@@ -115,6 +115,7 @@ class LatticeFormat(Format):
     matrices: dict[str, LatticeMatrix]
     others: ScaledFormat
     kind: ClassVar[str] = "quip_sharp"
+    part_kinds: ClassVar[tuple[str, ...]] = ("scales", "symbols", "values")
 
     def dequantize(self) -> dict[str, np.ndarray]:
         """Float32 tensors by name."""

@@ -37,6 +37,13 @@ MAX_LEVELS = 64
 _MAX_CANDIDATES = 1 << 22  # of contexts in one order: bounds a decoder's memory
 _MAX_CELLS = 1 << 24  # of weights in one order
 _BLOCK_CELLS = 1 << 20
+# What a part of so many bytes may declare: flags and cells of planes, which are decoded one by one, contexts, for each
+# of which the whole vocabulary is ordered, and candidates, which are ordered for their flags. Contexts of real chains
+# take two bytes or more each, and their planes have up to a cell for every token. Small vocabularies count as 2^12
+# tokens here, and cells of large ones as of 2^16.
+_FREE_CELLS, _FREE_ORDERED, _FREE_CANDIDATES = 1 << 20, 1 << 24, 1 << 23
+_LEAST_TOKENS, _MOST_TOKENS = 1 << 12, 1 << 16
+_CONTEXTS_PER_BYTE = 2
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ class MarkovFormat(Format):
     planes: tuple[np.ndarray, ...]
     tables: tuple[Table, ...]
     kind: ClassVar[str] = "counts"
+    part_kinds: ClassVar[tuple[str, ...]] = ("symbols",)
 
     @classmethod
     def lay_out(cls, card: MarkovCard, entries: Sequence[Entries], levels: int) -> Self:
@@ -122,8 +130,7 @@ class MarkovFormat(Format):
         levels = settings["levels"]
         if type(levels) is not int or not 2 <= levels <= MAX_LEVELS:
             raise MessageError(f"the quantizer's levels must be a whole number from 2 to {MAX_LEVELS}.")
-        if len(message.parts) != 1:
-            raise MessageError(f"the message of a Markov chain has one part, this one {len(message.parts)}.")
+        message.check_kinds(cls.part_kinds)
         try:
             card = MarkovCard.from_dict(header["model"])
         except ModelError as error:
@@ -137,23 +144,28 @@ class MarkovFormat(Format):
         Raises
         ------
         MessageError
-            If the bytes do not describe tables of this chain.
+            If the bytes do not describe tables of this chain, or too large ones for so few bytes.
         """
         scale, size = weight_scale(levels), card.vocabulary_size
+        budget = _Budget.of(card, len(data))
         all_flags, planes, tables = [], [], list[Table]()
         offset = 0
         for order in range(card.order + 1):
-            contexts = _candidates(card, tables, order)
-            flags = np.ones(1, dtype=bool)
+            contexts, flags = np.zeros(1, dtype=np.uint64), np.ones(1, dtype=bool)
             if order > 0:
-                count, offset = _read_bounded(data, offset, len(contexts))
+                candidates = _count_candidates(card, tables, order)
+                count, offset = _read_bounded(data, offset, candidates)
+                budget.spend(cells=count, candidates=candidates if count else 0)
+                contexts = _candidates(card, tables, order) if count else contexts[:0]
                 block, offset = _read_sized(data, offset)
                 flags = decode_symbols(block, count, 2, coder).astype(bool)
             contexts = contexts[: len(flags)][flags]
+            budget.spend(contexts=len(contexts) if order else 0)
             plane = np.zeros((0, len(contexts)), dtype=np.int32)
             tokens = _token_order(card, tables, order, contexts)
             if len(contexts):
                 count, offset = _read_bounded(data, offset, len(tokens))
+                budget.spend(cells=count * len(contexts))
                 block, offset = _read_sized(data, offset)
                 shape = (count, len(contexts))
                 plane = decode_symbols(block, count * len(contexts), levels + 1, coder, shape).reshape(shape)
@@ -175,6 +187,29 @@ class MarkovFormat(Format):
     def symbols(self) -> list[np.ndarray]:
         """The planes."""
         return list(self.planes)
+
+
+@dataclass
+class _Budget:
+    """What the tables of a message may still declare; honest ones have far fewer for their bytes."""
+
+    cells: int
+    contexts: int
+    candidates: int
+
+    @classmethod
+    def of(cls, card: MarkovCard, size_bytes: int) -> _Budget:
+        tokens = max(card.vocabulary_size, _LEAST_TOKENS)
+        cells = _FREE_CELLS + size_bytes * min(tokens, _MOST_TOKENS)
+        ordered = _FREE_ORDERED + _CONTEXTS_PER_BYTE * size_bytes * tokens
+        return cls(cells, ordered // card.vocabulary_size, _FREE_CANDIDATES + size_bytes * _LEAST_TOKENS)
+
+    def spend(self, cells: int = 0, contexts: int = 0, candidates: int = 0) -> None:
+        self.cells -= cells
+        self.contexts -= contexts
+        self.candidates -= candidates
+        if min(self.cells, self.contexts, self.candidates) < 0:
+            raise MessageError("the message declares larger tables of a Markov chain than its few bytes can hold.")
 
 
 def decode_chain(message: Message) -> MarkovChain:
@@ -206,7 +241,15 @@ def _candidates(card: MarkovCard, done: Sequence[Table], order: int) -> np.ndarr
         return below
     oldest = _reach(card, done, _MAX_CANDIDATES // len(below)) * np.uint64(card.vocabulary_size ** (order - 1))
     codes = (oldest[:, None] + below[None, :]).reshape(-1)
-    return codes[np.argsort(-expected_frequency(done, order, codes, card.vocabulary_size), kind="stable")]
+    blocks = np.split(codes, range(_BLOCK_CELLS, len(codes), _BLOCK_CELLS))
+    frequency = np.concatenate([expected_frequency(done, order, block, card.vocabulary_size) for block in blocks])
+    return codes[np.argsort(-frequency, kind="stable")]
+
+
+def _count_candidates(card: MarkovCard, done: Sequence[Table], order: int) -> int:
+    """How many contexts an order above the first may have."""
+    below = len(done[order - 1].contexts)
+    return below * min(card.vocabulary_size, _MAX_CANDIDATES // below) if below else 0
 
 
 def _token_order(card: MarkovCard, done: Sequence[Table], order: int, contexts: np.ndarray) -> np.ndarray:

@@ -48,6 +48,7 @@ class PublishedFormat(Format):
     codes: PublishedCodes
     others: dict[str, np.ndarray]
     kind: ClassVar[str] = "published"
+    part_kinds: ClassVar[tuple[str, ...]] = ("values", "symbols")
 
     def dequantize(self) -> dict[str, np.ndarray]:
         """Float32 tensors by name."""

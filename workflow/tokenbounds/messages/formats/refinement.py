@@ -40,6 +40,7 @@ class RefinementFormat(Format):
     factor: int
     offsets: dict[str, np.ndarray]
     kind: ClassVar[str] = "refinement"
+    part_kinds: ClassVar[tuple[str, ...]] = ("symbols",)
 
     @classmethod
     def from_message(

@@ -37,6 +37,7 @@ class RotatedFormat(Format):
     seed: int
     plain: tuple[int, ...]
     kind: ClassVar[str] = "rotated"
+    part_kinds: ClassVar[tuple[str, ...]] = ("scales", "symbols")
 
     def dequantize(self) -> dict[str, np.ndarray]:
         """Float32 tensors by name, rotated back by sums and differences in a fixed order."""

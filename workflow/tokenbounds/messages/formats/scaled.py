@@ -103,6 +103,7 @@ class ScaledFormat(Format):
     matrices: dict[str, ScaledMatrix]
     vectors: GridTensors
     kind: ClassVar[str] = "scaled"
+    part_kinds: ClassVar[tuple[str, ...]] = ("scales", "symbols")
 
     def dequantize(self) -> dict[str, np.ndarray]:
         """Float32 tensors by name."""

@@ -18,6 +18,7 @@ class UniformFormat(GridTensors, Format):
     """A model whose tensors are `GridTensors`; its message can be refined."""
 
     kind: ClassVar[str] = "uniform"
+    part_kinds: ClassVar[tuple[str, ...]] = ("scales", "symbols")
 
     def header(self) -> dict[str, Any]:
         """The message's header needs nothing but the kind."""

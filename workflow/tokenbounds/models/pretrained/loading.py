@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from tokenbounds.config import PretrainedModel
 from tokenbounds.errors import ModelError
 from tokenbounds.files import check_no_pointer
-from tokenbounds.models.build import build_model, coded_parameters
+from tokenbounds.models.build import build_model, coded_parameters, count_parameters
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint
 from tokenbounds.models.families import Family, family_of
@@ -36,6 +36,7 @@ from tokenbounds.models.pretrained.torch_archive import read_tensors
 from tokenbounds.software import package_folder
 
 _ARCHIVE = "pytorch_model.bin"
+_FREE_VALUES = 1 << 20
 # What configurations of other families say about attention, positions and scales; a family that does not know a key
 # would silently ignore it.
 _COMPUTING = (
@@ -114,6 +115,7 @@ def _read_original(where: str, spec: PretrainedModel) -> tuple[PreTrainedModel, 
         return fill_model(settings, family, tensors, where), None
     if Path(where).is_dir():
         _check_folder(Path(where))
+        _check_size(Path(where), family)
     return _read_safetensors(where, spec.revision, family), None
 
 
@@ -240,6 +242,21 @@ def _check_folder(folder: Path) -> None:
         raise ModelError(f"{folder} has no *.safetensors, but {pickled}. Pickled weights are not read: convert them.")
     for path in sorted(files):
         check_no_pointer(path, ModelError)
+
+
+def _check_size(folder: Path, family: Family) -> None:
+    """Refuse a configuration of a far larger model than the files hold, before transformers builds it."""
+    settings = getattr(transformers, family.config_class).from_pretrained(folder)
+    try:
+        wanted = count_parameters(card_from_config(settings, start_id=0)).coded
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
+    # A value takes at least a byte in a file that is not quantized. Of smaller differences the tensor is named later.
+    found = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if wanted > _FREE_VALUES + 2 * found:
+        raise ModelError(
+            f"{folder}: its configuration describes {wanted:,} values, and its files have {found:,} bytes."
+        )
 
 
 def _read_safetensors(where: str, revision: str | None, family: Family) -> PreTrainedModel:

@@ -1,0 +1,36 @@
+"""What verification says of a certificate; a command imports this alone, and what verifies in another process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenbounds.errors import CertificateError
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check that passed, or was not made: its name, the file it concerns, and what was found or left open."""
+
+    name: str
+    file: str
+    detail: str
+    made: bool = True
+
+
+def find_certificates(paths: Sequence[Path]) -> list[Path]:
+    """Expand folders to the certificates (`*.json`) in them, in order of name.
+
+    Raises
+    ------
+    CertificateError
+        If a folder holds none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not inside:
+            raise CertificateError(f"{path} holds no certificate (*.json). Run the study, or name another folder.")
+        found += inside
+    return found

@@ -409,7 +409,7 @@ def draw(table: list[dict[str, str | int | float]], path: Path) -> None:
     axes.set_xlim(-0.001, 1.2)
     axes.set_xticks([0, 0.01, DELTA, 0.2, 1], ["0", "1 %", "delta = 5 %", "20 %", "100 %"])
     axes.set_xlabel(f"share of {replications:,} replications in which the certificate is false")
-    axes.legend(loc="center", bbox_to_anchor=(0.3, 0.5), fontsize=7)
+    axes.legend(loc="center", bbox_to_anchor=(0.3, 0.75), fontsize=7)
     figure.savefig(path, metadata={"Date": None})
 
 

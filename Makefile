@@ -1,4 +1,4 @@
-# make run      the default study, from nothing to certificates and a report
+# make run      the default study, from scratch to certificates and a report
 # make test     the tests, with coverage
 # make check    everything CI checks before it runs the study: style, types, lint, tests
 # make help     the other targets
@@ -14,7 +14,7 @@ export PYTHON VENV
 # Snakemake's own tools and the tests' subprocesses must find the environment first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# A person sees stages and bars; VERBOSE=1 and dry runs show what Snakemake itself says.
+# The terminal shows stages and progress bars; VERBOSE=1 and dry runs show what Snakemake itself prints.
 LOGGER := $(if $(VERBOSE)$(filter -n --dry-run --dryrun,$(ARGS)),,--logger tokenbounds)
 
 PYTEST := $(BIN)/python -m pytest

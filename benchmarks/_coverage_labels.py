@@ -1,4 +1,4 @@
-"""A source for `bound_coverage.py` that chooses its labels: one when all goes well, many when it does not.
+"""A source for `bound_coverage.py` that chooses its labels: one if no loss occurs, many otherwise.
 
 A share of 3/4 of the tokens have one small risk, p, and while no loss is 1 the source goes on like this to the end,
 and shows one label: the row over all tokens is false if no loss is 1 at all. After the first loss of 1 it shows a new
@@ -45,7 +45,7 @@ def _stated(delta: Fraction, tokens: int) -> float:
 def labels_violated(replications: int, seed: int, *, by_occurrence: bool) -> npt.NDArray[np.bool_]:
     """Whether some row is false, bool[replications]."""
     rng = np.random.default_rng(seed)
-    # The source knows how shares are made, and makes each risk the least that a row without losses does not cover.
+    # The source knows how shares are divided, and makes each risk the smallest that a row without losses leaves open.
     ahead, _ = _shares(1, by_occurrence)
     _, behind = _shares(LABELS, by_occurrence)
     size = (TOKENS - FIRST) // (LABELS - 1)

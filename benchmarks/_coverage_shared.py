@@ -1,8 +1,8 @@
 """A source for `bound_coverage.py` with many certificates over one sample, of which the luckiest is named.
 
-Every model errs on its own random half of the blocks, and nothing of this is random given what precedes it: so the
-bound for all messages at once costs nothing, and what can go wrong is the sample. The blocks drawn are the same for all
-models, and each model's errors on them are fair coins of its own.
+Every model errs on its own random half of the blocks, and none of this is random given what precedes it. So the bound
+for all messages at once costs nothing, and only the sample can go wrong. The blocks drawn are the same for all models,
+and each model's errors on them are fair coins of its own.
 """
 
 from __future__ import annotations

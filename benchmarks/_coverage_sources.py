@@ -1,7 +1,8 @@
 """Sources and models for `bound_coverage.py`: sequences of known conditional risks, and the model chosen on them.
 
 Binary sources whose next-token probability an adversary sets with the whole past in view; a model names one token for
-each context (1 bit each), and the one that flatters itself most is chosen with the data and the truth in view.
+each context (1 bit each), and the one whose empirical risk is most flattering is chosen with the data and the truth in
+view.
 """
 
 from __future__ import annotations

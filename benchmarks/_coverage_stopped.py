@@ -1,8 +1,8 @@
 """Sources for `bound_coverage.py` that stop when they are ahead: their ranges, or the whole corpus.
 
-Fair losses of 0 or 2, until the losses so far are far enough below their expectation; from then on every loss is 1,
-for certain, and its range 0. Ranges are predictable, and their mean square is known only at the end. Whoever then takes
-the lambda that suits it best, as if it had been fixed beforehand, is wrong far more often than delta: a walk comes to
+Fair losses of 0 or 2, until the losses so far are far enough below their expectation; from then on every loss is 1, for
+certain, and its range 0. Ranges are predictable, and their mean square is known only at the end. Someone who then takes
+the lambda that suits it best, as if it had been fixed beforehand, is wrong far more often than delta: a walk reaches
 any multiple of its standard deviation at some time.
 
 A collector who likes to end the corpus there does the same to m: Azuma's lambda depends on it, and the bets of a fixed

@@ -1,4 +1,4 @@
-"""Certification speed: rows of score Parquet a second, and peak memory.
+"""Certification speed: rows of score Parquet per second, and peak memory.
 
     python benchmarks/certification.py                  # 10^7 and 10^8 rows: up to 0.7 GB of disk in a temporary folder
     python benchmarks/certification.py --rows 10000000  # one size; there may be several
@@ -10,11 +10,11 @@ Three measurements, each in a process of its own (peak memory is that process's 
                stream of the two columns, in one pass
     certified  the same through the project's reader, which compares every row with the scoring plan
 
-At the end, for `certified`: rows a second as a ratio to `read`, and how much more memory ten times as many rows need,
+At the end, for `certified`: rows per second as a ratio to `read`, and how much more memory ten times as many rows need,
 with a goal of at most 1.2 times. Only one size's data are on disk at a time.
 
-Rows a second depend on what else the machine does; rows a CPU-second less. Work and memory a row do not depend on the
-number of rows, apart from the plan, which is kept in memory (40 bytes a block).
+Rows per second depend on what else the machine does; rows per CPU-second less so. Work and memory per row do not depend
+on the number of rows, apart from the plan, which is kept in memory (40 bytes per block).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def measure(directory: Path, mode: str) -> dict[str, float]:
 
 
 def measure_size(rows: int) -> dict[str, dict[str, float]]:
-    """All measurements of one size, on data that are gone afterwards."""
+    """All measurements of one size, on data that are deleted afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         make_scores(Path(folder), rows)
         results = {}
@@ -130,10 +130,10 @@ def print_size(results: dict[str, dict[str, float]]) -> None:
 
 
 def print_ratios(sizes: dict[int, dict[str, dict[str, float]]]) -> None:
-    """What `certified` costs beside `read`, and beside itself at a tenth of the rows."""
+    """What `certified` costs compared with `read`, and with itself at a tenth of the rows."""
     for rows, results in sizes.items():
         ratio = results["read"]["seconds"] / results["certified"]["seconds"]
-        print(f"certified, {rows:,} rows: {ratio:.3f} x the rows a second of read")
+        print(f"certified, {rows:,} rows: {ratio:.3f} x the rows per second of read")
     for rows, results in sizes.items():
         if 10 * rows in sizes:
             ratio = sizes[10 * rows]["certified"]["peak_mib"] / results["certified"]["peak_mib"]

@@ -2,8 +2,8 @@
 
     python benchmarks/coding.py [symbols]
 
-Symbols are quantized Gaussian weights at several steps, of even scale ("even") or with scales that differ between
-rows and between columns ("uneven", as in trained networks). MB/s counts symbols as bytes. Ratios are of sizes.
+Symbols are quantized Gaussian weights at several steps, of equal scale ("even") or with scales that differ between rows
+and between columns ("uneven", as in trained networks). MB/s counts symbols as bytes. Ratios are of sizes.
 """
 
 from __future__ import annotations

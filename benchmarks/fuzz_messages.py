@@ -2,8 +2,8 @@
 
     python benchmarks/fuzz_messages.py 100000
 
-Among them are messages with side information: adapters over a base, a base as it is, a refinement. Half of the
-mutants get a valid checksum again, so that they reach the parsers behind it.
+Among them are messages with side information: adapters over a base, an unchanged base, a refinement. Half of the
+mutants get a valid checksum again, so that they reach the parsers after it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _QUANTIZERS = (("uniform", "adaptive"), ("codebook", "adaptive"), ("uniform", "s
 
 
 def seeds() -> list[bytes]:
-    """Small valid messages of every kind that needs no other."""
+    """Small valid messages of every kind that needs no side information."""
     messages = []
     with tempfile.TemporaryDirectory() as folder:
         for family, config, parameterization in _MODELS:
@@ -80,7 +80,7 @@ def canonical_header(data: bytes) -> bytes:
 
 
 def on_trellis(data: bytes) -> bytes:
-    """The model with codes of matrices taken for halves of grid points on a trellis; every other is turned."""
+    """The model with codes of matrices taken for halves of grid points on a trellis; every other one is transposed."""
     message = parse_message(data)
     model = build_model(ModelCard.from_dict(message.header["model"]))
     shapes = {name: tuple(value.shape) for name, value in coded_parameters(model).items()}
@@ -203,7 +203,7 @@ def mutate_header(rng: random.Random, message: Message) -> bytes:
 def fuzz(count: int, seed: int = 0) -> tuple[Counter[str], float]:
     """Decode `count` mutants; return how many ended how, and the longest time in seconds.
 
-    Any other exception than MessageError escapes.
+    Any exception other than MessageError escapes.
     """
     rng, outcomes, longest = random.Random(seed), Counter[str](), 0.0
     with tempfile.TemporaryDirectory() as folder:

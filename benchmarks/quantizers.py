@@ -4,12 +4,12 @@
     python benchmarks/quantizers.py --blocks 4 --width 1024
 
 Models are random LLaMA blocks over a vocabulary of 256, so that linear layers dominate; calibrated on random tokens
-where a method asks for it. Neither that nor the report's comparison with other compressors is in the times: CPU
-seconds of one thread, in nanoseconds a parameter. Memory is what encoding adds to the peak of an interpreter that has
-loaded the model, in bytes a parameter. Growth is linear where the numbers of a column settle: overheads weigh on
-small models. The last line of a method fits time ∝ parameters^exponent to its two largest models. Width is another
-matter: the error feedback of gptq, quip, watersic and calibrated QuIP# multiplies each row by a matrix of inputs ×
-inputs, as a forward pass over as many tokens does.
+where a method asks for it. Neither that nor the report's comparison with other compressors is in the times: CPU seconds
+of one thread, in nanoseconds per parameter. Memory is what encoding adds to the peak of an interpreter that has loaded
+the model, in bytes per parameter. Growth is linear where the numbers in a column settle; small models show overheads.
+The last line of a method fits time ∝ parameters^exponent to its two largest models. Width is a different matter: the
+error feedback of gptq, quip, watersic and calibrated QuIP# multiplies each row by a matrix of inputs × inputs, as a
+forward pass over as many tokens does.
 """
 
 from __future__ import annotations

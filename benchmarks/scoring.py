@@ -1,10 +1,10 @@
 """Scoring speed against the model's own forward pass: `python benchmarks/scoring.py`.
 
-Five ways to handle the same windows, timed in turn in one process, again and again; what is printed are medians over
-repetitions of ratios within a repetition, so that a busy machine disturbs all five alike:
+Five ways to handle the same windows, timed in turn in one process, again and again. It prints medians over repetitions
+of ratios within a repetition, so that a busy machine disturbs all five equally:
 
     trunk      the layers without the output embedding
-    forward    the model's forward pass, which makes the logits and uses them for nothing (= 1.00)
+    forward    the model's forward pass, whose logits are not used (= 1.00)
     scorer     this project's scorer: chunked output embedding, float32 log-sum-exp, target, rank
     full       forward, float32 log_softmax of everything, rank by counting
     sort       forward, softmax, rank by sorting
@@ -44,7 +44,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Case:
-    """A model and the shape of its batches: windows × tokens a window."""
+    """A model and the shape of its batches: windows × tokens per window."""
 
     name: str
     load: Callable[[], Any]

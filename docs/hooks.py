@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
-# Files of the repository that are pages of the site as they are. Links between them are rewritten to the pages.
+# Files of the repository that become pages of the site unchanged. Links between them are rewritten to the pages.
 PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -114,7 +114,7 @@ def _relink(text: str, source: str) -> str:
 
 
 def _render_studies() -> str:
-    """A page with every study that comes with the project, as it is."""
+    """A page with every study that comes with the project, unchanged."""
     lines = ["# Studies", "", "Run one with `snakemake --cores all --configfile FILE`. What its rows mean:"]
     lines += ["[configuration](configuration.md).", ""]
     for path in [ROOT / "config/config.yaml", *sorted((ROOT / "config/studies").glob("*.yaml"))]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Create .venv and install the locked packages, or do nothing if that is already so.
+# Create .venv and install the locked packages, or do nothing if that has already been done.
 #
 #   envs/install.sh run      what the workflow needs
 #   envs/install.sh dev      that and the tools of the tests, the checks and the documentation

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Write the lock files: install what pyproject.toml asks for into a fresh environment, and write down what that was.
+# Write the lock files: install what pyproject.toml asks for into a fresh environment, and list what was installed.
 #
 #   envs/lock.sh                 (or: make lock)
 #
@@ -16,7 +16,7 @@ TORCH=${TORCH:-2.13.0}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-frozen() { # the environment's packages, one `name==version` a line
+frozen() { # the environment's packages, one `name==version` per line
   "$work/venv/bin/pip" freeze --exclude pip --exclude setuptools --exclude wheel |
     sed -e 's/+cpu$//' | grep -Eiv '^(nvidia-|cuda-|triton==)' | sort -f
 }

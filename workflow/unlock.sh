@@ -1,6 +1,7 @@
 #!/bin/sh
-# Removes the lock that a killed Snakemake left in this folder, so that `make run` can go on. It stays if a Snakemake, or
-# one of its jobs, still runs here, and where that cannot be seen. Arguments are Snakemake's, e.g. --configfile FILE.
+# Removes the lock that a killed Snakemake left in this folder, so that `make run` can go on. The lock stays if a
+# Snakemake, or one of its jobs, still runs here, and where that cannot be determined. Arguments are Snakemake's, e.g.
+# --configfile FILE.
 set -eu
 
 [ -n "$(ls .snakemake/locks 2>/dev/null)" ] || exit 0

@@ -109,7 +109,7 @@ def test_markdown_marks_the_best_and_shows_bits_a_parameter(study, tmp_path):
 def test_a_report_of_another_message_is_refused(study, tmp_path):
     path = tmp_path / "messages" / "lora.json"
     write_json(path, {**json.loads(path.read_text()), "sha256": "0" * 64})
-    with pytest.raises(TokenboundsError, match=r"lora\.json reports on another message"):
+    with pytest.raises(TokenboundsError, match=r"lora\.json is not the report on the message of"):
         tabulate_compression(study, tmp_path / "tables")
 
 

@@ -1,14 +1,14 @@
 """Antibodies: tasks of the models, and tables over labelled tokens.
 
 In    <results>/messages/{message}.tbm, <results>/corpora/{corpus}/… or tables of affinities; all certificates
-Out   <results>/antibody/tasks/{task}/{message}.parquet     a model's answers: one row a region, or a variant
+Out   <results>/antibody/tasks/{task}/{message}.parquet     a model's answers: one row per region or variant
       <results>/antibody/{table}.{parquet,csv}              models, regions, positions, recovery, affinity, quantization
       <results>/antibody/figure_*.{svg,png,parquet,csv}     as many as have data
 """
 
 
 rule run_task:
-    """Decode a message in a fresh process, and try its model at a task."""
+    """Decode a message in a fresh process, and test its model on a task."""
     input:
         message="<results>/messages/{message}.tbm",
         manifest=on.of(graph.task_corpus),

@@ -12,7 +12,7 @@ from tokenbounds.config.yaml_file import read_yaml
 from tokenbounds.external_files import ExternalFiles, is_dry_run
 from tokenbounds.files import canonical_json
 
-# Snakemake has read the configuration, and took the last of keys that stand twice: this reads it to refuse them.
+# Snakemake has read the configuration and taken the last of repeated keys; here it is read again to refuse them.
 for path in workflow.overwrite_configfiles or workflow.configfiles:
     read_yaml(path)
 

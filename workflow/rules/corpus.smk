@@ -1,12 +1,12 @@
 """Corpora: documents become token shards.
 
 In    the files of the source and of a local tokenizer; other sources are not files
-Out   <results>/corpora/{corpus}/manifest.json       tokens, documents, hashes of the shards beside it
-      <results>/corpora/{corpus}/documents.parquet   one row a document
+Out   <results>/corpora/{corpus}/manifest.json       tokens, documents, hashes of the shards next to it
+      <results>/corpora/{corpus}/documents.parquet   one row per document
       <results>/corpora/{corpus}/shard-*.arrow       document, tokens; as many as the corpus's row says
 
 Shards are not declared as outputs: their number differs from corpus to corpus, and a rule's outputs are the same for
-all of them. The manifest stands for them. It is written last and holds their hashes, so whoever reads a corpus finds
+all of them. The manifest represents them. It is written last and holds their hashes, so every reader of a corpus finds
 a shard that is missing or damaged.
 """
 

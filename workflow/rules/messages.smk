@@ -1,6 +1,6 @@
 """Messages: a model becomes the bits that count.
 
-In    <results>/models/{model}/…                           card and values; of a fine-tune those of its base, too
+In    <results>/models/{model}/…                           card and values; for a fine-tune those of its base too
       <results>/corpora/{corpus}/…                         to calibrate, or if quantized weights are trained further
       <results>/messages/{message}.tbm                     only for a refinement: the coarse message
 Out   <results>/calibrations/{calibration}.safetensors     what its layers see and how much their outputs matter
@@ -10,7 +10,7 @@ Out   <results>/calibrations/{calibration}.safetensors     what its layers see a
 
 
 rule calibrate_model:
-    """Run a model over calibration tokens, forwards and backwards, one block at a time."""
+    """Run a model over calibration tokens, forward and backward, one block at a time."""
     input:
         model=on.of(graph.calibrated_model),
         manifest=on.of(graph.calibration_corpus),

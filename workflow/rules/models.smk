@@ -1,4 +1,4 @@
-"""Models: trained from scratch, imported, fine-tuned, or counted. One rule a kind, known from the model's row.
+"""Models: trained from scratch, imported, fine-tuned, or counted. One rule per kind, known from the model's row.
 
 In    <results>/corpora/{corpus}/manifest.json, or a pretrained checkpoint on disk or hub, or both
       <results>/models/{model}/…                     of the model that training starts from, if it names one
@@ -39,7 +39,7 @@ rule train_model:
 
 
 rule import_model:
-    """Read a pretrained checkpoint as plain values; no code of the checkpoint runs."""
+    """Read a pretrained checkpoint as plain values; none of its code is run."""
     input:
         files=lambda wildcards: external.checkpoint(wildcards.model).inputs,
     output:
@@ -65,7 +65,7 @@ rule import_model:
 
 
 rule finetune_model:
-    """Train adapters over a base that stays as it is; a killed job continues from its last checkpoint."""
+    """Train adapters over a base that is not changed; a killed job continues from its last checkpoint."""
     input:
         manifest=on.of(graph.training_corpus),
         base=on.of(graph.parent_model),

@@ -1,8 +1,8 @@
-"""Scores: the decoded message's loss on every planned token, one job a shard of the plan.
+"""Scores: the decoded message's loss on every planned token, one job per shard of the plan.
 
 In    <results>/corpora/{corpus}/…  and  <results>/messages/{message}.tbm, with its side information
 Out   <results>/plans/{corpus}/{evaluation}.parquet                          blocks, and which job scores them
-      <results>/scores/{corpus}/{evaluation}/{message}/shard-{shard}.parquet one row a token: nll_bits, rank
+      <results>/scores/{corpus}/{evaluation}/{message}/shard-{shard}.parquet one row per token: nll_bits, rank
 """
 
 

@@ -1,4 +1,4 @@
-"""Try one message's model at a task (rule run_task)."""
+"""Test one message's model on a task (rule run_task)."""
 
 from pathlib import Path
 

@@ -63,8 +63,8 @@ def tabulate_compression(certificate_paths: Iterable[Path | str], directory: Pat
     Raises
     ------
     TokenboundsError
-        If a certificate, or the encoder's report beside its message, cannot be read. Without a report, what it would
-        tell is null.
+        If a certificate, or the encoder's report next to its message, cannot be read. Without a report, its columns are
+        null.
     """
     directory = Path(directory)
     table = compression_table(read_certificates(certificate_paths))
@@ -96,8 +96,8 @@ def method_of(header: dict[str, Any], quantizer: dict[str, Any] | None = None) -
     header : dict
         Of the message.
     quantizer : dict, optional
-        The row that the message was encoded by, from the encoder's report. A header tells less: integers with steps
-        are one kind there, however they were rounded.
+        The row that the message was encoded by, from the encoder's report. A header says less: there integers with
+        steps are one kind, however they were rounded.
     """
     quantizer = quantizer or header.get("quantizer") or {"kind": "unknown quantizer"}
     parameterization = header["model"].get("parameterization", {})
@@ -116,7 +116,7 @@ def _record(certificate: Certificate, errors: Sequence[Metric]) -> dict[str, Any
     path = certificate.locate(message).with_suffix(".json")
     report = read_json(path) if path.is_file() else {}
     if report and report.get("sha256") != message.sha256:
-        raise TokenboundsError(f"{path} reports on another message than {certificate.path} certifies. Encode it again.")
+        raise TokenboundsError(f"{path} is not the report on the message of {certificate.path}. Encode it again.")
     quantizer = report.get("message", {}).get("quantizer")
     others = report.get("symbols_compressed_bits", {})
     row = certificate.row(BPD)
@@ -151,7 +151,7 @@ def method_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
 
 
 def render_markdown(table: pl.DataFrame) -> str:
-    """The table in Markdown: a section a corpus, the best of comparable certificates in bold."""
+    """The table in Markdown: one section per corpus, the best of comparable certificates in bold."""
     parts = ["# Compression\n"]
     for corpus in table["corpus"].unique(maintain_order=True):
         header, lines = _cells(table.filter(pl.col("corpus") == corpus), "**{}**")
@@ -193,7 +193,7 @@ def _cells(rows: pl.DataFrame, best_format: str) -> tuple[list[str], list[list[s
     """Header and lines of one corpus's table, best bounds written by `best_format`."""
     metrics = [BPD, *map(Metric, rows.columns[len(COLUMNS) :])]
     best = {metric: rows.filter("compared")[metric].min() for metric in metrics}
-    header = ["method", "message", "trained parameters", "size", "bits a parameter"]
+    header = ["method", "message", "trained parameters", "size", "bits per parameter"]
     header += [*(metric.label for metric in metrics), "measured BPD", "symbols", *_COMPRESSORS]
     lines = []
     for row in rows.iter_rows(named=True):

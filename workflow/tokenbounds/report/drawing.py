@@ -1,4 +1,4 @@
-"""What figures use of matplotlib, imported without a `matplotlibrc` of the working folder; import it from here."""
+"""The parts of matplotlib that figures use, imported without the working folder's `matplotlibrc`; import it here."""
 
 from tokenbounds.surroundings import ignoring
 

@@ -1,4 +1,4 @@
-"""The tidy tables behind the figures: one function a figure, explicit columns, one row a drawn mark."""
+"""The tidy tables behind the figures: one function per figure, explicit columns, one row per drawn mark."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def size_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     `gap_complexity` and `gap_sampling` add up to `value - empirical`; all three are in bits per token.
     """
     labels = short_labels(certificates)
-    # What a message costs is not to be seen where nothing is paid for it, or where most comes from an online reference.
+    # The price of a message does not show where nothing is paid for it, or where an online reference predicts most.
     paid = [
         one
         for one in certificates
@@ -97,7 +97,7 @@ def training_table(curves: Mapping[str, Path]) -> pl.DataFrame:
 def position_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     """Mean raw loss by position, in one streaming pass over each certificate's scores.
 
-    Positions are counted from 0 and grouped into `BINS_PER_OCTAVE` logarithmic bins an octave of (position + 1).
+    Positions are counted from 0 and grouped into `BINS_PER_OCTAVE` logarithmic bins per octave of (position + 1).
     `axis` is "document" (tokens of the document before this one) or "window" (tokens the model saw). A block counts
     as often as it was drawn.
 
@@ -150,7 +150,7 @@ def _binned(certificate: Certificate, axis: str) -> pl.DataFrame:
 
 
 def choose_series(certificates: Sequence[Certificate], limit: int = 8) -> list[Certificate]:
-    """At most `limit` certificates a corpus for a line chart: the best of every model first, then the best others."""
+    """At most `limit` certificates per corpus for a line chart: the best of every model first, then the best others."""
     chosen: list[Certificate] = []
     for corpus in dict.fromkeys(certificate.corpus for certificate in certificates):
         ranked = sorted((one for one in certificates if one.corpus == corpus), key=_best_bpd)

@@ -43,13 +43,13 @@ def draw_figures(
     Parameters
     ----------
     certificate_paths
-        Certificates; the score and plan files they name are read, too.
+        Certificates; the score and plan files they name are read too.
     directory
         Where figures go.
     training
         Loss curve (Parquet: step, loss_bits, learning_rate) of each trained model.
     methods
-        Whether to compare methods of compression: a line a method through its sizes.
+        Whether to compare methods of compression: one line per method through its sizes.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def draw_figures(
 
 
 def draw_bound_by_size(table: pl.DataFrame) -> Figure:
-    """Certified bound and its parts against message size, one panel a corpus, the random-guess line on top."""
+    """Certified bound and its parts against message size, one panel per corpus, the random-guess line on top."""
     corpora = table["corpus"].unique(maintain_order=True).to_list()
     figure, panels = _panels(len(corpora), height=3.9)
     colours = style.colours(table["model"].to_list())
@@ -95,7 +95,7 @@ def _draw_size_panel(axes: Axes, table: pl.DataFrame, colours: dict[str, str]) -
     axes.set_xscale("log")
     low, high = (bits / 8 for bits in _extent(table["message_bits"]))
     axes.set_xlim(low / 1.6, high * 1.6)
-    # From zero, so that a bound of half the guess is half as high; far above the guess there is nothing to see.
+    # From zero, so that a bound of half the guess is half as high; nothing far above the guess is shown.
     axes.set_ylim(0, max(1.1 * guess, min(1.04 * _extent(table["value"])[1], 1.25 * guess)))
     best = table.sort("value").unique("certificate", keep="first", maintain_order=True)
     ceiling = axes.get_ylim()[1]
@@ -116,7 +116,7 @@ def _draw_size_panel(axes: Axes, table: pl.DataFrame, colours: dict[str, str]) -
 
 
 def _draw_stem(axes: Axes, row: dict[str, Any], colour: str, ceiling: float) -> None:
-    """One certificate: empirical risk at the foot, complexity above it, sampling on top, the bound as a dot."""
+    """One certificate: empirical risk at the bottom, complexity above it, sampling on top, the bound as a dot."""
     x = row["message_bits"] / 8
     paid = row["empirical"] + row["gap_complexity"]
     axes.plot([x, x], [row["empirical"], min(paid, ceiling)], color=colour, alpha=0.38, linewidth=3.2, zorder=2)
@@ -130,7 +130,7 @@ def _draw_stem(axes: Axes, row: dict[str, Any], colour: str, ceiling: float) -> 
 
 
 def _label_models(axes: Axes, table: pl.DataFrame, colours: dict[str, str], ceiling: float) -> None:
-    """Name each model beside the dot of its best certificate, clear of every mark."""
+    """Name each model next to the dot of its best certificate, clear of every mark."""
     marks = []
     for row in table.iter_rows(named=True):
         heights = (row["empirical"] + step / 6 * (row["value"] - row["empirical"]) for step in range(7))
@@ -166,7 +166,7 @@ def _named(bounds: pl.Series, many: str) -> str:
 
 
 def draw_bound_by_method(table: pl.DataFrame) -> Figure:
-    """Best certified bound against message size, a line a method; the loss measured, dashed, below."""
+    """Best certified bound against message size, one line per method; the measured loss, dashed, below."""
     corpora = table["corpus"].unique(maintain_order=True).to_list()
     figure, panels = _panels(len(corpora), height=4.6)
     compressed = pl.col("method") != NOT_QUANTIZED
@@ -262,8 +262,8 @@ def draw_loss_by_position(table: pl.DataFrame) -> Figure:
         colours = style.colours(rows["label"].to_list())
         for axes, axis in zip(panels, ("document", "window"), strict=True):
             _draw_position_panel(axes, rows.filter(pl.col("axis") == axis), colours)
-        panels[0].set_xlabel("place in the document (1: first token)")
-        panels[1].set_xlabel("place in the window (1: no context)")
+        panels[0].set_xlabel("position in the document (1: first token)")
+        panels[1].set_xlabel("position in the window (1: no context)")
         panels[0].set_ylabel("raw loss, bits per token")
         _title(panels[0], corpus, len(corpora))
         figure.canvas.draw()
@@ -309,7 +309,7 @@ def draw_training(table: pl.DataFrame) -> Figure:
 
 
 def draw_message_anatomy(table: pl.DataFrame) -> Figure:
-    """What each message's bits are spent on: one bar a message, divided by part, the total size beside it."""
+    """What each message's bits are spent on: one bar per message, divided by part, with the total size next to it."""
     labels = table["label"].unique(maintain_order=True).to_list()
     parts = sorted(table["part"].unique(), key=figure_data.part_order)
     colours = style.colours(sorted(parts, key=lambda part: part != "symbols"))

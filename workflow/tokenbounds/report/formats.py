@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 _SPACE = "\u00a0"  # no line break between a number and its unit
-# Quantizers with a name of their own need no parameterization named beside them.
+# For quantizers with a name of their own the parameterization is not named.
 PRETRAINED_QUANTIZERS = {kind: row.title for kind, row in QUANTIZERS.items() if row.title is not None}
 
 
@@ -37,7 +37,7 @@ def format_percent(share: float) -> str:
 
 
 def format_confidence(delta: float) -> str:
-    """The probability, at least, with which a certificate of failure probability `delta` holds."""
+    """The probability with which a certificate of failure probability `delta` holds at least."""
     return f"{confidence_percent(delta)}{_SPACE}%"
 
 
@@ -54,7 +54,7 @@ def format_bytes(size_bits: int) -> str:
 
 
 def quantizer_name(quantizer: Mapping[str, Any]) -> str:
-    """What people call the quantizer of a message's row: with its trellis, and whether it trains for rate."""
+    """What people call the quantizer of a message's row: with its trellis, and whether training includes the rate."""
     kind = quantizer["kind"]
     name = PRETRAINED_QUANTIZERS.get(kind, kind)
     if quantizer.get("trellis"):

@@ -67,7 +67,7 @@ class Section:
     title
         Its heading, plain text.
     body
-        Its HTML. Only `Markup` passes as it is; a plain string is escaped.
+        Its HTML. Only `Markup` passes unchanged; a plain string is escaped.
     """
 
     anchor: str
@@ -91,7 +91,7 @@ def write_report(
     out
         The HTML file.
     figures
-        SVG files of `draw_figures`, in order; files beside them with the same stem are linked as data.
+        SVG files of `draw_figures`, in order; files next to them with the same stem are linked as data.
     sections
         Further parts of the page.
 

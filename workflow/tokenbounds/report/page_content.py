@@ -42,9 +42,9 @@ def relative_href(file: Path, page: Path) -> str:
 
 
 def headline(certificates: Sequence[Certificate], anchors: dict[str, str]) -> dict[str, Any]:
-    """What the page begins with: the best of the comparable certificates; without one, the first, best or not.
+    """What the page begins with: the best of the comparable certificates; without any, the first one.
 
-    `compared` is how many it is the best of, 0 if nothing is paid for saying so.
+    `compared` is how many it is the best of, 0 if no certificate pays for being called best.
     """
     found = best_rows(certificates)
     first = min(found, key=lambda metric: metric.order, default=None)
@@ -66,7 +66,7 @@ def headline(certificates: Sequence[Certificate], anchors: dict[str, str]) -> di
         "tokens": f"{best.tokens:,}",
         "token": best.manifest.token,
         "confidence": format_confidence(best.delta),
-        # A label ends at its mark; where there is no room to the left of the mark it starts at the edge.
+        # A label ends at its mark; if there is no room to the left of the mark, it starts at the edge.
         "empirical_side": "start" if empirical < 30 else "",
         "value_side": "start" if certified < 30 else "",
         "empirical_percent": f"{empirical:.2f}",
@@ -76,7 +76,7 @@ def headline(certificates: Sequence[Certificate], anchors: dict[str, str]) -> di
 
 
 def short_guess(row: Row) -> str:
-    """What random guessing gives, without idle decimals: "8", "15.585", "99.7 %"."""
+    """What random guessing gives, without needless decimals: "8", "15.585", "99.7 %"."""
     shown = format_value(row.metric, row.random_guess)
     return shown if row.metric.is_error else shown.rstrip("0").rstrip(".")
 
@@ -121,7 +121,7 @@ def _short_count(count: int) -> str:
 
 
 def tables(certificates: Sequence[Certificate], anchors: dict[str, str]) -> list[dict[str, Any]]:
-    """One table a corpus (and vocabulary, confidence): a line a certificate, the best of each metric, the guesses."""
+    """One table per corpus (and vocabulary, confidence): certificates by line, the best of each metric, guesses."""
     groups: dict[tuple[Any, ...], list[Certificate]] = {}
     for one in certificates:
         groups.setdefault((one.corpus, one.vocabulary_size, one.tokens, one.delta), []).append(one)

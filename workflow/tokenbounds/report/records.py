@@ -43,7 +43,7 @@ def short_labels(certificates: Sequence[Certificate]) -> dict[str, str]:
 
 
 def competes(certificate: Certificate, row: Row) -> bool:
-    """Whether a row may be called best beside those of `comparable` certificates: it assumes no more than they do."""
+    """Whether a row may be called best among those of `comparable` certificates: it assumes no more than they do."""
     cheaper = [link.message for link in certificate.chain if link.message.name in row.cheaper_messages]
     learns_along = any(is_online(message.header) for message in cheaper)
     return certificate.prior.kind == "message" and row.bound.by_token and not learns_along
@@ -67,7 +67,7 @@ def comparable(certificates: Sequence[Certificate]) -> list[Certificate]:
 
 
 def best_rows(certificates: Sequence[Certificate]) -> dict[Metric, tuple[Certificate, Row]]:
-    """The smallest row of each metric, with its certificate, among `comparable` ones; none of others is called best."""
+    """The smallest row of each metric, with its certificate, among `comparable` ones; others are never best."""
     pairs = [(one, row) for one in comparable(certificates) for row in one.rows if competes(one, row)]
     return {
         metric: min((pair for pair in pairs if pair[1].metric == metric), key=lambda pair: pair[1].value)

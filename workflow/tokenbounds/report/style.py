@@ -1,4 +1,4 @@
-"""How figures look: one palette, one set of sizes, and savings that give the same bytes every time."""
+"""How figures look: one palette, one set of sizes, and files with the same bytes every time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tokenbounds.report.spreadsheet import to_csv
 
 SCHEMA_VERSION = 1  # of the figures' Parquet files
 
-# Each colour has one role, so that the page can restyle a figure for a dark background by replacing colours.
+# Each colour has one role, so the page can restyle a figure for a dark background by replacing colours.
 INK = "#20242b"
 MUTED = "#6b7280"
 RULE = "#d8dbe0"
@@ -67,7 +67,7 @@ _SETTINGS: dict[str, Any] = {
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Draw inside this: matplotlib's settings for the project, restored afterwards."""
+    """A context for drawing: matplotlib's settings for the project, restored afterwards."""
     settings: Any = {**rcParamsDefault, "backend": "agg", **_SETTINGS}
     with rc_context(settings):
         yield

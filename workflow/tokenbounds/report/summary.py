@@ -11,7 +11,7 @@ from tokenbounds.report.tables import print_table
 
 
 def print_summary(study: Study) -> None:
-    """Print the certificates that there are, made by this run or an earlier one; nothing if there are none yet."""
+    """Print all certificates, made by this run or an earlier one; nothing if there are none yet."""
     certificates = [path for path in map(Path, report(study).certificates) if path.is_file()]
     page = Path(study.results) / "report.html"
     wait_until_still()

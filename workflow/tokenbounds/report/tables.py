@@ -135,7 +135,7 @@ def _record(certificate: Certificate, row: Row, directory: Path) -> dict[str, ob
 
 
 def render_markdown(certificates: Sequence[Certificate]) -> str:
-    """The table for people: one section a corpus, one row per metric, bound and certificate, best values in bold."""
+    """The table for people: one section per corpus, one row per metric, bound and certificate, best values in bold."""
     parts = ["# Certificates\n"]
     for corpus in dict.fromkeys(certificate.corpus for certificate in certificates):
         parts.append(_markdown_corpus(corpus, [one for one in certificates if one.corpus == corpus]))
@@ -197,7 +197,7 @@ def _cell(text: str) -> str:
 def print_table(
     certificate_paths: Iterable[Path | str], report: Path | str | None = None, *, console: Console | None = None
 ) -> None:
-    """Print one row a certificate to stdout, and where the report is: colours on a terminal, plain text elsewhere."""
+    """Print one row per certificate to stdout, and where the report is: colours on a terminal, plain text elsewhere."""
     certificates = read_certificates(certificate_paths)
     if console is None:
         console = SafeConsole() if sys.stdout.isatty() else SafeConsole(width=160, no_color=True, force_terminal=False)

@@ -9,12 +9,12 @@ from jinja2 import Environment, StrictUndefined
 
 
 def read_text(package: str, name: str) -> str:
-    """A file beside the modules of a package."""
+    """A file next to the modules of a package."""
     return (resources.files(package) / name).read_text(encoding="utf-8")
 
 
 def render(package: str, name: str, functions: dict[str, Any], **values: Any) -> str:
-    """Fill in the template `name` of a package; a value that it asks for and is not given is an error.
+    """Fill in the template `name` of a package; a value that it needs and does not get is an error.
 
     Parameters
     ----------

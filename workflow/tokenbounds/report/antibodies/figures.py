@@ -22,7 +22,7 @@ _BOUNDED = {"certified_bpd": "certified, bits per token", "held_out_bpd": "certi
 
 
 def choose_subsets(table: pl.DataFrame, column: str) -> pl.DataFrame:
-    """The best BPD row of each label, for the certificates with the smallest average: at most six a corpus."""
+    """The best BPD row of each label, for the certificates with the smallest average: at most six per corpus."""
     rows = table.filter((pl.col("column") == column) & (pl.col("metric") == "bpd"))
     best = rows.sort("value").unique(["certificate", "label"], keep="first", maintain_order=True)
     mean = (pl.col("value") * pl.col("tokens")).sum() / pl.col("tokens").sum()
@@ -32,7 +32,7 @@ def choose_subsets(table: pl.DataFrame, column: str) -> pl.DataFrame:
 
 
 def draw_regions(table: pl.DataFrame) -> Figure:
-    """Certified and measured loss of each region, one panel a corpus, one colour a certificate."""
+    """Certified and measured loss of each region, one panel per corpus, one colour per certificate."""
     corpora = table["corpus"].unique(maintain_order=True).to_list()
     figure = Figure(figsize=(_WIDTH_INCHES, 3.6 * len(corpora)), layout="constrained")
     panels = figure.subplots(len(corpora), 1, squeeze=False)[:, 0]
@@ -51,7 +51,7 @@ def draw_regions(table: pl.DataFrame) -> Figure:
 
 
 def _draw_stems(axes: Axes, rows: pl.DataFrame, shift: float, colour: str) -> None:
-    """Measured at the foot, certified at the top; a triangle is a bound beyond random guessing."""
+    """Measured loss at the bottom, certified loss at the top; a triangle is a bound beyond random guessing."""
     ceiling = axes.get_ylim()[1]
     for row in rows.iter_rows(named=True):
         if row["label"] not in REGIONS:
@@ -63,7 +63,7 @@ def _draw_stems(axes: Axes, rows: pl.DataFrame, shift: float, colour: str) -> No
 
 
 def draw_positions(table: pl.DataFrame) -> Figure:
-    """Certified (solid) and measured (dashed) loss along IMGT positions, CDRs shaded, one panel a corpus."""
+    """Certified (solid) and measured (dashed) loss along IMGT positions, CDRs shaded, one panel per corpus."""
     corpora = table["corpus"].unique(maintain_order=True).to_list()
     figure = Figure(figsize=(_WIDTH_INCHES, 3.3 * len(corpora)), layout="constrained")
     panels = figure.subplots(len(corpora), 1, squeeze=False)[:, 0]
@@ -104,13 +104,13 @@ def _keys(colours: dict[str, str]) -> list[Line2D]:
 
 
 def choose_measures(table: pl.DataFrame) -> pl.DataFrame:
-    """The rows of models that were coded at two rates at least."""
+    """The rows of models that were coded at two or more rates."""
     rows = table.filter(pl.col("bits_per_weight").is_not_null() & pl.col("value").is_not_null())
     return rows.filter(pl.col("bits_per_weight").n_unique().over("model", "metric") > 1)
 
 
 def draw_quantization(table: pl.DataFrame) -> Figure:
-    """Each measure, and bounds, against bits per weight: a panel a measure, a line a model and way of quantizing."""
+    """Each measure, and bounds, against bits per weight: one panel per measure, one line per model and quantizer."""
     table = table.with_columns(pl.format("{}, {}", "model", "quantizer").alias("series"))
     bounded = {
         key: name for key, name in _BOUNDED.items() if table.filter(pl.col(key).is_not_null())["message"].n_unique() > 1
@@ -146,7 +146,7 @@ def _draw_measure(axes: Axes, name: str, rows: pl.DataFrame, column: str, colour
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
-    """The values, fewer where they would touch."""
+    """The values, or fewer where labels would touch."""
     kept: list[float] = []
     apart = max(1.25, (max(values) / min(values)) ** (1 / 9))
     for value in sorted(set(values)):

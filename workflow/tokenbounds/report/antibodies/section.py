@@ -48,7 +48,7 @@ def write_antibody_results(
     Returns
     -------
     list of Path
-        The tables' Parquet files. A table without rows is written all the same.
+        The tables' Parquet files. A table without rows is written too.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def _draw(subsets: pl.DataFrame, quantization: pl.DataFrame, directory: Path) ->
         stale.unlink()
     with style.figure_style():
         for name, chosen, draw in wanted:
-            # The figure's own rows are beside it; the whole table keeps its name.
+            # The figure's own rows are next to it; the whole table keeps its name.
             style.save(draw(chosen), chosen, directory, f"figure_{name}")
 
 
@@ -110,7 +110,7 @@ _CAPTIONS = {
     "a triangle is a bound beyond random guessing (dashed). Each bound is given the labels: docs/bounds.md.",
     "positions": "Loss by IMGT position: measured (dashed), certified (solid). CDRs are shaded. A position is a small "
     "part of the tokens, so that only held-out models have bounds that say much here.",
-    "quantization": "What coarser weights cost each task, beside the certified bound: one point a message.",
+    "quantization": "What coarser weights cost each task, next to the certified bound: one point per message.",
 }
 
 

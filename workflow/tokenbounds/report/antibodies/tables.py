@@ -1,4 +1,4 @@
-"""Tables of antibody models: as published ones look, region by region, position by position, task by task."""
+"""Tables of antibody models: in the paper's form, region by region, position by position, task by task."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ QUANTIZATION_SCHEMA = {
 
 @dataclass(frozen=True)
 class MessageReport:
-    """What the report of a message says: its model's row, how that was quantized, and the size."""
+    """What the report of a message says: its model's row, the quantizer, and the size."""
 
     message: str
     model: str
@@ -74,7 +74,7 @@ class MessageReport:
         Raises
         ------
         TokenboundsError
-            If the file is missing or no such report.
+            If the file is missing or is not such a report.
         """
         raw = read_json(path)
         try:
@@ -107,7 +107,7 @@ class TaskResult:
 def subset_table(certificates: Sequence[Certificate], reports: Mapping[str, MessageReport]) -> pl.DataFrame:
     """Every statement about labelled tokens: one row per certificate, label, metric and bound (`SUBSET_SCHEMA`).
 
-    Units: bits per token for `bpd`, else probabilities; `row_delta` is the row's share of the failure probability.
+    Units: bits per token for `bpd`, otherwise probabilities; `row_delta` is the row's share of the failure probability.
     """
     rows = [
         {
@@ -125,7 +125,7 @@ def subset_table(certificates: Sequence[Certificate], reports: Mapping[str, Mess
 
 
 def model_table(certificates: Sequence[Certificate], reports: Mapping[str, MessageReport]) -> pl.DataFrame:
-    """One row a certificate, as in the paper: bounds of BPD and top-k errors, then a row of random guessing a corpus.
+    """One row per certificate, as in the paper: bounds on BPD and top-k errors, and per corpus one of random guessing.
 
     `bpd_residues` is the bound over amino acids alone, given which tokens they are (see docs/bounds.md, "Subsets of
     tokens"), null where the certificate does not state it; `bpd_measured` is the average that was measured.

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from tokenbounds import __version__, api, sandbox
-from tokenbounds.errors import ConfigError, TokenboundsError
+from tokenbounds.errors import CertificateError, ConfigError, TokenboundsError
 from tokenbounds.terminal import SafeConsole
 
 _SECONDS = 3600.0
@@ -241,21 +241,56 @@ def decode(
 @app.command()
 def bound(
     scores: Annotated[list[Path], typer.Argument(metavar="SCORES...", help="Parquet files, one row per scored token.")],
-    bits: Annotated[int, typer.Option(min=0, max=_MOST, help="Bits of the message that decodes to the scored model.")],
-    vocabulary_size: VocabularyOption,
+    vocabulary_size: Annotated[int, typer.Option("--vocabulary-size", "-V", min=2, help="Tokens the model predicts.")],
+    bits: Annotated[
+        int | None, typer.Option(min=0, help="Bits of the message that decodes to the scored model.")
+    ] = None,
+    held_out: Annotated[
+        bool,
+        typer.Option(
+            "--held-out", help="Instead of bounds: two-sided intervals, for a model that does not depend on the text."
+        ),
+    ] = False,
     nll_column: Annotated[str, typer.Option(help="Column of the losses, before any smoothing.")] = "nll_bits",
     rank_column: Annotated[str | None, typer.Option(help="Column of the true token's rank, from 1.")] = None,
+    document: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="With --held-out: speak of new documents, named by a column.")
+    ] = None,
+    longest_document: Annotated[
+        int | None, typer.Option(min=1, metavar="TOKENS", help="With --document: a limit fixed beforehand.")
+    ] = None,
+    text_bytes: Annotated[
+        int | None, typer.Option("--bytes", min=1, help="With --held-out: the text's bytes, for bits per byte.")
+    ] = None,
     nats: Annotated[bool, typer.Option("--nats", help="Losses are in nats, not bits.")] = False,
     delta: Annotated[float, typer.Option(help="Failure probability of all bounds together.")] = 0.05,
 ) -> None:
     """Compute every bound from your own Parquet of token losses: all tokens of a corpus, each once, in order."""
-    from tokenbounds.console import show_statement
+    from tokenbounds.console import show_intervals, show_statement
 
     if not 0 < delta < 1:
         raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
-    bounds = {"delta": delta}
-    statement = api.bound(scores, bits, vocabulary_size, ranks=rank_column, column=nll_column, nats=nats, bounds=bounds)
-    show_statement(SafeConsole(), statement)
+    if held_out != (bits is None):
+        raise CertificateError(
+            "give --bits, of the message that decodes to the model, or --held-out if it never saw the text."
+        )
+    if not held_out:
+        bounds = {"delta": delta}
+        assert bits is not None
+        statement = api.bound(
+            scores, bits, vocabulary_size, ranks=rank_column, column=nll_column, nats=nats, bounds=bounds
+        )
+        show_statement(SafeConsole(), statement)
+        return
+
+    from tokenbounds.certificates.external import ExternalScores
+    from tokenbounds.certificates.intervals import Question, intervals
+
+    question = Question(
+        vocabulary_size, delta, text_bytes=text_bytes, document_column=document, longest_document=longest_document
+    )
+    files = ExternalScores(tuple(scores), nll_column, rank_column, nats)
+    show_intervals(SafeConsole(), intervals(files, question), question)
 
 
 @app.command()

@@ -13,13 +13,15 @@ from rich.text import Text
 
 from tokenbounds.certificates.schema import Certificate, Ledger, LedgerEntry, LedgerRow, Row
 from tokenbounds.certificates.sentence import state_result
-from tokenbounds.rounding import round_up
+from tokenbounds.rounding import round_down, round_up
 
 if TYPE_CHECKING:
     from tokenbounds.certificates.checks import Check
+    from tokenbounds.certificates.intervals import Interval, Question
     from tokenbounds.certificates.rows.tokens import Statement
 
 _HASH_CHARACTERS = 16
+_DIGITS = 4
 _SAMPLING_ENTRIES = ("delta_generalization", "delta_sampling", "sampling_cells", "certificates_per_sample")
 _HEADINGS = {
     "delta_generalization": "for bound",
@@ -60,6 +62,31 @@ def show_statement(console: Console, statement: Statement) -> None:
     _section(console, f"Failure probability: {statement.ledger.delta} in all", _ledger_tables(statement.ledger))
     if statement.notes:
         _section(console, "Notes", _list(statement.notes))
+
+
+def show_intervals(console: Console, intervals: Iterable[Interval], question: Question) -> None:
+    """Print error bars: each quantity with its interval, and what the intervals speak of."""
+    table = _grid()
+    table.show_header = True
+    for name in ("", "measured", "from", "to"):
+        table.add_column(name, justify="right" if name else "left")
+    for each in intervals:
+        ends = round_down(each.low, _DIGITS), round_up(each.high, _DIGITS)
+        table.add_row(each.metric, f"{each.estimate:.{_DIGITS}f}", *ends)
+    about = (
+        "They are about these contexts: what the next token costs on average if it is written afresh in each of them."
+        if question.document_column is None
+        else "They are about new documents of the source, if these documents are independent draws from it; long "
+        "documents count for their length."
+    )
+    _section(console, f"Intervals, all true together with probability {1 - question.delta:g}", table)
+    notes = [
+        about,
+        f"Losses are smoothed: a share {question.alpha:g} of each prediction is uniform over "
+        f"{question.vocabulary_size} tokens.",
+        "They hold only if the model does not depend on this text. Nothing here can see whether it does.",
+    ]
+    _section(console, "What they say", _list(notes))
 
 
 def show_message(

@@ -1,4 +1,4 @@
-"""Rounding upwards: a rounded upper bound is still an upper bound."""
+"""Rounding upwards: a rounded upper bound is still an upper bound. Downwards, for lower bounds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from decimal import ROUND_CEILING, Context, Decimal
 def round_up(value: float, digits: int) -> str:
     """`value` with `digits` decimals, rounded up."""
     return str(ceiling(Decimal(repr(float(value))), digits))
+
+
+def round_down(value: float, digits: int) -> str:
+    """`value` with `digits` decimals, rounded down."""
+    return str(-ceiling(-Decimal(repr(float(value))), digits))
 
 
 def percent_up(share: float, digits: int) -> str:

@@ -42,7 +42,7 @@ class FreshDecoder:
     def close(self):
         """End the process."""
         if self._child is not None:
-            self._child.kill()  # it has nothing to save, and its libraries take seconds to say goodbye
+            self._child.kill()  # it has nothing to save, and its libraries take seconds to shut down
             self._child.communicate()
             self._child = None
 

@@ -23,7 +23,7 @@ def parse_certificate(content: dict[str, Any]) -> Certificate:
 
 
 def read_certificate(path: Path) -> dict[str, Any]:
-    """The JSON of a certificate that the library reads, too."""
+    """The JSON of a certificate that the library also reads."""
     sealing.read_certificate(path)
     content: dict[str, Any] = json.loads(Path(path).read_text())
     return content

@@ -1,4 +1,4 @@
-"""What jobs hand to each other besides scores: a flipped bit anywhere is one error that names the file."""
+"""What jobs pass to each other besides scores: a flipped bit anywhere is one error that names the file."""
 
 import json
 from pathlib import Path

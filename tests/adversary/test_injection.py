@@ -1,4 +1,4 @@
-"""What strangers call things commands neither the terminal nor a spreadsheet."""
+"""Names given by strangers can control neither the terminal nor a spreadsheet."""
 
 import io
 

@@ -53,7 +53,7 @@ def transformer(card, parts, quantizer=None):
 
 
 def unneeded(kind, size):
-    """A part that nothing reads, so that the message looks larger than what it says."""
+    """A part that nothing reads, so that the message is larger than its content."""
     card = ModelCard("gpt2", {"n_layer": 1, "n_embd": 4096, "n_head": 2}, 32, 0, 16).to_dict()
     return transformer(card, [Part("scales", b""), Part("symbols", b""), Part(kind, bytes(size))])
 

@@ -1,4 +1,4 @@
-"""Nothing in the folder that a verifier stands in runs, or changes what is computed."""
+"""Nothing in a verifier's working folder is run, or changes what is computed."""
 
 import os
 import subprocess

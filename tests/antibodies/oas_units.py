@@ -99,7 +99,7 @@ def _heavy_positions(parts: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def _numbering(chain: str, residues: list[tuple[str, str]]) -> dict[str, dict[str, str]]:
-    """As ANARCI's output stands in a cell: by region, positions followed by an insertion's letter or a blank."""
+    """As ANARCI's output is written in a cell: by region, positions followed by an insertion's letter or a blank."""
     ends = {"fw{}1": 26, "cdr{}1": 38, "fw{}2": 55, "cdr{}2": 65, "fw{}3": 104, "cdr{}3": 117, "fw{}4": 128}
     found: dict[str, dict[str, str]] = {name.format(chain): {} for name in ends}
     for name, residue in residues:

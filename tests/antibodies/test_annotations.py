@@ -1,4 +1,4 @@
-"""Annotations beside the shards: what is written, how outsiders join it to scores, and how damage is found."""
+"""Annotations next to the shards: what is written, how outsiders join it to scores, and how damage is found."""
 
 import json
 

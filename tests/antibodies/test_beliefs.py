@@ -1,4 +1,4 @@
-"""What is believed of a row's numbering, its region columns and its chain; what is not is counted, never used."""
+"""Which of a row's numbering, region columns and chain are trusted; what is not trusted is counted and never used."""
 
 import numpy as np
 import pytest

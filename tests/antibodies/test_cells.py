@@ -1,4 +1,4 @@
-"""Words in cells: missing values, names that name no one, yes and no, kinds of chain; in every reader the same."""
+"""Words in cells: missing values, names that name nothing, yes and no, kinds of chain; in every reader the same."""
 
 import pytest
 from antibody_files import ALIGNMENT, LIGHT, REGIONS, RESIDUES, rearrangement, write_oas, write_table

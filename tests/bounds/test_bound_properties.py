@@ -107,7 +107,7 @@ def test_a_trivial_chain_is_the_betting_bound(nll, complexity):
 
 
 def test_a_good_cheaper_model_makes_the_chain_tighter_than_any_single_model():
-    """The point of telescoping: at a large message the chain wins, and wins over every alpha of the single model."""
+    """The point of telescoping: with a large message the chain wins over every alpha of the single model."""
     rng = np.random.default_rng(11)
     base = rng.gamma(2.0, 3.0, 50_000)
     finer = np.maximum(base - 0.6 + rng.normal(0, 0.7, base.size), 0.0)

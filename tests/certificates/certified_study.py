@@ -115,7 +115,7 @@ class TinyStudy:
         columns = [*keys.values(), token, nll_bits, rank]
         arrays = [pa.array(values).cast(field.type) for values, field in zip(columns, SCORE_SCHEMA, strict=True)]
         rows = pa.RecordBatch.from_arrays(arrays, schema=SCORE_SCHEMA)
-        if self.entropies:  # they say something of the loss
+        if self.entropies:  # they say something about the loss
             guess = round_entropies(np.minimum(0.8 * nll_bits + rng.random(len(token)), 8))
             rows = rows.append_column(ENTROPY_FIELD, pa.array(guess))
         return rows

@@ -1,4 +1,4 @@
-"""The tiny study of certified_study, once a session, scored whole and from a sample."""
+"""The tiny study of certified_study, once per session, scored in full and from a sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates of messages that are decoded with a base: named by hash, found anywhere, refused if it is another."""
+"""Certificates of messages that are decoded with a base: named by hash, found anywhere, refused if different."""
 
 from __future__ import annotations
 

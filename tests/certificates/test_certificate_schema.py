@@ -95,7 +95,7 @@ def test_what_the_writer_would_not_have_written_is_refused(study, tmp_path):
 
 
 def test_every_hash_of_a_certificate_is_among_its_files(study, tmp_path):
-    """Whatever names a file must be checked by whoever verifies; JSON is walked, so that a new record cannot hide."""
+    """Every named file must be checked by verification; JSON is walked, so that a new record cannot hide."""
 
     def hashes(value):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):

@@ -138,7 +138,7 @@ def test_a_dropped_complexity_or_halved_range_would_be_noticed(study, certificat
 
 
 def block_averages(study, value):
-    """One value a draw: the average of `value` over each drawn block, in the library's exchangeable order."""
+    """One value per draw: the average of `value` over each drawn block, in the library's exchangeable order."""
     plan = pl.read_parquet(study.inputs.plan).sort("block")
     means = (
         read_scores(study).with_columns(pl.Series("x", value)).group_by("block").agg(pl.col("x").mean()).sort("block")

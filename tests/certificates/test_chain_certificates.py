@@ -122,7 +122,7 @@ def test_a_chain_of_two_by_hand(inputs, certificate):
 
 
 def test_a_control_variate_by_hand(inputs, tmp_path):
-    """Three quarters of the cheap model's loss is all that the link may subtract."""
+    """The link may subtract only three quarters of the cheap model's loss."""
     spec = replace(SPEC, link_betas=(0.75,))
     row = row_of(certify_bound("h", "tiny", inputs, spec, tmp_path / "h.json", model="m"), "telescoped")
     assert [(link["beta"], link["weight"]) for link in row["links"]] == [(0.0, 0.75), (0.75, 1.0)]

@@ -21,7 +21,7 @@ def test_small_shifts_of_every_rank_do_not_hide_errors(arithmetic):
     with pytest.raises(CertificateError, match="more have a rank above 1"):
         compare_errors(true, np.maximum(1, true - shift), (1, 10), tolerance, FILES)
     compare_errors(true, true, (1, 10), tolerance, FILES)
-    compare_errors(true, true + shift, (1, 10), tolerance, FILES)  # worse ranks only harm whoever states them
+    compare_errors(true, true + shift, (1, 10), tolerance, FILES)  # worse ranks only harm those who state them
 
 
 def test_one_tie_that_breaks_otherwise_is_rounding():

@@ -42,7 +42,7 @@ class Network:
 
 @dataclass
 class Honest:
-    """The scores that messages give, by the message's path, in the place of models."""
+    """The scores that messages give, by the message's path, in place of models."""
 
     scores: dict
 
@@ -101,7 +101,7 @@ def slopes(losses, row):
 
 
 def attack(row, size):
-    """Tokens that count much are moved down, as many others up, so that the plain average stays."""
+    """Losses of tokens that count much are lowered and as many others raised, so that the plain average stays."""
 
     def shift(losses):
         order = np.argsort(slopes(losses, row))
@@ -176,7 +176,7 @@ def test_a_links_own_average_is_compared(tmp_path, monkeypatch):
     forged_scores = forge(cheap, tmp_path / "results/forged/cheap", shift)
     links = (type(cheap)(cheap.message, forged_scores), *inputs.links[1:])
     forged = certify(type(inputs)(corpus=inputs.corpus, plan=inputs.plan, links=links), folder, "forged", spec)
-    # Links of this study are too alike in what tokens count for to be moved by more than the usual tolerance.
+    # In this study's links tokens count too similarly for them to be moved by more than the usual tolerance.
     monkeypatch.setitem(TOLERANCES, "float32", replace(TOLERANCES["float32"], mean_bits=1e-5))
     with pytest.raises(CertificateError, match=r"row bpd/(telescoped|mixture) link"):
         verify_certificate(forged, rescore=ALL_BLOCKS)
@@ -243,7 +243,7 @@ def test_sensitivities_are_those_of_the_average(lambda_, freedman, kappa):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "chain"])
 @pytest.mark.parametrize("size", [3, 100, 20_000])
 def test_rounding_is_never_refused(dtype, size):
-    """Errors that do not know what their tokens count, as large as single losses may have them; and one for all."""
+    """Errors independent of their tokens' weights, as large as single losses may have; and one common to all."""
     rng = np.random.default_rng(7)
     tolerance = TOLERANCES[dtype]
     for trial in range(40):

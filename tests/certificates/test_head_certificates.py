@@ -235,7 +235,7 @@ def with_alpha(table, alpha):
 
 
 def test_weights_that_peek_at_their_token_are_caught(headed, tmp_path):
-    """More smoothing where the loss was large: it flatters every average, and no hash tells."""
+    """More smoothing where the loss was large: it flatters every average, and no hash reveals it."""
 
     def peek(table):
         return with_alpha(table, np.where(table["nll_bits"].to_numpy() > 8.0, 0.5, 0.0625))

@@ -45,7 +45,7 @@ def entries_of(certificate, bound):
 
 @pytest.fixture(scope="module")
 def trained_elsewhere(study, tmp_path_factory):
-    """Folder of another corpus, of other documents, beside the certified one."""
+    """Folder of another corpus, with other documents, next to the certified one."""
     return replace(study, corpus="elsewhere", corpus_seed=50).build().inputs.corpus
 
 
@@ -219,7 +219,7 @@ def test_bare_losses_have_no_documents_and_no_chain(study, bound):
 
 
 def test_the_fixture_s_corpora_share_no_document(study, trained_elsewhere):
-    """The refusal above must not come from an accident."""
+    """The refusal above must not be an accident."""
     folders = (study.inputs.corpus, trained_elsewhere)
     ours, theirs = (pl.read_parquet(folder / "documents.parquet").filter(pl.col("bytes") > 0) for folder in folders)
     assert not set(ours["sha256"]) & set(theirs["sha256"])

@@ -111,7 +111,7 @@ def test_entropies_that_the_message_does_not_give_are_refused(hiding, tmp_path):
 
 
 def test_a_share_of_the_tokens_escapes_as_seldom_as_is_said():
-    """In 2,000 choices each, the share of those that miss stays below (1 − s)^N, up to chance."""
+    """In 2,000 choices each, the share that misses stays below (1 − s)^N, up to chance."""
     lengths = np.array([1] * 500 + [100] * 5)
     table = plan_scoring(lengths, context=100, stride=100, sample_tokens=None, seed=0, shards=1)
     plan = as_plan(table)

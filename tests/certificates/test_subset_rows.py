@@ -1,4 +1,4 @@
-"""Rows over labelled tokens: the bounds of those tokens alone, a joint delta, and the risk that they speak of."""
+"""Rows over labelled tokens: the bounds of those tokens alone, a joint delta, and the risk that they bound."""
 
 import math
 from dataclasses import dataclass, replace
@@ -232,7 +232,7 @@ def test_the_certificate_holds_for_the_risk_given_the_labels():
 
 
 def test_the_certificate_does_not_hold_for_the_risk_without_the_labels():
-    """What docs/bounds.md calls false is false: tokens chosen for what they are look easier than they were."""
+    """What docs/bounds.md calls false is false: tokens chosen by their values look easier than they were."""
     generator = np.random.default_rng(1)
     tokens = generator.integers(0, 8, 4000)
     losses = np.where(np.arange(8) < 4, 0.5, 5.0)

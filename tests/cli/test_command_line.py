@@ -1,4 +1,4 @@
-"""The command line's manners: help, lazy imports, one-line errors, and the commands that need no certificate."""
+"""The command line's behaviour: help, lazy imports, one-line errors, and the commands that need no certificate."""
 
 import subprocess
 import sys

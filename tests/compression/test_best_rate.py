@@ -1,4 +1,4 @@
-"""The rate with the best bound: one valley is found, by real encodings, the same each time."""
+"""The rate with the best bound: one minimum is found, by real encodings, the same each time."""
 
 import json
 import math

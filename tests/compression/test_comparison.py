@@ -1,4 +1,4 @@
-"""Our coder beside general-purpose ones, on the same symbols."""
+"""Our coder compared with general-purpose ones, on the same symbols."""
 
 import numpy as np
 import pytest

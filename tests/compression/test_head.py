@@ -1,4 +1,4 @@
-"""The head's pass, one softmax forwards and backwards, equals autograd through the vocabulary."""
+"""The head's pass, with one softmax for both directions, equals autograd through the vocabulary."""
 
 import pytest
 import torch

@@ -65,7 +65,7 @@ def test_cost_is_the_weighted_error_of_the_targets_and_below_plain_rounding(size
 
 
 def test_no_rounding_of_a_column_does_better_given_those_before():
-    """Each value minimises what the cost becomes if all columns behind were real-valued."""
+    """Each value minimises what the cost would be if all later columns were real-valued."""
     hessian, weight = correlated(4), RNG.normal(size=(1, 4))
     values = ldlq(weight, ldl_factor(hessian, damping=0.0), rounding)[0]
     for column in range(4):

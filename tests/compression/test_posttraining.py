@@ -190,7 +190,7 @@ def test_a_size_that_falls_while_code_lengths_are_learned_is_met(wanted, guess):
 
     scale = find_scale(bits, wanted, guess)
     assert len(asked) <= 12
-    assert bits(scale) == pytest.approx(wanted, rel=0.03)  # what drifts on is less than that
+    assert bits(scale) == pytest.approx(wanted, rel=0.03)  # further drift is less than that
 
 
 def test_a_size_that_no_scale_gives_is_refused():
@@ -199,7 +199,7 @@ def test_a_size_that_no_scale_gives_is_refused():
 
 
 def test_equal_steps_do_not_all_move_at_once():
-    """Else the size of a vocabulary whose tokens are rarely seen would jump by more than a target's tolerance."""
+    """Otherwise the size of a vocabulary whose tokens are rarely seen would jump by more than a target's tolerance."""
     scales = 0.013 * 2.0 ** (np.arange(9) / 80)  # tenths of the exponents' unit
     found = [staggered_exponents(np.full(1000, scale)) for scale in scales]
     assert all(np.mean(a != b) <= 0.101 for a, b in itertools.pairwise(found))
@@ -208,7 +208,7 @@ def test_equal_steps_do_not_all_move_at_once():
 
 
 class EqualInputs:
-    """A calibration whose inputs are all alike, and of whose outputs the fourth never mattered."""
+    """A calibration whose inputs are all alike, and whose fourth output never mattered."""
 
     def moments(self, matrix):
         return np.eye(16, dtype=np.float32)
@@ -219,7 +219,7 @@ class EqualInputs:
 
 @pytest.mark.parametrize("trellis", [None, 8])
 def test_outputs_that_never_mattered_keep_errors_of_the_size_of_others(trellis):
-    """Such a unit would be woken up by an error as large as its step, if that followed its sensitivity alone."""
+    """Such a unit would be activated by an error as large as its step, if that followed its sensitivity alone."""
     quantizer = spec_of("watersic", trellis=trellis).quantizer
     weight = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
     rounded = SensitivitySteps(quantizer, EqualInputs()).round(Matrix("w", "linear", False, "g"), weight, 0.5, None)

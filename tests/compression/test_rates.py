@@ -1,4 +1,4 @@
-"""Rate–distortion-optimised rounding: its cost is least, its code lengths are those of a code that could be."""
+"""Rate–distortion-optimised rounding: its cost is least, its code lengths are those of a possible code."""
 
 import numpy as np
 import pytest

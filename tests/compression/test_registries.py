@@ -1,4 +1,4 @@
-"""One entry a quantizer: nothing else knows it by name, and a new one needs no more than CONTRIBUTING says."""
+"""One entry per quantizer: nothing else knows it by name, and a new one needs no more than CONTRIBUTING says."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""What a configuration of antibodies cannot mean is refused in its own keys, before anything is computed."""
+"""Impossible configurations of antibodies are refused in terms of their own keys, before anything is computed."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_the_specification_is_what_the_script_reads(study):
 
 
 def test_every_file_of_a_certificate_s_specification_is_an_input_of_its_rule(study):
-    """Else Snakemake would not make it, and not certify again when it changes."""
+    """Otherwise Snakemake would not make it, and not certify again when it changes."""
     for name in study.certificates:
         inputs = [path for files in graph.certificate_files(study, name).values() for path in _listed(files)]
         made = {*inputs, *(path.rpartition("/")[0] for path in inputs)}

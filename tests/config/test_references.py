@@ -1,4 +1,4 @@
-"""Rows name other rows: which ones, the types say."""
+"""Rows name other rows; the types say which ones."""
 
 from dataclasses import dataclass
 from typing import Annotated

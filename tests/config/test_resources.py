@@ -116,7 +116,7 @@ def test_scoring_takes_the_time_of_the_model_that_is_decoded(study, inputs, mess
 def test_a_sample_is_scored_in_less(study, inputs):
     job = inputs(message=["message.tbm"], side_information=["base.safetensors"], manifest=["manifest.json"])
     assert resources.scoring_minutes(study, "sampled", "m", job) == pytest.approx(120 + 20 + 600 * 5e-5 / 60)
-    # 60 for each MB of message and manifest, 2 for each of the base, 16 bytes a token.
+    # 60 for each MB of message and manifest, 2 for each of the base, 16 bytes per token.
     assert resources.scoring_megabytes(study, "sampled", "m", job) == pytest.approx(4000 + 180 + 60 + 16 * 600 / 1e6)
 
 

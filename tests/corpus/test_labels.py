@@ -1,4 +1,4 @@
-"""Label columns of text corpora: values to the letter, what is refused, and the way from source to certificate."""
+"""Label columns of text corpora: literal values, what is refused, and the way from source to certificate."""
 
 import json
 import re
@@ -248,7 +248,7 @@ def test_a_text_corpus_is_certified_language_by_language(certificate):
 
 
 def test_what_is_not_of_antibodies_does_not_name_them():
-    """Whatever a corpus knows about its tokens, scores, bounds and certificates treat alike."""
+    """Scores, bounds and certificates treat everything alike that a corpus knows about its tokens."""
     library = Path(__file__).parents[2] / "workflow/tokenbounds"
     general = [
         path for name in ("bounds", "models", "scores", "certificates") for path in (library / name).rglob("*.py")

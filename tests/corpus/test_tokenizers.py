@@ -124,7 +124,7 @@ def test_tokenizers_that_draw_their_tokens_are_refused(tmp_path):
 
 
 def save_slow(folder, merges, **config):
-    """CTRL's tokenizer, which has no other than the one in Python."""
+    """CTRL's tokenizer, which exists only in Python."""
     folder.mkdir()
     words = ["<unk>", "h@@", "e@@", "l@@", "o", "he@@", "ll@@", "el@@", "hel@@", "llo", "h", "e", "l"]
     (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))

@@ -1,4 +1,4 @@
-"""The library's face: light to import, and mistakes end in the errors that its documentation names."""
+"""The public functions: quick to import, and mistakes end in the errors that the documentation names."""
 
 import inspect
 import re

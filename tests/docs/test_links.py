@@ -1,4 +1,4 @@
-"""Links between the project's own pages lead somewhere, as they stand in the repository and without building a site."""
+"""Links between the project's own pages lead somewhere, in the repository itself and without building the site."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Messages whose side information is a model: adapters over a base, and a base as it is."""
+"""Messages whose side information is a model: adapters over a base, and an unchanged base."""
 
 import json
 import shutil

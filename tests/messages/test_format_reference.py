@@ -1,4 +1,4 @@
-"""A second, plain-Python encoder written from docs/message-format.md: the page says enough, and the fast code obeys."""
+"""A second, plain-Python encoder written from docs/message-format.md: the page is complete, and the code follows it."""
 
 from decimal import Decimal, localcontext
 

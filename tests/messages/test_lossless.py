@@ -1,4 +1,4 @@
-"""Bytes and floats coded lossless: round trips, sizes, and damaged bytes."""
+"""Bytes and floats coded losslessly: round trips, sizes, and damaged bytes."""
 
 import numpy as np
 import pytest

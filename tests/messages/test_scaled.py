@@ -33,7 +33,7 @@ def ints(*values):
 
 
 def scaled(tensors, ratio):
-    """Matrices rounded to nearest, a step a row."""
+    """Matrices rounded to nearest, one step per row."""
     matrices = {
         name: round_plainly(tensor, rms_exponents(tensor, ratio, "row"), np.zeros(tensor.shape[1], dtype=np.int32))
         for name, tensor in tensors.items()

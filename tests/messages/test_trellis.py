@@ -59,7 +59,7 @@ def scalar_codes(values, weight):
 
 
 def gap_db(step, points, bits):
-    """Decibels above the Gaussian limit D = 2^(−2R), at the rate that was really spent."""
+    """Decibels above the Gaussian limit D = 2^(−2R), at the rate actually spent."""
     error = np.mean((GAUSSIAN - step * points) ** 2)
     return 10 * np.log10(error * 4.0 ** (bits / points.size))
 

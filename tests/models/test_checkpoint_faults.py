@@ -248,7 +248,7 @@ def test_a_file_in_place_of_its_folder_is_named(tmp_path, name):
 
 
 def save_gptq(folder, extra, *, tied=False, whole=False):
-    """A GPTQ checkpoint with further tensors; the dense values that it stands for."""
+    """A GPTQ checkpoint with further tensors; the dense values that it represents."""
     model = LlamaForCausalLM(LlamaConfig(**{**LLAMA.to_dict(), "tie_word_embeddings": tied}))
     state, expected = checkpoint(model, lambda i, o: gptq_layer(i, o, 4, 1, True))
     write(folder, model, state | extra(expected), {"quant_method": "gptq", "bits": 4, "group_size": GROUP})

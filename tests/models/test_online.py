@@ -1,4 +1,4 @@
-"""Online references: nothing known beforehand, nothing seen ahead, the same bits for whoever replays them."""
+"""Online references: nothing known beforehand, nothing seen ahead, the same bits in every replay."""
 
 import copy
 import hashlib
@@ -25,7 +25,7 @@ def losses(*documents, mixer=None):
 
 
 def probabilities_of_next(mixer, past):
-    """What the predictor gives each byte after `past`, one copy of it a byte: [256]."""
+    """What the predictor gives each byte after `past`, one copy of it per byte: [256]."""
     mixer.losses(past)
     found = np.empty(256)
     for byte in range(256):

@@ -1,4 +1,4 @@
-"""GPTQ, AWQ and bitsandbytes checkpoints: packed here value by value, read as the dense values they stand for."""
+"""GPTQ, AWQ and bitsandbytes checkpoints: packed here value by value, read as the dense values they represent."""
 
 import json
 
@@ -92,7 +92,7 @@ def awq_layer(inputs, outputs):
 
 
 def checkpoint(model, make_layer):
-    """Tensors of a checkpoint whose linear layers `make_layer` makes, and the dense values they stand for."""
+    """Tensors of a checkpoint whose linear layers `make_layer` makes, and the dense values they represent."""
     state = {name: value.clone() for name, value in model.state_dict().items() if name != "lm_head.weight"}
     if not model.config.tie_word_embeddings:
         state["lm_head.weight"] = model.lm_head.weight.detach().clone()
@@ -189,7 +189,7 @@ def test_bitsandbytes(tmp_path, kind):
 
 
 def test_four_bit_floats_by_hand(tmp_path):
-    """A code is a sign, two bits of exponent and one of mantissa; two codes a byte, the first in the upper half."""
+    """A code is a sign, two bits of exponent and one of mantissa; two codes per byte, the first in the upper half."""
     model = LlamaForCausalLM(LLAMA)
     state, _ = checkpoint(model, lambda i, o: four_bit_layer(i, o, False, "fp4"))
     name = "model.layers.0.self_attn.o_proj.weight"

@@ -1,4 +1,4 @@
-"""Published QuIP# checkpoints: files built to their format, word by word, and the weights they stand for."""
+"""Published QuIP# checkpoints: files built to their format, word by word, and the weights they represent."""
 
 import hashlib
 import json

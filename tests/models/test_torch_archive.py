@@ -120,7 +120,7 @@ def package(tmp_path, monkeypatch):
     config.bos_token_id = 5
     model = GPT2LMHeadModel(config).eval()
     config.save_pretrained(folder)
-    # Old checkpoints hold GPT-2's constant masks beside its parameters.
+    # Old checkpoints hold GPT-2's constant masks next to its parameters.
     masks = {f"transformer.h.{layer}.attn.bias": torch.ones(1, 1, 4, 4, dtype=torch.uint8) for layer in range(2)}
     torch.save({**model.state_dict(), **masks}, folder / "pytorch_model.bin")
     monkeypatch.syspath_prepend(tmp_path)

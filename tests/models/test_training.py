@@ -176,8 +176,8 @@ def test_two_processes_compute_what_one_does(tmp_path):
     for row in TWICE:
         train_model(make_spec(row, steps=4), FakeCorpus(PATTERN), tmp_path / "one" / row.kind, tmp_path / "work")
         one, two = (load_checkpoint(tmp_path / name / row.kind)[0] for name in ("one", "two"))
-        # Sums of two halves are rounded otherwise than one sum. Weights themselves may differ where they do not matter:
-        # Adam makes steps of what rounding leaves of the gradient of a key's bias, which is zero.
+        # Sums of two halves are rounded differently from one sum. Weights themselves may differ where they do not
+        # matter: Adam makes steps of what rounding leaves of the gradient of a key's bias, which is zero.
         torch.testing.assert_close(one(ids).logits, two(ids).logits, rtol=1e-3, atol=1e-3)
         curves = [
             pq.read_table(tmp_path / name / row.kind / "training.parquet")["loss_bits"] for name in ("one", "two")

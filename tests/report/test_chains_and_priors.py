@@ -1,4 +1,4 @@
-"""Certificates of chains and of held-out models, beside ordinary ones."""
+"""Certificates of chains and of held-out models, next to ordinary ones."""
 
 import io
 

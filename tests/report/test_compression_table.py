@@ -1,4 +1,4 @@
-"""The table of compression: methods by their names, sizes and bounds beside each other."""
+"""The table of compression: methods by their names, sizes and bounds next to each other."""
 
 import copy
 import json
@@ -70,7 +70,7 @@ def test_methods_have_the_names_people_know():
 
 def test_quantizers_of_pretrained_models_are_told_apart_though_their_headers_are_alike():
     header = {"model": {"family": "llama"}, "quantizer": {"kind": "scaled"}}
-    assert method_of(header) == "dense, scaled"  # all that a message without its report tells
+    assert method_of(header) == "dense, scaled"  # all that a message says without its report
     assert method_of(header, {"kind": "gptq", "damping": 0.01}) == "GPTQ"
     assert method_of(header, {"kind": "watersic", "trellis": None}) == "WaterSIC"
     assert method_of(header, {"kind": "watersic", "trellis": 8}) == "WaterSIC, 8 states"

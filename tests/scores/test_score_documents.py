@@ -14,7 +14,7 @@ from tokenbounds.scores.scorer import ScoringOptions
 
 
 class TwoTokens:
-    """A chain that gives the next token the chance 1/2 if it is the one before plus one, and else shares the rest."""
+    """A chain that gives the token one above the last the probability 1/2, and the others equal shares of the rest."""
 
     vocabulary_size = VOCABULARY
 

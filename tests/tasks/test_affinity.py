@@ -1,4 +1,4 @@
-"""Zero-shot affinity: tables as people write them, likelihoods by hand, one correlation an antibody."""
+"""Zero-shot affinity: tables as people write them, likelihoods by hand, one correlation per antibody."""
 
 import gzip
 import math

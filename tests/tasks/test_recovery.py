@@ -85,7 +85,7 @@ def test_of_a_region_with_a_gap_all_residues_are_asked_for(tmp_path):
 
 @pytest.mark.parametrize(("whole", "unknown"), [("VKRRG", "VKXRG"), ("ARVKR", "AXVKR"), ("QVQLV", "QVXLV")])
 def test_chains_with_an_ambiguous_residue_are_left_out(tmp_path, whole, unknown):
-    """In the region or elsewhere; the other chain is asked about as ever."""
+    """In the region or elsewhere; the other chain is asked about as usual."""
     folder = corpus_of(tmp_path, [HEAVY.replace(whole, unknown), HEAVY[:-1]], ambiguous=True)
     (question,) = draw_questions(folder, task())
     assert question.residues == HEAVY[:-1] and question.residues[question.span] == "ARVKRRGWF"

@@ -44,7 +44,7 @@ def test_every_label_of_the_corpus_has_rows_with_its_tokens(study, certificate):
     for column in COLUMNS:
         assert sum(each["tokens"] for each in subsets if each["column"] == column) == corpus.tokens
     residues = next(each for each in subsets if (each["column"], each["label"]) == ("residue", "residue"))
-    assert residues["tokens"] == corpus.tokens - corpus.documents  # one separator a document
+    assert residues["tokens"] == corpus.tokens - corpus.documents  # one separator per document
     assert {each["label"] for each in subsets if each["column"] == "germline"} >= {"germline", "non_germline"}
 
 

@@ -1,4 +1,4 @@
-"""Runs that cannot succeed end with one clear error; runs that are killed go on to the same results."""
+"""Runs that cannot succeed end with one clear error; killed runs continue to the same results."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""A corpus is tokenized again when any file that it is made from is another, whatever its time of modification."""
+"""A corpus is tokenized again when any file that it is made from is replaced, whatever its modification time."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def study(tmp_path):
 
 
 def replaced(path, write):
-    """Let `write` change a file, then give it its old times."""
+    """Let `write` change a file, then restore the file's old times."""
     times = path.stat()
     write(path)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))

@@ -34,12 +34,12 @@ def make_corpora(folder: Path) -> None:
 
 
 def tiny_config() -> dict[str, Any]:
-    """The tiny study as a dictionary of one's own."""
+    """The tiny study as a fresh dictionary."""
     return copy.deepcopy(yaml.safe_load(TINY.read_text()))
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, with one thread a library and no colours."""
+    """This process's environment, with one thread per library and no colours."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
     return {**os.environ, **limits, "PATH": path, "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
@@ -62,7 +62,7 @@ class Run:
         return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
 
     def write_config(self, config: dict[str, Any]) -> Path:
-        """Write a configuration beside the results."""
+        """Write a configuration next to the results."""
         path = self.folder / "changed.yaml"
         path.write_text(yaml.safe_dump(config, sort_keys=False))
         return path

@@ -27,8 +27,8 @@ from tokenbounds.report.records import read_certificates
 _CAPTIONS = {
     "bound_by_size": (
         "The price of a message",
-        "Each certificate is drawn at the size of its message. The foot is the loss measured on the corpus; the dot is "
-        "the certified bound, higher by what the message costs. Larger messages fit better and cost more: the best "
+        "Each certificate is drawn at the size of its message. Its lower end is the loss measured on the corpus; the dot "
+        "is the certified bound, higher by what the message costs. Larger messages fit better and cost more: the best "
         "certificate is where the two balance. Above the dashed line a bound is vacuous; a triangle is a bound "
         "beyond the frame.",
     ),
@@ -45,8 +45,8 @@ _CAPTIONS = {
     ),
     "loss_by_position": (
         "Loss by position",
-        "What the decoded model loses, before smoothing, by a token’s place in its document and in the window that "
-        "the model saw. Places are grouped logarithmically; groups of fewer than 30 tokens are left out.",
+        "What the decoded model loses, before smoothing, by a token’s position in its document and in the window that "
+        "the model saw. Positions are grouped logarithmically; groups of fewer than 30 tokens are left out.",
     ),
     "message_anatomy": (
         "What the bits are spent on",

@@ -272,7 +272,7 @@ def test_names_that_are_not_utf8_are_escaped(tmp_path):
 def test_deep_json_is_named(tmp_path):
     deep = b'{"text": "a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n' + deep)
-    with pytest.raises(CorpusError, match=r"a\.jsonl:2 is nested too deeply"):
+    with pytest.raises(CorpusError, match=r"a\.jsonl:2 is not valid JSON \(it is nested too deeply\)"):
         texts(JsonLinesSource(kind="jsonl", paths=(str(tmp_path),)))
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import yaml
 from transformers import PreTrainedModel
 
 from tokenbounds.compression.calibration.calibrate import calibrate_model
@@ -23,6 +22,7 @@ from tokenbounds.config import (
     check_row,
 )
 from tokenbounds.config.quantizers import BEST_PRETRAINED, QUANTIZERS
+from tokenbounds.config.yaml_file import parse_yaml, read_yaml
 from tokenbounds.corpus.memory import MemoryCorpus
 from tokenbounds.corpus.tokenizers import load_tokenizer
 from tokenbounds.errors import ConfigError, CorpusError
@@ -210,11 +210,8 @@ def _calibrate(directory: Path, source: str, gguf_file: str | None, texts: Texts
 
 
 def _read_row(path: Path) -> dict[str, Any]:
-    try:
-        row = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}.") from error
-    if not isinstance(row, dict) or not isinstance(row.get("quantizer"), dict):
+    row = read_yaml(path)
+    if not isinstance(row.get("quantizer"), dict):
         raise ConfigError(f"{path} holds no message: it needs the key 'quantizer' with its keys below it.")
     return row
 
@@ -225,7 +222,4 @@ def _set_option(row: dict[str, Any], key: str, value: str) -> None:
         row = row.setdefault(parent, {})
         if not isinstance(row, Mapping):
             raise ConfigError(f"--option {key}: '{parent}' already has a value of its own.")
-    try:
-        row[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--option {key}: {value!r} is not valid YAML.") from error
+    row[leaf] = parse_yaml(value, f"--option {key}")

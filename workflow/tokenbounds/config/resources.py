@@ -6,13 +6,13 @@ exist, a job's sizes are not known: the functions raise FileNotFoundError, and S
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbounds.config.graph import base_model
+from tokenbounds.files import parse_json
 
 if TYPE_CHECKING:
     from tokenbounds.config import Study, TrainedModel
@@ -39,9 +39,9 @@ class Inputs:
         """
         (path,) = self.files["manifest"]
         try:
-            manifest = json.loads(Path(path).read_text(encoding="utf-8"))
+            manifest = parse_json(Path(path).read_text(encoding="utf-8"))
             return int(manifest["tokens"]), int(manifest["tokenizer"]["vocabulary_size"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             return 0, 0
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tokenbounds.errors import ConfigError
+
+_MOST_VALUES = 10**6
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
@@ -20,21 +23,46 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         same mapping, of which YAML itself would take the last.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-        raw = yaml.load(text, Loader=_StrictLoader)
+        raw = parse_yaml(Path(path).read_bytes().decode("utf-8-sig"), str(path))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist. Pass an existing configuration file.") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text. Save it with the encoding UTF-8.") from error
-    except _RepeatedKey as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {_in_one_line(error)}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no mapping of keys. Start from config/config.yaml.")
     return raw
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML; `where` is what an error calls it.
+
+    Raises
+    ------
+    ConfigError
+        In one line: if it is not YAML, holds a key twice in the same place, or repeats itself endlessly by aliases.
+    """
+    try:
+        loader = _StrictLoader(text)
+        node = loader.get_single_node()
+        if node is not None and _count_values(node, {}) > _MOST_VALUES:
+            raise ConfigError(f"{where} has more than {_MOST_VALUES:,} values, aliases followed. Write fewer.")
+        return None if node is None else loader.construct_document(node)
+    except _RepeatedKey as error:
+        raise ConfigError(f"{where}: {error}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{where} is not valid YAML: {_in_one_line(error)}") from error
+
+
+def _count_values(node: yaml.Node, counts: dict[int, float]) -> float:
+    """Values below a node if each alias were written out: infinitely many if one names what it is part of."""
+    if id(node) not in counts:
+        counts[id(node)] = math.inf
+        inside = node.value if isinstance(node, yaml.CollectionNode) else []
+        below = (part for entry in inside for part in (entry if isinstance(entry, tuple) else (entry,)))
+        counts[id(node)] = 1 + sum(_count_values(part, counts) for part in below)
+    return counts[id(node)]
 
 
 class _RepeatedKey(Exception):

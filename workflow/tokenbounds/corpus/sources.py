@@ -36,6 +36,7 @@ from tokenbounds.corpus.antibodies import token_values
 from tokenbounds.corpus.labels import TokenValues
 from tokenbounds.corpus.source_files import check_plain, readable_name, source_files
 from tokenbounds.errors import CorpusError
+from tokenbounds.files import parse_json
 from tokenbounds.software import distribution_version
 
 _STDLIB_EXCLUDED = frozenset({"site-packages", "dist-packages", "__pycache__"})
@@ -178,9 +179,7 @@ def _read_json_lines(source: JsonLinesSource) -> Iterator[Document]:
 
 def _parse_line(line: bytes, field: str, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except RecursionError as error:
-        raise CorpusError(f"{where} is nested too deeply. Correct or remove the line.") from error
+        row = parse_json(line)
     except ValueError as error:
         raise CorpusError(f"{where} is not valid JSON ({error}). Correct or remove the line.") from error
     if not isinstance(row, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from tokenbounds.antibodies.readers.tables import FILE_AS_VALUE, Row, Table, nam
 from tokenbounds.antibodies.records import Antibody, ChainRecord
 from tokenbounds.config import OasSource
 from tokenbounds.errors import CorpusError
+from tokenbounds.files import parse_json
 
 _SUFFIXES = {Chain.HEAVY: "_heavy", Chain.LIGHT: "_light"}
 _UNSTATED = "no"
@@ -94,12 +94,12 @@ def _stated_numbering(text: str, residues: str) -> tuple[tuple[int, ...], Chain]
     No positions if none fit.
     """
     try:
-        regions = json.loads(text.replace("'", '"')) if text else {}
+        regions = parse_json(text.replace("'", '"')) if text else {}
         numbered = [item for region in regions.values() for item in region.items()]
         letters = "".join(letter for _, letter in numbered)
         positions = [int(found.group()) for found in map(_POSITION.match, (name for name, _ in numbered)) if found]
         chains = {chain_in(found.group(1)) for found in map(_NUMBERED_REGION.match, regions) if found}
-    except (ValueError, AttributeError, TypeError, RecursionError):
+    except (ValueError, AttributeError, TypeError):
         return (), Chain.NONE
     first = residues.find(letters) if letters else -1
     if first < 0 or len(positions) != len(letters) or not all(1 <= position <= 128 for position in positions):
@@ -113,12 +113,12 @@ def _parse_metadata(line: str, path: Path) -> dict[str, Any]:
     cells = next(csv.reader([line]), [])
     try:
         # A spreadsheet that saved the unit will have added empty cells.
-        metadata = json.loads(",".join(cells).rstrip(","))
-    except (ValueError, csv.Error, RecursionError):
-        metadata = None
+        metadata, fault = parse_json(",".join(cells).rstrip(",")), ""
+    except ValueError as error:
+        metadata, fault = None, f"({error}) "
     if not isinstance(metadata, dict):
         header = any(cell.strip().startswith("sequence_alignment_aa") for cell in cells)
-        found = "Its first line is the header: the line of metadata before it is missing. " if header else ""
+        found = "Its first line is the header: the line of metadata before it is missing. " if header else fault
         raise CorpusError(
             f"{path} does not begin with a line of metadata in JSON, as OAS data units do. {found}Download the unit "
             "again, or read tables without it by a source of kind airr or csv."

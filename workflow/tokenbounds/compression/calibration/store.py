@@ -8,7 +8,6 @@ the loss (nats) at each output of a linear layer, mean p(1 − p) of each token 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from tokenbounds.compression.calibration.layers import Matrix
 from tokenbounds.errors import CalibrationError
-from tokenbounds.files import atomic_path, canonical_json
+from tokenbounds.files import atomic_path, canonical_json, parse_json
 from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal, sha256_of_sealed
 
 CALIBRATION_VERSION = 1
@@ -54,7 +53,7 @@ class Calibration:
         sha256_of_sealed(path, CalibrationError, "Calibrate again.")
         try:
             with safe_open(path, framework="np") as file:
-                record = json.loads((file.metadata() or {}).get("calibration", "{}"))
+                record = parse_json((file.metadata() or {}).get("calibration", "{}"))
         except (SafetensorError, OSError, ValueError) as error:
             raise CalibrationError(f"cannot read the calibration {path}: {error}. Calibrate again.") from error
         if not isinstance(record, dict) or record.get("schema_version") != CALIBRATION_VERSION:

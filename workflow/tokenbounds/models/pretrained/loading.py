@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from tokenbounds.config import PretrainedModel
 from tokenbounds.errors import ModelError
-from tokenbounds.files import check_no_pointer
+from tokenbounds.files import check_no_pointer, parse_json
 from tokenbounds.models.build import build_model, coded_parameters, count_parameters
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint
@@ -207,6 +207,8 @@ def _locate_subfolder(package: Path, spec: PretrainedModel) -> str:
 def _read_config(where: str, revision: str | None) -> dict[str, Any]:
     """Read the configuration alone."""
     try:
+        if (path := Path(where) / "config.json").is_file():
+            parse_json(path.read_bytes())  # transformers would take the last of two values
         config, _ = PreTrainedConfig.get_config_dict(where, revision=revision)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise ModelError(f"cannot read the configuration of {where}: {first_line(error)}") from error

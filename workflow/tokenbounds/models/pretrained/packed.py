@@ -6,7 +6,6 @@ small integers exactly.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from tokenbounds.errors import ModelError
+from tokenbounds.files import parse_json
 from tokenbounds.models.pretrained.tensor_files import TensorFiles, taken
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
@@ -157,9 +157,9 @@ def _four_bit_state(files: TensorFiles, name: str) -> str | None:
 def _parse_state(files: TensorFiles, name: str) -> dict[str, Any]:
     """The JSON object that a tensor of bytes holds."""
     try:
-        state = json.loads(bytes(taken(files, name, (torch.uint8,), (None,)).numpy().tobytes()))
+        state = parse_json(bytes(taken(files, name, (torch.uint8,), (None,)).numpy().tobytes()))
     except ValueError as error:
-        raise ModelError(f"{name} holds no JSON. Download the checkpoint again.") from error
+        raise ModelError(f"{name} holds no JSON ({error}). Download the checkpoint again.") from error
     shape = state.get("shape") if isinstance(state, dict) else None
     sizes = (*shape, state.get("blocksize")) if isinstance(shape, list) and len(shape) == 2 else (0,)
     if not all(type(size) is int and size > 0 for size in sizes):

@@ -28,8 +28,8 @@ _CAPTIONS = {
     "bound_by_size": (
         "The price of a message",
         "Each certificate is drawn at the size of its message. Its lower end is the loss measured on the corpus; the "
-        "dot is the certified bound, higher by what the message costs. Larger messages fit better and cost more: the best "
-        "certificate is where the two balance. Above the dashed line a bound is vacuous; a triangle is a bound "
+        "dot is the certified bound, higher by what the message costs. Larger messages fit better and cost more: the "
+        "best certificate is where the two balance. Above the dashed line a bound is vacuous; a triangle is a bound "
         "beyond the frame.",
     ),
     "bound_by_method": (

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 sys.path.append(str(Path(__file__).parent))  # for whoever loads this file by its path
+from _coverage_centres import centred_excess
 from _coverage_labels import labels_violated
 from _coverage_shared import shared_violated
 from _coverage_sources import (
@@ -64,7 +65,7 @@ _AT_ONCE = 1000
 class Fault:
     """How a bound is broken on purpose: factors on the range and on the message's bits; sampling left out.
 
-    With `peek` a token's smoothing weight is chosen by the token itself; with `unpaid` lambda is chosen afterwards;
+    With `peek` a token's smoothing weight or centre is chosen by the token itself; with `unpaid` lambda afterwards;
     with `by_occurrence` delta is divided over the labels that occur; with `alone` certificates over one sample do not
     pay for each other; with `needs_size` the bound of a corpus that ends when its collector likes is one whose lambda
     depends on m.
@@ -298,6 +299,7 @@ TOKEN_LEVEL = {
     "freedman": excess_freedman,
     "betting": excess_betting,
     "betting_by_token": excess_betting_by_token,
+    "betting_centred": lambda trial, fault: centred_excess(trial, fault.span, fault.bits, fault.peek),
     "inverse_kl": excess_errors,
     "telescoped": excess_telescoped,
     "control_variate": excess_control_variate,
@@ -362,6 +364,8 @@ def faults_of(name: str) -> dict[str, Fault]:
     if name in STOPPED:
         return {"lambda_unpaid": Fault(unpaid=True)}
     peeking = {"weights_peek": Fault(peek=True)} if name in BY_TOKEN else {}
+    if name == "betting_centred":
+        peeking = {"centre_peeks": Fault(peek=True)}
     return SAMPLING_FAULT if name in SAMPLED else {**FAULTS, **peeking}
 
 
@@ -394,7 +398,7 @@ def draw(table: list[dict[str, str | int | float]], path: Path) -> None:
     marks = {"sound": ("o", "#1b6ca8"), "range_halved": ("x", "#c0392b"), "complexity_dropped": ("+", "#c0392b")}
     marks["sampling_ignored"] = ("^", "#c0392b")
     marks |= {"weights_peek": ("v", "#c0392b"), "lambda_unpaid": ("s", "#c0392b")}
-    marks["azuma_collected"] = ("*", "#c0392b")
+    marks |= {"azuma_collected": ("*", "#c0392b"), "centre_peeks": ("<", "#c0392b")}
     marks |= {"shares_by_occurrence": ("D", "#c0392b"), "sample_shared_unpaid": ("P", "#c0392b")}
     for variant, (mark, colour) in marks.items():
         rows = [row for row in table if row["variant"] == variant]

@@ -16,6 +16,7 @@ from tokenbounds.bounds.betting import (
     lambda_grid,
     mean_log,
 )
+from tokenbounds.bounds.centred import bound_centred
 from tokenbounds.bounds.documents import DocumentSums, bound_documents, bound_documents_betting
 from tokenbounds.bounds.freedman import bound_freedman, freedman_value
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range, smooth, smooth_towards
@@ -92,6 +93,21 @@ def test_betting_takes_the_best_lambda_and_pays_for_the_grid():
     assert bound.price_nats == math.log(16)
     assert bound.complexity_nats == total
     assert bound.lambda_ in lambda_grid(16, 4.0)
+
+
+def test_a_centre_by_hand():
+    # Losses less half their entropies are 0 and 0, so nothing is lost: the average centre 1/2, and (1 - e^(-L/m)) / l.
+    grid = lambda_grid(8, 4.0)
+    bound = bound_centred([0.0, 1.0] * 50, [0.0, 2.0] * 50, 4.0, 3.0, kappas=(0.5,), lambdas=8)
+    assert bound.value == pytest.approx(0.5 - math.expm1(-(3.0 + math.log(8)) / 100) / grid[-1])
+    assert (bound.kappa, bound.lambda_, bound.empirical) == (0.5, grid[-1], 0.5)
+    both = bound_centred([0.0, 1.0], [0.0, 2.0], 4.0, 3.0, kappas=(0.0, 0.5), lambdas=8, weights=[50, 50])
+    assert both.price_nats == math.log(16) and both.value > bound.value and both.kappa == 0.5
+    plain = bound_centred([0.0, 1.0] * 50, [0.0, 2.0] * 50, 4.0, 3.0, kappas=(0.0,), lambdas=8)
+    assert plain.value == bound_betting([0.0, 1.0] * 50, 4.0, 3.0, lambdas=8).value
+    for entropies, kappas in (([-1.0, 0.0], (1.0,)), ([1.0], (1.0,)), ([1.0, 1.0], ()), ([1.0, 1.0], (-0.5,))):
+        with pytest.raises(CertificateError):
+            bound_centred([0.0, 1.0], entropies, 4.0, 3.0, kappas=kappas)
 
 
 def test_weights_are_counts():

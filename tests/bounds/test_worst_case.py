@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 from tokenbounds.bounds.azuma import bound_azuma
-from tokenbounds.bounds.betting import bound_betting, bound_errors, inverse_kl
+from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, inverse_kl, mean_log
 from tokenbounds.bounds.freedman import bound_freedman
 
 GRID = 12  # probabilities that the adversary chooses from: multiples of 1 / GRID
@@ -77,3 +77,45 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_bound_is_caught(name):
     assert worst_case(values(BROKEN[name], 40, 0.05)) > 0.05
+
+
+# --- with a predictable centre ----------------------------------------------------------------------------------------
+
+
+def worst_case_by_kind(bounds):
+    """As `worst_case`, where every other token is of a second kind: `bounds[a, b]` for a and b errors of each kind."""
+    half = bounds.shape[0] - 1
+    sums = np.arange(2 * half * GRID + 1)
+    failed = (sums / (GRID * 2 * half) > bounds[:, :, None] + 1e-12).astype(float)  # [errors, errors, sums]
+    for token in reversed(range(2 * half)):
+        best = np.zeros_like(failed)
+        after = np.zeros_like(failed)  # after one more error of the token's kind
+        if token % 2:
+            after[:, :-1] = failed[:, 1:]
+        else:
+            after[:-1] = failed[1:]
+        for step in range(GRID + 1):
+            size = sums.size - step
+            best[..., :size] = np.maximum(
+                best[..., :size], (1 - step / GRID) * failed[..., step:] + step / GRID * after[..., step:]
+            )
+        failed = best
+    return failed[0, 0, 0]
+
+
+def centred_values(half, total, kappa, lambda_=0.97):
+    """The bound after a and b errors of tokens whose entropies are 1 and 0, with one lambda: [half + 1, half + 1]."""
+    found = np.empty((half + 1, half + 1))
+    for a, b in np.ndindex(found.shape):
+        log = mean_log([-kappa, 1 - kappa, 0, 1], [lambda_], [half - a, a, half - b, b])[0]
+        found[a, b] = kappa / 2 + betting_value(log, lambda_, total, 2 * half)
+    return found
+
+
+def test_no_source_makes_a_bound_with_centres_fail_more_often_than_it_says():
+    """And it is caught if the centre is not paid for: the best of four, each with all of delta."""
+    kappas, total = (0.0, 0.5, 1.0, 2.0), math.log(1 / 0.05)
+    paid, unpaid = ([centred_values(8, total + price, kappa) for kappa in kappas] for price in (math.log(4), 0.0))
+    assert 0.01 < worst_case_by_kind(np.minimum.reduce(paid)) <= 0.05
+    assert all(worst_case_by_kind(each) <= 0.05 for each in unpaid)
+    assert worst_case_by_kind(np.minimum.reduce(unpaid)) > 0.05

@@ -34,7 +34,7 @@ def check_against_exact(nll, entropy):
         assert log - TOLERANCE <= moments.exact_mean_logs(alpha, [lambda_], kappa)[0] <= log + 1e-12
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.floats(0.0, 64.0, width=32), st.integers(0, 125)), min_size=1, max_size=30))
 def test_on_the_safe_side_for_any_losses_and_entropies(tokens):
     nll, steps = (np.array(values, np.float32) for values in zip(*tokens, strict=True))

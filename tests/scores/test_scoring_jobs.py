@@ -167,6 +167,39 @@ def test_models_that_see_the_future_are_refused(corpus, tmp_path):
     model = make_model("llama")
     model.model.norm.register_forward_hook(lambda module, args, output: output + output.mean(dim=1, keepdim=True))
     refuse(model, corpus, make_plan(tmp_path, corpus), tmp_path, "looks at tokens to the right")
+    bidirectional = make_model("llama")
+    for layer in bidirectional.model.layers:
+        layer.self_attn.is_causal = False
+    refuse(bidirectional, corpus, make_plan(tmp_path, corpus), tmp_path, "looks at tokens to the right")
+
+
+DEPENDENT = {
+    "neighbours": lambda states: states - 0.1 * states.mean(dim=0, keepdim=True),
+    "the longest of a batch": lambda states: states * (1.1 if states.shape[1] > 8 else 1.0),
+    "room for so many tokens": lambda states: (
+        states * (torch.arange(states[..., 0].numel()) < 14).view(*states.shape[:2], 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DEPENDENT)
+def test_models_that_see_the_rest_of_the_batch_are_refused(corpus, tmp_path, what):
+    model = make_model("llama")
+    model.model.norm.register_forward_hook(lambda module, args, output: DEPENDENT[what](output))
+    refuse(model, corpus, make_plan(tmp_path, corpus), tmp_path, "by more than what precedes it")
+
+
+def test_scaled_positions_that_change_with_the_length_are_refused(corpus, tmp_path):
+    """Dynamic scaling recomputes its frequencies when a sequence is longer than any before."""
+    rope = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 8.0}
+    dynamic = make_model("llama", rope_parameters=rope)
+    plan = make_plan(tmp_path, corpus)
+    score_shard(dynamic, corpus, plan, 0, tmp_path / "honest.parquet", message_sha256="me", options=CPU)
+    rotary = dynamic.model.rotary_emb
+    rotary.max_seq_len_cached = rotary.original_max_seq_len = 4
+    rotary.config = copy.deepcopy(dynamic.config)
+    rotary.config.max_position_embeddings = 4
+    refuse(dynamic, corpus, plan, tmp_path, "by more than what precedes it")
 
 
 def test_options_are_checked():
@@ -183,6 +216,7 @@ def test_provenance_is_in_the_file(corpus, tmp_path):
     assert metadata[b"plan_sha256"].decode() == plan.sha256 and metadata[b"dtype"] == b"float32"
     software = open_scores([path], plan=plan).provenance.software
     assert software["torch"] == torch.__version__ and software["device"] == "cpu"
+    assert software["batch_tokens"] == str(CPU.batch_tokens)
 
 
 def test_a_message_alone_suffices(corpus, tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from tokenbounds.models.parameterizations import DenseWeight, apply_parameteriza
 from tokenbounds.models.parameterizations.layers import FactoredLayer
 from tokenbounds.models.parameterizations.lora import LoraLayer
 from tokenbounds.models.parameterizations.subspace import Subspace, projector_values
+from tokenbounds.models.window_attention import WINDOWED
 
 MAX_PARAMETERS = 1 << 40
 
@@ -227,7 +228,7 @@ def transformers_config(card: ModelCard) -> PreTrainedConfig:
             values["head_dim"] = values["head_dim"] or values["hidden_size"] // values["num_attention_heads"]
         values["rope_parameters"] = dict(values["rope_parameters"])
     config = getattr(transformers, family.config_class)(**values)
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = WINDOWED if card.config.get("sliding_window") else "sdpa"
     return config
 
 

@@ -46,6 +46,9 @@ _CPU_ELEMENTS = 1 << 18
 _GPU_ELEMENTS = 1 << 26
 _PROBE_TOKENS = 6
 _PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+# What a token's loss may differ by from batch to batch, bits: as much as rescoring allows (docs/certificates.md).
+_LOSS_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+_COMPARED_TOKENS = 8
 
 
 class NeuralScorer:
@@ -65,7 +68,8 @@ class NeuralScorer:
     Raises
     ------
     ScoreError
-        If the model transforms its logits after the output embedding, or looks at tokens to the right.
+        If the model transforms its logits after the output embedding, or looks at tokens to the right. Scoring also
+        raises it, if a loss depends on the rest of the batch.
     """
 
     def __init__(self, model: Any, start_id: int, options: ScoringOptions) -> None:
@@ -84,12 +88,20 @@ class NeuralScorer:
         self.alphas = head.alphas if head else ()
         self.entropies = True
         self._head_values = torch.from_numpy(head.values()).to(self._device) if head else None
-        self.vocabulary_size = self._probe(model)
+        try:
+            self.vocabulary_size = self._probe(model)
+        except RuntimeError as error:
+            what = str(error).splitlines()[0]
+            raise ScoreError(
+                f"model family '{self._name}' cannot be run with its configuration: {what:.200}"
+            ) from error
+        self._longest_probed = 0
         self._head_rows, self._reduced_rows = self._choose_rows(options.head_rows)
 
     @torch.inference_mode()
     def score(self, group: Group) -> tuple[np.ndarray, ...]:
         """Losses in bits, ranks, entropies, and smoothing weights if the model has a head for them, in plan order."""
+        self._check_independence(int(group.width.max()))
         total = int(group.length.sum())
         nll_bits, rank = np.empty(total, np.float32), np.empty(total, np.int32)
         entropy = np.empty(total, np.float32)
@@ -203,6 +215,35 @@ class NeuralScorer:
         if window > 1 and bool(seen.any()):
             raise ScoreError(f"model family '{self._name}' looks at tokens to the right. Use a causal language model.")
         return int(ours.shape[-1])
+
+    def _check_independence(self, width: int) -> None:
+        """Refuse a model whose losses depend on later tokens, on how many follow, or on what else is in the batch.
+
+        The first half of a window is scored in a whole window of its own, and in a batch without its second half.
+        Rotary frequencies, for example, may depend on the longest sequence: hence at the greatest width that is scored.
+
+        Raises
+        ------
+        ScoreError
+            If losses differ by more than rounding.
+        """
+        if width <= self._longest_probed:
+            return
+        self._longest_probed, half = width, (width + 1) // 2
+        tokens = torch.arange(self._start_id, self._start_id + width, device=self._device) * 7919 % self.vocabulary_size
+        others = (tokens[:half] + 1 + torch.arange(half, device=self._device)) % self.vocabulary_size
+        compared = torch.linspace(0, half - 1, min(half, _COMPARED_TOKENS), device=self._device).round().long()
+        targets = tokens[(compared + 1) % width][:, None]
+        # Short windows first: what a long one changes in a model may last.
+        among = self._states(torch.stack([others, others, others, tokens[:half]]))[-1, compared]
+        alone = self._states(tokens[None])[0, compared]
+        losses = [-self._head(each).float().log_softmax(-1).gather(1, targets) / math.log(2) for each in (alone, among)]
+        # Where they are not finite, scoring says at which document.
+        if bool(((losses[0] - losses[1]).abs() > _LOSS_TOLERANCE[self._dtype]).any()):
+            raise ScoreError(
+                f"model family '{self._name}' scores a token by more than what precedes it: its loss depends on later "
+                "tokens, on the length of the window or on the rest of the batch. Use a causal language model."
+            )
 
 
 def _reduce(

@@ -34,7 +34,8 @@ ALPHA_FIELD = pa.field("alpha", pa.float32())
 class Provenance:
     """What a score file was made from and with; kept in its schema metadata.
 
-    `software` maps package names to versions, and "device" to the kind of device that computed the scores. `alphas`
+    `software` maps package names to versions, "device" to the kind of device that computed the scores, and
+    "batch_tokens" to the most tokens that were scored together, on which rounding depends. `alphas`
     are the smoothing weights that the message's head chooses from, increasing; none without a head. `labels` are the
     columns that say what is known about each row's token, as the corpus declares them. `entropies` says whether
     there is a column of the predictions' entropies.

@@ -164,7 +164,11 @@ def score_shard(
         shard=shard,
         dtype=options.dtype,
         vocabulary_size=scorer.vocabulary_size,
-        software={**software_versions(*_PACKAGES), "device": scorer.device_kind},
+        software={
+            **software_versions(*_PACKAGES),
+            "device": scorer.device_kind,
+            "batch_tokens": str(options.batch_tokens),
+        },
         alphas=scorer.alphas,
         labels=() if annotations is None else tuple(label for label in annotations.columns if label.is_scored),
         entropies=scorer.entropies,

@@ -1,4 +1,4 @@
-"""What is a gap made of? The example of docs/bounds.md ("A ledger with numbers"), part by part, as a figure.
+"""What a gap is made of: the example of docs/bounds.md ("A ledger with numbers"), part by part, as a figure.
 
 Half of a million bytes cost a model 0.2 bits each, three tenths 2 bits and a fifth 6 bits; its message has 16,000 bits.
 A bar begins at what was measured. Then come what betting pays for losses that differ from each other, the price of L by
@@ -71,7 +71,7 @@ def dissect_azuma(name: str) -> Anatomy:
 
 
 def dissect_betting(name: str, message_bits: int, *, sampled: bool = False) -> Anatomy:
-    """The row under the betting bound, of a corpus scored whole or on a sample of independent tokens."""
+    """The row under the betting bound, for a corpus scored in full or on a sample of independent tokens."""
     row = budget(BoundKind.BETTING, message_bits, 0.2 if sampled else None)
     total = row.complexity_nats + math.log(LAMBDAS)
     blocks = np.random.default_rng(1).multinomial(BLOCK, SHARES, DRAWS) / BLOCK  # shares of the losses [draws, 3]

@@ -116,7 +116,7 @@ def test_certify_writes_the_study_says_so_and_runs_it(here, monkeypatch):
     # The same words again run the same study; other words do not replace what may have been edited.
     assert CliRunner().invoke(app, arguments).exit_code == 0
     path.write_text(path.read_text() + "# mine\n")
-    with pytest.raises(ConfigError, match="says something else"):
+    with pytest.raises(ConfigError, match="has other content"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert path.read_text().endswith("# mine\n")
 

@@ -1,6 +1,7 @@
 """`snakemake --logger tokenbounds`: Snakemake's events as `tokenbounds.display` shows them.
 
-Snakemake finds the plugin by this package's name. Its own words, and what jobs print, go to a file in `logs/run`.
+Snakemake finds the plugin by this package's name. Snakemake's own output, and that of jobs, goes to a file in
+`logs/run`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from tokenbounds.display import RunDisplay, name_of
 from tokenbounds.terminal import SafeConsole
 
 LOGS = Path("logs/run")
-# What Snakemake adds to the failure of a job, which the display has told already.
+# What Snakemake adds to the failure of a job, which the display has already reported.
 _REPEATS = ("returned non-zero exit status", "At least one job did not complete", "Exiting because a job execution")
 
 
 class LogHandler(LogHandlerBase):
-    """Shows a run to a person, and keeps everything Snakemake says in a file."""
+    """Shows a run on the terminal, and keeps everything that Snakemake says in a file."""
 
     writes_to_stream = True
     writes_to_file = False
@@ -33,7 +34,7 @@ class LogHandler(LogHandlerBase):
     def __post_init__(self) -> None:
         LOGS.mkdir(parents=True, exist_ok=True)
         path = LOGS / time.strftime("%Y-%m-%d-%H%M%S.log")
-        # Jobs inherit standard error: what they print goes to the file, so that nothing runs through the picture.
+        # Jobs inherit standard error: what they print goes to the file, so that nothing disturbs the picture.
         sys.stderr.flush()
         self._terminal = os.fdopen(os.dup(2), "w")
         self._file = path.open("w", encoding="utf-8")

@@ -46,7 +46,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
-    """Ask for the line of memory with `array[index]`, for use in compiled code; it changes no result."""
+    """Prefetch the cache line of `array[index]`, in compiled code; it changes no result."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         byte, integer = ir.IntType(8).as_pointer(), ir.IntType(32)

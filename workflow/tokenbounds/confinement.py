@@ -1,7 +1,7 @@
-"""Inside a confined process: give up what reading a stranger's files does not need, call one function, answer in JSON.
+"""A confined process: give up what reading a stranger's files does not need, call one function, answer in JSON.
 
-Memory is limited by the system. Network and writing are given up for good where Linux lets any process do so (a
-namespace without network; Landlock); wherever else, and on top of that, Python's own calls are refused. Run by
+Memory is limited by the system. Network and writing are given up permanently where Linux lets any process do so (a
+namespace without network; Landlock). Elsewhere, and on top of that, Python's own calls are refused. Run by
 `sandbox.confine`.
 """
 
@@ -44,7 +44,7 @@ def limit_memory(size: int) -> str:
 
 
 def leave_network() -> str:
-    """Go where there is no network, if the system allows it; return what was done, in words."""
+    """Enter a namespace without network, if the system allows it; return what was done, in words."""
     if sys.platform == "linux":
         library = ctypes.CDLL(None, use_errno=True)
         library.prctl(_DIE_WITH_PARENT, 9, 0, 0, 0)
@@ -58,7 +58,7 @@ def leave_network() -> str:
 
 
 def give_up_writing(writable: Sequence[Path]) -> str:
-    """Write nowhere else from now on, if the system allows it; return what was done, in words."""
+    """Give up writing anywhere else, if the system allows it; return what was done, in words."""
     if sys.platform == "linux":
         library = ctypes.CDLL(None, use_errno=True)
         version = library.syscall(_CREATE_RULESET, None, 0, 1)
@@ -85,7 +85,7 @@ def writing_rule(allowed: int, place: int) -> bytes:
 
 
 def refuse_calls(writable: Sequence[Path]) -> None:
-    """Refuse what Python would do elsewhere: write, connect, run programs; it sees no calls of other languages."""
+    """Refuse Python's calls that write elsewhere, connect, or run programs; calls of other languages are not seen."""
     folders = [os.path.realpath(folder) for folder in writable]
 
     def is_writable(path: Any) -> bool:
@@ -108,7 +108,7 @@ def refuse_calls(writable: Sequence[Path]) -> None:
 
 
 def _caches() -> list[Path]:
-    """Where the library's compiled functions are kept for later processes: compiling takes longer than most checks."""
+    """Where the library's compiled functions are kept for later use, as compiling takes longer than most checks."""
     package = Path(__file__).parent
     found = [Path(folder) / "__pycache__" for folder, _, _ in os.walk(package) if "__pycache__" not in folder]
     if (stated := os.environ.get("NUMBA_CACHE_DIR")) and Path(stated).is_absolute():
@@ -135,7 +135,7 @@ def _call(function: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """What JSON shows of other values: a dataclass's fields, and nothing of the rest."""
+    """What JSON shows of other values: a dataclass's fields, and null for the rest."""
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else None
 
 
@@ -143,7 +143,7 @@ def main() -> None:
     """Read a job from stdin and write the answer to stdout."""
     job = json.load(sys.stdin)
     answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed is no answer
+    os.dup2(2, 1)  # whatever else is printed is not the answer
     writable = [Path(each) for each in job["writable"]] + [each for each in _caches() if each.exists()]
     confined = [limit_memory(job["memory_bytes"]), leave_network(), give_up_writing(writable)]
     refuse_calls(writable)

@@ -65,7 +65,7 @@ def show_statement(console: Console, statement: Statement) -> None:
 
 
 def show_intervals(console: Console, intervals: Iterable[Interval], question: Question) -> None:
-    """Print error bars: each quantity with its interval, and what the intervals speak of."""
+    """Print error bars: each quantity with its interval, and what the intervals are about."""
     table = _grid()
     table.show_header = True
     for name in ("", "measured", "from", "to"):

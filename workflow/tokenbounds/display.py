@@ -1,7 +1,7 @@
-"""What a person sees of a run: its stages with bars, what each running job last said, and failed jobs with their logs.
+"""What people see of a run: its stages with bars, the last message of each running job, and failed jobs' logs.
 
 Snakemake tells a logger plugin what happens (`snakemake_logger_plugin_tokenbounds`), and this turns it into a picture
-on a terminal, or into one line a minute where there is none. Jobs write how far they are to their own logs
+on a terminal, or into one line per minute elsewhere. Jobs write how far they are to their own logs
 (`tokenbounds.progress`), so that the picture is the same whether they run here or on a cluster.
 """
 
@@ -70,7 +70,7 @@ class RunState:
     _stage_of_job: dict[int, str] = field(default_factory=dict)
 
     def plan(self, jobs_of_rule: Mapping[str, int]) -> None:
-        """Take the number of jobs of each rule; the target rule `all` and the sum `total` are no work."""
+        """Take the number of jobs of each rule; the target rule `all` and the sum `total` are not counted."""
         self.totals = dict.fromkeys([*STAGES, "other"], 0)
         for rule, jobs in jobs_of_rule.items():
             if rule not in ("all", "total"):
@@ -100,7 +100,7 @@ class RunState:
         return bool(self.totals) and self.done == self.totals
 
     def line(self) -> str:
-        """The run in one line: jobs done, time, and what the job that has run longest last said."""
+        """The run in one line: jobs done, time, and the last message of the job that has run longest."""
         text = f"{sum(self.done.values())} of {sum(self.totals.values())} jobs done, {clock(self.elapsed)}"
         if not self.running:
             return text
@@ -138,7 +138,7 @@ class RunDisplay:
     Parameters
     ----------
     console
-        Where to; on a terminal the picture is drawn anew twice a second, elsewhere there is a line a minute.
+        Where to; on a terminal the picture is redrawn twice a second, elsewhere there is one line per minute.
     seconds
         Between two lines.
     """

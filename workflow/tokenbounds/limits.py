@@ -1,4 +1,4 @@
-"""How much memory this process may use: what is larger is refused by name, before anything is allocated for it."""
+"""How much memory this process may use: an error names what is larger, before anything is allocated for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def machine_memory() -> int:
 
 
 def memory_limit() -> int:
-    """What this process may use: its own limits, as `--max-memory` sets them, or else the machine's memory, bytes."""
+    """What this process may use: its own limits, as `--max-memory` sets them, or the machine's memory, bytes."""
     import resource  # there is none on Windows, where the rest of the library works
 
     limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
@@ -34,7 +34,7 @@ def check_memory(needed: int, what: str, error: type[TokenboundsError]) -> None:
     Parameters
     ----------
     needed
-        At least so many bytes.
+        At least this many bytes.
     what
         What needs them, for the message.
     error

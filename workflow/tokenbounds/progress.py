@@ -1,4 +1,4 @@
-"""How far a job is: written to its log every few seconds, and read from there by whoever watches the run."""
+"""How far a job is: written to its log every few seconds, and read from there by whatever watches the run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Progress:
     verb
         What is done with them: "scored", …
     done
-        What an earlier run had done already; it counts for the share, not for the speed.
+        What an earlier run had already done; it counts for the share, not for the speed.
     seconds
         Between two messages; the last one is always logged.
     """
@@ -47,7 +47,7 @@ class Progress:
         self._began = self._logged = time.monotonic()
 
     def add(self, count: int, detail: str = "") -> None:
-        """Count more as done; `detail`, as a loss, follows the numbers."""
+        """Count more as done; `detail`, such as a loss, follows the numbers."""
         self.done += count
         now = time.monotonic()
         if now - self._logged < self._seconds and self.done < self._total:

@@ -1,7 +1,7 @@
-"""A function of the library in a process of its own, which has ends to its memory and time and may do little else.
+"""A function of the library in a process of its own, whose memory and time are limited and which may do little else.
 
-Whoever checks a stranger's files lets this process read them: a fault that they provoke there ends it, and is one line
-here. What confines it is in `confinement`.
+A stranger's files are read by this process: a fault that they provoke there ends it, and is one line here. What
+confines it is in `confinement`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Limits:
     Attributes
     ----------
     memory_gib
-        Its own data, GiB; None for three quarters of the machine.
+        Its own data, GiB; None for three quarters of the machine's memory.
     seconds
-        By the clock; None for no end.
+        Of elapsed time; None for no limit.
     """
 
     memory_gib: float | None = None
@@ -57,7 +57,7 @@ class Outcome:
     Attributes
     ----------
     value
-        JSON; dataclasses become mappings of their fields, what is neither becomes None.
+        JSON; dataclasses become mappings of their fields, anything else becomes None.
     confined
         Sentences.
     """
@@ -80,7 +80,7 @@ def confine(
     limits
         Of memory and time.
     subject
-        The file at fault, if the process comes to an end of its own.
+        The file at fault, if the process ends without an answer.
     writable
         Folders that it may write to besides a temporary one.
 

@@ -1,6 +1,6 @@
 """From a checkpoint and a text to a study: the YAML that `tokenbounds init` writes and `tokenbounds certify` also runs.
 
-Both write the same commented file, so that whoever began with one command goes on by editing it.
+Both write the same commented file, so that someone who began with one command goes on by editing it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def starter_study(choices: Choices) -> str:
     ------
     ConfigError
         If the model or the corpus is neither a path that exists nor a name that a hub could have, kinds of files are
-        mixed, or the target is none.
+        mixed, or the target is not valid.
     """
     name = row_name(choices.model)
     model = _model(choices.model)
@@ -82,7 +82,7 @@ def starter_study(choices: Choices) -> str:
         "corpora:",
         "  text:",
         f"    source: {_inline(_source(choices.corpus))}",
-        "    # The model's own tokenizer. It must not have been trained on this text: nothing but your word says so.",
+        "    # The model's own tokenizer. It must not have been trained on this text; only you can vouch for that.",
         f"    tokenizer: {{kind: transformers, {place}}}",
         "",
         "models:",
@@ -99,7 +99,7 @@ def starter_study(choices: Choices) -> str:
     else:
         lines += [
             "calibrations:",
-            "  # What the quantizer knows of the model beyond its weights. The text that is certified may be used.",
+            "  # What the quantizer knows about the model beyond its weights. The text that is certified may be used.",
             f"  {name}: {{model: {name}, corpus: text}}",
             "",
             "messages:",
@@ -123,25 +123,25 @@ def starter_study(choices: Choices) -> str:
         lines += ["    prior: held_out", f"    held_out_because: {_inline(choices.held_out_because)}"]
     else:
         lines += [
-            "    # If the model was fixed before anybody could have this text, give `prior: held_out` and say why in",
+            "    # If the model was fixed before anyone could have this text, give `prior: held_out` and say why in",
             "    # `held_out_because`, with a date: the certificate then pays for no message.",
         ]
     return "\n".join(lines) + "\n"
 
 
 def write_starter(text: str, path: Path) -> None:
-    """Write a starter study that is valid; a file that says the same is left alone.
+    """Write a starter study that is valid; a file with the same content is left alone.
 
     Raises
     ------
     ConfigError
-        If another study is there, or this one is not valid.
+        If there is another study at `path`, or this one is not valid.
     """
     if path.exists():
         if path.read_text("utf-8") == text:
             return
         raise ConfigError(
-            f"{path} is there and says something else. Run it with snakemake --cores all --configfile {path}, or name "
+            f"{path} exists and has other content. Run it with snakemake --cores all --configfile {path}, or name "
             "another place."
         )
     parse_study(yaml.safe_load(text))
@@ -168,7 +168,7 @@ def _snakefile() -> Path:
         if (root / "Snakefile").is_file() and (root / "workflow/rules/common.smk").is_file():
             return root / "Snakefile"
     raise ConfigError(
-        f"the workflow's Snakefile is neither beside this package nor in {_SHARE}. Install tokenbounds again."
+        f"the workflow's Snakefile is neither next to this package nor in {_SHARE}. Install tokenbounds again."
     )
 
 

@@ -1,8 +1,8 @@
 """Confidence bounds on a ratio of expectations from i.i.d. documents (docs/bounds.md, "Error bars").
 
-A document has T tokens and a sum A over them, with low x T <= A <= high x T. What new documents give per token is
-rho = E[A] / E[T], which neither the mean of the documents' means nor a variance of tokens speaks of: long documents
-count more, and tokens of one document are not independent.
+A document has T tokens and a sum A over them, with low x T <= A <= high x T. What new documents give per token is rho =
+E[A] / E[T]. Neither the mean of the documents' means nor a variance over tokens describes it: long documents count
+more, and tokens of one document are not independent.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def upper_ratio(
     For the true rho, rho x T - A has mean zero, and rho x T - A >= -(high - low) x longest. So the wealth
     prod_d (1 + b (rho T_d - A_d) / ((high - low) x longest)), a bet b in (0, 1), is a non-negative martingale that
     starts at 1, and so is its average over a fixed portfolio of bets. It exceeds 1 / delta with probability at most
-    delta (Ville), and increases with rho: the bound is where it gets there. Source: docs/bounds.md, "Error bars", after
-    Waudby-Smith & Ramdas 2024.
+    delta (Ville), and increases with rho: the bound is where it reaches 1 / delta. Source: docs/bounds.md, "Error
+    bars", after Waudby-Smith & Ramdas 2024.
 
     Parameters
     ----------

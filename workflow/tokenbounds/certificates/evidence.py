@@ -241,10 +241,10 @@ def _gather_link(
 
 
 def _refuse_doubles(links: Sequence[LinkEvidence]) -> None:
-    """Refuse a link whose message those before it hold already.
+    """Refuse a link whose message is already part of those before it.
 
-    Whoever reads a chain's messages one after the other must know for each link that a message follows
-    (docs/bounds.md, "Other priors").
+    A reader of a chain's messages, one after the other, must know for each link that a message follows (docs/bounds.md,
+    "Other priors").
     """
     held: dict[str, LinkEvidence] = {}
     for link in links:

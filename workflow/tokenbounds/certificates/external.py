@@ -167,7 +167,7 @@ def bound_scores(
     Raises
     ------
     CertificateError
-        If a bound needs more than losses and ranks, or a size is none that a message or a vocabulary has.
+        If a bound needs more than losses and ranks, or a size is impossible for a message or a vocabulary.
     ScoreError
         If a file or a value is not usable.
     """

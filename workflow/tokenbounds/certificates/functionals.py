@@ -98,7 +98,7 @@ class Functional:
                 squares[place] += float(weights @ (slope * (up - down) / (2.0 * _STEP_BITS)) ** 2)
         # The derivative of (1 - exp(f)) / lambda carries exp(f) before the sum.
         factor = 1.0 if self.freedman else math.exp(log)
-        # A centre is added as it is and taken from the loss: its derivative is 1 - factor x slope.
+        # A centre is added and subtracted from the loss: its derivative is 1 - factor x slope.
         centred = math.sqrt(max(0.0, 1.0 - 2.0 * factor * first + factor**2 * second))
         kappas = self.kappas or (0.0,) * len(self.messages)
         return [(factor * math.sqrt(square), kappa * centred) for square, kappa in zip(squares, kappas, strict=True)]

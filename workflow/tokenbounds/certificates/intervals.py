@@ -1,7 +1,7 @@
 """Error bars for stored losses: two-sided intervals without a message (docs/bounds.md, "Error bars").
 
-What evaluation tools print a loss, a perplexity, bits per byte or an accuracy without. The model must not depend on the
-text; nothing here can see whether it does.
+Evaluation tools print losses, perplexities, bits per byte and accuracies without them. The model must not depend on the
+text; nothing here can tell whether it does.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Question:
     delta
         Failure probability of all intervals together.
     alpha
-        Smoothing weight: losses are those of (1 - alpha) p + alpha / V, which has none above log2(V / alpha).
+        Smoothing weight: losses are those of (1 - alpha) p + alpha / V, so none is above log2(V / alpha).
     text_bytes
         Number of bytes of the text, for bits per byte of this text; None if unknown, or if documents are asked about.
     document_column
-        Column that says which document a token is of; None for intervals about these contexts.
+        Column that says which document a token is in; None for intervals about these contexts.
     longest_document
         With `document_column`: the most tokens that a document may have, fixed before the documents were seen.
     """
@@ -75,7 +75,7 @@ class Question:
 
 
 def intervals(scores: ExternalScores | ArrayScores, question: Question) -> list[Interval]:
-    """Two-sided intervals for what a model that never saw the text loses on it.
+    """Two-sided intervals for the loss of a model that never saw the text.
 
     Without documents they are about this text's contexts: what the next token, written afresh in each of them, costs on
     average (the betting bound with no message, on both sides). With documents they are about new documents of the
@@ -91,7 +91,7 @@ def intervals(scores: ExternalScores | ArrayScores, question: Question) -> list[
     Raises
     ------
     CertificateError
-        If a document is longer than stated, or what is asked does not fit together.
+        If a document is longer than stated, or the question contradicts itself.
     ScoreError
         If a file or a value is not usable.
     """

@@ -119,7 +119,7 @@ def find_bits(text: str) -> int:
     MessageError
         If it is not a message, or the message that it refines is missing.
     CertificateError
-        If there are more than any file has.
+        If there are more bits than any file has.
     """
     if (number := _read_number(text)) is not None:
         return number
@@ -137,7 +137,7 @@ def find_tokens(text: str) -> int:
     CorpusError
         If it is not such a folder.
     CertificateError
-        If there are none, or more than any corpus has.
+        If there are no tokens, or more than any corpus has.
     """
     number = _read_number(text)
     tokens = read_manifest(Path(text) / MANIFEST_NAME).tokens if number is None else number
@@ -147,7 +147,7 @@ def find_tokens(text: str) -> int:
 
 
 def _read_number(text: str) -> int | None:
-    """The number that a text is, None if it is something else."""
+    """The number that a text represents; None if it is something else."""
     if not (text.isascii() and text.isdigit()):
         return None
     if len(text) > _DIGITS:

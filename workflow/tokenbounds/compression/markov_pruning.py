@@ -125,7 +125,7 @@ class Pruner:
         """Minimise over symbols and tangent in turn; return symbols int64[n] and W/UNIT float64[contexts]."""
         sums = start
         symbols = np.zeros(len(context), dtype=np.int64)
-        # log(W + UNIT) is concave in W, so that its tangent is above it: each step lowers the true objective as well.
+        # log(W + UNIT) is concave in W, so its tangent is above it: each step lowers the true objective as well.
         for _ in range(_STEPS):
             slope = totals / ((sums + 1) * np.log(2))
             _choose_cheapest(losses, slope, context, self._weights, symbols)

@@ -272,7 +272,7 @@ def _sharing_faults(study: Study) -> Iterator[str]:
     for name, row in study.certificates.items():
         plan = study.evaluations[row.evaluation]
         if plan.sample_tokens is not None:
-            # What the draws and their blocks depend on; the number of jobs and the arithmetic are none of it.
+            # What the draws and their blocks depend on; the number of jobs and the arithmetic do not matter.
             windows = (plan.context, plan.stride or plan.context, plan.visible_tokens)
             samples.setdefault((row.corpus, plan.sample_tokens, plan.seed, *windows), []).append(name)
     for names in samples.values():

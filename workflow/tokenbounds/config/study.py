@@ -94,7 +94,7 @@ def parse_study(raw: dict[str, Any]) -> Study:
 
 
 def _with_fitting_bounds(study: Study, raw: dict[str, Any]) -> Study:
-    """The study, in which certificates that leave out `top_k` or `bounds` get what fits: few k, or betting alone."""
+    """The study, with what fits for certificates that leave out `top_k` or `bounds`: small k, or betting alone."""
     certificates = dict(study.certificates)
     for name, row in study.certificates.items():
         corpus = study.corpora.get(row.corpus)

@@ -56,7 +56,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _count_values(node: yaml.Node, counts: dict[int, float]) -> float:
-    """Values below a node if each alias were written out: infinitely many if one names what it is part of."""
+    """Number of values below a node if each alias were expanded: infinite if one names what it is part of."""
     if id(node) not in counts:
         counts[id(node)] = math.inf
         inside = node.value if isinstance(node, yaml.CollectionNode) else []

@@ -195,11 +195,11 @@ def readable_name(path: Path) -> str:
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """Hash of files' names, sizes and contents, of those above 4 MiB of 64 blocks, at even distances from end to end.
+    """Hash of files' names, sizes and contents; above 4 MiB, of 64 evenly spaced blocks from end to end.
 
-    It differs if a file was replaced, even at equal times. What it does not see is a change of a large file between
-    two blocks that keeps both its size and its time of modification: to read whole sources at every start of Snakemake
-    would take longer than to tokenize small ones.
+    It differs if a file was replaced, even at equal times. It does not see a change in a large file between two blocks
+    that keeps both its size and its time of modification: to read whole sources at every start of Snakemake would take
+    longer than to tokenize small ones.
     """
     digest = hashlib.sha256()
     for path in paths:

@@ -98,12 +98,12 @@ class Message:
         return found[0]
 
     def check_kinds(self, needed: Sequence[str], optional: Sequence[str] = ()) -> None:
-        """Refuse parts that nobody reads: they would only make the message look larger than what it says.
+        """Refuse parts that nothing reads: they would only make the message larger than its content.
 
         Raises
         ------
         MessageError
-            If a part is missing, there twice, or neither needed nor optional.
+            If a part is missing, present twice, or neither needed nor optional.
         """
         kinds = [part.kind for part in self.parts]
         for kind in dict.fromkeys([*needed, *kinds]):

@@ -37,7 +37,8 @@ from tokenbounds.models.card import ModelCard
 from tokenbounds.models.markov.chain import MarkovChain
 from tokenbounds.models.online.card import OnlineCard, is_online
 
-# What so many bytes of values may ask for. Real messages stay far below, and a small hostile one cannot ask for much.
+# What a message with this many bytes of values may ask for. Real messages stay far below, and a small hostile one
+# cannot ask for much.
 FREE_CODED, CODED_PER_BYTE = 1 << 16, 1 << 10
 FREE_PARAMETERS, PARAMETERS_PER_BYTE = 1 << 20, 1 << 16
 FREE_LAYERS, BYTES_PER_LAYER = 64, 16
@@ -181,7 +182,7 @@ def _check_parts(message: Message) -> int:
     Raises
     ------
     MessageError
-        Also if the message names a model as it is, but has an adapter.
+        Also if the message only names a model, but has an adapter.
     """
     found = format_of(message.header)
     sides = [part.kind for part in SideInformation.of(message).parts()]
@@ -239,7 +240,7 @@ def _decode_over_base(
 
 
 def _checked_card(raw: Any, size_bytes: int) -> ModelCard:
-    """The card of a message, within what so many bytes of values may ask for."""
+    """The card of a message, within what this many bytes of values may ask for."""
     card = ModelCard.from_dict(raw)
     if card.layers > FREE_LAYERS + size_bytes // BYTES_PER_LAYER:
         raise MessageError(f"the card declares {card.layers} layers, too many for {size_bytes} bytes of values.")

@@ -80,14 +80,14 @@ def check_size(card: ModelCard, *, max_parameters: int = MAX_PARAMETERS, max_cod
     Raises
     ------
     ModelError
-        If it has too many values, or they do not fit into the memory that may be used.
+        If it has too many values, or they do not fit into the permitted memory.
     """
     counts = count_parameters(card)
     if counts.total > max_parameters:
         raise ModelError(f"the card describes {counts.total} parameters; at most {max_parameters} are allowed here.")
     if max_coded is not None and counts.coded > max_coded:
         raise ModelError(f"the card describes {counts.coded} coded values; at most {max_coded} are allowed here.")
-    # Float32. Weights that factors stand for are formed one at a time, so that the total may be a little too much.
+    # Float32. Products of factors are formed one at a time, so the total may be slightly too large.
     check_memory(4 * counts.total, f"a model of {counts.total:,} parameters", ModelError)
 
 

@@ -107,7 +107,7 @@ def load_checkpoint(directory: Path | str) -> tuple[PreTrainedModel, ModelCard]:
 
 
 def _check_shapes(path: Path, card: ModelCard) -> None:
-    """Refuse a file of weights that is not of the card's model, before that is built: a card may claim any size."""
+    """Refuse a file of weights of another model than the card's, before that is built: a card may claim any size."""
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()

@@ -12,7 +12,7 @@ from tokenbounds.corpus.labels import LabelColumn, labels_json
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import canonical_json, parse_json
 
-# Plain; with a smoothing weight for each token; with labels (version 3 had fixed ones, and is read no more); with
+# Plain; with a smoothing weight for each token; with labels (version 3 had fixed ones, and is no longer read); with
 # entropies, and perhaps the others. Files of every version certify; without entropies they have no centres.
 SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION, ENTROPY_VERSION = 1, 2, 4, 5
 _VERSIONS = (SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION, ENTROPY_VERSION)

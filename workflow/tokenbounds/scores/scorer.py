@@ -85,7 +85,7 @@ class EntropyPredictor(Protocol):
     """A `ChainPredictor` that knows the entropies of its predictions."""
 
     def predict(self, tokens: NDArray[Any], start_id: int) -> tuple[Float32Array, Int32Array, NDArray[np.float64]]:
-        """Losses and ranks as of `ChainPredictor.score`, and entropies in bits, float64[n]."""
+        """Losses and ranks as from `ChainPredictor.score`, and entropies in bits, float64[n]."""
 
 
 class ChainScorer:

@@ -9,7 +9,7 @@ _BYTES = 6  # whole numbers that every reader of JSON keeps exactly
 
 
 def derive_seed(shard_hashes: Iterable[str]) -> int:
-    """Seed of a sample from the hashes of the corpus's token shards: who wants another one needs another corpus.
+    """Seed of a sample from the hashes of the corpus's token shards: to get another one takes another corpus.
 
     Parameters
     ----------

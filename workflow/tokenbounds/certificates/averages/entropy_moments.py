@@ -1,7 +1,7 @@
 """Exact averages of every smoothing weight, lambda and centre from one pass (docs/bounds.md, "Numerics").
 
-A token's centre is a part of the entropy of its prediction, which score files hold in steps of 1/8 bit. So tokens are
-counted by entropy and by loss, in bins of 1/16 bit, and each pair keeps the sums of the losses' distances from the
+A token's centre is a multiple of the entropy of its prediction, which score files hold in steps of 1/8 bit. So tokens
+are counted by entropy and by loss, in bins of 1/16 bit, and each pair keeps the sums of the losses' distances from the
 middle of the bin, of their squares and of their cubes. From the third-order expansion around the middles follow all
 averages, with a rest that is computed, too, and added on the safe side. The sums are integers: order and batches leave
 no trace.

@@ -53,7 +53,7 @@ class ErrorCounts:
         Raises
         ------
         ScoreError
-            If there are not `size` ranks though there are k, or one is impossible.
+            If there are k but not `size` ranks, or one is impossible.
         """
         self.weight += size if mass is None else float(mass.sum())
         if not self.top_k:

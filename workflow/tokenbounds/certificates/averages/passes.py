@@ -213,7 +213,7 @@ def run_first_pass(
     if sample is None:
         moments, by_alpha = _sum_scores(scores, vocabulary_size, tuple(top_k), token_alphas, entropies)
         return FirstPass(moments, {k: Average(moments.error_rate(k)) for k in top_k}, by_alpha)
-    # A sample keeps one average a block, [blocks] for each k, whatever the number of tokens.
+    # A sample keeps one average per block, [blocks] for each k, whatever the number of tokens.
     sums = {k: BlockSums(sample.blocks) for k in top_k}
     for block, rank in _stream(scores, ("block", "rank")):
         for k, errors in sums.items():

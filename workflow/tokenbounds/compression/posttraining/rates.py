@@ -47,7 +47,7 @@ class RateModel:
         mean = max(float(sums_of_rows.sum()) / max(codes.size, 1), 1e-4)
         by_row = (sums_of_rows + _SMOOTHING * mean) / (codes.shape[1] + _SMOOTHING)
         by_column = (sums_of_columns + _SMOOTHING * mean) / (codes.shape[0] + _SMOOTHING)
-        # A place's magnitude is expected to be by_row · by_column / mean: the logarithm is a sum, in quarter octaves.
+        # The expected magnitude at a position is by_row · by_column / mean: the logarithm is a sum, in quarter octaves.
         row_bands = np.rint(4 * np.log2(by_row)).astype(np.int32) + np.int32(_BAND_OF_ONE)
         column_bands = np.rint(4 * np.log2(by_column / mean)).astype(np.int32)
         counts = _count(codes, row_bands, column_bands)

@@ -37,10 +37,10 @@ MAX_LEVELS = 64
 _MAX_CANDIDATES = 1 << 22  # of contexts in one order: bounds a decoder's memory
 _MAX_CELLS = 1 << 24  # of weights in one order
 _BLOCK_CELLS = 1 << 20
-# What a part of so many bytes may declare: flags and cells of planes, which are decoded one by one, contexts, for each
-# of which the whole vocabulary is ordered, and candidates, which are ordered for their flags. Contexts of real chains
-# take two bytes or more each, and their planes have up to a cell for every token. Small vocabularies count as 2^12
-# tokens here, and cells of large ones as of 2^16.
+# What a part of this many bytes may declare: flags and cells of planes, which are decoded one by one, contexts, for
+# each of which the whole vocabulary is ordered, and candidates, which are ordered for their flags. Contexts of real
+# chains take two bytes or more each, and their planes have up to a cell for every token. Small vocabularies count as
+# 2^12 tokens here, and cells of large ones as of 2^16.
 _FREE_CELLS, _FREE_ORDERED, _FREE_CANDIDATES = 1 << 20, 1 << 24, 1 << 23
 _LEAST_TOKENS, _MOST_TOKENS = 1 << 12, 1 << 16
 _CONTEXTS_PER_BYTE = 2
@@ -144,7 +144,7 @@ class MarkovFormat(Format):
         Raises
         ------
         MessageError
-            If the bytes do not describe tables of this chain, or too large ones for so few bytes.
+            If the bytes do not describe tables of this chain, or tables that are too large for so few bytes.
         """
         scale, size = weight_scale(levels), card.vocabulary_size
         budget = _Budget.of(card, len(data))

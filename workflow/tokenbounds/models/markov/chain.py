@@ -84,7 +84,7 @@ class MarkovChain:
 
     def _states(self, contexts: np.ndarray) -> np.ndarray:
         """Number the longest suffix of each context that has a table: int64[n]."""
-        # A suffix is in a table only if the shorter one is: what is missing at one depth need not be looked up again.
+        # A suffix is in a table only if the shorter one is: one that is missing at some depth is not looked up again.
         states = np.zeros(len(contexts), dtype=np.int64)
         pending = np.arange(len(contexts))
         for depth in range(1, self.order + 1):
@@ -135,7 +135,8 @@ class MarkovChain:
     def _score_sparsely(self, states: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `predict`, where the table of all states would be too large: a few states' distributions at a time."""
         size = self.vocabulary_size
-        # Each distinct (state, token) once. Sorted, they come state by state, whose distribution is formed once, too.
+        # Each distinct (state, token) once. Sorted, they come state by state, so each state's distribution is also
+        # formed once.
         pairs, again = np.unique(states * size + tokens, return_inverse=True)
         nll_bits = np.empty(len(pairs), dtype=np.float32)
         rank = np.empty(len(pairs), dtype=np.int32)
@@ -159,7 +160,7 @@ def _ranks(rows: np.ndarray) -> np.ndarray:
     """Number of entries of each row at least as large as each of its entries: int64[n, V]."""
     ascending = np.argsort(rows, axis=1, kind="stable")
     values = np.take_along_axis(rows, ascending, axis=1)
-    # Equal values share the place of the first of them, so that ties count all members.
+    # Equal values share the position of the first of them, so that ties count all members.
     fresh = np.ones(rows.shape, dtype=bool)
     fresh[:, 1:] = values[:, 1:] != values[:, :-1]
     first = np.maximum.accumulate(np.where(fresh, np.arange(rows.shape[1]), 0), axis=1)

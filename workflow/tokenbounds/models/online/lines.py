@@ -1,4 +1,4 @@
-"""Tables whose rows are lines of memory."""
+"""Tables whose rows are cache lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LINE_BYTES = 64  # of the processors that there are; on any other, results are t
 
 
 def aligned_zeros(size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Zeros [size] that begin where a line of memory does."""
+    """Zeros [size] that begin at the start of a cache line."""
     width = np.dtype(dtype).itemsize
     whole = np.zeros(size * width + LINE_BYTES, np.uint8)
     first = -whole.ctypes.data % LINE_BYTES

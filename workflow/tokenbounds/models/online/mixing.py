@@ -10,7 +10,7 @@ Nothing is known beforehand, and nothing looks ahead: the prediction of a byte i
 corpus order (docs/bounds.md, "Online references"). All arithmetic is on integers, so a verifier gets the same
 probabilities, bit for bit.
 
-Speed comes from memory: what a byte or its bits will need is fetched early. Where it lies may depend on bits that are
+Speed depends on memory: what a byte or its bits will need is fetched early. Where it is may depend on bits that are
 still to be predicted, since whoever replays a corpus has them; no number does.
 """
 
@@ -185,7 +185,7 @@ def _find_line(entries: np.ndarray, line: int, context: Any) -> int:
     return line
 
 
-# Indices are unsigned, for then they are not compared with zero, and the processor multiplies many weights at once.
+# Indices are unsigned, so that they are not compared with zero, and the processor multiplies many weights at once.
 @_inlined
 def _mix(weights: np.ndarray, row: Any, inputs: np.ndarray) -> Any:
     """Log-odds of the inputs under a row of weights."""

@@ -247,13 +247,14 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_size(folder: Path, family: Family) -> None:
-    """Refuse a configuration of a far larger model than the files hold, before transformers builds it."""
+    """Refuse a configuration of a far larger model than the files hold, before transformers builds the model."""
     settings = getattr(transformers, family.config_class).from_pretrained(folder)
     try:
         wanted = count_parameters(card_from_config(settings, start_id=0)).coded
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
-    # A value takes at least a byte in a file that is not quantized. Of smaller differences the tensor is named later.
+    # A value takes at least a byte in a file that is not quantized. For smaller differences, a later error names the
+    # tensor.
     found = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if wanted > _FREE_VALUES + 2 * found:
         raise ModelError(

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from tokenbounds.certificates.schema import Certificate, Ledger, LedgerEntry, LedgerRow, Row
 from tokenbounds.certificates.sentence import state_result
+from tokenbounds.messages.container import Header
 from tokenbounds.rounding import round_down, round_up
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def show_intervals(console: Console, intervals: Iterable[Interval], question: Qu
 
 
 def show_message(
-    console: Console, header: dict[str, Any], breakdown: dict[str, int], side_information: dict[str, str] | None = None
+    console: Console, header: Header, breakdown: dict[str, int], side_information: dict[str, str] | None = None
 ) -> None:
     """Print a message's header, where its bits go, and its side information."""
     _section(console, "Header", _flat_table(header))

@@ -10,11 +10,12 @@ from tokenbounds.certificates.file_records import BaseRecord, PlanRecord, PriorR
 from tokenbounds.certificates.sentence import confidence_percent
 from tokenbounds.config import BoundsSpec
 from tokenbounds.config.quantizers import REFINING
+from tokenbounds.messages.container import Header
 from tokenbounds.models.card import BASE_FAMILY
 
 
 def state_assumptions(
-    header: dict[str, Any],
+    header: Header,
     tokenizer: dict[str, Any],
     plan: PlanRecord,
     dtype: str,
@@ -89,7 +90,7 @@ def _sequence_assumptions(tokenizer: dict[str, Any]) -> list[str]:
     ]
 
 
-def _prior_assumptions(header: dict[str, Any]) -> list[str]:
+def _prior_assumptions(header: Header) -> list[str]:
     card = header.get("model", {})
     family = card.get("family", "unknown")
     has_base = family == BASE_FAMILY
@@ -150,7 +151,7 @@ def state_base_assumptions(bases: Sequence[BaseRecord], prior: PriorRecord) -> l
     ]
 
 
-def _arithmetic_assumption(header: dict[str, Any], dtype: str) -> str:
+def _arithmetic_assumption(header: Header, dtype: str) -> str:
     if header.get("model", {}).get("family") == "markov":
         return "The certified predictor is the decoded Markov chain as evaluated in floating-point arithmetic."
     if header.get("model", {}).get("family") == "online":
@@ -161,7 +162,7 @@ def _arithmetic_assumption(header: dict[str, Any], dtype: str) -> str:
     )
 
 
-def state_chain_assumptions(links: Sequence[tuple[dict[str, Any], str, str]], held_out: bool) -> list[str]:
+def state_chain_assumptions(links: Sequence[tuple[Header, str, str]], held_out: bool) -> list[str]:
     """What the rows of a chain assume in addition to the others.
 
     Parameters

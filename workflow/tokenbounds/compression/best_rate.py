@@ -23,6 +23,7 @@ from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.certificates.forecast import Forecast
 from tokenbounds.certificates.pilot import Pilot
 from tokenbounds.compression.encode import encode_model
+from tokenbounds.compression.subject import Record
 from tokenbounds.config import BoundsSpec, MessageSpec, Target
 from tokenbounds.errors import MessageError, ScoreError
 from tokenbounds.files import read_json, write_bytes, write_json
@@ -125,7 +126,7 @@ class _Trials:
 
     def __init__(self, encode: Callable[..., Any], spec: MessageSpec, corpus: Corpus, folder: Path) -> None:
         self._encoder, self._spec, self._corpus, self._folder = encode, spec, corpus, folder
-        self.record: list[dict[str, Any]] = []
+        self.record: list[Record] = []
 
     def name(self, scale: float) -> str:
         """File name of the message at a scale."""

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from tokenbounds.compression.calibration.calibrate import calibrate_model
 from tokenbounds.compression.encode import encode_model
+from tokenbounds.compression.subject import Record
 from tokenbounds.config import (
     ByteTokenizer,
     CalibrationSpec,
@@ -130,7 +131,7 @@ def check_message(row: Mapping[str, Any], *, calibrated: bool = False) -> Messag
 
 def encode_checkpoint(
     source: str, spec: MessageSpec, out: Path, report: Path, *, gguf_file: str | None = None, texts: Texts | None = None
-) -> dict[str, Any]:
+) -> Record:
     """Write the message of a checkpoint, and a report with its size and, if there is a text to score, its loss.
 
     Parameters

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -14,7 +13,7 @@ from transformers import PreTrainedModel
 from tokenbounds.compression.comparison import compare_coders
 from tokenbounds.compression.methods import METHODS
 from tokenbounds.compression.smoothing_head import train_smoothing_head
-from tokenbounds.compression.subject import Sources, Subject, Transformer, load_subject
+from tokenbounds.compression.subject import Record, Sources, Subject, Transformer, load_subject
 from tokenbounds.config import MessageSpec, row_json
 from tokenbounds.corpus.reader import Corpus, check_known
 from tokenbounds.errors import MessageError
@@ -110,7 +109,7 @@ def encode_model(
 
 def _smoothing_head(
     data: bytes, subject: Subject, spec: MessageSpec, corpus: Corpus | None, where: Sequence[Path]
-) -> tuple[SmoothingHead | None, dict[str, Any] | None]:
+) -> tuple[SmoothingHead | None, Record | None]:
     """A smoothing head trained for the model that `data` decodes to, if there is to be one."""
     if spec.smoothing_head is None:
         return None, None
@@ -142,7 +141,7 @@ def _check_decoded(
             raise MessageError(f"{name} decodes to values other than those encoded. Report this as a defect.")
 
 
-def _common_report(message: Message, spec: MessageSpec) -> dict[str, Any]:
+def _common_report(message: Message, spec: MessageSpec) -> Record:
     return {
         "schema_version": REPORT_VERSION,
         "size_bits": message.size_bits,
@@ -154,7 +153,7 @@ def _common_report(message: Message, spec: MessageSpec) -> dict[str, Any]:
     }
 
 
-def _report(message: Message, found: Format, sizes: Mapping[str, int], coder: Coder) -> dict[str, Any]:
+def _report(message: Message, found: Format, sizes: Mapping[str, int], coder: Coder) -> Record:
     """The report on a message of tensors with these numbers of values; a lattice has fewer codes than values."""
     symbols, count = found.symbols(), max(sum(sizes.values()), 1)
     entropies = {name: round(symbols_entropy_bits(codes), 1) for name, codes in zip(sizes, symbols, strict=True)}
@@ -170,7 +169,7 @@ def _report(message: Message, found: Format, sizes: Mapping[str, int], coder: Co
     }
 
 
-def _comparison(symbols: Sequence[np.ndarray], coder: Coder) -> dict[str, Any]:
+def _comparison(symbols: Sequence[np.ndarray], coder: Coder) -> Record:
     """What other compressors need for the symbols; of more than a few million only a sample is compressed."""
     compared = compare_coders(symbols, coder)
     whole = compared["symbols"] == sum(codes.size for codes in symbols)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from tokenbounds.compression.markov_pruning import Pruner
-from tokenbounds.compression.subject import Chain, Sources
+from tokenbounds.compression.subject import Chain, Record, Sources
 from tokenbounds.config.quantizers import CountsQuantizer
 from tokenbounds.messages.formats.markov import MarkovFormat
 from tokenbounds.models.markov.tables import probability
@@ -19,7 +17,7 @@ _PASSES = 3
 _CONFIDENCE_NATS = 3.0  # about ln(1/0.05): only guides the search for a good size
 
 
-def quantize_counts(spec: CountsQuantizer, subject: Chain, sources: Sources) -> tuple[MarkovFormat, dict[str, Any]]:
+def quantize_counts(spec: CountsQuantizer, subject: Chain, sources: Sources) -> tuple[MarkovFormat, Record]:
     """The tables for which the best certificate is expected on the corpus that was counted.
 
     A few prices of a message bit, in bits of the corpus, are tried: starting from the marginal price of a first

@@ -11,13 +11,14 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from tokenbounds.compression.subject import Record
 from tokenbounds.config import SmoothingHeadSpec
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.formats.grid import exponent_of, step_of
@@ -114,7 +115,7 @@ class _Objective:
 
 def train_smoothing_head(
     model: PreTrainedModel, corpus: Corpus, *, context: int, message_bits: int, spec: SmoothingHeadSpec
-) -> tuple[SmoothingHead, dict[str, Any]]:
+) -> tuple[SmoothingHead, Record]:
     """Train a smoothing head for a model as its message decodes.
 
     Parameters

@@ -14,7 +14,7 @@ from rich.progress import track
 from torch import nn
 from transformers import PreTrainedModel
 
-from tokenbounds.compression.subject import Transformer
+from tokenbounds.compression.subject import Record, Transformer
 from tokenbounds.compression.trainable import TrainableTensor
 from tokenbounds.config import StraightThrough
 from tokenbounds.errors import MessageError
@@ -35,7 +35,7 @@ _CURVE_POINTS = 200
 
 def train(
     subject: Transformer, tensors: Mapping[str, TrainableTensor], spec: StraightThrough, corpus: Corpus | None
-) -> dict[str, Any]:
+) -> Record:
     """Train a model's weights through their quantization; `tensors` are changed in place.
 
     Minimises mean nll_bits + rate_weight × (estimated bits of the message) / (tokens of the corpus), so `rate_weight`
@@ -151,7 +151,7 @@ def _optimizer(
     return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
 
 
-def _history(curve: list[dict[str, float]], spec: StraightThrough) -> dict[str, Any]:
+def _history(curve: list[dict[str, float]], spec: StraightThrough) -> Record:
     stride = max(1, len(curve) // _CURVE_POINTS)
     tail = [point["loss_bits"] for point in curve[-20:]]
     LOGGER.info("trained %d steps: %.4f to %.4f bits", spec.steps, curve[0]["loss_bits"], float(np.mean(tail)))

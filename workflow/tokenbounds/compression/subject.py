@@ -30,6 +30,9 @@ from tokenbounds.models.online.card import OnlineCard
 if TYPE_CHECKING:
     from tokenbounds.corpus.reader import Corpus
 
+Record = dict[str, Any]
+"""Part of the encoder's report: JSON values by key."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:

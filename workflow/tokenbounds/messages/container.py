@@ -47,6 +47,10 @@ _DICTIONARY = (
 )
 
 
+Header = dict[str, Any]
+"""JSON values: `model`, what the decoder builds; `quantizer`, what the symbols stand for; `coder`."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One part of a message: its kind, a key of `PART_KINDS`, and its bytes."""
@@ -61,8 +65,7 @@ class Message:
 
     Attributes
     ----------
-    header : dict
-        The JSON header: `model`, `quantizer`, `coder`.
+    header : Header
     parts : tuple of Part
         In file order.
     size_bits : int
@@ -73,7 +76,7 @@ class Message:
         Of the file's bytes.
     """
 
-    header: dict[str, Any]
+    header: Header
     parts: tuple[Part, ...]
     size_bits: int
     breakdown: dict[str, int]
@@ -151,7 +154,7 @@ def read_varint(data: bytes, offset: int) -> tuple[int, int]:
     raise MessageError("a number in the message is longer than eight bytes.")
 
 
-def render_message(header: dict[str, Any], parts: Sequence[Part]) -> bytes:
+def render_message(header: Header, parts: Sequence[Part]) -> bytes:
     """Bytes of a message.
 
     Raises
@@ -202,7 +205,7 @@ def parse_message(data: bytes) -> Message:
     )
 
 
-def write_message(path: Path | str, header: dict[str, Any], parts: Sequence[Part]) -> Message:
+def write_message(path: Path | str, header: Header, parts: Sequence[Part]) -> Message:
     """Write a message atomically and return it as a reader sees it."""
     data = render_message(header, parts)
     message = parse_message(data)
@@ -268,7 +271,7 @@ def _breakdown(header_bytes: int, parts: Sequence[Part], total_bytes: int) -> di
     return {**bits, "container": 8 * total_bytes - sum(bits.values())}
 
 
-def _deflate_header(header: dict[str, Any]) -> bytes:
+def _deflate_header(header: Header) -> bytes:
     text = canonical_json(header).encode()
     if len(text) > MAX_HEADER_BYTES:
         raise MessageError(f"the header has {len(text)} bytes; at most {MAX_HEADER_BYTES} are allowed.")
@@ -279,7 +282,7 @@ def _deflate_header(header: dict[str, Any]) -> bytes:
     return min(packed, key=len)
 
 
-def _inflate_header(packed: bytes) -> dict[str, Any]:
+def _inflate_header(packed: bytes) -> Header:
     inflater = zlib.decompressobj(-15, zdict=_DICTIONARY)
     try:
         text = inflater.decompress(packed, MAX_HEADER_BYTES + 1)

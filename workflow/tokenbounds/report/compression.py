@@ -13,6 +13,7 @@ from tokenbounds.bounds.kinds import BPD, Metric
 from tokenbounds.certificates.schema import Certificate
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import atomic_path, read_json, write_bytes
+from tokenbounds.messages.container import Header
 from tokenbounds.report.formats import (
     PRETRAINED_QUANTIZERS,
     format_bytes,
@@ -88,7 +89,7 @@ def compression_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     return table.sort("corpus", "method", "message_bits", "certificate")
 
 
-def method_of(header: dict[str, Any], quantizer: dict[str, Any] | None = None) -> str:
+def method_of(header: Header, quantizer: dict[str, Any] | None = None) -> str:
     """A method's name: parameterization and quantizer.
 
     Parameters

@@ -25,7 +25,7 @@ from tokenbounds.compression.posttraining.roundings import (
     RoundToNearest,
     SensitivitySteps,
 )
-from tokenbounds.compression.subject import Sources
+from tokenbounds.compression.subject import Record, Sources
 from tokenbounds.config.quantizers import (
     CodebookQuantizer,
     CountsQuantizer,
@@ -44,7 +44,7 @@ from tokenbounds.config.quantizers import (
 from tokenbounds.messages.formats import Format
 
 # (row, Subject of the sort that the row's `models` names, sources) -> the model in a format, lines of the report
-Method = Callable[[Any, Any, Sources], tuple[Format, dict[str, Any]]]
+Method = Callable[[Any, Any, Sources], tuple[Format, Record]]
 
 METHODS: dict[type[QuantizerRow], Method] = {
     UniformQuantizer: quantize_uniform,

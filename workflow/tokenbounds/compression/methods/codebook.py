@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 
 from tokenbounds.compression.grids import VECTOR_RATIO, finite, round_by_spread
 from tokenbounds.compression.straight_through import train
-from tokenbounds.compression.subject import Sources, Transformer
+from tokenbounds.compression.subject import Record, Sources, Transformer
 from tokenbounds.compression.trainable import (
     TrainableGrid,
     TrainableTensor,
@@ -27,9 +26,7 @@ from tokenbounds.messages.formats.grid import GridTensors
 _ITERATIONS = 64
 
 
-def quantize_codebook(
-    spec: CodebookQuantizer, subject: Transformer, sources: Sources
-) -> tuple[CodebookFormat, dict[str, Any]]:
+def quantize_codebook(spec: CodebookQuantizer, subject: Transformer, sources: Sources) -> tuple[CodebookFormat, Record]:
     """Learn one codebook per matrix, put vectors on grids, and train both if the row says so."""
     tensors = subject.tensors
     codebooks = {

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from tokenbounds.compression.subject import Sources, Subject
+from tokenbounds.compression.subject import Record, Sources, Subject
 from tokenbounds.config.quantizers import OnlineQuantizer
 from tokenbounds.messages.formats.online import OnlineFormat
 
 
-def quantize_online(spec: OnlineQuantizer, subject: Subject, sources: Sources) -> tuple[OnlineFormat, dict[str, Any]]:
+def quantize_online(spec: OnlineQuantizer, subject: Subject, sources: Sources) -> tuple[OnlineFormat, Record]:
     """No values."""
     return OnlineFormat(), {}

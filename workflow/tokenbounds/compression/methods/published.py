@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from tokenbounds.compression.subject import Sources, Transformer
+from tokenbounds.compression.subject import Record, Sources, Transformer
 from tokenbounds.config.quantizers import PublishedQuantizer
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.formats.published import PublishedFormat
@@ -16,7 +14,7 @@ from tokenbounds.models.pretrained.quip_sharp import load_codes
 
 def quantize_published(
     spec: PublishedQuantizer, subject: Transformer, sources: Sources
-) -> tuple[PublishedFormat, dict[str, Any]]:
+) -> tuple[PublishedFormat, Record]:
     """Read the codes, and check that they give the model's values.
 
     Raises

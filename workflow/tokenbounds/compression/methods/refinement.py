@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from tokenbounds.compression.grids import nearest_codes
-from tokenbounds.compression.subject import Sources, Transformer
+from tokenbounds.compression.subject import Record, Sources, Transformer
 from tokenbounds.config.quantizers import RefinementQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.adaptive import MAX_MAGNITUDE
@@ -19,7 +18,7 @@ from tokenbounds.messages.formats.refinement import RefinementFormat, fine_step
 
 def quantize_refinement(
     spec: RefinementQuantizer, subject: Transformer, sources: Sources
-) -> tuple[RefinementFormat, dict[str, Any]]:
+) -> tuple[RefinementFormat, Record]:
     """Refine the coarse message among the sources.
 
     Raises

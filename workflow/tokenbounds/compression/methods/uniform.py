@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tokenbounds.compression.grids import round_by_spread
 from tokenbounds.compression.straight_through import train
-from tokenbounds.compression.subject import Sources, Transformer
+from tokenbounds.compression.subject import Record, Sources, Transformer
 from tokenbounds.compression.trainable import TrainableGrid, freeze_grids
 from tokenbounds.config.quantizers import UniformQuantizer
 from tokenbounds.messages.formats.uniform import UniformFormat
 
 
-def quantize_uniform(
-    spec: UniformQuantizer, subject: Transformer, sources: Sources
-) -> tuple[UniformFormat, dict[str, Any]]:
+def quantize_uniform(spec: UniformQuantizer, subject: Transformer, sources: Sources) -> tuple[UniformFormat, Record]:
     """Round every tensor to its own grid, and train weights and steps if the row says so."""
     tensors = subject.tensors
     found, history = round_by_spread(tensors, spec.step_ratio), None

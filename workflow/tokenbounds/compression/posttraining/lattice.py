@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from tokenbounds.compression.calibration.layers import check_calibratable, matrices_of, of_use
 from tokenbounds.compression.grids import finite, join_scaled
 from tokenbounds.compression.posttraining.ldlq import ldl_factor, ldlq
 from tokenbounds.compression.posttraining.quantize import open_calibration, quantize_tables
-from tokenbounds.compression.subject import Sources, Transformer
+from tokenbounds.compression.subject import Record, Sources, Transformer
 from tokenbounds.config.quantizers import QuipSharpQuantizer
 from tokenbounds.messages.formats.lattice import (
     RESIDUAL_SCALES,
@@ -26,9 +24,7 @@ from tokenbounds.models.pretrained.hadamard import rotate_hessian, rotate_weight
 _SPREADS = {2: 1.03, 3: 0.98, 4: 1.03}
 
 
-def quantize_lattice(
-    spec: QuipSharpQuantizer, subject: Transformer, sources: Sources
-) -> tuple[LatticeFormat, dict[str, Any]]:
+def quantize_lattice(spec: QuipSharpQuantizer, subject: Transformer, sources: Sources) -> tuple[LatticeFormat, Record]:
     """Quantize a model's linear layers to lattice points, its tables by rounding to nearest.
 
     Without a calibration, inputs are taken as uncorrelated and equally strong, and there is no feedback.

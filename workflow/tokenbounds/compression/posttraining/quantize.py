@@ -13,20 +13,20 @@ from tokenbounds.compression.calibration.store import Calibration
 from tokenbounds.compression.grids import join_scaled
 from tokenbounds.compression.posttraining.roundings import Rounding, RoundToNearest
 from tokenbounds.compression.posttraining.scale_search import Rounder, encoded_bits, find_scale, rough_scale
-from tokenbounds.compression.subject import Sources, Transformer
+from tokenbounds.compression.subject import Record, Sources, Transformer
 from tokenbounds.config import Target
 from tokenbounds.errors import CalibrationError, MessageError
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.formats import Format
 from tokenbounds.messages.formats.scaled import ScaledMatrix
 
-Quantize = Callable[[Any, Transformer, Sources], tuple[Format, dict[str, Any]]]
+Quantize = Callable[[Any, Transformer, Sources], tuple[Format, Record]]
 
 
 def quantize_to_target(rounding: type[Rounding]) -> Quantize:
     """The method that rounds matrices in one way, at the scale for the row's target."""
 
-    def quantize(spec: Any, subject: Transformer, sources: Sources) -> tuple[Format, dict[str, Any]]:
+    def quantize(spec: Any, subject: Transformer, sources: Sources) -> tuple[Format, Record]:
         """Quantize a model.
 
         Returns
@@ -62,7 +62,7 @@ def quantize_to_target(rounding: type[Rounding]) -> Quantize:
     return quantize
 
 
-def _calibration_record(calibration: Calibration | None) -> dict[str, Any] | None:
+def _calibration_record(calibration: Calibration | None) -> Record | None:
     """What the report says about a calibration: its record, and its consequences for scoring."""
     if calibration is None:
         return None
@@ -93,7 +93,7 @@ def open_calibration(sources: Sources, subject: Transformer) -> Calibration | No
 
 def quantize_tables(
     tensors: Mapping[str, np.ndarray], matrices: Sequence[Matrix], bits_per_weight: float, coder: Coder
-) -> tuple[dict[str, ScaledMatrix], dict[str, Any]]:
+) -> tuple[dict[str, ScaledMatrix], Record]:
     """Embeddings and head of a model, rounded to nearest, with one step per row, to take this many bits.
 
     Returns
@@ -116,7 +116,7 @@ class _Task:
     rounder: Rounder
     matrices: Sequence[Matrix]
     coder: Coder
-    record: dict[str, Any] = field(default_factory=dict)
+    record: Record = field(default_factory=dict)
 
     def run(self) -> dict[str, ScaledMatrix]:
         """All matrices, quantized to the target."""

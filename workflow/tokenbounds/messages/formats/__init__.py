@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokenbounds.errors import MessageError
+from tokenbounds.messages.container import Header
 from tokenbounds.messages.formats.base import Format
 from tokenbounds.messages.formats.codebook import CodebookFormat
 from tokenbounds.messages.formats.lattice import LatticeFormat
@@ -38,7 +39,7 @@ _ALL: tuple[type[Format], ...] = (
 FORMATS: dict[str, type[Format]] = {each.kind: each for each in _ALL}
 
 
-def format_of(header: dict[str, Any]) -> type[Format]:
+def format_of(header: Header) -> type[Format]:
     """The format that the header of a message names.
 
     Raises

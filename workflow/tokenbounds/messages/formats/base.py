@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape
-from tokenbounds.messages.container import Message, Part
+from tokenbounds.messages.container import Header, Message, Part
 
 
 class Format(ABC):
@@ -31,7 +31,7 @@ class Format(ABC):
     holds_values: ClassVar[bool] = True
 
     @abstractmethod
-    def header(self) -> dict[str, Any]:
+    def header(self) -> Header:
         """The `quantizer` entry of the message's header, `kind` among its keys: what the decoder must know first."""
 
     @abstractmethod
@@ -78,7 +78,7 @@ class EmptyFormat(Format):
     holds_values: ClassVar[bool] = False
     part_kinds: ClassVar[tuple[str, ...]] = ()
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> Header:
         """The kind."""
         return {"kind": self.kind}
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes
-from tokenbounds.messages.container import Message, Part, read_varint, write_varint
+from tokenbounds.messages.container import Header, Message, Part, read_varint, write_varint
 from tokenbounds.messages.formats.base import Format
 from tokenbounds.messages.formats.grid import GridTensors, decode_exponents, encode_exponents
 
@@ -51,7 +51,7 @@ class CodebookFormat(Format):
             for name in self.names
         }
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> Header:
         """The message's header needs nothing but the kind."""
         return {"kind": self.kind}
 

@@ -20,7 +20,7 @@ from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.lattice_codes import Codes, code_bytes, decode_lattice_codes, encode_lattice_codes
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape
-from tokenbounds.messages.container import Message, Part
+from tokenbounds.messages.container import Header, Message, Part
 from tokenbounds.messages.formats.base import Format
 from tokenbounds.messages.formats.scaled import ScaledFormat
 from tokenbounds.models.families import FAMILIES
@@ -125,7 +125,7 @@ class LatticeFormat(Format):
             for name, shape in self.shapes.items()
         }
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> Header:
         """Bits, seed and orientation."""
         return {"kind": self.kind, **vars(self.settings)}
 

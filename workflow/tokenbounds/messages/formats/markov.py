@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.coding.symbols import Coder, decode_symbols, encode_symbols
 from tokenbounds.messages.coding.tensors import Shape
-from tokenbounds.messages.container import Message, Part, read_varint, write_varint
+from tokenbounds.messages.container import Header, Message, Part, read_varint, write_varint
 from tokenbounds.messages.formats.base import Format
 from tokenbounds.models.markov.chain import MarkovChain
 from tokenbounds.models.markov.grams import MarkovCard
@@ -102,7 +102,7 @@ class MarkovFormat(Format):
             planes.append(plane)
         return cls(card, levels, tuple(all_flags), tuple(planes), tuple(tables))
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> Header:
         """How many weights there are; the card is the header's `model`."""
         return {"kind": self.kind, "levels": self.levels}
 

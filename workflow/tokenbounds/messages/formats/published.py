@@ -18,7 +18,7 @@ from tokenbounds.messages.coding.lattice_codes import Codes, code_bytes, decode_
 from tokenbounds.messages.coding.lossless import decode_floats, encode_floats, float_bytes
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape
-from tokenbounds.messages.container import Message, Part
+from tokenbounds.messages.container import Header, Message, Part
 from tokenbounds.messages.formats.base import Format
 from tokenbounds.models.pretrained.lattice_layers import (
     LatticeLayer,
@@ -55,7 +55,7 @@ class PublishedFormat(Format):
         values = self.others | self.codes.dense(self.shapes)
         return {name: values[name] for name in self.shapes}
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> Header:
         """Bits of the codebook, the divisor of residual points, and whether inputs are rescaled."""
         rescaled = any(layer.rescale is not None for layer in self.codes.layers.values())
         settings = {"bits": self.codes.bits, "residual_scale": self.codes.residual_scale, "rescaled": rescaled}

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes
-from tokenbounds.messages.container import Message, Part
+from tokenbounds.messages.container import Header, Message, Part
 from tokenbounds.messages.formats.base import Format
 from tokenbounds.messages.formats.grid import GridTensors, default_value, step_of
 
@@ -63,7 +63,7 @@ class RefinementFormat(Format):
         coded = [_mirror(one, codes) for one, codes in zip(self.offsets.values(), sides, strict=True)]
         return [Part("symbols", encode_codes(coded, coder, sides=sides))]
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> Header:
         """The `quantizer` entry of the message's header."""
         return {"kind": self.kind, "factor": self.factor}
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape
-from tokenbounds.messages.container import Message, Part
+from tokenbounds.messages.container import Header, Message, Part
 from tokenbounds.messages.formats.base import Format
 from tokenbounds.messages.formats.scaled import ScaledFormat
 from tokenbounds.models.pretrained.hadamard import restore_weight
@@ -49,7 +49,7 @@ class RotatedFormat(Format):
                 values[name] = restore_weight(plane, self.seed, name).reshape(shape)
         return values
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> Header:
         """The seed of the rotations, and which matrices have none."""
         return {"kind": self.kind, "seed": self.seed, "plain": list(self.plain)}
 

@@ -18,7 +18,7 @@ from tokenbounds.messages.coding.adaptive import decode_planes, encode_planes
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes, plane_shape
 from tokenbounds.messages.coding.trellis import STATES, Trellis, codes_of, trellis
-from tokenbounds.messages.container import Message, Part
+from tokenbounds.messages.container import Header, Message, Part
 from tokenbounds.messages.formats.base import Format
 from tokenbounds.messages.formats.grid import STEPS_PER_OCTAVE, GridTensors, step_of
 
@@ -113,7 +113,7 @@ class ScaledFormat(Format):
             for name, shape in self.shapes.items()
         }
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> Header:
         """The kind; with a trellis its states, and which matrices, by number, have none and which are transposed."""
         states = max((matrix.states for matrix in self.matrices.values()), default=0)
         if not states:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes
-from tokenbounds.messages.container import Message, Part
+from tokenbounds.messages.container import Header, Message, Part
 from tokenbounds.messages.formats.base import Format
 from tokenbounds.messages.formats.grid import GridTensors, decode_exponents, encode_exponents
 
@@ -20,7 +20,7 @@ class UniformFormat(GridTensors, Format):
     kind: ClassVar[str] = "uniform"
     part_kinds: ClassVar[tuple[str, ...]] = ("scales", "symbols")
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> Header:
         """The message's header needs nothing but the kind."""
         return {"kind": self.kind}
 

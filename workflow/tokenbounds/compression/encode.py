@@ -127,12 +127,13 @@ def _check_decoded(
 ) -> None:
     """Decode from the bytes and what they name alone, and compare every tensor, and the head, bit for bit."""
     decoded = decode_message(data, where)
-    if isinstance(decoded, MarkovChain):
-        again = {f"order {order}": table.weights for order, table in enumerate(decoded.tables)}
-    elif isinstance(decoded, OnlineCard):
-        again = {}
-    else:
-        again = {name: value.detach().numpy() for name, value in coded_parameters(decoded).items()}
+    match decoded:
+        case MarkovChain():
+            again = {f"order {order}": table.weights for order, table in enumerate(decoded.tables)}
+        case OnlineCard():
+            again = {}
+        case _:
+            again = {name: value.detach().numpy() for name, value in coded_parameters(decoded).items()}
     found = smoothing_head_of(decoded)
     if (found and found.to_part()) != (head and head.to_part()):
         raise MessageError("the smoothing head decodes to values other than those encoded. Report this as a defect.")

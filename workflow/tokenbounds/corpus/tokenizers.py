@@ -172,12 +172,13 @@ def load_tokenizer(spec: TokenizerSpec) -> Tokenizer:
     CorpusError
         If it cannot be loaded, or has neither a beginning-of-sequence nor an end-of-sequence token.
     """
-    if isinstance(spec, ByteTokenizer):
-        return Bytes()
-    if isinstance(spec, AntibodyTokenizer):
-        return Antibodies()
-    if isinstance(spec, IglmTokenizer):
-        return Iglm(spec)
+    match spec:
+        case ByteTokenizer():
+            return Bytes()
+        case AntibodyTokenizer():
+            return Antibodies()
+        case IglmTokenizer():
+            return Iglm(spec)
     place, identity = _locate(spec)
     from transformers import AutoTokenizer
 

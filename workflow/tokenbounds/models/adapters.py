@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from tokenbounds.errors import ModelError
 from tokenbounds.models.build import coded_parameters, dense_skeleton
@@ -26,6 +25,7 @@ from tokenbounds.models.parameterizations import (
     check_parameterization,
     compact_parameterization,
 )
+from tokenbounds.models.parameterizations.layers import is_transposed
 from tokenbounds.models.parameterizations.lora import LoraLayer
 
 ADAPTER_KINDS = ("lora",)
@@ -135,10 +135,9 @@ def attach_adapters(base: PreTrainedModel, parameterization: Mapping[str, Any]) 
     apply_parameterization(base, parameterization, family_of(base.config.model_type).role)
     for name, module in base.named_modules():
         if isinstance(module, LoraLayer):
-            # [outputs, inputs]; GPT-2's Conv1D keeps its weight as [inputs, outputs].
             layer = weights[name]
             weight = frozen[id(layer.weight)]
-            fixed = weight.T.contiguous() if isinstance(layer, Conv1D) else weight
+            fixed = weight.T.contiguous() if is_transposed(layer) else weight  # [outputs, inputs]
             module.register_buffer("fixed", fixed, persistent=False)
     for module in base.modules():
         _freeze(module, frozen)

@@ -20,7 +20,7 @@ from tokenbounds.models.card import ModelCard
 from tokenbounds.models.families import Family, family_of
 from tokenbounds.models.generator import uniform
 from tokenbounds.models.parameterizations import DenseWeight, apply_parameterization
-from tokenbounds.models.parameterizations.layers import FactoredLayer
+from tokenbounds.models.parameterizations.layers import FactoredLayer, is_transposed
 from tokenbounds.models.parameterizations.lora import LoraLayer
 from tokenbounds.models.parameterizations.subspace import Subspace, projector_values
 from tokenbounds.models.window_attention import WINDOWED
@@ -204,10 +204,8 @@ def to_dense(model: PreTrainedModel) -> PreTrainedModel:
             owner, _, _ = name.rpartition(".")
             source = model.get_submodule(owner)
             if name.endswith(".weight") and isinstance(source, DenseWeight):
-                # [outputs, inputs]; GPT-2's Conv1D keeps its weight as [inputs, outputs].
-                weight = source.dense_weight()
-                transposed = isinstance(dense.get_submodule(owner), transformers.pytorch_utils.Conv1D)
-                value = weight.T if transposed else weight
+                weight = source.dense_weight()  # [outputs, inputs]
+                value = weight.T if is_transposed(dense.get_submodule(owner)) else weight
             else:
                 # A fine-tuned model holds its base's values in buffers.
                 value = getattr(source, name.rpartition(".")[2])

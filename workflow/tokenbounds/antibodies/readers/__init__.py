@@ -10,7 +10,7 @@ from tokenbounds.antibodies.readers.airr import read_airr
 from tokenbounds.antibodies.readers.oas import read_oas
 from tokenbounds.antibodies.readers.plain import read_csv, read_fasta
 from tokenbounds.antibodies.records import Antibody
-from tokenbounds.config import AirrSource, AntibodySource, FastaSource, OasSource
+from tokenbounds.config import AirrSource, AntibodySource, CsvSource, FastaSource, OasSource
 
 SUFFIXES: dict[str, tuple[str, ...]] = {
     "airr": (".tsv", ".tsv.gz"),
@@ -29,10 +29,12 @@ def read_source(source: AntibodySource, files: Sequence[Path], counts: ReadingCo
     CorpusError
         If a file cannot be read; the message names file, row and column.
     """
-    if isinstance(source, AirrSource):
-        return read_airr(source, files, counts)
-    if isinstance(source, OasSource):
-        return read_oas(source, files, counts)
-    if isinstance(source, FastaSource):
-        return read_fasta(source, files, counts)
-    return read_csv(source, files, counts)
+    match source:
+        case AirrSource():
+            return read_airr(source, files, counts)
+        case OasSource():
+            return read_oas(source, files, counts)
+        case FastaSource():
+            return read_fasta(source, files, counts)
+        case CsvSource():
+            return read_csv(source, files, counts)

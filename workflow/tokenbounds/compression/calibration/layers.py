@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tokenbounds.errors import CalibrationError
 from tokenbounds.models.card import ModelCard
+from tokenbounds.models.parameterizations.layers import is_transposed
 
 # The list of blocks and the norm after them, by family. Blocks take hidden states first and return hidden states.
 _STRUCTURES = {
@@ -104,7 +105,7 @@ def matrices_of(model: PreTrainedModel) -> list[Matrix]:
         elif isinstance(module, nn.Linear | Conv1D):
             parent, _, leaf = owner.rpartition(".")
             group = f"{parent}.{_SHARED_INPUTS.get(leaf, leaf)}"
-            found.append(Matrix(name, "linear", isinstance(module, Conv1D), group))
+            found.append(Matrix(name, "linear", is_transposed(module), group))
         else:
             raise CalibrationError(f"the matrix {name} of a {type(module).__name__} cannot be calibrated.")
     return found

@@ -81,10 +81,15 @@ def weight_of(layer: nn.Module) -> torch.Tensor:
     return cast(torch.Tensor, layer.weight)
 
 
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether a layer keeps its weight as [inputs, outputs], as GPT-2's do."""
+    return isinstance(layer, Conv1D)
+
+
 def weight_shape(layer: nn.Module) -> tuple[int, int]:
-    """Outputs and inputs of a linear layer or embedding; `Conv1D` keeps its weight transposed."""
+    """Outputs and inputs of a linear layer or embedding."""
     rows, columns = weight_of(layer).shape
-    return (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)
+    return (columns, rows) if is_transposed(layer) else (rows, columns)
 
 
 def replace_layers(

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from tokenbounds.config import TrainedModel
 from tokenbounds.errors import ModelError
 from tokenbounds.models.build import build_model, coded_parameters, initialize, to_dense
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import load_checkpoint
-from tokenbounds.models.parameterizations.layers import FactoredLayer
+from tokenbounds.models.parameterizations.layers import FactoredLayer, is_transposed
 
 
 def initial_model(spec: TrainedModel, card: ModelCard, start: Path | None = None) -> PreTrainedModel:
@@ -75,7 +74,7 @@ def start_from_dense(model: PreTrainedModel, dense: PreTrainedModel) -> None:
         if source not in values:
             raise ModelError(f"it has no tensor {source}. Name a model of the same architecture.")
         value: torch.Tensor = values[source]
-        if isinstance(dense.get_submodule(owner), Conv1D) and factored:
+        if is_transposed(dense.get_submodule(owner)) and factored:
             value = value.T
         shape = (module.outputs, module.inputs) if isinstance(module, FactoredLayer) and factored else parameter.shape
         if tuple(value.shape) != tuple(shape):

@@ -6,8 +6,6 @@ and the coder; finding a model's integers is the task of `compression.methods`.
 
 from __future__ import annotations
 
-from typing import Any
-
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.container import Header
 from tokenbounds.messages.formats.base import Format

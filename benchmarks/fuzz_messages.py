@@ -89,7 +89,7 @@ def on_trellis(data: bytes) -> bytes:
     for index, (name, matrix) in enumerate(plain.matrices.items()):
         along = matrix.transpose() if index % 2 else matrix
         points = grid_points(along.codes, trellis(8)).astype(np.int32)
-        found = ScaledMatrix(points, along.rows, along.columns, 8)
+        found = ScaledMatrix(points, along.row_exponents, along.column_exponents, 8)
         matrices[name] = found.transpose() if index % 2 else found
     quantized = ScaledFormat(plain.shapes, matrices, plain.vectors)
     return render_message({**message.header, "quantizer": quantized.header()}, quantized.to_parts("adaptive"))

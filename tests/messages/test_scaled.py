@@ -77,8 +77,8 @@ def test_scale_tables_come_back_and_constant_ones_cost_little():
     pairs, vectors = decode_scales(encode_scales(matrices, [-512, 511]), [(300, 200), (5, 4)], 2)
     assert vectors == [-512, 511]
     for matrix, (rows, columns) in zip(matrices, pairs, strict=True):
-        assert np.array_equal(rows, matrix.rows)
-        assert np.array_equal(columns, matrix.columns)
+        assert np.array_equal(rows, matrix.row_exponents)
+        assert np.array_equal(columns, matrix.column_exponents)
     constant = [ScaledMatrix(np.zeros((1, 1), dtype=np.int32), ints(*[k] * 5000), ints(0)) for k in range(4)]
     assert len(encode_scales(constant, [])) < 40
 

@@ -38,10 +38,10 @@ class TokenAlphas:
             If one is not among them.
         """
         values, grid = np.asarray(alphas, dtype=np.float64), np.array(self.grid)
-        found = np.minimum(np.searchsorted(grid, values), len(grid) - 1)
-        if not np.array_equal(grid[found], values):
+        positions = np.minimum(np.searchsorted(grid, values), len(grid) - 1)
+        if not np.array_equal(grid[positions], values):
             raise CertificateError("a token's smoothing weight is not among those that its message names.")
-        return found
+        return positions
 
     def ranges(self, vocabulary_size: int) -> Floats:
         """Width of the interval of smoothed losses under each weight of the grid, bits; decreasing."""

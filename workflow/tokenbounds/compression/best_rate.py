@@ -163,10 +163,10 @@ class _Trials:
         target = self._spec.quantizer.target  # type: ignore[union-attr]
         context = min(512, model.config.max_position_embeddings)
         sampler = BlockSampler(self._corpus, context, context, target.seed)
-        drawn: list[tuple[np.ndarray, ...]] = []
-        while sum(int(lengths.sum()) for _, _, lengths in drawn) < target.pilot_tokens:
-            drawn.append(sampler.windows(len(drawn)))
-        rows = window_rows(*(np.concatenate(column) for column in zip(*drawn, strict=True)))
+        sampled: list[tuple[np.ndarray, ...]] = []
+        while sum(int(lengths.sum()) for _, _, lengths in sampled) < target.pilot_tokens:
+            sampled.append(sampler.windows(len(sampled)))
+        rows = window_rows(*(np.concatenate(column) for column in zip(*sampled, strict=True)))
         try:
             return score_windows(model, self._corpus, rows).nll_bits.astype(np.float64)
         except ScoreError as error:

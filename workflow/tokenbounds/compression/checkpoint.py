@@ -168,15 +168,15 @@ def encode_checkpoint(
         if spec.quantizer.needs().calibration is not None:
             calibration = _calibrate(directory, source, gguf_file, texts, Path(scratch))
         encode_model(directory, spec, out, report, calibration=calibration)
-        found = {**read_json(report), "source": source, "source_sha256": sha256_file(directory / WEIGHTS_FILE)}
+        described = {**read_json(report), "source": source, "source_sha256": sha256_file(directory / WEIGHTS_FILE)}
         if texts.scored is not None:
             text = read_text(texts.scored, source, gguf_file, card.vocabulary_size)
             decoded = decode_message(out)
             assert isinstance(decoded, PreTrainedModel)
             losses = {"before": mean_loss_bits(model, text), "after": mean_loss_bits(decoded, text)}
-            found["scored"] = {"text": str(texts.scored), "tokens": text.tokens, "loss_bits": losses}
-    write_json(report, found)
-    return found
+            described["scored"] = {"text": str(texts.scored), "tokens": text.tokens, "loss_bits": losses}
+    write_json(report, described)
+    return described
 
 
 def _check_outputs(out: Path, report: Path, source: str, texts: Texts) -> None:

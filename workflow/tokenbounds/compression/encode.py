@@ -84,23 +84,23 @@ def encode_model(
     messages = message_places(places) if row.needs().coarse else []
     coarse = read_message(messages[0]) if len(messages) == 1 else None
     sources = Sources(spec.coder, corpus, Path(calibration) if calibration else None, coarse)
-    found, record = METHODS[type(row)](row, subject, sources)
+    quantized, record = METHODS[type(row)](row, subject, sources)
     # Write them: what the decoder must know first goes into the header, hashes and codes into the parts.
-    header = {"model": subject.header, "quantizer": found.header(), "coder": spec.coder}
+    header = {"model": subject.header, "quantizer": quantized.header(), "coder": spec.coder}
     named = SideInformation(subject.base, None if coarse is None else coarse.sha256)
-    parts = [*named.parts(), *found.to_parts(spec.coder)]
+    parts = [*named.parts(), *quantized.to_parts(spec.coder)]
     # A message without values names the model in the folder that is encoded: decoding finds it there.
-    where = places if found.holds_values else [directory]
+    where = places if quantized.holds_values else [directory]
     head, head_report = _smoothing_head(render_message(header, parts), subject, spec, corpus, where)
     data = render_message(header, [*parts, *([head.to_part()] if head else [])])
     # Nothing is written unless the bytes alone decode to the values of the codes.
-    values = found.dequantize()
+    values = quantized.dequantize()
     _check_decoded(data, values, head, where)
     message = parse_message(data)
     described = _common_report(message, spec)
     if isinstance(subject, Transformer):
         sizes = {name: value.size for name, value in values.items()}
-        described |= {**_report(message, found, sizes, spec.coder), **record, "smoothing_head": head_report}
+        described |= {**_report(message, quantized, sizes, spec.coder), **record, "smoothing_head": head_report}
     write_bytes(out, data)
     write_json(report, described)
     LOGGER.info("%s: %d bits", out, message.size_bits)
@@ -134,8 +134,8 @@ def _check_decoded(
             again = {}
         case _:
             again = {name: value.detach().numpy() for name, value in coded_parameters(decoded).items()}
-    found = smoothing_head_of(decoded)
-    if (found and found.to_part()) != (head and head.to_part()):
+    decoded_head = smoothing_head_of(decoded)
+    if (decoded_head and decoded_head.to_part()) != (head and head.to_part()):
         raise MessageError("the smoothing head decodes to values other than those encoded. Report this as a defect.")
     for name, value in values.items():
         if again[name].tobytes() != np.ascontiguousarray(value).tobytes():
@@ -154,9 +154,9 @@ def _common_report(message: Message, spec: MessageSpec) -> Record:
     }
 
 
-def _report(message: Message, found: Format, sizes: Mapping[str, int], coder: Coder) -> Record:
+def _report(message: Message, quantized: Format, sizes: Mapping[str, int], coder: Coder) -> Record:
     """The report on a message of tensors with these numbers of values; a lattice has fewer codes than values."""
-    symbols, count = found.symbols(), max(sum(sizes.values()), 1)
+    symbols, count = quantized.symbols(), max(sum(sizes.values()), 1)
     entropies = {name: round(symbols_entropy_bits(codes), 1) for name, codes in zip(sizes, symbols, strict=True)}
     return {
         "coded_parameters": count,

@@ -87,8 +87,8 @@ class Pruner:
     def _fit(self, depth: int, price: float) -> None:
         """Choose the weights of one order, all contexts at once, from several starts; keep each context's best."""
         order, lower = self._orders[depth], self._lower(depth)  # lower: what the order below says of each gram, [grams]
-        rows = len(order.contexts)
-        totals = np.bincount(order.context, order.left, minlength=rows)
+        count = len(order.contexts)
+        totals = np.bincount(order.context, order.left, minlength=count)
         share = order.left / np.maximum(totals[order.context], 1e-300)
         saving = order.left * np.log2(np.maximum(_MOST_BACKED_OFF * share / lower, 1))
         active = np.flatnonzero((order.counts >= self._threshold) & (saving > 3 * price))
@@ -98,19 +98,19 @@ class Pruner:
         losses = -mass[:, None] * np.log2(self._weights[None, :] + lower[active, None])
         losses += price * order.entry_bits[_bucket(lower[active])]
         fee = price * (order.context_bits if depth else 0.0)
-        best = np.bincount(context, losses[:, 0], minlength=rows)
+        best = np.bincount(context, losses[:, 0], minlength=count)
         chosen = np.zeros(len(active), dtype=np.int64)
-        for start in self._starts(order, rows):
+        for start in self._starts(order, count):
             symbols, sums = self._descend(losses, context, totals, start)
             value = np.take_along_axis(losses, symbols[:, None], axis=1)[:, 0]
-            objective = np.bincount(context, value, minlength=rows) + totals * np.log2(sums + 1) + fee
+            objective = np.bincount(context, value, minlength=count) + totals * np.log2(sums + 1) + fee
             better = objective < best
             best = np.where(better, objective, best)
             chosen = np.where(better[context], symbols, chosen)
         order.symbols = np.zeros(len(order.grams), dtype=np.int64)
         order.symbols[active] = chosen
         weights = self._weights[order.symbols]
-        sums = np.bincount(order.context, weights, minlength=rows)
+        sums = np.bincount(order.context, weights, minlength=count)
         order.probability = (weights + lower) / (sums[order.context] + 1)
 
     def _starts(self, order: _Order, rows: int) -> list[np.ndarray]:

@@ -164,14 +164,14 @@ def train_smoothing_head(
 def _collect(model: PreTrainedModel, corpus: Corpus, context: int, spec: SmoothingHeadSpec) -> _Part:
     """Run the model on windows drawn from the corpus."""
     sampler = BlockSampler(corpus, context, min(_BATCH_TOKENS, spec.tokens), spec.seed)
-    states, nll_bits, found, number = [], [], 0, 0
-    while found < spec.tokens:
+    states, nll_bits, count, number = [], [], 0, 0
+    while count < spec.tokens:
         inputs, targets = (torch.from_numpy(array) for array in sampler.batch(number))
         hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)  # [B · T, H]
         counted = targets.flatten() != IGNORED
         states.append(hidden[counted].float())
         nll_bits.append(_losses(model, hidden[counted], targets.flatten()[counted]))
-        found, number = found + int(counted.sum()), number + 1
+        count, number = count + int(counted.sum()), number + 1
     whole, losses = torch.cat(states), torch.cat(nll_bits)
     if not bool(torch.isfinite(losses).all() and torch.isfinite(whole).all()):
         raise MessageError("the model's losses are not finite: there is nothing to train a smoothing head on.")
@@ -190,12 +190,12 @@ def _losses(model: PreTrainedModel, states: torch.Tensor, targets: torch.Tensor)
 
 def _best_single(part: _Part, objective: _Objective, grid_size: int) -> tuple[int, float]:
     """The best single weight 2^-least for all tokens, and its bound."""
-    found = {}
+    bounds = {}
     for least in range(1, grid_size + 1):
         alphas = torch.full_like(part.nll_bits, 2.0**-least)
-        found[least] = objective.best(part.losses(alphas), alphas, least, 0.0)
-    least = min(found, key=lambda each: found[each])
-    return least, found[least]
+        bounds[least] = objective.best(part.losses(alphas), alphas, least, 0.0)
+    least = min(bounds, key=lambda each: bounds[each])
+    return least, bounds[least]
 
 
 def _train(
@@ -230,11 +230,11 @@ def _train(
 def _trim(part: _Part, objective: _Objective, values: torch.Tensor, grid_size: int, head_bits: float) -> int:
     """The exponent of the least weight worth having: raising it lowers the ceiling of every loss."""
     alphas = part.alphas(values, grid_size)
-    found = {}
+    bounds = {}
     for least in range(1, grid_size + 1):
         kept = alphas.clamp_min(2.0**-least)
-        found[least] = objective.best(part.losses(kept), kept, least, head_bits)
-    return min(found, key=lambda each: found[each])
+        bounds[least] = objective.best(part.losses(kept), kept, least, head_bits)
+    return min(bounds, key=lambda each: bounds[each])
 
 
 def _rounded(

@@ -55,12 +55,12 @@ def correlate(predicted: npt.ArrayLike, measured: npt.ArrayLike, *, resamples: i
     if len(first) < FEWEST or _is_constant(first) or _is_constant(second):
         return Correlation(math.nan, math.nan, math.nan)
     value = float(_rank_correlations(first[None], second[None])[0])
-    found = _resample(first, second, resamples, np.random.default_rng(seed))
-    found = found[~np.isnan(found)]
-    if not len(found):
+    resampled = _resample(first, second, resamples, np.random.default_rng(seed))
+    resampled = resampled[~np.isnan(resampled)]
+    if not len(resampled):
         return Correlation(value, math.nan, math.nan)
     tail = (1.0 - _CONFIDENCE) / 2.0
-    low, high = np.quantile(found, [tail, 1.0 - tail])
+    low, high = np.quantile(resampled, [tail, 1.0 - tail])
     return Correlation(value, float(low), float(high))
 
 

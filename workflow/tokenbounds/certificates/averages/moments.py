@@ -86,14 +86,14 @@ class LossMoments(LossHistogram):
     def exact_mean_logs(self, alpha: float, lambdas: npt.ArrayLike) -> Floats:
         """Averages of ln(1 - lambda x smoothed loss) for each lambda [k], nats; at most 2^-36 below the exact ones."""
         terms = self._expand(alpha)
-        found = np.empty(np.size(lambdas))
+        means = np.empty(np.size(lambdas))
         for index, lambda_ in enumerate(np.asarray(lambdas, dtype=np.float64)):
             # f = ln(1 - lambda g) of the smoothed loss g has, with u = lambda / (1 - lambda g), f' = -u g' and
             # f'' = -u g'' - (u g')^2.
             steep = lambda_ / (1.0 - lambda_ * terms.loss)
             bend = -steep * terms.bend - (steep * terms.slope) ** 2
-            found[index] = terms.average(np.log1p(-lambda_ * terms.loss), -steep * terms.slope, bend) - ROUNDING
-        return found
+            means[index] = terms.average(np.log1p(-lambda_ * terms.loss), -steep * terms.slope, bend) - ROUNDING
+        return means
 
     def _expand(self, alpha: float) -> _Expansion:
         """The smoothed loss around the centres of the bins in use [b]."""
@@ -165,8 +165,8 @@ class AlphaMoments:
 
     def exact_mean_logs(self, lambdas: npt.ArrayLike) -> Floats:
         """Averages of ln(1 - lambda x loss) under each token's own weight, as `LossMoments.exact_mean_logs`."""
-        found = [part.exact_mean_logs(alpha, lambdas) for part, alpha in self._used()]
-        return np.array([self._average(list(column)) for column in zip(*found, strict=True)])
+        means = [part.exact_mean_logs(alpha, lambdas) for part, alpha in self._used()]
+        return np.array([self._average(list(column)) for column in zip(*means, strict=True)])
 
     def mean_square_range(self) -> float:
         """Average square of the width of each token's interval of losses, bits²."""

@@ -161,10 +161,10 @@ class _Passes:
             size = max(1, _CHUNK_LOGITS // vocabulary)  # tokens whose logits are in memory together
             for first in range(0, len(rows), size):
                 here = slice(first, first + size)
-                found = pass_head(self._model, rows[here], targets[here], variance)
-                gradient[here] = found.gradient.to(gradient)
-                loss_nats += found.loss_nats
-                add_moments(moments, HEAD_INPUTS, found.normed)
+                passed = pass_head(self._model, rows[here], targets[here], variance)
+                gradient[here] = passed.gradient.to(gradient)
+                loss_nats += passed.loss_nats
+                add_moments(moments, HEAD_INPUTS, passed.normed)
             count += int((targets != IGNORED).sum())
         loss_bits = loss_nats / max(count, 1) / _NATS_PER_BIT
         self._write(f"moments/{HEAD_INPUTS}", moments[HEAD_INPUTS])

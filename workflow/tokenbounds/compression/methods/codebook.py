@@ -33,10 +33,10 @@ def quantize_codebook(spec: CodebookQuantizer, subject: Transformer, sources: So
         name: learn_codebook(finite(name, tensor), spec.levels) for name, tensor in tensors.items() if tensor.ndim >= 2
     }
     vectors = round_by_spread({name: tensor for name, tensor in tensors.items() if tensor.ndim < 2}, VECTOR_RATIO)
-    found = assign(tensors, codebooks, vectors)
+    quantized = assign(tensors, codebooks, vectors)
     if not spec.straight_through.steps:
-        return found, {"straight_through": None}
-    matrices = {name: TrainableCodebook(tensors[name], book) for name, book in found.codebooks.items()}
+        return quantized, {"straight_through": None}
+    matrices = {name: TrainableCodebook(tensors[name], book) for name, book in quantized.codebooks.items()}
     grids = {name: TrainableGrid(name, tensors[name], step) for name, step in vectors.exponents.items()}
     trained: dict[str, TrainableTensor] = {name: matrices.get(name) or grids[name] for name in tensors}
     history = train(subject, trained, spec.straight_through, sources.corpus)

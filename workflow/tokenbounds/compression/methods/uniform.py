@@ -13,9 +13,9 @@ from tokenbounds.messages.formats.uniform import UniformFormat
 def quantize_uniform(spec: UniformQuantizer, subject: Transformer, sources: Sources) -> tuple[UniformFormat, Record]:
     """Round every tensor to its own grid, and train weights and steps if the row says so."""
     tensors = subject.tensors
-    found, history = round_by_spread(tensors, spec.step_ratio), None
+    quantized, history = round_by_spread(tensors, spec.step_ratio), None
     if spec.straight_through.steps:
-        grids = {name: TrainableGrid(name, tensor, found.exponents[name]) for name, tensor in tensors.items()}
+        grids = {name: TrainableGrid(name, tensor, quantized.exponents[name]) for name, tensor in tensors.items()}
         history = train(subject, grids, spec.straight_through, sources.corpus)
-        found = freeze_grids(grids)
-    return UniformFormat(found.codes, found.exponents), {"straight_through": history}
+        quantized = freeze_grids(grids)
+    return UniformFormat(quantized.codes, quantized.exponents), {"straight_through": history}

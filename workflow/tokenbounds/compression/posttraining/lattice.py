@@ -46,18 +46,18 @@ def quantize_lattice(spec: QuipSharpQuantizer, subject: Transformer, sources: So
     check_calibratable(subject.dense_card(spec.kind))
     calibration = open_calibration(sources, subject)
     matrices = matrices_of(subject.model)
-    found, transposed = {}, False
+    rounded, transposed = {}, False
     for matrix in of_use(matrices, "linear"):
         tensor = finite(matrix.name, tensors[matrix.name])
         transposed = matrix.transposed
         moments = calibration.moments(matrix) if calibration else None
-        found[matrix.name] = round_to_lattice(tensor.T if transposed else tensor, moments, spec, matrix.name)
+        rounded[matrix.name] = round_to_lattice(tensor.T if transposed else tensor, moments, spec, matrix.name)
     tables, record = quantize_tables(tensors, matrices, spec.embedding_bits_per_weight, sources.coder)
-    rest = join_scaled({name: tensor for name, tensor in tensors.items() if name not in found}, tables)
+    rest = join_scaled({name: tensor for name, tensor in tensors.items() if name not in rounded}, tables)
     settings = Settings(spec.bits, spec.seed, transposed)
-    quantized = LatticeFormat({name: tensor.shape for name, tensor in tensors.items()}, settings, found, rest)
+    quantized = LatticeFormat({name: tensor.shape for name, tensor in tensors.items()}, settings, rounded, rest)
     bits = 8 * len(quantized.to_parts(sources.coder)[-1].data)
-    weights = sum(tensors[name].size for name in found)
+    weights = sum(tensors[name].size for name in rounded)
     record["linear"] = {"bits": bits, "weights": weights, "bits_per_weight": bits / max(weights, 1)}
     record["calibration"] = dict(calibration.record) if calibration else None
     return quantized, {"quantization": record}

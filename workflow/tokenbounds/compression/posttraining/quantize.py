@@ -170,9 +170,9 @@ class _Task:
 
     def _at_scale(self, group: str, matrices: Sequence[Matrix], scale: float) -> dict[str, ScaledMatrix]:
         self.rounder.round(matrices, scale)  # learns code lengths
-        found = self.rounder.round(matrices, scale)
-        self._note(group, scale, matrices, encoded_bits(found, self.coder), [])
-        return found
+        quantized = self.rounder.round(matrices, scale)
+        self._note(group, scale, matrices, encoded_bits(quantized, self.coder), [])
+        return quantized
 
     def _note(
         self,

@@ -87,8 +87,8 @@ class RoundToNearest(Rounding):
 
     def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
         """See `Rounding`."""
-        rows = rms_exponents(weight, scale, self._steps)
-        return round_plainly(weight, rows, np.zeros(weight.shape[1], dtype=np.int32))
+        row_exponents = rms_exponents(weight, scale, self._steps)
+        return round_plainly(weight, row_exponents, np.zeros(weight.shape[1], dtype=np.int32))
 
 
 class ErrorFeedback(Rounding):
@@ -99,12 +99,12 @@ class ErrorFeedback(Rounding):
 
     def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
         """See `Rounding`."""
-        rows = rms_exponents(weight, scale, self._spec.steps)
-        columns = np.zeros(weight.shape[1], dtype=np.int32)
+        row_exponents = rms_exponents(weight, scale, self._spec.steps)
+        column_exponents = np.zeros(weight.shape[1], dtype=np.int32)
         if matrix.use != "linear":
-            return round_plainly(weight, rows, columns)
+            return round_plainly(weight, row_exponents, column_exponents)
         factor = ldl_factor(self._calibration.moments(matrix), self._spec.damping)
-        return round_with_feedback(weight, factor, rows, columns)
+        return round_with_feedback(weight, factor, row_exponents, column_exponents)
 
 
 class RotatedFeedback(Rounding):
@@ -115,9 +115,9 @@ class RotatedFeedback(Rounding):
 
     def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
         """See `Rounding`; codes of a linear layer are those of the rotated weight."""
-        columns = np.zeros(weight.shape[1], dtype=np.int32)
+        column_exponents = np.zeros(weight.shape[1], dtype=np.int32)
         if matrix.use != "linear":
-            return round_plainly(weight, rms_exponents(weight, scale, "row"), columns)
+            return round_plainly(weight, rms_exponents(weight, scale, "row"), column_exponents)
         # The decoder rotates back what is stored, so the rotations are those of the stored shape: R W Qᵀ.
         stored = weight.T if matrix.transposed else weight
         rotated = rotate_weight(np.ascontiguousarray(stored), self._spec.seed, matrix.name)
@@ -127,7 +127,7 @@ class RotatedFeedback(Rounding):
         half = inputs.apply(self._calibration.moments(matrix).astype(np.float64))
         moments = inputs.apply(np.ascontiguousarray(half.T))
         factor = ldl_factor(moments, self._spec.damping)
-        return round_with_feedback(upright, factor, rms_exponents(upright, scale, "tensor"), columns)
+        return round_with_feedback(upright, factor, rms_exponents(upright, scale, "tensor"), column_exponents)
 
     def finish(self, scaled: ScaledFormat, matrices: Sequence[Matrix]) -> Format:
         """All matrices rotated, except those that are not linear layers."""
@@ -147,17 +147,19 @@ class SensitivitySteps(Rounding):
         """See `Rounding`."""
         # With g = sensitivity [outputs] and D [inputs], steps scale / √(g_r · D_k) make all errors cost the same loss.
         factor, sensitivity = self._sensitivity(matrix)
-        rows = staggered_exponents(scale / np.sqrt(sensitivity))
-        columns = exponents_of(1 / np.sqrt(factor.diagonal))
+        row_exponents = staggered_exponents(scale / np.sqrt(sensitivity))
+        column_exponents = exponents_of(1 / np.sqrt(factor.diagonal))
         if self._spec.rate_weight == 0:
-            return round_with_feedback(weight, factor, rows, columns)
+            return round_with_feedback(weight, factor, row_exponents, column_exponents)
         if self._spec.trellis is None:
-            rates = rates or RateModel.fit(round_plainly(weight, rows, columns).codes)
-            return round_with_feedback(weight, factor, rows, columns, _by_cost(rates, self._spec.rate_weight))
-        rows = np.maximum(rows - STEPS_PER_OCTAVE, LEAST_EXPONENT)  # every other point of a grid twice as fine
-        rates = rates or RateModel.fit(round_plainly(weight, rows, columns).codes, grids=2)
+            rates = rates or RateModel.fit(round_plainly(weight, row_exponents, column_exponents).codes)
+            choose = _by_cost(rates, self._spec.rate_weight)
+            return round_with_feedback(weight, factor, row_exponents, column_exponents, choose)
+        # Every other point of a grid twice as fine.
+        row_exponents = np.maximum(row_exponents - STEPS_PER_OCTAVE, LEAST_EXPONENT)
+        rates = rates or RateModel.fit(round_plainly(weight, row_exponents, column_exponents).codes, grids=2)
         choose = _along_trellis(rates, _TRELLIS_RATE_WEIGHT * self._spec.rate_weight, trellis(self._spec.trellis))
-        found = round_with_feedback(weight, factor, rows, columns, choose, rows_at_once=len(weight))
+        found = round_with_feedback(weight, factor, row_exponents, column_exponents, choose, rows_at_once=len(weight))
         return replace(found, states=self._spec.trellis)
 
     def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
@@ -228,25 +230,25 @@ def staggered_exponents(steps: np.ndarray) -> np.ndarray:
     return exponents_of(steps * np.exp2(spread / STEPS_PER_OCTAVE))
 
 
-def round_plainly(weight: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> ScaledMatrix:
+def round_plainly(weight: np.ndarray, row_exponents: np.ndarray, column_exponents: np.ndarray) -> ScaledMatrix:
     """The nearest multiples of the steps."""
-    steps = steps_of(rows).astype(np.float64)[:, None] * steps_of(columns)  # [rows, columns]
+    steps = steps_of(row_exponents).astype(np.float64)[:, None] * steps_of(column_exponents)  # [rows, columns]
     codes = np.clip(np.rint(weight / steps), -_MAX_CODE, _MAX_CODE).astype(np.int32)
-    return ScaledMatrix(codes, rows, columns)
+    return ScaledMatrix(codes, row_exponents, column_exponents)
 
 
 def round_with_feedback(
     weight: np.ndarray,
     factor: LdlFactor,
-    rows: np.ndarray,
-    columns: np.ndarray,
+    row_exponents: np.ndarray,
+    column_exponents: np.ndarray,
     choose: Choice | None = None,
     rows_at_once: int = _ROWS_AT_ONCE,
 ) -> ScaledMatrix:
     """LDLQ onto the grid of the steps: to the nearest codes, or those that `choose` returns."""
     # Outputs are independent given the inputs' moments: this many rows at a time, each part [rows, inputs].
     codes = np.empty(weight.shape, dtype=np.int32)
-    row_steps, column_steps = steps_of(rows).astype(np.float64), steps_of(columns).astype(np.float64)
+    row_steps, column_steps = steps_of(row_exponents).astype(np.float64), steps_of(column_exponents).astype(np.float64)
     for first in range(0, len(weight), rows_at_once):
         here = slice(first, first + rows_at_once)
         transposed = np.empty((weight.shape[1], len(weight[here])), dtype=np.int32)
@@ -265,7 +267,7 @@ def round_with_feedback(
 
         ldlq(weight[here], factor, quantize)
         codes[here] = transposed.T
-    return ScaledMatrix(codes, rows, columns)
+    return ScaledMatrix(codes, row_exponents, column_exponents)
 
 
 def _by_cost(rates: RateModel, rate_weight: float) -> Choice:

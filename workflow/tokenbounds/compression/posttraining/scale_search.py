@@ -108,9 +108,9 @@ def _next_position(known: Sequence[tuple[float, float]], wanted: float) -> float
     finer = [point for point in known if point[1] > wanted]
     coarser = [point for point in known if point[1] <= wanted]
     if not finer or not coarser:
-        position, found = finer[-1] if finer else coarser[0]
+        position, size = finer[-1] if finer else coarser[0]
         # No bracket yet: move by twice the logarithm of the ratio of sizes, in octaves, at most four.
-        step = np.clip(np.log2(max(found, 1.0) / wanted) * 2, -4, 4)
+        step = np.clip(np.log2(max(size, 1.0) / wanted) * 2, -4, 4)
         return float(position + (max(step, _LEAST_STEP) if finer else min(step, -_LEAST_STEP)))
     (low, above), (high, below) = finer[-1], coarser[0]
     share = (above - wanted) / (above - below) if above > below else 0.5

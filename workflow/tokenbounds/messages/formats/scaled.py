@@ -39,9 +39,9 @@ def steps_of(exponents: np.ndarray) -> np.ndarray:
     return _STEPS[exponents - LEAST_EXPONENT]
 
 
-def scaled_values(codes: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def scaled_values(codes: np.ndarray, row_exponents: np.ndarray, column_exponents: np.ndarray) -> np.ndarray:
     """Float32 values [rows, columns] of integer codes and step exponents; two products, each rounded."""
-    return (codes.astype(np.float32) * steps_of(rows)[:, None]) * steps_of(columns)[None, :]
+    return (codes.astype(np.float32) * steps_of(row_exponents)[:, None]) * steps_of(column_exponents)[None, :]
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class ScaledMatrix:
     Attributes
     ----------
     codes : int32 array [rows, columns]
-    rows : int32 array [rows]
-        Exponents of the row steps.
-    columns : int32 array [columns]
-        Exponents of the column steps.
+    row_exponents : int32 array [rows]
+        Of the row steps.
+    column_exponents : int32 array [columns]
+        Of the column steps.
     states : int
         Of the trellis that determines which grid, even or odd, each code is on; 0 without one.
     transposed : bool
@@ -62,8 +62,8 @@ class ScaledMatrix:
     """
 
     codes: np.ndarray
-    rows: np.ndarray
-    columns: np.ndarray
+    row_exponents: np.ndarray
+    column_exponents: np.ndarray
     states: int = 0
     transposed: bool = False
 
@@ -74,7 +74,7 @@ class ScaledMatrix:
 
     def values(self) -> np.ndarray:
         """Float32 values [rows, columns]."""
-        return scaled_values(self.codes, self.rows, self.columns)
+        return scaled_values(self.codes, self.row_exponents, self.column_exponents)
 
     @property
     def coded(self) -> np.ndarray:
@@ -84,7 +84,9 @@ class ScaledMatrix:
     def transpose(self) -> ScaledMatrix:
         """The transpose: its values are the same bits only up to the order of the products."""
         transposed = self.states > 0 and not self.transposed
-        return ScaledMatrix(np.ascontiguousarray(self.codes.T), self.columns, self.rows, self.states, transposed)
+        return ScaledMatrix(
+            np.ascontiguousarray(self.codes.T), self.column_exponents, self.row_exponents, self.states, transposed
+        )
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def encode_scales(matrices: Sequence[ScaledMatrix], vectors: Sequence[int]) -> b
     medians = np.zeros((len(matrices), 2), dtype=np.int64)
     planes = []
     for index, matrix in enumerate(matrices):
-        for side, exponents in enumerate((matrix.rows, matrix.columns)):
+        for side, exponents in enumerate((matrix.row_exponents, matrix.column_exponents)):
             if exponents.size:
                 medians[index, side] = np.sort(exponents)[exponents.size // 2]
             planes.append((exponents.astype(np.int64) - medians[index, side])[None])

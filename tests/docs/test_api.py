@@ -79,3 +79,17 @@ def test_mistakes_are_named(tmp_path):
         tb.verify(tmp_path / "nowhere.json")
     with pytest.raises(tb.CorpusError):
         tb.tokenize([tmp_path / "*.txt"], tmp_path / "corpus")
+
+
+def test_held_out_certificates_state_betting_alone_as_in_a_study(monkeypatch):
+    from types import SimpleNamespace
+
+    from tokenbounds.certificates import certify
+
+    stated = []
+    monkeypatch.setattr(certify, "certify_bound", lambda *arguments, **_: stated.append(arguments[3].bounds))
+    scored = SimpleNamespace(plan=Path("plan.parquet"), scores=())
+    for named in ({}, {"held_out_because": "Published on 2025-01-31."}):
+        for bounds in ({"delta": 0.01}, {"bounds": ["azuma"]}):
+            tb.certify("m.tbm", "corpus", scored, "c.json", bounds=bounds, **named)
+    assert stated == [("azuma", "betting"), ("azuma",), ("betting",), ("azuma",)]

@@ -331,7 +331,8 @@ def certify(
     out
         The certificate's file (`.json`). Paths inside are relative to its folder, so that all can be moved together.
     bounds
-        Failure probability, metrics, bounds and grids, as under `bounds` in a study: `{"delta": 0.01}`.
+        Failure probability, metrics, bounds and grids, as under `bounds` in a study: `{"delta": 0.01}`. As there, a
+        held-out certificate that names no `bounds` states betting alone.
     chain
         Cheaper messages, cheapest first, each with its scores by the same plan.
     held_out_because
@@ -369,6 +370,8 @@ def certify(
         base_corpora=corpora if held_out_because is None else (),
         held_out_because=held_out_because or "",
     )
+    if held_out_because is not None and not isinstance(bounds, BoundsSpec):
+        bounds = {"bounds": ["betting"], **(bounds or {})}
     name, spec = Path(out).stem, _row(BoundsSpec, bounds, "bounds")
     return certify_bound(name, name, inputs, spec, Path(out), model=Path(message).stem)
 

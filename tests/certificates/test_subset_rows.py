@@ -139,6 +139,26 @@ def test_a_source_that_chooses_its_labels_gains_nothing():
     assert worst_chance(by_occurrence) == pytest.approx(0.245, abs=0.001)
 
 
+def test_labels_with_the_same_tokens_pay_for_their_rows_once():
+    scores = make_scores()
+    scores.columns["twin"] = (scores.columns["region"] == 6).astype(np.int8)  # 1 where the region is the last
+    names = {**NAMES, "twin": ("no", "yes"), "half": ("even", "odd")}
+    _, whole, inner, subsets, records = state(scores, names)
+    found = {(record.column, record.label): record for record in records}
+    assert [(one.column, one.label) for one in records] == [(one.column, one.label) for one in subsets]
+    own, twin = found["region", REGIONS[6]], found["twin", "yes"]
+    assert (own.repeats, twin.repeats, found["twin", "no"].repeats) == (None, ("region", REGIONS[6]), None)
+    assert (twin.rows, twin.ledger) == (own.rows, own.ledger)
+    # A column has a quarter of delta; of it the regions have a seventh each, the two values of the twin a half.
+    part = Fraction(str(SPEC.delta)) / 4
+    assert whole.delta == part and Fraction(own.ledger.delta) == part / len(REGIONS) + part / 2
+    once = [record for record in records if record.repeats is None]
+    assert len(once) == len(inner) == len(records) - 1
+    assert sum(Fraction(record.ledger.delta) for record in once) < 3 * part
+    # Other rows of the same number are no twins.
+    assert len({subset.members for subset in subsets}) == len(subsets) - 1
+
+
 def test_each_row_pays_for_the_whole_message():
     _, _, _, _, records = state(make_scores())
     for record in records:

@@ -223,6 +223,14 @@ class Subset(Stated):
     column: Annotated[str, Field(description="column of labels in the score files")]
     label: Annotated[str, Field(description="the label's name")]
     tokens: Annotated[int, Field(ge=1, description="tokens with this label: m of these rows")]
+    repeats: Annotated[
+        tuple[str, str] | SkipJsonSchema[None],
+        Field(
+            description="column and label of an earlier subset with the same tokens, whose rows and ledger these are: "
+            "they are paid for there",
+            json_schema_extra=absent,
+        ),
+    ] = None
 
 
 @with_config(STRICT)

@@ -151,7 +151,8 @@ def _say_unscored(seconds: float) -> str:
 
 def _check_ledger(path: Path, certificate: Certificate) -> Check:
     """Every row is paid for, and the shares add up to delta exactly; labels that do not occur leave theirs unspent."""
-    parts: list[Stated] = [certificate, *certificate.subsets]
+    # Rows that repeat those of a subset with the same tokens are paid for there; that they do is recomputed later.
+    parts: list[Stated] = [certificate, *(subset for subset in certificate.subsets if subset.repeats is None)]
     total = sum((_spent(path, stated) for stated in parts), Fraction(0))
     delta = Fraction(str(certificate.delta))
     if total > delta or (total < delta and not certificate.settings.subsets):

@@ -6,8 +6,9 @@ under a source that knows them. Rows over documents take documents, each with it
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -39,12 +40,15 @@ class Subset:
         Its name.
     tokens
         m_S, how many there are.
+    members
+        SHA-256 of their row numbers: labels of two columns with the same tokens have the same. Empty if unknown.
     """
 
     column: str
     code: int
     label: str
     tokens: int
+    members: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -73,16 +77,30 @@ def find_subsets(scores: ScoreStream, columns: Mapping[str, Sequence[str]]) -> l
         The names of each column's labels, by code.
     """
     counts: dict[str, dict[int, int]] = {column: {} for column in columns}
+    hashes: dict[tuple[str, int], Any] = {}
+    first = 0  # number of the batch's first row
     for batch in scores.iter_batches(tuple(columns)):
         for column, found in counts.items():
-            codes, numbers = np.unique(batch[column].to_numpy(), return_counts=True)
-            for code, number in zip(codes.tolist(), numbers.tolist(), strict=True):
-                found[code] = found.get(code, 0) + number
+            codes = batch[column].to_numpy()
+            rows = np.argsort(codes, kind="stable")  # the batch's rows, label by label
+            present, starts = np.unique(codes[rows], return_index=True)
+            for code, members in zip(present.tolist(), np.split(rows + first, starts[1:]), strict=True):
+                found[code] = found.get(code, 0) + len(members)
+                hashes.setdefault((column, code), hashlib.sha256()).update(members.astype("<i8").tobytes())
+        first += batch.num_rows
     return [
-        Subset(column, code, names[code], counts[column][code])
+        Subset(column, code, names[code], counts[column][code], hashes[column, code].hexdigest())
         for column, names in columns.items()
         for code in sorted(counts[column])
     ]
+
+
+def group_subsets(subsets: Sequence[Subset]) -> dict[Subset, list[Subset]]:
+    """Subsets with the same tokens, in order, by the first of each (docs/bounds.md, "How delta is divided")."""
+    groups: dict[object, list[Subset]] = {}
+    for subset in subsets:
+        groups.setdefault(subset.members or subset, []).append(subset)
+    return {group[0]: group for group in groups.values()}
 
 
 def share_delta(
@@ -91,7 +109,8 @@ def share_delta(
     """Divide delta by what is known before the labels (docs/bounds.md, "How delta is divided").
 
     The rows over all tokens get one part, each column gets an equal part, and a column's part is divided evenly over
-    the labels that it declares. The parts of labels that do not occur stay unspent.
+    the labels that it declares. The parts of labels that do not occur stay unspent. Labels with the same tokens make
+    the same statements, which are paid for with the parts of all of them, once.
 
     Parameters
     ----------
@@ -105,16 +124,19 @@ def share_delta(
     Returns
     -------
     tuple
-        Settings of the rows over all tokens, and of those of each subset.
+        Settings of the rows over all tokens, and of those of each of `group_subsets`.
     """
     if not columns:
         return setting, []
     # Subsets are refused unless some bound fits them, so at least one bound remains.
     spec = replace(setting.spec, bounds=tuple(bound for bound in setting.spec.bounds if bound.fits_subsets))
-    inner = [replace(setting, spec=spec, tokens=subset.tokens, token_alphas=None) for subset in subsets]
+    inner = replace(setting, spec=spec, token_alphas=None)
     part = Fraction(str(setting.spec.delta)) / (1 + len(columns))
     parts = [
-        replace(each, delta=part / len(columns[subset.column])) for each, subset in zip(inner, subsets, strict=True)
+        replace(
+            inner, tokens=first.tokens, delta=sum((part / len(columns[each.column]) for each in group), Fraction(0))
+        )
+        for first, group in group_subsets(subsets).items()
     ]
     return replace(setting, delta=part), parts
 
@@ -129,7 +151,7 @@ def state_subsets(
     scores
         Scores of all tokens, with the columns of labels.
     subsets, settings
-        From `find_subsets` and `share_delta`.
+        From `find_subsets` and `share_delta`: every subset, and a setting for each group of those with the same tokens.
     message_bits
         C; every row pays for the whole message.
     name
@@ -145,24 +167,24 @@ def state_subsets(
     CertificateError
         If only a sample was scored, or a bound's assumption does not hold.
     """
-    records = []
-    for first in range(0, len(subsets), _SUBSETS_A_PASS):
-        group = list(zip(subsets, settings, strict=True))[first : first + _SUBSETS_A_PASS]
-        passes = pass_over_subsets(scores, group)
-        for (subset, setting), first_pass in zip(group, passes, strict=True):
+    groups, records = group_subsets(subsets), dict[Subset, schema.Subset]()
+    for first in range(0, len(groups), _SUBSETS_A_PASS):
+        part = list(zip(groups, settings, strict=True))[first : first + _SUBSETS_A_PASS]
+        passes = pass_over_subsets(scores, part)
+        for (subset, setting), first_pass in zip(part, passes, strict=True):
             statement = state_bounds(
                 SubsetStream(scores, subset), setting, message_bits, name=name, first_pass=first_pass
             )
-            records.append(
-                schema.Subset(
-                    column=subset.column,
-                    label=subset.label,
-                    tokens=subset.tokens,
+            for each in groups[subset]:
+                records[each] = schema.Subset(
+                    column=each.column,
+                    label=each.label,
+                    tokens=each.tokens,
                     rows=statement.rows,
                     ledger=statement.ledger,
+                    repeats=None if each == subset else (subset.column, subset.label),
                 )
-            )
-    return tuple(records)
+    return tuple(records[subset] for subset in subsets)
 
 
 def pass_over_subsets(scores: ScoreStream, group: Sequence[tuple[Subset, Setting]]) -> list[FirstPass]:

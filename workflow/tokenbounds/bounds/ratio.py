@@ -30,8 +30,8 @@ def upper_ratio(
     For the true rho, rho x T - A has mean zero, and rho x T - A >= -(high - low) x longest. So the wealth
     prod_d (1 + b (rho T_d - A_d) / ((high - low) x longest)), a bet b in (0, 1), is a non-negative martingale that
     starts at 1, and so is its average over a fixed portfolio of bets. It exceeds 1 / delta with probability at most
-    delta (Ville), and increases with rho: the bound is where it reaches 1 / delta. Source: docs/bounds.md, "Error
-    bars", after Waudby-Smith & Ramdas 2024.
+    delta (Ville), and increases with rho: the bound is where it reaches 1 / delta. Source: docs/bounds.md,
+    "Error bars", after Waudby-Smith & Ramdas 2024.
 
     Parameters
     ----------

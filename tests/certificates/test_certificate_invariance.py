@@ -9,7 +9,8 @@ from certified_study import with_link
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenbounds.certificates.averages.passes import Sample
-from tokenbounds.certificates.certify import certify_bound
+from tokenbounds.certificates.certify import certify_bound, compute_certificate
+from tokenbounds.certificates.evidence import gather_evidence
 from tokenbounds.certificates.rows.tokens import Setting, state_bounds
 from tokenbounds.config import BoundsSpec, EvaluationSpec
 from tokenbounds.scores.plan import plan_corpus, read_plan
@@ -137,3 +138,25 @@ def test_through_the_whole_path_a_larger_message_costs(study, tmp_path):
     wanted = values(certify_bound("c", "t", study.inputs, SPEC, tmp_path / "a.json", model="m").rows)
     found = values(certify_bound("c", "t", inputs, SPEC, tmp_path / "b.json", model="m").rows)
     assert all(found[row] > value for row, value in wanted.items())
+
+
+def test_padding_of_the_vocabulary_makes_guessing_look_no_worse(study):
+    """A model with 256 tokens of which the tokenizer has 8: guessing is among 8, and values stay as they are."""
+    scores, setting = open_study(study)
+    rows = state_bounds(scores, replace(setting, spec=replace(SPEC, top_k=(1,))), 80).rows
+    padded = state_bounds(scores, replace(setting, known_tokens=8), 80)
+    assert values(padded.rows) == values(rows)
+    guesses = {row.metric: row.random_guess for row in padded.rows}
+    assert guesses == {"bpd": 3.0, "top1_error": 7 / 8}
+    assert all(row.vacuous == (row.value >= guesses[row.metric]) for row in padded.rows)
+    assert "Top-10 error is not stated: 10 guesses out of 8 tokens never miss." in padded.notes
+
+
+def test_a_certificate_guesses_among_the_tokens_of_its_tokenizer(study, tmp_path):
+    evidence = gather_evidence(study.inputs)
+    manifest = evidence.corpus.manifest
+    for tokens, guess in ((256, 8.0), (64, 6.0), (1024, 8.0)):
+        known = replace(manifest, tokenizer=replace(manifest.tokenizer, vocabulary_size=tokens))
+        changed = replace(evidence, corpus=replace(evidence.corpus, manifest=known))
+        found = compute_certificate({"name": "c", "study": "t", "model": "m"}, changed, SPEC, tmp_path)
+        assert {row.random_guess for row in found.rows if row.metric == "bpd"} == {guess}

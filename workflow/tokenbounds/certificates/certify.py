@@ -186,6 +186,7 @@ def state_rows(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[S
         units,
         token_alphas=TokenAlphas(own_alphas) if own_alphas else None,
         entropies=certified.scores.provenance.entropies,
+        known_tokens=min(certified.vocabulary_size, manifest.tokenizer.vocabulary_size),
     )
     models = []
     for link in evidence.links:

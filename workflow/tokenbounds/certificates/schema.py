@@ -91,7 +91,13 @@ class Row:
     alpha: Annotated[Probability | None, Field(description="smoothing chosen from the grid; null for top-k")]
     lambda_: Annotated[float | None, Field(alias="lambda", description="λ chosen from the grid; null for azuma")]
     sampling: Annotated[float, Field(ge=0, description="part of the gap owed to sampling the corpus")]
-    random_guess: Annotated[float, Field(gt=0, description="what uniform guessing gives: log2 V or 1 − k/V")]
+    random_guess: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="uniform guessing: log2 n or 1 − k/n, n the smaller of V and the tokenizer's vocabulary",
+        ),
+    ]
     vacuous: Annotated[bool, Field(description="whether value ≥ random_guess")]
     delta: Annotated[Probability, Field(description="failure probability of this row")]
     alphas: Annotated[

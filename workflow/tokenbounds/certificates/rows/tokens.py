@@ -58,7 +58,7 @@ class Setting:
     tokens
         m, tokens of the corpus.
     vocabulary_size
-        V.
+        V, what the model chooses among.
     sample
         The sampled blocks; None if every token was scored.
     units
@@ -69,6 +69,9 @@ class Setting:
         The weights among which the message's smoothing head chooses for each token; None without a head.
     entropies
         Whether the scores hold the entropies of predictions, of which centres are made.
+    known_tokens
+        Those that the model and the tokenizer both have, among which a guess is uniform; None: V. A model with tokens
+        that no text contains would be compared with too bad a guess.
     """
 
     spec: BoundsSpec
@@ -79,6 +82,12 @@ class Setting:
     delta: Fraction | None = None
     token_alphas: TokenAlphas | None = None
     entropies: bool = False
+    known_tokens: int | None = None
+
+    @property
+    def guessed_tokens(self) -> int:
+        """How many tokens a uniform guess chooses among."""
+        return self.known_tokens or self.vocabulary_size
 
     @property
     def kappas(self) -> tuple[float, ...]:
@@ -98,7 +107,7 @@ class Setting:
     @property
     def top_k(self) -> tuple[int, ...]:
         """The k below V, for which an error is possible."""
-        return tuple(sorted({k for k in self.spec.top_k if k < self.vocabulary_size}))
+        return tuple(sorted({k for k in self.spec.top_k if k < self.guessed_tokens}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +226,7 @@ def _indices(budget: RowBudget, cells: CellAverages) -> Sequence[int | None]:
 
 def named_rows(setting: Setting) -> list[Key]:
     """Metric and bound of every row that a setting asks for."""
-    metrics = Metric.stated(setting.spec.top_k, setting.vocabulary_size)
+    metrics = Metric.stated(setting.spec.top_k, setting.guessed_tokens)
     bounds = dict.fromkeys(setting.spec.bounds)
     return [(metric, bound) for metric in metrics for bound in bounds if bound.allows(metric)]
 
@@ -311,7 +320,7 @@ def _error_bound(budget: RowBudget, share: float, setting: Setting) -> Bound:
 
 
 def _row(budget: RowBudget, bound: Bound, setting: Setting, links: tuple[Link, ...] = ()) -> Row:
-    guess = budget.metric.random_guess(setting.vocabulary_size)
+    guess = budget.metric.random_guess(setting.guessed_tokens)
     return Row(
         metric=budget.metric,
         bound=budget.bound,
@@ -333,9 +342,9 @@ def _row(budget: RowBudget, bound: Bound, setting: Setting, links: tuple[Link, .
 
 
 def _notes(setting: Setting) -> list[str]:
-    skipped = sorted({k for k in setting.spec.top_k if k >= setting.vocabulary_size})
+    skipped = sorted({k for k in setting.spec.top_k if k >= setting.guessed_tokens})
     notes = [
-        f"Top-{k} error is not stated: {k} guesses out of {setting.vocabulary_size} tokens never miss." for k in skipped
+        f"Top-{k} error is not stated: {k} guesses out of {setting.guessed_tokens} tokens never miss." for k in skipped
     ]
     used = [bound for bound in dict.fromkeys(setting.spec.bounds) if bound.uses_chain]
     if used and setting.top_k:

@@ -16,6 +16,7 @@ from tokenbounds.config import BoundsSpec, check_row
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, ConfigError, CorpusError, ScoreError
 from tokenbounds.files import sha256_file
+from tokenbounds.scores import plan
 from tokenbounds.scores.plan import PLAN_SCHEMA, plan_scoring, read_plan, write_plan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "certificates"))
@@ -152,9 +153,23 @@ def test_a_plan_with_more_rows_than_blocks_is_not_read(tmp_path, monkeypatch):
     path = tmp_path / "plan.parquet"
     many = pa.concat_tables([table] * 1000).replace_schema_metadata(table.schema.metadata)
     write_plan(many, path, manifest_sha256="0" * 64)
-    monkeypatch.setattr(pq.ParquetFile, "read", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(ScoreError, match="rows for"):
         read_plan(path, 1240)
+
+
+def test_reading_ends_at_the_first_rows_that_no_corpus_has(tmp_path, monkeypatch):
+    table = plan_scoring([1] * 1000, **{**PLAN, "sample_tokens": None})
+    lengths = pa.array([16] * 1000, pa.int32())
+    spoiled = table.set_column(3, PLAN_SCHEMA.field("length"), lengths)
+    write_plan(spoiled.replace_schema_metadata(table.schema.metadata), tmp_path / "p.parquet", manifest_sha256="0" * 64)
+    monkeypatch.setattr(plan, "_BLOCKS_PER_BATCH", 50)
+    seen = []
+    check = plan._check_rows
+    monkeypatch.setattr(plan, "_check_rows", lambda *given: seen.append(given) or check(*given))
+    with pytest.raises(ScoreError, match="more tokens than the 1000"):
+        read_plan(tmp_path / "p.parquet", 1000)
+    assert len(seen) == 2  # 800, then 1,600 tokens
 
 
 def test_a_plan_of_one_block_that_draws_much_is_not_made_again(copy):

@@ -42,6 +42,7 @@ PLAN_SCHEMA = pa.schema(
 )
 _REMEDY = "Run plan_scoring again."
 _BLOCKS_PER_CHUNK = 1 << 20
+_BLOCKS_PER_BATCH = 1 << 16  # that are read and checked together
 _TEXT_KEYS = ("mode", "manifest_sha256")
 # Largest value of each number that does not follow from others. A seed may be any of moderate size.
 _MOST = {"tokens": 1 << 48, "documents": 1 << 48, "context": 1 << 31, "shards": 1 << 31, "seed": 1 << 128}
@@ -260,14 +261,23 @@ def read_plan(path: Path | str, tokens: int | None = None) -> Plan:
             values = _read_metadata(path, file.schema_arrow)
             rows = sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
             _check_numbers(path, values, rows, tokens)
-            table = file.read()
-        table.validate(full=True)
+            table = pa.Table.from_batches(_checked_batches(path, file, values), schema=file.schema_arrow)
     except (OSError, pa.ArrowException) as error:
         raise ScoreError(f"{path} cannot be read as a plan ({error}). {_REMEDY}") from error
-    if any(column.null_count for column in table.columns):
-        raise ScoreError(f"{path} has empty cells. {_REMEDY}")
-    _check_rows(path, table, values)
     return Plan(table=table, sha256=sha256, **values)
+
+
+def _checked_batches(path: Path, file: pq.ParquetFile, values: dict[str, Any]) -> Iterator[pa.RecordBatch]:
+    """Rows of a plan, a batch at a time; reading ends at the first that its corpus cannot have."""
+    scored = 0
+    for batch in file.iter_batches(batch_size=_BLOCKS_PER_BATCH):
+        batch.validate(full=True)
+        if any(column.null_count for column in batch.columns):
+            raise ScoreError(f"{path} has empty cells. {_REMEDY}")
+        scored += _check_rows(path, batch, values)
+        if scored > values["tokens"]:
+            raise ScoreError(f"{path} scores more tokens than the {values['tokens']} of its corpus. {_REMEDY}")
+        yield batch
 
 
 def _read_metadata(path: Path, schema: pa.Schema) -> dict[str, Any]:
@@ -308,17 +318,16 @@ def _check_numbers(path: Path, values: dict[str, Any], rows: int, tokens: int | 
         raise ScoreError(f"{path} has {rows} rows for {values['blocks']} blocks and {values['draws']} draws. {_REMEDY}")
 
 
-def _check_rows(path: Path, table: pa.Table, values: dict[str, Any]) -> None:
-    """Refuse cells outside the corpus, and blocks that have more tokens than it, before anything is sized by them."""
+def _check_rows(path: Path, batch: pa.RecordBatch, values: dict[str, Any]) -> int:
+    """Refuse cells outside the corpus before anything is sized by them; return how many tokens the rows score."""
     most = {"block": values["blocks"] - 1, "document": values["documents"] - 1, "shard": values["shards"] - 1}
     most |= {"start": values["tokens"] - 1, "context": values["context"], "length": values["context"]}
     for name, highest in most.items():
-        ends = pc.min_max(table[name]).as_py()
+        ends = pc.min_max(batch[name]).as_py()
         lowest = int(name == "length")
         if not lowest <= ends["min"] <= ends["max"] <= highest:
             raise ScoreError(f"{path}: column {name} has a value outside {lowest} to {highest}. {_REMEDY}")
-    if pc.sum(table["length"]).as_py() > values["tokens"]:
-        raise ScoreError(f"{path} scores more tokens than the {values['tokens']} of its corpus. {_REMEDY}")
+    return int(pc.sum(batch["length"]).as_py())
 
 
 def expand_blocks(rows: pa.Table | pa.RecordBatch) -> dict[str, Int64Array]:

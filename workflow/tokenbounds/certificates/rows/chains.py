@@ -23,6 +23,7 @@ from tokenbounds.certificates.averages.histogram import FixedPointSum
 from tokenbounds.certificates.averages.passes import Average, Sample, ScoreStream
 from tokenbounds.certificates.rows.chain_candidates import ChainProblem, Choice, Floats
 from tokenbounds.certificates.rows.chain_search import ChainSearch, thin_rows
+from tokenbounds.certificates.rows.chain_single import bound_single
 from tokenbounds.certificates.rows.ledger_lines import sharing_entries
 from tokenbounds.certificates.schema import LedgerEntry, Link
 from tokenbounds.config import BoundsSpec
@@ -120,8 +121,11 @@ def bound_chains(
                 candidate.update(block[part], [stream[part] for stream in nll_bits])
     rows = {}
     for budget in budgets:
-        best = min((candidate.finish() for candidate in sums[budget.bound]), key=lambda found: found[0].value)
-        rows[budget.bound] = _describe(budget, problems[budget.bound], models, *best)
+        problem = problems[budget.bound]
+        whole, choice, link = bound_single(problem, models[-1].scores, sample)
+        found = [(whole, choice, (link,)), *(candidate.finish() for candidate in sums[budget.bound])]
+        best = min(found, key=lambda each: each[0].value)
+        rows[budget.bound] = _describe(budget, problem, models, *best)
     return rows
 
 

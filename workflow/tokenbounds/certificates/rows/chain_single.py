@@ -1,0 +1,54 @@
+"""The candidate of a chain that uses none of it: the certified message alone, with the best of all its cells.
+
+A chain that turns out useless then costs what its candidates cost, and no more (docs/bounds.md, "Which chain").
+"""
+
+from __future__ import annotations
+
+import math
+
+from tokenbounds.bounds.betting import betting_value, lambda_fractions
+from tokenbounds.bounds.result import Bound
+from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor
+from tokenbounds.certificates.averages.passes import Sample, ScoreStream, average_cells, run_first_pass
+from tokenbounds.certificates.rows.chain_candidates import ChainProblem, Choice
+
+
+def bound_single(problem: ChainProblem, scores: ScoreStream, sample: Sample | None) -> tuple[Bound, Choice, Bound]:
+    """The betting bound of the certified message alone, every weight and lambda of the chain's grids computed.
+
+    Parameters
+    ----------
+    problem
+        Grids and budget of the chain, whose candidates are paid for.
+    scores
+        Losses of the certified message.
+    sample
+        The sampled blocks; None if every token was scored.
+
+    Returns
+    -------
+    tuple
+        The row's bound, the candidate, and the bound of its only link.
+    """
+    path, ratio = (len(problem.message_bits) - 1,), problem.ratios((0,))[0]
+    size, price = problem.vocabulary_sizes[-1], math.log(problem.lambdas)
+    spent = problem.complexities(path, ratio)[0] + price
+    share = float(problem.delta_sampling / problem.sampling_cells(path))
+    fractions = lambda_fractions(problem.lambdas)
+    grids = {alpha: fractions / loss_ceiling(alpha, size) for alpha in problem.alphas}
+    found: list[tuple[float, Bound, Choice]] = []
+    for cells in average_cells(scores, sample, run_first_pass(scores, sample, size, ()), size, grids):
+        assert isinstance(cells.weighting, float), "a chain smooths all tokens alike"
+        alpha = cells.weighting
+        low, high = loss_floor(alpha, size), loss_ceiling(alpha, size)
+        for index, (lambda_, log) in enumerate(zip(cells.lambdas.tolist(), cells.logs, strict=True)):
+            lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), share)
+            value, unsampled = (betting_value(each, lambda_, spent, problem.tokens) for each in (lowest, log.mean))
+            link = Bound(
+                *(value, cells.loss.mean, spent, problem.tokens, high, price, lambda_), sampling=value - unsampled
+            )
+            found.append((value, link, Choice(path, (alpha,), (0.0,), ratio, (index,), value)))
+    _, link, choice = min(found, key=lambda each: each[0])
+    whole = Bound(link.value, link.empirical, spent, problem.tokens, link.range, sampling=link.sampling)
+    return whole, choice, link

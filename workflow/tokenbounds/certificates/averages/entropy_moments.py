@@ -36,7 +36,7 @@ ROUNDING = 2.0**-29
 
 
 class EntropyMoments:
-    """Counts and moments of raw losses by entropy; see the module.
+    """Counts and moments of raw losses by entropy (docs/bounds.md, "Numerics"); see the module.
 
     Parameters
     ----------

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenbounds.bounds.betting import bound_betting
+from tokenbounds.bounds.centred import bound_centred
 from tokenbounds.bounds.kinds import BPD, BoundKind
 from tokenbounds.bounds.ledger import split_delta
 from tokenbounds.bounds.smoothing import loss_ceiling, smooth
+from tokenbounds.bounds.telescoped import link_ceilings, link_losses
 from tokenbounds.certificates.averages.alignment import align_scores
 from tokenbounds.certificates.rows.chain_candidates import ChainProblem
 from tokenbounds.certificates.rows.chain_search import SEARCHED_TOKENS, ChainSearch, thin_rows
@@ -27,16 +29,19 @@ SPEC = BoundsSpec(bounds=("telescoped",), **GRIDS)
 
 
 class Stream:
-    """Losses in memory, cut into batches of some size."""
+    """Losses, and perhaps entropies, in memory, cut into batches of some size."""
 
-    def __init__(self, nll_bits, batch=1000, first=0):
+    def __init__(self, nll_bits, batch=1000, first=0, entropy_bits=None):
         self.nll_bits, self.batch, self.first = np.asarray(nll_bits, np.float32), batch, first
+        self.entropy_bits = None if entropy_bits is None else np.asarray(entropy_bits, np.float32)
 
     def iter_batches(self, columns=None):
         for start in range(0, len(self.nll_bits), self.batch):
             part = self.nll_bits[start : start + self.batch]
             rows = self.first + start + np.arange(len(part))
             every = {"block": rows // 16, "document": rows // 256, "position": rows % 256, "nll_bits": part}
+            if self.entropy_bits is not None:
+                every["entropy_bits"] = self.entropy_bits[start : start + self.batch]
             yield pa.RecordBatch.from_pydict({name: pa.array(every[name]) for name in columns})
 
 
@@ -54,17 +59,18 @@ def bound(streams, bits=(50, 400, 3000), delta=0.05, whole=False, spec=SPEC, siz
     kind = BoundKind.MIXTURE if whole else BoundKind.TELESCOPED
     (budget,) = split_delta(delta, [(BPD, kind)], message_bits=bits[-1], alphas=1, lambdas=1).rows
     named = zip("abcdef", bits, sizes, streams, strict=False)
-    models = [
-        ChainModel(name, size_bits, size, each if isinstance(each, Stream) else Stream(each))
-        for name, size_bits, size, each in named
-    ]
+    models = []
+    for name, size_bits, size, each in named:
+        stream = each if isinstance(each, Stream) else Stream(each)
+        models.append(ChainModel(name, size_bits, size, stream, entropies=stream.entropy_bits is not None))
     tokens = len(models[0].scores.nll_bits)
     return bound_chains([budget], models, spec, tokens, None)[budget.bound].bound.value
 
 
-def problem(models=3, whole=False):
+def problem(models=3, whole=False, entropies=()):
     deltas = {"delta_generalization": Fraction(1, 20), "delta_sampling": Fraction(0)}
-    return ChainProblem((10,) * models, (V,) * models, **GRIDS, tokens=1000, **deltas, whole=whole)
+    centres = {"kappas": (0.0, 0.5, 1.0), "entropies": entropies}
+    return ChainProblem((10,) * models, (V,) * models, **GRIDS, tokens=1000, **deltas, whole=whole, **centres)
 
 
 def test_candidates_are_counted_one_by_one():
@@ -75,14 +81,21 @@ def test_candidates_are_counted_one_by_one():
             each = problem(models, whole)
             counted += sum(1 for _ in points(each, path)) * len(each.ratios(path))
         assert problem(models, whole).candidates == counted
+        known = problem(models, whole, [model % 2 == 1 for model in range(models)])
+        counted = sum(sum(1 for _ in points(known, path)) * len(known.ratios(path)) for path in known.paths())
+        assert known.candidates == counted
     assert problem(3).candidates == 2 + 2 * (2 * 6 * 3) + 2 * 6 * 6 * 3
     assert problem(3, whole=True).candidates == 2 + 2 * (2 * 3) + 2 * 3 * 3
+    # Of two models with entropies each link has three centres; of a loss in one piece the last model has.
+    assert problem(2, entropies=(True, True)).candidates == 2 * 3 + 2 * 6 * 9 * 3
+    assert problem(2, whole=True, entropies=(True, True)).candidates == 2 * 3 + 2 * 3 * 3
 
 
 def points(each, path):
-    """Every tuple of smoothing weights and coefficients of a sub-chain."""
-    grids = [[each.grid(place) for place in range(len(path))], [each.betas(place) for place in range(len(path))]]
-    return itertools.product(*(itertools.product(*grid) for grid in grids))
+    """Every tuple of smoothing weights, of coefficients and of centres of a sub-chain, one after the other."""
+    places = range(len(path))
+    alphas, betas = ([grid(place) for place in places] for grid in (each.grid, each.betas))
+    return itertools.product(*alphas, *betas, *(each.centres(path, place) for place in places))
 
 
 def test_shares_of_delta_add_up_exactly_for_every_candidate():
@@ -168,6 +181,36 @@ def test_a_control_variate_beats_subtracting_all_or_nothing():
     assert value[0.5, 1.0] < bound(streams, bits, whole=True, sizes=sizes) - 0.2
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_link_with_a_centre_is_the_betting_bound_of_the_rest(whole):
+    """And if the entropy knows how hard a token is, it is worth more than the price of the choice."""
+    rng = np.random.default_rng(2)
+    hard = np.rint(8 * rng.gamma(1.0, 2.0, 9000).clip(0, 8)) / 8
+    cheap, best = (each.astype(np.float32) for each in (rng.gamma(2.0, 2.0, 9000), hard + rng.gamma(1.0, 0.5, 9000)))
+    spec = replace(SPEC, alphas=(0.05,), link_alphas=(0.1,), link_betas=(0.5,))
+    settings = {"bits": (20, 900), "sizes": (V, V), "whole": whole}
+    streams = [Stream(cheap), Stream(best, entropy_bits=hard)]
+    found = bound(streams, spec=replace(spec, kappas=(0.5,)), **settings)
+
+    # Two sub-chains, the longer one with three splits of delta where there are links; each of all pays for all.
+    paid = math.log(2 if whole else 4) + math.log(20)
+    grids = {"kappas": (0.5,), "lambdas": 12}
+    alone = smooth(best, 0.05, V)
+    values = [bound_centred(alone, hard, loss_ceiling(0.05, V), 900 * math.log(2) + paid, **grids).value]
+    links = link_losses([cheap, best], (0.05, 0.1), V, (0.0, 1.0 if whole else 0.5))
+    first_ceiling, second_ceiling = link_ceilings((0.05, 0.1), V, (0.0, 0.5))
+    if whole:
+        total = 920 * math.log(2) + paid
+        values.append(bound_centred(sum(links), hard, math.log2(V / 0.05 / 0.1), total, **grids).value)
+    for share in () if whole else (1 / 9, 1 / 2, 8 / 9):
+        first, second = 20 * math.log(2) + paid - math.log(share), 920 * math.log(2) + paid - math.log(1 - share)
+        below = bound_betting(links[0], first_ceiling, first, lambdas=12).value
+        values.append(0.5 * below + bound_centred(links[1], hard, second_ceiling, second, **grids).value)
+    assert found == pytest.approx(min(values), abs=1e-8)
+    plain = bound([cheap, best], spec=spec, **settings)
+    assert bound(streams, spec=replace(spec, kappas=(0.0, 0.5, 1.0)), **settings) < plain - 0.02
+
+
 BETAS = ((1.0,), (0.5, 1.0))
 
 
@@ -189,8 +232,8 @@ def test_rows_are_aligned_whatever_the_batches():
     first, second = np.arange(100.0), np.arange(100.0) + 0.5
     for batches in ((100, 100), (7, 13), (1, 100)):
         parts = list(align_scores([Stream(first, batches[0]), Stream(second, batches[1])]))
-        assert np.array_equal(np.concatenate([losses[0] for _, losses in parts]), first)
-        assert np.array_equal(np.concatenate([losses[1] for _, losses in parts]), second)
+        assert np.array_equal(np.concatenate([losses[0] for _, losses, _ in parts]), first)
+        assert np.array_equal(np.concatenate([losses[1] for _, losses, _ in parts]), second)
 
 
 def test_the_searched_part_is_spread_evenly_and_independent_of_batches():
@@ -208,5 +251,5 @@ def test_the_search_finds_what_trying_everything_finds():
     streams = losses(2000)
     each = replace(problem(3), message_bits=(50, 400, 3000), tokens=2000)
     search = ChainSearch(each, streams, np.ones(2000))
-    everything = min(search._guess(path, *point).guess for path in each.paths() for point in points(each, path))
+    everything = min(search._guess(path, point).guess for path in each.paths() for point in points(each, path))
     assert search.best(1)[0].guess == pytest.approx(everything, rel=1e-12)

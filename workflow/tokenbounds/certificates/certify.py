@@ -193,7 +193,8 @@ def state_rows(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[S
         # A model that never saw the corpus costs nothing; otherwise every file that it is decoded from is paid for
         # once.
         bits, messages = (0, None) if evidence.prior.held_out else (link.paid_bits, link.paid_messages)
-        models.append(ChainModel(link.path.stem, bits, link.vocabulary_size, link.scores, messages))
+        known = link.scores.provenance.entropies
+        models.append(ChainModel(link.path.stem, bits, link.vocabulary_size, link.scores, messages, known))
     own = models[-1]
     scores, columns, subsets = own.scores, {}, []
     if spec.subsets:

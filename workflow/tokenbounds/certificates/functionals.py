@@ -251,7 +251,7 @@ def _link_functional(
         total: Floats = np.sum(parts, axis=0) if whole else parts[-1]
         return total
 
-    return Functional(name, places, losses, link.lambda_)
+    return Functional(name, places, losses, link.lambda_, kappas=(*[0.0] * (len(places) - 1), link.kappa))
 
 
 def _compare(functional: Functional, rescored: Sequence[Rescored], chosen: npt.NDArray[np.bool_] | None) -> Difference:

@@ -74,6 +74,14 @@ class Link:
     complexity: Annotated[float, Field(ge=0, description="L of the link, nats")]
     range: Annotated[float, Field(gt=0, description="largest value of the link, bits")]
     delta: Annotated[Probability, Field(description="the link's share of delta_generalization")]
+    kappa: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="part of the entropy of its last model's prediction that is a token's centre",
+            json_schema_extra=absent,
+        ),
+    ] = 0.0
 
 
 @with_config(STRICT)

@@ -18,17 +18,30 @@ _KEYS = _COLUMNS[:3]
 Array = npt.NDArray[Any]
 
 
-def align_scores(streams: Sequence[ScoreStream]) -> Iterator[tuple[Array, list[Array]]]:
-    """Yield blocks [n] and the raw losses [n] (bits) of every stream, for the same tokens.
+def align_scores(
+    streams: Sequence[ScoreStream], entropies: Sequence[bool] = ()
+) -> Iterator[tuple[Array, list[Array], list[Array]]]:
+    """Yield blocks [n], and the raw losses [n] and entropies [n] (bits) of every stream, for the same tokens.
 
     Streams may be cut into batches differently; block, document and position must agree row by row.
+
+    Parameters
+    ----------
+    streams
+        Scores of the same tokens.
+    entropies
+        Of which streams entropies are read; by default of none. Those of the others are zeros.
 
     Raises
     ------
     ScoreError
         If a stream does not hold exactly the tokens of the first; the message names its file.
     """
-    iterators = [(batch for batch in stream.iter_batches(_COLUMNS) if batch.num_rows) for stream in streams]
+    known = entropies or [False] * len(streams)
+    iterators = [
+        (batch for batch in stream.iter_batches((*_COLUMNS, *(("entropy_bits",) * own))) if batch.num_rows)
+        for stream, own in zip(streams, known, strict=True)
+    ]
     held = [next(iterator, None) for iterator in iterators]
     while all(batch is not None for batch in held):
         batches = [batch for batch in held if batch is not None]
@@ -36,7 +49,14 @@ def align_scores(streams: Sequence[ScoreStream]) -> Iterator[tuple[Array, list[A
         parts = [batch.slice(0, count) for batch in batches]
         for stream, part in zip(streams[1:], parts[1:], strict=True):
             _check_same(parts[0], part, stream)
-        yield parts[0]["block"].to_numpy(), [part["nll_bits"].to_numpy() for part in parts]
+        yield (
+            parts[0]["block"].to_numpy(),
+            [part["nll_bits"].to_numpy() for part in parts],
+            [
+                part["entropy_bits"].to_numpy() if own else np.zeros(count, np.float32)
+                for own, part in zip(known, parts, strict=True)
+            ],
+        )
         held = [
             batch.slice(count) if batch.num_rows > count else next(iterator, None)
             for batch, iterator in zip(batches, iterators, strict=True)

@@ -53,6 +53,9 @@ class ChainProblem:
         How many certificates share the sample.
     whole
         Bound the last model's loss in one piece (a mixture) rather than link by link (telescoped).
+    kappas, entropies
+        Factors of a model's entropy in the centre of its link, and of which models entropies are known; by default of
+        none.
     messages
         For each model the bits of every message it is decoded from, by the message's identity: what several models
         share is paid once. Empty if they share nothing.
@@ -69,6 +72,8 @@ class ChainProblem:
     delta_sampling: Fraction
     certificates: int = 1
     whole: bool = False
+    kappas: tuple[float, ...] = (0.0,)
+    entropies: tuple[bool, ...] = ()
     messages: tuple[Mapping[str, int], ...] = ()
 
     def paths(self) -> Iterator[Path]:
@@ -90,11 +95,19 @@ class ChainProblem:
         """Coefficients for the link at a position in a sub-chain; nothing comes before the first."""
         return (0.0,) if place == 0 else (1.0,) if self.whole else self.link_betas
 
+    def centres(self, path: Path, place: int) -> tuple[float, ...]:
+        """Factors of the entropy for the link at a place of a sub-chain; one piece has only its last model's."""
+        known = self.entropies[path[place]] if self.entropies else False
+        return self.kappas if known and not (self.whole and place < len(path) - 1) else (0.0,)
+
     @cached_property
     def candidates(self) -> int:
-        """N: sub-chains × smoothing weights × coefficients × splits of delta."""
+        """N: sub-chains × smoothing weights × coefficients × centres × splits of delta."""
         return sum(
-            math.prod(len(self.grid(place)) * len(self.betas(place)) for place in range(len(path)))
+            math.prod(
+                len(self.grid(place)) * len(self.betas(place)) * len(self.centres(path, place))
+                for place in range(len(path))
+            )
             * len(self.ratios(path))
             for path in self.paths()
         )
@@ -136,6 +149,14 @@ class ChainProblem:
         links = link_losses([nll_bits[model] for model in path], alphas, self.vocabulary_sizes[path[0]], betas)
         return [np.sum(links, axis=0)] if self.whole and len(links) > 1 else links
 
+    def link_entropies(self, path: Path, entropies: Sequence[npt.ArrayLike]) -> list[Floats]:
+        """The entropies [n] of which each link's centre is a part, from those [n] of all models of the chain, bits."""
+        return [np.asarray(entropies[model], dtype=np.float64) for model in (path[-1:] if self.whole else path)]
+
+    def link_kappas(self, kappas: Sequence[float]) -> tuple[float, ...]:
+        """Each link's factor of its entropy, from one for each model of a sub-chain."""
+        return tuple(kappas[-1:] if self.whole else kappas)
+
     def intervals(self, path: Path, alphas: Sequence[float], betas: Sequence[float]) -> list[tuple[float, float]]:
         """Smallest and largest value of each link, bits, whatever the data.
 
@@ -155,11 +176,12 @@ class ChainProblem:
 
 @dataclass(frozen=True)
 class Choice:
-    """One candidate: a sub-chain, its weights and coefficients, its split of delta, and each link's index of lambda."""
+    """One candidate: a sub-chain, its weights, coefficients, centres and split of delta, and its links' lambdas."""
 
     path: Path
     alphas: tuple[float, ...]
     betas: tuple[float, ...]
+    kappas: tuple[float, ...]
     ratio: Fraction
     lambdas: tuple[int, ...]
     guess: float

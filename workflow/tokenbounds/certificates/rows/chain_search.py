@@ -43,6 +43,8 @@ class ChainSearch:
         Raw losses [n] of each model on the searched tokens, bits.
     weights
         Weight of each token [n]; ones if every token was scored.
+    entropies
+        Entropies [n] of each model's predictions on these tokens, bits; zeros where they are not known.
     draws, block_tokens
         Number of draws and their average length; 0 draws if every token was scored.
     """
@@ -52,12 +54,14 @@ class ChainSearch:
         problem: ChainProblem,
         nll_bits: Sequence[npt.ArrayLike],
         weights: npt.ArrayLike,
+        entropies: Sequence[npt.ArrayLike] = (),
         draws: int = 0,
         block_tokens: float = 1.0,
     ) -> None:
         self._problem = problem
         self._nll_bits = [np.asarray(stream, dtype=np.float64) for stream in nll_bits]
         self._weights = np.asarray(weights, dtype=np.float64)
+        self._entropies = entropies or [np.zeros(len(self._weights)) for _ in nll_bits]
         self._draws, self._block_tokens = draws, block_tokens
         self._fractions = lambda_fractions(problem.lambdas)
 
@@ -67,35 +71,44 @@ class ChainSearch:
         return sorted(found, key=lambda choice: (choice.guess, choice.path))[:count]
 
     def _descend(self, path: Path) -> Choice:
-        """Improve one weight or coefficient at a time until none improves: the alphas, then the betas."""
+        """Improve one weight or coefficient at a time until none improves: the alphas, the betas, then the kappas."""
         size = len(path)
-        # A point has one alpha per model, then one beta per model; it starts in the middle of every grid.
+        # A point has one alpha per model, then one beta and one kappa per model; it starts in the middle of every grid.
         grids = [self._problem.grid(place) for place in range(size)]
         grids += [self._problem.betas(place) for place in range(size)]
+        grids += [self._problem.centres(path, place) for place in range(size)]
         point = tuple(grid[len(grid) // 2] for grid in grids)
-        best = self._guess(path, point[:size], point[size:])
+        best = self._guess(path, point)
         for _ in range(_SWEEPS):
             before = point
             for place, grid in enumerate(grids):
                 for tried in (value for value in grid if value != point[place]):
                     moved = (*point[:place], tried, *point[place + 1 :])
-                    guess = self._guess(path, moved[:size], moved[size:])
+                    guess = self._guess(path, moved)
                     best = min(best, guess, key=lambda choice: choice.guess)
-                point = (*best.alphas, *best.betas)
+                point = (*best.alphas, *best.betas, *best.kappas)
             if point == before:
                 break
         return best
 
-    def _guess(self, path: Path, alphas: tuple[float, ...], betas: tuple[float, ...]) -> Choice:
-        """The best split of delta and the best lambdas for a sub-chain with given weights and coefficients."""
-        problem = self._problem
-        links = problem.streams(path, alphas, betas, self._nll_bits)  # each link's losses [n]
+    def _guess(self, path: Path, point: tuple[float, ...]) -> Choice:
+        """The best split of delta and the best lambdas for a sub-chain with given weights, coefficients and centres."""
+        problem, size = self._problem, len(path)
+        alphas, betas, kappas = point[:size], point[size : 2 * size], point[2 * size :]
+        losses = problem.streams(path, alphas, betas, self._nll_bits)  # each link's losses [n]
+        factors, entropies = problem.link_kappas(kappas), problem.link_entropies(path, self._entropies)
+        centres = [kappa * entropy for kappa, entropy in zip(factors, entropies, strict=True)]  # [n] per link
         intervals = problem.intervals(path, alphas, betas)
-        logs = [self._mean_logs(path, link, each) for link, each in zip(links, intervals, strict=True)]  # [k] per link
+        logs = [
+            self._mean_logs(path, link - centre, (low - float(centre.max(initial=0.0)), high))
+            for link, centre, (low, high) in zip(losses, centres, intervals, strict=True)
+        ]  # [k] per link
+        known = [float(np.average(centre, weights=self._weights)) for centre in centres]
         found = []
         for ratio in problem.ratios(path):
             value, lambdas = self._split(path, ratio, betas, logs, intervals)
-            found.append(Choice(path, alphas, betas, ratio, lambdas, value))
+            value += float(np.dot(problem.weights(betas), known))
+            found.append(Choice(path, alphas, betas, kappas, ratio, lambdas, value))
         return min(found, key=lambda choice: choice.guess)
 
     def _split(

@@ -38,7 +38,8 @@ _CHUNK = 1 << 15  # tokens at once; `FixedPointSum` takes no more
 class ChainModel:
     """A model of a chain: its message's name and bits (0 if it never saw the corpus), its V, and its scores.
 
-    `messages` are the bits of every message it is decoded from, by identity, if that is more than its own.
+    `messages` are the bits of every message it is decoded from, by identity, if that is more than its own. `entropies`
+    says whether its scores hold those of its predictions.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ChainModel:
     vocabulary_size: int
     scores: ScoreStream
     messages: Mapping[str, int] | None = None
+    entropies: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,11 @@ class ChainRow:
 
 
 def pose_problem(budget: RowBudget, models: Sequence[ChainModel], spec: BoundsSpec, tokens: int) -> ChainProblem:
-    """The candidates and the budget of a row, before any score is read."""
+    """The candidates and the budget of a row, before any score is read.
+
+    On a sample links have no centres, whose averages would not be known.
+    """
+    known = tuple(model.entropies and not budget.delta_sampling for model in models)
     return ChainProblem(
         message_bits=tuple(model.message_bits for model in models),
         vocabulary_sizes=tuple(model.vocabulary_size for model in models),
@@ -71,6 +77,8 @@ def pose_problem(budget: RowBudget, models: Sequence[ChainModel], spec: BoundsSp
         delta_sampling=budget.delta_sampling,
         certificates=budget.certificates,
         whole=budget.bound is BoundKind.MIXTURE,
+        kappas=tuple(sorted(set(spec.kappas))),
+        entropies=known,
         messages=tuple(model.messages or {model.name: model.message_bits} for model in models),
     )
 
@@ -106,19 +114,22 @@ def bound_chains(
         return {}
     problems = {budget.bound: pose_problem(budget, models, spec, tokens) for budget in budgets}
     streams = [model.scores for model in models]
+    known = next(iter(problems.values())).entropies
     # First pass: keep a part of the tokens, and search every candidate on it.
-    searched, weights = _thin(streams, sample, tokens)
+    searched, entropies, weights = _thin(streams, known, sample, tokens)
     draws, block_tokens = (0, 1.0) if sample is None else (len(sample.order), float(sample.lengths.mean()))
     sums: dict[str, list[_ChoiceSums]] = {}
     for name, problem in problems.items():
-        choices = ChainSearch(problem, searched, weights, draws, block_tokens).best(_EXACT)
+        choices = ChainSearch(problem, searched, weights, entropies, draws, block_tokens).best(_EXACT)
         sums[name] = [_ChoiceSums(problem, choice, sample) for choice in choices]
     # Second pass: the few that look best, exactly.
-    for block, nll_bits in align_scores(streams):  # [n], and [n] of each model
+    for block, nll_bits, entropies in align_scores(streams, known):  # [n], and [n] of each model twice
         for start in range(0, block.size, _CHUNK):
             part = slice(start, start + _CHUNK)
             for candidate in itertools.chain.from_iterable(sums.values()):
-                candidate.update(block[part], [stream[part] for stream in nll_bits])
+                candidate.update(
+                    block[part], [stream[part] for stream in nll_bits], [stream[part] for stream in entropies]
+                )
     rows = {}
     for budget in budgets:
         problem = problems[budget.bound]
@@ -129,19 +140,22 @@ def bound_chains(
     return rows
 
 
-def _thin(streams: Sequence[ScoreStream], sample: Sample | None, tokens: int) -> tuple[list[Array], Floats]:
-    """The part of the tokens that is searched: raw losses of each model [n], bits, and weights [n]."""
+def _thin(
+    streams: Sequence[ScoreStream], known: Sequence[bool], sample: Sample | None, tokens: int
+) -> tuple[list[Array], list[Array], Floats]:
+    """The part of the tokens that is searched: raw losses and entropies of each model [n], bits, and weights [n]."""
     total = tokens if sample is None else int(sample.lengths.sum())  # rows there will be
     first = 0  # number of the batch's first row
-    kept: list[list[Array]] = [[] for _ in streams]
+    kept: list[list[Array]] = [[] for _ in range(2 * len(streams))]  # losses of each model, then entropies of each
     weights: list[Floats] = []
-    for block, nll_bits in align_scores(streams):
+    for block, nll_bits, entropies in align_scores(streams, known):
         chosen = thin_rows(first, block.size, total)  # bool[rows of the batch]
         first += block.size
         weights.append(np.ones(int(chosen.sum())) if sample is None else sample.weights(block[chosen]))
-        for part, losses in zip(kept, nll_bits, strict=True):
-            part.append(losses[chosen])
-    return [np.concatenate(part) for part in kept], np.concatenate(weights)
+        for part, values in zip(kept, [*nll_bits, *entropies], strict=True):
+            part.append(values[chosen])
+    found = [np.concatenate(part) for part in kept]
+    return found[: len(streams)], found[len(streams) :], np.concatenate(weights)
 
 
 class _Total:
@@ -171,20 +185,25 @@ class _ChoiceSums:
         self._problem, self._choice = problem, choice
         self._intervals = problem.intervals(choice.path, choice.alphas, choice.betas)  # smallest, largest of each link
         fractions = lambda_fractions(problem.lambdas)
+        self._kappas = problem.link_kappas(choice.kappas)
         self._losses = [_Total(sample) for _ in choice.lambdas]  # one per link
+        self._centres = [_Total(sample) for _ in choice.lambdas]
         self._logs: list[dict[float, _Total]] = []  # for each link, by lambda
         for index, (_, high) in zip(choice.lambdas, self._intervals, strict=True):
             near = {min(max(index + step, 0), problem.lambdas - 1) for step in _NEIGHBOURS}
             self._logs.append({float(fractions[each] / high): _Total(sample) for each in sorted(near)})
 
-    def update(self, block: Array, nll_bits: Sequence[Array]) -> None:
-        """Add tokens: their blocks [n], and raw losses [n] of every model of the chain, bits."""
+    def update(self, block: Array, nll_bits: Sequence[Array], entropies: Sequence[Array]) -> None:
+        """Add tokens: their blocks [n], and raw losses [n] and entropies [n] of every model of the chain, bits."""
         choice = self._choice
         links = self._problem.streams(choice.path, choice.alphas, choice.betas, nll_bits)  # each link's losses [n]
-        for link, losses, logs in zip(links, self._losses, self._logs, strict=True):
-            losses.add(block, link)
-            for lambda_, total in logs.items():
-                total.add(block, np.log1p(-lambda_ * link))
+        known = self._problem.link_entropies(choice.path, entropies)
+        for place, (link, entropy, kappa) in enumerate(zip(links, known, self._kappas, strict=True)):
+            self._losses[place].add(block, link)
+            centre = kappa * entropy
+            self._centres[place].add(block, centre)
+            for lambda_, total in self._logs[place].items():
+                total.add(block, np.log1p(-lambda_ * (link - centre)))
 
     def finish(self) -> tuple[Bound, Choice, tuple[Bound, ...]]:
         """The candidate's bound, the candidate, and the bounds of its links."""
@@ -211,12 +230,15 @@ class _ChoiceSums:
         (low, high), price = self._intervals[place], math.log(problem.lambdas)
         share = float(problem.delta_sampling / problem.sampling_cells(self._choice.path))
         empirical, spent = self._losses[place].average().mean, complexity_nats + price
+        centre = self._centres[place].average().mean + (_ROUNDING if self._kappas[place] else 0.0)
         found = []
         for lambda_, total in self._logs[place].items():
             log = total.average()
             # The link is at most `high`, so its logarithm is at least ln(1 - lambda x high), and vice versa.
             lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), share) - _ROUNDING
-            value, unsampled = (betting_value(each, lambda_, spent, problem.tokens) for each in (lowest, log.mean))
+            value, unsampled = (
+                centre + betting_value(each, lambda_, spent, problem.tokens) for each in (lowest, log.mean)
+            )
             sampling = value - unsampled
             found.append(Bound(value, empirical, spent, problem.tokens, high, price, lambda_, sampling=sampling))
         return min(found, key=lambda bound: bound.value)
@@ -243,7 +265,8 @@ def _describe(
     ]
     described = []
     weights = problem.weights(choice.betas)
-    for place, (link, share, paid, weight) in enumerate(zip(links, shares, bits, weights, strict=True)):
+    kappas = problem.link_kappas(choice.kappas)
+    for place, (link, share, paid, weight, kappa) in enumerate(zip(links, shares, bits, weights, kappas, strict=True)):
         reached = len(choice.path) if problem.whole else place + 1
         assert link.lambda_ is not None, "a link bets"
         described.append(
@@ -253,6 +276,7 @@ def _describe(
                 beta=0.0 if problem.whole else choice.betas[place],
                 weight=weight,
                 lambda_=link.lambda_,
+                kappa=kappa,
                 value=float(link.value),
                 empirical=float(link.empirical),
                 complexity=float(link.complexity_nats),

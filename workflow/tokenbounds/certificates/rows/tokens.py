@@ -156,7 +156,7 @@ def state_bounds(
         If the scores break their contract.
     """
     budgets = _split(setting, message_bits)
-    models = [*chain, ChainModel(name, message_bits, setting.vocabulary_size, scores, messages)]
+    models = [*chain, ChainModel(name, message_bits, setting.vocabulary_size, scores, messages, setting.entropies)]
     of_chains, of_units, of_tokens = (
         [budget for budget in budgets.rows if belongs(budget.bound)]
         for belongs in (lambda kind: kind.uses_chain, lambda kind: kind.unit, lambda kind: kind.is_single)

@@ -47,6 +47,7 @@ rule all:
         rules.draw_figures.output,
         reported.antibodies,
         rules.write_report.output,
+        rules.sum_published.output,
     localrule: True
 
 

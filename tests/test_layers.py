@@ -15,7 +15,7 @@ LIBRARY = Path(__file__).parents[1] / "workflow/tokenbounds"
 # From the bottom to the top. What is in one line may import from lines above it and from its own package.
 LAYERS = (
     {"errors", "compiled", "files", "rounding", "seals", "jobs", "progress", "software", "surroundings", "terminal"}
-    | {"limits", "sandbox", "confinement"},
+    | {"limits", "sandbox", "confinement", "merkle"},
     {"display"},
     {"bounds"},
     {"config"},
@@ -35,6 +35,7 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 LATE = {
     ("api", ""): "`import tokenbounds` is instant; a function loads what it needs",
     ("cli", ""): "a command loads only what it needs, so that --help and `show` answer at once",
+    ("certificates.audit", "messages.decode"): "torch, to audit blocks alone",
     ("certificates.evidence", "models.base"): "torch, for messages over a base alone",
     ("certificates.verify", "messages.decode"): "torch, after all that can be checked without it",
     ("messages.side_information", "models.base"): "torch, to find a base alone",

@@ -28,14 +28,14 @@ def certificate(study, tmp_path, monkeypatch):
 def test_verify_prints_its_checks(run, certificate):
     status, out, err = run("verify", certificate, "--rescore", 0)
     assert (status, err) == (0, "")
-    assert str(certificate) in out.replace("\n", "") and out.count("✓") == 8
+    assert str(certificate) in out.replace("\n", "") and out.count("✓") == 9
     assert "! not scored again" in " ".join(out.split()) and "could be made up" in " ".join(out.split())
 
 
 def test_verify_a_folder(run, certificate):
     shutil.copy(certificate, certificate.with_name("d.json"))
     status, out, _ = run("verify", certificate.parent, "--rescore", 0)
-    assert status == 0 and out.count("✓") == 16
+    assert status == 0 and out.count("✓") == 18
 
 
 def test_a_failed_verification_is_one_line_and_status_one(run, certificate):

@@ -1,12 +1,11 @@
 """Forgeries that stay inside every single tolerance, or only touch what a table comparison does not see."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tokenbounds.certificates.rescoring import TOLERANCES, compare_errors
-from tokenbounds.certificates.verify import _check_plan
+from tokenbounds.certificates.verify import check_plan
 from tokenbounds.errors import CertificateError
 from tokenbounds.scores.plan import plan_scoring, read_plan, write_plan
 
@@ -34,12 +33,11 @@ def test_a_plan_may_not_claim_more_draws_than_it_holds(tmp_path, key):
     lengths = np.array([300, 0, 40, 900])
     table = plan_scoring(lengths, context=16, stride=16, sample_tokens=400, seed=3, shards=2)
     path = tmp_path / "plan.parquet"
-    corpus = SimpleNamespace(lengths=lengths)
     write_plan(table, path, manifest_sha256="0" * 64)
-    _check_plan(SimpleNamespace(plan=read_plan(path), plan_path=path), corpus)
+    check_plan(read_plan(path), path, lengths)
     metadata = dict(table.schema.metadata)
     for name in {b"draws", b"blocks"} if key == "draws" else {b"blocks"}:
         metadata[name] = str(10 * int(metadata[name])).encode()
     write_plan(table.replace_schema_metadata(metadata), path, manifest_sha256="0" * 64)
     with pytest.raises(CertificateError, match="is not the plan"):
-        _check_plan(SimpleNamespace(plan=read_plan(path), plan_path=path), corpus)
+        check_plan(read_plan(path), path, lengths)

@@ -19,8 +19,10 @@ from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file
+from tokenbounds.scores.block_tree import blocks_root
+from tokenbounds.scores.plan import read_plan
 from tokenbounds.scores.provenance import Provenance
-from tokenbounds.scores.store import score_writer
+from tokenbounds.scores.store import open_scores, score_writer
 
 SPEC = BoundsSpec(top_k=(1,), alphas=(0.1, 0.3), lambdas=8)
 FLIPPED = {
@@ -80,14 +82,15 @@ def test_an_intact_certificate_passes_and_says_what_was_checked(copy):
         "ledger adds up",
         "files intact",
         "files belong together",
+        "table of documents agrees",
         "plan made again",
         "scored tokens are the corpus's",
         "recomputed",
         "message decodes",
         "not scored again",
     ]
-    assert "identical" in checks[6].detail
-    assert [check.made for check in checks] == [True] * 8 + [False]
+    assert "identical" in checks[7].detail
+    assert [check.made for check in checks] == [True] * 9 + [False]
 
 
 def test_a_sampled_certificate_passes(sampled_study, tmp_path):
@@ -201,6 +204,11 @@ def test_altered_losses_are_noticed_even_with_matching_hashes(copy):
     rewrite_scores(copy, lambda columns: columns["nll_bits"].__imul__(np.float32(0.5)))
     path = copy.inputs.certified.scores[1]
     reseal(copy, lambda c: c["scores"][1].update(sha256=sha256_file(path)))
+    with pytest.raises(CertificateError, match=r"blocks\.root"):
+        verify_certificate(path_of(copy))
+    plan = read_plan(copy.inputs.plan)
+    root = blocks_root(open_scores(copy.inputs.certified.scores, plan=plan), plan)
+    reseal(copy, lambda c: c["blocks"].update(root=root))
     with pytest.raises(CertificateError, match=r"rows\.0"):
         verify_certificate(path_of(copy))
 

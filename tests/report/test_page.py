@@ -131,10 +131,10 @@ def one_certificate(root, **changes):
 
 
 def test_hostile_texts_are_escaped_everywhere(tmp_path):
-    raw = certificate_dict()
-    message = {**raw["message"], "name": HOSTILE, "breakdown": {HOSTILE: raw["message"]["size_bits"]}}
+    raw, name = certificate_dict(), HOSTILE.replace("\"'", "")  # a certificate with quotes in a name is refused
+    message = {**raw["message"], "name": name, "breakdown": {HOSTILE: raw["message"]["size_bits"]}}
     message["header"] = {HOSTILE: HOSTILE}
-    changes = dict.fromkeys(("certificate", "study", "corpus", "model"), HOSTILE)
+    changes = dict.fromkeys(("certificate", "study", "corpus", "model"), name)
     manifest = {**raw["manifest"], "source": {HOSTILE: HOSTILE}, "licence": HOSTILE}
     changes |= {"message": message, "manifest": manifest, "notes": [HOSTILE], "assumptions": [HOSTILE]}
     changes |= {"software": {HOSTILE: HOSTILE}}

@@ -9,6 +9,7 @@ from rich.console import Console
 from tokenbounds.certificates.sealing import read_certificate
 from tokenbounds.console import show_certificate
 from tokenbounds.report.figure_data import anatomy_table
+from tokenbounds.report.formats import format_bytes
 from tokenbounds.report.page import write_certificate_page
 
 COARSE = {"name": "coarse", "file": "../messages/coarse.tbm", "sha256": "c" * 64, "size_bits": 4000}
@@ -38,6 +39,9 @@ def test_pages_and_terminals_name_the_base_and_the_coarse_message(path, tmp_path
     assert "what differs from the base published as two files, coarse and fine: 12,000 bits" in page
     text = io.StringIO()
     show_certificate(Console(file=text, width=200), read_certificate(path))
+    assert f"a language model that adds {format_bytes(12_000)} to the base published needs at most" in page
+    sentence = "the expected loss of the compressed model over the base 'published' (bbbbbbbb…), averaged"
+    assert sentence.replace("'", "&#39;") in page and sentence in " ".join(text.getvalue().split())
     for shown in (page, text.getvalue()):
         assert "../models/published" in shown
         assert "../messages/coarse.tbm" in shown

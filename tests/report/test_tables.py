@@ -106,7 +106,7 @@ def test_a_vacuous_best_is_not_bold(tmp_path):
 
 
 def test_markdown_cells_cannot_be_broken_out_of(tmp_path):
-    hostile = "a|b`<script>\n| x | [l](javascript:1)"
+    hostile = "a|b`<script> | x | [l](javascript:1)"
     tabulate([write(tmp_path / "c.json", corpus="c", certificate=hostile)], tmp_path)
     text = (tmp_path / "certificates.md").read_text()
     assert "<script>" not in text.replace("\\<script\\>", "")

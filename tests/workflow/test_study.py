@@ -2,17 +2,24 @@
 
 import csv
 import json
+import os
+import random
 import subprocess
 import sys
+from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
 import yaml
 from tiny_study import TINY, environment, parse_jobs, tiny_config
+from tokenbounds.certificates.published import published_files, verify_published
+from tokenbounds.certificates.sealing import read_certificate
+from tokenbounds.certificates.verify import verify_certificate
+from tokenbounds.errors import CertificateError
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
-REPORT_JOBS = {"tabulate_certificates", "draw_figures", "write_report"}
+REPORT_JOBS = {"tabulate_certificates", "draw_figures", "write_report", "sum_published"}
 
 
 def test_a_full_run_leaves_every_kind_of_result(finished):
@@ -33,6 +40,7 @@ def test_a_full_run_leaves_every_kind_of_result(finished):
         "figures/bound_by_size.svg",
         "figures/training.png",
         "report.html",
+        "SHA256SUMS",
     }
     assert {path for path in expected if not (folder / path).is_file()} == set()
     rows = list(csv.DictReader((folder / "tables" / "certificates.csv").open()))
@@ -53,12 +61,36 @@ def test_every_job_leaves_a_log_and_its_cost(finished):
         assert list((folder / "results" / "benchmarks" / rule).rglob("*.tsv")), rule
 
 
-def test_certificates_verify_from_the_command_line(finished):
-    paths = sorted((finished[0].folder / "results" / "certificates").glob("*.json"))
-    command = [str(Path(sys.executable).parent / "tokenbounds"), "verify", *map(str, paths)]
+def test_all_that_is_published_verifies_from_the_command_line(finished):
+    results = finished[0].folder / "results"
+    command = [str(Path(sys.executable).parent / "tokenbounds"), "verify", str(results)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert len(paths) == 3
+    assert done.stdout.count("certificate intact") == 3
+    assert "published files intact" in done.stdout
+
+
+@pytest.mark.adversary
+def test_every_flipped_byte_of_what_is_published_is_found_and_named(copied):
+    """TOKENBOUNDS_FLIPS says how many; the short form takes each file in turn until there are 60."""
+    results, draw = copied.folder / "results", random.Random(0)
+    certificates = [read_certificate(path) for path in sorted((results / "certificates").glob("*.json"))]
+    records = [one.locate(record).resolve() for one in certificates for _, record in one.files()]
+    files = sorted({*records, results / "SHA256SUMS", *(results / name for name in published_files(results))})
+    assert len(files) > 40
+    draw.shuffle(files)
+    for path in islice(cycle(files), int(os.environ.get("TOKENBOUNDS_FLIPS", "60"))):
+        whole = path.read_bytes()
+        damaged = bytearray(whole)
+        damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(CertificateError) as error:
+            verify_published(results)
+            for certificate in certificates:
+                verify_certificate(certificate.path)
+        path.write_bytes(whole)
+        assert path.name in str(error.value)
+    verify_published(results)
 
 
 def test_messages_are_what_certificates_pay_for(finished):
@@ -86,6 +118,7 @@ def test_nothing_is_repeated_after_a_full_run(finished):
         ("tables/compression.csv", "tabulate_certificates"),
         ("figures/training.png", "draw_figures"),
         ("report.html", "write_report"),
+        ("SHA256SUMS", "sum_published"),
     ],
 )
 def test_a_deleted_result_is_made_again(copied, result, job):

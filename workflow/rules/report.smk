@@ -6,6 +6,7 @@ Out   <results>/tables/certificates.{parquet,csv,md}     one row per certificate
       <results>/tables/compression.{parquet,csv,md}      one row per transformer: parameters, bits, best bounds
       <results>/figures/*.{svg,png,parquet}              each figure with its data
       <results>/report.html                              everything on one page, without other files
+      <results>/SHA256SUMS                               digests of all of these, and of what encoders say of messages
 """
 
 
@@ -86,3 +87,29 @@ rule write_report:
         runtime=on.amount(growing(10)),
     script:
         "../scripts/write_report.py"
+
+
+rule sum_published:
+    """Digests of everything that people read: `tokenbounds verify results` compares them."""
+    input:
+        reported.certificates,
+        reported.reports,
+        reported.antibodies,
+        rules.tabulate_certificates.output,
+        rules.draw_figures.output,
+        rules.write_report.output,
+    output:
+        sums="<results>/SHA256SUMS",
+    log:
+        "<logs>/sum_published.log",
+    benchmark:
+        "<benchmarks>/sum_published.tsv"
+    localrule: True
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=on.amount(growing(1000)),
+        runtime=on.amount(growing(10)),
+    script:
+        "../scripts/sum_published.py"

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from pathlib import Path
 
 from tokenbounds import __version__
+from tokenbounds.files import sha256_bytes, sha256_file
 
 
 def software_versions(*packages: str) -> dict[str, str]:
@@ -33,3 +34,10 @@ def package_folder(package: str) -> Path | None:
     if found is None or not found.submodule_search_locations:
         return None
     return Path(next(iter(found.submodule_search_locations)))
+
+
+def program_sha256() -> str:
+    """SHA-256 of this library's source: of the lines `<SHA-256>  <path>` of its Python files, in the order of paths."""
+    folder = Path(__file__).parent
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py"))
+    return sha256_bytes("".join(f"{sha256_file(folder / path)}  {path}\n" for path in paths).encode())

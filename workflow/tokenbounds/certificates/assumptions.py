@@ -13,6 +13,11 @@ from tokenbounds.config.quantizers import REFINING
 from tokenbounds.messages.container import Header
 from tokenbounds.models.card import BASE_FAMILY
 
+_COMPARED = (
+    "by the SHA-256 that their tables of documents state for each one's text, and for its tokens if the tokenizer is "
+    "the same"
+)
+
 
 def state_assumptions(
     header: Header,
@@ -140,7 +145,7 @@ def state_base_assumptions(bases: Sequence[BaseRecord], prior: PriorRecord) -> l
     if prior.trained_on:
         trained = (
             f" Bases trained in this study were trained on {_corpora(prior.trained_on)}; no document of this corpus is "
-            "in those, by the SHA-256 that their tables of documents state for each."
+            f"in those, {_COMPARED}."
         )
     return [
         f"Base fixed before and independently of the corpus: the base model '{base.name}' (hash "
@@ -254,8 +259,8 @@ def _held_out_assumptions(prior: PriorRecord) -> list[str]:
     if prior.trained_on:
         because = (
             f"either trained in this study on {_corpora(prior.trained_on)} or published before this corpus was drawn. "
-            "No document of this corpus is in those (by the SHA-256 that their tables of documents state for each; "
-            "near copies and quotations are not noticed), and no model was trained on anything else that depends on "
+            f"No document of this corpus is in those, {_COMPARED} "
+            "(near copies and quotations are not noticed), and no model was trained on anything else that depends on "
             "this corpus"
         )
     else:

@@ -116,6 +116,7 @@ def compute_certificate(
             message=records.message,
             dtype=records.dtype,
             scores=records.scores,
+            blocks=records.blocks,
             chain=records.chain,
             manifest=records.manifest,
             plan=records.plan,

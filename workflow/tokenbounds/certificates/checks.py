@@ -19,8 +19,13 @@ class Check:
     made: bool = True
 
 
+def is_results(path: Path) -> bool:
+    """Whether a path is a folder of results, with all that a study publishes."""
+    return (path / "certificates").is_dir()
+
+
 def find_certificates(paths: Sequence[Path]) -> list[Path]:
-    """Expand folders to the certificates (`*.json`) in them, in order of name.
+    """Expand folders to the certificates (`*.json`) in them, or in their `certificates/`, in order of name.
 
     Raises
     ------
@@ -29,7 +34,8 @@ def find_certificates(paths: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        inside = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        folder = path / "certificates" if is_results(path) else path
+        inside = sorted(folder.glob("*.json")) if path.is_dir() else [path]
         if not inside:
             raise CertificateError(f"{path} holds no certificate (*.json). Run the study, or name another folder.")
         found += inside

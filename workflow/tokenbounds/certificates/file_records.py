@@ -25,6 +25,14 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of
 RelativePath = Annotated[str, Field(pattern=r"^[^/\x00-\x1f\x7f][^\x00-\x1f\x7f]*$", max_length=4096)]
 RelativeFile = Annotated[RelativePath, Field(description="path relative to the certificate's folder")]
 Count = Annotated[int, Field(ge=0)]
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"""^[^\x00-\x20\x7f'"‘’“”]([^\x00-\x1f\x7f'"‘’“”]*[^\x00-\x20\x7f'"‘’“”])?$""",
+        max_length=128,
+    ),
+]
+"""What sentences quote: a line of at most 128 characters without quotation marks, so that it ends where it seems to."""
 
 
 @with_config(STRICT)
@@ -41,7 +49,7 @@ class FileRecord:
 class CoarseRecord(FileRecord):
     """The coarse message that a refinement is coded on top of: its bits are paid for too."""
 
-    name: Annotated[str, Field(description="the coarse message's row in the study")]
+    name: Annotated[Name, Field(description="the coarse message's row in the study")]
     size_bits: Annotated[int, Field(ge=8, description="8 × the file's size, part of C")]
 
 
@@ -50,7 +58,7 @@ class CoarseRecord(FileRecord):
 class BaseRecord:
     """The base model that a message is decoded with: assumed to be fixed before the corpus, and not paid for."""
 
-    name: Annotated[str, Field(description="name of its folder")]
+    name: Annotated[Name, Field(description="name of its folder")]
     place: Annotated[RelativePath, Field(description="its folder, relative to the certificate's folder")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="hash of the model: its card and values")]
 
@@ -60,7 +68,7 @@ class BaseRecord:
 class MessageRecord(FileRecord):
     """The message: the bits that are paid for."""
 
-    name: Annotated[str, Field(description="the message's row in the study")]
+    name: Annotated[Name, Field(description="the message's row in the study")]
     size_bits: Annotated[int, Field(ge=8, description="8 × the file's size: with that of `coarse`, C in bits")]
     breakdown: Annotated[dict[str, Count], Field(description="bits by part; sums to size_bits")]
     header: Annotated[dict[str, Any], Field(description="the message's header: model card, quantizer, coder")]
@@ -141,12 +149,25 @@ class ScoreRecord(FileRecord):
 
 @with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
+class BlocksRecord:
+    """The scores once more, as the root of a Merkle tree over blocks: a few can be audited without the rest."""
+
+    root: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="root of the tree over the plan's blocks")]
+    columns: Annotated[tuple[str, ...], Field(min_length=1, description="columns of the scores in a leaf, in order")]
+
+
+@with_config(STRICT)
+@dataclass(frozen=True, kw_only=True)
 class ChainRecord:
     """A message, and its scores by the plan: a cheaper one of the chain, or the certified one."""
 
     message: MessageRecord
     dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$", description="arithmetic that the scores were made in")]
     scores: Annotated[tuple[ScoreRecord, ...], Field(min_length=1)]
+    blocks: Annotated[
+        BlocksRecord | SkipJsonSchema[None],
+        Field(description="digest of the scores by block", json_schema_extra=absent),
+    ] = None
 
 
 @with_config(STRICT)
@@ -154,7 +175,7 @@ class ChainRecord:
 class TrainingRecord(FileRecord):
     """A corpus that a held-out model or a base was trained on; it shares no document with the certified one."""
 
-    corpus: Annotated[str, Field(description="the corpus's name, as in its manifest")]
+    corpus: Annotated[Name, Field(description="the corpus's name, as in its manifest")]
     documents_file: FileRecord
 
 

@@ -1,7 +1,7 @@
 """Held-out models and bases: nothing is paid for what cannot depend on the corpus (docs/bounds.md, "Other priors").
 
-What a program can check is that no document of the corpus is, byte for byte, a document of a model's training corpus.
-Everything beyond that is an assumption, and the certificate says so.
+What a program can check is that no document of the corpus is, byte for byte or token for token, a document of a
+model's training corpus. Everything beyond that is an assumption, and the certificate says so.
 """
 
 from __future__ import annotations
@@ -10,15 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from tokenbounds.certificates.documents import DocumentHashes, read_document_hashes
 from tokenbounds.corpus.manifest import MANIFEST_NAME, Manifest, read_manifest
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file
-
-_FREE_DOCUMENTS = 1 << 20  # rows of a table; beyond that many, each must take at least a byte of the file
 
 
 @dataclass(frozen=True)
@@ -39,34 +35,6 @@ class CorpusEvidence:
     def manifest_path(self) -> Path:
         """The manifest's file."""
         return self.folder / MANIFEST_NAME
-
-    def document_hashes(self) -> npt.NDArray[np.void]:
-        """SHA-256 of every distinct document that is not empty [documents], 32 bytes each.
-
-        Raises
-        ------
-        CertificateError
-            If the table of documents is missing, damaged or not the manifest's.
-        """
-        entry = self.manifest.documents_file
-        path = self.folder / entry.file
-        if not path.is_file() or sha256_file(path) != entry.sha256:
-            raise CertificateError(f"{path} is missing or differs from its manifest. Tokenize the corpus again.")
-        hashes = [b""]
-        try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                rows = sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
-                if rows != self.manifest.documents or rows > _FREE_DOCUMENTS + path.stat().st_size:
-                    raise CertificateError(
-                        f"{path} has {rows} rows, more than its size and its manifest allow or fewer. Tokenize the "
-                        "corpus again."
-                    )
-                for batch in file.iter_batches(columns=["sha256", "bytes"]):
-                    used = batch.filter(pa.array(batch["bytes"].to_numpy() > 0))
-                    hashes.append(b"".join(bytes.fromhex(text) for text in used["sha256"].to_pylist()))
-            return np.unique(np.frombuffer(b"".join(hashes), dtype="V32"))
-        except (OSError, pa.ArrowException, ValueError, TypeError) as error:
-            raise CertificateError(f"{path} cannot be read ({error}). Tokenize the corpus again.") from error
 
 
 @dataclass(frozen=True)
@@ -112,12 +80,24 @@ def compare_documents(
     else:
         consequence = "the model is not held out. Remove them from one corpus, or certify with prior: message."
     trained_on = tuple(CorpusEvidence.open(folder) for folder in (base_corpora if held_out is None else held_out))
-    own = corpus.document_hashes() if trained_on else np.empty(0, dtype="V32")
+    if trained_on:
+        own = read_document_hashes(corpus.folder, corpus.manifest)
     for other in trained_on:
-        shared = np.intersect1d(own, other.document_hashes())
-        if shared.size:
+        hashes = read_document_hashes(other.folder, other.manifest)
+        same = other.manifest.tokenizer.sha256 == corpus.manifest.tokenizer.sha256
+        if shared := _describe_shared(own, hashes, same_tokenizer=same):
             raise CertificateError(
-                f"{corpus.folder} and {other.folder}, on which a model was trained, share {shared.size} documents (the "
-                f"first has SHA-256 {bytes(shared[0]).hex()[:16]}…): {consequence}"
+                f"{corpus.folder} and {other.folder}, on which a model was trained, share {shared}: {consequence}"
             )
     return Prior(held_out is not None, trained_on)
+
+
+def _describe_shared(own: DocumentHashes, other: DocumentHashes, *, same_tokenizer: bool) -> str:
+    """How many documents two corpora share, in words; nothing if none."""
+    for what, one, two in (("text", own.texts, other.texts), ("tokens", own.tokens, other.tokens)):
+        if one is None or two is None or (what == "tokens" and not same_tokenizer):
+            continue
+        shared = np.intersect1d(one, two)
+        if shared.size:
+            return f"{shared.size} documents (the first by its {what} has SHA-256 {bytes(shared[0]).hex()[:16]}…)"
+    return ""

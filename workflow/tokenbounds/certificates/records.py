@@ -9,6 +9,7 @@ from typing import Literal
 from tokenbounds.certificates.evidence import Evidence, LinkEvidence
 from tokenbounds.certificates.file_records import (
     BaseRecord,
+    BlocksRecord,
     ChainRecord,
     CoarseRecord,
     EvidenceRecord,
@@ -26,6 +27,8 @@ from tokenbounds.corpus.manifest import FileEntry
 from tokenbounds.errors import CertificateError, ScoreError
 from tokenbounds.files import relative_path
 from tokenbounds.models.online.card import is_online
+from tokenbounds.scores.block_tree import blocks_root, leaf_columns
+from tokenbounds.scores.store import Scores
 from tokenbounds.seals import sha256_of_sealed
 
 
@@ -58,6 +61,7 @@ def record_evidence(evidence: Evidence, folder: Path, bases: Mapping[str, BaseRe
         message=certified.message,
         dtype=certified.dtype,
         scores=certified.scores,
+        blocks=certified.blocks,
         chain=tuple(chain),
         manifest=_record_corpus(evidence.corpus, folder),
         plan=PlanRecord(
@@ -110,7 +114,19 @@ def _record_link(link: LinkEvidence, folder: Path, bases: Mapping[str, BaseRecor
     scores = (
         ScoreRecord(file=relative_path(part.path, folder), sha256=sha256, rows=part.rows) for part, sha256 in hashed
     )
-    return ChainRecord(message=message, dtype=link.dtype, scores=tuple(scores))
+    return ChainRecord(
+        message=message,
+        dtype=link.dtype,
+        scores=tuple(scores),
+        blocks=_record_blocks(link.scores),
+    )
+
+
+def _record_blocks(scores: Scores) -> BlocksRecord | None:
+    if scores.plan is None:
+        return None
+    names = leaf_columns(scores.provenance.schema.names)
+    return BlocksRecord(root=blocks_root(scores, scores.plan), columns=tuple(names))
 
 
 def _record_corpus(corpus: CorpusEvidence, folder: Path) -> ManifestRecord:

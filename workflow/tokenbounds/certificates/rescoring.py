@@ -7,10 +7,10 @@ are seen often, however few blocks hold them.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +21,33 @@ from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError
 from tokenbounds.scores.entropies import ENTROPY_STEP_BITS
 from tokenbounds.scores.plan import Plan, column, uniform_integers
+from tokenbounds.scores.provenance import Provenance
 from tokenbounds.scores.scorer import ChainPredictor, ScoringOptions
 from tokenbounds.scores.scoring import make_scorer, score_blocks
-from tokenbounds.scores.store import Scores
 
 _COLUMNS = ("block", "document", "position", "token", "nll_bits", "rank", "entropy_bits", "alpha")
 _BATCH_TOKENS = 4096
 _CHAIN_TOKENS_A_SECOND = 1e6  # of a Markov chain, which scores whole documents
 _REPLAYED_TOKENS_A_SECOND = 2e5  # of a predictor that reads the whole corpus in its order
 _OPERATIONS_A_SECOND = 1e10  # of a network on two processor cores; each token takes two per parameter
+
+
+class ScoredRows(Protocol):
+    """What is compared with what is scored again: all scores of a message, or those of some blocks."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where they are."""
+        ...
+
+    @property
+    def provenance(self) -> Provenance:
+        """What they were made from."""
+        ...
+
+    def iter_batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Stream some columns in corpus order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -207,7 +225,7 @@ def _is_network(predictor: Any) -> bool:
 
 
 def rescore_blocks(
-    predictor: Any, scores: Scores, plan: Plan, corpus: Corpus, choice: Choice, *, top_k: Sequence[int] = ()
+    predictor: Any, scores: ScoredRows, plan: Plan, corpus: Corpus, choice: Choice, *, top_k: Sequence[int] = ()
 ) -> Rescored:
     """Score blocks again and compare losses and ranks with the stored ones.
 
@@ -234,7 +252,7 @@ def rescore_blocks(
     CertificateError
         If a loss or rank differs by more than the tolerance; the message names the score file, document and position.
     """
-    dtype, rows = _known_dtype(scores), choice.rows
+    dtype, rows = scores.provenance.dtype, choice.rows
     tolerance = TOLERANCES[dtype if _is_network(predictor) else "chain"]
     scorer = make_scorer(predictor, corpus, ScoringOptions(dtype=dtype, batch_tokens=_BATCH_TOKENS))
     again = _columns(score_blocks(scorer, corpus, rows, _BATCH_TOKENS, plan.visible_tokens))
@@ -260,14 +278,6 @@ def rescore_blocks(
     )
 
 
-def _known_dtype(scores: Scores) -> Literal["float32", "bfloat16"]:
-    if scores.provenance.dtype == "float32":
-        return "float32"
-    if scores.provenance.dtype == "bfloat16":
-        return "bfloat16"
-    raise CertificateError(f"{scores.files[0]} was scored in unknown arithmetic '{scores.provenance.dtype}'.")
-
-
 def _columns(batches: Any) -> dict[str, npt.NDArray[Any]]:
     """Named columns of a stream of record batches, whole."""
     parts: dict[str, list[npt.NDArray[Any]]] = {}
@@ -277,7 +287,7 @@ def _columns(batches: Any) -> dict[str, npt.NDArray[Any]]:
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def _stored(scores: Scores, blocks: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+def _stored(scores: ScoredRows, blocks: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
     """The stored rows of some blocks, in corpus order."""
 
     def chosen() -> Any:

@@ -17,7 +17,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter, WithJs
 from pydantic.json_schema import SkipJsonSchema
 
 from tokenbounds.bounds.kinds import BoundKind, Metric
-from tokenbounds.certificates.file_records import STRICT, EvidenceRecord, FileRecord, Sha256, absent
+from tokenbounds.certificates.file_records import STRICT, EvidenceRecord, FileRecord, Name, Sha256, absent
 from tokenbounds.config import BoundsSpec
 from tokenbounds.files import canonical_json, write_bytes
 
@@ -64,7 +64,7 @@ Settings = Annotated[
 class Link:
     """One of the averages that a telescoped or mixture row is the weighted sum of."""
 
-    messages: Annotated[tuple[str, ...], Field(min_length=1, description="names of the messages that it depends on")]
+    messages: Annotated[tuple[Name, ...], Field(min_length=1, description="names of the messages that it depends on")]
     alphas: Annotated[tuple[Probability, ...], Field(min_length=1, description="weight of what each is mixed with")]
     beta: Annotated[float, Field(ge=0, le=1, description="part of the model below's loss that it subtracts")]
     weight: Annotated[float, Field(gt=0, le=1, description="factor of its value in the row's value")]
@@ -253,10 +253,10 @@ class Certificate(EvidenceRecord, Stated):
     """A certificate of how well a compressed model predicts the corpus's source."""
 
     schema_version: Literal[1]
-    name: Annotated[str, Field(alias="certificate", description="the certificate's row in the study")]
-    study: str
-    corpus: str
-    model: str
+    name: Annotated[Name, Field(alias="certificate", description="the certificate's row in the study")]
+    study: Name
+    corpus: Name
+    model: Name
     tokens: Annotated[int, Field(ge=1, description="m: tokens of the corpus")]
     scored_tokens: Annotated[int, Field(ge=1, description="distinct tokens scored")]
     vocabulary_size: Annotated[int, Field(ge=2, description="V")]

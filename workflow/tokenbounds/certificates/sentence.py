@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from tokenbounds.bounds.kinds import Metric
+from tokenbounds.certificates.file_records import BaseRecord
 from tokenbounds.certificates.schema import Certificate, Row
 from tokenbounds.rounding import percent_up, round_up
 
@@ -27,6 +28,14 @@ def confidence_percent(delta: float) -> str:
     return f"{(100 * (1 - Decimal(str(delta)))).normalize():f}"
 
 
+def assumed_bases(row: Row, certificate: Certificate) -> tuple[BaseRecord, ...]:
+    """The bases that a row's models are decoded with and that it does not pay for; none if no model is paid for."""
+    if certificate.prior.held_out:
+        return ()
+    own = certificate.message.base
+    return certificate.bases if row.cheaper_messages else (own,) if own else ()
+
+
 def _quantity(row: Row, certificate: Certificate) -> str:
     """What the row bounds: of which model, or mixture of models, and averaged over what."""
     what, k = "expected loss", row.metric.k
@@ -35,10 +44,13 @@ def _quantity(row: Row, certificate: Certificate) -> str:
     model = {"held_out": "held-out model", "online": "online reference", "message": "compressed model"}[
         certificate.prior.kind
     ]
+    simple = model
+    if bases := [f"'{base.name}' ({base.sha256[:8]}…)" for base in assumed_bases(row, certificate)]:
+        model += f" over the base{'s' if len(bases) > 1 else ''} {', '.join(bases)}"
     visible = certificate.plan.visible_tokens
     if visible is not None:
         model += f" that sees {f'the last {visible} tokens' if visible > 1 else 'the last token'} only"
-    subject = f"the {model}'s {what}" if visible is None else f"the {what} of the {model}"
+    subject = f"the {model}'s {what}" if model == simple else f"the {what} of the {model}"
     if row.cheaper_messages:
         subject = f"the {what} of the {model} mixed with cheaper ones ({', '.join(row.cheaper_messages)})"
     if row.bound.unit:

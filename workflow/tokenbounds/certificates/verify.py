@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tokenbounds.certificates.certify import compute_certificate
 from tokenbounds.certificates.checks import Check
+from tokenbounds.certificates.documents import has_shards, read_document_hashes
 from tokenbounds.certificates.evidence import CertificateInputs, Evidence, LinkEvidence, LinkInputs, gather_evidence
 from tokenbounds.certificates.file_records import ChainRecord, FileRecord
 from tokenbounds.certificates.functionals import compare_functionals, find_labels
@@ -21,11 +23,11 @@ from tokenbounds.certificates.rescoring import Rescored, choose_blocks, forecast
 from tokenbounds.certificates.schema import Certificate, Stated
 from tokenbounds.certificates.sealing import Json, read_certificate, to_json
 from tokenbounds.config.certificates import reason_fault
-from tokenbounds.corpus.manifest import MANIFEST_NAME
+from tokenbounds.corpus.manifest import MANIFEST_NAME, read_manifest
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.files import canonical_json, sha256_file
-from tokenbounds.scores.plan import count_blocks, plan_scoring
+from tokenbounds.scores.plan import Plan, count_blocks, plan_scoring
 from tokenbounds.scores.store import Scores
 
 ALL_BLOCKS = -1
@@ -101,7 +103,8 @@ def _run_checks(
     for base in dict.fromkeys(link.base for link in evidence.links):
         if base is not None:
             yield Check("base intact", str(base), "the hash of its card and values")
-    yield _check_plan(evidence, corpus)
+    yield from _check_documents(evidence)
+    yield check_plan(evidence.plan, evidence.plan_path, corpus.lengths)
     for link in evidence.links:
         yield _check_tokens(link, corpus, inputs.corpus)
     yield _check_recomputation(path, certificate, evidence)
@@ -201,6 +204,11 @@ def _check_files(path: Path, certificate: Certificate, root: Path) -> Check:
                 f"{file} is not the file that {path} was made from: its SHA-256 is not {record.sha256[:16]}…. "
                 "Restore it, or certify again."
             )
+    for record in certificate.prior.trained_on:
+        folder = _locate_corpus(certificate, record)
+        for shard in read_manifest(folder / MANIFEST_NAME).shards:
+            if not _is_within(folder / shard.file, root):
+                raise CertificateError(f"{folder / shard.file} is a link to somewhere outside {root}. Remove it.")
     return Check("files intact", str(path), f"SHA-256 of {len(records)} files")
 
 
@@ -260,16 +268,26 @@ def _normal(path: Path) -> Path:
     return Path(os.path.normpath(path))
 
 
-def _check_plan(evidence: Evidence, corpus: Corpus) -> Check:
+def _check_documents(evidence: Evidence) -> Iterator[Check]:
+    """The table of documents tells what the shards hold; those of training corpora were compared when gathered."""
+    corpus = evidence.corpus
+    read_document_hashes(corpus.folder, corpus.manifest, verify=False)
+    yield Check("table of documents agrees", str(corpus.folder), f"with the tokens of {corpus.manifest.documents:,}")
+    for other in evidence.prior.trained_on:
+        if not has_shards(other.folder, other.manifest):
+            detail = "its shards are not here, so that its table of documents is believed"
+            yield Check("tokens trained on not compared", str(other.folder), detail, made=False)
+
+
+def check_plan(plan: Plan, path: Path, lengths: npt.NDArray[np.int64]) -> Check:
     """Plan again from the corpus's document lengths; a sample must be the one its seed draws."""
-    plan = evidence.plan
-    different = f"{evidence.plan_path} is not the plan that its settings and the corpus give. Plan again."
-    if plan.blocks != int(count_blocks(corpus.lengths, plan.context, plan.stride).sum()):
+    different = f"{path} is not the plan that its settings and the corpus give. Plan again."
+    if plan.blocks != int(count_blocks(lengths, plan.context, plan.stride).sum()):
         raise CertificateError(different)
     # The smallest number of tokens for which the planner makes this number of draws.
     sample_tokens = max(1, plan.draws * plan.tokens // plan.blocks) if plan.mode == "sampled" else None
     again = plan_scoring(
-        corpus.lengths,
+        lengths,
         context=plan.context,
         stride=plan.stride,
         sample_tokens=sample_tokens,
@@ -282,7 +300,7 @@ def _check_plan(evidence: Evidence, corpus: Corpus) -> Check:
     if not again.equals(plan.table) or any(planned[name] != value for name, value in stated.items()):
         raise CertificateError(different)
     what = "every token once" if plan.mode == "exhaustive" else f"{plan.draws} draws of seed {plan.seed}"
-    return Check("plan made again", str(evidence.plan_path), what)
+    return Check("plan made again", str(path), what)
 
 
 def _check_tokens(link: LinkEvidence, corpus: Corpus, folder: Path) -> Check:

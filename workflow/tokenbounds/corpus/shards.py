@@ -43,6 +43,7 @@ from tokenbounds.files import atomic_path, sha256_file, write_json
 __all__ = ["Corpus", "Manifest", "read_manifest", "shard_name", "shard_schema", "tokenize_corpus"]
 
 DOCUMENTS_NAME = "documents.parquet"
+TOKENS_SHA256 = "tokens_sha256"
 _TEMPORARY = (f".{DOCUMENTS_NAME}.*.tmp", f".{ANNOTATIONS_NAME}.*.tmp")
 _BATCH_BYTES = 1 << 20
 _BATCH_DOCUMENTS = 1024
@@ -54,8 +55,14 @@ _DOCUMENTS_SCHEMA = pa.schema(
         pa.field("tokens", pa.int64()),
         pa.field("bytes", pa.int64()),
         pa.field("sha256", pa.string()),
+        pa.field(TOKENS_SHA256, pa.string()),
     ]
 )
+
+
+def tokens_digest(tokens: np.ndarray) -> bytes:
+    """SHA-256 of a document's token ids, each as four bytes, the lowest first: the same for shards of any width."""
+    return hashlib.sha256(tokens.astype("<u4").tobytes()).digest()
 
 
 def shard_name(shard: int) -> str:
@@ -230,6 +237,7 @@ class _Writer:
             lengths,
             [len(document.raw) for document in batch],
             [digest.hex() for digest in digests],
+            [tokens_digest(ids).hex() for ids in tokens],
         ]
         self._table.write_table(pa.table([pa.array(row) for row in rows], schema=_DOCUMENTS_SCHEMA))
         shards = len(self._shards)

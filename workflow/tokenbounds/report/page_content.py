@@ -12,7 +12,7 @@ from urllib.parse import quote
 from tokenbounds.bounds.kinds import BPD
 from tokenbounds.certificates.schema import Certificate, LedgerEntry, Row
 from tokenbounds.certificates.sealing import to_json
-from tokenbounds.certificates.sentence import state_result
+from tokenbounds.certificates.sentence import assumed_bases, state_result
 from tokenbounds.files import canonical_json, relative_path, sha256_bytes
 from tokenbounds.report.figure_data import part_order
 from tokenbounds.report.formats import (
@@ -61,7 +61,7 @@ def headline(certificates: Sequence[Certificate], anchors: dict[str, str]) -> di
         "empirical": format_value(metric, row.empirical),
         "guess": short_guess(row),
         "unit": "" if metric.is_error else f"bits per {best.manifest.token}",
-        "size": format_bytes(best.message.whole_bits),
+        "model": _model(best, row),
         "corpus": best.corpus,
         "tokens": f"{best.tokens:,}",
         "token": best.manifest.token,
@@ -73,6 +73,14 @@ def headline(certificates: Sequence[Certificate], anchors: dict[str, str]) -> di
         "value_percent": f"{certified:.2f}",
         "paid_percent": f"{max(0.0, certified - empirical):.2f}",
     }
+
+
+def _model(certificate: Certificate, row: Row) -> str:
+    """What the headline speaks of; bases, which are not paid for, by their names."""
+    size = format_bytes(certificate.message.whole_bits)
+    if names := [base.name for base in assumed_bases(row, certificate)]:
+        return f"a language model that adds {size} to the base{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    return f"a language model that fits in {size}"
 
 
 def short_guess(row: Row) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 
@@ -16,6 +17,8 @@ from tokenbounds.files import canonical_json, parse_json
 # entropies, and perhaps the others. Files of every version certify; without entropies they have no centres.
 SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION, ENTROPY_VERSION = 1, 2, 4, 5
 _VERSIONS = (SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION, ENTROPY_VERSION)
+Dtype = Literal["float32", "bfloat16"]
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 SCORE_SCHEMA = pa.schema(
     [
         ("block", pa.int64()),
@@ -45,7 +48,7 @@ class Provenance:
     manifest_sha256: str
     plan_sha256: str
     shard: int
-    dtype: str
+    dtype: Dtype
     vocabulary_size: int
     software: dict[str, str]
     alphas: tuple[float, ...] = ()
@@ -98,7 +101,7 @@ class Provenance:
                 manifest_sha256=found["manifest_sha256"],
                 plan_sha256=found["plan_sha256"],
                 shard=int(found["shard"]),
-                dtype=found["dtype"],
+                dtype=DTYPES[DTYPES.index(found["dtype"])],
                 vocabulary_size=int(found["vocabulary_size"]),
                 software={str(name): str(text) for name, text in software.items()},
                 alphas=_read_grid(found["alphas"]) if headed else (),

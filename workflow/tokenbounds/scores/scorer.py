@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenbounds.errors import ScoreError
 from tokenbounds.models.online.card import OnlineCard
 from tokenbounds.scores.entropies import round_entropies
+from tokenbounds.scores.provenance import DTYPES, Dtype
 from tokenbounds.scores.windows import Group, TokenReader
 
 Float32Array = NDArray[np.float32]
@@ -36,13 +37,13 @@ class ScoringOptions:
         Positions whose logits exist at one time; None chooses by vocabulary and device.
     """
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     batch_tokens: int = 16384
     device: str | None = None
     head_rows: int | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "bfloat16"):
+        if self.dtype not in DTYPES:
             raise ScoreError(f"dtype is {self.dtype!r}; choose float32 or bfloat16.")
         if self.batch_tokens < 1 or (self.head_rows is not None and self.head_rows < 1):
             raise ScoreError("batch_tokens and head_rows must be at least 1.")

@@ -1,0 +1,145 @@
+"""One digest for all scores, block by block, so that a few blocks can be audited without the rest.
+
+The leaves of a Merkle tree (`tokenbounds.merkle`) are the blocks of the plan in its order. A leaf's data are the
+block's number (int64) and then its scored tokens' columns, one after the other: `token` (int32), `nll_bits` (float32),
+`rank` (int32), and `entropy_bits` and `alpha` (float32) where the scores have them; everything little-endian. Labels
+are left out: they are the corpus's.
+
+A *block file* holds for each block the proof that its leaf is in the tree, digests from the bottom, and the leaf's
+data. Where a block's record begins follows from the plan alone, so an auditor reads one range of bytes for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenbounds import merkle
+from tokenbounds.files import atomic_path
+from tokenbounds.scores.plan import Plan, column
+from tokenbounds.scores.provenance import ALPHA_FIELD, ENTROPY_FIELD
+from tokenbounds.scores.store import Scores
+
+MAGIC = b"tokenbounds blocks 1\n"
+_DIGEST_BYTES = 32
+_TYPES = {"token": "<i4", "nll_bits": "<f4", "rank": "<i4", ENTROPY_FIELD.name: "<f4", ALPHA_FIELD.name: "<f4"}
+
+
+def leaf_columns(names: list[str]) -> list[str]:
+    """The columns of a leaf, of the columns that scores have."""
+    return [name for name in _TYPES if name in names]
+
+
+def iterate_leaves(scores: Scores, plan: Plan) -> Iterator[bytes]:
+    """Yield the data of every leaf, in the plan's order, in memory that does not grow with the scores."""
+    names = leaf_columns(scores.provenance.schema.names)
+    blocks, lengths = column(plan.table, "block"), column(plan.table, "length")
+    rows: dict[str, npt.NDArray[np.generic]] = {name: np.empty(0, _TYPES[name]) for name in names}
+    at = 0
+    for batch in scores.iter_batches(names):
+        for name in names:
+            rows[name] = np.concatenate([rows[name], batch[name].to_numpy().astype(_TYPES[name])])
+        start, held = 0, len(rows["token"])
+        while at < len(blocks) and start + lengths[at] <= held:
+            stop = start + int(lengths[at])
+            yield encode_leaf(int(blocks[at]), {name: values[start:stop] for name, values in rows.items()})
+            start, at = stop, at + 1
+        rows = {name: values[start:] for name, values in rows.items()}
+
+
+def encode_leaf(block: int, rows: dict[str, npt.NDArray[np.generic]]) -> bytes:
+    """The data of a leaf, from the columns of its tokens."""
+    values = b"".join(rows[name].astype(_TYPES[name]).tobytes() for name in leaf_columns(list(rows)))
+    return np.array(block, dtype="<i8").tobytes() + values
+
+
+def decode_leaf(data: bytes, names: list[str]) -> tuple[int, dict[str, npt.NDArray[np.generic]]]:
+    """The block's number and its tokens' columns, from a leaf's data.
+
+    Raises
+    ------
+    ValueError
+        If the data are no whole number of tokens.
+    """
+    columns = leaf_columns(names)
+    tokens, rest = divmod(len(data) - 8, 4 * len(columns))
+    if tokens < 0 or rest:
+        raise ValueError(f"{len(data)} bytes hold no whole number of tokens")
+    parts = [data[8 + 4 * tokens * i :][: 4 * tokens] for i in range(len(columns))]
+    rows = {name: np.frombuffer(part, _TYPES[name]) for name, part in zip(columns, parts, strict=True)}
+    return int(np.frombuffer(data[:8], "<i8")[0]), rows
+
+
+def blocks_root(scores: Scores, plan: Plan) -> str:
+    """The digest of all scores: the root of their tree, hexadecimal."""
+    return merkle.root(merkle.leaf_hash(data) for data in iterate_leaves(scores, plan)).hex()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each block's record is in a block file.
+
+    Attributes
+    ----------
+    starts
+        Where records begin, and where the last one ends, bytes [blocks + 1].
+    """
+
+    starts: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, plan: Plan, names: list[str]) -> Layout:
+        """The layout that a plan gives, for scores with some columns."""
+        lengths = column(plan.table, "length")
+        proofs = _proof_lengths(len(lengths))
+        sizes = _DIGEST_BYTES * proofs + 8 + 4 * len(leaf_columns(names)) * lengths
+        return cls(np.cumsum([len(MAGIC), *sizes], dtype=np.int64))
+
+    def place(self, row: int) -> tuple[int, int]:
+        """Where the record of a row of the plan begins and ends, bytes."""
+        return int(self.starts[row]), int(self.starts[row + 1])
+
+
+def _proof_lengths(size: int) -> npt.NDArray[np.int64]:
+    """How many digests the proof of each leaf has [size]."""
+    places, found = np.arange(size), np.zeros(size, dtype=np.int64)
+    while size > 1:
+        found += (places ^ 1) < size
+        places, size = places // 2, (size + 1) // 2
+    return found
+
+
+def read_record(record: bytes, row: int, size: int) -> tuple[bytes, bytes]:
+    """The root that a record proves, and its leaf's data.
+
+    Raises
+    ------
+    ValueError
+        If it is too short to hold its proof.
+    """
+    count = len(merkle.siblings(row, size))
+    proof = [record[_DIGEST_BYTES * i :][:_DIGEST_BYTES] for i in range(count)]
+    data = record[_DIGEST_BYTES * count :]
+    if len(data) < 8:
+        raise ValueError("the record is too short")
+    return merkle.included_root(merkle.leaf_hash(data), row, size, proof), data
+
+
+def write_blocks(scores: Scores, plan: Plan, out: Path | str) -> None:
+    """Write a block file; the hashes of all leaves are in memory, 32 bytes each and as many for the nodes.
+
+    Raises
+    ------
+    TokenboundsError
+        If the scores are damaged, or the file cannot be written.
+    """
+    tree = merkle.levels(merkle.leaf_hash(data) for data in iterate_leaves(scores, plan))
+    size = len(tree[0])
+    with atomic_path(out) as temporary, temporary.open("wb") as stream:
+        stream.write(MAGIC)
+        for row, data in enumerate(iterate_leaves(scores, plan)):
+            stream.write(b"".join(tree[level][place] for level, place in merkle.siblings(row, size)) + data)

@@ -9,9 +9,9 @@ import math
 
 from tokenbounds.bounds.betting import betting_value, lambda_fractions
 from tokenbounds.bounds.result import Bound
-from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor
+from tokenbounds.bounds.smoothing import Weighting, loss_ceiling, loss_floor
 from tokenbounds.certificates.averages.passes import Sample, ScoreStream, average_cells, run_first_pass
-from tokenbounds.certificates.rows.chain_candidates import ChainProblem, Choice
+from tokenbounds.certificates.rows.chain_candidates import ChainProblem, Choice, Floats
 
 
 def bound_single(problem: ChainProblem, scores: ScoreStream, sample: Sample | None) -> tuple[Bound, Choice, Bound]:
@@ -36,7 +36,7 @@ def bound_single(problem: ChainProblem, scores: ScoreStream, sample: Sample | No
     spent = problem.complexities(path, ratio)[0] + price
     share = float(problem.delta_sampling / problem.sampling_cells(path))
     fractions = lambda_fractions(problem.lambdas)
-    grids = {alpha: fractions / loss_ceiling(alpha, size) for alpha in problem.alphas}
+    grids: dict[Weighting, Floats] = {alpha: fractions / loss_ceiling(alpha, size) for alpha in problem.alphas}
     found: list[tuple[float, Bound, Choice]] = []
     for cells in average_cells(scores, sample, run_first_pass(scores, sample, size, ()), size, grids):
         assert isinstance(cells.weighting, float), "a chain smooths all tokens alike"

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inverse_kl import inverse_kl
 from tokenbounds.bounds.azuma import bound_azuma
-from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, inverse_kl, lambda_grid, mean_log
+from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, lambda_grid, mean_log
 from tokenbounds.bounds.freedman import bound_freedman, freedman_value
 from tokenbounds.bounds.smoothing import loss_ceiling, smooth
 from tokenbounds.bounds.telescoped import bound_telescoped, link_ceilings, link_losses

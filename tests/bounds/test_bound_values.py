@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from inverse_kl import inverse_kl
 from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
 from tokenbounds.bounds.betting import (
     betting_value,
@@ -11,7 +12,6 @@ from tokenbounds.bounds.betting import (
     bound_betting,
     bound_errors,
     error_lambdas,
-    inverse_kl,
     lambda_fractions,
     lambda_grid,
     mean_log,

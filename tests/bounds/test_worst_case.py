@@ -10,8 +10,9 @@ import math
 
 import numpy as np
 import pytest
+from inverse_kl import inverse_kl
 from tokenbounds.bounds.azuma import bound_azuma
-from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, inverse_kl, mean_log
+from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, mean_log
 from tokenbounds.bounds.freedman import bound_freedman
 
 GRID = 12  # probabilities that the adversary chooses from: multiples of 1 / GRID

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from forged_messages import write_message
 from tokenbounds.certificates.evidence import CertificateInputs, LinkInputs
 from tokenbounds.config import ByteTokenizer, CorpusSpec, EvaluationSpec, TextSource
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.files import sha256_file
-from tokenbounds.messages.container import Part, write_message
+from tokenbounds.messages.container import Part
 from tokenbounds.scores.entropies import round_entropies
 from tokenbounds.scores.plan import expand_blocks, plan_corpus, read_plan
 from tokenbounds.scores.provenance import ENTROPY_FIELD, SCORE_SCHEMA, Provenance

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from certified_study import VOCABULARY, TinyStudy
+from forged_messages import write_message
 from tokenbounds.certificates.evidence import CertificateInputs
 from tokenbounds.config import EvaluationSpec
-from tokenbounds.messages.container import Part, write_message
+from tokenbounds.messages.container import Part
 from tokenbounds.scores.plan import plan_corpus
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 from certified_study import VOCABULARY, TinyStudy
+from forged_messages import write_message
 from json_certificates import certify_bound
 from tokenbounds.certificates import verify
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
-from tokenbounds.messages.container import Part, write_message
+from tokenbounds.messages.container import Part
 from tokenbounds.models.build import build_model, initialize
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint

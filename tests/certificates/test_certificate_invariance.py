@@ -122,8 +122,9 @@ def test_through_the_whole_path_a_smaller_delta_costs(study, tmp_path):
 
 def test_through_the_whole_path_a_larger_message_costs(study, tmp_path):
     """The same scores under a message with one more byte: only the price changes."""
+    from forged_messages import write_message
     from tokenbounds.files import sha256_file
-    from tokenbounds.messages.container import Part, read_message, write_message
+    from tokenbounds.messages.container import Part, read_message
 
     content = read_message(study.inputs.certified.message)
     larger = tmp_path / "larger.tbm"

@@ -258,7 +258,8 @@ def test_top_k_beyond_the_vocabulary_is_left_out_with_a_note(study, tmp_path):
 def test_a_vacuous_bound_says_so(study, tmp_path):
     big = replace(study, root=tmp_path, message="big")
     big._build_corpus()
-    from tokenbounds.messages.container import Part, write_message
+    from forged_messages import write_message
+    from tokenbounds.messages.container import Part
 
     model = {"family": "markov", "order": 0, "start_id": 0, "vocabulary_size": V}
     write_message(big.inputs.certified.message, {"model": model}, [Part("symbols", bytes(10_000))])

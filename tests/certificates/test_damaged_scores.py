@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from forged_messages import write_message
 from tokenbounds.certificates.certify import certify_bound
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import sha256_file
-from tokenbounds.messages.container import Part, write_message
+from tokenbounds.messages.container import Part
 from tokenbounds.scores.plan import read_plan
 from tokenbounds.scores.provenance import Provenance
 from tokenbounds.scores.store import open_scores, score_writer

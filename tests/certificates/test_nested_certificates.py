@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from certified_study import VOCABULARY, TinyStudy
 from chain_study import LargeMessage, chain_inputs
+from forged_messages import write_message
 from json_certificates import certify_bound
 from tokenbounds.certificates import verify
 from tokenbounds.certificates.evidence import LinkEvidence
@@ -16,7 +17,7 @@ from tokenbounds.certificates.rows.chain_candidates import ChainProblem
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
-from tokenbounds.messages.container import Part, read_message, write_message
+from tokenbounds.messages.container import Part, read_message
 
 SPEC = BoundsSpec(bounds=("betting", "telescoped"), top_k=(1,), lambdas=8, alphas=(0.01, 0.1))
 

@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from forged_messages import write_message
 from safetensors import SafetensorError
 from tokenbounds import __version__
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import MessageSpec
 from tokenbounds.config.quantizers import UniformQuantizer
-from tokenbounds.messages.container import Part, write_message
+from tokenbounds.messages.container import Part
 from tokenbounds.models.build import build_model
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from forged_messages import write_message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenbounds.compression.encode import encode_model
@@ -15,7 +16,7 @@ from tokenbounds.compression.markov import promised_loss
 from tokenbounds.config import MessageSpec
 from tokenbounds.config.quantizers import CountsQuantizer, UniformQuantizer
 from tokenbounds.errors import MessageError, ModelError
-from tokenbounds.messages.container import Part, read_message, write_message
+from tokenbounds.messages.container import Part, read_message
 from tokenbounds.messages.formats.markov import Entries, MarkovFormat, decode_chain
 from tokenbounds.models.markov import chain as markov
 from tokenbounds.models.markov.chain import MarkovChain

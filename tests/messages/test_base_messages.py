@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from forged_messages import write_message
 from fresh_decoder import digests
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.errors import MessageError, ModelError
-from tokenbounds.messages.container import Part, read_message, write_message
+from tokenbounds.messages.container import Part, read_message
 from tokenbounds.messages.decode import decode_message, export_huggingface
 from tokenbounds.messages.side_information import SideInformation
 from tokenbounds.models.adapters import AdapterCard, attach_adapters, check_adapter

@@ -3,11 +3,12 @@
 import zlib
 
 import pytest
+from forged_messages import write_message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenbounds.errors import MessageError
 from tokenbounds.messages import container
-from tokenbounds.messages.container import Part, parse_message, read_varint, render_message, write_message, write_varint
+from tokenbounds.messages.container import Part, parse_message, read_varint, render_message, write_varint
 
 HEADER = {"model": {"family": "gpt2", "config": {"n_layer": 2}}, "quantizer": {"kind": "uniform"}, "coder": "adaptive"}
 PARTS = [Part("scales", b"\x01\x02"), Part("symbols", bytes(range(200)))]

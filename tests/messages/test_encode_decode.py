@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from forged_messages import write_message
 from fresh_decoder import digests
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.errors import MessageError
-from tokenbounds.messages.container import read_message, write_message
+from tokenbounds.messages.container import read_message
 from tokenbounds.messages.decode import decode_message, export_huggingface
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.checkpoint import load_checkpoint

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from forged_messages import write_message
 from fresh_decoder import digests
 from test_base_messages import finetuned
 from tokenbounds.compression.encode import encode_model
@@ -13,7 +14,7 @@ from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.adaptive import decode_planes, encode_planes
 from tokenbounds.messages.coding.tensors import encode_codes
-from tokenbounds.messages.container import Message, read_message, write_message
+from tokenbounds.messages.container import Message, read_message
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.messages.formats.grid import step_of
 from tokenbounds.messages.formats.refinement import RefinementFormat, fine_step

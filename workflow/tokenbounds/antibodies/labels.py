@@ -132,9 +132,3 @@ class TokenLabels:
 
     def __len__(self) -> int:
         return len(self.region)
-
-    def behind(self, leading: int) -> TokenLabels:
-        """The same after `leading` tokens that have no labels and belong to the first member."""
-        columns = ("member", "chain", "region", "germline", "imgt")
-        padded = {name: np.pad(getattr(self, name), (leading, 0)) for name in columns}
-        return TokenLabels(**padded)

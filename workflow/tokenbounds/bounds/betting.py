@@ -170,24 +170,6 @@ def binary_kl(q: float, p: float) -> float:
     return max(0.0, first + second)
 
 
-def inverse_kl(empirical: float, budget_nats: float) -> float:
-    """Largest p with kl(empirical, p) <= `budget_nats`, rounded up, what rounding leaves in doubt included.
-
-    See docs/bounds.md, "Errors".
-    """
-    low, high = empirical, 1.0
-    for _ in range(200):
-        middle = 0.5 * (low + high)
-        if middle in (low, high):
-            break
-        # Both terms of the kl are exact to a few units in the last place, and their difference to a few of theirs.
-        if binary_kl(empirical, middle) - 8 * np.finfo(np.float64).eps * (1.0 + budget_nats) <= budget_nats:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
 def error_lambdas(samples: int) -> Floats:
     """The bets that the bound of errors averages over: evenly spaced in ln(lambda), from 1 / sqrt(m) to 1.
 

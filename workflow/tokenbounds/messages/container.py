@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenbounds.errors import MessageError
-from tokenbounds.files import canonical_json, sha256_bytes, write_bytes
+from tokenbounds.files import canonical_json, sha256_bytes
 
 MAGIC = b"TBM"
 FORMAT_VERSION = 1
@@ -203,14 +203,6 @@ def parse_message(data: bytes) -> Message:
         breakdown=_breakdown(len(packed), parts, len(data)),
         sha256=sha256_bytes(data),
     )
-
-
-def write_message(path: Path | str, header: Header, parts: Sequence[Part]) -> Message:
-    """Write a message atomically and return it as a reader sees it."""
-    data = render_message(header, parts)
-    message = parse_message(data)
-    write_bytes(path, data)
-    return message
 
 
 def read_message(source: Path | str | bytes) -> Message:

@@ -15,7 +15,7 @@ from tokenbounds.certificates.rows.chain_candidates import ChainProblem, Choice,
 
 
 def bound_single(problem: ChainProblem, scores: ScoreStream, sample: Sample | None) -> tuple[Bound, Choice, Bound]:
-    """The betting bound of the certified message alone, every weight and lambda of the chain's grids computed.
+    """The betting bound of the certified message alone, every weight, centre and lambda of the chain's grids computed.
 
     Parameters
     ----------
@@ -37,18 +37,23 @@ def bound_single(problem: ChainProblem, scores: ScoreStream, sample: Sample | No
     share = float(problem.delta_sampling / problem.sampling_cells(path))
     fractions = lambda_fractions(problem.lambdas)
     grids: dict[Weighting, Floats] = {alpha: fractions / loss_ceiling(alpha, size) for alpha in problem.alphas}
+    kappas = problem.centres(path, 0)
+    first_pass = run_first_pass(scores, sample, size, (), entropies=kappas != (0.0,))
     found: list[tuple[float, Bound, Choice]] = []
-    for cells in average_cells(scores, sample, run_first_pass(scores, sample, size, ()), size, grids):
+    for cells in average_cells(scores, sample, first_pass, size, grids, kappas):
         assert isinstance(cells.weighting, float), "a chain smooths all tokens alike"
         alpha = cells.weighting
         low, high = loss_floor(alpha, size), loss_ceiling(alpha, size)
         for index, (lambda_, log) in enumerate(zip(cells.lambdas.tolist(), cells.logs, strict=True)):
             lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), share)
-            value, unsampled = (betting_value(each, lambda_, spent, problem.tokens) for each in (lowest, log.mean))
+            centre = cells.kappa * cells.entropy
+            value, unsampled = (
+                centre + betting_value(each, lambda_, spent, problem.tokens) for each in (lowest, log.mean)
+            )
             link = Bound(
                 *(value, cells.loss.mean, spent, problem.tokens, high, price, lambda_), sampling=value - unsampled
             )
-            found.append((value, link, Choice(path, (alpha,), (0.0,), ratio, (index,), value)))
+            found.append((value, link, Choice(path, (alpha,), (0.0,), (cells.kappa,), ratio, (index,), value)))
     _, link, choice = min(found, key=lambda each: each[0])
     whole = Bound(link.value, link.empirical, spent, problem.tokens, link.range, sampling=link.sampling)
     return whole, choice, link

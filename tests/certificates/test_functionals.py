@@ -199,6 +199,7 @@ def test_rows_over_documents_are_made_again(spread, tmp_path, monkeypatch):
     Honest.of(spread.inputs).install(monkeypatch)
     checks = verify_certificate(certify(spread.inputs, tmp_path, spec=spec), rescore=ALL_BLOCKS)
     assert checks[-1].detail.startswith("4 rows from the new losses: understated by at most 0 ")
+    assert " by them" in checks[-1].detail and "; bpd/" in checks[-1].detail
 
 
 # --- the tolerance ----------------------------------------------------------------------------------------------------

@@ -78,9 +78,12 @@ def compare_rows(
                 )
             compared.append((other, row, allowed))
     worst = max(other.value - row.value for other, row, _ in compared)
+    of_all = compared[: len(certificate.rows)]
+    own, least, _ = min((each for each in of_all if not each[1].metric.is_error), key=lambda each: each[1].value)
     return (
         f"{len(compared)} rows from the new losses: understated by at most {max(0.0, worst):.2g} "
-        f"(tolerances up to {max(allowed for *_, allowed in compared):.2g})"
+        f"(tolerances up to {max(allowed for *_, allowed in compared):.2g}); "
+        f"{least.metric}/{least.bound} states {least.value:.6f} and is {own.value:.6f} by them"
     )
 
 

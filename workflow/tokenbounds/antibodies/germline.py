@@ -68,8 +68,9 @@ def _shifted(residues: str, facing: str) -> npt.NDArray[np.bool_]:
     n, found = len(own), np.zeros(len(own), bool)
     for shift in _SHIFTS:
         inside = np.arange(max(0, -shift), min(n, n - shift))
-        agree = np.zeros(n + 1, bool)
+        agree = np.zeros(n + 1, bool)  # one more, always false, so that every stretch ends
         agree[inside] = own[inside] == other[inside + shift]
+        # Starts and ends of the stretches, in turn.
         edges = np.flatnonzero(np.diff(agree, prepend=False))
         for start, stop in zip(edges[::2], edges[1::2], strict=True):
             here = own[start:stop] == other[start:stop]

@@ -77,7 +77,7 @@ class TrainableGrid(TrainableTensor):
 
     def quantized(self) -> tuple[torch.Tensor, torch.Tensor]:
         """See the base class; gradients reach weight and step through value and bits alike."""
-        scaled, step = self._scaled()
+        scaled, step = self._scaled()  # the weight in steps, in its shape; a scalar
         value = straight_through(scaled, torch.round(scaled)) * step + self.default
         return value, interpolate(self.lengths, scaled.flatten() + _REACH).sum()
 
@@ -101,6 +101,7 @@ def interpolate(lengths: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     """Code lengths in bits at fractional positions of a table, clamped to its ends."""
     if len(lengths) < 2:
         return torch.zeros_like(position)
+    # Which two codes a position lies between has no gradient; how far it is from the lower one has.
     inside = position.clamp(0, len(lengths) - 1)
     lower = inside.detach().floor().long().clamp(0, len(lengths) - 2)
     base = lengths[lower]

@@ -60,6 +60,7 @@ class Corpus:
         self.start_id = manifest.tokenizer.start_id
         self._shards = shards
         self.lengths = np.zeros(manifest.documents, dtype=np.int64)
+        # Document n is in shard n mod shards.
         for number, shard in enumerate(shards):
             self.lengths[number :: len(shards)] = shard.lengths
 

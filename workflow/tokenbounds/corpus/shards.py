@@ -240,6 +240,7 @@ class _Writer:
             [tokens_digest(ids).hex() for ids in tokens],
         ]
         self._table.write_table(pa.table([pa.array(row) for row in rows], schema=_DOCUMENTS_SCHEMA))
+        # Documents go to the shards in turn, so that a document's number alone says where it is.
         shards = len(self._shards)
         for shard in range(min(shards, len(batch))):
             target = (first + shard) % shards

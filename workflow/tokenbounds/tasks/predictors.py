@@ -63,6 +63,7 @@ def _best_of_network(model: Any, windows: Sequence[Tokens], allowed: Tokens) -> 
 
     longest = model.config.get_text_config().max_position_embeddings
     windows = [window[-longest:] for window in windows]
+    # Longest first, so that windows of a batch are of nearly the same length and little is padding.
     order = np.argsort([len(window) for window in windows], kind="stable")[::-1]
     found = np.zeros(len(windows), np.int64)
     device = next(model.parameters()).device
@@ -75,7 +76,8 @@ def _best_of_network(model: Any, windows: Sequence[Tokens], allowed: Tokens) -> 
             inputs[row, : len(windows[number])] = torch.from_numpy(windows[number])
         with torch.inference_mode():
             states = model.base_model(input_ids=inputs.to(device), use_cache=False).last_hidden_state
-            last = states[torch.arange(len(batch)), (lengths - 1).to(device)]
-            logits = model.get_output_embeddings()(last)[:, torch.from_numpy(allowed).to(device)]
+            # Padding is to the right, where a causal model does not see it.
+            last = states[torch.arange(len(batch)), (lengths - 1).to(device)]  # [batch, width]
+            logits = model.get_output_embeddings()(last)[:, torch.from_numpy(allowed).to(device)]  # [batch, allowed]
         found[batch] = allowed[logits.argmax(dim=1).cpu().numpy()]
     return found.tolist()

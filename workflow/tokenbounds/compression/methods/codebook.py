@@ -62,8 +62,9 @@ def learn_codebook(values: np.ndarray, size: int) -> np.ndarray:
     ----------
     S. P. Lloyd, "Least squares quantization in PCM", 1982.
     """
-    ordered = np.sort(values.astype(np.float64).reshape(-1))
-    sums = np.concatenate([[0.0], np.cumsum(ordered)])
+    # Clusters of sorted values are intervals: edges [k + 1] say which, and their sums are differences of running sums.
+    ordered = np.sort(values.astype(np.float64).reshape(-1))  # [n]
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])  # [n + 1]
     centres = np.unique(np.quantile(ordered, (np.arange(size) + 0.5) / size))
     for _ in range(_ITERATIONS):
         edges = np.searchsorted(ordered, (centres[1:] + centres[:-1]) / 2, side="right")
@@ -124,6 +125,7 @@ class TrainableCodebook(TrainableTensor):
 
     def quantized(self) -> tuple[torch.Tensor, torch.Tensor]:
         """See the base class."""
+        # The gradient of the output reaches the codebook through the lookup, and the weight as if it were not rounded.
         rounded = straight_through(self.codebook, self.codebook.half().float())
         value = rounded[self._indices()] + (self.weight - self.weight.detach())
         return value, interpolate(self.lengths, self._position().flatten()).sum()
@@ -140,6 +142,7 @@ class TrainableCodebook(TrainableTensor):
     @torch.no_grad()
     def refit(self) -> None:
         """Code lengths of the indices, in bits."""
+        # Half a count more for each, so that no index is impossible.
         counts = torch.bincount(self._indices().flatten(), minlength=len(self.codebook)).float() + 0.5
         self.lengths.copy_(-torch.log2(counts / counts.sum()))
 

@@ -63,7 +63,8 @@ def encode_floats(arrays: Sequence[np.ndarray]) -> bytes:
     chunks = [bytes(formats)]
     for which, width in enumerate(_WIDTHS):
         raw = b"".join(_pack(array, which) for array, one in zip(arrays, formats, strict=True) if one == which)
-        planes = np.frombuffer(raw, dtype=np.uint8).reshape(-1, width)
+        # The highest bytes, with sign and exponent, are alike, the lowest ones random: each place is coded by itself.
+        planes = np.frombuffer(raw, dtype=np.uint8).reshape(-1, width)  # [values, bytes], little-endian
         chunks += [encode_bytes(np.ascontiguousarray(planes[:, column])) for column in reversed(range(width))]
     return b"".join(chunks)
 
@@ -103,6 +104,7 @@ def float_bytes(array: np.ndarray) -> np.ndarray:
 
 
 def _narrowest(array: np.ndarray) -> int:
+    # Compared as bits, so that a negative zero is kept. Formats: float16, bfloat16, float32.
     wide = array.astype(np.float32)
     with np.errstate(over="ignore"):
         if np.array_equal(wide.astype(np.float16).astype(np.float32).view(np.uint32), wide.view(np.uint32)):

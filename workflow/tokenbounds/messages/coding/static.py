@@ -92,5 +92,5 @@ def _scale(counts: np.ndarray) -> np.ndarray:
     total = int(counts.sum())
     if total <= _TOTAL:
         return counts.astype(np.int64)
-    scaled = (counts.astype(np.int64) * _TOTAL + total // 2) // total
+    scaled = (counts.astype(np.int64) * _TOTAL + total // 2) // total  # rounded to nearest
     return np.where(counts > 0, np.maximum(scaled, 1), 0)

@@ -57,6 +57,7 @@ class CodebookFormat(Format):
 
     def symbols(self) -> list[np.ndarray]:
         """Codes of all tensors in the model's order: indices from the value nearest zero, or the vectors' codes."""
+        # Counted from there, small magnitudes are frequent, as the coder expects of codes on a grid.
         return [
             self.indices[name] - _origin(self.codebooks[name]) if name in self.indices else self.vectors.codes[name]
             for name in self.names

@@ -92,9 +92,10 @@ class MarkovFormat(Format):
         for order, wanted in enumerate(entries):
             candidates = _candidates(card, tables, order)
             flags = np.isin(candidates, wanted.contexts) if order else np.ones(1, dtype=bool)
-            flags = flags[: _used(flags)]
+            flags = flags[: _used(flags)]  # candidates come most frequent first: most of the last ones have no table
+            # Rows of the plane are ranks, columns contexts; which token has a rank, the tables below say, as in decoding.
             contexts = candidates[: len(flags)][flags]
-            tokens = _token_order(card, tables, order, contexts)
+            tokens = _token_order(card, tables, order, contexts)  # [ranks, contexts]
             plane = _fill_plane(wanted, contexts, tokens, size)
             plane = plane[: _used(np.any(plane, axis=1))]
             tables.append(_table_of(contexts, tokens, plane, scale, size))
@@ -240,6 +241,7 @@ def _candidates(card: MarkovCard, done: Sequence[Table], order: int) -> np.ndarr
     if not len(below):
         return below
     oldest = _reach(card, done, _MAX_CANDIDATES // len(below)) * np.uint64(card.vocabulary_size ** (order - 1))
+    # A context's suffix has a table one order below: candidates are those suffixes after each token in reach.
     codes = (oldest[:, None] + below[None, :]).reshape(-1)
     blocks = np.split(codes, range(_BLOCK_CELLS, len(codes), _BLOCK_CELLS))
     frequency = np.concatenate([expected_frequency(done, order, block, card.vocabulary_size) for block in blocks])

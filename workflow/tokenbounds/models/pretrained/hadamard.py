@@ -61,6 +61,7 @@ class Rotation:
         """R · values for a float32 or float64 array [size, k]; a new array of the same type."""
         if hadamard_order(self.size):
             return hadamard_transform(values * self._signs[0].astype(values.dtype)[:, None])
+        # No Hadamard matrix of this size: two that overlap, each of a power of two, and signs between them.
         first, last = self._halves
         rotated = values * self._signs[0].astype(values.dtype)[:, None]
         rotated[first] = hadamard_transform(rotated[first])
@@ -139,11 +140,12 @@ def _transform_block(block: np.ndarray, factor: np.ndarray) -> np.ndarray:
     size, cols = block.shape
     width = 1
     while width < size // len(factor):
-        pairs = block.reshape(-1, 2, width * cols)
+        pairs = block.reshape(-1, 2, width * cols)  # neighbours that are `width` rows apart
         block = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1)
         width *= 2
     if len(factor) == 1:
         return block.reshape(size, cols)
+    # A sum in a fixed order, as a matrix product's is not: its bits must be the same on every machine.
     parts = block.reshape(len(factor), 1, -1)
     total = factor[:, 0, None] * parts[0]
     for column in range(1, len(factor)):

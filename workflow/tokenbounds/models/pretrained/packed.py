@@ -96,15 +96,15 @@ def _read_gptq(files: TensorFiles, layer: str, bits: int, offset: int) -> torch.
     words = taken(files, f"{layer}.qweight", _INT32, (None, outputs))
     inputs = words.shape[0] * 32 // bits
     zeros = taken(files, f"{layer}.qzeros", _INT32, (groups, -(-outputs * bits // 32)))
-    points = (unpack_stream(zeros.numpy(), bits)[:, :outputs] + offset) & ((1 << bits) - 1)
-    codes = unpack_stream(words.numpy().T, bits)
+    points = (unpack_stream(zeros.numpy(), bits)[:, :outputs] + offset) & ((1 << bits) - 1)  # [groups, outputs]
+    codes = unpack_stream(words.numpy().T, bits)  # [outputs, inputs]
     if f"{layer}.g_idx" in files:
         group_of = taken(files, f"{layer}.g_idx", _INT32, (inputs,)).long()
     else:
-        group_of = torch.arange(inputs) // -(-inputs // groups)
+        group_of = torch.arange(inputs) // -(-inputs // groups)  # [inputs]
     if inputs and not 0 <= int(group_of.min()) <= int(group_of.max()) < groups:
         raise ModelError(f"{layer}.g_idx names groups beyond the {groups} that there are.")
-    centred = torch.from_numpy(codes) - torch.from_numpy(points).T[:, group_of]
+    centred = torch.from_numpy(codes) - torch.from_numpy(points).T[:, group_of]  # [outputs, inputs]
     return centred.float() * scales.T[:, group_of]
 
 
@@ -116,7 +116,7 @@ def _read_awq(files: TensorFiles, layer: str) -> torch.Tensor:
     zeros = taken(files, f"{layer}.qzeros", _INT32, (groups, outputs // 8))
     if outputs % 8 or groups == 0 or words.shape[0] % groups:
         raise ModelError(f"{layer}: {words.shape[0]} inputs and {outputs} outputs do not fit {groups} groups.")
-    points, codes = (_unpack_columns(part.numpy()) for part in (zeros, words))
+    points, codes = (_unpack_columns(part.numpy()) for part in (zeros, words))  # [groups, outputs], [inputs, outputs]
     group_of = torch.arange(words.shape[0]) // (words.shape[0] // groups)
     centred = torch.from_numpy(codes) - torch.from_numpy(points)[group_of]
     return (centred.float() * scales[group_of]).T.contiguous()
@@ -126,7 +126,7 @@ def unpack_stream(words: np.ndarray, bits: int) -> np.ndarray:
     """Unsigned integers of `bits` bits packed end to end in rows of 32-bit words, lowest bits first; int32."""
     rows = np.ascontiguousarray(words).astype("<u4").view(np.uint8).reshape(len(words), 4 * words.shape[1])
     count = 32 * words.shape[1] // bits
-    stream = np.unpackbits(rows, axis=1, bitorder="little")[:, : count * bits]
+    stream = np.unpackbits(rows, axis=1, bitorder="little")[:, : count * bits]  # [rows, bits], of every integer in turn
     values = np.zeros((len(words), count), dtype=np.int32)
     for bit in range(bits):
         values |= stream[:, bit::bits].astype(np.int32) << bit

@@ -68,6 +68,7 @@ class BlockSampler:
         inputs = np.full((self.rows, self.context), self._corpus.start_id, dtype=np.int64)
         targets = np.full((self.rows, self.context), IGNORED, dtype=np.int64)
         for row, (document, start, count) in enumerate(zip(documents, starts, lengths, strict=True)):
+            # One token more to the left, unless the document begins here: there the start token, already filled in, is.
             window = self._corpus.document(int(document))[max(start - 1, 0) : start + count]
             previous = 1 if start > 0 else 0
             targets[row, :count] = window[previous:]
@@ -82,11 +83,12 @@ class BlockSampler:
 
     def windows(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Documents, starts and lengths of the windows of batch `number`, int64[B] each."""
+        # A token of the corpus at random, and how far into the window it is: [B] each.
         raw = philox(self._seed, f"batch/{number}").random_raw(2 * self.rows)
         tokens = (raw[: self.rows] % np.uint64(self._ends[-1])).astype(np.int64)
         shifts = (raw[self.rows :] % np.uint64(self.context)).astype(np.int64)
         documents = np.searchsorted(self._ends, tokens, side="right")
         lengths = np.asarray(self._corpus.lengths, dtype=np.int64)[documents]
-        positions = tokens - (self._ends[documents] - lengths)
+        positions = tokens - (self._ends[documents] - lengths)  # of the token in its document
         starts = np.clip(positions - shifts, 0, np.maximum(lengths - self.context, 0))
         return documents, starts, np.minimum(lengths - starts, self.context)

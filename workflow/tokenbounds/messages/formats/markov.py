@@ -93,7 +93,7 @@ class MarkovFormat(Format):
             candidates = _candidates(card, tables, order)
             flags = np.isin(candidates, wanted.contexts) if order else np.ones(1, dtype=bool)
             flags = flags[: _used(flags)]  # candidates come most frequent first: most of the last ones have no table
-            # Rows of the plane are ranks, columns contexts; which token has a rank, the tables below say, as in decoding.
+            # Rows of the plane are ranks, columns contexts. Which token has a rank follows from the tables below.
             contexts = candidates[: len(flags)][flags]
             tokens = _token_order(card, tables, order, contexts)  # [ranks, contexts]
             plane = _fill_plane(wanted, contexts, tokens, size)

@@ -79,7 +79,7 @@ def test_only_rows_that_assume_no_more_than_others_are_called_best(paths, tmp_pa
 
 def test_the_best_is_named_among_the_largest_group_of_equal_settings(tmp_path):
     rows = [certificate_dict(name, empirical=empirical) for name, empirical in (("a", 3.0), ("bb", 2.9), ("ccc", 2.8))]
-    others = [certificate_dict(f"other-{index}", empirical=1.0) for index in range(6)]
+    others = [certificate_dict(f"other-{index}", empirical=1.0) for index in range(7)]
     others[0]["plan"] = {**others[0]["plan"], "sha256": "0" * 64}
     others[1]["manifest"] = {**others[1]["manifest"], "sha256": "0" * 64}
     others[2]["dtype"] = "bfloat16"
@@ -87,6 +87,7 @@ def test_the_best_is_named_among_the_largest_group_of_equal_settings(tmp_path):
     others[4]["prior"] = {"kind": "online", "trained_on": []}
     base = {"name": "base", "place": "../models/base", "sha256": "0" * 64}
     others[5]["message"] = {**others[5]["message"], "base": base}
+    others[6]["ledger"]["rows"][1]["entries"].append({"name": "centre_grid", "amount": 3.5, "unit": "bits"})
     for row in [*rows, *others]:
         write_certificate(tmp_path / f"{row['certificate']}.json", row)
     certificates = read_certificates(sorted(tmp_path.glob("*.json")))
@@ -94,6 +95,12 @@ def test_the_best_is_named_among_the_largest_group_of_equal_settings(tmp_path):
     assert {one.name for one, _ in best_rows(certificates).values()} == {"ccc"}
     shown = headline(certificates, {one.name: one.name for one in certificates})
     assert (shown["certificate"].name, shown["compared"]) == ("ccc", 3)
+    # Five certificates over a sample that pays for four do not hold together.
+    crowd = [certificate_dict(f"sampled-{index}", empirical=1.0, mode="sampled") for index in range(5)]
+    for row in crowd:
+        write_certificate(tmp_path / "crowd" / f"{row['certificate']}.json", row)
+    sampled = read_certificates((tmp_path / "crowd").glob("*.json"))
+    assert (len(comparable(sampled)), len(comparable(sampled[:4]))) == (0, 4)
     # Of equally large groups, values choose none: the one that assumes fewer bases comes first.
     assert [one.name for one in comparable([one for one in certificates if one.name in ("a", "other-5")])] == ["a"]
 

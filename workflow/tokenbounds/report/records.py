@@ -11,6 +11,9 @@ from tokenbounds.certificates.sealing import read_certificate
 from tokenbounds.errors import CertificateError
 from tokenbounds.models.online.card import is_online
 
+# Entries of a ledger that do not depend on which message is certified.
+_SHARED = ("delta", "delta_generalization", "delta_sampling", "centre_grid", "chain_candidates")
+
 
 def read_certificates(paths: Iterable[Path | str]) -> list[Certificate]:
     """Read certificates, sorted by corpus, then by message size, then by name.
@@ -53,17 +56,30 @@ def comparable(certificates: Sequence[Certificate]) -> list[Certificate]:
     """The largest group of certificates that pay for their messages and hold together at their common delta.
 
     They share all that fixes what is stated before any message is chosen: corpus, plan, arithmetic, bases, number of
-    links and settings (docs/bounds.md, "Several certificates"). Which group it is depends on no value: of equally
-    large ones, that with fewer bases and shorter chains, then the one that comes first.
+    links and settings, and what rows there are, with which shares of delta, centres and candidates, as scores without
+    entropies or a small vocabulary leave some out (docs/bounds.md, "Several certificates"). Which group it is depends
+    on no value: of equally large ones, that with fewer bases and shorter chains, then the one that comes first.
     """
     groups: dict[tuple[object, ...], list[Certificate]] = {}
     for one in certificates:
         if one.prior.kind == "message":
             bases = tuple(sorted(base.sha256 for base in one.bases))
             arithmetic = tuple(link.dtype for link in one.links)
-            key = (one.manifest.sha256, one.plan.sha256, arithmetic, bases, one.settings)
+            rows = tuple(
+                (row.metric, row.bound, each.name, each.amount)
+                for row in one.ledger.rows
+                for each in row.entries
+                if each.name in _SHARED and each.link is None
+            )
+            key = (one.manifest.sha256, one.plan.sha256, arithmetic, bases, one.settings, rows)
             groups.setdefault(key, []).append(one)
-    return min(groups.values(), key=lambda group: (-len(group), len(group[0].bases), len(group[0].chain)), default=[])
+    # More than a sample was paid for do not hold together.
+    paid = [
+        group
+        for group in groups.values()
+        if group[0].plan.mode == "exhaustive" or len(group) <= group[0].settings.certificates_per_sample
+    ]
+    return min(paid, key=lambda group: (-len(group), len(group[0].bases), len(group[0].chain)), default=[])
 
 
 def best_rows(certificates: Sequence[Certificate]) -> dict[Metric, tuple[Certificate, Row]]:

@@ -204,7 +204,8 @@ def _bound_tokens(
     for cells in average_cells(scores, setting.sample, first_pass, setting.vocabulary_size, grids, setting.kappas):
         for budget in losses:
             key = (budget.metric, budget.bound)
-            bounds = [_bound_loss(budget, cells, index, setting) for index in _indices(budget, cells)]
+            indices = range(len(cells.lambdas)) if budget.bound.uses_lambda else (None,)
+            bounds = [_bound_loss(budget, cells, index, setting) for index in indices]
             found[key] = min([*([found[key]] if key in found else []), *bounds], key=lambda bound: bound.value)
     return found
 
@@ -217,11 +218,6 @@ def _grids(budgets: Sequence[RowBudget], setting: Setting) -> dict[Weighting, Fl
     ways: list[Weighting] = [*setting.alphas, *([setting.token_alphas] if setting.token_alphas else [])]
     ceilings = {each: loss_ceiling(least_alpha(each), setting.vocabulary_size) for each in ways}
     return {each: lambda_grid(size, ceiling) if size else np.empty(0) for each, ceiling in ceilings.items()}
-
-
-def _indices(budget: RowBudget, cells: CellAverages) -> Sequence[int | None]:
-    """Which lambdas a row may choose: none for Azuma."""
-    return range(len(cells.lambdas)) if budget.bound.uses_lambda else (None,)
 
 
 def named_rows(setting: Setting) -> list[Key]:

@@ -6,6 +6,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 from gguf_files import write_model
 from tokenbounds.config import PretrainedModel
 from tokenbounds.errors import ModelError
@@ -13,16 +14,6 @@ from tokenbounds.files import canonical_json
 from tokenbounds.models.build import build_model
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.pretrained.loading import load_pretrained
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 SIZES = {
     "vocab_size": 50,
@@ -48,14 +39,9 @@ YARN_KEYS = (
 
 
 def make(family="Llama", **config):
-    classes = {
-        "Llama": (LlamaConfig, LlamaForCausalLM),
-        "Mistral": (MistralConfig, MistralForCausalLM),
-        "Qwen2": (Qwen2Config, Qwen2ForCausalLM),
-        "Qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    }[family]
     torch.manual_seed(0)
-    return classes[1](classes[0](**SIZES | config)).eval()
+    settings = getattr(transformers, f"{family}Config")(**SIZES | config)
+    return getattr(transformers, f"{family}ForCausalLM")(settings).eval()
 
 
 def plain_frequencies(theta, head_dim=8):

@@ -9,10 +9,12 @@ from certified_study import with_link
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenbounds.certificates.averages.passes import Sample
-from tokenbounds.certificates.certify import certify_bound, compute_certificate
+from tokenbounds.certificates.certify import _note_evidence, certify_bound, compute_certificate
 from tokenbounds.certificates.evidence import gather_evidence
+from tokenbounds.certificates.prior import CorpusEvidence
 from tokenbounds.certificates.rows.tokens import Setting, state_bounds
-from tokenbounds.config import BoundsSpec, EvaluationSpec
+from tokenbounds.config import BoundsSpec, CorpusSpec, EvaluationSpec, TextSource
+from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.scores.plan import plan_corpus, read_plan
 from tokenbounds.scores.store import open_scores
 
@@ -151,6 +153,18 @@ def test_padding_of_the_vocabulary_makes_guessing_look_no_worse(study):
     assert guesses == {"bpd": 3.0, "top1_error": 7 / 8}
     assert all(row.vacuous == (row.value >= guesses[row.metric]) for row in padded.rows)
     assert "Top-10 error is not stated: 10 guesses out of 8 tokens never miss." in padded.notes
+
+
+def test_copies_of_one_text_are_counted_in_the_certificate(study, tmp_path):
+    for number in range(101):
+        (tmp_path / f"{number}.txt").write_text("one and the same")
+    source = TextSource(kind="text", paths=(str(tmp_path / "*.txt"),))
+    tokenize_corpus(CorpusSpec(source=source), "copies", tmp_path / "copies")
+    evidence, copies = gather_evidence(study.inputs), CorpusEvidence.open(tmp_path / "copies")
+    names = {"name": "c", "study": "t", "model": "m"}
+    assert not any("repeat" in note for note in compute_certificate(names, evidence, SPEC, tmp_path).notes)
+    note = next(_note_evidence(replace(evidence, corpus=copies)))
+    assert note.startswith("100 of 101 documents, with 1,600 of 1,616 tokens, repeat an earlier one")
 
 
 def test_a_certificate_guesses_among_the_tokens_of_its_tokenizer(study, tmp_path):

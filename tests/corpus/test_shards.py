@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenbounds.config import CorpusSpec, JsonLinesSource, TextSource, TransformersTokenizer
+from tokenbounds.corpus.manifest import read_manifest
+from tokenbounds.corpus.repeats import Repeats
 from tokenbounds.corpus.shards import Corpus, tokenize_corpus
 from tokenbounds.errors import CorpusError
 from tokenizers import Tokenizer as Backend
@@ -81,6 +83,14 @@ def test_table_of_documents(tmp_path):
     assert table["document"].to_list() == list(range(5))
     assert table["bytes"].to_list() == table["tokens"].to_list()
     assert table["sha256"][2] == hashlib.sha256("Grüße".encode()).hexdigest()
+
+
+def test_documents_that_repeat_an_earlier_one_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr("tokenbounds.corpus.shards._BATCH_DOCUMENTS", 2)
+    manifest = make(tmp_path, ["ab", "", "cde", "ab", "", "ab", "ba"])
+    assert manifest.repeats == Repeats(2, 4) == read_manifest(tmp_path / "tiny" / "manifest.json").repeats
+    assert make(tmp_path, ["ab", "", "ba", ""], name="plain").repeats is None
+    assert b"repeats" not in (tmp_path / "plain" / "manifest.json").read_bytes()
 
 
 def test_empty_corpus_leaves_nothing(tmp_path):

@@ -16,6 +16,7 @@ from tokenbounds.certificates.assumptions import (
     state_unit_assumptions,
 )
 from tokenbounds.certificates.averages.passes import Sample
+from tokenbounds.certificates.documents import count_repeats
 from tokenbounds.certificates.evidence import CertificateInputs, Evidence, gather_evidence
 from tokenbounds.certificates.file_records import BaseRecord, EvidenceRecord
 from tokenbounds.certificates.records import record_evidence
@@ -141,7 +142,14 @@ def compute_certificate(
 
 def _note_evidence(evidence: Evidence) -> Iterator[str]:
     """What a reader should know of the evidence beyond its assumptions."""
-    start = evidence.corpus.manifest.tokenizer.start_id
+    manifest = evidence.corpus.manifest
+    if (repeats := count_repeats(evidence.corpus.folder, manifest)).documents:
+        yield (
+            f"{repeats.documents:,} of {manifest.documents:,} documents, with {repeats.tokens:,} of "
+            f"{manifest.tokens:,} tokens, repeat an earlier one, token for token. What a model knows of the first it "
+            "knows of all, so that the average over tokens says less about other text."
+        )
+    start = manifest.tokenizer.start_id
     for link in evidence.links:
         own = None if link.side_information.base else link.message.header["model"].get("start_id", 0)
         if own not in (None, start):

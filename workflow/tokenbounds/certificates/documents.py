@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from tokenbounds.corpus.manifest import Manifest
 from tokenbounds.corpus.reader import Corpus
+from tokenbounds.corpus.repeats import RepeatCounter, Repeats
 from tokenbounds.corpus.shards import TOKENS_SHA256, tokens_digest
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file
@@ -67,10 +68,7 @@ def read_document_hashes(folder: Path, manifest: Manifest, *, verify: bool = Tru
     CorpusError
         If a shard is damaged.
     """
-    entry = manifest.documents_file
-    path = folder / entry.file
-    if not path.is_file() or sha256_file(path) != entry.sha256:
-        raise CertificateError(f"{path} is missing or differs from its manifest. Tokenize the corpus again.")
+    path = _check_table(folder, manifest)
     corpus = Corpus.open(folder, verify=verify) if has_shards(folder, manifest) else None
     texts, tokens, first = list[bytes](), list[bytes](), 0
     try:
@@ -83,6 +81,32 @@ def read_document_hashes(folder: Path, manifest: Manifest, *, verify: bool = Tru
         return DocumentHashes(_unique(texts), _unique(tokens) if tokens else None, corpus is not None)
     except (OSError, pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise CertificateError(f"{path} cannot be read ({error}). Tokenize the corpus again.") from error
+
+
+def count_repeats(folder: Path, manifest: Manifest) -> Repeats:
+    """Documents that are equal to an earlier one by their tokens (by their texts, in tables of earlier versions).
+
+    Raises
+    ------
+    CertificateError
+        If the table of documents is missing, damaged or not the manifest's.
+    """
+    path, counter = _check_table(folder, manifest), RepeatCounter()
+    try:
+        for batch in _batches(path, manifest):
+            digests = _stated_tokens(batch) or [bytes.fromhex(text) for text in batch["sha256"].to_pylist()]
+            counter.add(digests, batch["tokens"].to_numpy())
+        return counter.count()
+    except (OSError, pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise CertificateError(f"{path} cannot be read ({error}). Tokenize the corpus again.") from error
+
+
+def _check_table(folder: Path, manifest: Manifest) -> Path:
+    entry = manifest.documents_file
+    path = folder / entry.file
+    if not path.is_file() or sha256_file(path) != entry.sha256:
+        raise CertificateError(f"{path} is missing or differs from its manifest. Tokenize the corpus again.")
+    return path
 
 
 def _batches(path: Path, manifest: Manifest) -> Iterator[pa.RecordBatch]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenbounds.corpus.labels import LabelColumn
+from tokenbounds.corpus.repeats import Repeats
 from tokenbounds.errors import CorpusError, TokenboundsError
 from tokenbounds.files import read_json
 
@@ -49,7 +50,8 @@ class Manifest:
     """Everything known about a corpus except its tokens.
 
     `labels` declares what is known about tokens; `annotations_file` holds it, if there is any. `reading` counts what a
-    source left out or changed, if it counts that.
+    source left out or changed, if it counts that; `repeats` the documents that are equal to an earlier one, if any are,
+    and their tokens.
     """
 
     corpus: str
@@ -63,6 +65,7 @@ class Manifest:
     annotations_file: FileEntry | None = None
     labels: tuple[LabelColumn, ...] = ()
     reading: dict[str, Any] | None = None
+    repeats: Repeats | None = None
 
     @property
     def schema_version(self) -> int:
@@ -113,6 +116,7 @@ def _parse(raw: dict[str, Any]) -> Manifest:
         annotations_file=FileEntry(**raw["annotations_file"]) if "annotations_file" in raw else None,
         labels=tuple(LabelColumn.from_dict(column) for column in raw.get("labels", ())),
         reading=raw.get("reading"),
+        repeats=Repeats(**raw["repeats"]) if "repeats" in raw else None,
     )
 
 
@@ -123,6 +127,8 @@ def beside(manifest: Manifest) -> list[FileEntry]:
 
 def _check(manifest: Manifest, path: Path) -> None:
     numbers = [manifest.documents, manifest.tokens, manifest.tokenizer.vocabulary_size, manifest.tokenizer.start_id]
+    if manifest.repeats is not None:
+        numbers += [manifest.repeats.documents, manifest.repeats.tokens]
     numbers += [number for shard in manifest.shards for number in (shard.documents, shard.tokens)]
     files = [shard.file for shard in manifest.shards] + [entry.file for entry in beside(manifest)]
     valid = (

@@ -35,6 +35,7 @@ from tokenbounds.corpus.manifest import (
     read_manifest,
 )
 from tokenbounds.corpus.reader import Corpus
+from tokenbounds.corpus.repeats import RepeatCounter
 from tokenbounds.corpus.sources import Document, describe_source, read_documents, source_licence
 from tokenbounds.corpus.tokenizers import Tokenizer, load_tokenizer
 from tokenbounds.errors import CorpusError
@@ -87,7 +88,8 @@ def tokenize_corpus(
 ) -> Manifest:
     """Tokenize a corpus into `directory`: shards, the table of documents, and last the manifest.
 
-    Memory does not grow with the corpus (except for 8 bytes per document of the corpus in `exclude_overlap_with`).
+    Memory does not grow with the corpus, except for 16 bytes per document (and 8 for each of the corpus in
+    `exclude_overlap_with`).
 
     Parameters
     ----------
@@ -131,12 +133,13 @@ def tokenize_corpus(
                 + (f" Counted: {counts.to_dict()}." if counts.to_dict() else "")
             )
         columns = writer.close()
-    annotated = any(column.is_stored for column in columns)
+    annotated, repeats = any(column.is_stored for column in columns), writer.repeats.count()
     manifest = replace(
         _manifest(spec, name, directory, tokenizer, writer),
         annotations_file=FileEntry(ANNOTATIONS_NAME, sha256_file(directory / ANNOTATIONS_NAME)) if annotated else None,
         labels=columns,
         reading=counts.to_dict() or None,
+        repeats=repeats if repeats.documents else None,
     )
     write_json(directory / MANIFEST_NAME, manifest.to_dict())
     return manifest
@@ -216,6 +219,7 @@ class _Writer:
         table_path = stack.enter_context(atomic_path(directory / DOCUMENTS_NAME))
         self._shards = [stack.enter_context(_new_stream(path, self._schema)) for path in paths]
         self._table = stack.enter_context(pq.ParquetWriter(table_path, _DOCUMENTS_SCHEMA, compression="zstd"))
+        self.repeats = RepeatCounter()
         self.documents = np.zeros(shards, dtype=np.int64)
         self.tokens = np.zeros(shards, dtype=np.int64)
 
@@ -231,13 +235,15 @@ class _Writer:
                 self._labels.codes(document, len(ids), leading) for document, ids in zip(batch, tokens, strict=True)
             ]
             self._annotations.write(first, lengths, codes)
+        of_tokens = [tokens_digest(ids) for ids in tokens]
+        self.repeats.add(of_tokens, lengths)
         rows = [
             [first + i for i in range(len(batch))],
             [document.name for document in batch],
             lengths,
             [len(document.raw) for document in batch],
             [digest.hex() for digest in digests],
-            [tokens_digest(ids).hex() for ids in tokens],
+            [digest.hex() for digest in of_tokens],
         ]
         self._table.write_table(pa.table([pa.array(row) for row in rows], schema=_DOCUMENTS_SCHEMA))
         # Documents go to the shards in turn, so that a document's number alone says where it is.

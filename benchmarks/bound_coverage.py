@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-sys.path.append(str(Path(__file__).parent))  # for whoever loads this file by its path
+sys.path.append(str(Path(__file__).parent))  # for code that loads this file by its path
 from _coverage_centres import centred_excess
 from _coverage_labels import labels_violated
 from _coverage_shared import shared_violated

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-sys.path.append(str(Path(__file__).parent))  # for whoever loads this file by its path
+sys.path.append(str(Path(__file__).parent))  # for code that loads this file by its path
 from paper_regime import Regime, read_aligned, single_model
 from tokenbounds.bounds.telescoped import bound_telescoped
 from tokenbounds.certificates.rows.chain_candidates import ChainProblem

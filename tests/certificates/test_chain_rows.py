@@ -150,7 +150,7 @@ def test_a_useful_chain_beats_the_model_alone_and_a_useless_one_costs_its_price(
     streams = losses(10_000)
     alone = bound(streams[2:], bits=(3000,))
     assert bound(streams) < alone - 0.2
-    # The search sees none of the tokens that the model errs on; the best cell of the model alone is found all the same.
+    # The search sees none of the tokens that the model errs on; the best cell of the model alone is still found.
     tokens = 2 * SEARCHED_TOKENS
     wrong = np.where(thin_rows(0, tokens, tokens), 1.0, 40.0)
     complexity = 3000 * math.log(2) + math.log(problem(2).candidates / 0.05)

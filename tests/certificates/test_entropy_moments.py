@@ -50,7 +50,7 @@ def test_on_the_safe_side_at_the_edges_of_bins():
 
 
 def test_without_the_cubes_the_error_would_show():
-    """Cubes are not in vain: losses near the ceiling, at the edge of their bin, from counts and two moments."""
+    """Cubes are needed: losses near the ceiling, at the edge of their bin, from counts and two moments."""
     nll = np.full(9, 15 + 0.999 / 16)
     moments = moments_of(nll, np.zeros(9))
     lambda_, log = exact_log(nll, np.zeros(9), 0.9, 0.995, 0.0)

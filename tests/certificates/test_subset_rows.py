@@ -210,7 +210,7 @@ def coin_study(seed, size=300):
 def known_risk(tokens, label, losses):
     """Average over labelled tokens of E[loss | all labels, tokens before], by a backward recursion over the labels.
 
-    Beside what comes before, a token must fit its own label and the one before it, and what follows must fit it.
+    Besides what comes before, a token must fit its own label and the one before it, and what follows must fit it.
     """
     low = np.arange(8) < 4
     either = low[:, None] | low[None, :]

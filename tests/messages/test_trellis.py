@@ -73,7 +73,7 @@ def test_machine_by_hand():
 
 @pytest.mark.parametrize("states", STATES)
 def test_paths_that_part_meet_again_late(states):
-    """Two branches into a state come from the same grid with different parities, so that points there lie apart."""
+    """Two branches into a state come from the same grid with different parities, so points there are apart."""
     machine = trellis(states)
     for state in range(states):
         origins, parities = np.nonzero(machine.following == state)

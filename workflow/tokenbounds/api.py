@@ -395,7 +395,7 @@ def verify(
         where that takes a few seconds. Without this, only the numbers are shown to follow from the score files; with
         it, the score files are shown to follow from the message.
     seed
-        Chooses the blocks; by default nobody can know which.
+        Chooses the blocks; by default no one can know which.
     bases
         Where base models are, if not where the certificate says.
     root

@@ -381,7 +381,7 @@ def bound(
     nll_column: Annotated[str, typer.Option(help="Column of the losses, before any smoothing.")] = "nll_bits",
     rank_column: Annotated[str | None, typer.Option(help="Column of the true token's rank, from 1.")] = None,
     document: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="With --held-out: speak of new documents, named by a column.")
+        str | None, typer.Option(metavar="COLUMN", help="With --held-out: bounds for new documents, named by a column.")
     ] = None,
     longest_document: Annotated[
         int | None, typer.Option(min=1, metavar="TOKENS", help="With --document: a limit fixed beforehand.")

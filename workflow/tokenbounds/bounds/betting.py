@@ -206,7 +206,7 @@ def bound_errors(empirical: float, complexity_nats: float, samples: int) -> Boun
     bets = error_lambdas(samples)
     with np.errstate(divide="ignore"):
         lost = np.log1p(-bets)  # [k]; the last is -inf: a bet of everything is lost at the first error
-    # Log-wealth of each bet, but for what the mean pays back; 0 errors leave even the last bet alone.
+    # Log-wealth of each bet, except for what the mean pays back; with 0 errors even the last bet keeps its stake.
     held = samples * (empirical * lost if empirical > 0 else np.zeros_like(bets))
     # Sums of m terms of this size are exact to a few units in the last place; the bound is raised by that error.
     doubt = 8 * np.finfo(np.float64).eps * samples * (abs(empirical * lost[0]) + bets[0] + 1.0 / samples)

@@ -28,7 +28,7 @@ _LAMBDAS = 64
 
 @dataclass(frozen=True)
 class Interval:
-    """What one quantity was measured to be, and where it lies at the stated probability.
+    """What one quantity was measured to be, and where it is with the stated probability.
 
     Attributes
     ----------

@@ -55,7 +55,7 @@ def verify_certificate(
         How many blocks to draw and score again from the decoded message; `ALL_BLOCKS` for every one. None draws
         `CHEAP_DRAWS` where that is forecast to take at most `CHEAP_SECONDS` per message.
     seed
-        Of the choice of blocks; None chooses unpredictably, so that nobody can prepare for it.
+        Of the choice of blocks; None chooses unpredictably, so that no one can prepare for it.
     bases
         Where bases are, if not where the certificate says: checkpoint folders, Hugging Face folders, GGUF files.
     root

@@ -49,7 +49,7 @@ class EvaluationSpec(Checked):
         int | None,
         Field(
             ge=0,
-            description="Seed of the sample; `null` derives it from the hashes of the corpus's tokens, so that nobody "
+            description="Seed of the sample; `null` derives it from the hashes of the corpus's tokens, so that no one "
             "can have picked a draw that suits a model. The certificate says which.",
         ),
     ] = None

@@ -176,8 +176,8 @@ class DocumentLabels:
         text = str(value)
         if text in (MISSING, EMPTY):
             raise CorpusError(
-                f"{where}: the label column '{self._name}' holds the text {text!r}, which stands for no value. "
-                "Rename it."
+                f"{where}: the label column '{self._name}' holds the text {text!r}, which means that there is "
+                "no value. Rename it."
             )
         if len(text) > _MOST_CHARACTERS or not text.isprintable():
             raise CorpusError(

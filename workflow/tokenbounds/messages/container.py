@@ -48,7 +48,7 @@ _DICTIONARY = (
 
 
 Header = dict[str, Any]
-"""JSON values: `model`, what the decoder builds; `quantizer`, what the symbols stand for; `coder`."""
+"""JSON values: `model`, what the decoder builds; `quantizer`, what the symbols mean; `coder`."""
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def find_coarse(sha256: str, places: Iterable[Path]) -> Path:
     where = "; ".join(seen) or "no place to look for it is known"
     raise MessageError(
         f"it refines the message with SHA-256 {sha256[:16]}…, which was not found: {where}. Put that message "
-        "beside it, or name it with --coarse."
+        "next to it, or name it with --coarse."
     )
 
 

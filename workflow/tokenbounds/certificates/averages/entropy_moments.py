@@ -119,7 +119,7 @@ class EntropyMoments:
         return self.errors.rate(k)
 
     def mean_entropy(self) -> float:
-        """Average entropy, bits; exact but for the last place, as entropies are multiples of 1/8."""
+        """Average entropy, bits; exact except in the last place, because entropies are multiples of 1/8."""
         self._settle()
         by_level = self._sums[0].reshape(self._levels, _BINS).sum(axis=1)
         return float(by_level @ np.arange(self._levels)) * ENTROPY_STEP_BITS / self._whole()

@@ -258,7 +258,7 @@ def _bound_loss(budget: RowBudget, cells: CellAverages, index: int | None, setti
     lambda_, log = float(cells.lambdas[index]), cells.logs[index]
     complexity = budget.complexity_nats + setting.lambda_price_nats
     lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), budget.delta_per_cell)
-    centre = cells.kappa * cells.entropy  # its average, known as every token was scored; else there is none
+    centre = cells.kappa * cells.entropy  # its average, known since every token was scored
     value, unsampled = (
         centre + _LOG_VALUES[budget.bound](each, lambda_, complexity, setting.tokens) for each in (lowest, log.mean)
     )

@@ -69,8 +69,8 @@ def _calibration_record(calibration: Calibration | None) -> Record | None:
     tokens, corpus = calibration.record["tokens"], calibration.record["corpus"]
     overlap = (
         f"Calibrated on {tokens} tokens of corpus '{corpus}', in the documents listed. Where that corpus is certified, "
-        "they may be among the tokens that are scored. Bounds hold all the same: they hold for every message at once, "
-        "and this one pays for whatever was chosen. Not so with prior: held_out, which refuses the corpus."
+        "they may be among the tokens that are scored. Bounds still hold: they hold for every message at once, "
+        "and this one pays for its own choice. With prior: held_out the corpus is refused."
     )
     return {**calibration.record, "overlap": overlap}
 

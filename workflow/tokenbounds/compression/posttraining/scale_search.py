@@ -92,7 +92,7 @@ def find_scale(bits: Callable[[float], float], wanted: float, guess: float, slac
         LOGGER.info("scale %.5g: %.0f bits, wanted %.0f", 2.0**position, found, wanted)
         if abs(found - wanted) <= slack:
             return 2.0**position
-        # Twice on the same side: the other side of the bracket may have drifted, so it is found anew.
+        # Twice on the same side: the other side of the bracket may have drifted, so it is found again.
         if known and (known[-1][1] > wanted) == (found > wanted):
             known = [point for point in known if (point[1] > wanted) == (found > wanted)]
         known.append((position, found))

@@ -11,7 +11,7 @@ corpus order (docs/bounds.md, "Online references"). All arithmetic is on integer
 probabilities, bit for bit.
 
 Speed depends on memory: what a byte or its bits will need is fetched early. Where it is may depend on bits that are
-still to be predicted, since whoever replays a corpus has them; no number does.
+still to be predicted, since every replay of a corpus has them; no number does.
 """
 
 from __future__ import annotations

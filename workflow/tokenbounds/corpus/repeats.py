@@ -19,7 +19,7 @@ class Repeats:
 class RepeatCounter:
     """Counts repeats as documents pass, by the first eight bytes of the digests of their tokens; empty ones aside.
 
-    Memory grows by 16 bytes a document.
+    Memory grows by 16 bytes per document.
     """
 
     def __init__(self) -> None:

@@ -160,7 +160,7 @@ def render_markdown(table: pl.DataFrame) -> str:
         parts += [*map(_line, lines), ""]
     parts.append(
         "Bounds are the certificate's best over tokens, rounded up. **Bold**: the best of those certificates that pay "
-        "for their messages, share plan and settings, and so hold together. Bits a parameter: the whole message. The "
+        "for their messages, share plan and settings, and so hold together. Bits per parameter: the whole message. The "
         "last columns: bytes that our coder and general compressors need for the same symbols."
     )
     return "\n".join(parts) + "\n"

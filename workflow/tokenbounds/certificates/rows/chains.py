@@ -159,7 +159,7 @@ def _thin(
 
 
 class _Total:
-    """An average over all tokens: exact, or one value a draw."""
+    """An average over all tokens: exact, or one value per draw."""
 
     def __init__(self, sample: Sample | None) -> None:
         self._sample = sample

@@ -152,7 +152,7 @@ def test_sampled_rows_pay_for_the_sample(sampled_study, sampled):
     row = row_of(sampled, "bpd", "azuma")
     a, low, high = row["alpha"], -math.log2(1 - row["alpha"] * (1 - 1 / V)), math.log2(V / row["alpha"])
     draws = block_averages(sampled_study, smoothed(losses, a))
-    cell_delta = SPEC.delta / ROWS * SPEC.sampling_share / 3
+    cell_delta = SPEC.delta / ROWS * SPEC.sampling_share / 3 / SPEC.certificates_per_sample
     upper = upper_mean(draws, low, high, cell_delta)
     width = math.log2(1 + (1 - a) * V / a)
     budget = complexity_nats(sampled_study, share=1 - SPEC.sampling_share)
@@ -174,7 +174,7 @@ def test_a_sampled_row_is_the_best_of_all_its_cells(sampled_study, sampled):
     """Not of those that would be best without the price of sampling: here another cell would be."""
     losses, m = read_scores(sampled_study)["nll_bits"].to_numpy(), sampled["tokens"]
     budget = complexity_nats(sampled_study, share=1 - SPEC.sampling_share, lambdas=16)
-    cell_delta = SPEC.delta / ROWS * SPEC.sampling_share / (3 * 16)
+    cell_delta = SPEC.delta / ROWS * SPEC.sampling_share / (3 * 16 * SPEC.certificates_per_sample)
     stated, unsampled = {}, {}
     for a in SPEC.alphas:
         low, high = -math.log2(1 - a * (1 - 1 / V)), math.log2(V / a)

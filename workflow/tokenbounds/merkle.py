@@ -1,7 +1,7 @@
 """Merkle trees of RFC 6962 (certificate transparency): one digest for a list, and short proofs of what is in it.
 
 A leaf's hash is SHA-256 of a zero byte and its data, a node's that of a byte 1 and its two children's. Nodes are paired
-from the left; one that has no partner goes up as it is, which gives the tree of RFC 6962, section 2.1. Digests are 32
+from the left; one that has no partner moves up unchanged, which gives the tree of RFC 6962, section 2.1. Digests are 32
 bytes.
 """
 
@@ -64,12 +64,12 @@ def prove_inclusion(leaves: Sequence[bytes], index: int) -> list[bytes]:
 
 
 def included_root(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes:
-    """The root of a tree of `size` leaves in which a leaf has this place, if a proof is right: compare it.
+    """The root of a tree of `size` leaves with this leaf at this place, if the proof is right; compare it.
 
     Raises
     ------
     ValueError
-        If the proof has another length than such a tree's, or there is no such place in it.
+        If the proof does not have the length for such a tree, or there is no such place in it.
     """
     needed = siblings(index, size)
     if not 0 <= index < size or len(proof) != len(needed):
@@ -81,12 +81,12 @@ def included_root(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) ->
 
 
 def prove_consistency(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
-    """Proof that a list begins with what it was when it had `old_size` leaves (RFC 6962, section 2.1.2).
+    """Proof that a list begins with its earlier state of `old_size` leaves (RFC 6962, section 2.1.2).
 
     Raises
     ------
     ValueError
-        If it was never that long, or never that short: of an empty list there is nothing to prove.
+        If it is not that long, or `old_size` is zero: for an empty list there is nothing to prove.
     """
     if not 0 < old_size <= len(leaves):
         raise ValueError(f"there are {len(leaves)} leaves, and no earlier tree of {old_size}")
@@ -105,7 +105,7 @@ def _subproof(leaves: Sequence[bytes], old_size: int, *, whole: bool) -> list[by
 
 
 def is_consistent(old_size: int, old_root: bytes, size: int, new_root: bytes, proof: Sequence[bytes]) -> bool:
-    """Whether a proof shows that a tree begins with what it was when it was smaller (RFC 9162, section 2.1.4.2)."""
+    """Whether a proof shows that a tree begins with its smaller, earlier state (RFC 9162, section 2.1.4.2)."""
     if not 0 < old_size <= size:
         return False
     if old_size == size:
@@ -113,7 +113,7 @@ def is_consistent(old_size: int, old_root: bytes, size: int, new_root: bytes, pr
     place, last, path = old_size - 1, size - 1, list(proof)
     while place % 2:
         place, last = place // 2, last // 2
-    if not place:  # the old tree is a whole subtree of the new one
+    if not place:  # the old tree is a complete subtree of the new one
         path.insert(0, old_root)
     if not path:
         return False

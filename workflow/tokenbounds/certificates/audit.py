@@ -1,6 +1,6 @@
 """Auditing a few blocks of a certificate's scores from a block file, which may be far away.
 
-The certificate names the root of the tree over all blocks' scores. So whoever has the certificate, the message, the
+The certificate names the root of the tree over all blocks' scores. So someone who has the certificate, the message, the
 corpus and the plan needs only the drawn blocks, each with its proof: some kilobytes, read as ranges of bytes.
 """
 
@@ -40,7 +40,7 @@ _NEEDED = ("message", "coarse message", "plan", "manifest", "documents", "shard"
 
 @dataclass(frozen=True)
 class AuditedScores:
-    """Scores of a few blocks, in the place of all: what `rescore_blocks` needs of scores."""
+    """Scores of a few blocks instead of all: what `rescore_blocks` needs from scores."""
 
     files: tuple[Path, ...]
     provenance: Provenance
@@ -80,13 +80,13 @@ def _fetch(url: str, start: int, stop: int) -> bytes:
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-{stop - 1}"})
     with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
         if answer.status != 206:
-            raise CertificateError(f"{url} is on a server that answers no ranges. Download it, and name the file.")
+            raise CertificateError(f"{url}: its server does not answer range requests. Download it, and name the file.")
         data: bytes = answer.read(stop - start + 1)
         return data
 
 
 def fetch_blocks(path: Path, place: str, folder: Path, *, draws: int, seed: int) -> tuple[str, int]:
-    """Copy of a block file what an audit reads; the rest of the copy is a hole.
+    """Copy what an audit reads from a block file; the rest of the copy is a hole.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def _fetch_scores(
             raise CertificateError(f"{place}: the scores of block {blocks[row]} are not those that were certified.")
         number, values = decode_leaf(leaf, names)
         if number != blocks[row]:
-            raise CertificateError(f"{place}: block {number} stands where the plan has block {blocks[row]}.")
+            raise CertificateError(f"{place}: block {number} is where the plan has block {blocks[row]}.")
         for name, part in values.items():
             found.setdefault(name, []).append(part)
     columns = {name: np.concatenate(parts) for name, parts in found.items()}

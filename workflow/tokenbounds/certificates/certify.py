@@ -146,8 +146,8 @@ def _note_evidence(evidence: Evidence) -> Iterator[str]:
     if (repeats := count_repeats(evidence.corpus.folder, manifest)).documents:
         yield (
             f"{repeats.documents:,} of {manifest.documents:,} documents, with {repeats.tokens:,} of "
-            f"{manifest.tokens:,} tokens, repeat an earlier one, token for token. What a model knows of the first it "
-            "knows of all, so that the average over tokens says less about other text."
+            f"{manifest.tokens:,} tokens, repeat an earlier one, token for token. What a model knows about the first "
+            "it knows about all, so the average over tokens says less about other text."
         )
     start = manifest.tokenizer.start_id
     for link in evidence.links:

@@ -1,4 +1,4 @@
-"""What verification says of a certificate; a command imports this alone, and what verifies in another process."""
+"""What verification says about a certificate; commands import only this, as another process verifies."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Commit, then draw: an append-only log of what was fixed when, and seeds that nobody could choose.
+"""Commit, then draw: an append-only log of what was fixed when, and seeds that no one could choose.
 
 Each line of a log is an entry: what is sealed, by hash, when, and the root of the Merkle tree over all lines before it.
 Its root over all lines is one digest for everything that was ever sealed; once that is published, no entry can be
-altered, removed or slipped in (docs/commitments.md). A seed is drawn from an entry and from a public value that
-appeared later, so that whoever sealed the entry could not know it.
+altered, removed or inserted (docs/commitments.md). A seed is drawn from an entry and from a public value that appeared
+later, so that the person who sealed the entry could not know it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Entry:
     line
         Its bytes: the leaf's data.
     time
-        When it was sealed, by the clock of whoever did, UTC in ISO 8601.
+        When it was sealed, by that machine's clock, UTC in ISO 8601.
     sealed
         What it seals.
     """
@@ -64,7 +64,7 @@ def describe(path: Path) -> set[Sealed]:
     """What sealing a path seals.
 
     A certificate seals its message, corpus, tokenizer and bases as well; a corpus's folder its manifest and tokenizer;
-    a base's folder the hash of the model. Any other file is sealed as it is.
+    a base's folder the hash of the model. Any other file is sealed by its hash.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def read_log(path: Path) -> list[Entry]:
     Raises
     ------
     CertificateError
-        If it cannot be read, or a line was altered, removed or slipped in.
+        If it cannot be read, or a line was altered, removed or inserted.
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -164,7 +164,7 @@ def _parse(line: bytes, previous_root: bytes) -> Entry | None:
 
 
 class _GrowingRoot:
-    """The root of a list that grows, from the whole subtrees that it is made of."""
+    """The root of a growing list, from the complete subtrees that it consists of."""
 
     def __init__(self) -> None:
         self._subtrees: list[tuple[int, bytes]] = []  # leaves and digest of each, larger ones first
@@ -213,7 +213,7 @@ def find_entry(entries: Sequence[Entry], sealed: Iterable[Sealed], what: str, lo
 def draw_seed(entry: Entry, beacon: str, purpose: Purpose) -> int:
     """The seed that an entry and a later public value give: SHA-256 of all three, the lowest 53 bits.
 
-    The first entry counts: who seals again to draw again leaves the first one in the log.
+    The first entry counts: sealing again to draw again leaves the first one in the log.
 
     Raises
     ------
@@ -239,7 +239,7 @@ class Draws:
         What appeared after messages and corpus were sealed, and drew the sample; None if that is not to be checked.
     rescore
         What appeared after the certificate was sealed, and draws the blocks that are scored again; None if those are
-        drawn otherwise.
+        drawn in another way.
     """
 
     log: Path
@@ -285,7 +285,7 @@ def replay_draws(certificate: Certificate, draws: Draws) -> tuple[list[Check], i
 
 
 def receipt(log: Path, number: int, *, since: int | None = None) -> dict[str, Any]:
-    """What proves, without the log, that an entry is in it; and with `since`, that the log was only added to.
+    """Proof, without the log, that an entry is in it; and with `since`, that the log was only appended to.
 
     Parameters
     ----------

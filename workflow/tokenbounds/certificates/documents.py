@@ -1,8 +1,8 @@
 """Which documents a corpus holds, by digests of their texts and of their tokens.
 
-The digest of a text is what the corpus's table of documents states, and only whoever has the source can check it. The
+The digest of a text is what the corpus's table of documents states; only someone who has the source can check it. The
 digest of tokens is computed from the shards, and the table must agree. Where the shards of a training corpus are not
-at hand, the table is believed.
+available, the table is trusted.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from tokenbounds.corpus.shards import TOKENS_SHA256, tokens_digest
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file
 
-_FREE_DOCUMENTS = 1 << 20  # rows of a table, beyond which every one must take a byte of the file
+_FREE_DOCUMENTS = 1 << 20  # rows of a table; beyond that many, each must take at least a byte of the file
 
 
 @dataclass(frozen=True)
 class DocumentHashes:
-    """Digests of a corpus's documents that are not empty, 32 bytes each, once each and sorted.
+    """Digests of a corpus's distinct documents that are not empty, 32 bytes each, sorted.
 
     Attributes
     ----------
     texts
         SHA-256 of their texts, as the table of documents states them.
     tokens
-        SHA-256 of their tokens; None if neither shards nor table tell.
+        SHA-256 of their tokens; None if neither shards nor table give them.
     from_shards
         Whether the shards were read, and agree with the table.
     """
@@ -47,7 +47,7 @@ class DocumentHashes:
 
 
 def has_shards(folder: Path, manifest: Manifest) -> bool:
-    """Whether a corpus's tokens are there: published corpora of training may leave them out."""
+    """Whether a corpus's tokens are present: published training corpora may leave them out."""
     return all((folder / shard.file).is_file() for shard in manifest.shards)
 
 
@@ -59,12 +59,12 @@ def read_document_hashes(folder: Path, manifest: Manifest, *, verify: bool = Tru
     folder, manifest
         The corpus's.
     verify
-        Whether to compare the shards with their hashes; not needed where that was done.
+        Whether to compare the shards with their hashes; not needed where that has been done.
 
     Raises
     ------
     CertificateError
-        If the table is missing, damaged or not the manifest's, or it says of a document what its tokens deny.
+        If the table is missing, damaged or not the manifest's, or contradicts a document's tokens.
     CorpusError
         If a shard is damaged.
     """

@@ -1,7 +1,7 @@
-"""The sums of what a study publishes: certificates, tables, figures, the page, and what encoders say of messages.
+"""Digests of what a study publishes: certificates, tables, figures, the page, and encoders' reports on messages.
 
-A certificate names every file that its numbers rest on. What is made from certificates for people, it cannot name:
-that is in `SHA256SUMS`, which `sha256sum --check` reads as well.
+A certificate names every file that its numbers rest on. It cannot name what is made from certificates for people: that
+is in `SHA256SUMS`, which `sha256sum --check` also reads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tokenbounds.files import sha256_file, write_bytes
 
 SUMS_NAME = "SHA256SUMS"
 _PLACES = ("report.html", "certificates/*.json", "messages/*.json", "tables/*", "figures/*", "antibody/*")
-_LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f\x7f\\]+)")  # `sha256sum` writes other names otherwise
+_LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f\x7f\\]+)")  # `sha256sum` writes other names in another form
 _MOST_BYTES = 1 << 24  # of the file of sums
 
 
@@ -48,7 +48,7 @@ def check_sums(results: Path | str) -> str:
     Returns
     -------
     str
-        What was compared, and the SHA-256 of the sums: who knows that from elsewhere knows all of them.
+        What was compared, and the SHA-256 of the sums: to know that from elsewhere is to know all of them.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def check_sums(results: Path | str) -> str:
     for name, digest in sums.items():
         path = results / name
         if not path.resolve().is_relative_to(results.resolve()):
-            raise CertificateError(f"{path} is a link to somewhere outside {results}. Replace it by the file.")
+            raise CertificateError(f"{path} is a link to a place outside {results}. Replace it with the file.")
         if sha256_file(path) != digest:
             raise CertificateError(f"{path} is not what was published: it differs from {SUMS_NAME}. Restore it.")
     return f"{len(sums)} files; the sums have the SHA-256 {sha256_file(results / SUMS_NAME)}"
@@ -82,7 +82,7 @@ def verify_published(results: Path) -> list[Check]:
         If a file differs; see `check_sums`.
     """
     if not (results / SUMS_NAME).exists():
-        detail = f"there is no {SUMS_NAME}, so that tables, figures and the page could say anything"
+        detail = f"there is no {SUMS_NAME}, so tables, figures and the page could say anything"
         return [Check("published files not checked", str(results), detail, made=False)]
     return [Check("published files intact", str(results), check_sums(results))]
 

@@ -1,4 +1,4 @@
-"""Tokenizing a corpus again from its source: what a certificate's files alone cannot show."""
+"""Tokenizing a corpus again from its source, to check what a certificate's files alone cannot show."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tokenbounds.errors import CertificateError
 from tokenbounds.files import canonical_json
 
 INSTALLED = "installed"
-"""What stands for the source of corpora that come from the running Python itself."""
+"""Names the source of corpora that come from the running Python itself."""
 _BATCH = 256
-_ADDED = ("python", "package_version")  # keys of a manifest's source that are no settings
+_ADDED = ("python", "package_version")  # keys of a manifest's source that are not settings
 
 
 def check_source(folder: Path, places: Sequence[str], tokenizer: str | None = None) -> Check:
@@ -43,7 +43,7 @@ def check_source(folder: Path, places: Sequence[str], tokenizer: str | None = No
     Raises
     ------
     CertificateError
-        If the source cannot be that of the manifest, the tokenizer is another one, or a document differs.
+        If the source cannot be that of the manifest, the tokenizer is a different one, or a document differs.
     CorpusError
         If the source or the tokenizer cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Documents that are equal to an earlier one, token for token: a model that has one by heart has them all."""
+"""Documents that are equal to an earlier one, token for token: a model that memorized one knows them all."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The candidate of a chain that uses none of it: the certified message alone, with the best of all its cells.
 
-A chain that turns out useless then costs what its candidates cost, and no more (docs/bounds.md, "Which chain").
+A chain that turns out to be useless then costs what its candidates cost, and no more (docs/bounds.md, "Which chain").
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tokenbounds.certificates.rows.chain_candidates import ChainProblem, Choice,
 
 
 def bound_single(problem: ChainProblem, scores: ScoreStream, sample: Sample | None) -> tuple[Bound, Choice, Bound]:
-    """The betting bound of the certified message alone, every weight, centre and lambda of the chain's grids computed.
+    """The betting bound of the certified message alone, the best of the chain's grids (docs/bounds.md, "Which chain").
 
     Parameters
     ----------

@@ -158,7 +158,7 @@ def test_the_study_without_fault_is_accepted():
             {"kind": "transformers", "name": "x", "trained_on": "c"},
             "corpora.c.tokenizer.trained_on: a tokenizer trained on the corpus it tokenizes",
         ),
-        ("models.a/b", {"kind": "markov", "corpus": "c"}, "models.a/b: use letters, digits"),
+        ("models.a/b", {"kind": "markov", "corpus": "c"}, "models.a/b: use at most 100 letters, digits"),
     ],
 )
 def test_a_fault_is_one_line_that_names_key_and_remedy(path: str, value: Any, line: str):

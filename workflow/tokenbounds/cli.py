@@ -7,7 +7,7 @@ import sys
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.text import Text
@@ -531,9 +531,17 @@ def main() -> None:
     try:
         app()
     except TokenboundsError as error:
-        console = SafeConsole(stderr=True, soft_wrap=True, highlight=False)
-        console.print(Text.assemble(("error:", "red"), f" {error}"))
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:  # a name too long, no permission, a full disk
+        if error.filename is None:
+            raise
+        _fail(f"cannot use {error.filename!s:.200}: {error.strerror}.")
+
+
+def _fail(message: str) -> NoReturn:
+    console = SafeConsole(stderr=True, soft_wrap=True, highlight=False)
+    console.print(Text.assemble(("error:", "red"), f" {message}"))
+    sys.exit(1)
 
 
 if __name__ == "__main__":

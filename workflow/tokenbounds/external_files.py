@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tokenbounds.config import Study
 from tokenbounds.corpus.source_files import fingerprint, source_files, tokenizer_files
-from tokenbounds.errors import TokenboundsError
+from tokenbounds.errors import CorpusError, TokenboundsError
 from tokenbounds.models.pretrained.files import checkpoint_files
 from tokenbounds.tasks.tables import affinity_files
 
@@ -86,9 +86,10 @@ class ExternalFiles:
         if key not in self._found:
             try:
                 self._found[key] = Files(tuple(dict.fromkeys(find())))
-            except TokenboundsError as error:
+            except (TokenboundsError, OSError, ValueError) as error:  # the last two of names that no file can have
                 if not self.dry_run:
-                    raise type(error)(f"{key}: {error}") from None
+                    kind = type(error) if isinstance(error, TokenboundsError) else CorpusError
+                    raise kind(f"{key}: {error}") from None
                 print(f"{key}: {error} Its jobs are listed as if it were there.", file=sys.stderr)
                 self._found[key] = Files(())
         return self._found[key]

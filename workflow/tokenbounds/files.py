@@ -110,15 +110,34 @@ def read_json(path: Path | str) -> Any:
         raise TokenboundsError(f"{path} is not valid JSON ({error}). Make it again.") from error
 
 
+def check_name(path: Path, error_type: type[TokenboundsError]) -> None:
+    """Refuse what no file or folder can be called; whether there is one does not matter.
+
+    Raises
+    ------
+    TokenboundsError
+        Of the given type, if a part of the name is too long or holds a zero byte, or its folder cannot be read.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise error_type(f"{path!s:.200} can name no file: {reason}.") from error
+
+
 def check_no_pointer(path: Path | str, error_type: type[TokenboundsError] = TokenboundsError) -> None:
     """Refuse a Git LFS file that was never fetched: a pointer of three lines in place of the data.
 
     Raises
     ------
     TokenboundsError
-        Of the given type, if `path` is a pointer, or cannot be read.
+        Of the given type, if `path` is a pointer, no file, or cannot be read.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():  # to open a pipe may wait for ever
+            raise error_type(f"{path} is no file. Name or restore the file itself.")
         with Path(path).open("rb") as stream:
             start = stream.read(len(_POINTER))
     except OSError as error:

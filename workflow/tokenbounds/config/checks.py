@@ -17,7 +17,7 @@ from tokenbounds.config.quantizers import QUANTIZERS, Models
 if TYPE_CHECKING:
     from tokenbounds.config import CertificateSpec, MessageSpec, ModelSpec, Study
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 # Packages whose models were trained on data that their authors describe but do not name.
 _UNKNOWN_DATA = ("iglm",)
 
@@ -32,7 +32,10 @@ def study_faults(study: Study) -> Iterator[str]:
     for section in get_args(Section):
         for name, row in study.section(section).items():
             if not _NAME.fullmatch(name):
-                yield f"{section}.{name}: use letters, digits, '.', '_' and '-' in names; they become file names."
+                yield (
+                    f"{section}.{name:.100}: use at most 100 letters, digits, '.', '_' and '-' in names; they become "
+                    "file names."
+                )
             yield from own_faults(f"{section}.{name}", row)
     unknown = list(_unknown_names(study))
     yield from unknown

@@ -63,7 +63,12 @@ class Study(Checked):
         return rows
 
     def faults(self) -> Iterator[Fault]:
-        """Yield a folder of results that would hold more than results."""
+        """Yield a folder of results that would hold more than results, or whose name no folder can have."""
+        if not self.study.isprintable():
+            yield Fault("study", "the name holds characters that cannot be printed.")
+        if not self.results.isprintable() or any(len(part.encode()) > 255 for part in self.results.split("/")):
+            yield Fault("results", "no folder can have this name: it is too long, or cannot be printed.")
+            return
         if posixpath.basename(posixpath.normpath(self.results)) in ("", ".", ".."):
             yield Fault("results", f"'{self.results}' is not a folder of its own. Name one, e.g. results/{self.study}.")
         if re.search(r"[{}<>]", self.results):

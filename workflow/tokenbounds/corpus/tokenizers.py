@@ -13,10 +13,11 @@ import numpy as np
 from tokenbounds.antibodies import iglm, vocabulary
 from tokenbounds.config import AntibodyTokenizer, ByteTokenizer, IglmTokenizer, TokenizerSpec, TransformersTokenizer
 from tokenbounds.errors import CorpusError
-from tokenbounds.files import canonical_json, check_no_pointer, sha256_bytes, sha256_file
+from tokenbounds.files import canonical_json, check_name, check_no_pointer, sha256_bytes, sha256_file
 from tokenbounds.software import package_folder
 
 _PLACES = ("name_or_path", "_file", "_dir")
+_FREE_IDS, _IDS_PER_TOKEN = 1 << 16, 16  # how far a number of a token may go beyond how many there are
 
 
 class Tokenizer(Protocol):
@@ -134,6 +135,11 @@ class Pretrained:
             self._backend.encode_special_tokens = self._splits
         vocabulary = tokenizer.get_vocab()
         self.vocabulary_size = max(len(tokenizer), max(vocabulary.values(), default=-1) + 1)
+        if self.vocabulary_size > _FREE_IDS + _IDS_PER_TOKEN * len(vocabulary):
+            raise CorpusError(
+                f"tokenizer {identity} has {len(vocabulary):,} tokens and numbers one {self.vocabulary_size - 1:,}. "
+                "Correct the number in its files."
+            )
         self.start_id = _start_id(tokenizer, identity)
         self.sha256 = sha256_bytes(self._canonical(vocabulary).encode())
 
@@ -157,10 +163,14 @@ class Pretrained:
         decoded = [
             (text if isinstance(text, bytes) else _as_bytes(text)).decode("utf-8", errors="replace") for text in texts
         ]
-        if self._backend is not None:
-            encodings = self._backend.encode_batch_fast(decoded, add_special_tokens=False)
-            return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
-        encoded = self._tokenizer(decoded, add_special_tokens=False, verbose=False)["input_ids"]
+        try:
+            if self._backend is not None:
+                encodings = self._backend.encode_batch_fast(decoded, add_special_tokens=False)
+                encoded = [encoding.ids for encoding in encodings]
+            else:
+                encoded = self._tokenizer(decoded, add_special_tokens=False, verbose=False)["input_ids"]
+        except Exception as error:  # the library raises nothing more specific, e.g. for a text without [UNK]
+            raise CorpusError(f"tokenizer {self.identity} cannot encode a text: {error}. Use another one.") from error
         return [np.array(ids, dtype=np.int64) for ids in encoded]
 
 
@@ -215,6 +225,7 @@ def _locate(spec: TransformersTokenizer) -> tuple[str, str]:
         place = str(folder)
     if place is None:
         raise CorpusError("tokenizer: give exactly one of 'name' and 'package'.")
+    check_name(Path(place, spec.gguf_file or ""), CorpusError)
     if spec.gguf_file is not None and Path(place).is_dir() and not (Path(place) / spec.gguf_file).is_file():
         raise CorpusError(f"tokenizer: {Path(place) / spec.gguf_file} does not exist. Correct 'gguf_file'.")
     identity = spec.package or place

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -75,5 +76,21 @@ def fill_model(
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of an error's text, to quote in an error of ours."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    """The beginning of an error's text, in one line, to quote in an error of ours."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextmanager
+def reading(where: object) -> Iterator[None]:
+    """Make one error of whatever a library raises, of any type, on files that it does not understand.
+
+    Raises
+    ------
+    ModelError
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"cannot load {where}: {first_line(error)}") from error

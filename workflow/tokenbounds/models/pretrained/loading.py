@@ -16,17 +16,16 @@ import torch
 import transformers
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from tokenbounds.config import PretrainedModel
 from tokenbounds.errors import ModelError
-from tokenbounds.files import check_no_pointer, parse_json
+from tokenbounds.files import check_name, check_no_pointer, parse_json
 from tokenbounds.models.build import build_model, coded_parameters, count_parameters
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint
 from tokenbounds.models.families import Family, family_of
-from tokenbounds.models.pretrained.filling import OTHER_HEAD, check_finite, fill_model, first_line, is_constant
+from tokenbounds.models.pretrained.filling import OTHER_HEAD, check_finite, fill_model, first_line, is_constant, reading
 from tokenbounds.models.pretrained.gguf_metadata import GgufFile
 from tokenbounds.models.pretrained.lattice_layers import PublishedCodes
 from tokenbounds.models.pretrained.probe import compare_models
@@ -45,6 +44,9 @@ _COMPUTING = (
     "logits_scaling", "logit_scale", "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar",
     "use_qk_norm", "num_local_experts", "parallel_residual", "use_parallel_residual",
 )  # fmt: skip
+
+# Lists of this length are made when a configuration is read.
+_MOST = {"num_hidden_layers": 1 << 16, "n_layer": 1 << 16, "num_labels": 1 << 20}
 
 
 def import_pretrained(spec: PretrainedModel, directory: Path | str) -> None:
@@ -85,6 +87,7 @@ def load_pretrained(spec: PretrainedModel) -> tuple[PreTrainedModel, ModelCard]:
 
 def _load(spec: PretrainedModel) -> tuple[PreTrainedModel, ModelCard, PublishedCodes | None]:
     where = _locate(spec)
+    check_name(Path(where, spec.gguf_file or ""), ModelError)
     original, codes = _read_original(where, spec)
     check_finite(original.named_parameters(), where)
     try:
@@ -111,7 +114,8 @@ def _read_original(where: str, spec: PretrainedModel) -> tuple[PreTrainedModel, 
         return read_quantized(where, spec.revision, config, family)
     if spec.subfolder is not None and (Path(where) / _ARCHIVE).is_file():
         tensors = read_tensors(Path(where) / _ARCHIVE)
-        settings = getattr(transformers, family.config_class).from_pretrained(where, attn_implementation="sdpa")
+        with reading(where):
+            settings = getattr(transformers, family.config_class).from_pretrained(where, attn_implementation="sdpa")
         return fill_model(settings, family, tensors, where), None
     if Path(where).is_dir():
         _check_folder(Path(where))
@@ -152,6 +156,8 @@ def card_from_config(config: PreTrainedConfig, *, start_id: int | None = None) -
 def _plain_rope(parameters: dict[str, Any]) -> dict[str, Any]:
     """Rotary parameters without what has no effect: empty values, the older name of the type, a factor of one."""
     rope = {key: value for key, value in parameters.items() if value is not None}
+    if not isinstance(rope.get("rope_type", ""), str):
+        raise ModelError(f"the type of rotary scaling is {rope['rope_type']!r:.40}, which is no name.")
     older = {"longrope": ("longrope", "su"), "default": ("default", "mrope")}
     if rope.get("type") in older.get(rope.get("rope_type", ""), (rope.get("rope_type"),)):
         rope.pop("type", None)
@@ -210,8 +216,16 @@ def _read_config(where: str, revision: str | None) -> dict[str, Any]:
         if (path := Path(where) / "config.json").is_file():
             parse_json(path.read_bytes())  # transformers would take the last of two values
         config, _ = PreTrainedConfig.get_config_dict(where, revision=revision)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        if not isinstance(config, dict):
+            raise ValueError("it is no JSON object")
+    except Exception as error:
         raise ModelError(f"cannot read the configuration of {where}: {first_line(error)}") from error
+    for key in ("quantization_config", "quip_params", "rope_parameters", "rope_scaling"):
+        if not isinstance(config.get(key), dict | None):
+            raise ModelError(f"{where}: its configuration has {config[key]!r:.40} under {key}, which holds keys.")
+    for key, most in _MOST.items():
+        if isinstance(config.get(key), int) and config[key] > most:
+            raise ModelError(f"{where}: its configuration says {key} = {config[key]:,}; at most {most:,} are read.")
     return config
 
 
@@ -248,7 +262,8 @@ def _check_folder(folder: Path) -> None:
 
 def _check_size(folder: Path, family: Family) -> None:
     """Refuse a configuration of a far larger model than the files hold, before transformers builds the model."""
-    settings = getattr(transformers, family.config_class).from_pretrained(folder)
+    with reading(folder):
+        settings = getattr(transformers, family.config_class).from_pretrained(folder)
     try:
         wanted = count_parameters(card_from_config(settings, start_id=0)).coded
     except ModelError as error:
@@ -292,7 +307,8 @@ def _read_gguf(where: str, spec: PretrainedModel) -> PreTrainedModel:
     family = _family(str(path), said)
     # Files of Mistral are of llama.cpp's architecture llama; transformers reads their values as a LLaMA's.
     reader = family_of(file.architecture) if file.architecture != "mistral" else family_of("llama")
-    settings = getattr(transformers, reader.config_class).from_dict({**said, "model_type": file.architecture})
+    with reading(path):
+        settings = getattr(transformers, reader.config_class).from_dict({**said, "model_type": file.architecture})
     options = {"gguf_file": path.name, "config": settings}
     model, info = _from_pretrained(getattr(transformers, reader.model_class), str(path.parent), **options)
     file.check_tensors(model.state_dict())
@@ -300,7 +316,8 @@ def _read_gguf(where: str, spec: PretrainedModel) -> PreTrainedModel:
         raise ModelError(f"{path}: its weights do not fit a {reader.model_class} (first at {strange[0]}).")
     if reader is family:
         return model
-    windowed = getattr(transformers, family.config_class).from_dict(said)
+    with reading(path):
+        windowed = getattr(transformers, family.config_class).from_dict(said)
     windowed._attn_implementation = "sdpa"
     return fill_model(windowed, family, model.state_dict(), str(path))
 
@@ -309,10 +326,8 @@ def _from_pretrained(model_class: Any, where: str, **options: Any) -> tuple[PreT
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     common = {"dtype": torch.float32, "attn_implementation": "sdpa", "output_loading_info": True}
-    try:
+    with reading(where):
         model, info = model_class.from_pretrained(where, **common, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"cannot load {where}: {first_line(error)}") from error
     return cast(PreTrainedModel, model.eval()), info
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from tokenbounds.errors import ModelError
 from tokenbounds.models.families import Family
-from tokenbounds.models.pretrained.filling import fill_model, first_line
+from tokenbounds.models.pretrained.filling import fill_model, first_line, reading
 from tokenbounds.models.pretrained.lattice_layers import PublishedCodes
 from tokenbounds.models.pretrained.packed import dense_tensors
 from tokenbounds.models.pretrained.quip_sharp import FAMILIES, read_quip_sharp
@@ -48,7 +48,8 @@ def read_quantized(
     """
     folder = _local_folder(where, revision)
     plain = {key: value for key, value in config.items() if key not in ("quantization_config", "quip_params")}
-    settings = getattr(transformers, family.config_class).from_dict(plain)
+    with reading(where):
+        settings = getattr(transformers, family.config_class).from_dict(plain)
     settings._attn_implementation = "sdpa"
     try:
         files = TensorFiles(folder)

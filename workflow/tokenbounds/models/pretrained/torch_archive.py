@@ -8,21 +8,26 @@ name is an error. So a hostile archive can at worst be refused.
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickletools
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tokenbounds.errors import ModelError
 
 _MAX_PROGRAM_BYTES = 1 << 24
 _MAX_DIMENSIONS = 8
+_MAX_VALUES = 1 << 18  # of the program, all together
+_MAX_SHARED = 4  # times that an archive's bytes may be used
 _STORAGES = {
     "FloatStorage": "<f4",
     "HalfStorage": "<f2",
@@ -74,9 +79,21 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         with zipfile.ZipFile(path) as archive:
             root, program = _read_program(archive)
-            found = _run(program)
-            return {name: _read_tensor(archive, root, tensor) for name, tensor in _named_tensors(found)}
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            tensors = dict(_named_tensors(_run(program)))
+            # Tied weights share a storage. A few bytes that are shared without end would fill the memory.
+            wanted = sum(
+                math.prod(tensor.shape) * np.dtype(tensor.storage.dtype).itemsize for tensor in tensors.values()
+            )
+            if wanted > _MAX_SHARED * path.stat().st_size:
+                raise _NotTensors(f"tensors of {wanted:,} bytes")
+            found: dict[str, torch.Tensor] = {}
+            # Each storage is read once, whatever shares it.
+            names = sorted(tensors, key=lambda name: tensors[name].storage.key)
+            for storage, group in itertools.groupby(names, key=lambda name: tensors[name].storage):
+                values = _read_storage(archive, root, storage)
+                found |= {name: _view(values, tensors[name]) for name in group}
+            return {name: found[name] for name in tensors}
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise ModelError(f"{path} cannot be read as a torch archive: {error}. Install the package again.") from error
     except (_NotTensors, ValueError, IndexError, KeyError, TypeError) as error:
         raise ModelError(f"{path} holds more than named tensors ({error}), so it is not read.") from error
@@ -100,19 +117,23 @@ def _named_tensors(found: Any) -> Iterator[tuple[str, _Tensor]]:
         yield name, value
 
 
-def _read_tensor(archive: zipfile.ZipFile, root: str, tensor: _Tensor) -> torch.Tensor:
-    storage = tensor.storage
+def _read_storage(archive: zipfile.ZipFile, root: str, storage: _Storage) -> npt.NDArray[Any]:
     info = archive.getinfo(f"{root}/data/{storage.key}")
     dtype = np.dtype(storage.dtype)
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size != storage.size * dtype.itemsize:
+    sizes = {info.file_size, info.compress_size, storage.size * dtype.itemsize}
+    if info.compress_type != zipfile.ZIP_STORED or len(sizes) > 1:
         raise _NotTensors(f"the storage {storage.key!r:.40}")
-    values = np.frombuffer(archive.read(info), dtype)
+    return np.frombuffer(archive.read(info), dtype)
+
+
+def _view(values: npt.NDArray[Any], tensor: _Tensor) -> torch.Tensor:
+    """A tensor that a storage holds, as a copy."""
     contiguous = tuple(math.prod(tensor.shape[place + 1 :]) for place in range(len(tensor.shape)))
     size = math.prod(tensor.shape)
-    if tensor.stride != contiguous or tensor.offset + size > storage.size:
-        raise _NotTensors(f"a view of storage {storage.key!r:.40}")
+    if tensor.stride != contiguous or tensor.offset + size > len(values):
+        raise _NotTensors(f"a view of storage {tensor.storage.key!r:.40}")
     values = values[tensor.offset : tensor.offset + size].reshape(tensor.shape)
-    return torch.from_numpy(values.astype(np.float32) if dtype.kind == "f" else values.copy())
+    return torch.from_numpy(values.astype(np.float32) if values.dtype.kind == "f" else values.copy())
 
 
 def _run(program: bytes) -> Any:
@@ -121,6 +142,8 @@ def _run(program: bytes) -> Any:
     memory: dict[Any, Any] = {}
     for operation, argument, _ in pickletools.genops(program):
         name = operation.name
+        if len(stack) + len(memory) > _MAX_VALUES:
+            raise _NotTensors("too many values")
         if name in ("BINPUT", "LONG_BINPUT"):
             memory[argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):

@@ -200,7 +200,7 @@ def draw(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="What one entry sealed.")],
     beacon: Annotated[str, typer.Option(metavar="VALUE", help="A public value that appeared after that.")],
 ) -> None:
-    """Print the seed of a sample that what was sealed and a later public value give."""
+    """Print the seed of a sample, drawn from what was sealed and a later public value."""
     from tokenbounds.certificates.commitments import describe, draw_seed, find_entry, read_log
 
     entries = read_log(log)
@@ -224,7 +224,7 @@ def trace(
     ] = 20,
     base: BaseOption = None,
 ) -> None:
-    """Check that what a certificate's draws test was sealed before, and verify it with blocks that are drawn so."""
+    """Check that what a certificate's draws test was sealed beforehand, and verify it with blocks drawn in that way."""
     from tokenbounds.certificates.checks import Check
     from tokenbounds.certificates.commitments import Draws, replay_draws
     from tokenbounds.certificates.sealing import read_certificate
@@ -260,7 +260,7 @@ def audit(
     ] = None,
     base: BaseOption = None,
 ) -> None:
-    """Score a few blocks again without the score files: of a block file, only these are read, by ranges of bytes.
+    """Score a few blocks again without the score files: only these are read from a block file, by ranges of bytes.
 
     The certificate's numbers are not computed again. That takes all scores: `tokenbounds verify`.
     """
@@ -270,7 +270,7 @@ def audit(
 
     seed = secrets.randbits(64) if seed is None else seed
     with tempfile.TemporaryDirectory(prefix="tokenbounds-") as folder:
-        # What decodes and scores has no network: this process fetches for it.
+        # The process that decodes and scores has no network: this one fetches for it.
         fetched, size = fetch_blocks(certificate, blocks, Path(folder), draws=rescore, seed=seed)
         arguments = {"path": certificate, "place": fetched, "draws": rescore, "seed": seed, "bases": base or []}
         function = "tokenbounds.certificates.audit:audit_blocks"

@@ -37,7 +37,7 @@ def package_folder(package: str) -> Path | None:
 
 
 def program_sha256() -> str:
-    """SHA-256 of this library's source: of the lines `<SHA-256>  <path>` of its Python files, in the order of paths."""
+    """SHA-256 of this library's source: of lines `<SHA-256>  <path>` for its Python files, in order of paths."""
     folder = Path(__file__).parent
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py"))
     return sha256_bytes("".join(f"{sha256_file(folder / path)}  {path}\n" for path in paths).encode())

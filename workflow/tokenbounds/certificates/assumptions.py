@@ -70,8 +70,8 @@ def state_assumptions(
         )
         sentences.append(
             f"The sampling seed ({plan.seed}) {how}. Messages scored on this sample were made without regard to it. At "
-            f"most {spec.certificates_per_sample} certificates share it, those thrown away included: delta pays for so "
-            "many."
+            f"most {spec.certificates_per_sample} certificates share it, including any that were thrown away: delta "
+            "pays for that many."
         )
     sentences.append(
         "The bounds, metrics, grids and delta, and the context windows and arithmetic of scoring, were chosen before "
@@ -87,10 +87,10 @@ def _sequence_assumptions(tokenizer: dict[str, Any]) -> list[str]:
         "quantity is the average, over the corpus's tokens, of the expected loss of each token given everything "
         "before it. It is about the process that produced this corpus, not about other data.",
         "The number of tokens and the lengths of the documents are given, and not predicted: expectations are those of "
-        "a process that knows them. So that this is the process that wrote the text, the corpus and its size must have "
+        "a process that knows them. For this to be the process that wrote the text, the corpus and its size must have "
         "been chosen before the scores, and not by what the text turned out to be. Rows 'betting', 'freedman', "
-        "'telescoped' and 'mixture' on bits per token do not need that: they hold, too, for a corpus that ends when "
-        "its collector likes, in view of what came so far.",
+        "'telescoped' and 'mixture' on bits per token do not need that: they also hold for a corpus that its "
+        "collector ends at will, having seen the text so far.",
         f"The tokenizer ({tokenizer.get('identity', 'unknown')}) was fixed before the corpus and independently of it.",
     ]
 
@@ -114,7 +114,7 @@ def _prior_assumptions(header: Header) -> list[str]:
         sentences = []
     sentences += [
         f"The decoder (message format, entropy coders, quantizers {architecture}) was fixed before the corpus, or "
-        "independently of it. (Chosen out of N versions with the corpus in view, it would owe log2 N more bits.) "
+        "independently of it. (A choice among N versions with the corpus in view would cost log2 N more bits.) "
         f"Everything else the model depends on{aside}is in the message{coarse}.",
         "Messages are self-delimiting, so that 2^(−bits) summed over all messages is at most one (Kraft): this is "
         "the prior, and it was fixed with the decoder. Any message may be chosen with the corpus in view.",

@@ -32,7 +32,7 @@ Name = Annotated[
         max_length=128,
     ),
 ]
-"""What sentences quote: a line of at most 128 characters without quotation marks, so that it ends where it seems to."""
+"""What sentences quote: one line, at most 128 characters, no quotation marks, so that it ends where it appears to."""
 
 
 @with_config(STRICT)

@@ -78,7 +78,7 @@ class Link:
         float,
         Field(
             ge=0,
-            description="part of the entropy of its last model's prediction that is a token's centre",
+            description="factor of the entropy of its last model's prediction in a token's centre",
             json_schema_extra=absent,
         ),
     ] = 0.0

@@ -269,13 +269,13 @@ def _normal(path: Path) -> Path:
 
 
 def _check_documents(evidence: Evidence) -> Iterator[Check]:
-    """The table of documents tells what the shards hold; those of training corpora were compared when gathered."""
+    """The table of documents agrees with the shards; tables of training corpora were compared when they were read."""
     corpus = evidence.corpus
     read_document_hashes(corpus.folder, corpus.manifest, verify=False)
     yield Check("table of documents agrees", str(corpus.folder), f"with the tokens of {corpus.manifest.documents:,}")
     for other in evidence.prior.trained_on:
         if not has_shards(other.folder, other.manifest):
-            detail = "its shards are not here, so that its table of documents is believed"
+            detail = "its shards are not here, so its table of documents is trusted"
             yield Check("tokens trained on not compared", str(other.folder), detail, made=False)
 
 

@@ -101,7 +101,7 @@ def interpolate(lengths: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     """Code lengths in bits at fractional positions of a table, clamped to its ends."""
     if len(lengths) < 2:
         return torch.zeros_like(position)
-    # Which two codes a position lies between has no gradient; how far it is from the lower one has.
+    # Which two codes a position is between has no gradient; its distance from the lower one has.
     inside = position.clamp(0, len(lengths) - 1)
     lower = inside.detach().floor().long().clamp(0, len(lengths) - 2)
     base = lengths[lower]

@@ -76,7 +76,7 @@ def headline(certificates: Sequence[Certificate], anchors: dict[str, str]) -> di
 
 
 def _model(certificate: Certificate, row: Row) -> str:
-    """What the headline speaks of; bases, which are not paid for, by their names."""
+    """What the headline is about; bases, which are not paid for, by their names."""
     size = format_bytes(certificate.message.whole_bits)
     if names := [base.name for base in assumed_bases(row, certificate)]:
         return f"a language model that adds {size} to the base{'s' if len(names) > 1 else ''} {', '.join(names)}"

@@ -63,7 +63,7 @@ def decode_leaf(data: bytes, names: list[str]) -> tuple[int, dict[str, npt.NDArr
     Raises
     ------
     ValueError
-        If the data are no whole number of tokens.
+        If the data are not a whole number of tokens.
     """
     columns = leaf_columns(names)
     tokens, rest = divmod(len(data) - 8, 4 * len(columns))

@@ -42,7 +42,7 @@ PLAN_SCHEMA = pa.schema(
 )
 _REMEDY = "Run plan_scoring again."
 _BLOCKS_PER_CHUNK = 1 << 20
-_BLOCKS_PER_BATCH = 1 << 16  # that are read and checked together
+_BLOCKS_PER_BATCH = 1 << 16  # blocks that are read and checked together
 _TEXT_KEYS = ("mode", "manifest_sha256")
 # Largest value of each number that does not follow from others. A seed may be any of moderate size.
 _MOST = {"tokens": 1 << 48, "documents": 1 << 48, "context": 1 << 31, "shards": 1 << 31, "seed": 1 << 128}

@@ -63,7 +63,7 @@ def _best_of_network(model: Any, windows: Sequence[Tokens], allowed: Tokens) -> 
 
     longest = model.config.get_text_config().max_position_embeddings
     windows = [window[-longest:] for window in windows]
-    # Longest first, so that windows of a batch are of nearly the same length and little is padding.
+    # Longest first, so that windows in a batch have nearly the same length and little padding.
     order = np.argsort([len(window) for window in windows], kind="stable")[::-1]
     found = np.zeros(len(windows), np.int64)
     device = next(model.parameters()).device

@@ -96,7 +96,7 @@ class ChainProblem:
         return (0.0,) if place == 0 else (1.0,) if self.whole else self.link_betas
 
     def centres(self, path: Path, place: int) -> tuple[float, ...]:
-        """Factors of the entropy for the link at a place of a sub-chain; one piece has only its last model's."""
+        """Factors of the entropy for the link at a position in a sub-chain; one piece has only its last model's."""
         known = self.entropies[path[place]] if self.entropies else False
         return self.kappas if known and not (self.whole and place < len(path) - 1) else (0.0,)
 
@@ -150,7 +150,7 @@ class ChainProblem:
         return [np.sum(links, axis=0)] if self.whole and len(links) > 1 else links
 
     def link_entropies(self, path: Path, entropies: Sequence[npt.ArrayLike]) -> list[Floats]:
-        """The entropies [n] of which each link's centre is a part, from those [n] of all models of the chain, bits."""
+        """The entropies [n] that links' centres are multiples of, from those [n] of all models of the chain, bits."""
         return [np.asarray(entropies[model], dtype=np.float64) for model in (path[-1:] if self.whole else path)]
 
     def link_kappas(self, kappas: Sequence[float]) -> tuple[float, ...]:

@@ -62,7 +62,7 @@ class ChainRow:
 def pose_problem(budget: RowBudget, models: Sequence[ChainModel], spec: BoundsSpec, tokens: int) -> ChainProblem:
     """The candidates and the budget of a row, before any score is read.
 
-    On a sample links have no centres, whose averages would not be known.
+    On a sample links have no centres, because their averages would not be known.
     """
     known = tuple(model.entropies and not budget.delta_sampling for model in models)
     return ChainProblem(

@@ -63,7 +63,7 @@ def encode_floats(arrays: Sequence[np.ndarray]) -> bytes:
     chunks = [bytes(formats)]
     for which, width in enumerate(_WIDTHS):
         raw = b"".join(_pack(array, which) for array, one in zip(arrays, formats, strict=True) if one == which)
-        # The highest bytes, with sign and exponent, are alike, the lowest ones random: each place is coded by itself.
+        # The highest bytes, with sign and exponent, are similar, the lowest ones random: each place is coded by itself.
         planes = np.frombuffer(raw, dtype=np.uint8).reshape(-1, width)  # [values, bytes], little-endian
         chunks += [encode_bytes(np.ascontiguousarray(planes[:, column])) for column in reversed(range(width))]
     return b"".join(chunks)

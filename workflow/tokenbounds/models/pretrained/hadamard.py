@@ -145,7 +145,7 @@ def _transform_block(block: np.ndarray, factor: np.ndarray) -> np.ndarray:
         width *= 2
     if len(factor) == 1:
         return block.reshape(size, cols)
-    # A sum in a fixed order, as a matrix product's is not: its bits must be the same on every machine.
+    # A sum in a fixed order, unlike a matrix product's: its bits must be the same on every machine.
     parts = block.reshape(len(factor), 1, -1)
     total = factor[:, 0, None] * parts[0]
     for column in range(1, len(factor)):

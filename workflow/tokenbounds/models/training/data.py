@@ -68,7 +68,8 @@ class BlockSampler:
         inputs = np.full((self.rows, self.context), self._corpus.start_id, dtype=np.int64)
         targets = np.full((self.rows, self.context), IGNORED, dtype=np.int64)
         for row, (document, start, count) in enumerate(zip(documents, starts, lengths, strict=True)):
-            # One token more to the left, unless the document begins here: there the start token, already filled in, is.
+            # One token more to the left, unless the document begins here: then it is the start token, already filled
+            # in.
             window = self._corpus.document(int(document))[max(start - 1, 0) : start + count]
             previous = 1 if start > 0 else 0
             targets[row, :count] = window[previous:]

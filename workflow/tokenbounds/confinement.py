@@ -29,6 +29,7 @@ _WRITING = {1: 0b1_1111_1111_0010, 2: 1 << 13, 3: 1 << 14}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
 _CONNECTS = {"socket.__new__", "socket.connect", "socket.bind", "socket.getaddrinfo"}
+_DEVICES = ("nvidia*", "dri/*", "kfd")  # accelerators, which scoring writes commands to
 _RUNS = {"subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "os.fork", "os.forkpty"}
 
 
@@ -107,7 +108,7 @@ def refuse_calls(writable: Sequence[Path]) -> None:
     sys.addaudithook(audit)
 
 
-def _caches() -> list[Path]:
+def _kept() -> list[Path]:
     """Where the library's compiled functions are kept for later use, as compiling takes longer than most checks."""
     package = Path(__file__).parent
     found = [Path(folder) / "__pycache__" for folder, _, _ in os.walk(package) if "__pycache__" not in folder]
@@ -117,7 +118,8 @@ def _caches() -> list[Path]:
     for folder in found:
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-    return [*found, Path("/dev/null")]
+    devices = [device for pattern in _DEVICES for device in Path("/dev").glob(pattern)]
+    return [*found, Path("/dev/null"), *devices]
 
 
 def _call(function: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +146,7 @@ def main() -> None:
     job = json.load(sys.stdin)
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed is not the answer
-    writable = [Path(each) for each in job["writable"]] + [each for each in _caches() if each.exists()]
+    writable = [Path(each) for each in job["writable"]] + [each for each in _kept() if each.exists()]
     confined = [limit_memory(job["memory_bytes"]), leave_network(), give_up_writing(writable)]
     refuse_calls(writable)
     json.dump({**_call(job["function"], job["arguments"]), "confined": confined}, answer, default=plain)

@@ -31,8 +31,13 @@ def test_each_row_pays_for_what_it_may_choose():
     confidence = math.log(125)
     assert ledger.row(BPD, BoundKind.BETTING).complexity_nats == pytest.approx(803 * math.log(2) + confidence)
     assert ledger.row(Metric.top(1), BoundKind.BETTING).complexity_nats == pytest.approx(800 * math.log(2) + confidence)
-    assert [row.sampling_cells for row in ledger.rows] == [8, 256, 1, 1, 1]
-    assert ledger.row(BPD, BoundKind.BETTING).delta_per_cell == pytest.approx(1 / 500 / 256)
+    # Each samples one average, that of the cell which the pilot chose; ranges that differ by token are a second one.
+    assert [row.sampling_cells for row in ledger.rows] == [1, 1, 1, 1, 1]
+    assert ledger.row(BPD, BoundKind.BETTING).delta_per_cell == pytest.approx(1 / 500)
+    grids = {"message_bits": 800, "alphas": 8, "lambdas": 32, "sampling_share": 0.2}
+    headed = split_delta(0.05, ROWS, **grids, by_token=True, centres=5)
+    assert [row.sampling_cells for row in headed.rows] == [2, 1, 1, 1, 1]
+    assert [row.centre_grid_bits for row in headed.rows] == pytest.approx([0.0, math.log2(5), 0.0, 0.0, 0.0])
 
 
 def test_nothing_is_paid_for_sampling_if_everything_was_scored():
@@ -46,11 +51,11 @@ def test_certificates_over_one_sample_pay_for_one_another():
     shared = ledger.shared_by(28)
     shared.check()
     row = shared.row(BPD, BoundKind.BETTING)
-    # 0.05 over 5 rows, a fifth of it for 8 x 32 cells of 28 certificates; nothing else changes.
-    assert row.delta_sampling / row.sampling_cells == Fraction(1, 500 * 256 * 28)
+    # 0.05 over 5 rows, a fifth of it for one cell of 28 certificates; nothing else changes.
+    assert row.delta_sampling / row.sampling_cells == Fraction(1, 500 * 28)
     assert row.complexity_nats == ledger.row(BPD, BoundKind.BETTING).complexity_nats
     paid = {entry.name: entry.amount for entry in ledger_row(row, Bound(1.0, 0.5, 0.0, 1, 1.0)).entries}
-    assert (paid["sampling_cells"], paid["certificates_per_sample"]) == (256 * 28, 28)
+    assert (paid["sampling_cells"], paid["certificates_per_sample"]) == (28, 28)
     whole = split_delta(0.05, ROWS, message_bits=800, alphas=8, lambdas=32)
     assert whole.shared_by(28) == whole
     with pytest.raises(CertificateError):

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenbounds.bounds.betting import lambda_fractions
-from tokenbounds.bounds.sampling import BlockSums, draw_order, draws_for_width, lower_mean, sum_logs, upper_mean
+from tokenbounds.bounds.sampling import (
+    BlockSums,
+    draw_order,
+    draws_for_width,
+    lower_mean,
+    pilot_draws,
+    sum_logs,
+    upper_mean,
+)
 from tokenbounds.errors import CertificateError
 
 
@@ -95,3 +103,23 @@ def test_the_estimate_of_the_sample_size_is_about_right():
 def test_impossible_samples_are_refused(call):
     with pytest.raises(CertificateError):
         call()
+
+
+def choose_and_bound(values, pilot, after, delta=0.1):
+    """The quantity [cells] that looks smallest on the first draws, and its upper bound from those after `after`."""
+    cell = int(np.argmin(values[:, :pilot].mean(axis=1)))
+    return upper_mean(values[cell, after:], 0.0, 1.0, delta)
+
+
+def test_what_a_pilot_chooses_is_bounded_and_what_all_draws_choose_is_not():
+    """Two thousand quantities of one mean: chosen with all draws in view, chance made the smallest small."""
+    rng, replications, draws = np.random.default_rng(8), 100, 60
+    pilot = pilot_draws(draws)
+    assert (pilot, pilot_draws(2), pilot_draws(1), pilot_draws(9)) == (6, 1, 0, 1)
+    missed = {"pilot": 0, "all draws": 0}
+    for _ in range(replications):
+        values = (rng.random((2000, draws)) < 0.3).astype(float)
+        missed["pilot"] += choose_and_bound(values, pilot, pilot) < 0.3
+        missed["all draws"] += choose_and_bound(values, draws, 0) < 0.3
+    allowed = 0.1 * replications + 3 * math.sqrt(0.09 * replications)
+    assert missed["pilot"] <= allowed < missed["all draws"]

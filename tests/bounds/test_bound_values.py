@@ -16,7 +16,7 @@ from tokenbounds.bounds.betting import (
     lambda_grid,
     mean_log,
 )
-from tokenbounds.bounds.centred import bound_centred
+from tokenbounds.bounds.centred import Tangent, bound_centred
 from tokenbounds.bounds.documents import DocumentSums, bound_documents, bound_documents_betting
 from tokenbounds.bounds.freedman import bound_freedman, freedman_value
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range, smooth, smooth_towards
@@ -108,6 +108,26 @@ def test_a_centre_by_hand():
     for entropies, kappas in (([-1.0, 0.0], (1.0,)), ([1.0], (1.0,)), ([1.0, 1.0], ()), ([1.0, 1.0], (-0.5,))):
         with pytest.raises(CertificateError):
             bound_centred([0.0, 1.0], entropies, 4.0, 3.0, kappas=kappas)
+
+
+def test_a_tangent_is_never_below_its_bound_and_touches_it():
+    rng = np.random.default_rng(5)
+    losses, centres = rng.uniform(0.1, 5.0, 200), rng.uniform(0.0, 2.0, 200)
+    lambda_, total, m = 0.15, 300.0, 5000
+    logs = np.log1p(-lambda_ * (losses - centres))
+    exact = centres.mean() + betting_value(logs.mean(), lambda_, total, m)
+    for off in (-0.3, 0.0, 0.2):
+        tangent = Tangent.of_betting(logs.mean() + off, lambda_, total, m)
+        value = tangent.intercept + np.mean(centres - tangent.slope * logs)
+        assert value == pytest.approx(exact, rel=1e-12) if off == 0 else value > exact
+        low, high = tangent.interval(0.1, 5.0, 2.0)
+        grid = [
+            c - tangent.slope * np.log1p(-lambda_ * (np.array([0.1, 2.0, 5.0]) - c)) for c in np.linspace(0, 2, 4001)
+        ]
+        assert low == pytest.approx(np.min(grid), abs=1e-6) and high == pytest.approx(np.max(grid), abs=1e-12)
+    freedman = Tangent.of_freedman(lambda_, total, m)
+    value = centres.mean() + freedman_value(logs.mean(), lambda_, total, m)
+    assert freedman.intercept + np.mean(centres - freedman.slope * logs) == pytest.approx(value, rel=1e-12)
 
 
 def test_weights_are_counts():

@@ -19,6 +19,7 @@ from tokenbounds.scores.plan import plan_corpus, read_plan
 from tokenbounds.scores.store import open_scores
 
 SPEC = BoundsSpec(bounds=("azuma", "freedman", "betting"), top_k=(1, 10), alphas=(0.01, 0.1, 0.3), lambdas=16)
+ONE_CELL = replace(SPEC, alphas=(0.1,), lambdas=1, kappas=(0.0,))
 
 ROUNDING = 1e-12
 
@@ -87,13 +88,18 @@ def test_shards_and_layout_of_the_files_do_not_matter(study, tmp_path, layout):
 @settings(max_examples=6, deadline=None)
 @given(data=st.data())
 def test_more_bits_or_confidence_cost_and_more_tokens_help(request, fixture, data):
-    """For the rows as stated, scored whole or on a sample: each is the best of all its cells, and each cell obeys."""
+    """For the rows as stated: each is the best of all its cells, and each cell obeys.
+
+    On a sample the pilot chooses one cell, and it may be a slightly better one for more bits: there with a single cell.
+    """
     bits, factor = data.draw(st.integers(0, 2000)), data.draw(st.floats(1.01, 50.0))
     scores, setting = open_study(request.getfixturevalue(fixture))
+    spec = setting.spec if setting.sample is None else ONE_CELL
+    setting = replace(setting, spec=spec)
     base = values(state_bounds(scores, setting, bits).rows)
     harder = [
         values(state_bounds(scores, setting, int(bits * factor) + 1).rows),
-        values(state_bounds(scores, replace(setting, spec=replace(SPEC, delta=SPEC.delta / factor)), bits).rows),
+        values(state_bounds(scores, replace(setting, spec=replace(spec, delta=spec.delta / factor)), bits).rows),
     ]
     easier = values(state_bounds(scores, replace(setting, tokens=int(setting.tokens * factor)), bits).rows)
     for row, value in base.items():
@@ -104,6 +110,7 @@ def test_more_bits_or_confidence_cost_and_more_tokens_help(request, fixture, dat
 @pytest.mark.parametrize("fixture", ["study", "centred_study", "sampled_study"])
 def test_the_order_of_the_bounds_holds_for_every_row(request, fixture):
     scores, setting = open_study(request.getfixturevalue(fixture))
+    setting = setting if setting.sample is None else replace(setting, spec=ONE_CELL)
     for bits in (0, 80, 3000):
         rows = {(row.metric, row.bound): row for row in state_bounds(scores, setting, bits).rows}
         assert rows["bpd", "betting"].value <= rows["bpd", "freedman"].value + ROUNDING

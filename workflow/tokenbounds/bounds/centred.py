@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -72,3 +73,45 @@ def bound_centred(
     value, lambda_, kappa = min(found)
     empirical = float(np.sum(values * mass) / mass.sum())
     return Bound(value, empirical, total, count, ceiling, price, lambda_, kappa=kappa)
+
+
+@dataclass(frozen=True)
+class Tangent:
+    """A betting bound with a centre, or one above it, as a constant plus the average of one quantity of each token.
+
+    Source: docs/bounds.md, "Centres on a sample". On a sample the average of that quantity is bounded, once, in the
+    place of the centre's and of the logarithm's.
+
+    Attributes
+    ----------
+    lambda_
+        1 / unit of the loss.
+    intercept, slope
+        p <= intercept + average of (c - slope x ln(1 - lambda (loss - c))), where the average is over all tokens.
+    """
+
+    lambda_: float
+    intercept: float
+    slope: float
+
+    @classmethod
+    def of_betting(cls, guess_nats: float, lambda_: float, complexity_nats: float, samples: int) -> Tangent:
+        """The tangent of the betting bound where the average logarithm is `guess_nats`, which was fixed beforehand."""
+        weight = math.exp(guess_nats - complexity_nats / samples)
+        return cls(lambda_, (1.0 - weight * (1.0 - guess_nats)) / lambda_, weight / lambda_)
+
+    @classmethod
+    def of_freedman(cls, lambda_: float, complexity_nats: float, samples: int) -> Tangent:
+        """Freedman's bound, which is such a sum itself."""
+        return cls(lambda_, complexity_nats / samples / lambda_, 1.0 / lambda_)
+
+    def interval(self, low: float, high: float, most: float) -> tuple[float, float]:
+        """Smallest and largest value of the quantity for losses in [low, high] and centres in [0, most]."""
+
+        def at(loss: float, centre: float) -> float:
+            return centre - self.slope * math.log1p(-self.lambda_ * (loss - centre))
+
+        # It increases in the loss, and is a convex function of the centre.
+        largest = max(at(high, 0.0), at(high, most))
+        turn = (self.slope * self.lambda_ - 1.0) / self.lambda_ + low
+        return at(low, min(max(turn, 0.0), most)), largest

@@ -31,8 +31,7 @@ class RowBudget:
     centre_grid_bits
         log2 of the number of centres it may choose from, bits.
     sampling_cells
-        Number of averages that the sampling statement must cover at once: the candidates of the row, times
-        `certificates`.
+        Number of averages that the sampling statement must cover at once: one or two, times `certificates`.
     certificates
         How many certificates may share the sample; 1 if every token was scored.
     """
@@ -179,19 +178,12 @@ def split_delta(
                 message_bits=message_bits,
                 alpha_grid_bits=math.log2(ways),
                 centre_grid_bits=math.log2(centred),
-                sampling_cells=_count_cells(metric, bound, ways * centred, lambdas, own),
+                # A sample's pilot chooses the candidate. Azuma's bound also averages squares of ranges that differ by
+                # token.
+                sampling_cells=2 if own and not (metric.is_error or bound.uses_lambda) else 1,
             )
         )
     return Budget(total, tuple(budgets))
-
-
-def _count_cells(metric: Metric, bound: BoundKind, ways: int, lambdas: int, own: bool) -> int:
-    """Averages that a row's sampling statement covers: losses, logarithms or errors."""
-    if metric.is_error:
-        return 1
-    if not bound.uses_lambda:
-        return ways + own  # Azuma's bound with ranges that differ by token also averages their squares
-    return ways * lambdas
 
 
 def _delta_and_share(

@@ -18,6 +18,7 @@ from tokenbounds.errors import CertificateError
 Floats = npt.NDArray[np.float64]
 
 _PORTFOLIO = 64
+PILOT_SHARE = 0.1  # of the draws chooses what the others bound
 _BISECTIONS = 50
 _ROUNDING = 2.0**-40  # of the range: block averages are rounded sums
 _FACTORS = 16
@@ -124,6 +125,14 @@ def sum_logs(values: Floats, bets: Floats, starts: npt.NDArray[np.int64]) -> Flo
         logs[:, part] = np.log(product)
     sums: Floats = np.add.reduceat(logs, begins // _FACTORS, axis=1)
     return sums
+
+
+def pilot_draws(draws: int) -> int:
+    """How many of the first draws choose what the others bound (docs/bounds.md, "Choosing on a pilot").
+
+    A tenth of them, one at least; none of a single one.
+    """
+    return max(int(PILOT_SHARE * draws), min(1, draws - 1))
 
 
 def draw_order(draws: npt.ArrayLike, seed: int) -> npt.NDArray[np.int64]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tokenbounds.bounds.betting import lambda_grid
 from tokenbounds.bounds.kinds import BPD, BoundKind, Metric
 from tokenbounds.bounds.ledger import RowBudget, split_delta
-from tokenbounds.bounds.sampling import draws_for_width, width_of_draws
+from tokenbounds.bounds.sampling import PILOT_SHARE, draws_for_width, pilot_draws, width_of_draws
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range, smooth
 from tokenbounds.certificates.pilot import Pilot
 from tokenbounds.config import BoundsSpec
@@ -112,7 +112,8 @@ class Forecast:
                 share = (budget.complexity_nats + math.log(self._spec.lambdas)) / tokens
                 width *= math.exp(share - float(summand.means[index]))
         deviation, span = float(summand.deviations[index]), float(summand.spans[index])
-        return draws_for_width(deviation, span, width, budget.delta_per_cell)
+        after_pilot = draws_for_width(deviation, span, width, budget.delta_per_cell)
+        return math.ceil(after_pilot / (1.0 - PILOT_SHARE))
 
     def most_bits(self, bound: BoundKind, tokens: int) -> int | None:
         """Largest message whose bound is not vacuous when every token is scored; None if there is none."""
@@ -159,7 +160,8 @@ class Forecast:
         widths = np.zeros_like(summand.means)
         if draws is not None:
             parts = zip(summand.deviations, summand.spans, strict=True)
-            widths = np.array([width_of_draws(float(d), float(s), draws, budget.delta_per_cell) for d, s in parts])
+            left = draws - pilot_draws(draws)
+            widths = np.array([width_of_draws(float(d), float(s), left, budget.delta_per_cell) for d, s in parts])
         if not budget.bound.uses_lambda:
             share = budget.complexity_nats / tokens
             return summand.means + widths + loss_range(alpha, self.vocabulary_size) * math.sqrt(share / 2.0)

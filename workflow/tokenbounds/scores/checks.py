@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenbounds.errors import ScoreError
-from tokenbounds.scores.entropies import ENTROPY_STEP_BITS, entropy_levels
+from tokenbounds.scores.entropies import ENTROPY_STEP_BITS, most_entropy
 from tokenbounds.scores.plan import Int64Array, column, expand_blocks
 
 KEYS = ("block", "document", "position")
@@ -140,11 +140,11 @@ def check_values(batch: pa.RecordBatch, vocabulary_size: int, path: Path) -> Non
                 raise ScoreError(f"{path}: column {name} has a value outside {low} to {high}. Score this shard again.")
     if "entropy_bits" in batch.schema.names and batch.num_rows:
         steps = batch["entropy_bits"].to_numpy(zero_copy_only=False) * np.float32(1.0 / ENTROPY_STEP_BITS)
-        most = entropy_levels(vocabulary_size) - 1
-        if not (steps.min() >= 0 and steps.max() <= most and np.array_equal(np.rint(steps), steps)):
+        most = most_entropy(vocabulary_size)
+        if not (steps.min() >= 0 and steps.max() * ENTROPY_STEP_BITS <= most and np.array_equal(np.rint(steps), steps)):
             raise ScoreError(
                 f"{path}: column entropy_bits has a value that is no multiple of {ENTROPY_STEP_BITS} bit from 0 to "
-                f"{most * ENTROPY_STEP_BITS}. Score this shard again."
+                f"{most}. Score this shard again."
             )
 
 

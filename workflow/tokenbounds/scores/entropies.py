@@ -21,6 +21,11 @@ def round_entropies(entropy_bits: npt.ArrayLike) -> npt.NDArray[np.float32]:
     return (np.maximum(steps, 0.0) * ENTROPY_STEP_BITS).astype(np.float32)
 
 
+def most_entropy(vocabulary_size: int) -> float:
+    """Largest rounded entropy of a prediction over V tokens, bits."""
+    return (entropy_levels(vocabulary_size) - 1) * ENTROPY_STEP_BITS
+
+
 def entropy_levels(vocabulary_size: int) -> int:
     """How many values an entropy of a prediction over V tokens may have: 0, 1/8, … up to log2 V, rounded up."""
     return math.ceil(math.log2(vocabulary_size) / ENTROPY_STEP_BITS) + 1

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenbounds.bounds.sampling import BlockSums, draw_order, lower_mean, upper_mean
+from tokenbounds.bounds.sampling import BlockSums, draw_order, lower_mean, pilot_draws, upper_mean
 from tokenbounds.bounds.smoothing import TokenAlphas, Weighting
 from tokenbounds.certificates.averages.entropy_moments import EntropyMoments
 from tokenbounds.certificates.averages.moments import AlphaMoments, LossMoments
-from tokenbounds.certificates.averages.sampled import SampledCells
+from tokenbounds.certificates.averages.sampled import Cell, SampledCells
 from tokenbounds.errors import CertificateError
 from tokenbounds.scores.plan import Plan, column
 
@@ -81,12 +81,15 @@ class Sample:
         Number of each block, how often it was drawn, and its tokens [blocks].
     order
         For each draw the index of its block [draws], in an order independent of the losses.
+    partial
+        Whether the scores hold more blocks than these.
     """
 
     blocks: npt.NDArray[np.int64]
     draws: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
     order: npt.NDArray[np.int64]
+    partial: bool = False
 
     @classmethod
     def of(cls, plan: Plan) -> Sample | None:
@@ -103,8 +106,29 @@ class Sample:
         return weights
 
     def average(self, means: Floats) -> Average:
-        """The average of block averages [blocks]."""
+        """The average of block averages [blocks], for a quantity that was named beforehand."""
         return Average(float(means[self.order].mean()), means[self.order])
+
+    def average_chosen(self, means: Floats) -> Average:
+        """The same for a quantity that the pilot chose: the draws that bound it are those after the pilot."""
+        return Average(float(means[self.order].mean()), means[self.order[self.pilot_draws :]])
+
+    @property
+    def pilot_draws(self) -> int:
+        """How many of the first draws are the pilot."""
+        return pilot_draws(len(self.order))
+
+    @property
+    def pilot(self) -> Sample:
+        """The first draws alone, which choose what the others bound (docs/bounds.md, "Choosing on a pilot")."""
+        used, order, draws = np.unique(self.order[: self.pilot_draws], return_inverse=True, return_counts=True)
+        return Sample(self.blocks[used], draws, self.lengths[used], order, partial=True)
+
+    def chosen(self, blocks: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which rows [n] are of a block of the sample, by their block; all of them unless the sample is partial."""
+        place = np.minimum(np.searchsorted(self.blocks, blocks), len(self.blocks) - 1)
+        found: npt.NDArray[np.bool_] = (self.blocks[place] == blocks) | (not self.partial)
+        return found
 
 
 class _Moments(Protocol):
@@ -173,7 +197,7 @@ class CellAverages:
     square_range
         Of the squared width of each token's interval of losses, bits², where tokens differ in their weight.
     kappa, entropy
-        The centre's factor, and the average entropy, bits, if it is not 0.
+        The centre's factor, and the entropy's average, bits; 0 where it is not known.
     """
 
     weighting: Weighting
@@ -182,7 +206,7 @@ class CellAverages:
     logs: tuple[Average, ...]
     square_range: Average | None = None
     kappa: float = 0.0
-    entropy: float = 0.0
+    entropy: Average = Average(0.0)
 
 
 def run_first_pass(
@@ -283,22 +307,15 @@ def _pieces(scores: ScoreStream, columns: tuple[str, ...]) -> Iterator[Iterable[
 
 
 def average_cells(
-    scores: ScoreStream,
-    sample: Sample | None,
-    first_pass: FirstPass,
-    vocabulary_size: int,
-    grids: Mapping[Weighting, Floats],
-    kappas: Sequence[float] = (0.0,),
+    first_pass: FirstPass, grids: Mapping[Weighting, Floats], kappas: Sequence[float] = (0.0,)
 ) -> Iterator[CellAverages]:
-    """Average every cell: every smoothing weight with every centre and every one of its lambdas, weight by weight.
+    """Average every cell: every smoothing weight with every centre and every one of its lambdas, if all was scored.
 
     All are computed, so that the best one is found, and what holds for each cell (a bound grows with the message and
     with 1 / delta) holds for the best of them.
 
     Parameters
     ----------
-    scores, sample, vocabulary_size
-        As for `run_first_pass`.
     first_pass
         What it found.
     grids
@@ -307,15 +324,31 @@ def average_cells(
         Factors of the entropy in the centre; others than 0 need moments by entropy. Weights by token have no centre.
     """
     moments = first_pass.moments
-    if moments is not None:
-        for weighting, lambdas in grids.items():
-            yield from _average_all(moments, first_pass.by_alpha, weighting, lambdas, kappas)
-        return
-    assert sample is not None
-    pending = list(grids.items())
+    assert moments is not None
+    for weighting, lambdas in grids.items():
+        yield from _average_all(moments, first_pass.by_alpha, weighting, lambdas, kappas)
+
+
+def average_sampled(
+    scores: ScoreStream, sample: Sample, vocabulary_size: int, cells: Sequence[Cell]
+) -> Iterator[CellAverages]:
+    """Average cells over a sample's blocks, with a value per draw after the pilot.
+
+    Parameters
+    ----------
+    scores
+        Of the sample's blocks, and perhaps of others.
+    sample
+        The draws.
+    vocabulary_size
+        V.
+    cells
+        Smoothing weights with centres and lambdas.
+    """
+    pending = list(cells)
     while pending:
-        # As many weights per pass as fit: each keeps (1 + its number of lambdas) averages per block.
-        rows = np.cumsum([1 + len(lambdas) for _, lambdas in pending])
+        # As many cells per pass as fit: each keeps (1 + its number of lambdas) averages per block.
+        rows = np.cumsum([1 + len(lambdas) for _, _, lambdas in pending])
         fitting = max(1, int(np.searchsorted(rows * len(sample.blocks), _BLOCK_AVERAGES, side="right")))
         yield from _average_draws(scores, sample, vocabulary_size, pending[:fitting])
         pending = pending[fitting:]
@@ -337,9 +370,9 @@ def _average_all(
         return
     mean = Average(moments.exact_mean_loss(weighting))
     for kappa in kappas:
-        entropy = 0.0
+        entropy = Average(0.0)
         if isinstance(moments, EntropyMoments):
-            logs, entropy = moments.exact_mean_logs(weighting, lambdas, kappa), moments.mean_entropy()
+            logs, entropy = moments.exact_mean_logs(weighting, lambdas, kappa), Average(moments.mean_entropy())
         elif kappa == 0.0:
             logs = moments.exact_mean_logs(weighting, lambdas)
         else:
@@ -349,18 +382,23 @@ def _average_all(
 
 
 def _average_draws(
-    scores: ScoreStream, sample: Sample, vocabulary_size: int, cells: Sequence[tuple[Weighting, Floats]]
+    scores: ScoreStream, sample: Sample, vocabulary_size: int, cells: Sequence[Cell]
 ) -> Iterator[CellAverages]:
     """One value per draw for every cell, from one pass."""
     sampled = SampledCells(sample.blocks, vocabulary_size, cells)
-    own = any(isinstance(weighting, TokenAlphas) for weighting, _ in cells)
-    for batch in _stream(scores, ("block", "nll_bits", *(("alpha",) if own else ()))):
-        sampled.update(*batch)
+    known = any(kappa for _, kappa, _ in cells)
+    own = any(isinstance(weighting, TokenAlphas) for weighting, _, _ in cells)
+    columns = ("block", "nll_bits", *(["entropy_bits"] * known), *(["alpha"] * own))
+    for batch in _stream(scores, columns):
+        chosen = sample.chosen(batch[0])  # [n]
+        if chosen.any():
+            sampled.update(**{name: values[chosen] for name, values in zip(columns, batch, strict=True)})
     # For each weight 1 + its number of lambdas averages (and the square range, last, if tokens differ), each [blocks].
-    for (weighting, lambdas), means in zip(cells, sampled.means(), strict=True):
-        loss, *logs = (sample.average(each) for each in means)
+    for (weighting, kappa, lambdas), means in zip(cells, sampled.means(), strict=True):
+        loss, *logs = (sample.average_chosen(each) for each in means)
         square = logs.pop() if isinstance(weighting, TokenAlphas) else None
-        yield CellAverages(weighting, loss, lambdas, tuple(logs), square)
+        entropy = sample.average_chosen(sampled.mean_entropies())
+        yield CellAverages(weighting, loss, lambdas, tuple(logs), square, kappa, entropy)
 
 
 def _stream(scores: ScoreStream, columns: tuple[str, ...]) -> Iterator[tuple[npt.NDArray[Any], ...]]:

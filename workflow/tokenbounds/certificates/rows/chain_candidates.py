@@ -49,8 +49,6 @@ class ChainProblem:
         m.
     delta_generalization, delta_sampling
         Failure probabilities for all links together; the second is 0 if every token was scored.
-    certificates
-        How many certificates share the sample.
     whole
         Bound the last model's loss in one piece (a mixture) rather than link by link (telescoped).
     kappas, entropies
@@ -70,7 +68,6 @@ class ChainProblem:
     tokens: int
     delta_generalization: Fraction
     delta_sampling: Fraction
-    certificates: int = 1
     whole: bool = False
     kappas: tuple[float, ...] = (0.0,)
     entropies: tuple[bool, ...] = ()
@@ -138,10 +135,6 @@ class ChainProblem:
             for bits, share in zip(self.bits(path), self.shares(path, ratio), strict=True)
         )
 
-    def sampling_cells(self, path: Path) -> int:
-        """Number of averages that share `delta_sampling`: candidates × lambdas × links × certificates."""
-        return self.candidates * self.lambdas * (1 if self.whole else len(path)) * self.certificates
-
     def streams(
         self, path: Path, alphas: Sequence[float], betas: Sequence[float], nll_bits: Sequence[npt.ArrayLike]
     ) -> list[Floats]:
@@ -185,3 +178,6 @@ class Choice:
     ratio: Fraction
     lambdas: tuple[int, ...]
     guess: float
+    logs: tuple[
+        float, ...
+    ] = ()  # average of ln(1 - lambda x (link - centre)) of each link on the searched tokens, nats

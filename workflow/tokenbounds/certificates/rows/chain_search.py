@@ -100,7 +100,7 @@ class ChainSearch:
         centres = [kappa * entropy for kappa, entropy in zip(factors, entropies, strict=True)]  # [n] per link
         intervals = problem.intervals(path, alphas, betas)
         logs = [
-            self._mean_logs(path, link - centre, (low - float(centre.max(initial=0.0)), high))
+            self._mean_logs(link - centre, (low - float(centre.max(initial=0.0)), high))
             for link, centre, (low, high) in zip(losses, centres, intervals, strict=True)
         ]  # [k] per link
         known = [float(np.average(centre, weights=self._weights)) for centre in centres]
@@ -108,7 +108,8 @@ class ChainSearch:
         for ratio in problem.ratios(path):
             value, lambdas = self._split(path, ratio, betas, logs, intervals)
             value += float(np.dot(problem.weights(betas), known))
-            found.append(Choice(path, alphas, betas, kappas, ratio, lambdas, value))
+            plain = tuple(float(mean[index]) for (mean, _), index in zip(logs, lambdas, strict=True))
+            found.append(Choice(path, alphas, betas, kappas, ratio, lambdas, value, plain))
         return min(found, key=lambda choice: choice.guess)
 
     def _split(
@@ -116,25 +117,25 @@ class ChainSearch:
         path: Path,
         ratio: Fraction,
         betas: tuple[float, ...],
-        logs: list[Floats],
+        logs: list[tuple[Floats, Floats]],
         intervals: list[tuple[float, float]],
     ) -> tuple[float, tuple[int, ...]]:
         """Value of a split of delta, bits, and for each link the index of the best lambda."""
         problem, total, chosen = self._problem, 0.0, []
         complexities, weights = problem.complexities(path, ratio), problem.weights(betas)
-        for mean, (_, high), complexity, weight in zip(logs, intervals, complexities, weights, strict=True):
+        for (_, safe), (_, high), complexity, weight in zip(logs, intervals, complexities, weights, strict=True):
             spent = complexity + math.log(problem.lambdas)
             grid = self._fractions / high  # [k], 1 / bit
             values = [
                 betting_value(float(log), float(lambda_), spent, problem.tokens)
-                for log, lambda_ in zip(mean, grid, strict=True)
+                for log, lambda_ in zip(safe, grid, strict=True)
             ]
             chosen.append(int(np.argmin(values)))
             total += weight * values[chosen[-1]]
         return total, tuple(chosen)
 
-    def _mean_logs(self, path: Path, link: Floats, interval: tuple[float, float]) -> Floats:
-        """Average of ln(1 - lambda × link) for each lambda [k], less the uncertainty of a sample."""
+    def _mean_logs(self, link: Floats, interval: tuple[float, float]) -> tuple[Floats, Floats]:
+        """Average of ln(1 - lambda × link) for each lambda [k], and the same less the uncertainty of a sample."""
         low, high = interval
         # Losses [n] fall into b bins in use, so that k × b logarithms suffice in place of k × n.
         bins = np.rint((link - low) * _BINS_PER_BIT).clip(0).astype(np.int64)
@@ -143,11 +144,11 @@ class ChainSearch:
         values, mass = np.minimum(low + used / _BINS_PER_BIT, high), mass[used] / mass.sum()  # [b], [b]
         logs = np.log1p(-np.outer(self._fractions / high, values))  # [k, b]
         mean: Floats = logs @ mass  # [k]
+        safe = mean
         if self._draws:
             # As Bernstein's inequality has it, with the variance of block averages guessed from that of tokens.
-            delta = float(self._problem.delta_sampling / self._problem.sampling_cells(path))
-            penalty = -math.log(delta) / self._draws
+            penalty = -math.log(float(self._problem.delta_sampling)) / self._draws
             variance = ((logs - mean[:, None]) ** 2) @ mass / self._block_tokens
             span = np.log1p(-self._fractions / high * low) - np.log1p(-self._fractions)
-            mean = mean - np.sqrt(2.0 * variance * penalty) - span * penalty / 3.0
-        return mean
+            safe = mean - np.sqrt(2.0 * variance * penalty) - span * penalty / 3.0
+        return mean, safe

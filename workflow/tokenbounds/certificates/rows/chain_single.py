@@ -9,12 +9,12 @@ import math
 
 from tokenbounds.bounds.betting import betting_value, lambda_fractions
 from tokenbounds.bounds.result import Bound
-from tokenbounds.bounds.smoothing import Weighting, loss_ceiling, loss_floor
-from tokenbounds.certificates.averages.passes import Sample, ScoreStream, average_cells, run_first_pass
+from tokenbounds.bounds.smoothing import Weighting, loss_ceiling
+from tokenbounds.certificates.averages.passes import ScoreStream, average_cells, run_first_pass
 from tokenbounds.certificates.rows.chain_candidates import ChainProblem, Choice, Floats
 
 
-def bound_single(problem: ChainProblem, scores: ScoreStream, sample: Sample | None) -> tuple[Bound, Choice, Bound]:
+def bound_single(problem: ChainProblem, scores: ScoreStream) -> tuple[Bound, Choice, Bound]:
     """The betting bound of the certified message alone, the best of the chain's grids (docs/bounds.md, "Which chain").
 
     Parameters
@@ -22,9 +22,7 @@ def bound_single(problem: ChainProblem, scores: ScoreStream, sample: Sample | No
     problem
         Grids and budget of the chain, whose candidates are paid for.
     scores
-        Losses of the certified message.
-    sample
-        The sampled blocks; None if every token was scored.
+        Losses of the certified message on every token.
 
     Returns
     -------
@@ -34,26 +32,19 @@ def bound_single(problem: ChainProblem, scores: ScoreStream, sample: Sample | No
     path, ratio = (len(problem.message_bits) - 1,), problem.ratios((0,))[0]
     size, price = problem.vocabulary_sizes[-1], math.log(problem.lambdas)
     spent = problem.complexities(path, ratio)[0] + price
-    share = float(problem.delta_sampling / problem.sampling_cells(path))
     fractions = lambda_fractions(problem.lambdas)
     grids: dict[Weighting, Floats] = {alpha: fractions / loss_ceiling(alpha, size) for alpha in problem.alphas}
     kappas = problem.centres(path, 0)
-    first_pass = run_first_pass(scores, sample, size, (), entropies=kappas != (0.0,))
+    first_pass = run_first_pass(scores, None, size, (), entropies=kappas != (0.0,))
     found: list[tuple[float, Bound, Choice]] = []
-    for cells in average_cells(scores, sample, first_pass, size, grids, kappas):
+    for cells in average_cells(first_pass, grids, kappas):
         assert isinstance(cells.weighting, float), "a chain smooths all tokens alike"
         alpha = cells.weighting
-        low, high = loss_floor(alpha, size), loss_ceiling(alpha, size)
         for index, (lambda_, log) in enumerate(zip(cells.lambdas.tolist(), cells.logs, strict=True)):
-            lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), share)
-            centre = cells.kappa * cells.entropy
-            value, unsampled = (
-                centre + betting_value(each, lambda_, spent, problem.tokens) for each in (lowest, log.mean)
-            )
-            link = Bound(
-                *(value, cells.loss.mean, spent, problem.tokens, high, price, lambda_), sampling=value - unsampled
-            )
+            value = cells.kappa * cells.entropy.mean + betting_value(log.mean, lambda_, spent, problem.tokens)
+            high = loss_ceiling(alpha, size)
+            link = Bound(value, cells.loss.mean, spent, problem.tokens, high, price, lambda_)
             found.append((value, link, Choice(path, (alpha,), (0.0,), (cells.kappa,), ratio, (index,), value)))
     _, link, choice = min(found, key=lambda each: each[0])
-    whole = Bound(link.value, link.empirical, spent, problem.tokens, link.range, sampling=link.sampling)
+    whole = Bound(link.value, link.empirical, spent, problem.tokens, link.range)
     return whole, choice, link

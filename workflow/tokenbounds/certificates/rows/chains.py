@@ -9,15 +9,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tokenbounds.bounds.betting import betting_value, lambda_fractions
+from tokenbounds.bounds.centred import Tangent
 from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.bounds.ledger import RowBudget, log_fraction
 from tokenbounds.bounds.result import Bound
-from tokenbounds.bounds.sampling import BlockSums
+from tokenbounds.bounds.sampling import BlockSums, upper_mean
 from tokenbounds.certificates.averages.alignment import Array, align_scores
 from tokenbounds.certificates.averages.histogram import FixedPointSum
 from tokenbounds.certificates.averages.passes import Average, Sample, ScoreStream
@@ -27,6 +28,8 @@ from tokenbounds.certificates.rows.chain_single import bound_single
 from tokenbounds.certificates.rows.ledger_lines import sharing_entries
 from tokenbounds.certificates.schema import LedgerEntry, Link
 from tokenbounds.config import BoundsSpec
+from tokenbounds.errors import CertificateError
+from tokenbounds.scores.entropies import most_entropy
 
 _EXACT = 4  # candidates that are computed exactly: those that look best on the searched part
 _ROUNDING = 2.0**-40  # fixed-point sums round each logarithm to the nearest multiple of half of this or less
@@ -60,11 +63,7 @@ class ChainRow:
 
 
 def pose_problem(budget: RowBudget, models: Sequence[ChainModel], spec: BoundsSpec, tokens: int) -> ChainProblem:
-    """The candidates and the budget of a row, before any score is read.
-
-    On a sample links have no centres, because their averages would not be known.
-    """
-    known = tuple(model.entropies and not budget.delta_sampling for model in models)
+    """The candidates and the budget of a row, before any score is read."""
     return ChainProblem(
         message_bits=tuple(model.message_bits for model in models),
         vocabulary_sizes=tuple(model.vocabulary_size for model in models),
@@ -75,10 +74,9 @@ def pose_problem(budget: RowBudget, models: Sequence[ChainModel], spec: BoundsSp
         tokens=tokens,
         delta_generalization=budget.delta_generalization,
         delta_sampling=budget.delta_sampling,
-        certificates=budget.certificates,
         whole=budget.bound is BoundKind.MIXTURE,
         kappas=tuple(sorted(set(spec.kappas))),
-        entropies=known,
+        entropies=tuple(model.entropies for model in models),
         messages=tuple(model.messages or {model.name: model.message_bits} for model in models),
     )
 
@@ -115,14 +113,24 @@ def bound_chains(
     problems = {budget.bound: pose_problem(budget, models, spec, tokens) for budget in budgets}
     streams = [model.scores for model in models]
     known = next(iter(problems.values())).entropies
-    # First pass: keep a part of the tokens, and search every candidate on it.
-    searched, entropies, weights = _thin(streams, known, sample, tokens)
-    draws, block_tokens = (0, 1.0) if sample is None else (len(sample.order), float(sample.lengths.mean()))
+    if sample is not None and not sample.pilot_draws:
+        raise CertificateError("a chain's row needs a sample of two draws at least, one of them to choose by.")
+    # First pass: keep a part of the tokens, or of a sample's pilot, and search every candidate on it.
+    pilot = None if sample is None else sample.pilot
+    searched, entropies, weights = _thin(streams, known, pilot, tokens)
+    draws, block_tokens = 0, 1.0
+    if sample is not None and pilot is not None:  # the choice knows nothing of the later draws but their number
+        draws, block_tokens = len(sample.order) - sample.pilot_draws, float(pilot.lengths.mean())
     sums: dict[str, list[_ChoiceSums]] = {}
     for name, problem in problems.items():
-        choices = ChainSearch(problem, searched, weights, entropies, draws, block_tokens).best(_EXACT)
-        sums[name] = [_ChoiceSums(problem, choice, sample) for choice in choices]
-    # Second pass: the few that look best, exactly.
+        search = ChainSearch(problem, searched, weights, entropies, draws, block_tokens)
+        sums[name] = [
+            _ChoiceSums(problem, choice, sample, row.delta_per_cell)
+            for row in budgets
+            if row.bound == name
+            for choice in search.best(_EXACT if sample is None else 1)
+        ]
+    # Second pass: the few that look best, exactly; on a sample the one that the pilot chose.
     for block, nll_bits, entropies in align_scores(streams, known):  # [n], and [n] of each model twice
         for start in range(0, block.size, _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -133,25 +141,28 @@ def bound_chains(
     rows = {}
     for budget in budgets:
         problem = problems[budget.bound]
-        whole, choice, link = bound_single(problem, models[-1].scores, sample)
-        found = [(whole, choice, (link,)), *(candidate.finish() for candidate in sums[budget.bound])]
+        found = [candidate.finish() for candidate in sums[budget.bound]]
+        if sample is None:
+            whole, choice, link = bound_single(problem, models[-1].scores)
+            found.append((whole, choice, (link,)))
         best = min(found, key=lambda each: each[0].value)
         rows[budget.bound] = _describe(budget, problem, models, *best)
     return rows
 
 
 def _thin(
-    streams: Sequence[ScoreStream], known: Sequence[bool], sample: Sample | None, tokens: int
+    streams: Sequence[ScoreStream], known: Sequence[bool], pilot: Sample | None, tokens: int
 ) -> tuple[list[Array], list[Array], Floats]:
     """The part of the tokens that is searched: raw losses and entropies of each model [n], bits, and weights [n]."""
-    total = tokens if sample is None else int(sample.lengths.sum())  # rows there will be
+    total = tokens if pilot is None else int(pilot.lengths.sum())  # rows there will be
     first = 0  # number of the batch's first row
     kept: list[list[Array]] = [[] for _ in range(2 * len(streams))]  # losses of each model, then entropies of each
     weights: list[Floats] = []
     for block, nll_bits, entropies in align_scores(streams, known):
-        chosen = thin_rows(first, block.size, total)  # bool[rows of the batch]
-        first += block.size
-        weights.append(np.ones(int(chosen.sum())) if sample is None else sample.weights(block[chosen]))
+        rows = np.arange(block.size) if pilot is None else np.flatnonzero(pilot.chosen(block))
+        chosen = rows[thin_rows(first, rows.size, total)]  # of the batch
+        first += rows.size
+        weights.append(np.ones(chosen.size) if pilot is None else pilot.weights(block[chosen]))
         for part, values in zip(kept, [*nll_bits, *entropies], strict=True):
             part.append(values[chosen])
     found = [np.concatenate(part) for part in kept]
@@ -175,14 +186,20 @@ class _Total:
 
     def average(self) -> Average:
         """Of all that was added."""
-        return Average(self._whole.mean) if self._sample is None else self._sample.average(self._blocks.means())
+        if self._sample is None:
+            return Average(self._whole.mean)
+        return self._sample.average_chosen(self._blocks.means())
 
 
 class _ChoiceSums:
-    """Exact averages of one candidate: of each link, and of ln(1 - lambda × link) for lambdas around the guess."""
+    """Exact averages of one candidate: of each link, and of ln(1 - lambda × (link - centre)).
 
-    def __init__(self, problem: ChainProblem, choice: Choice, sample: Sample | None) -> None:
+    For lambdas around the guess if every token was scored; on a sample for that which its pilot chose.
+    """
+
+    def __init__(self, problem: ChainProblem, choice: Choice, sample: Sample | None, delta_per_cell: float) -> None:
         self._problem, self._choice = problem, choice
+        self._sampled, self._delta = sample is not None, delta_per_cell
         self._intervals = problem.intervals(choice.path, choice.alphas, choice.betas)  # smallest, largest of each link
         fractions = lambda_fractions(problem.lambdas)
         self._kappas = problem.link_kappas(choice.kappas)
@@ -190,7 +207,8 @@ class _ChoiceSums:
         self._centres = [_Total(sample) for _ in choice.lambdas]
         self._logs: list[dict[float, _Total]] = []  # for each link, by lambda
         for index, (_, high) in zip(choice.lambdas, self._intervals, strict=True):
-            near = {min(max(index + step, 0), problem.lambdas - 1) for step in _NEIGHBOURS}
+            steps = _NEIGHBOURS if sample is None else (0,)
+            near = {min(max(index + step, 0), problem.lambdas - 1) for step in steps}
             self._logs.append({float(fractions[each] / high): _Total(sample) for each in sorted(near)})
 
     def update(self, block: Array, nll_bits: Sequence[Array], entropies: Sequence[Array]) -> None:
@@ -209,6 +227,8 @@ class _ChoiceSums:
         """The candidate's bound, the candidate, and the bounds of its links."""
         complexities = self._problem.complexities(self._choice.path, self._choice.ratio)
         links = tuple(self._bound_link(place, complexity) for place, complexity in enumerate(complexities))
+        if self._sampled:
+            links = self._add_sampling(links)
         weights = self._problem.weights(self._choice.betas)
 
         def add(name: str) -> float:
@@ -227,21 +247,47 @@ class _ChoiceSums:
     def _bound_link(self, place: int, complexity_nats: float) -> Bound:
         """The betting bound of one link with the best lambda."""
         problem = self._problem
-        (low, high), price = self._intervals[place], math.log(problem.lambdas)
-        share = float(problem.delta_sampling / problem.sampling_cells(self._choice.path))
+        (_, high), price = self._intervals[place], math.log(problem.lambdas)
         empirical, spent = self._losses[place].average().mean, complexity_nats + price
         centre = self._centres[place].average().mean + (_ROUNDING if self._kappas[place] else 0.0)
         found = []
         for lambda_, total in self._logs[place].items():
-            log = total.average()
-            # The link is at most `high`, so its logarithm is at least ln(1 - lambda x high), and vice versa.
-            lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), share) - _ROUNDING
-            value, unsampled = (
-                centre + betting_value(each, lambda_, spent, problem.tokens) for each in (lowest, log.mean)
-            )
-            sampling = value - unsampled
-            found.append(Bound(value, empirical, spent, problem.tokens, high, price, lambda_, sampling=sampling))
+            value = centre + betting_value(total.average().mean - _ROUNDING, lambda_, spent, problem.tokens)
+            found.append(Bound(value, empirical, spent, problem.tokens, high, price, lambda_))
         return min(found, key=lambda bound: bound.value)
+
+    def _add_sampling(self, links: tuple[Bound, ...]) -> tuple[Bound, ...]:
+        """The links' bounds on a sample: their weighted sum is bounded in one piece.
+
+        Source: docs/bounds.md, "Links on a sample".
+        The tangents of the links' bounds, each times its weight, add up to one quantity of each token. Each link is
+        given an equal part of what bounding its average costs.
+        """
+        weights = self._problem.weights(self._choice.betas)
+        parts: list[Floats] = []
+        known, low, high = 0.0, 0.0, 0.0
+        for place, (link, weight) in enumerate(zip(links, weights, strict=True)):
+            assert link.lambda_ is not None, "a link bets"
+            tangent = Tangent.of_betting(
+                self._choice.logs[place], link.lambda_, link.complexity_nats, self._problem.tokens
+            )
+            centre, log = self._centres[place].average(), self._logs[place][link.lambda_].average()
+            assert centre.draws is not None and log.draws is not None, "a sample has draws"
+            parts.append(weight * (centre.draws - tangent.slope * log.draws))
+            ends = tangent.interval(*self._intervals[place], self._most_centre(place))
+            known, low, high = known + weight * tangent.intercept, low + weight * ends[0], high + weight * ends[1]
+        whole = known + upper_mean(np.sum(parts, axis=0), low, high, self._delta)
+        unsampled = math.fsum(link.value * weight for link, weight in zip(links, weights, strict=True))
+        extra = max(0.0, whole - unsampled)
+        return tuple(
+            replace(link, value=link.value + extra / len(links) / weight, sampling=extra / len(links) / weight)
+            for link, weight in zip(links, weights, strict=True)
+        )
+
+    def _most_centre(self, place: int) -> float:
+        """Largest centre of a link, bits."""
+        model = self._choice.path[-1 if self._problem.whole else place]
+        return self._kappas[place] * most_entropy(self._problem.vocabulary_sizes[model])
 
 
 def _describe(
@@ -258,7 +304,7 @@ def _describe(
     entries = [
         LedgerEntry(name="delta", amount=str(budget.delta), unit="probability"),
         LedgerEntry(name="delta_sampling", amount=str(budget.delta_sampling), unit="probability"),
-        LedgerEntry(name="sampling_cells", amount=problem.sampling_cells(choice.path), unit="candidates"),
+        LedgerEntry(name="sampling_cells", amount=budget.sampling_cells, unit="candidates"),
         *sharing_entries(budget),
         LedgerEntry(name="chain_candidates", amount=problem.candidates, unit="candidates"),
         LedgerEntry(name="chain_choice", amount=math.log2(problem.candidates), unit="bits"),

@@ -17,10 +17,12 @@ import numpy.typing as npt
 
 from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
 from tokenbounds.bounds.betting import betting_value, bound_errors, lambda_grid
+from tokenbounds.bounds.centred import Tangent
 from tokenbounds.bounds.freedman import bound_freedman, freedman_value
 from tokenbounds.bounds.kinds import BPD, BoundKind, Metric
 from tokenbounds.bounds.ledger import Budget, RowBudget, split_delta
 from tokenbounds.bounds.result import Bound
+from tokenbounds.bounds.sampling import width_of_draws
 from tokenbounds.bounds.smoothing import TokenAlphas, Weighting, least_alpha, loss_ceiling, loss_floor, loss_range
 from tokenbounds.certificates.averages.passes import (
     Average,
@@ -29,13 +31,16 @@ from tokenbounds.certificates.averages.passes import (
     Sample,
     ScoreStream,
     average_cells,
+    average_sampled,
     run_first_pass,
 )
+from tokenbounds.certificates.averages.sampled import Cell
 from tokenbounds.certificates.rows.chains import ChainModel, bound_chains
 from tokenbounds.certificates.rows.ledger_lines import ledger_row
 from tokenbounds.certificates.rows.units import Units, bound_units
 from tokenbounds.certificates.schema import Ledger, LedgerRow, Link, Row, Stated
 from tokenbounds.config import BoundsSpec
+from tokenbounds.scores.entropies import most_entropy
 
 Floats = npt.NDArray[np.float64]
 
@@ -92,7 +97,7 @@ class Setting:
     @property
     def kappas(self) -> tuple[float, ...]:
         """The distinct factors of the entropy that may be chosen for a centre."""
-        return tuple(sorted(set(self.spec.kappas))) if self.entropies and self.sample is None else (0.0,)
+        return tuple(sorted(set(self.spec.kappas))) if self.entropies else (0.0,)
 
     @property
     def alphas(self) -> tuple[float, ...]:
@@ -201,13 +206,70 @@ def _bound_tokens(
     }
     losses = [budget for budget in budgets if budget.metric == BPD]
     grids = _grids(losses, setting)
-    for cells in average_cells(scores, setting.sample, first_pass, setting.vocabulary_size, grids, setting.kappas):
+    if setting.sample is not None:
+        return found | _bound_sampled(losses, scores, setting, grids)
+    for cells in average_cells(first_pass, grids, setting.kappas):
         for budget in losses:
             key = (budget.metric, budget.bound)
             indices = range(len(cells.lambdas)) if budget.bound.uses_lambda else (None,)
             bounds = [_bound_loss(budget, cells, index, setting) for index in indices]
             found[key] = min([*([found[key]] if key in found else []), *bounds], key=lambda bound: bound.value)
     return found
+
+
+def _bound_sampled(
+    budgets: Sequence[RowBudget], scores: ScoreStream, setting: Setting, grids: Mapping[Weighting, Floats]
+) -> dict[Key, Bound]:
+    """Rows on bits per token from a sample: its pilot chooses each row's cell, which the other draws bound."""
+    sample, size = setting.sample, setting.vocabulary_size
+    assert sample is not None
+    every = [
+        (weighting, kappa, lambdas)
+        for weighting, lambdas in grids.items()
+        for kappa in (setting.kappas if isinstance(weighting, float) else (0.0,))
+    ]
+    best: dict[Key, tuple[float, Cell, float]] = {}  # value on the pilot, the cell, its average logarithm there
+    for budget in budgets:
+        weighting, kappa, lambdas = every[0]  # where a single draw leaves none for a pilot
+        best[budget.metric, budget.bound] = (math.inf, (weighting, kappa, lambdas[: budget.bound.uses_lambda]), 0.0)
+    for cells in average_sampled(scores, sample.pilot, size, every) if sample.pilot_draws else ():
+        for budget in budgets:
+            for index in range(len(cells.lambdas)) if budget.bound.uses_lambda else (None,):
+                value = _guess(budget, cells, index, setting)
+                if value < best[budget.metric, budget.bound][0]:
+                    chosen = slice(0) if index is None else slice(index, index + 1)
+                    cell = (cells.weighting, cells.kappa, cells.lambdas[chosen])
+                    log = 0.0 if index is None else cells.logs[index].mean
+                    best[budget.metric, budget.bound] = (value, cell, log)
+    averages = average_sampled(scores, sample, size, [cell for _, cell, _ in best.values()])
+    found = {}
+    for budget, cells, (_, _, log) in zip(budgets, averages, best.values(), strict=True):
+        index = 0 if budget.bound.uses_lambda else None
+        found[budget.metric, budget.bound] = _bound_loss(budget, cells, index, setting, log)
+    return found
+
+
+def _guess(budget: RowBudget, cells: CellAverages, index: int | None, setting: Setting) -> float:
+    """About what a row's value will be with one cell, from its averages and deviations on the pilot."""
+    assert setting.sample is not None
+    left, delta = len(setting.sample.order) - setting.sample.pilot_draws, budget.delta_per_cell
+    if index is not None:
+        lambda_, log = float(cells.lambdas[index]), cells.logs[index]
+        complexity = budget.complexity_nats + setting.lambda_price_nats
+        value = _LOG_VALUES[budget.bound](log.mean, lambda_, complexity, setting.tokens)
+        _, parts, (low, high) = _tangent(budget, cells, index, log.mean, setting)
+        return cells.kappa * cells.entropy.mean + value + width_of_draws(_deviation(parts), high - low, left, delta)
+    width = loss_range(least_alpha(cells.weighting), setting.vocabulary_size)
+    risk = cells.loss.mean + width_of_draws(_deviation(cells.loss), width, left, delta)
+    if cells.square_range is not None:
+        width = math.sqrt(cells.square_range.mean)
+    return bound_azuma(risk, width, budget.complexity_nats, setting.tokens).value
+
+
+def _deviation(average: Average) -> float:
+    """Standard deviation of the draws."""
+    assert average.draws is not None
+    return float(np.std(average.draws))
 
 
 def _grids(budgets: Sequence[RowBudget], setting: Setting) -> dict[Weighting, Floats]:
@@ -243,8 +305,13 @@ def _split(setting: Setting, message_bits: int) -> Budget:
     return budgets if setting.sample is None else budgets.shared_by(spec.certificates_per_sample)
 
 
-def _bound_loss(budget: RowBudget, cells: CellAverages, index: int | None, setting: Setting) -> Bound:
-    """The bound of one cell: a smoothing weight, and the lambda at `index` unless it is Azuma's."""
+def _bound_loss(
+    budget: RowBudget, cells: CellAverages, index: int | None, setting: Setting, guess_nats: float = 0.0
+) -> Bound:
+    """The bound of one cell: a smoothing weight, and the lambda at `index` unless it is Azuma's.
+
+    On a sample the pilot's average logarithm, `guess_nats`, is where a bet with a centre is replaced by its tangent.
+    """
     least, size = least_alpha(cells.weighting), setting.vocabulary_size
     low, high = loss_floor(least, size), loss_ceiling(least, size)
     own = cells.weighting if isinstance(cells.weighting, TokenAlphas) else None
@@ -254,14 +321,20 @@ def _bound_loss(budget: RowBudget, cells: CellAverages, index: int | None, setti
         if own:
             return replace(_bound_own_ranges(budget, cells, own, risk, setting), **named)
         bound = bound_azuma(risk, loss_range(least, size), budget.complexity_nats, setting.tokens)
-        return replace(bound, empirical=cells.loss.mean, sampling=risk - cells.loss.mean, **named)
+        sampling = max(0.0, risk - cells.loss.mean)
+        return replace(bound, empirical=cells.loss.mean, sampling=sampling, **named)
     lambda_, log = float(cells.lambdas[index]), cells.logs[index]
     complexity = budget.complexity_nats + setting.lambda_price_nats
-    lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), budget.delta_per_cell)
-    centre = cells.kappa * cells.entropy  # its average, known since every token was scored
-    value, unsampled = (
-        centre + _LOG_VALUES[budget.bound](each, lambda_, complexity, setting.tokens) for each in (lowest, log.mean)
-    )
+    unsampled = _LOG_VALUES[budget.bound](log.mean, lambda_, complexity, setting.tokens)
+    unsampled += cells.kappa * cells.entropy.mean
+    if log.draws is None:
+        value = unsampled
+    elif cells.kappa == 0.0:
+        lowest = log.lower(math.log1p(-lambda_ * high), math.log1p(-lambda_ * low), budget.delta_per_cell)
+        value = _LOG_VALUES[budget.bound](lowest, lambda_, complexity, setting.tokens)
+    else:
+        tangent, parts, ends = _tangent(budget, cells, index, guess_nats, setting)
+        value = tangent.intercept + parts.upper(*ends, budget.delta_per_cell)
     return Bound(
         value=value,
         empirical=cells.loss.mean,
@@ -270,10 +343,30 @@ def _bound_loss(budget: RowBudget, cells: CellAverages, index: int | None, setti
         range=high,
         price_nats=setting.lambda_price_nats,
         lambda_=lambda_,
-        sampling=value - unsampled,
+        sampling=max(0.0, value - unsampled),
         kappa=cells.kappa,
         **named,
     )
+
+
+def _tangent(
+    budget: RowBudget, cells: CellAverages, index: int, guess_nats: float, setting: Setting
+) -> tuple[Tangent, Average, tuple[float, float]]:
+    """A bet's tangent at the pilot's average logarithm, the quantity that it averages, and its interval, bits."""
+    lambda_, log, entropy = float(cells.lambdas[index]), cells.logs[index], cells.entropy
+    complexity = budget.complexity_nats + setting.lambda_price_nats
+    if budget.bound is BoundKind.FREEDMAN:
+        tangent = Tangent.of_freedman(lambda_, complexity, setting.tokens)
+    else:
+        tangent = Tangent.of_betting(guess_nats, lambda_, complexity, setting.tokens)
+    assert log.draws is not None and entropy.draws is not None, "a sample has draws"
+    parts = Average(
+        cells.kappa * entropy.mean - tangent.slope * log.mean,
+        cells.kappa * entropy.draws - tangent.slope * log.draws,
+    )
+    least, size = least_alpha(cells.weighting), setting.vocabulary_size
+    ends = tangent.interval(loss_floor(least, size), loss_ceiling(least, size), cells.kappa * most_entropy(size))
+    return tangent, parts, ends
 
 
 def _bound_own_ranges(

@@ -14,8 +14,8 @@ LIBRARY = Path(__file__).parents[1] / "workflow/tokenbounds"
 
 # From the bottom to the top. What is in one line may import from lines above it and from its own package.
 LAYERS = (
-    {"errors", "compiled", "files", "rounding", "seals", "jobs", "progress", "software", "surroundings", "terminal"}
-    | {"limits", "sandbox", "confinement", "merkle"},
+    {"errors", "compiled", "draws", "files", "rounding", "seals", "jobs", "progress", "software"}
+    | {"surroundings", "terminal", "limits", "sandbox", "confinement", "merkle"},
     {"display"},
     {"bounds"},
     {"config"},

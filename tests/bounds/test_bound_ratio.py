@@ -15,7 +15,7 @@ LONGEST = 20
 def test_the_bound_is_where_the_average_wealth_reaches_one_over_delta():
     # Every document has 10 of at most 20 tokens and loses nothing: each factor is 1 + b x rho / 2.
     bound = upper_ratio([0.0] * 30, [10] * 30, 0.0, 1.0, LONGEST, 0.05)
-    assert np.mean((1 + lambda_fractions(64) * bound / 2) ** 30) == pytest.approx(20.0, rel=1e-6)
+    assert np.mean((1 + lambda_fractions(32) * bound / 2) ** 30) == pytest.approx(20.0, rel=1e-6)
 
 
 def test_lower_mirrors_upper_and_few_documents_say_nothing():

@@ -132,3 +132,32 @@ def test_a_subfolder_lies_in_a_package():
     raw["models"]["published"]["subfolder"] = "small"
     with pytest.raises(ConfigError, match=r"published\.subfolder"):
         parse_study(raw)
+
+
+REFERENCE = {"source": {"kind": "reference", "pins": "pins.json", "documents": 9}}
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "words"),
+    [
+        (("models", "one"), {"corpus": "drawn"}, "models.one.corpus: 'drawn' is a corpus by reference, whose draw is"),
+        (("certificates", "c"), {"evaluation": "sample"}, "c.evaluation: 'drawn' is a corpus by reference, a draw"),
+        (("certificates", "c"), {"bounds": {"bounds": ["documents"]}}, "'documents' cannot be stated, as 'drawn'"),
+        (
+            ("certificates", "c"),
+            {"chain": ["zero"], "bounds": {"bounds": ["telescoped"]}},
+            "'telescoped' cannot be stated, as 'drawn'",
+        ),
+        (("certificates", "c"), {"prior": "held_out", **BECAUSE}, "most of which is not read"),
+        (("certificates", "d"), {"bounds": {"certificates_per_sample": 1}}, r"2 certificates share the sample"),
+    ],
+)
+def test_a_corpus_by_reference_is_for_scoring_alone(place, change, words):
+    raw = copy.deepcopy(STUDY)
+    raw["corpora"]["drawn"] = REFERENCE
+    raw["certificates"]["c"] = {"message": "other", "corpus": "drawn"}
+    raw["certificates"]["d"] = {"message": "zero", "corpus": "drawn"}
+    parse_study(raw)
+    raw[place[0]][place[1]] |= change
+    with pytest.raises(ConfigError, match=words):
+        parse_study(raw)

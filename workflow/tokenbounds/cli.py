@@ -421,6 +421,21 @@ def bound(
 
 
 @app.command()
+def pin(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILES...", help="Parquet or JSON lines: files, folders, patterns, or addresses (://)."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PINS", help="The list to write (.json).")],
+) -> None:
+    """List the files of a corpus by reference, with their sizes, hashes and rows: the source kind `reference`."""
+    from tokenbounds.corpus.pins import pin_files
+
+    pins = pin_files(files, output)
+    typer.echo(f"{output}: {len(pins.files):,} files, {pins.rows:,} rows")
+
+
+@app.command()
 def plan(
     message: Annotated[str, typer.Option(metavar="FILE|BITS", help="A message, or the bits that one may have.")],
     corpus: Annotated[str, typer.Option(metavar="FOLDER|TOKENS", help="A tokenized corpus, or its number of tokens.")],

@@ -216,7 +216,7 @@ def wait_until_still(seconds: float = 5.0) -> None:
 
 
 def name_of(wildcards: Mapping[str, Any] | None) -> str:
-    """A job's wildcards in words: `gpt2-dense`, or `stdlib-online 00003`."""
+    """A job's wildcards in words: `gpt2-fine`, or `stdlib-online 00003`."""
     return " ".join(str(value) for value in (wildcards or {}).values())
 
 

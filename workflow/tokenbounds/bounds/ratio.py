@@ -17,8 +17,8 @@ from tokenbounds.errors import CertificateError
 
 Floats = npt.NDArray[np.float64]
 
-_PORTFOLIO = 64
-_BISECTIONS = 60
+_PORTFOLIO = 32
+_BISECTIONS = 30  # to 2^-30 of the range; the end that is stated is the safe one
 _ROUNDING = 2.0**-40  # of the range: sums of documents are rounded
 
 
@@ -38,7 +38,7 @@ def upper_ratio(
     sums
         A_d, one per document [n], in any unit.
     tokens
-        T_d [n], at least 1 and at most `longest`.
+        T_d [n], at most `longest`; not all 0.
     low, high
         Range of one token's value, fixed before the documents were seen.
     longest
@@ -96,7 +96,7 @@ def _scaled(sums: npt.ArrayLike, tokens: npt.ArrayLike, low: float, high: float,
         raise CertificateError("no documents were given; an interval needs at least one, with its sum and its length.")
     if not high > low:
         raise CertificateError(f"[{low}, {high}] is not an interval.")
-    if not (lengths.min() >= 1 and lengths.max() <= longest):
+    if not (lengths.min() >= 0 and lengths.max() <= longest and lengths.any()):
         raise CertificateError(
             f"documents have {lengths.min():.0f} to {lengths.max():.0f} tokens, but {longest} was stated as the most. "
             "State a limit that was fixed before the documents were seen, and cut documents there."

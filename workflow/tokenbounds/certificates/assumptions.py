@@ -10,6 +10,7 @@ from tokenbounds.certificates.file_records import BaseRecord, PlanRecord, PriorR
 from tokenbounds.certificates.sentence import confidence_percent
 from tokenbounds.config import BoundsSpec
 from tokenbounds.config.quantizers import REFINING
+from tokenbounds.corpus.reference import ReferenceEntry
 from tokenbounds.messages.container import Header
 from tokenbounds.models.card import BASE_FAMILY
 
@@ -79,6 +80,21 @@ def state_assumptions(
         f"{confidence_percent(spec.delta)} %."
     )
     return sentences
+
+
+def state_reference_assumptions(reference: ReferenceEntry | None, drawn: int) -> list[str]:
+    """What a certificate about a corpus by reference assumes beyond the others; nothing for other corpora."""
+    if reference is None:
+        return []
+    return [
+        f"The corpus is all {reference.rows:,} documents of the pinned files, each cut after {reference.max_tokens:,} "
+        "tokens, in the order of the list. The files were pinned, and the number of documents to draw, the cut and the "
+        "tokenizer chosen, without looking at any score. That the files hold as many documents as the list says is "
+        "seen only where a document of them was drawn.",
+        f"{drawn:,} documents were drawn, uniformly and with replacement, by seed {reference.seed}; that the text of a "
+        "drawn document is the file's is shown by tokenizing it again. Messages were made without regard to the draw. "
+        "The number of tokens is a lower confidence bound, which has a twentieth of delta.",
+    ]
 
 
 def _sequence_assumptions(tokenizer: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 from tokenbounds.bounds.smoothing import TokenAlphas
@@ -12,9 +13,11 @@ from tokenbounds.certificates.assumptions import (
     state_base_assumptions,
     state_chain_assumptions,
     state_head_assumptions,
+    state_reference_assumptions,
     state_subset_assumptions,
     state_unit_assumptions,
 )
+from tokenbounds.certificates.averages.drawn import CorpusSize, DrawnDocuments
 from tokenbounds.certificates.averages.passes import Sample
 from tokenbounds.certificates.documents import count_repeats
 from tokenbounds.certificates.evidence import CertificateInputs, Evidence, gather_evidence
@@ -25,9 +28,10 @@ from tokenbounds.certificates.rows.labels import LabelledScores
 from tokenbounds.certificates.rows.subsets import find_subsets, share_delta, state_subsets
 from tokenbounds.certificates.rows.tokens import Setting, Statement, state_bounds
 from tokenbounds.certificates.rows.units import Units
-from tokenbounds.certificates.schema import SCHEMA_VERSION, Certificate, Subset
+from tokenbounds.certificates.schema import SCHEMA_VERSION, Certificate, ReferenceRecord, Subset
 from tokenbounds.certificates.sealing import seal, write_certificate
 from tokenbounds.config import BoundsSpec
+from tokenbounds.corpus.reference import check_drawn
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.models.online.card import is_online
 from tokenbounds.scores.seeds import derive_seed
@@ -109,6 +113,7 @@ def compute_certificate(
     except TokenboundsError as error:
         raise CertificateError(str(error)) from error
     records = record_evidence(evidence, folder, bases)
+    tokens, reference = _record_reference(evidence, spec)
     return seal(
         Certificate(
             name=names["name"],
@@ -124,7 +129,8 @@ def compute_certificate(
             prior=records.prior,
             schema_version=SCHEMA_VERSION,
             corpus=manifest.corpus,
-            tokens=manifest.tokens,
+            tokens=tokens,
+            reference=reference,
             scored_tokens=own.scores.rows,
             vocabulary_size=own.vocabulary_size,
             delta=spec.delta,
@@ -176,9 +182,44 @@ def _assume(evidence: Evidence, records: EvidenceRecord, spec: BoundsSpec) -> li
         *state_base_assumptions(records.bases, records.prior),
         *state_chain_assumptions(links, evidence.prior.held_out),
         *state_unit_assumptions(spec.bounds),
+        *state_reference_assumptions(evidence.corpus.manifest.reference, evidence.corpus.manifest.documents),
         *state_subset_assumptions(spec.subsets, spec.bounds),
         *state_head_assumptions(own.scores.provenance.alphas),
     ]
+
+
+def _check_drawn(evidence: Evidence, spec: BoundsSpec) -> None:
+    """Refuse what is not stated for a corpus by reference, and a draw that is not its seed's."""
+    manifest, own = evidence.corpus.manifest, evidence.certified
+    other = [bound for bound in spec.bounds if not bound.is_single]
+    if other or spec.subsets or evidence.plan.mode != "exhaustive":
+        what = f"bound '{other[0]}'" if other else "subsets" if spec.subsets else "a sample of the draw"
+        raise CertificateError(
+            f"{what} cannot be stated for {manifest.corpus}, a corpus by reference. State azuma, freedman or betting, "
+            "and score all that was drawn."
+        )
+    if is_online(own.message.header):
+        raise CertificateError(f"{own.path} learns along a corpus in its order, and a draw of documents has none.")
+    assert manifest.reference is not None
+    check_drawn(manifest.reference, evidence.corpus.folder, evidence.corpus.folder / manifest.documents_file.file)
+
+
+def _record_reference(evidence: Evidence, spec: BoundsSpec) -> tuple[int, ReferenceRecord | None]:
+    """The corpus's tokens, or a lower bound on those of a corpus by reference; and what that rests on."""
+    manifest = evidence.corpus.manifest
+    reference = manifest.reference
+    if reference is None:
+        return manifest.tokens, None
+    drawn = DrawnDocuments.of_plan(evidence.plan, manifest.documents, reference.max_tokens)
+    size = CorpusSize.at_least(reference, drawn, Fraction(str(spec.delta)))
+    record = ReferenceRecord(
+        documents=reference.rows,
+        max_tokens=reference.max_tokens,
+        drawn=manifest.documents,
+        seed=reference.seed,
+        delta=str(size.delta),
+    )
+    return size.tokens, record
 
 
 def state_rows(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[Subset, ...]]:
@@ -197,6 +238,12 @@ def state_rows(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[S
         entropies=certified.scores.provenance.entropies,
         known_tokens=min(certified.vocabulary_size, manifest.tokenizer.vocabulary_size),
     )
+    if manifest.reference is not None:
+        _check_drawn(evidence, spec)
+        drawn = DrawnDocuments.of_plan(plan, manifest.documents, manifest.reference.max_tokens)
+        size = CorpusSize.at_least(manifest.reference, drawn, Fraction(str(spec.delta)))
+        rest = Fraction(str(spec.delta)) - size.delta
+        setting = replace(setting, tokens=size.tokens, sample=drawn, units=None, delta=rest)
     models = []
     for link in evidence.links:
         # A model that never saw the corpus costs nothing; otherwise every file that it is decoded from is paid for

@@ -18,9 +18,10 @@ import pyarrow as pa
 
 from tokenbounds.bounds.smoothing import smooth
 from tokenbounds.corpus.reader import Corpus
+from tokenbounds.draws import uniform_integers
 from tokenbounds.errors import CertificateError
 from tokenbounds.scores.entropies import ENTROPY_STEP_BITS
-from tokenbounds.scores.plan import Plan, column, uniform_integers
+from tokenbounds.scores.plan import Plan, column
 from tokenbounds.scores.provenance import Provenance
 from tokenbounds.scores.scorer import ChainPredictor, ScoringOptions
 from tokenbounds.scores.scoring import make_scorer, score_blocks

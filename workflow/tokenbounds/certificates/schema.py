@@ -249,6 +249,18 @@ class Subset(Stated):
 
 @with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
+class ReferenceRecord:
+    """A corpus by reference: of how many documents it consists, and what was drawn to bound its averages and size."""
+
+    documents: Annotated[int, Field(ge=1, description="D: documents of the whole corpus")]
+    max_tokens: Annotated[int, Field(ge=1, description="tokens after which each is cut")]
+    drawn: Annotated[int, Field(ge=1, description="documents drawn, with replacement")]
+    seed: Annotated[int, Field(ge=0, description="of the draw")]
+    delta: Annotated[ExactFraction, Field(description="failure probability of the lower bound on the tokens")]
+
+
+@with_config(STRICT)
+@dataclass(frozen=True, kw_only=True)
 class Certificate(EvidenceRecord, Stated):
     """A certificate of how well a compressed model predicts the corpus's source."""
 
@@ -257,7 +269,9 @@ class Certificate(EvidenceRecord, Stated):
     study: Name
     corpus: Name
     model: Name
-    tokens: Annotated[int, Field(ge=1, description="m: tokens of the corpus")]
+    tokens: Annotated[
+        int, Field(ge=1, description="m: tokens of the corpus; of one by reference a lower confidence bound on them")
+    ]
     scored_tokens: Annotated[int, Field(ge=1, description="distinct tokens scored")]
     vocabulary_size: Annotated[int, Field(ge=2, description="V")]
     delta: Annotated[
@@ -268,6 +282,10 @@ class Certificate(EvidenceRecord, Stated):
         tuple[Subset, ...],
         Field(min_length=1, description="rows over labelled tokens", json_schema_extra=absent),
     ] = ()
+    reference: Annotated[
+        ReferenceRecord | SkipJsonSchema[None],
+        Field(description="of a corpus by reference", json_schema_extra=absent),
+    ] = None
     notes: tuple[str, ...]
     assumptions: Annotated[tuple[str, ...], Field(min_length=1)]
     software: dict[str, str]

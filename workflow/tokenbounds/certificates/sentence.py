@@ -55,7 +55,10 @@ def _quantity(row: Row, certificate: Certificate) -> str:
         subject = f"the {what} of the {model} mixed with cheaper ones ({', '.join(row.cheaper_messages)})"
     if row.bound.unit:
         return f"{subject}, averaged over the tokens of a new {row.bound.unit.removesuffix('s')},"
-    return f"{subject}, averaged over the {certificate.tokens:,} tokens given what precedes each,"
+    tokens = f"the {certificate.tokens:,} tokens"
+    if certificate.reference is not None:
+        tokens = f"all tokens (at least {certificate.tokens:,}) of its {certificate.reference.documents:,} documents"
+    return f"{subject}, averaged over {tokens} given what precedes each,"
 
 
 def _amount(metric: Metric, value: float) -> str:

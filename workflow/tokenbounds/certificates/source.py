@@ -20,7 +20,7 @@ from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.sources import read_documents
 from tokenbounds.corpus.tokenizers import Tokenizer, load_tokenizer
 from tokenbounds.errors import CertificateError
-from tokenbounds.files import canonical_json
+from tokenbounds.files import canonical_json, sha256_file
 
 INSTALLED = "installed"
 """Names the source of corpora that come from the running Python itself."""
@@ -36,7 +36,8 @@ def check_source(folder: Path, places: Sequence[str], tokenizer: str | None = No
     folder
         The corpus; its files must have been compared with their hashes.
     places
-        Where its documents are: files, folders or patterns, the name of a dataset, or `INSTALLED`.
+        Where its documents are: files, folders or patterns, a dataset's name, the list of a corpus by reference,
+        or `INSTALLED`.
     tokenizer
         A folder, hub name or GGUF file, for tokenizers of transformers.
 
@@ -51,6 +52,7 @@ def check_source(folder: Path, places: Sequence[str], tokenizer: str | None = No
     spec = _find_source(corpus.manifest, folder, places)
     encoder = _find_tokenizer(corpus.manifest, folder, tokenizer)
     table = pq.read_table(folder / corpus.manifest.documents_file.file, columns=["sha256"])["sha256"]
+    most = corpus.manifest.reference.max_tokens if corpus.manifest.reference else None
     number = 0
     for texts in _batches(spec.source):
         for text, tokens in zip(texts, encoder.encode(texts), strict=True):
@@ -59,7 +61,7 @@ def check_source(folder: Path, places: Sequence[str], tokenizer: str | None = No
             raw = text if isinstance(text, bytes) else text.encode("utf-8", errors="surrogatepass")
             if table[number].as_py() != hashlib.sha256(raw).hexdigest():
                 raise CertificateError(f"document {number} of {folder} is not what its source holds there.")
-            if not np.array_equal(tokens, corpus.document(number)):
+            if not np.array_equal(tokens[:most], corpus.document(number)):
                 raise CertificateError(f"document {number} of {folder} has other tokens than its source gives.")
             number += 1
     if number < corpus.documents:
@@ -80,6 +82,10 @@ def _find_source(manifest: Manifest, folder: Path, places: Sequence[str]) -> Cor
         settings["paths"] = list(places)
     elif settings.get("kind") == "huggingface" and len(places) == 1:
         settings["name"] = places[0]
+    elif manifest.reference is not None and len(places) == 1:
+        if not Path(places[0]).is_file() or sha256_file(Path(places[0])) != manifest.reference.sha256:
+            raise CertificateError(f"{places[0]} is not the list of pinned files that {folder} is a draw of.")
+        settings["pins"] = places[0]
     elif list(places) != [INSTALLED]:
         raise CertificateError(
             f"the documents of {folder} come from '{settings.get('kind')}', which has no files: --source {INSTALLED}."

@@ -157,6 +157,8 @@ def _check_ledger(path: Path, certificate: Certificate) -> Check:
     # Rows that repeat those of a subset with the same tokens are paid for there; that they do is recomputed later.
     parts: list[Stated] = [certificate, *(subset for subset in certificate.subsets if subset.repeats is None)]
     total = sum((_spent(path, stated) for stated in parts), Fraction(0))
+    if certificate.reference is not None:
+        total += Fraction(certificate.reference.delta)
     delta = Fraction(str(certificate.delta))
     if total > delta or (total < delta and not certificate.settings.subsets):
         raise CertificateError(f"{path}: the ledger spends {total}, but delta is {certificate.delta}.")

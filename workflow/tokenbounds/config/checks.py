@@ -42,6 +42,7 @@ def study_faults(study: Study) -> Iterator[str]:
     if unknown:
         return
     yield from _corpus_faults(study)
+    yield from _reference_faults(study)
     yield from _model_faults(study)
     yield from _calibration_faults(study)
     for name, message in study.messages.items():
@@ -79,6 +80,35 @@ def _corpus_faults(study: Study) -> Iterator[str]:
                     f"corpora.{name}.{use.key}: a tokenizer trained on the corpus it tokenizes depends on the data, "
                     "and no bound holds. Train it on a disjoint corpus or use a published one."
                 )
+
+
+def _reference_faults(study: Study) -> Iterator[str]:
+    """Yield a line for every use of a corpus by reference that a draw of documents does not allow."""
+    drawn = {name for name, corpus in study.corpora.items() if corpus.source.kind == "reference"}
+    for section in ("models", "messages", "calibrations"):
+        for name, row in study.section(section).items():
+            for use in references(row):
+                if use.section == "corpora" and use.name in drawn:
+                    yield (
+                        f"{section}.{name}.{use.key}: '{use.name}' is a corpus by reference, whose draw is for scoring "
+                        "alone: what is certified must not depend on it. Name another corpus."
+                    )
+    for name, certificate in study.certificates.items():
+        if certificate.corpus not in drawn:
+            continue
+        where, of = f"certificates.{name}", f"'{certificate.corpus}' is a corpus by reference"
+        if study.evaluations[certificate.evaluation].sample_tokens is not None:
+            yield f"{where}.evaluation: {of}, a draw already. Use an evaluation with sample_tokens: null."
+        other = [bound for bound in certificate.bounds.bounds if not bound.is_single]
+        if other:
+            yield f"{where}.bounds: '{other[0]}' cannot be stated, as {of}. Leave it out."
+        if any(study.models[study.messages[each].model].kind == "online" for each in certificate.messages):
+            yield f"{where}.message: {of}, which has no order to learn along. Certify it on another corpus."
+        if certificate.prior == "held_out" and training_corpora(study, certificate):
+            yield (
+                f"{where}.prior: {of}, most of which is not read, so that nothing compares it with what the model "
+                "was trained on. Certify it with prior: message."
+            )
 
 
 def _model_faults(study: Study) -> Iterator[str]:
@@ -274,7 +304,7 @@ def _sharing_faults(study: Study) -> Iterator[str]:
     samples: dict[tuple[object, ...], list[str]] = {}
     for name, row in study.certificates.items():
         plan = study.evaluations[row.evaluation]
-        if plan.sample_tokens is not None:
+        if plan.sample_tokens is not None or study.corpora[row.corpus].source.kind == "reference":
             # What the draws and their blocks depend on; the number of jobs and the arithmetic do not matter.
             windows = (plan.context, plan.stride or plan.context, plan.visible_tokens)
             samples.setdefault((row.corpus, plan.sample_tokens, plan.seed, *windows), []).append(name)
@@ -283,10 +313,12 @@ def _sharing_faults(study: Study) -> Iterator[str]:
         if short := [name for name in names if paid[name] < len(names)]:
             which = f"'{short[0]}'" + (f" and {len(short) - 1} others" if len(short) > 1 else "")
             row = study.certificates[short[0]]
+            plan = study.evaluations[row.evaluation]
             yield (
                 f"certificates.{short[0]}.bounds.certificates_per_sample: {len(names)} certificates share the sample "
                 f"that evaluation '{row.evaluation}' draws of corpus '{row.corpus}', but {which} would pay for "
-                f"{paid[short[0]]}. Set it to {len(names)} for each, or score every token (sample_tokens: null)."
+                f"{paid[short[0]]}. Set it to {len(names)} for each"
+                + (", or score every token (sample_tokens: null)." if plan.sample_tokens is not None else ".")
             )
 
 

@@ -111,6 +111,29 @@ class HuggingFaceSource:
     licence: Licence = "unstated"
 
 
+@dataclass(frozen=True, config=STRICT)
+class ReferenceSource:
+    """A corpus by reference: pinned files of any number of rows, of which only a drawn few are read and tokenized.
+
+    `tokenbounds pin` writes the list of files. `documents` rows are drawn, uniformly and with replacement; each is cut
+    after `max_tokens` tokens. Certificates are about the whole corpus so cut: docs/reference.md.
+    """
+
+    kind: Literal["reference"]
+    labels: ClassVar[tuple[str, ...]] = ()
+    pins: Annotated[str, Field(description="The list of files that `tokenbounds pin` wrote.")]
+    documents: Annotated[PositiveInt, Field(description="How many rows to draw, with replacement.")]
+    max_tokens: Annotated[
+        PositiveInt, Field(description="A document's tokens after these are no part of the corpus.")
+    ] = 2048
+    field: TextField = "text"
+    seed: Annotated[
+        Annotated[int, Field(ge=0)] | None,
+        Field(description="Seed of the draw; `null`: it follows from the list of files, so that nobody chose it."),
+    ] = None
+    licence: Licence = "unstated"
+
+
 Source = Annotated[
     PythonStdlibSource
     | PythonTopicsSource
@@ -118,6 +141,7 @@ Source = Annotated[
     | JsonLinesSource
     | ParquetSource
     | HuggingFaceSource
+    | ReferenceSource
     | AirrSource
     | OasSource
     | FastaSource

@@ -61,6 +61,7 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
             config.JsonLinesSource,
             config.ParquetSource,
             config.HuggingFaceSource,
+            config.ReferenceSource,
             config.AirrSource,
             config.OasSource,
             config.FastaSource,

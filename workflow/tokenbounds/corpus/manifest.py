@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tokenbounds.corpus.labels import LabelColumn
+from tokenbounds.corpus.reference import ReferenceEntry
 from tokenbounds.corpus.repeats import Repeats
 from tokenbounds.errors import CorpusError, TokenboundsError
 from tokenbounds.files import read_json
 
 SCHEMA_VERSION, LABELLED_VERSION = 1, 2  # without and with label columns
+REFERENCE_VERSION = 3  # a draw of a corpus by reference: to read it as the corpus itself would be wrong
 MANIFEST_NAME = "manifest.json"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -51,7 +53,7 @@ class Manifest:
 
     `labels` declares what is known about tokens; `annotations_file` holds it, if there is any. `reading` counts what a
     source left out or changed, if it counts that; `repeats` the documents that are equal to an earlier one, if any are,
-    and their tokens.
+    and their tokens. `reference` says of which whole the documents are a draw.
     """
 
     corpus: str
@@ -66,10 +68,13 @@ class Manifest:
     labels: tuple[LabelColumn, ...] = ()
     reading: dict[str, Any] | None = None
     repeats: Repeats | None = None
+    reference: ReferenceEntry | None = None
 
     @property
     def schema_version(self) -> int:
-        """2 if it declares labels, otherwise 1."""
+        """3 for a draw of a corpus by reference, 2 if it declares labels, otherwise 1."""
+        if self.reference is not None:
+            return REFERENCE_VERSION
         return LABELLED_VERSION if self.labels else SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,6 +98,7 @@ def read_manifest(path: Path | str) -> Manifest:
         raise CorpusError(f"{error} (A corpus without a manifest was not finished: tokenize it again.)") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     expected = LABELLED_VERSION if isinstance(raw, dict) and "labels" in raw else SCHEMA_VERSION
+    expected = REFERENCE_VERSION if isinstance(raw, dict) and "reference" in raw else expected
     if version != expected:
         raise CorpusError(f"{path} has schema version {version}, this program reads {expected}. Tokenize again.")
     try:
@@ -117,12 +123,14 @@ def _parse(raw: dict[str, Any]) -> Manifest:
         labels=tuple(LabelColumn.from_dict(column) for column in raw.get("labels", ())),
         reading=raw.get("reading"),
         repeats=Repeats(**raw["repeats"]) if "repeats" in raw else None,
+        reference=ReferenceEntry(**raw["reference"]) if "reference" in raw else None,
     )
 
 
 def beside(manifest: Manifest) -> list[FileEntry]:
-    """The files next to the shards: the table of documents, and annotations if there are any."""
-    return [entry for entry in (manifest.documents_file, manifest.annotations_file) if entry is not None]
+    """The files next to the shards: the table of documents, and annotations and pinned files if there are any."""
+    entries = (manifest.documents_file, manifest.annotations_file, manifest.reference)
+    return [FileEntry(entry.file, entry.sha256) for entry in entries if entry is not None]
 
 
 def _check(manifest: Manifest, path: Path) -> None:
@@ -130,6 +138,8 @@ def _check(manifest: Manifest, path: Path) -> None:
     if manifest.repeats is not None:
         numbers += [manifest.repeats.documents, manifest.repeats.tokens]
     numbers += [number for shard in manifest.shards for number in (shard.documents, shard.tokens)]
+    if (reference := manifest.reference) is not None:
+        numbers += [reference.rows, reference.max_tokens, reference.seed]
     files = [shard.file for shard in manifest.shards] + [entry.file for entry in beside(manifest)]
     valid = (
         all(type(number) is int and number >= 0 for number in numbers)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenbounds.antibodies.counts import ReadingCounts
-from tokenbounds.config import CorpusSpec, TransformersTokenizer
+from tokenbounds.config import CorpusSpec, ReferenceSource, TransformersTokenizer
 from tokenbounds.config.antibodies import SequenceSource
 from tokenbounds.config.corpora import SCORE_COLUMNS
 from tokenbounds.corpus.annotations import ANNOTATIONS_NAME, AnnotationWriter
@@ -34,12 +34,14 @@ from tokenbounds.corpus.manifest import (
     TokenizerEntry,
     read_manifest,
 )
+from tokenbounds.corpus.pins import PINS_NAME, read_pins
 from tokenbounds.corpus.reader import Corpus
+from tokenbounds.corpus.reference import ReferenceEntry, reference_seed
 from tokenbounds.corpus.repeats import RepeatCounter
 from tokenbounds.corpus.sources import Document, describe_source, read_documents, source_licence
 from tokenbounds.corpus.tokenizers import Tokenizer, load_tokenizer
 from tokenbounds.errors import CorpusError
-from tokenbounds.files import atomic_path, sha256_file, write_json
+from tokenbounds.files import atomic_path, sha256_bytes, sha256_file, write_bytes, write_json
 
 __all__ = ["Corpus", "Manifest", "read_manifest", "shard_name", "shard_schema", "tokenize_corpus"]
 
@@ -119,6 +121,7 @@ def tokenize_corpus(
     labels = _LabelColumns(spec)
     _clear(directory)
     counts = ReadingCounts()
+    most = spec.source.max_tokens if isinstance(spec.source, ReferenceSource) else None
     with ExitStack() as stack:
         writer = _Writer(stack, directory, tokenizer, spec.shards, labels)
         for batch in _batches(_with_progress(read_documents(spec.source, counts), name)):
@@ -126,7 +129,8 @@ def tokenize_corpus(
             forbidden.check(batch, digests)
             for document in batch:
                 refuse_other_chain(document.name, document.token_labels, spec.tokenizer)
-            writer.write(batch, digests, tokenizer.encode([document.text for document in batch]))
+            tokens = tokenizer.encode([document.text for document in batch])
+            writer.write(batch, digests, [ids[:most] for ids in tokens])
         if writer.tokens.sum() == 0:
             raise CorpusError(
                 f"corpus {name} is empty: its source gave no token. Check the source's paths and field."
@@ -139,16 +143,26 @@ def tokenize_corpus(
         annotations_file=FileEntry(ANNOTATIONS_NAME, sha256_file(directory / ANNOTATIONS_NAME)) if annotated else None,
         labels=columns,
         reading=counts.to_dict() or None,
-        repeats=repeats if repeats.documents else None,
+        # A draw may hold a document twice because it was drawn twice.
+        repeats=repeats if repeats.documents and most is None else None,
+        reference=_copy_pins(spec.source, directory) if isinstance(spec.source, ReferenceSource) else None,
     )
     write_json(directory / MANIFEST_NAME, manifest.to_dict())
     return manifest
 
 
+def _copy_pins(source: ReferenceSource, directory: Path) -> ReferenceEntry:
+    """Put the list of pinned files next to the manifest, so that whoever has the corpus can draw again."""
+    data = Path(source.pins).read_bytes()
+    write_bytes(directory / PINS_NAME, data)
+    rows = read_pins(directory / PINS_NAME).rows
+    return ReferenceEntry(PINS_NAME, sha256_bytes(data), rows, source.max_tokens, reference_seed(source))
+
+
 def _clear(directory: Path) -> None:
     """Remove an earlier corpus, the manifest first, and what a killed run left behind."""
     (directory / MANIFEST_NAME).unlink(missing_ok=True)
-    for pattern in ("shard-*.arrow", DOCUMENTS_NAME, ANNOTATIONS_NAME, ".shard-*.tmp", *_TEMPORARY):
+    for pattern in ("shard-*.arrow", DOCUMENTS_NAME, ANNOTATIONS_NAME, PINS_NAME, ".shard-*.tmp", *_TEMPORARY):
         for path in directory.glob(pattern):
             path.unlink()
 

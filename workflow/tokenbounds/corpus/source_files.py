@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from tokenbounds.antibodies.readers import SUFFIXES
 from tokenbounds.config import (
@@ -16,6 +17,7 @@ from tokenbounds.config import (
     JsonLinesSource,
     OasSource,
     ParquetSource,
+    ReferenceSource,
     Source,
     TextSource,
     TokenizerSpec,
@@ -140,6 +142,8 @@ def source_files(source: Source) -> list[Path]:
             # The library writes caches of its own into a folder that it reads.
             files = find_files((source.name,), ("",)) if Path(source.name).is_dir() else []
             return [path for path in files if not path.name.startswith("cache-")]
+        case ReferenceSource():
+            return find_files((source.pins,), (".json",))  # which names the others, and their hashes
         case AirrSource() | OasSource() | FastaSource() | CsvSource():
             root = None if source.package is None else _package_root(source.package)
             return find_files(source.paths, SUFFIXES[source.kind], root)
@@ -207,11 +211,16 @@ def fingerprint(paths: Iterable[Path]) -> str:
             with path.open("rb") as stream:
                 size = os.fstat(stream.fileno()).st_size
                 digest.update(f"{readable_name(path)} {size}\n".encode())
-                last = max(0, size - _BLOCK_BYTES)
-                step = _BLOCK_BYTES if size <= _BLOCKS * _BLOCK_BYTES else last // (_BLOCKS - 1)
-                for start in (*range(0, last, step), last):
-                    stream.seek(start)
-                    digest.update(stream.read(_BLOCK_BYTES))
+                hash_blocks(stream, size, digest)
         except OSError as error:
             raise CorpusError(f"cannot read {path}: {error.strerror or error}. Check its permissions.") from error
     return digest.hexdigest()
+
+
+def hash_blocks(stream: IO[bytes], size: int, digest: hashlib._Hash) -> None:
+    """Add a file's contents to a hash: all of it up to 4 MiB, above that 64 blocks of 64 KiB from end to end."""
+    last = max(0, size - _BLOCK_BYTES)
+    step = _BLOCK_BYTES if size <= _BLOCKS * _BLOCK_BYTES else last // (_BLOCKS - 1)
+    for start in (*range(0, last, step), last):
+        stream.seek(start)
+        digest.update(stream.read(_BLOCK_BYTES))

@@ -29,11 +29,13 @@ from tokenbounds.config import (
     ParquetSource,
     PythonStdlibSource,
     PythonTopicsSource,
+    ReferenceSource,
     Source,
     TextSource,
 )
 from tokenbounds.corpus.antibodies import token_values
 from tokenbounds.corpus.labels import TokenValues
+from tokenbounds.corpus.reference import read_drawn
 from tokenbounds.corpus.source_files import check_plain, readable_name, source_files
 from tokenbounds.errors import CorpusError
 from tokenbounds.files import parse_json
@@ -98,6 +100,8 @@ def read_documents(source: Source, counts: ReadingCounts | None = None) -> Itera
             return _read_parquet(source)
         case HuggingFaceSource():
             return _read_huggingface(source)
+        case ReferenceSource():
+            return (Document(name, text) for name, text in read_drawn(source))
         case AirrSource() | OasSource() | FastaSource() | CsvSource():
             return _read_antibodies(source, counts or ReadingCounts())
     raise CorpusError(f"source of kind {getattr(source, 'kind', source)!r} is not known.")

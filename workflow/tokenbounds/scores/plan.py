@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tokenbounds.corpus.manifest import MANIFEST_NAME
 from tokenbounds.corpus.reader import Corpus
+from tokenbounds.draws import uniform_integers
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import atomic_path, sha256_file
 from tokenbounds.scores.seeds import derive_seed
@@ -409,21 +410,6 @@ def _blocks_of_tokens(layout: _Layout, tokens: Int64Array) -> Int64Array:
     within = np.where(beyond < 0, 0, beyond // layout.stride + 1)
     result: Int64Array = layout.first_block[document] + within
     return result
-
-
-def uniform_integers(bound: int, count: int, seed: int) -> Int64Array:
-    """Draw `count` independent integers, exactly uniform on 0 … bound-1, the same on every machine and release.
-
-    Raw 64-bit words of Philox are used, whose stream numpy guarantees; words beyond the largest multiple of `bound` are
-    drawn again, so that no residue is favoured.
-    """
-    generator = np.random.Philox(seed)
-    last = np.uint64((2**64 // bound) * bound - 1)
-    accepted = np.empty(0, np.uint64)
-    while len(accepted) < count:
-        words = generator.random_raw(count - len(accepted))
-        accepted = np.concatenate([accepted, words[words <= last]])
-    return (accepted % np.uint64(bound)).astype(np.int64)
 
 
 def _make_table(

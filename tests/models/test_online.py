@@ -97,7 +97,10 @@ def test_full_tables_still_give_probabilities():
 
 
 @pytest.mark.parametrize("bits", [3, 40])
-def test_a_table_of_no_sensible_size_is_refused(bits):
+def test_a_table_of_no_sensible_size_is_refused(bits, monkeypatch):
+    monkeypatch.setattr("tokenbounds.limits.machine_memory", lambda: 1 << 20)
+    with pytest.raises(ModelError, match=r"20 table_bits takes .* of memory, and at most 0\.0 GiB"):
+        ByteMixer(20)
     with pytest.raises(ModelError, match="choose 12 to 26"):
         ByteMixer(bits)
 

@@ -223,6 +223,8 @@ def trace(
         int, typer.Option(min=1, metavar="N", help="With --beacon: verify with N blocks drawn from it.")
     ] = 20,
     base: BaseOption = None,
+    max_memory: MemoryOption = None,
+    max_seconds: SecondsOption = None,
 ) -> None:
     """Check that what a certificate's draws test was sealed beforehand, and verify it with blocks drawn in that way."""
     from tokenbounds.certificates.checks import Check
@@ -234,7 +236,9 @@ def trace(
     confined: tuple[str, ...] = ()
     if seed is not None:
         arguments = {"certificate": certificate, "rescore": rescore, "seed": seed, "bases": base or []}
-        done = sandbox.confine("tokenbounds.api:verify", arguments, sandbox.Limits(), str(certificate))
+        done = sandbox.confine(
+            "tokenbounds.api:verify", arguments, sandbox.Limits(max_memory, max_seconds), str(certificate)
+        )
         checks, confined = [*checks, *(Check(**each) for each in done.value)], done.confined
     show_checks(SafeConsole(), str(certificate), checks, confined)
 
@@ -259,6 +263,8 @@ def audit(
         int | None, typer.Option(min=0, help="Choose the blocks by this seed; default: unpredictably.")
     ] = None,
     base: BaseOption = None,
+    max_memory: MemoryOption = None,
+    max_seconds: SecondsOption = None,
 ) -> None:
     """Score a few blocks again without the score files: only these are read from a block file, by ranges of bytes.
 
@@ -274,7 +280,7 @@ def audit(
         fetched, size = fetch_blocks(certificate, blocks, Path(folder), draws=rescore, seed=seed)
         arguments = {"path": certificate, "place": fetched, "draws": rescore, "seed": seed, "bases": base or []}
         function = "tokenbounds.certificates.audit:audit_blocks"
-        done = sandbox.confine(function, arguments, sandbox.Limits(), str(certificate))
+        done = sandbox.confine(function, arguments, sandbox.Limits(max_memory, max_seconds), str(certificate))
     checks = [Check("blocks fetched", blocks, f"{size:,} bytes of {blocks}"), *(Check(**each) for each in done.value)]
     show_checks(SafeConsole(), str(certificate), checks, done.confined)
 

@@ -59,6 +59,7 @@ class AnnotationWriter:
             Codes of each one's tokens by column, int[its length].
         """
         tokens = np.array(lengths, np.int64)
+        # A row for every token, in corpus order: document and position, [sum of lengths] each.
         documents = np.repeat(first_document + np.arange(len(tokens)), tokens)
         positions = np.arange(tokens.sum()) - np.repeat(np.cumsum(tokens) - tokens, tokens)
         columns = [np.concatenate([each[name] for each in labels]) for name in self._names]

@@ -50,8 +50,9 @@ def refine(coarse: GridTensors, factor: int, tensors: Mapping[str, np.ndarray]) 
     offsets = {}
     for name, tensor in tensors.items():
         fine = nearest_codes(name, tensor, fine_step(coarse.exponents[name], factor))
-        found = fine - factor * coarse.codes[name].astype(np.int64)
-        if found.size and int(np.abs(found).max()) > MAX_MAGNITUDE:
+        # Coarse code k is fine code factor · k: what is left is small, about −factor / 2 to factor / 2.
+        offset = fine - factor * coarse.codes[name].astype(np.int64)
+        if offset.size and int(np.abs(offset).max()) > MAX_MAGNITUDE:
             raise MessageError(f"{name} is too far from its coarse values. Use a smaller factor.")
-        offsets[name] = found.astype(np.int32)
+        offsets[name] = offset.astype(np.int32)
     return RefinementFormat(coarse, factor, offsets)

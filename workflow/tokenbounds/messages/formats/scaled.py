@@ -196,7 +196,7 @@ def encode_scales(matrices: Sequence[ScaledMatrix], vectors: Sequence[int]) -> b
     Exponents of a matrix are coded as differences from their median: the columns, which follow the inputs' spread, in
     one plane, the rows in another.
     """
-    medians = np.zeros((len(matrices), 2), dtype=np.int64)
+    medians = np.zeros((len(matrices), 2), dtype=np.int64)  # of each matrix's rows and columns
     planes = []
     for index, matrix in enumerate(matrices):
         for side, exponents in enumerate((matrix.row_exponents, matrix.column_exponents)):

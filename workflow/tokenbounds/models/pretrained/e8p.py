@@ -47,8 +47,8 @@ def e8p_points() -> np.ndarray:
     entries = _entries()
     codes = np.arange(E8P_CODES)
     places = np.arange(SIZE)
-    bits = codes[:, None] >> places & 1
-    parity = np.bitwise_xor.reduce(bits, axis=1)
+    bits = codes[:, None] >> places & 1  # [65536, 8]
+    parity = np.bitwise_xor.reduce(bits, axis=1)  # [65536]
     negative = bits[:, list(_SIGN_BITS)]
     negative[:, 0] ^= parity
     negative[:, SIZE - 1] ^= _sums_odd()[codes >> 8]
@@ -99,6 +99,7 @@ def _search_e8p(vectors: np.ndarray, table: np.ndarray, norms: np.ndarray, odd: 
     """`table` is the entries transposed, `norms` half their squared lengths."""
     scores, flips = np.empty(norms.size, dtype=np.float32), np.empty(norms.size, dtype=np.float32)
     sizes = np.empty(SIZE, dtype=np.float32)
+    # ‖v − p‖² / 2 = ‖v‖² / 2 − (⟨v, p⟩ − ‖p‖² / 2): the best point has the greatest score in parentheses.
     for index in range(len(vectors)):
         least = np.float32(np.inf)
         for parity in range(2):

@@ -72,10 +72,10 @@ class LatticeLayer:
 
     def dense(self, slot: Slot, bits: int, residual_scale: float) -> dict[str, np.ndarray]:
         """The pieces' weights, float32 [rows, inputs], by name."""
-        core = lattice_values(self.codes, self.residuals, bits, residual_scale)
-        rows = hadamard_transform(core)
+        core = lattice_values(self.codes, self.residuals, bits, residual_scale)  # C, [outputs, inputs]
+        rows = hadamard_transform(core)  # H_m · C
         core = np.ascontiguousarray(hadamard_transform(np.ascontiguousarray(rows.T)).T)
-        ends = np.cumsum(slot.rows)
+        ends = np.cumsum(slot.rows)  # q, k and v are fused, and so are gate and up: pieces are runs of rows
         parts = zip(slot.weights, slot.rows, ends, self.pieces, strict=True)
         with np.errstate(all="ignore"):  # the code that loads the values checks that they are finite
             columns = self.inputs if self.rescale is None else self.inputs / self.rescale

@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from tokenbounds.bounds.azuma import bound_azuma
 from tokenbounds.bounds.betting import betting_value, lambda_grid
 from tokenbounds.bounds.kinds import BPD, BoundKind, Metric
 from tokenbounds.bounds.ledger import RowBudget, split_delta
-from tokenbounds.bounds.sampling import lower_mean
+from tokenbounds.bounds.sampling import lower_mean, width_of_draws
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range, smooth
+
+Floats = npt.NDArray[np.float64]
 
 BITS, SHARES = np.array([0.2, 2.0, 6.0]), np.array([0.5, 0.3, 0.2])
 TOKENS, VOCABULARY, MESSAGE_BITS = 1_000_000, 256, 16_000
@@ -47,14 +51,10 @@ def budget(bound: BoundKind, message_bits: int, sampling_share: float | None = N
     """What a row may spend, of a ledger with bits per token and three top-k errors under two bounds."""
     metrics = (BPD, Metric.top(1), Metric.top(10), Metric.top(100))
     rows = [(metric, kind) for metric in metrics for kind in (BoundKind.AZUMA, BoundKind.BETTING)]
-    return split_delta(
-        0.05,
-        rows,
-        message_bits=message_bits,
-        alphas=len(ALPHAS),
-        lambdas=LAMBDAS,
-        sampling_share=sampling_share,
-    ).row(BPD, bound)
+    ledger = split_delta(
+        0.05, rows, message_bits=message_bits, alphas=len(ALPHAS), lambdas=LAMBDAS, sampling_share=sampling_share
+    )
+    return ledger.shared_by(4).row(BPD, bound)
 
 
 def dissect_azuma(name: str) -> Anatomy:
@@ -70,30 +70,52 @@ def dissect_azuma(name: str) -> Anatomy:
     return Anatomy(name, (mean, 0.0, of_message * (value - mean), (1 - of_message) * (value - mean), 0.0))
 
 
-def dissect_betting(name: str, message_bits: int, *, sampled: bool = False) -> Anatomy:
-    """The row under the betting bound, for a corpus scored in full or on a sample of independent tokens."""
-    row = budget(BoundKind.BETTING, message_bits, 0.2 if sampled else None)
+def dissect_betting(name: str, message_bits: int) -> Anatomy:
+    """The row under the betting bound, of a corpus scored whole."""
+    row = budget(BoundKind.BETTING, message_bits)
+    total = row.complexity_nats + math.log(LAMBDAS)
+    found = []
+    for losses, lambda_, _ in cells():
+        log = float(np.log1p(-lambda_ * losses) @ SHARES)
+        found.append((betting_value(log, lambda_, total, TOKENS), float(losses @ SHARES), log, lambda_))
+    value, mean, log, lambda_ = min(found)
+    return Anatomy(name, divide(row, total, mean, log, lambda_, value))
+
+
+def dissect_sample(name: str, message_bits: int) -> Anatomy:
+    """The same on a sample of independent tokens, of which the first tenth of the draws chooses the cell."""
+    row = budget(BoundKind.BETTING, message_bits, 0.2)
     total = row.complexity_nats + math.log(LAMBDAS)
     blocks = np.random.default_rng(1).multinomial(BLOCK, SHARES, DRAWS) / BLOCK  # shares of the losses [draws, 3]
+    pilot, rest = blocks[: DRAWS // 10], blocks[DRAWS // 10 :]
     found = []
+    for losses, lambda_, ends in cells():
+        logs = np.log1p(-lambda_ * losses)
+        span = (math.log1p(-lambda_ * ends[1]), math.log1p(-lambda_ * ends[0]))
+        drawn = pilot @ logs
+        width = width_of_draws(float(drawn.std()), span[1] - span[0], len(rest), row.delta_per_cell)
+        guess = betting_value(float(drawn.mean()) - width, lambda_, total, TOKENS)
+        found.append((guess, lambda_, tuple(losses), span))
+    _, lambda_, losses, span = min(found)
+    logs = np.log1p(-lambda_ * np.array(losses))
+    lowest = lower_mean(rest @ logs, *span, row.delta_per_cell)
+    mean, log = float(blocks.mean(axis=0) @ losses), float(blocks.mean(axis=0) @ logs)
+    return Anatomy(name, divide(row, total, mean, log, lambda_, betting_value(lowest, lambda_, total, TOKENS)))
+
+
+def cells() -> Iterator[tuple[Floats, float, tuple[float, float]]]:
+    """Every cell of the grids: smoothed losses [3], lambda, and the smallest and largest loss there is."""
     for alpha in ALPHAS:
-        losses, ends = smooth(BITS, alpha, VOCABULARY), (loss_floor(alpha, VOCABULARY), loss_ceiling(alpha, VOCABULARY))
+        ends = (loss_floor(alpha, VOCABULARY), loss_ceiling(alpha, VOCABULARY))
         for lambda_ in lambda_grid(LAMBDAS, ends[1]).tolist():
-            logs = np.log1p(-lambda_ * losses)
-            means = blocks @ logs if sampled else None
-            exact = float(logs @ SHARES if means is None else means.mean())
-            span = (math.log1p(-lambda_ * ends[1]), math.log1p(-lambda_ * ends[0]))
-            lowest = exact if means is None else lower_mean(means, *span, row.delta_per_cell)
-            value, whole, free = (
-                betting_value(log, lambda_, price, TOKENS)
-                for log, price in ((lowest, total), (exact, total), (exact, 0.0))
-            )
-            mean = float(losses @ (SHARES if means is None else blocks.mean(axis=0)))
-            of_message = row.message_bits * math.log(2) / total
-            price = whole - free
-            sizes = (mean, free - mean, of_message * price, (1 - of_message) * price, value - whole)
-            found.append((value, sizes))
-    return Anatomy(name, min(found)[1])
+            yield smooth(BITS, alpha, VOCABULARY), lambda_, ends
+
+
+def divide(row: RowBudget, total: float, mean: float, log: float, lambda_: float, value: float) -> tuple[float, ...]:
+    """A betting row's value by `PARTS`, from the averages of the losses and of the logarithms that were measured."""
+    whole, free = (betting_value(log, lambda_, price, TOKENS) for price in (total, 0.0))
+    of_message = row.message_bits * math.log(2) / total
+    return (mean, free - mean, of_message * (whole - free), (1 - of_message) * (whole - free), value - whole)
 
 
 def bars() -> list[Anatomy]:
@@ -101,7 +123,7 @@ def bars() -> list[Anatomy]:
     return [
         dissect_azuma("Azuma"),
         dissect_betting("betting", MESSAGE_BITS),
-        dissect_betting(f"betting, a sample of\n{DRAWS * BLOCK:,} tokens", MESSAGE_BITS, sampled=True),
+        dissect_sample(f"betting, a sample of\n{DRAWS * BLOCK:,} tokens", MESSAGE_BITS),
         dissect_betting("betting, held out:\nno message is paid for", 0),
     ]
 

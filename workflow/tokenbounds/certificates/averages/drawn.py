@@ -70,7 +70,8 @@ class DrawnDocuments(Sample):
         document = column(plan.table, "document")
         tokens = np.bincount(document, weights=length, minlength=documents).astype(np.int64)
         ones = np.ones_like(blocks)
-        return cls(blocks, ones, length, np.arange(len(blocks)), document, tokens, longest)
+        order = np.arange(len(blocks))
+        return cls(blocks, ones, length, order, document=document, tokens=tokens, longest=longest)
 
     def average(self, means: Floats) -> Average:
         """The average over the corpus, from block averages [blocks]."""

@@ -77,7 +77,8 @@ def comparable(certificates: Sequence[Certificate]) -> list[Certificate]:
     paid = [
         group
         for group in groups.values()
-        if group[0].plan.mode == "exhaustive" or len(group) <= group[0].settings.certificates_per_sample
+        if not (group[0].plan.mode == "sampled" or group[0].reference)  # the corpus was scored whole
+        or len(group) <= group[0].settings.certificates_per_sample
     ]
     return min(paid, key=lambda group: (-len(group), len(group[0].bases), len(group[0].chain)), default=[])
 

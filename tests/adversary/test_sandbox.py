@@ -1,12 +1,14 @@
 """A verifier that a file takes over, fills, hangs or breaks: one line, and nothing is left of it."""
 
 import os
+import resource
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tokenbounds import confinement
 from tokenbounds.errors import MessageError, TokenboundsError
 from tokenbounds.sandbox import Limits, confine
 
@@ -83,3 +85,19 @@ def test_the_command_line_is_confined(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and not done.stdout
     assert done.stderr.startswith("error: ") and "nowhere.json" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_what_a_system_cannot_do_is_said(monkeypatch, tmp_path):
+    class Refusing:
+        def __getattr__(self, name):
+            return lambda *_: -1
+
+    limits = []
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limit: limits.append(kind))
+    monkeypatch.setattr(confinement.ctypes, "CDLL", lambda *_, **__: Refusing())
+    for platform in ("linux", "darwin"):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert confinement.leave_network().startswith("no network for Python (")
+        assert confinement.give_up_writing([tmp_path]).endswith("(the system cannot enforce it)")
+    assert confinement.limit_memory(1 << 30) == "memory is not limited on this system"
+    assert limits == [resource.RLIMIT_CORE]

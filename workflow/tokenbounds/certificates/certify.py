@@ -210,7 +210,7 @@ def _record_reference(evidence: Evidence, spec: BoundsSpec) -> tuple[int, Refere
     reference = manifest.reference
     if reference is None:
         return manifest.tokens, None
-    drawn = DrawnDocuments.of_plan(evidence.plan, manifest.documents, reference.max_tokens)
+    drawn = DrawnDocuments.of_plan(evidence.plan, manifest.documents, reference)
     size = CorpusSize.at_least(reference, drawn, Fraction(str(spec.delta)))
     record = ReferenceRecord(
         documents=reference.rows,
@@ -240,7 +240,7 @@ def state_rows(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[S
     )
     if manifest.reference is not None:
         _check_drawn(evidence, spec)
-        drawn = DrawnDocuments.of_plan(plan, manifest.documents, manifest.reference.max_tokens)
+        drawn = DrawnDocuments.of_plan(plan, manifest.documents, manifest.reference)
         size = CorpusSize.at_least(manifest.reference, drawn, Fraction(str(spec.delta)))
         rest = Fraction(str(spec.delta)) - size.delta
         setting = replace(setting, tokens=size.tokens, sample=drawn, units=None, delta=rest)

@@ -18,7 +18,7 @@ from tokenbounds.config import CorpusSpec
 from tokenbounds.corpus.manifest import Manifest
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.sources import read_documents
-from tokenbounds.corpus.tokenizers import Tokenizer, load_tokenizer
+from tokenbounds.corpus.tokenizers import Tokenizer, load_tokenizer, row_of_identity
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import canonical_json, sha256_file
 
@@ -100,15 +100,13 @@ def _find_source(manifest: Manifest, folder: Path, places: Sequence[str]) -> Cor
 
 def _find_tokenizer(manifest: Manifest, folder: Path, place: str | None) -> Tokenizer:
     """The tokenizer of a manifest, known by its hash."""
-    words = manifest.tokenizer.identity.split(" ")
+    known = row_of_identity(manifest.tokenizer.identity)
     if place is not None:
         path = Path(place)
         named = {"name": str(path.parent), "gguf_file": path.name} if path.is_file() else {"name": place}
         rows = [{"kind": "transformers", **named, "split_special_tokens": split} for split in (False, True)]
-    elif words[0] == "iglm" and len(words) == 3:
-        rows = [{"kind": "iglm", "chain": words[1], "species": words[2]}]
-    elif words in (["bytes"], ["antibody"]):
-        rows = [{"kind": words[0]}]
+    elif known is not None:
+        rows = [known]
     else:
         raise CertificateError(
             f"{folder} was tokenized with '{manifest.tokenizer.identity}'. Say where that is: --tokenizer FOLDER."

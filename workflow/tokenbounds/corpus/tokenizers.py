@@ -174,6 +174,14 @@ class Pretrained:
         return [np.array(ids, dtype=np.int64) for ids in encoded]
 
 
+def row_of_identity(identity: str) -> dict[str, str | bool] | None:
+    """The keys of a tokenizer that needs no files, by what a manifest calls it; None for others."""
+    words = identity.split(" ")
+    if words[0] == "iglm" and len(words) == 3:
+        return {"kind": "iglm", "chain": words[1], "species": words[2]}
+    return {"kind": identity} if identity in ("bytes", "antibody") else None
+
+
 def load_tokenizer(spec: TokenizerSpec) -> Tokenizer:
     """Load the tokenizer a corpus row names.
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenbounds.bounds.ratio import lower_ratio, upper_ratio
-from tokenbounds.bounds.sampling import lower_mean
+from tokenbounds.bounds.sampling import draw_order, lower_mean
 from tokenbounds.certificates.averages.passes import Average, Sample
 from tokenbounds.corpus.reference import ReferenceEntry
 from tokenbounds.scores.plan import Plan, column
@@ -23,6 +23,8 @@ Ints = npt.NDArray[np.int64]
 @dataclass(frozen=True)
 class RatioAverage(Average):
     """An average over the tokens of the whole corpus: a ratio of sums over its documents.
+
+    `draws` holds what each document adds to the estimate to first order, so that their deviation is its own.
 
     Attributes
     ----------
@@ -36,6 +38,19 @@ class RatioAverage(Average):
     tokens: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     longest: int = 1
 
+    @classmethod
+    def of(cls, sums: Floats, tokens: Ints, longest: int, estimated: float | None = None) -> RatioAverage:
+        """From sums and tokens of documents [documents]; `estimated`, if all documents give another estimate."""
+        ratio = float(sums.sum() / max(1, tokens.sum()))
+        influence = ratio + (sums - ratio * tokens) / max(1.0, float(tokens.mean()))
+        return cls(ratio if estimated is None else estimated, influence, sums, tokens, longest)
+
+    def combined(self, factor: float, other: Average, other_factor: float) -> RatioAverage:
+        """The average of a weighted sum of two quantities."""
+        assert isinstance(other, RatioAverage)
+        sums = factor * self.sums + other_factor * other.sums
+        return self.of(sums, self.tokens, self.longest, factor * self.mean + other_factor * other.mean)
+
     def upper(self, low: float, high: float, delta: float) -> float:
         """Bound the corpus average from above; values of tokens are in [low, high]."""
         return upper_ratio(self.sums, self.tokens, low, high, self.longest, delta)
@@ -47,7 +62,7 @@ class RatioAverage(Average):
 
 @dataclass(frozen=True)
 class DrawnDocuments(Sample):
-    """All blocks of the drawn documents; what is i.i.d. is a document.
+    """All blocks of the drawn documents; what is i.i.d. is a document, and `order` is one of documents.
 
     Attributes
     ----------
@@ -64,21 +79,42 @@ class DrawnDocuments(Sample):
     longest: int = 1
 
     @classmethod
-    def of_plan(cls, plan: Plan, documents: int, longest: int) -> DrawnDocuments:
-        """The documents of a plan that scores all of what was drawn."""
+    def of_plan(cls, plan: Plan, documents: int, reference: ReferenceEntry) -> DrawnDocuments:
+        """The documents of a plan that scores all of what was drawn, in an order that does not depend on them."""
         blocks, length = column(plan.table, "block"), column(plan.table, "length")
         document = column(plan.table, "document")
         tokens = np.bincount(document, weights=length, minlength=documents).astype(np.int64)
-        ones = np.ones_like(blocks)
-        order = np.arange(len(blocks))
-        return cls(blocks, ones, length, order, document=document, tokens=tokens, longest=longest)
+        order = draw_order(np.ones(documents, dtype=np.int64), reference.seed)
+        return cls(
+            blocks, np.ones_like(blocks), length, order, document=document, tokens=tokens, longest=reference.max_tokens
+        )
 
     def average(self, means: Floats) -> Average:
         """The average over the corpus, from block averages [blocks]."""
-        sums: Floats = np.bincount(self.document, weights=means * self.lengths, minlength=len(self.tokens)).astype(
-            np.float64
+        return RatioAverage.of(self._sums(means), self.tokens, self.longest)
+
+    def average_chosen(self, means: Floats) -> Average:
+        """The same for a quantity that the pilot chose: the documents that bound it are those after the pilot."""
+        sums, rest = self._sums(means), self.order[self.pilot_draws :]
+        estimate = float(sums.sum() / max(1, self.tokens.sum()))
+        return RatioAverage.of(sums[rest], self.tokens[rest], self.longest, estimate)
+
+    @property
+    def pilot(self) -> DrawnDocuments:
+        """The first documents alone, which choose what the others bound (docs/bounds.md, "Choosing on a pilot")."""
+        documents = np.sort(self.order[: self.pilot_draws])
+        kept = np.isin(self.document, documents)  # [blocks]
+        return DrawnDocuments(
+            *(self.blocks[kept], self.draws[kept], self.lengths[kept], np.arange(len(documents)), True),
+            document=np.searchsorted(documents, self.document[kept]),
+            tokens=self.tokens[documents],
+            longest=self.longest,
         )
-        return RatioAverage(float(sums.sum() / self.tokens.sum()), sums=sums, tokens=self.tokens, longest=self.longest)
+
+    def _sums(self, means: Floats) -> Floats:
+        """Sums over documents [documents] of a quantity, from its block averages [blocks]."""
+        sums = np.bincount(self.document, weights=means * self.lengths, minlength=len(self.tokens))
+        return sums.astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,12 @@ class Average:
         """Bound the corpus average from below; values lie in [low, high]; `delta` is used only for a sample."""
         return self.mean if self.draws is None else lower_mean(self.draws, low, high, delta)
 
+    def combined(self, factor: float, other: Average, other_factor: float) -> Average:
+        """The average of a weighted sum of two quantities of a sample."""
+        assert self.draws is not None and other.draws is not None, "a sample has draws"
+        mean = factor * self.mean + other_factor * other.mean
+        return Average(mean, factor * self.draws + other_factor * other.draws)
+
 
 @dataclass(frozen=True)
 class Sample:

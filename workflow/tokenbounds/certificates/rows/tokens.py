@@ -359,11 +359,7 @@ def _tangent(
         tangent = Tangent.of_freedman(lambda_, complexity, setting.tokens)
     else:
         tangent = Tangent.of_betting(guess_nats, lambda_, complexity, setting.tokens)
-    assert log.draws is not None and entropy.draws is not None, "a sample has draws"
-    parts = Average(
-        cells.kappa * entropy.mean - tangent.slope * log.mean,
-        cells.kappa * entropy.draws - tangent.slope * log.draws,
-    )
+    parts = entropy.combined(cells.kappa, log, -tangent.slope)
     least, size = least_alpha(cells.weighting), setting.vocabulary_size
     ends = tangent.interval(loss_floor(least, size), loss_ceiling(least, size), cells.kappa * most_entropy(size))
     return tangent, parts, ends

@@ -3,12 +3,13 @@
     python benchmarks/certification.py                  # 10^7 and 10^8 rows: up to 0.7 GB of disk in a temporary folder
     python benchmarks/certification.py --rows 10000000  # one size; there may be several
 
-Three measurements, each in a process of its own (peak memory is that process's `ru_maxrss`, imports included):
+Four measurements, each in a process of its own (peak memory is that process's `ru_maxrss`, imports included):
 
     read       only reading the columns nll_bits and rank with pyarrow, nothing computed
     bounds     every row of a certificate (loss and top-1/10/100 errors under azuma, freedman and betting), from a
                stream of the two columns, in one pass
     certified  the same through the project's reader, which compares every row with the scoring plan
+    centred    the same with the column entropy_bits, and every centre of the default grid
 
 At the end, for `certified`: rows per second as a ratio to `read`, and how much more memory ten times as many rows need,
 with a goal of at most 1.2 times. Only one size's data are on disk at a time.
@@ -37,7 +38,7 @@ VOCABULARY = 49152
 DOCUMENT = 4096
 CONTEXT = 1024
 BATCH = 1 << 18
-MODES = ("read", "bounds", "certified")
+MODES = ("read", "bounds", "certified", "centred")
 SIZES = (10_000_000, 100_000_000)
 MEMORY_GOAL = 1.2
 
@@ -57,8 +58,9 @@ class PlainStream:
 def make_scores(directory: Path, rows: int) -> None:
     """Write a plan and one shard of plausible scores: a third easy tokens, a long tail, a few impossible ones."""
     from tokenbounds.files import sha256_file
+    from tokenbounds.scores.entropies import round_entropies
     from tokenbounds.scores.plan import expand_blocks, plan_scoring, write_plan
-    from tokenbounds.scores.provenance import SCORE_SCHEMA, Provenance
+    from tokenbounds.scores.provenance import Provenance
     from tokenbounds.scores.store import score_writer
 
     lengths = np.full(-(-rows // DOCUMENT), DOCUMENT, dtype=np.int64)
@@ -66,7 +68,7 @@ def make_scores(directory: Path, rows: int) -> None:
     plan = plan_scoring(lengths, context=CONTEXT, stride=None, sample_tokens=None, seed=0, shards=1)
     write_plan(plan, directory / "plan.parquet", manifest_sha256="0" * 64)
     plan_sha256 = sha256_file(directory / "plan.parquet")
-    provenance = Provenance("0" * 64, "0" * 64, plan_sha256, 0, "float32", VOCABULARY, {})
+    provenance = Provenance("0" * 64, "0" * 64, plan_sha256, 0, "float32", VOCABULARY, {}, entropies=True)
     rng = np.random.default_rng(0)
     with score_writer(directory / "shard-00000.parquet", provenance) as writer:
         for first in range(0, plan.num_rows, BATCH // CONTEXT):
@@ -78,8 +80,10 @@ def make_scores(directory: Path, rows: int) -> None:
                 "token": rng.integers(0, VOCABULARY, size),
                 "nll_bits": nll.astype(np.float32),
                 "rank": np.clip(np.exp2(nll * 0.7).astype(np.int64) + (nll > 1.0), 1, VOCABULARY),
+                "entropy_bits": round_entropies(np.minimum(0.5 * nll + rng.exponential(1.0, size), 15.0)),
             }
-            writer.write(pa.record_batch([pa.array(values[f.name], f.type) for f in SCORE_SCHEMA], SCORE_SCHEMA))
+            schema = provenance.schema
+            writer.write(pa.record_batch([pa.array(values[f.name], f.type) for f in schema], schema))
 
 
 def measure(directory: Path, mode: str) -> dict[str, float]:
@@ -99,9 +103,10 @@ def measure(directory: Path, mode: str) -> dict[str, float]:
     else:
         spec = BoundsSpec(bounds=("azuma", "freedman", "betting"))
         scores: ScoreStream = PlainStream(path)
-        if mode == "certified":
+        if mode in ("certified", "centred"):
             scores = open_scores([path], plan=read_plan(directory / "plan.parquet"))
-        state_bounds(scores, Setting(spec, rows, VOCABULARY, None), message_bits=rows // 20)
+        setting = Setting(spec, rows, VOCABULARY, None, entropies=mode == "centred")
+        state_bounds(scores, setting, message_bits=rows // 20)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     cpu = time.process_time() - cpu_start

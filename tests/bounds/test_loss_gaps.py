@@ -63,6 +63,18 @@ def test_the_order_of_the_bounds(rows):
     assert of(rows, "azuma", 0.01)["share"] == 1.0
 
 
+def test_centres_help_where_the_entropy_knows_the_loss():
+    losses, base = (stream[:800] for stream in invented())
+    entropies = [np.rint(8 * stream) / 8 for stream in (0.9 * base, 0.6 * losses)]
+    found = loss_gaps.tabulate(losses, base, V, prices=(0.01,), entropies=entropies)
+    gap = {row["bound"]: row["gap"] for row in found}
+    assert gap["centres"] < gap["betting"] - 0.1
+    assert gap["centres, control variates"] < min(gap["centres"], gap["control variates"]) - 0.02
+    plain = loss_gaps.centred_row(losses, 0 * losses, 0.01, V)
+    assert plain["value"] == pytest.approx(of(found, "betting", 0.01)["value"], abs=1e-6)
+    assert "centres, control variates" in loss_gaps.render(found, (0.01,))
+
+
 def test_the_cheap_model_is_paid_for(monkeypatch):
     streams = [stream[:400] for stream in invented()]
     paid = loss_gaps.chain_row("telescoped", streams[1], streams[0], 0.3, V)["value"]

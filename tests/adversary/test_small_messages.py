@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.limits import machine_memory, memory_limit
@@ -16,6 +17,8 @@ from tokenbounds.messages.decode import decode_message
 from tokenbounds.models.base import load_base
 from tokenbounds.models.build import build_model
 from tokenbounds.models.card import ModelCard
+from tokenbounds.models.families import FAMILIES
+from tokenbounds.models.pretrained.filling import fill_model
 
 pytestmark = pytest.mark.adversary
 GIB = 1 << 30
@@ -122,3 +125,11 @@ def test_limits_of_the_process_count(monkeypatch):
     soft = {resource.RLIMIT_AS: resource.RLIM_INFINITY, resource.RLIMIT_DATA: 3 << 20}
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (soft[kind], resource.RLIM_INFINITY))
     assert memory_limit() == 3 << 20 < machine_memory()
+
+
+@pytest.mark.parametrize("claim", [{"n_layer": 10**9}, {"n_embd": 1 << 16}])
+def test_a_configuration_is_compared_with_its_tensors_before_it_is_built(claim):
+    config = transformers.GPT2Config(**{"n_layer": 1, "n_embd": 8, "n_head": 2, "vocab_size": 32} | claim)
+    tensors = {"transformer.wte.weight": torch.zeros(32, 8)}
+    with pytest.raises(ModelError, match=r"file: its configuration describes .*; its file has"):
+        fill_model(config, FAMILIES["gpt2"], tensors, "file")

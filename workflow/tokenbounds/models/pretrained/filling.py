@@ -17,6 +17,7 @@ OTHER_HEAD = (
     "its configuration says tie_word_embeddings, but the file holds an lm_head.weight that is not the embedding. "
     "Correct the configuration, or remove the tensor."
 )
+FREE_VALUES = 1 << 20  # that a configuration may describe beyond those of its file, before it is refused for that
 # Constants that older releases of transformers wrote next to the parameters: rotary frequencies, GPT-2's masks.
 _CONSTANTS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
@@ -52,6 +53,7 @@ def fill_model(
     ModelError
         If a tensor is missing, left over, of another shape, or not finite, or a tied head differs from the embedding.
     """
+    _check_claims(config, family, tensors, where)
     model = getattr(transformers, family.model_class)(config)
     known = model.state_dict().keys()
     values = {
@@ -73,6 +75,20 @@ def fill_model(
     if strange := sorted({*missing, *unexpected} - tied):
         raise ModelError(f"{where}: its weights do not fit a {family.model_class} (first at {strange[0]}).")
     return cast(PreTrainedModel, model.float().eval())
+
+
+def _check_claims(config: PreTrainedConfig, family: Family, tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Refuse a configuration of a far larger model than the tensors are of, before it is built."""
+    layers = getattr(config, family.layers_key)
+    if layers > len(tensors):
+        raise ModelError(
+            f"{where}: its configuration describes {layers:,} layers; its file has {len(tensors)} tensors."
+        )
+    with torch.device("meta"):
+        wanted = sum(value.numel() for value in getattr(transformers, family.model_class)(config).parameters())
+    found = sum(value.numel() for value in tensors.values())
+    if wanted > FREE_VALUES + 2 * found:
+        raise ModelError(f"{where}: its configuration describes {wanted:,} values; its file has {found:,}.")
 
 
 def first_line(error: Exception) -> str:

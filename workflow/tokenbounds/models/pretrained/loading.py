@@ -25,7 +25,15 @@ from tokenbounds.models.build import build_model, coded_parameters, count_parame
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint
 from tokenbounds.models.families import Family, family_of
-from tokenbounds.models.pretrained.filling import OTHER_HEAD, check_finite, fill_model, first_line, is_constant, reading
+from tokenbounds.models.pretrained.filling import (
+    FREE_VALUES,
+    OTHER_HEAD,
+    check_finite,
+    fill_model,
+    first_line,
+    is_constant,
+    reading,
+)
 from tokenbounds.models.pretrained.gguf_metadata import GgufFile
 from tokenbounds.models.pretrained.lattice_layers import PublishedCodes
 from tokenbounds.models.pretrained.probe import compare_models
@@ -35,7 +43,6 @@ from tokenbounds.models.pretrained.torch_archive import read_tensors
 from tokenbounds.software import package_folder
 
 _ARCHIVE = "pytorch_model.bin"
-_FREE_VALUES = 1 << 20
 # What configurations of other families say about attention, positions and scales; a family that does not know a key
 # would silently ignore it.
 _COMPUTING = (
@@ -119,7 +126,10 @@ def _read_original(where: str, spec: PretrainedModel) -> tuple[PreTrainedModel, 
         return fill_model(settings, family, tensors, where), None
     if Path(where).is_dir():
         _check_folder(Path(where))
-        _check_size(Path(where), family)
+        with reading(where):
+            settings = getattr(transformers, family.config_class).from_pretrained(where)
+        size = sum(path.stat().st_size for path in Path(where).glob("*.safetensors"))
+        _check_size(where, settings, size, values_per_byte=2)  # a value takes two bytes or more
     return _read_safetensors(where, spec.revision, family), None
 
 
@@ -260,20 +270,16 @@ def _check_folder(folder: Path) -> None:
         check_no_pointer(path, ModelError)
 
 
-def _check_size(folder: Path, family: Family) -> None:
-    """Refuse a configuration of a far larger model than the files hold, before transformers builds the model."""
-    with reading(folder):
-        settings = getattr(transformers, family.config_class).from_pretrained(folder)
+def _check_size(where: str, settings: PreTrainedConfig, size_bytes: int, values_per_byte: int) -> None:
+    """Refuse a configuration of a far larger model than the files hold, before transformers builds it."""
     try:
         wanted = count_parameters(card_from_config(settings, start_id=0)).coded
     except ModelError as error:
-        raise ModelError(f"{folder}: {error}") from error
-    # A value takes at least a byte in a file that is not quantized. For smaller differences, a later error names the
-    # tensor.
-    found = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    if wanted > _FREE_VALUES + 2 * found:
+        raise ModelError(f"{where}: {error}") from error
+    # Where the difference is smaller, it is explained later by the name of a tensor.
+    if wanted > FREE_VALUES + values_per_byte * size_bytes:
         raise ModelError(
-            f"{folder}: its configuration describes {wanted:,} values, and its files have {found:,} bytes."
+            f"{where}: its configuration describes {wanted:,} values; its files have {size_bytes:,} bytes."
         )
 
 
@@ -309,6 +315,7 @@ def _read_gguf(where: str, spec: PretrainedModel) -> PreTrainedModel:
     reader = family_of(file.architecture) if file.architecture != "mistral" else family_of("llama")
     with reading(path):
         settings = getattr(transformers, reader.config_class).from_dict({**said, "model_type": file.architecture})
+    _check_size(str(path), settings, path.stat().st_size, values_per_byte=16)  # it takes more than a bit
     options = {"gguf_file": path.name, "config": settings}
     model, info = _from_pretrained(getattr(transformers, reader.model_class), str(path.parent), **options)
     file.check_tensors(model.state_dict())

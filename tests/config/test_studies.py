@@ -3,8 +3,10 @@
 import re
 
 import pytest
+from tokenbounds.cli import app
 from tokenbounds.config import load_study
 from tokenbounds.config.docs import ROOT
+from typer.testing import CliRunner
 
 STUDIES = [ROOT / "config" / "config.yaml", *sorted((ROOT / "config" / "studies").glob("*.yaml"))]
 
@@ -19,6 +21,16 @@ def test_a_study_is_valid_and_writes_to_a_folder_of_its_own(path):
     assert study.certificates
     others = [load_study(other).results for other in STUDIES if other != path]
     assert study.results not in others
+
+
+def test_every_study_says_what_it_shows_needs_and_costs_and_a_command_lists_them(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    done = CliRunner().invoke(app, ["studies"])
+    assert done.exit_code == 0, done.output
+    for path in STUDIES:
+        about = load_study(path).about
+        words = f"{path.relative_to(ROOT)} shows {about.shows} needs {about.needs} costs {about.costs} certificates"
+        assert words in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

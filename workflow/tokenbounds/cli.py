@@ -547,6 +547,22 @@ def config(
     show_study(SafeConsole(), load_study(path))
 
 
+@app.command()
+def studies(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where to look for studies, folders below it included.")
+    ] = Path("config"),
+) -> None:
+    """List studies: what each shows, needs and costs."""
+    from tokenbounds.config import load_study
+    from tokenbounds.console import show_studies
+
+    paths = sorted(folder.rglob("*.yaml"))
+    if not paths:
+        raise ConfigError(f"{folder} holds no study (*.yaml). Name the folder of the studies, config/ of a checkout.")
+    show_studies(SafeConsole(), {str(path): load_study(path) for path in paths})
+
+
 def main() -> None:
     """Run the command line. A mistake the user can correct is one line on stderr and exit status 1."""
     try:

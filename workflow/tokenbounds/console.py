@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tokenbounds.certificates.checks import Check
     from tokenbounds.certificates.intervals import Interval, Question
     from tokenbounds.certificates.rows.tokens import Statement
+    from tokenbounds.config import Study
 
 _HASH_CHARACTERS = 16
 _DIGITS = 4
@@ -268,6 +270,19 @@ def show_study(console: Console, study: Any) -> None:
         for name, row in getattr(study, section).items():
             table.add_row(name, Text(_one_line(row), style="dim"))
         _section(console, section, table)
+
+
+def show_studies(console: Console, studies: Mapping[str, Study]) -> None:
+    """Print what each study shows, needs and costs, by the path of its file."""
+    for path, study in studies.items():
+        table = _grid()
+        if study.about is not None:
+            for key in ("shows", "needs", "costs"):
+                table.add_row(Text(key, style="dim"), Text(getattr(study.about, key)))
+        counts = Counter(row.prior for row in study.certificates.values())
+        stated = ", ".join(f"{number} with prior {prior}" for prior, number in counts.items())
+        table.add_row(Text("certificates", style="dim"), Text(stated))
+        _section(console, path, table)
 
 
 def _one_line(row: Any) -> str:

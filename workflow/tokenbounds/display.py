@@ -34,7 +34,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "scores": ("plan_scoring", "score_shard"),
     "certificates": ("certify_bound",),
     "tasks": ("run_task", "tabulate_antibodies"),
-    "report": ("tabulate_certificates", "draw_figures", "write_report"),
+    "report": ("tabulate_certificates", "draw_figures", "write_report", "sum_published"),
 }
 _STAGE_OF = {rule: stage for stage, rules in STAGES.items() for rule in rules}
 

@@ -62,6 +62,7 @@ from tokenbounds.config.parameterizations import (
 from tokenbounds.config.quantizers import Quantizer, QuantizerRow, StraightThrough, Target
 from tokenbounds.config.rows import parse_row, row_json
 from tokenbounds.config.study import (
+    About,
     Study,
     check_row,
     load_study,
@@ -71,6 +72,7 @@ from tokenbounds.config.study import (
 from tokenbounds.config.tasks import AffinityTask, RecoveryTask, TaskSpec
 
 __all__ = [
+    "About",
     "AffinityTask",
     "AirrSource",
     "AntibodySource",

@@ -50,7 +50,7 @@ study: they belong in Snakemake's profile (`slurm/config.yaml`).
 """
 
 _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
-    ("Study", (config.Study,)),
+    ("Study", (config.Study, config.About)),
     ("Corpora", (config.CorpusSpec,)),
     (
         "Sources of a corpus",

@@ -29,6 +29,15 @@ Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, config=STRICT)
+class About:
+    """What a study is for, in a sentence each; `tokenbounds studies` lists it."""
+
+    shows: Annotated[str, Field(description="What its results show.")]
+    needs: Annotated[str, Field(description="Data, packages and machine that it needs.")]
+    costs: Annotated[str, Field(description="Time, memory and disk, and on what machine.")]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Study(Checked):
     """A whole study. Rows refer to each other by name."""
 
@@ -56,6 +65,7 @@ class Study(Checked):
         Field(description="What antibody models are tested on, in addition to certificates: docs/antibody.md."),
     ] = Field(default_factory=dict)
     results: Annotated[str, Field(description="Folder of all results, relative to where Snakemake runs.")] = "results"
+    about: Annotated[About | None, Field(description="What the study shows, needs and costs.")] = None
 
     def section(self, name: Section) -> Mapping[str, Any]:
         """The rows of a section, by name."""

@@ -4,10 +4,11 @@ import hashlib
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
-from tiny_study import ROOT, environment, tiny_config
+from tiny_study import ROOT, environment, parse_jobs, tiny_config
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
@@ -107,3 +108,19 @@ def test_a_killed_run_goes_on_to_the_same_results(finished, fresh):
     done = fresh.snakemake("--rerun-incomplete")
     assert done.returncode == 0, done.stdout + done.stderr
     assert digests(fresh.folder) == digests(finished[0].folder)
+
+
+def test_the_workflow_is_a_module_of_another_one(fresh):
+    """From another folder, with that workflow's configuration and a rule of its own."""
+    config = fresh.write_config(tiny_config())
+    (fresh.folder / "Snakefile").write_text(
+        f'configfile: "{config.name}"\n'
+        f'module tokenbounds:\n    snakefile: "{ROOT}/Snakefile"\n    config: config\n'
+        "use rule * from tokenbounds\n"
+        'rule mine:\n    input: "results/report.html"\n    output: "mine.txt"\n    shell: "touch {output}"\n'
+    )
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "mine"]
+    done = subprocess.run(command, cwd=fresh.folder, env=environment(), capture_output=True, text=True, check=False)
+    jobs = parse_jobs(done.stdout + done.stderr)
+    assert done.returncode == 0, done.stderr
+    assert {"mine", "write_report", "certify_bound certificate=chain"} <= jobs

@@ -74,6 +74,7 @@ ATTACKS = {
     "values": (lambda: unneeded("values", 20_000), "1 parts of kind 'values', and its format has 0"),
     "books": (lambda: unneeded("codebooks", 2_000), "1 parts of kind 'codebooks', and its format has 0"),
     "hash": (lambda: unneeded("side_information", 32), "must hold 0 hashes"),
+    "list": (lambda: transformer({"family": []}, [], {"kind": [1]}), "unknown quantizer"),
     "twice": (lambda: unneeded("symbols", 9), "2 parts of kind 'symbols', and its format has 1"),
     "head": (lambda: unneeded("smoothing_head", 20_000), "parameters; at most 1048576"),
     "generated": (subspace, "bytes are left over"),

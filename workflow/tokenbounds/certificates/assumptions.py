@@ -118,7 +118,7 @@ def _prior_assumptions(header: Header) -> list[str]:
     architecture = "and the registry of architectures" + ("" if has_base else f", here '{family}'")
     aside = ", its base aside, " if has_base else " "
     quantizer = header.get("quantizer")
-    refines = isinstance(quantizer, dict) and quantizer.get("kind") in REFINING
+    refines = isinstance(quantizer, dict) and any(quantizer.get("kind") == kind for kind in REFINING)
     coarse = " and in the coarse message that it refines, whose bits are paid for as well" if refines else ""
     if family == "online":
         sentences = [

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tokenbounds.config.quantizers import REFINING
 from tokenbounds.errors import MessageError, TokenboundsError
@@ -162,6 +161,8 @@ def _where(find: Callable[[str, list[Path]], Path], sha256: str, places: list[Pa
         return "(not found; name it with --base or --coarse)"
 
 
-def _entry(message: Message, key: str, inner: str) -> Any:
+def _entry(message: Message, key: str, inner: str) -> str | None:
+    """An entry of the header, as text; None for what no decoder knows, such as a list."""
     value = message.header.get(key)
-    return value.get(inner) if isinstance(value, dict) else None
+    found = value.get(inner) if isinstance(value, dict) else None
+    return found if isinstance(found, str) else None

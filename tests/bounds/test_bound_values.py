@@ -16,7 +16,7 @@ from tokenbounds.bounds.betting import (
     lambda_grid,
     mean_log,
 )
-from tokenbounds.bounds.centred import Tangent, bound_centred
+from tokenbounds.bounds.centred import Tangent, bound_centred, bound_centred_errors, error_centres
 from tokenbounds.bounds.documents import DocumentSums, bound_documents, bound_documents_betting
 from tokenbounds.bounds.freedman import bound_freedman, freedman_value
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range, smooth, smooth_towards
@@ -108,6 +108,22 @@ def test_a_centre_by_hand():
     for entropies, kappas in (([-1.0, 0.0], (1.0,)), ([1.0], (1.0,)), ([1.0, 1.0], ()), ([1.0, 1.0], (-0.5,))):
         with pytest.raises(CertificateError):
             bound_centred([0.0, 1.0], entropies, 4.0, 3.0, kappas=kappas)
+
+
+def test_errors_without_a_centre_are_the_bound_of_errors_and_centres_help_where_errors_are_told():
+    for errors, tokens, total in ((300, 1000, 20.0), (0, 500, 5.0), (500, 500, 2.0), (2000, 10**7, 6.0)):
+        plain = bound_errors(errors / tokens, total, tokens)
+        none, place = bound_centred_errors([errors], [tokens], np.zeros((1, 1)), total)
+        assert (none.value, none.empirical, place) == (pytest.approx(plain.value, rel=1e-12), errors / tokens, 0)
+    # Two kinds of tokens, of which one is mostly wrong; the entropies know which.
+    centres = error_centres([0.0, 4.0], 1, (0.0, 0.5))
+    assert centres.tolist() == [[0.0, 0.0], [0.0, 0.75]]
+    assert error_centres([3.0, 4.0], 8, (1.0,)).tolist() == [[0.0, 0.5]]
+    found, place = bound_centred_errors([10, 4000], [5000, 5000], centres, 50.0)
+    alone = bound_errors(4010 / 10_000, 50.0, 10_000)
+    assert place == 1 and found.value < alone.value - 0.005
+    useless, _ = bound_centred_errors([2000, 2000], [5000, 5000], centres, 50.0)
+    assert useless.value <= bound_errors(0.4, 50.0 + math.log(2), 10_000).value
 
 
 def test_a_tangent_is_never_below_its_bound_and_touches_it():

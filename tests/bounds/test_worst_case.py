@@ -13,6 +13,7 @@ import pytest
 from inverse_kl import inverse_kl
 from tokenbounds.bounds.azuma import bound_azuma
 from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, mean_log
+from tokenbounds.bounds.centred import bound_centred_errors
 from tokenbounds.bounds.freedman import bound_freedman
 
 GRID = 12  # probabilities that the adversary chooses from: multiples of 1 / GRID
@@ -111,6 +112,27 @@ def centred_values(half, total, kappa, lambda_=0.97):
         log = mean_log([-kappa, 1 - kappa, 0, 1], [lambda_], [half - a, a, half - b, b])[0]
         found[a, b] = kappa / 2 + betting_value(log, lambda_, total, 2 * half)
     return found
+
+
+def error_values(half, total, centres):
+    """The bound of errors with the wealth of centres [q, 2], by errors of each kind: [half + 1, half + 1]."""
+    found = np.empty((half + 1, half + 1))
+    for a, b in np.ndindex(found.shape):
+        found[a, b] = bound_centred_errors([a, b], [half, half], np.asarray(centres), total)[0].value
+    return found
+
+
+def test_no_source_makes_a_bound_of_errors_with_centres_fail_more_often_than_it_says(monkeypatch):
+    monkeypatch.setattr("tokenbounds.bounds.betting._ERROR_LAMBDAS", 4)
+    total = math.log(1 / 0.05)
+    values = error_values(10, total, [[0.0, 0.0], [0.5, 0.0], [0.75, 0.25]])
+    assert worst_case_by_kind(values) <= 0.05
+    # A centre that has seen its token is none.
+    peeking = np.empty((11, 11))
+    for a, b in np.ndindex(11, 11):
+        counts = [a + b, 20 - a - b]
+        peeking[a, b] = bound_centred_errors([a + b, 0], counts, np.array([[0.99, 0.0]]), total)[0].value
+    assert worst_case_by_kind(peeking) > 0.05
 
 
 def test_no_source_makes_a_bound_with_centres_fail_more_often_than_it_says():

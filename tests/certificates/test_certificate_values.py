@@ -107,6 +107,22 @@ def test_rows_with_centres_are_the_best_of_all_cells(centred_study, tmp_path, bo
     assert ledger["centre_grid"] == pytest.approx(math.log2(3))
 
 
+def test_errors_with_centres_average_the_wealth_of_all(centred_study, tmp_path):
+    spec = replace(SPEC, top_k=(1,), bounds=("betting",))
+    inputs = replace(centred_study.inputs, held_out=(), held_out_because="The letters were drawn on 2026-11-27.")
+    found = certify_bound("c", "tiny", inputs, spec, tmp_path / "c.json", model="m")
+    scores, row = read_scores(centred_study), row_of(found, "top1_error", "betting")
+    wrong, entropy, m = scores["rank"].to_numpy() > 1, scores["entropy_bits"].to_numpy().astype(float), len(scores)
+    bets, wealth = np.exp(np.linspace(-0.5 * math.log(m), 0, 4096))[:-1], 0.0
+    for kappa in spec.kappas:
+        centre = 1 - 2.0 ** (-kappa * entropy)
+        logs = np.array([np.log1p(-bet * (wrong - centre)).sum() for bet in bets[::16]])
+        wealth += np.exp(logs - m * np.log1p(-bets[::16] * (row["value"] - centre.mean()))).sum() * 16 / 4096 / 5
+    # One bet in sixteen stands for all.
+    assert math.log(wealth) == pytest.approx(math.log(2 / spec.delta), abs=0.02)
+    assert row["kappa"] > 0 and row["empirical"] == wrong.mean()
+
+
 def test_scores_without_entropies_certify_as_if_there_were_no_centres(study, certificate, tmp_path):
     spec = replace(SPEC, kappas=(0.0,))
     found = certify_bound("exhaustive", "tiny", study.inputs, spec, tmp_path / "c.json", model="m")

@@ -1,4 +1,4 @@
-"""The betting bound with a predictable centre (docs/bounds.md, "Predictable centres")."""
+"""Betting bounds with a predictable centre, of losses and of errors (docs/bounds.md, "Predictable centres")."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenbounds.bounds.azuma import check_budget
-from tokenbounds.bounds.betting import betting_value, lambda_grid, mean_log, weigh_losses
+from tokenbounds.bounds.betting import betting_value, error_lambdas, lambda_grid, mean_log, weigh_losses
 from tokenbounds.bounds.result import Bound
 from tokenbounds.errors import CertificateError
 
@@ -73,6 +73,92 @@ def bound_centred(
     value, lambda_, kappa = min(found)
     empirical = float(np.sum(values * mass) / mass.sum())
     return Bound(value, empirical, total, count, ceiling, price, lambda_, kappa=kappa)
+
+
+def error_centres(entropies: npt.ArrayLike, k: int, kappas: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Centres of top-k errors: 1 - 2^(-kappa max(0, H - log2 k)), the shape of how errors rise with the entropy.
+
+    See docs/bounds.md, "Centres of errors".
+
+    Parameters
+    ----------
+    entropies
+        [n], bits.
+    k
+        Number of guesses.
+    kappas
+        [q], none negative; 0 is no centre.
+
+    Returns
+    -------
+    float64 [q, n], in [0, 1).
+    """
+    spread = np.maximum(0.0, np.asarray(entropies, dtype=np.float64) - math.log2(k))  # bits beyond k equal guesses
+    return -np.expm1(-math.log(2.0) * np.multiply.outer(np.asarray(kappas, dtype=np.float64), spread))
+
+
+def bound_centred_errors(
+    errors: npt.ArrayLike, tokens: npt.ArrayLike, centres: npt.NDArray[np.float64], complexity_nats: float
+) -> tuple[Bound, int]:
+    """The betting bound for 0/1 losses with predictable centres, its wealth averaged over lambdas and centres.
+
+    Source: docs/bounds.md, "Centres of errors". With centres of 0 alone this is `betting.bound_errors`.
+
+    Parameters
+    ----------
+    errors, tokens
+        How many of the tokens with each value of the centres are wrong, and how many there are [b].
+    centres
+        Candidates [q, b], each in [0, 1).
+    complexity_nats
+        L, nats. Nothing is added to it beforehand; `price_nats` of the result says what averaging cost.
+
+    Returns
+    -------
+    tuple
+        The bound, and which of the centres has most wealth.
+    """
+    wrong, counts = np.asarray(errors, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
+    samples = round(float(counts.sum()))
+    check_budget(complexity_nats, samples)
+    bets = error_lambdas(samples)  # [l]
+    known = centres @ counts / samples  # average centres [q]
+    held = np.empty((len(centres), bets.size))  # log-wealth of each pair, except for what the mean pays back
+    for place, centre in enumerate(centres):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            lost = np.log1p(-np.multiply.outer(bets, 1.0 - centre)) * wrong  # [l, b]; -inf where all is lost at once
+        kept = np.log1p(np.multiply.outer(bets, centre)) @ (counts - wrong)
+        held[place] = np.where(wrong > 0, lost, 0.0).sum(axis=1) + kept
+    # Sums of m terms of this size are exact to a few units in the last place; the bound is raised by that error.
+    size = np.abs(held[:, 0]).max() + samples * bets[0] + 1.0
+    doubt = 64 * np.finfo(np.float64).eps * size
+    empirical = float(wrong.sum()) / samples
+
+    def wealths(mean: float) -> npt.NDArray[np.float64]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            back = samples * np.log1p(-bets * (mean - known[:, None]))
+            return np.where(np.isneginf(held), -np.inf, held - back)
+
+    def refuted(mean: float) -> bool:
+        logs = wealths(mean)
+        largest = float(logs.max())
+        if largest == math.inf:
+            return True
+        return largest + math.log(float(np.exp(logs - largest).mean())) - doubt > complexity_nats
+
+    low, high = empirical, 1.0
+    for _ in range(200 if refuted(1.0) else 0):  # a mean of 1 may well be possible
+        middle = 0.5 * (low + high)
+        if middle in (low, high):
+            break
+        low, high = (low, middle) if refuted(middle) else (middle, high)
+    logs = wealths(high)
+    best, bet = np.unravel_index(int(np.argmax(logs)), logs.shape)
+    price = max(0.0, float(logs[best, bet]) - complexity_nats)
+    if not math.isfinite(price):
+        price = math.log(logs.size)
+    bound = Bound(high, empirical, complexity_nats + price, samples, 1.0, price, float(bets[bet]))
+    return bound, int(best)
 
 
 @dataclass(frozen=True)

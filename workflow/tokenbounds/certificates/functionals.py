@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tokenbounds.bounds.centred import error_centres
 from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.bounds.smoothing import smooth
 from tokenbounds.bounds.telescoped import link_losses
@@ -53,6 +54,9 @@ class Functional:
         Whether it is plus -f / lambda instead, Freedman's bound without its price.
     kappas
         For each message the factor of its entropies in the centre; none without a centre.
+    error_k
+        If it is a bet on errors with so many guesses: then the centre is that of errors, and both have
+        the stored ranks, which are compared by themselves.
     """
 
     name: str
@@ -61,9 +65,12 @@ class Functional:
     lambda_: float | None
     freedman: bool = False
     kappas: tuple[float, ...] = ()
+    error_k: int | None = None
 
     def _centre(self, columns: Sequence[Columns]) -> Floats:
-        """Of each token [n], bits."""
+        """Of each token [n], bits, or errors."""
+        if self.error_k is not None:
+            return error_centres(columns[0]["entropy_bits"], self.error_k, self.kappas)[0]
         centre = np.zeros(len(columns[0]["nll_bits"]))
         for kappa, each in zip(self.kappas, columns, strict=bool(self.kappas)):
             if kappa:
@@ -208,8 +215,8 @@ def name_functionals(
     CertificateError
         If a row has links and two messages of the chain have one name.
     """
-    if row.metric.is_error:
-        return []
+    if row.metric.k is not None:
+        return [_error_functional(row, row.metric.k, len(rescored) - 1, prefix)] if row.kappa and rescored[-1] else []
     name = f"{prefix}{row.metric}/{row.bound}"
     if not row.links:
         last, own = len(rescored) - 1, rescored[-1]
@@ -237,6 +244,15 @@ def name_functionals(
     ]
 
 
+def _error_functional(row: Row, k: int, last: int, prefix: str) -> Functional:
+    """The bet on errors with most wealth, whose bound moves as the row's does; what is compared are entropies."""
+
+    def losses(columns: Sequence[Columns]) -> Floats:
+        return (columns[0]["rank"] > k).astype(np.float64)
+
+    return Functional(f"{prefix}{row.metric}/{row.bound}", (last,), losses, row.lambda_, kappas=(row.kappa,), error_k=k)
+
+
 def _link_functional(
     name: str, whole: bool, link: Link, rescored: Sequence[Rescored | None], names: Sequence[str]
 ) -> Functional:
@@ -262,7 +278,10 @@ def _compare(functional: Functional, rescored: Sequence[Rescored], chosen: npt.N
     def chunks(kind: str) -> Iterator[tuple[Floats, list[Columns]]]:
         for start in range(0, len(weights), _CHUNK):
             part = slice(start, start + _CHUNK)
-            yield weights[part], [{name: each[part] for name, each in getattr(one, kind).items()} for one in rescored]
+            columns = [{name: each[part] for name, each in getattr(one, kind).items()} for one in rescored]
+            if functional.error_k is not None:
+                columns[0]["rank"] = rescored[0].stored["rank"][part]
+            yield weights[part], columns
 
     again, stored = functional.average(chunks("again")), functional.average(chunks("stored"))
     few = math.sqrt(float(weights @ weights))  # 1 / √n if all tokens count alike

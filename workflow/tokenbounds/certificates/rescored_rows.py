@@ -107,11 +107,12 @@ def _allow(again: Row, row: Row, functionals: Sequence[Difference], tolerance: T
 
     The price L/m only shrinks the effect of a bet's average on its bound, and so does a link's weight. A bound on
     errors is a concave function of their share and never negative, so d more errors in `share` raise it by no more than
-    d / share of itself; the same holds for bounds on averages of documents.
+    d / share of itself; the same holds for bounds on averages of documents. Entropies move one with a centre, too.
     """
     if row.metric.is_error:
         errors = (1 + int(tolerance.error_share * tokens)) / tokens
-        return again.value * min(1.0, errors / again.empirical) if again.empirical else 0.0
+        hidden = again.value * min(1.0, errors / again.empirical) if again.empirical else 0.0
+        return hidden + sum(each.allowed for each in functionals)
     if row.links:
         return sum(link.weight * each.allowed for link, each in zip(row.links, functionals, strict=True))
     allowed = functionals[0].allowed

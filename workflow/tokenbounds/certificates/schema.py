@@ -114,7 +114,11 @@ class Row:
     ] = ()
     kappa: Annotated[
         float,
-        Field(ge=0, description="part of the prediction's entropy that is a token's centre", json_schema_extra=absent),
+        Field(
+            ge=0,
+            description="factor of the prediction's entropy in a token's centre; for errors the one with most wealth",
+            json_schema_extra=absent,
+        ),
     ] = 0.0
     links: Annotated[
         tuple[Link, ...], Field(description="telescoped and mixture rows only", json_schema_extra=absent)

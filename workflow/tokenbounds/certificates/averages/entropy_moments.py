@@ -51,6 +51,7 @@ class EntropyMoments:
         self.errors = ErrorCounts(vocabulary_size, top_k)
         self.tokens = 0
         self._levels = entropy_levels(vocabulary_size)
+        self._wrong = np.zeros((len(top_k), self._levels), dtype=np.int64)  # tokens whose rank exceeds each k, by level
         # Of each pair of a level and a bin the number of tokens, and the sums of d, d^2 and d^3, d = the bin's middle
         # minus the loss, in units of a bin: integers, in multiples of 2^-25. [4, levels x bins]
         self._sums = np.zeros((4, self._levels * _BINS), dtype=np.int64)
@@ -77,9 +78,12 @@ class EntropyMoments:
         self.errors.add(rank, losses.size)
         for start in range(0, losses.size, _ROWS):
             part = slice(start, start + _ROWS)
-            self._add(losses[part].astype(np.float64), entropies[part].astype(np.float64))
+            levels = self._add(losses[part].astype(np.float64), entropies[part].astype(np.float64))
+            for place, k in enumerate(self.errors.top_k):
+                self._wrong[place] += np.bincount(levels[np.asarray(rank)[part] > k], minlength=self._levels)
 
-    def _add(self, losses: Floats, entropies: Floats) -> None:
+    def _add(self, losses: Floats, entropies: Floats) -> npt.NDArray[np.int64]:
+        """Add losses and entropies [n]; return the levels of the entropies [n]."""
         levels = entropies / ENTROPY_STEP_BITS  # [n]
         if losses.size and not (losses.min() >= 0 and levels.min() >= 0 and levels.max() < self._levels):  # nor a NaN
             raise ScoreError("a loss or an entropy is impossible; score the tokens again.")
@@ -88,7 +92,8 @@ class EntropyMoments:
         distance = (((bins + 0.5) - scaled) + _ROUND) - _ROUND  # [n], -1/2 to 1/2
         square = (distance * distance + _ROUND) - _ROUND
         cube = (distance * square + _ROUND) - _ROUND
-        place = (np.rint(levels) * _BINS + bins).astype(np.int64)  # [n]
+        steps = np.rint(levels).astype(np.int64)  # [n]
+        place = steps * _BINS + bins.astype(np.int64)  # [n]
         np.add.at(self._pending_sums[0], place, 1.0)
         for sums, values in zip(self._pending_sums[1:], (distance, square, cube), strict=True):
             np.add.at(sums, place, values)
@@ -96,6 +101,7 @@ class EntropyMoments:
         self._pending += losses.size
         if self._pending > _MOST_PENDING:
             self._settle()
+        return steps
 
     def _settle(self) -> None:
         """Move the pending sums, which are still exact in float64, to integers."""
@@ -111,12 +117,21 @@ class EntropyMoments:
         other._settle()
         self._settle()
         self.errors.merge(other.errors)
+        self._wrong += other._wrong
         self.tokens += other.tokens
         self._sums += other._sums
 
     def error_rate(self, k: int) -> float:
         """Share of tokens whose rank exceeds `k`."""
         return self.errors.rate(k)
+
+    def errors_by_entropy(self, k: int) -> tuple[Floats, Floats, Floats]:
+        """Entropies that may occur, bits; how many tokens of each are wrong with k guesses; how many there are."""
+        self._settle()
+        tokens = self._sums[0].reshape(self._levels, _BINS).sum(axis=1).astype(np.float64)
+        wrong = self._wrong[self.errors.top_k.index(k)].astype(np.float64)
+        entropies = np.arange(self._levels, dtype=np.float64) * ENTROPY_STEP_BITS
+        return entropies, wrong, tokens
 
     def mean_entropy(self) -> float:
         """Average entropy, bits; exact except in the last place, because entropies are multiples of 1/8."""

@@ -17,13 +17,14 @@ import numpy.typing as npt
 
 from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
 from tokenbounds.bounds.betting import betting_value, bound_errors, lambda_grid
-from tokenbounds.bounds.centred import Tangent
+from tokenbounds.bounds.centred import Tangent, bound_centred_errors, error_centres
 from tokenbounds.bounds.freedman import bound_freedman, freedman_value
 from tokenbounds.bounds.kinds import BPD, BoundKind, Metric
 from tokenbounds.bounds.ledger import Budget, RowBudget, split_delta
 from tokenbounds.bounds.result import Bound
 from tokenbounds.bounds.sampling import width_of_draws
 from tokenbounds.bounds.smoothing import TokenAlphas, Weighting, least_alpha, loss_ceiling, loss_floor, loss_range
+from tokenbounds.certificates.averages.entropy_moments import EntropyMoments
 from tokenbounds.certificates.averages.passes import (
     Average,
     CellAverages,
@@ -200,7 +201,7 @@ def _bound_tokens(
         entropies=setting.kappas != (0.0,),
     )
     found = {
-        (budget.metric, budget.bound): _bound_errors(budget, first_pass.errors[budget.metric.k], setting)
+        (budget.metric, budget.bound): _bound_errors(budget, first_pass, budget.metric.k, setting)
         for budget in budgets
         if budget.metric.k is not None
     }
@@ -382,8 +383,14 @@ def _bound_own_ranges(
     )
 
 
-def _bound_errors(budget: RowBudget, errors: Average, setting: Setting) -> Bound:
+def _bound_errors(budget: RowBudget, first_pass: FirstPass, k: int, setting: Setting) -> Bound:
     """The bound of a top-k error; every bound used is non-decreasing in the share of errors."""
+    moments, errors = first_pass.moments, first_pass.errors[k]
+    if budget.bound is BoundKind.BETTING and isinstance(moments, EntropyMoments):
+        entropies, wrong, tokens = moments.errors_by_entropy(k)
+        centres = error_centres(entropies, k, setting.kappas)
+        centred, place = bound_centred_errors(wrong, tokens, centres, budget.complexity_nats)
+        return replace(centred, empirical=errors.mean, kappa=setting.kappas[place])
     highest = errors.upper(0.0, 1.0, budget.delta_per_cell)
     bound, unsampled = (_error_bound(budget, share, setting) for share in (highest, errors.mean))
     return replace(bound, empirical=errors.mean, sampling=bound.value - unsampled.value)

@@ -16,6 +16,7 @@ from tokenbounds.config import BoundsSpec, check_row
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, ConfigError, CorpusError, ScoreError
 from tokenbounds.files import sha256_file
+from tokenbounds.messages.container import render_message
 from tokenbounds.scores import plan
 from tokenbounds.scores.plan import PLAN_SCHEMA, plan_scoring, read_plan, write_plan
 
@@ -191,3 +192,16 @@ def test_compressed_shards_are_refused_before_they_are_unpacked(copy, codec, mon
         writer.write_table(table)
     with pytest.raises(CorpusError, match="compressed"):
         Corpus.open(copy.inputs.corpus)
+
+
+HEADERS = [{}, {"model": 3}, {"model": {}}, {"model": {"family": []}, "quantizer": 1}]
+HEADERS += [{"model": {"parameterization": []}, "quantizer": {}}]
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
+def test_a_header_that_describes_no_model_is_refused(copy, header):
+    copy.inputs.certified.message.write_bytes(render_message(header, []))
+    sha256 = sha256_file(copy.inputs.certified.message)
+    path = forge(copy, lambda c: c["message"].update(sha256=sha256))
+    with pytest.raises(CertificateError, match="describes no model"):
+        verify_certificate(path)

@@ -219,6 +219,14 @@ def _gather_link(
     `bases` holds the bases found so far, by hash, and is added to: what several links need is read and hashed once.
     """
     message = read_message(inputs.message)
+    card = message.header.get("model")
+    entries = [
+        card,
+        message.header.get("quantizer"),
+        card.get("parameterization", {}) if isinstance(card, dict) else {},
+    ]
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise CertificateError(f"{inputs.message} has a header that describes no model. Encode it again.")
     scores = open_scores(inputs.scores, plan=plan, message_sha256=message.sha256, manifest_sha256=plan.manifest_sha256)
     _check_vocabulary(inputs.message, message, scores, corpus)
     _check_alphas(inputs.message, message, scores)

@@ -7,6 +7,7 @@ import json
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
+from enum import StrEnum
 from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
@@ -16,7 +17,11 @@ from tokenbounds.config.words import tagged, words
 
 def explain_errors(kind: type, error: ValidationError) -> Iterator[str]:
     """Yield one line for each fault that pydantic found in a value of type `kind`."""
-    for fault in error.errors():
+    faults = error.errors()
+    inner = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
+    for fault in faults:
+        if fault["loc"] in inner:
+            continue  # a list is wrong because one of its parts is, which has a line of its own
         keys, hint = _place(kind, fault["loc"])
         where, given = ".".join(keys), json.dumps(fault["input"], default=str, ensure_ascii=False)
         given = given if len(given) <= 60 else f"{given[:57]}..."
@@ -38,7 +43,9 @@ def explain_errors(kind: type, error: ValidationError) -> Iterator[str]:
             case _ if hint is None:
                 yield f"{where}: {fault['msg']}, not {given}."
             case _:
-                choices = [str(value) for value in get_args(_bare(hint)) if isinstance(value, str)]
+                bare = _bare(hint)
+                members = list(bare) if isinstance(bare, type) and issubclass(bare, StrEnum) else get_args(bare)
+                choices = [str(value) for value in members if isinstance(value, str)]
                 guess = nearest(str(fault["input"]), choices) if isinstance(fault["input"], str) else "."
                 yield f"{where}: give {_wanted(hint)}, not {given}{guess}"
 

@@ -47,7 +47,7 @@ MISTAKES = [
     ("messages.net.quantizer", "uniform", "messages.net.quantizer: give 'kind', one of"),
     ("messages.net.quantizer.step_ratio", 0, "messages.net.quantizer.step_ratio: give a number (> 0), not 0."),
     ("messages.chain.quantizer", {"kind": "uniform"}, "model 'chain' needs a quantizer of kind counts."),
-    ("messages.two words", {"model": "chain", "quantizer": {"kind": "counts"}}, "letters, digits, '.', '_' and '-' in names"),
+    ("messages.a b", {"model": "chain", "quantizer": {"kind": "counts"}}, "letters, digits, '.', '_' and '-' in names"),
     ("evaluations.default.context", 128, "has windows of 128 tokens, but model 'net' has 64 positions. Shorten"),
     ("evaluations.default.stride", 100, "evaluations.default.stride: 100 is longer than the context 64."),
     ("certificates.c.message", "c", "certificates.c.message: there is no row 'c'. Known rows: chain, net."),

@@ -120,3 +120,13 @@ class TinyStudy:
             guess = round_entropies(np.minimum(0.8 * nll_bits + rng.random(len(token)), 8))
             rows = rows.append_column(ENTROPY_FIELD, pa.array(guess))
         return rows
+
+
+def with_losses(rows, nll_bits):
+    """Rows of scores, table or batch, with other losses, and no rank above what they leave: p · rank ≤ 1."""
+    rank = np.minimum(rows["rank"].to_numpy(), np.maximum(np.floor(np.exp2(nll_bits)), 1))
+    for name, values in {"nll_bits": nll_bits, "rank": rank}.items():
+        index = rows.schema.get_field_index(name)
+        field = rows.schema.field(index)
+        rows = rows.set_column(index, field, pa.array(values).cast(field.type))
+    return rows

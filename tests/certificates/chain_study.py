@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from certified_study import VOCABULARY, TinyStudy
+from certified_study import VOCABULARY, TinyStudy, with_losses
 from forged_messages import write_message
 from tokenbounds.certificates.evidence import CertificateInputs
 from tokenbounds.config import EvaluationSpec
@@ -38,7 +38,7 @@ class LargeMessage(TinyStudy):
         less = rng.normal(0.25, 0.15, cheap.num_rows)
         less[rng.random(cheap.num_rows) < 0.04] = -12.0
         nll_bits = np.maximum(cheap["nll_bits"].to_numpy() - less, 0.01).astype(np.float32)
-        return cheap.set_column(4, cheap.schema.field(4), pa.array(nll_bits))
+        return with_losses(cheap, nll_bits)
 
 
 def chain_inputs(cheap: TinyStudy, large: TinyStudy) -> CertificateInputs:

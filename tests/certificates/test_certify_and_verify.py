@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -75,9 +76,13 @@ def test_the_choice_of_blocks_is_unpredictable_unless_seeded(certified):
     assert len(seeded) == 1 and len(free) == 2
 
 
-@pytest.mark.parametrize(
-    ("column", "change"), [("nll_bits", lambda x: x * np.float32(0.9)), ("rank", lambda x: np.ones_like(x))]
-)
+INVENTED = {
+    "nll_bits": lambda nll, rank: np.maximum(nll * 0.9, np.log2(rank)),
+    "rank": lambda nll, rank: np.ones_like(rank),
+}
+
+
+@pytest.mark.parametrize(("column", "change"), INVENTED.items(), ids=INVENTED)
 def test_invented_scores_do_not_survive_rescoring(certified, column, change, tmp_path):
     """Every hash matches and the numbers follow from the scores, but the message does not give them."""
     inputs = certified.inputs
@@ -85,8 +90,9 @@ def test_invented_scores_do_not_survive_rescoring(certified, column, change, tmp
     for old, new in zip(inputs.certified.scores, scores, strict=True):
         table = pq.read_table(old)
         index = table.schema.get_field_index(column)
-        invented = change(table[column].to_numpy())
-        pq.write_table(table.set_column(index, table.schema.field(index), [invented]), new)
+        field = table.schema.field(index)
+        invented = change(table["nll_bits"].to_numpy(), table["rank"].to_numpy())
+        pq.write_table(table.set_column(index, field, [pa.array(invented, field.type)]), new)
     certify_bound("c", "tiny", with_link(inputs, scores=scores), SPEC, tmp_path / "c.json", model="m")
     verify_certificate(tmp_path / "c.json")
     with pytest.raises(CertificateError, match="decoded message gives"):

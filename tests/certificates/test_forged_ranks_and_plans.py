@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 from tokenbounds.certificates.rescoring import TOLERANCES, compare_errors
 from tokenbounds.certificates.verify import check_plan
-from tokenbounds.errors import CertificateError
+from tokenbounds.errors import CertificateError, ScoreError
+from tokenbounds.scores.checks import check_values
+from tokenbounds.scores.neural import _reduce
 from tokenbounds.scores.plan import plan_scoring, read_plan, write_plan
 
 FILES = (Path("scores/shard-00000.parquet"),)
@@ -41,3 +45,32 @@ def test_a_plan_may_not_claim_more_draws_than_it_holds(tmp_path, key):
     write_plan(table.replace_schema_metadata(metadata), path, manifest_sha256="0" * 64)
     with pytest.raises(CertificateError, match="is not the plan"):
         check_plan(read_plan(path), path, lengths)
+
+
+@pytest.mark.adversary
+@pytest.mark.parametrize("rank", [2, 3, 256])
+def test_no_loss_is_below_what_its_rank_leaves(rank):
+    """`rank` tokens are at least as probable as the true one, so that the loss is at least log2(rank)."""
+
+    def check(nll_bits):
+        columns = {"nll_bits": pa.array([5.0, nll_bits], pa.float32()), "rank": pa.array([1, rank], pa.int32())}
+        check_values(pa.record_batch(columns), 256, FILES[0])
+
+    least = np.log2(rank)
+    for possible in (least, least - 1e-5, least + 3, 200.0):  # to within the rounding of a sum in float32
+        check(possible)
+    for forged in (0.0, least - 0.01, least / 2):
+        with pytest.raises(ScoreError, match=f"shard-00000.parquet: a loss of {forged:.4f} bits at rank {rank}"):
+            check(forged)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_losses_and_ranks_of_any_precision_agree(dtype):
+    """Hardest where many tokens are equally probable: there p · rank is nearly 1."""
+    generator = torch.Generator().manual_seed(0)
+    for scale, size in ((0.0, 50_000), (1e-6, 5_000), (1e-3, 5_000), (1.0, 300), (30.0, 300)):
+        logits = (scale * torch.randn(8, size, generator=generator)).to(dtype).float()
+        least = logits.argmin(dim=1, keepdim=True)  # the token of the highest rank
+        nll_nats, rank, _ = _reduce(logits, least, torch.empty_like(logits))
+        columns = {"nll_bits": (nll_nats / np.log(2)).float().numpy(), "rank": rank.to(torch.int32).numpy()}
+        check_values(pa.record_batch(columns), size, FILES[0])

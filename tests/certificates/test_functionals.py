@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from certified_study import TinyStudy, with_link
+from certified_study import TinyStudy, with_link, with_losses
 from chain_study import build_chain
 from json_certificates import certify_bound
 from tokenbounds.bounds.betting import betting_value
@@ -30,7 +30,8 @@ class SpreadStudy(TinyStudy):
     def _score_rows(self, corpus, plan, shard):
         rows = super()._score_rows(corpus, plan, shard)
         nll_bits = np.random.default_rng([9, shard]).gamma(0.5, 8.0, rows.num_rows).astype(np.float32) + 1
-        return rows.set_column(4, rows.schema.field(4), pa.array(nll_bits))
+        # Ranks that smaller losses may have too, as forgeries have them.
+        return with_losses(with_losses(rows, nll_bits - np.float32(0.5)), nll_bits)
 
 
 class Network:
@@ -82,10 +83,9 @@ def forge(link, folder, shift, dtype="float32"):
     moved, first, paths = (whole + shift(whole)).astype(np.float32), 0, []
     folder.mkdir(parents=True, exist_ok=True)
     for table, path in zip(tables, link.scores, strict=True):
-        index = table.schema.get_field_index("nll_bits")
         column = moved[first : first + table.num_rows]
         first += table.num_rows
-        table = table.set_column(index, table.schema.field(index), [column])
+        table = with_losses(table, column)
         table = table.replace_schema_metadata({**table.schema.metadata, b"dtype": dtype.encode()})
         paths.append(folder / path.name)
         pq.write_table(table, paths[-1])

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from certified_study import with_losses
 from json_certificates import certify_bound, write_certificate
 from tokenbounds.certificates import verify
 from tokenbounds.certificates.verify import verify_certificate
@@ -43,9 +44,7 @@ def pair(study, tmp_path_factory):
     }
     for path in others["corpus"].inputs.certified.scores:  # the study draws losses by the message alone
         table = pq.read_table(path, partitioning=None)
-        index = table.schema.get_field_index("nll_bits")
-        losses = table["nll_bits"].to_numpy() * np.float32(0.9)
-        changed = table.set_column(index, table.schema.field(index), [losses]).combine_chunks()
+        changed = with_losses(table, table["nll_bits"].to_numpy() * np.float32(0.9)).combine_chunks()
         with score_writer(path, Provenance.from_metadata(table.schema.metadata, path)) as writer:
             writer.write(changed.to_batches()[0])
     paths = {name: root / "certificates" / f"{name}.json" for name in others}

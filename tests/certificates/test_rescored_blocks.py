@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from certified_study import TinyStudy, with_link
+from certified_study import TinyStudy, with_link, with_losses
 from json_certificates import certify_bound
 from test_certify_and_verify import encode_chain
 from tokenbounds.certificates import rescoring, verify
@@ -67,10 +67,11 @@ def falsify(study, folder, change, name="nll_bits"):
     paths = []
     for old in study.inputs.certified.scores:
         table = pq.read_table(old, partitioning=None)
+        values = change(table[name].to_numpy(), table["document"].to_numpy()).astype(np.float32)
         index = table.schema.get_field_index(name)
-        losses = change(table[name].to_numpy(), table["document"].to_numpy()).astype(np.float32)
+        other = table.set_column(index, table.schema.field(index), [values])
         paths.append(folder / old.name)
-        pq.write_table(table.set_column(index, table.schema.field(index), [losses]), paths[-1])
+        pq.write_table(with_losses(table, values) if name == "nll_bits" else other, paths[-1])
     return tuple(paths)
 
 

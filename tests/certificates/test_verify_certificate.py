@@ -201,7 +201,11 @@ def test_only_canonical_bytes_count(copy):
 
 
 def test_altered_losses_are_noticed_even_with_matching_hashes(copy):
-    rewrite_scores(copy, lambda columns: columns["nll_bits"].__imul__(np.float32(0.5)))
+    def halve(columns):
+        columns["nll_bits"] *= np.float32(0.5)
+        columns["rank"][:] = 1  # which a loss of any size may have
+
+    rewrite_scores(copy, halve)
     path = copy.inputs.certified.scores[1]
     reseal(copy, lambda c: c["scores"][1].update(sha256=sha256_file(path)))
     with pytest.raises(CertificateError, match=r"blocks\.root"):
@@ -209,7 +213,7 @@ def test_altered_losses_are_noticed_even_with_matching_hashes(copy):
     plan = read_plan(copy.inputs.plan)
     root = blocks_root(open_scores(copy.inputs.certified.scores, plan=plan), plan)
     reseal(copy, lambda c: c["blocks"].update(root=root))
-    with pytest.raises(CertificateError, match=r"rows\.0"):
+    with pytest.raises(CertificateError, match=r"rows\.\d"):
         verify_certificate(path_of(copy))
 
 

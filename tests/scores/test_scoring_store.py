@@ -33,7 +33,7 @@ def shard_table(plan, shard):
     size = len(where["block"])
     generator = np.random.default_rng(shard)
     values = {"token": generator.integers(0, VOCABULARY, size), "rank": generator.integers(1, VOCABULARY + 1, size)}
-    values |= {**where, "nll_bits": generator.random(size)}
+    values |= {**where, "nll_bits": np.log2(values["rank"]) + generator.random(size)}
     return pa.table([pa.array(values[field.name]).cast(field.type) for field in SCORE_SCHEMA], schema=SCORE_SCHEMA)
 
 

@@ -34,7 +34,8 @@ def reference(model, corpus, visible):
             margin[token] = math.inf
             rank = sum(1 for value in row.tolist() if value >= row[token].item())
             nll = -torch.log_softmax(row, 0)[token].item() / math.log(2)
-            result[number, position] = (nll, rank, margin.min().item() < 1e-5)
+            entropy = torch.distributions.Categorical(logits=row).entropy().item() / math.log(2)
+            result[number, position] = (nll, rank, margin.min().item() < 1e-5, entropy)
     return result
 
 

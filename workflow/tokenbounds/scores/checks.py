@@ -19,6 +19,7 @@ from tokenbounds.scores.plan import Int64Array, column, expand_blocks
 
 KEYS = ("block", "document", "position")
 _BLOCKS_PER_SLICE = 1 << 14
+_RANK_SLACK_BITS = 2.0**-10  # a hundred times what rounding does to a sum over a vocabulary
 
 
 class PlannedRows:
@@ -124,7 +125,7 @@ def check_increasing(batch: pa.RecordBatch, last: tuple[int, int], path: Path) -
 
 
 def check_values(batch: pa.RecordBatch, vocabulary_size: int, path: Path) -> None:
-    """Check the ranges of the values among the columns that were read.
+    """Check the ranges of the values among the columns that were read, and losses against ranks.
 
     Raises
     ------
@@ -138,6 +139,9 @@ def check_values(batch: pa.RecordBatch, vocabulary_size: int, path: Path) -> Non
             # A NaN makes both comparisons false.
             if not (values.min() >= low and values.max() <= high):
                 raise ScoreError(f"{path}: column {name} has a value outside {low} to {high}. Score this shard again.")
+    if {"rank", "nll_bits"} <= set(batch.schema.names) and batch.num_rows:
+        rank, nll_bits = (batch[name].to_numpy(zero_copy_only=False) for name in ("rank", "nll_bits"))
+        _check_ranks(rank, nll_bits, path)
     if "entropy_bits" in batch.schema.names and batch.num_rows:
         steps = batch["entropy_bits"].to_numpy(zero_copy_only=False) * np.float32(1.0 / ENTROPY_STEP_BITS)
         most = most_entropy(vocabulary_size)
@@ -146,6 +150,22 @@ def check_values(batch: pa.RecordBatch, vocabulary_size: int, path: Path) -> Non
                 f"{path}: column entropy_bits has a value that is no multiple of {ENTROPY_STEP_BITS} bit from 0 to "
                 f"{most}. Score this shard again."
             )
+
+
+def _check_ranks(rank: NDArray[np.int32], nll_bits: NDArray[np.float32], path: Path) -> None:
+    """Check that no loss is below log2(rank).
+
+    A rank counts the tokens that are at least as probable as the true one, so that p · rank ≤ 1. It comes from the same
+    logits as the loss, of whatever precision, so that the two differ by rounding in float32 alone.
+    """
+    with np.errstate(over="ignore"):
+        bad = rank > np.exp2(nll_bits + np.float32(_RANK_SLACK_BITS))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ScoreError(
+            f"{path}: a loss of {nll_bits[row]:.4f} bits at rank {rank[row]}, though {rank[row]} tokens at least as "
+            f"probable leave each at least {np.log2(rank[row]):.4f}. Score this shard again."
+        )
 
 
 def check_alphas(batch: pa.RecordBatch, alphas: tuple[float, ...], path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from tokenbounds.config.corpora import PythonStdlibSource
 from tokenbounds.corpus.sources import read_documents
 from tokenbounds.models.online.mixing import ByteMixer
+from tokenbounds.models.online.ngrams import Ngrams
 
 
 def read_text(megabytes: float) -> list[np.ndarray]:
@@ -33,13 +34,15 @@ def main() -> None:
     parser.add_argument("megabytes", type=float, nargs="?", default=4.0)
     documents = read_text(parser.parse_args().megabytes)
     print(f"{'reference':<10}{'M bytes':>9}{'M bytes/s':>11}{'bits per byte':>15}")
-    ByteMixer(12).losses(documents[0][:100])  # compile
-    mixer, bits, size = ByteMixer(), 0.0, sum(document.size for document in documents)
-    start = time.process_time()
-    for document in documents:
-        bits += float(mixer.losses(document).sum(dtype=np.float64))
-    spent = time.process_time() - start
-    print(f"{'mixing':<10}{size / 1e6:>9.1f}{size / spent / 1e6:>11.2f}{bits / size:>15.4f}")
+    size = sum(document.size for document in documents)
+    for name, family in (("mixing", ByteMixer), ("ngrams", Ngrams)):
+        family(table_bits=12).losses(documents[0][:100])  # compile
+        predictor, bits = family(), 0.0
+        start = time.process_time()
+        for document in documents:
+            bits += float(predictor.losses(document).sum(dtype=np.float64))
+        spent = time.process_time() - start
+        print(f"{name:<10}{size / 1e6:>9.1f}{size / spent / 1e6:>11.2f}{bits / size:>15.4f}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 from tokenbounds.errors import ModelError
 from tokenbounds.models.online.logarithm import log2, log2_table
 from tokenbounds.models.online.mixing import ByteMixer
+from tokenbounds.models.online.ngrams import Ngrams
 from tokenbounds.models.online.tables import confidence_table, rate_table, squash_table, stretch_table
 
 TEXT = np.frombuffer(
@@ -103,6 +104,53 @@ def test_a_table_of_no_sensible_size_is_refused(bits, monkeypatch):
         ByteMixer(20)
     with pytest.raises(ModelError, match="choose 12 to 26"):
         ByteMixer(bits)
+    with pytest.raises(ModelError, match="choose 12 to 26"):
+        Ngrams(table_bits=bits)
+
+
+@pytest.fixture(scope="module")
+def grams():
+    return Ngrams(256, 3, BITS).losses(TEXT)
+
+
+def test_ngrams_learn_repetition_and_give_the_same_on_every_machine(grams):
+    assert grams[:10].mean() > 5 and grams[-200:].mean() < 0.2
+    assert Ngrams(256, 3, BITS).losses(TEXT).tobytes() == grams.tobytes()
+    assert hashlib.sha256(grams.tobytes()).hexdigest()[:16] == "d40acc69335b4078"
+
+
+@pytest.mark.parametrize("cut", [1, 3, 77, 500])
+def test_ngrams_fetch_ahead_but_do_not_look_ahead(grams, cut):
+    changed = TEXT.copy()
+    changed[cut:] = np.random.default_rng(cut).integers(0, 256, TEXT.size - cut)
+    assert Ngrams(256, 3, BITS).losses(changed)[:cut].tobytes() == grams[:cut].tobytes()
+
+
+def test_ngrams_follow_their_definition_by_hand():
+    """Two tokens in turn, of four: what is shared with the shorter context is 30000 / 65536 at first, then learned."""
+    found = 2.0 ** -Ngrams(4, 1, BITS).losses([1, 2, 1, 2]).astype(float)
+    e = 30000 / 65536
+    one_of_two = (1 - e) / 2 + e / 4
+    learned = e + (e / 4 / one_of_two - e) / 128
+    one_of_three = (1 - learned) / 3 + learned / 4
+    expected = np.array([1 / 4, e / 4, one_of_two, 1 - e + e * one_of_three])  # uniform; new; known; after a 1 only 2
+    np.testing.assert_allclose(found, expected * 4095 / 4096 + 1 / 4096 / 4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "order", "cut"), [(256, 3, 400), (40, 2, 5), (3, 8, 300), (1000, 1, 900)])
+def test_probabilities_of_ngrams_add_up_to_one_and_never_to_more(size, order, cut):
+    """Every token after one past, in the same document; 1,000 tokens overflow the lines of seven followers."""
+    past = np.random.default_rng(0).geometric(0.05, cut) % size
+    found = [2.0 ** -float(Ngrams(size, order, 12).losses(np.append(past, token))[-1]) for token in range(size)]
+    assert 1 - 1e-5 < sum(found) <= 1 + 1e-6  # losses are rounded to float32
+    assert min(found) > 0.99 * 2.0**-12 / size
+
+
+def test_ngrams_of_many_tokens_stay_finite_and_refuse_others():
+    grams = Ngrams(5000, 2, 12)
+    assert np.isfinite(grams.losses(np.random.default_rng(1).integers(0, 5000, 20_000))).all()
+    with pytest.raises(ModelError, match="beyond the 5000 of this reference"):
+        grams.losses([3, 5000])
 
 
 def test_tables_are_monotone_and_inverse():

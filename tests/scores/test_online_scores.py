@@ -41,10 +41,11 @@ def study(tmp_path_factory):
         (folder / f"texts/{number:02d}.txt").write_text("".join(generator.choice(lines, 60)))
     source = TextSource(kind="text", paths=(str(folder / "texts"),))
     tokenize_corpus(CorpusSpec(source=source, shards=2), "tale", folder / "corpus")
-    (folder / "online").mkdir()
-    name_online(OnlineCard(BITS), folder / "online/card.json")
-    spec = MessageSpec(model="online", quantizer=OnlineQuantizer(kind="no_values"))
-    encode_model(folder / "online", spec, folder / "online.tbm", folder / "online.json")
+    for name, card in (("online", OnlineCard(BITS)), ("grams", OnlineCard(BITS, 300, 3))):
+        (folder / name).mkdir()
+        name_online(card, folder / f"{name}/card.json")
+        spec = MessageSpec(model=name, quantizer=OnlineQuantizer(kind="no_values"))
+        encode_model(folder / name, spec, folder / f"{name}.tbm", folder / f"{name}.json")
     fit_markov(MarkovModel(kind="markov", corpus="tale", order=1), Corpus.open(folder / "corpus"), folder / "chain")
     spec = MessageSpec(model="chain", quantizer=CountsQuantizer(kind="counts", threshold=1))
     encode_model(folder / "chain", spec, folder / "chain.tbm", folder / "chain.json")
@@ -79,6 +80,7 @@ def certify(study, name, links, **settings):
 def test_a_message_names_the_reference_and_holds_nothing(study):
     assert decode_message(study / "online.tbm") == OnlineCard(BITS)
     assert (study / "online.tbm").stat().st_size < 250
+    assert decode_message(study / "grams.tbm") == OnlineCard(BITS, 300, 3)
 
 
 def test_shards_hold_what_one_pass_over_the_corpus_says(study, links):
@@ -96,6 +98,12 @@ def test_a_sample_is_picked_from_the_same_pass(study, links):
     joined = sampled.join(whole, ["document", "position"], right_suffix="_whole")
     assert 0 < joined.num_rows < whole.num_rows
     np.testing.assert_array_equal(joined["nll_bits"].to_numpy(), joined["nll_bits_whole"].to_numpy())
+
+
+def test_ngrams_of_any_vocabulary_are_certified_and_replayed(study):
+    row = certify(study, "grams", [score(study, "grams")]).best
+    assert row.empirical < row.value < row.random_guess
+    verify_certificate(study / "grams.json", rescore=3)
 
 
 def test_ranks_are_never_below_the_true_ones(study, links):
@@ -165,6 +173,11 @@ def test_below_a_model_it_lowers_the_certificate_and_the_mixture_is_no_best_mode
     [
         lambda header, parts: header["model"].update(table_bits=40),
         lambda header, parts: header["model"].update(table_bits=True),
+        lambda header, parts: header["model"].update(order=3),
+        lambda header, parts: header["model"].update(method="ngrams_1"),
+        lambda header, parts: header["model"].update(method="ngrams_1", order=99),
+        lambda header, parts: header["model"].update(method="ngrams_1", order=3, vocabulary_size=1 << 40),
+        lambda header, parts: header.update(model=[]),
         lambda header, parts: header["model"].update(method="another"),
         lambda header, parts: header["model"].update(vocabulary_size=512),
         lambda header, parts: header["quantizer"].update(levels=3),
@@ -208,6 +221,17 @@ def test_the_configuration_knows_what_cannot_work():
         parse_study(rows(evaluation="few"))
     with pytest.raises(ConfigError, match="independent from one of the documents to the next"):
         parse_study(rows(bounds={"bounds": ["documents"]}))
+    many = rows()
+    many["models"]["o"] = {"kind": "online", "predictor": "ngrams", "order": 2, "vocabulary_size": 255}
+    with pytest.raises(ConfigError, match="'o' predicts 255 tokens, and corpus 'c' has 256"):
+        parse_study(many)
+    many["models"]["o"]["vocabulary_size"] = 300
+    parse_study(many)
+    for key in ("order", "vocabulary_size"):
+        wrong = rows()
+        wrong["models"]["o"][key] = 5
+        with pytest.raises(ConfigError, match=f"{key}.*choose predictor: ngrams"):
+            parse_study(wrong)
     wrong = rows()
     wrong["messages"]["o"]["quantizer"]["kind"] = "counts"
     with pytest.raises(ConfigError, match="needs a quantizer of kind no_values"):

@@ -2,9 +2,10 @@
 
 from tokenbounds.config import OnlineModel, parse_row
 from tokenbounds.jobs import job
-from tokenbounds.models.online.card import OnlineCard, name_online
+from tokenbounds.models.online.card import DEFAULT_ORDER, OnlineCard, name_online
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
         row = parse_row(OnlineModel, snakemake.params.row)
-        name_online(OnlineCard(row.table_bits), snakemake.output.card)
+        order = (row.order or DEFAULT_ORDER) if row.predictor == "ngrams" else None
+        name_online(OnlineCard(row.table_bits, row.vocabulary_size, order), snakemake.output.card)

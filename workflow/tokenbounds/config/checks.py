@@ -226,19 +226,24 @@ def _certificate_faults(where: str, study: Study, row: CertificateSpec) -> Itera
                 f"{where}.bounds.subsets: corpus '{row.corpus}' has no label '{name}', only "
                 f"{', '.join(declared) or 'none at all'}. Sources of kind jsonl, parquet and huggingface take 'labels'."
             )
-    online = [name for name in row.messages if study.models[study.messages[name].model].kind == "online"]
-    if online and size is not None and size > 256:
-        yield f"{where}: '{online[0]}' predicts bytes, and corpus '{row.corpus}' has {size} tokens. Name one of bytes."
+    models = {name: study.models[study.messages[name].model] for name in row.messages}
+    online = {name: model for name, model in models.items() if model.kind == "online"}
+    for name, reference in online.items():
+        if size is not None and size > reference.vocabulary_size:
+            yield (
+                f"{where}: '{name}' predicts {reference.vocabulary_size} tokens, and corpus '{row.corpus}' has {size}. "
+                f"Name one with predictor: ngrams and vocabulary_size: {size}."
+            )
     by_unit = [bound for bound in row.bounds.bounds if bound.unit]
     if online and by_unit:
         yield (
             f"{where}.bounds: '{by_unit[0]}' needs losses that are independent from one of the {by_unit[0].unit} to "
-            f"the next, but '{online[0]}' learns along the corpus. Leave it out."
+            f"the next, but '{next(iter(online))}' learns along the corpus. Leave it out."
         )
     if online and row.prior == "held_out":
         yield (
-            f"{where}.prior: '{online[0]}' learns along the corpus, so it is not held out. Its message is a header of "
-            "some bytes: leave out 'prior'."
+            f"{where}.prior: '{next(iter(online))}' learns along the corpus, so it is not held out. Its message is a "
+            "header of some bytes: leave out 'prior'."
         )
         return
     if row.prior == "held_out":

@@ -209,8 +209,8 @@ class MarkovModel:
 
 
 @dataclass(frozen=True, config=STRICT)
-class OnlineModel:
-    """A predictor of bytes that starts empty and learns along the corpus that it predicts: context mixing.
+class OnlineModel(Checked):
+    """A predictor that starts empty and learns along the corpus that it predicts: context mixing, or n-grams.
 
     Nothing in it depends on the corpus before the corpus is read, so its message is a header of a few bytes. Its
     certificates are about the running predictor, not about one frozen model. It serves as a yardstick, and in a chain
@@ -218,10 +218,38 @@ class OnlineModel:
     """
 
     kind: Literal["online"]
+    predictor: Annotated[
+        Literal["mixing", "ngrams"],
+        Field(
+            description="`mixing`: bytes only; nine contexts and the longest repetition of what was just read, mixed "
+            "bit by bit. `ngrams`: any vocabulary; what followed the last few tokens, six times as fast."
+        ),
+    ] = "mixing"
     table_bits: Annotated[
         int,
-        Field(ge=12, le=26, description="log2 of the entries of each of 9 tables, 4 bytes per entry; 22 takes 150 MB."),
+        Field(
+            ge=12,
+            le=26,
+            description="log2 of the entries of each table, 4 bytes per entry; 22 takes 150 MB for the 9 tables of "
+            "`mixing`, 17 MB for each length of context of `ngrams`.",
+        ),
     ] = 22
+    order: Annotated[
+        int | None, Field(ge=1, le=8, description="Tokens in the longest context of `ngrams`; `null`: 6.")
+    ] = None
+    vocabulary_size: Annotated[
+        int,
+        Field(
+            ge=2, le=1 << 20, description="Number of tokens that `ngrams` chooses from: the tokenizer's, 256 for bytes."
+        ),
+    ] = 256
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield keys of n-grams that context mixing cannot have."""
+        if self.predictor == "mixing" and self.order is not None:
+            yield Fault("order", "context mixing has no single order. Leave it out, or choose predictor: ngrams.")
+        if self.predictor == "mixing" and self.vocabulary_size != 256:
+            yield Fault("vocabulary_size", "context mixing predicts bytes. Leave it out, or choose predictor: ngrams.")
 
     @property
     def is_dense(self) -> bool:

@@ -121,11 +121,11 @@ def scoring_minutes(study: Study, evaluation: str, message: str, inputs: Inputs)
 def scoring_megabytes(study: Study, evaluation: str, message: str, inputs: Inputs) -> float:
     """4000, plus 60 per MB of messages and tables, 2 per MB of a base to decode, and 16 bytes per scored token.
 
-    The tables of an online reference take 40 bytes per entry of one.
+    The tables of an online reference take 40 bytes per entry of one, and counts of its vocabulary 8 per token.
     """
     model = study.models[study.messages[message].model]
     if model.kind == "online":
-        return 2000 + 40 * 2**model.table_bits / 1e6
+        return 2000 + (40 * 2**model.table_bits + 8 * model.vocabulary_size) / 1e6
     base = inputs.megabytes("side_information") - inputs.megabytes("side_information", suffix=".tbm")
     decoding = 60 * (inputs.megabytes() - base) + 2 * base
     return 4000 + decoding + 16 * _scored_tokens(study, evaluation, inputs) / 1e6

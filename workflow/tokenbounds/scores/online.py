@@ -6,8 +6,16 @@ import numpy as np
 
 from tokenbounds.models.online.card import OnlineCard
 from tokenbounds.models.online.mixing import ByteMixer
+from tokenbounds.models.online.ngrams import Ngrams
 from tokenbounds.scores.scorer import EVERYTHING, Float32Array, Losses
 from tokenbounds.scores.windows import Group, TokenReader
+
+
+def start_predictor(card: OnlineCard) -> ByteMixer | Ngrams:
+    """The empty predictor that a card names."""
+    if card.order is None:
+        return ByteMixer(card.table_bits)
+    return Ngrams(card.vocabulary_size, card.order, card.table_bits)
 
 
 class OnlineScorer:
@@ -28,7 +36,7 @@ class OnlineScorer:
         self.vocabulary_size = card.vocabulary_size
         self._card = card
         self._corpus = corpus
-        self._mixer = ByteMixer(card.table_bits)
+        self._predictor = start_predictor(card)
         self._next = 0  # the first document that was not read
         self._losses: Float32Array = np.empty(0, np.float32)
 
@@ -37,9 +45,9 @@ class OnlineScorer:
         parts = []
         for document, start, length in zip(group.document, group.start, group.length, strict=True):
             if document < self._next - 1:
-                self._mixer, self._next = ByteMixer(self._card.table_bits), 0
+                self._predictor, self._next = start_predictor(self._card), 0
             while self._next <= document:
-                self._losses = self._mixer.losses(self._corpus.document(self._next))
+                self._losses = self._predictor.losses(self._corpus.document(self._next))
                 self._next += 1
             parts.append(self._losses[start : start + length])
         nll_bits = np.concatenate(parts)

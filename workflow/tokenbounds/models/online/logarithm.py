@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tokenbounds.compiled import compiled
 
 _PARTS = 256  # of [1/2, 1), each with its middle's logarithm
-_LN2 = 0.6931471805599453
+_PER_LN2 = 1.4426950408889634  # 1 / ln 2
 
 
 def log2_table() -> npt.NDArray[np.float64]:
@@ -29,5 +29,5 @@ def log2(value: Any, table: Any) -> float:
     part = int(fraction * (2 * _PARTS)) - _PARTS
     middle = (2 * (_PARTS + part) + 1) / (4.0 * _PARTS)
     r = (fraction - middle) / middle  # at most 2^-9 in absolute value, so that r^6 / 6 < 2^-56
-    series = r * (1.0 - r * (1.0 / 2 - r * (1.0 / 3 - r * (1.0 / 4 - r / 5))))
-    return float(exponent) + (table[part] + series / _LN2)
+    series = r * (1.0 - r * (1.0 / 2 - r * (1.0 / 3 - r * (1.0 / 4 - r * (1.0 / 5)))))
+    return float(exponent) + (table[part] + series * _PER_LN2)

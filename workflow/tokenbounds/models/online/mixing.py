@@ -24,7 +24,7 @@ import numpy.typing as npt
 from tokenbounds.compiled import compiled, prefetch
 from tokenbounds.errors import ModelError
 from tokenbounds.limits import check_memory
-from tokenbounds.models.online.card import FEWEST_TABLE_BITS, MOST_TABLE_BITS
+from tokenbounds.models.online.card import DEFAULT_ORDER, check_sizes
 from tokenbounds.models.online.lines import aligned_zeros
 from tokenbounds.models.online.logarithm import log2, log2_table
 from tokenbounds.models.online.tables import MOST_ODDS, confidence_table, rate_table, squash_table, stretch_table
@@ -96,8 +96,8 @@ class ByteMixer:
     """
 
     def __init__(self, table_bits: int = 22) -> None:
-        if not FEWEST_TABLE_BITS <= table_bits <= MOST_TABLE_BITS:
-            raise ModelError(f"tables of 2^{table_bits} entries; choose {FEWEST_TABLE_BITS} to {MOST_TABLE_BITS} bits.")
+        if fault := check_sizes(256, DEFAULT_ORDER, table_bits):
+            raise ModelError(fault)
         # Four bytes an entry, and as much as one table for what was read.
         check_memory(4 * (CONTEXTS + 1) << table_bits, f"an online reference of {table_bits} table_bits", ModelError)
         expected = np.arange(2, MATCH_STATES + 2, dtype=np.int64)

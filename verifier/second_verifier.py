@@ -1,10 +1,10 @@
-"""Checks certificates without the program that made them: one file, which needs Python, numpy and pyarrow alone.
+"""Checks certificates without the program that made them: one file, which needs only Python, numpy and pyarrow.
 
     python second_verifier.py results/certificates/NAME.json ...
 
 Written from docs/certificates.md, bounds.md, scores.md and message-format.md. Every file is hashed; corpus, table of
 documents, plan, ledger and every row are computed again from shards and Parquet. Models are not decoded, so nothing
-here shows that scores are the message's: `tokenbounds verify --rescore` does. What this program does not know is named
+here shows that scores are the message's: `tokenbounds verify --rescore` does. What this program does not know is listed
 as not checked. Memory grows with the largest score file, the corpus, and the number of blocks.
 
 Exit status: 0 if all that can be checked is right, 2 if rows or fields were left unchecked, 1 if something is wrong.
@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 LN2 = math.log(2.0)
-# Keys that are checked, beside those of rows and links; others are named as not checked.
+# Keys that are checked, besides those of rows and links; others are listed as not checked.
 TOP = {*"assumptions blocks bounds certificate certificate_sha256 chain corpus delta dtype ledger manifest".split()}
 TOP |= {*"message model notes plan prior rows schema_version scored_tokens scores software study subsets".split()}
 TOP |= {"tokens", "vocabulary_size"}

@@ -127,7 +127,7 @@ def test_no_source_makes_a_bound_of_errors_with_centres_fail_more_often_than_it_
     total = math.log(1 / 0.05)
     values = error_values(10, total, [[0.0, 0.0], [0.5, 0.0], [0.75, 0.25]])
     assert worst_case_by_kind(values) <= 0.05
-    # A centre that has seen its token is none.
+    # A centre that has seen its token is not one.
     peeking = np.empty((11, 11))
     for a, b in np.ndindex(11, 11):
         counts = [a + b, 20 - a - b]

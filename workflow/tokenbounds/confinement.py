@@ -53,7 +53,7 @@ def leave_network() -> str:
         if library.unshare(_NEW_NETWORK) == 0:
             return "no network"
         if library.unshare(_NEW_USER | _NEW_NETWORK) == 0:
-            with contextlib.suppress(OSError):  # its own name in there; without it is nobody, who may read as much
+            with contextlib.suppress(OSError):  # its own user in there; without it, `nobody`, who may read as much
                 Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
             return "no network"
     return "no network for Python (the system has no namespace for it)"

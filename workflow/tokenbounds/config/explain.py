@@ -21,7 +21,7 @@ def explain_errors(kind: type, error: ValidationError) -> Iterator[str]:
     inner = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
     for fault in faults:
         if fault["loc"] in inner:
-            continue  # a list is wrong because one of its parts is, which has a line of its own
+            continue  # a list is wrong because one of its parts is wrong, which has a line of its own
         keys, hint = _place(kind, fault["loc"])
         where, given = ".".join(keys), json.dumps(fault["input"], default=str, ensure_ascii=False)
         given = given if len(given) <= 60 else f"{given[:57]}..."

@@ -163,7 +163,7 @@ def _check_ranks(rank: NDArray[np.int32], nll_bits: NDArray[np.float32], path: P
     if bad.any():
         row = int(np.argmax(bad))
         raise ScoreError(
-            f"{path}: a loss of {nll_bits[row]:.4f} bits at rank {rank[row]}, though {rank[row]} tokens at least as "
+            f"{path}: a loss of {nll_bits[row]:.4f} bits at rank {rank[row]}, but {rank[row]} tokens at least as "
             f"probable leave each at least {np.log2(rank[row]):.4f}. Score this shard again."
         )
 

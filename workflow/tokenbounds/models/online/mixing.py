@@ -98,7 +98,7 @@ class ByteMixer:
     def __init__(self, table_bits: int = 22) -> None:
         if fault := check_sizes(256, DEFAULT_ORDER, table_bits):
             raise ModelError(fault)
-        # Four bytes an entry, and as much as one table for what was read.
+        # Four bytes per entry, and as much as one table for what was read.
         check_memory(4 * (CONTEXTS + 1) << table_bits, f"an online reference of {table_bits} table_bits", ModelError)
         expected = np.arange(2, MATCH_STATES + 2, dtype=np.int64)
         worth = np.stack([65536 // (expected + 1), 65535 - 65536 // (expected + 1)], axis=1)

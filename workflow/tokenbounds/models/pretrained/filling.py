@@ -17,7 +17,7 @@ OTHER_HEAD = (
     "its configuration says tie_word_embeddings, but the file holds an lm_head.weight that is not the embedding. "
     "Correct the configuration, or remove the tensor."
 )
-FREE_VALUES = 1 << 20  # that a configuration may describe beyond those of its file, before it is refused for that
+FREE_VALUES = 1 << 20  # values that a configuration may describe beyond those of its file before it is refused
 # Constants that older releases of transformers wrote next to the parameters: rotary frequencies, GPT-2's masks.
 _CONSTANTS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 

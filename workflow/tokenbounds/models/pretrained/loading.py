@@ -276,7 +276,7 @@ def _check_size(where: str, settings: PreTrainedConfig, size_bytes: int, values_
         wanted = count_parameters(card_from_config(settings, start_id=0)).coded
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from error
-    # Where the difference is smaller, it is explained later by the name of a tensor.
+    # A smaller difference is explained later by the name of a tensor.
     if wanted > FREE_VALUES + values_per_byte * size_bytes:
         raise ModelError(
             f"{where}: its configuration describes {wanted:,} values; its files have {size_bytes:,} bytes."

@@ -382,8 +382,9 @@ def run(checks, parts, plan, documents):
     for part in parts:
         for index, (_, unit, subset, function) in enumerate(asked):
             keep = slice(None) if subset is None else part["labels"][subset[0]] == subset[1]
-            place = part["document" if unit == "documents" else "row"][keep]
-            size = documents if unit == "documents" else len(plan.rows["block"])
+            steps = np.rint(8 * part["entropy"][-1]).astype(int)
+            place = {"documents": part["document"], "entropies": steps}.get(unit, part["row"])[keep]
+            size = {"documents": documents, "entropies": 512}.get(unit, len(plan.rows["block"]))
             values = [np.ones(len(place)), *(each[keep] for each in function(part))]
             values = [np.bincount(place, each, size) for each in values]
             totals[index] = values if totals[index] is None else list(map(np.add, totals[index], values))
@@ -393,7 +394,7 @@ def run(checks, parts, plan, documents):
         if unit == "tokens" and plan.sampled:
             found = [Average(float(each @ draws) / draws.sum(), each, plan) for each in means]
         with contextlib.suppress(StopIteration):
-            check.send(found)
+            check.send((count, *sums) if unit == "entropies" else found)
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------
@@ -441,19 +442,31 @@ def errors(kind, share, nats, count, lambdas):
     if kind == "freedman":
         nats, price = nats + math.log(lambdas), math.log(lambdas)
         return min(bet(kind, share * math.log1p(-x), x, nats, count) for x in fractions(lambdas).tolist()), price
-    bets, low, high = np.exp(np.linspace(-0.5 * math.log(max(count, 2)), 0, 4096)), share, 1.0
+    high, _ = centred_errors(np.array([count * share]), np.array([count]), np.zeros((1, 1)), nats)
+    pairs = [(x, y) for x, y in ((share, high), (1 - share, 1 - high)) if x]
+    return high, max(0.0, count * sum(x * math.log(x / y) for x, y in pairs) - nats) if high < 1 else math.log(4096)
+
+
+def centred_errors(wrong, counts, centres, nats):
+    """Bound of a share of errors and the largest log-wealth there; of errors and tokens [b], with centres [q, b]."""
+    count, known = counts.sum(), centres @ counts / counts.sum()
+    bets, low, high = np.exp(np.linspace(-0.5 * math.log(max(count, 2)), 0, 4096)), wrong.sum() / counts.sum(), 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        lost = count * share * np.log1p(-bets) if share else 0 * bets
+        lost = [np.log1p(-np.outer(bets, 1 - each)) * wrong for each in centres]
+        kept = np.array([np.log1p(np.outer(bets, each)) @ (counts - wrong) for each in centres])
+        held = np.array([np.where(wrong > 0, each, 0.0).sum(axis=1) for each in lost]) + kept  # [q, bets]
+
+        def wealths(mean):
+            return np.where(held == -np.inf, -np.inf, held - count * np.log1p(-bets * (mean - known[:, None])))
 
         def refuted(mean):
-            logs = np.where(lost == -np.inf, -np.inf, lost - count * np.log1p(-bets * mean))
+            logs = wealths(mean)
             return logs.max() == np.inf or logs.max() + math.log(np.exp(logs - logs.max()).mean()) > nats
 
         for _ in range(100 if refuted(1.0) else 0):
             middle = (low + high) / 2
             low, high = (low, middle) if refuted(middle) else (middle, high)
-    pairs = [(x, y) for x, y in ((share, high), (1 - share, 1 - high)) if x]
-    return high, max(0.0, count * sum(x * math.log(x / y) for x, y in pairs) - nats) if high < 1 else math.log(4096)
+        return high, float(wealths(high).max())
 
 
 def log_fraction(value):
@@ -546,6 +559,23 @@ def check_row(row, paid, setting, what, left):
         return [loss, width(weights, size) ** 2] if own and not k else [loss]
 
     need(unit == "tokens" or setting.whole or (unit == "documents" and not setting.sampled), f"{what} has no units")
+    if k and kind == "betting" and len(setting.kappas(-1)) > 1 and not setting.sampled:
+        need(kappa in setting.kappas(-1), f"{what} has a kappa of no grid")
+        counts, wrong = yield "entropies", setting.subset, function
+        spread = np.maximum(0, np.arange(len(counts)) / 8 - math.log2(k))
+        centres = 1 - np.exp2(-np.outer(setting.kappas(-1), spread))
+        value, top = centred_errors(wrong, counts, centres, nats)
+        price = max(0.0, top - nats) if top < math.inf else math.log(4096 * len(centres))
+        entries, nats = setting.entries(metric, kind, price)
+        found = {
+            "value": value,
+            "empirical": wrong.sum() / counts.sum(),
+            "sampling": 0.0,
+            "complexity": nats,
+            "range": 1.0,
+        }
+        compare(row, found, {(name, None): amount for name, amount in entries.items()}, paid, setting, what, left)
+        return
     mean, *others = yield unit, setting.subset, function
     price, units = math.log(setting.lambdas) if bets or own else 0.0, None
     if unit != "tokens":

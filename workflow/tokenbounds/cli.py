@@ -427,6 +427,45 @@ def bound(
 
 
 @app.command()
+def lm_eval(
+    samples: Annotated[
+        Path, typer.Argument(metavar="SAMPLES", help="One task's samples_TASK_DATE.jsonl, of `lm_eval --log_samples`.")
+    ],
+    longest_document: Annotated[
+        int | None,
+        typer.Option(min=1, max=_MOST, metavar="BYTES", help="For losses per byte: a limit fixed beforehand."),
+    ] = None,
+    longest_words: Annotated[
+        int | None,
+        typer.Option(min=1, max=_MOST, metavar="WORDS", help="For losses per word: a limit fixed beforehand."),
+    ] = None,
+    ceiling: Annotated[
+        float,
+        typer.Option(min=0.001, max=1000, metavar="BITS", help="The most that a document costs per byte; fixed too."),
+    ] = 8.0,
+    word_ceiling: Annotated[
+        float,
+        typer.Option(min=0.001, max=1000, metavar="BITS", help="The most that a document costs per word; fixed too."),
+    ] = 64.0,
+    delta: Annotated[float, typer.Option(help="Failure probability of all intervals together.")] = 0.05,
+) -> None:
+    """Print intervals for what lm-evaluation-harness measured: bits per byte, perplexities, accuracies.
+
+    For a model that does not depend on the documents, if they are independent draws from their source. By default a
+    byte costs no more than guessing bytes uniformly does, and a word eight times that.
+    """
+    from tokenbounds.certificates.lm_eval import Question, Unit, lm_eval_intervals
+    from tokenbounds.console import show_lm_eval
+
+    if not 0 < delta < 1:
+        raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
+    stated = {"byte": (longest_document, ceiling), "word": (longest_words, word_ceiling)}
+    units = {name: Unit(longest, most) for name, (longest, most) in stated.items() if longest is not None}
+    question = Question(delta, units)
+    show_lm_eval(SafeConsole(), lm_eval_intervals(samples, question), question)
+
+
+@app.command()
 def pin(
     files: Annotated[
         list[str],

@@ -20,6 +20,8 @@ from tokenbounds.rounding import round_down, round_up
 if TYPE_CHECKING:
     from tokenbounds.certificates.checks import Check
     from tokenbounds.certificates.intervals import Interval, Question
+    from tokenbounds.certificates.lm_eval import Answer
+    from tokenbounds.certificates.lm_eval import Question as LmEvalQuestion
     from tokenbounds.certificates.rows.tokens import Statement
     from tokenbounds.config import Study
 
@@ -69,20 +71,13 @@ def show_statement(console: Console, statement: Statement) -> None:
 
 def show_intervals(console: Console, intervals: Iterable[Interval], question: Question) -> None:
     """Print error bars: each quantity with its interval, and what the intervals are about."""
-    table = _grid()
-    table.show_header = True
-    for name in ("", "measured", "from", "to"):
-        table.add_column(name, justify="right" if name else "left")
-    for each in intervals:
-        ends = round_down(each.low, _DIGITS), round_up(each.high, _DIGITS)
-        table.add_row(each.metric, f"{each.estimate:.{_DIGITS}f}", *ends)
     about = (
         "They are about these contexts: what the next token costs on average if it is written afresh in each of them."
         if question.document_column is None
         else "They are about new documents of the source, if these documents are independent draws from it; long "
         "documents count for their length."
     )
-    _section(console, f"Intervals, all true together with probability {1 - question.delta:g}", table)
+    _show_interval_table(console, intervals, question.delta)
     notes = [
         about,
         f"Losses are smoothed: a share {question.alpha:g} of each prediction is uniform over "
@@ -90,6 +85,35 @@ def show_intervals(console: Console, intervals: Iterable[Interval], question: Qu
         "They hold only if the model does not depend on this text. Nothing here can see whether it does.",
     ]
     _section(console, "What they say", _list(notes))
+
+
+def show_lm_eval(console: Console, answer: Answer, question: LmEvalQuestion) -> None:
+    """Print error bars of samples that lm-evaluation-harness logged, and what the intervals are about."""
+    _show_interval_table(console, answer.intervals, question.delta)
+    notes = [
+        f"They are about new documents of the source, if these {answer.documents:,} are independent draws from it; in "
+        "perplexities and bits per byte, long documents count for their length.",
+        *(
+            f"Assumed beforehand: at most {unit.longest:,} {name}s in a document, and at most {unit.ceiling:g} bits "
+            f"per {name}."
+            for name, unit in question.units.items()
+        ),
+        "They hold only if the model does not depend on these documents. Nothing here can see whether it does.",
+    ]
+    if answer.without:
+        notes.append(f"Without interval: {', '.join(answer.without)}.")
+    _section(console, "What they say", _list(notes))
+
+
+def _show_interval_table(console: Console, intervals: Iterable[Interval], delta: float) -> None:
+    table = _grid()
+    table.show_header = True
+    for name in ("", "measured", "from", "to"):
+        table.add_column(name, justify="right" if name else "left")
+    for each in intervals:
+        ends = round_down(each.low, _DIGITS), round_up(each.high, _DIGITS)
+        table.add_row(each.metric, f"{each.estimate:.{_DIGITS}f}", *ends)
+    _section(console, f"Intervals, all true together with probability {1 - delta:g}", table)
 
 
 def show_message(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,14 +32,14 @@ class Interval:
     Attributes
     ----------
     metric
-        "bits per token", "perplexity", "bits per byte" or "accuracy".
+        "bits per token", "perplexity", "bits per byte" or "accuracy"; or another tool's name.
     estimate
-        Over the tokens that were scored; for perplexity 2 to the bits per token.
+        Over what was scored; for perplexity 2 to the bits per token.
     low, high
         All intervals of a call hold together with probability 1 - delta.
     """
 
-    metric: Literal["bits per token", "perplexity", "bits per byte", "accuracy"]
+    metric: str
     estimate: float
     low: float
     high: float

@@ -40,15 +40,13 @@ def many_contexts():
     first = block(1, np.array([[1]]), 3, (1, 1))
     pairs = block(256, np.ones(256, dtype=int), 2) + write_varint(0) + write_varint(0)
     triples = block(1 << 16, np.ones(1 << 16, dtype=int), 2) + write_varint(0) + write_varint(0)
-    return chain(3, 256, first + pairs + triples + block(1 << 21, np.ones(1 << 21, dtype=int), 2))
+    return chain(3, 256, first + pairs + triples + write_varint(1 << 21) + write_varint(0))
 
 
 def many_cells():
-    """A plane of 2^24 zeros and a one."""
-    plane = np.zeros((1 << 20, 1), dtype=int)
-    plane[-1] = 1
-    contexts = block(16, np.ones(16, dtype=int), 2)
-    return chain(1, 1 << 20, block(1 << 20, plane, 3, plane.shape) + contexts + write_varint(1 << 20) + write_varint(0))
+    """A plane of 2^24 cells: 16 contexts, a million tokens."""
+    first, contexts = block(1, np.array([[1]]), 3, (1, 1)), block(16, np.ones(16, dtype=int), 2)
+    return chain(1, 1 << 20, first + contexts + write_varint(1 << 20) + write_varint(0))
 
 
 def transformer(card, parts, quantizer=None):

@@ -17,7 +17,7 @@ from tokenbounds.config import MessageSpec
 from tokenbounds.config.quantizers import CountsQuantizer, UniformQuantizer
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.container import Part, read_message
-from tokenbounds.messages.formats.markov import Entries, MarkovFormat, decode_chain
+from tokenbounds.messages.formats.markov import Entries, MarkovFormat, _Budget, decode_chain
 from tokenbounds.models.markov import chain as markov
 from tokenbounds.models.markov.chain import MarkovChain
 from tokenbounds.models.markov.grams import MarkovCard
@@ -265,3 +265,16 @@ def test_promised_loss_is_hand_computed():
     complexity = (1000 * np.log(2) + 3) / 1000
     assert value == pytest.approx(2 + np.sqrt(2 * complexity) + complexity)
     assert marginal == pytest.approx(np.log(2) * (np.sqrt(1 / (2 * complexity)) + 1))
+
+
+# Chains that were fitted: to text in bytes, and to Zipf-distributed tokens in which half follow from the one before.
+FITTED = [(3, 256, 30_679, 2_389_346, 8_616, 2_205_696), (1, 50_000, 1_536, 16_826_850, 441, 50_000)]
+FITTED += [(1, 50_000, 95, 940_431, 18, 50_000), (2, 50_000, 946, 10_525_759, 212, 4_244_304)]
+
+
+@pytest.mark.parametrize("order, size, size_bytes, cells, contexts, candidates", FITTED)
+def test_fitted_chains_are_within_what_their_bytes_may_declare(order, size, size_bytes, cells, contexts, candidates):
+    budget = _Budget.of(MarkovCard(order, size, 0), size_bytes)
+    budget.spend(cells, contexts, candidates)
+    with pytest.raises(MessageError, match="larger tables"):
+        budget.spend(contexts=budget.contexts + 1)

@@ -311,6 +311,8 @@ class Scores:
             need(np.array_equal(columns[name], values), f"{path}: column {name} is not that of plan and corpus")
         losses, rank = columns["nll_bits"].astype(float), columns["rank"]
         right = (losses >= 0) & (losses < np.inf) & (rank >= 1) & (rank <= self.size)
+        # So many tokens are at least as probable as the true one; 2^-10 bit allows for rounding.
+        right &= losses >= np.log2(np.maximum(rank, 1)) - 2**-10
         need(right.all(), f"{path} has an impossible loss or rank")
         if self.has_entropies:
             steps = columns["entropy_bits"].astype(float) * 8

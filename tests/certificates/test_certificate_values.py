@@ -287,7 +287,8 @@ def test_a_vacuous_bound_says_so(study, tmp_path):
     from tokenbounds.messages.container import Part
 
     model = {"family": "markov", "order": 0, "start_id": 0, "vocabulary_size": V}
-    write_message(big.inputs.certified.message, {"model": model}, [Part("symbols", bytes(10_000))])
+    header = {"coder": "static", "model": model, "quantizer": {"kind": "counts", "levels": 16, "threshold": 2}}
+    write_message(big.inputs.certified.message, header, [Part("symbols", bytes(10_000))])
     big.build()
     certificate = certify_bound("c", "tiny", big.inputs, SPEC, tmp_path / "c.json", model="m")
     assert all(row["vacuous"] and row["value"] >= row["random_guess"] for row in certificate["rows"])

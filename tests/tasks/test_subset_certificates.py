@@ -68,7 +68,7 @@ def test_measured_values_are_averages_over_the_labelled_tokens(study, certificat
     bpd = next(each for each in row if (each["metric"], each["bound"]) == ("bpd", "betting"))
     raw = scores["nll_bits"].to_numpy()[chosen].astype(float)
     smoothed = -np.log2((1 - bpd["alpha"]) * 2.0**-raw + bpd["alpha"] / 29)
-    assert bpd["empirical"] == pytest.approx(smoothed.mean(), abs=1e-9)
+    assert smoothed.mean() <= bpd["empirical"] + 1e-12 <= smoothed.mean() + 1e-7  # rounded up
 
 
 def test_rows_of_regions_hold_jointly_with_all_others(study, certificate):
@@ -109,7 +109,8 @@ def test_rows_over_labels_are_made_again_from_the_message(certificate):
     checks = {check.name: check.detail for check in verify_certificate(certificate, rescore=ALL_BLOCKS)}
     raw = load(certificate)
     rows = [row for group in (raw, *raw["subsets"]) for row in group["rows"]]
-    assert checks["averages of rows"].startswith(f"{sum(row['metric'] == 'bpd' for row in rows)}, ")
+    compared = sum(row["metric"] == "bpd" or "kappa" in row for row in rows)  # a rate of errors follows from ranks
+    assert checks["averages of rows"].startswith(f"{compared}, ")
     assert checks["rows made again"].startswith(f"{len(rows)} rows from the new losses: understated by at most 0 ")
 
 

@@ -19,7 +19,7 @@ from tokenbounds.certificates.assumptions import (
 )
 from tokenbounds.certificates.averages.drawn import CorpusSize, DrawnDocuments
 from tokenbounds.certificates.averages.passes import Sample
-from tokenbounds.certificates.documents import count_repeats
+from tokenbounds.certificates.document_hashes import count_repeats
 from tokenbounds.certificates.evidence import CertificateInputs, Evidence, gather_evidence
 from tokenbounds.certificates.file_records import BaseRecord, EvidenceRecord
 from tokenbounds.certificates.records import record_evidence

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenbounds.certificates.documents import DocumentHashes, read_document_hashes
+from tokenbounds.certificates.document_hashes import DocumentHashes, read_document_hashes
 from tokenbounds.corpus.manifest import MANIFEST_NAME, Manifest, read_manifest
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file

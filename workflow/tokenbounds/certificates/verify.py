@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tokenbounds.certificates.certify import compute_certificate
 from tokenbounds.certificates.checks import Check
-from tokenbounds.certificates.documents import has_shards, read_document_hashes
+from tokenbounds.certificates.document_hashes import has_shards, read_document_hashes
 from tokenbounds.certificates.evidence import CertificateInputs, Evidence, LinkEvidence, LinkInputs, gather_evidence
 from tokenbounds.certificates.file_records import ChainRecord, FileRecord
 from tokenbounds.certificates.functionals import compare_functionals, find_labels

@@ -79,7 +79,7 @@ class Average:
 
 @dataclass(frozen=True)
 class Sample:
-    """The distinct blocks of a sample, in ascending order.
+    """The distinct blocks of a sample, in ascending order (docs/bounds.md, "Sampling").
 
     Attributes
     ----------

@@ -124,12 +124,12 @@ class ReferenceSource:
     pins: Annotated[str, Field(description="The list of files that `tokenbounds pin` wrote.")]
     documents: Annotated[PositiveInt, Field(description="How many rows to draw, with replacement.")]
     max_tokens: Annotated[
-        PositiveInt, Field(description="A document's tokens after these are no part of the corpus.")
+        PositiveInt, Field(description="A document's tokens after these are not part of the corpus.")
     ] = 2048
     field: TextField = "text"
     seed: Annotated[
         Annotated[int, Field(ge=0)] | None,
-        Field(description="Seed of the draw; `null`: it follows from the list of files, so that nobody chose it."),
+        Field(description="Seed of the draw; `null`: it follows from the list of files, so no one chose it."),
     ] = None
     licence: Licence = "unstated"
 

@@ -48,7 +48,7 @@ class PinnedFile:
         SHA-256 of a file on disk, above 4 MiB of 64 blocks of 64 KiB from end to end: files of any size are checked
         whenever they are read. None for one elsewhere.
     etag
-        What its server calls this version of it, where it says.
+        The server's name for this version of it, where it gives one.
     offsets
         Of JSON lines that are not compressed: where every 4096th document begins, bytes.
     """
@@ -74,7 +74,7 @@ class Pins:
         return sum(file.rows for file in self.files)
 
     def to_dict(self) -> dict[str, Any]:
-        """The list as JSON values; what a file does not have is left out."""
+        """The list as JSON values, without absent entries."""
         files = [{key: value for key, value in asdict(file).items() if value not in (None, ())} for file in self.files]
         return {"schema_version": SCHEMA_VERSION, "kind": self.kind, "rows": self.rows, "files": files}
 
@@ -141,7 +141,7 @@ def read_pins(path: Path | str) -> Pins:
 
 
 def read_rows(file: PinnedFile, kind: Kind, rows: Sequence[int], field: str, folder: Path) -> Iterator[str]:
-    """Yield the texts of some rows of a file, which are increasing; nothing else of it is kept.
+    """Yield the texts of some rows of a file, in increasing order; nothing else of it is kept.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def read_rows(file: PinnedFile, kind: Kind, rows: Sequence[int], field: str, fol
 
 
 def _expand(pattern: str) -> list[str]:
-    """Names of the files that a pattern stands for."""
+    """Names of the files that a pattern matches."""
     if "://" not in pattern:
         return [str(path) for path in find_files((pattern,), tuple(_SUFFIXES))]
     if not any(sign in pattern for sign in "*?["):
@@ -246,7 +246,7 @@ def _hash_blocks(stream: IO[bytes], size: int) -> str:
 
 
 def _etag(stream: Any) -> str | None:
-    """What the server calls this version of a file, if the stream is one of fsspec's and it says."""
+    """The server's name for this version of a file, if the stream is one of fsspec's and has it."""
     details = getattr(stream, "details", None) or {}
     etag = details.get("ETag") or details.get("etag")
     return str(etag) if etag else None

@@ -152,7 +152,7 @@ def tokenize_corpus(
 
 
 def _copy_pins(source: ReferenceSource, directory: Path) -> ReferenceEntry:
-    """Put the list of pinned files next to the manifest, so that whoever has the corpus can draw again."""
+    """Put the list of pinned files next to the manifest, so that anyone who has the corpus can draw again."""
     data = Path(source.pins).read_bytes()
     write_bytes(directory / PINS_NAME, data)
     rows = read_pins(directory / PINS_NAME).rows

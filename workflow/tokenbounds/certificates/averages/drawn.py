@@ -119,7 +119,7 @@ class DrawnDocuments(Sample):
 
 @dataclass(frozen=True)
 class CorpusSize:
-    """How large a corpus by reference is at least, and what the statement costs.
+    """A lower bound on the size of a corpus by reference, and what the statement costs.
 
     Attributes
     ----------

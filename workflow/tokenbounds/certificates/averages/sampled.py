@@ -56,7 +56,7 @@ class SampledCells:
     ) -> None:
         """Add rows [n]: block, raw loss and entropy in bits, smoothing weight if tokens differ.
 
-        Neighbours are mostly of one block. Entropies are needed if a cell has a centre.
+        Neighbours are mostly in one block. Entropies are needed if a cell has a centre.
 
         Raises
         ------

@@ -70,7 +70,7 @@ def test_accuracies_are_means_over_documents_by_filter(tmp_path):
         ({"doc_id": 1}, "line 3: document 1 occurs twice"),
         ({"doc_id": "x"}, "no number under doc_id"),
         ({"filter": ["none"]}, "no name under filter"),
-        ({"acc": 1.5}, "acc of document 2 is no number from 0 to 1"),
+        ({"acc": 1.5}, "acc of document 2 is not a number from 0 to 1"),
         ({"acc": "1"}, "acc of document 2"),
         ({"acc": math.nan}, "acc of document 2"),
         ({"bits_per_byte": [0.5, 8]}, "bits_per_byte of document 2 is not a finite log-likelihood"),
@@ -92,7 +92,7 @@ def test_a_broken_line_is_named(tmp_path, change, words):
     [
         ("", "is empty"),
         ("{", "line 1 is not JSON"),
-        ("\n[]", "line 2 is no JSON object"),
+        ("\n[]", "line 2 is not a JSON object"),
         ('{"doc_id": 0, "doc_id": 1}', "occurs twice"),
         ("\xff", "not JSON"),
         ('{"doc_id": 0, "acc": 1}\n{"doc_id": 1}', "line 2: document 1 has no acc"),
@@ -112,8 +112,8 @@ def test_a_file_without_samples_is_refused(tmp_path, text, words):
 @pytest.mark.parametrize(
     ("units", "words"),
     [
-        ({"byte": Unit(23, 8.0)}, "has 24 bytes, but --longest-document states 23"),
-        ({"word": Unit(2, 64.0)}, "has 3 words, but --longest-words states 2"),
+        ({"byte": Unit(23, 8.0)}, "has 24 bytes, but --longest-document states at most 23"),
+        ({"word": Unit(2, 64.0)}, "has 3 words, but --longest-words states at most 2"),
         ({"byte": Unit(32, 2.9)}, r"costs 72\.0 bits for 24 bytes.*--ceiling"),
         ({"word": Unit(4, 20.0)}, "--word-ceiling"),
     ],

@@ -30,15 +30,15 @@ _LONGEST_LINE = 1 << 28  # bytes; a line holds its document three times
 
 @dataclass(frozen=True)
 class Unit:
-    """What losses per byte, or per word, are known to obey before the documents are seen.
+    """Limits for losses per byte, or per word, that are known before the documents are seen.
 
     Attributes
     ----------
     longest
         The most bytes, or words, that a document may have.
     ceiling
-        The most bits that a document may cost per byte, or per word. A model's probability has no least value, so that
-        nothing but this limits a loss.
+        The most bits that a document may cost per byte, or per word. A model's probabilities have no lower limit, so
+        nothing else limits a loss.
     """
 
     longest: int
@@ -54,7 +54,7 @@ class Question:
     delta
         Failure probability of all intervals together.
     units
-        By "byte" and "word". Losses per a unit that is not there get no interval.
+        By "byte" and "word". Losses per a unit that is absent get no interval.
     """
 
     delta: float = 0.05
@@ -165,7 +165,7 @@ def _check_limits(values: np.ndarray, documents: list[int], name: str, unit: Uni
     if counts.max() > unit.longest:
         raise CertificateError(
             f"document {documents[int(counts.argmax())]} has {counts.max():.0f} {name}s, but {option} states "
-            f"{unit.longest} as the most. State a limit that was fixed before the documents were seen."
+            f"at most {unit.longest}. State a limit that was fixed before the documents were seen."
         )
     if not counts.any():
         raise ScoreError(f"no document has a {name}. There is nothing to divide the losses by.")
@@ -175,7 +175,7 @@ def _check_limits(values: np.ndarray, documents: list[int], name: str, unit: Uni
         option = "--ceiling" if name == "byte" else "--word-ceiling"
         raise CertificateError(
             f"document {documents[worst]} costs {losses[worst]:.1f} bits for {counts[worst]:.0f} {name}s, more than "
-            f"the {unit.ceiling:g} bits per {name} that {option} states as the most. State a ceiling that was fixed "
+            f"the {unit.ceiling:g} bits per {name} that {option} allows. State a ceiling that was fixed "
             "before the documents were scored."
         )
 
@@ -227,7 +227,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             except ValueError as error:
                 raise ScoreError(f"{path}, line {number} is not JSON ({error}). Log the samples again.") from error
             if not isinstance(sample, dict):
-                raise ScoreError(f"{path}, line {number} is no JSON object. Give a file of lm_eval --log_samples.")
+                raise ScoreError(f"{path}, line {number} is not a JSON object. Give a file of lm_eval --log_samples.")
             yield number, sample
 
 
@@ -236,7 +236,7 @@ def _read_value(value: Any, metric: str, what: str) -> Any:
     if metric in _ACCURACIES:
         if isinstance(value, bool | int | float) and 0 <= value <= 1:
             return float(value)
-        raise ScoreError(f"{what} is no number from 0 to 1. Only such accuracies have an interval.")
+        raise ScoreError(f"{what} is not a number from 0 to 1. Only such accuracies have an interval.")
     match value:
         case [int() | float() as nats, int() as count] if -_MOST <= nats <= 0 <= count <= _MOST:
             return -nats / math.log(2.0), count

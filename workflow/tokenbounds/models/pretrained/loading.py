@@ -227,7 +227,7 @@ def _read_config(where: str, revision: str | None) -> dict[str, Any]:
             parse_json(path.read_bytes())  # transformers would take the last of two values
         config, _ = PreTrainedConfig.get_config_dict(where, revision=revision)
         if not isinstance(config, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except Exception as error:
         raise ModelError(f"cannot read the configuration of {where}: {first_line(error)}") from error
     for key in ("quantization_config", "quip_params", "rope_parameters", "rope_scaling"):

@@ -192,3 +192,12 @@ def test_a_pointer_of_git_lfs_is_no_tokenizer(tmp_path):
     (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(CorpusError, match=r"tokenizer\.json is a Git LFS pointer"):
         load_tokenizer(TransformersTokenizer(kind="transformers", name=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "merges.txt", "tokenizer.model"])
+def test_a_file_of_a_tokenizer_that_is_a_link_to_nothing_is_named(tmp_path, name):
+    spec = save_tokenizer(tmp_path, bos_token="<s>")
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to("../blobs/absent")
+    with pytest.raises(CorpusError, match=rf"{name} is a link to \.\./blobs/absent, which does not exist"):
+        load_tokenizer(spec)

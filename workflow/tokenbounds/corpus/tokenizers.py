@@ -200,6 +200,10 @@ def load_tokenizer(spec: TokenizerSpec) -> Tokenizer:
     place, identity = _locate(spec)
     from transformers import AutoTokenizer
 
+    # Without a file that is a link to nothing, transformers would build another tokenizer from those left.
+    for path in sorted(Path(place).iterdir()) if Path(place).is_dir() else []:
+        if path.is_symlink() and not path.exists():
+            raise CorpusError(f"{path} is a link to {path.readlink()}, which does not exist. Restore or remove it.")
     if (Path(place) / "tokenizer.json").is_file():
         check_no_pointer(Path(place) / "tokenizer.json", CorpusError)
     options: dict[str, Any] = {} if spec.gguf_file is None else {"gguf_file": spec.gguf_file}

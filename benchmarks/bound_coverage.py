@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 sys.path.append(str(Path(__file__).parent))  # for code that loads this file by its path
-from _coverage_centres import centred_excess
+from _coverage_centres import DRAWS, LAMBDAS, SHARE, centred_excess, draw_blocks, drawn_means, sampled_excess
 from _coverage_labels import labels_violated
 from _coverage_shared import shared_violated
 from _coverage_sources import (
@@ -40,12 +40,12 @@ from _coverage_sources import (
 )
 from _coverage_stopped import collected_excess, stopped_excess
 from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
-from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, lambda_grid
+from tokenbounds.bounds.betting import bound_betting, bound_errors
 from tokenbounds.bounds.documents import bound_documents, bound_documents_betting
 from tokenbounds.bounds.freedman import bound_freedman
 from tokenbounds.bounds.kinds import BPD, BoundKind
 from tokenbounds.bounds.ledger import split_delta
-from tokenbounds.bounds.sampling import draw_order, lower_mean, upper_mean
+from tokenbounds.bounds.sampling import draw_order, pilot_draws, upper_mean
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range, smooth
 from tokenbounds.bounds.telescoped import bound_telescoped, link_ceilings, link_losses
 from tokenbounds.certificates.averages.passes import Sample
@@ -53,9 +53,6 @@ from tokenbounds.certificates.rows.chains import ChainModel, bound_chains
 from tokenbounds.config import BoundsSpec
 
 WIDE_VOCABULARY = 256
-LAMBDAS = 16
-DRAWS = 12
-SHARE = 0.4
 _AT_ONCE = 1000
 
 # --- one function per bound: the truth minus the bound, a violation if positive ---------------------------------------
@@ -212,58 +209,32 @@ def excess_chain(trial: Trial, fault: Fault, sample: Sample | None = None) -> fl
 # --- with sampling ----------------------------------------------------------------------------------------------------
 
 
-def _draw_blocks(trial: Trial) -> npt.NDArray[np.int64]:
-    seed = int(1e6 * trial.chance.sum()) + 7919 * int(trial.error.sum()) + int(trial.context[:64] @ np.arange(64))
-    return np.random.default_rng(seed).integers(0, trial.error.size // BLOCK, DRAWS)
-
-
-def _block_means(values: Floats, blocks: npt.NDArray[np.int64]) -> Floats:
-    return values.reshape(-1, BLOCK).mean(axis=1)[blocks]
-
-
 def excess_sampled_azuma(trial: Trial, fault: Fault) -> float:
-    blocks = _draw_blocks(trial)
+    """The first draw chooses the weight; the others bound its average."""
+    blocks, pilot = draw_blocks(trial, DRAWS), pilot_draws(DRAWS)
     total = budget(fault.bits * trial.message_bits, DELTA * (1 - SHARE))
     found = []
     for alpha in ALPHAS:
-        means = _block_means(smooth(trial.nll_bits, alpha, VOCABULARY), blocks)
-        low, high = loss_floor(alpha, VOCABULARY), loss_ceiling(alpha, VOCABULARY)
-        share = DELTA * SHARE / len(ALPHAS)
-        mean = float(means.mean()) if fault.ignore_sampling else upper_mean(means, low, high, share)
+        means = drawn_means(smooth(trial.nll_bits, alpha, VOCABULARY), blocks)
         span = fault.span * loss_range(alpha, VOCABULARY)
-        found.append((bound_azuma(mean, span, total, trial.error.size).value, alpha))
-    value, alpha = min(found)
-    return float(trial.expected_bits(alpha).mean()) - value
-
-
-def excess_sampled_betting(trial: Trial, fault: Fault) -> float:
-    blocks = _draw_blocks(trial)
-    total = budget(fault.bits * trial.message_bits, DELTA * (1 - SHARE)) + math.log(LAMBDAS)
-    share = DELTA * SHARE / (len(ALPHAS) * LAMBDAS)
-    found = []
-    for alpha in ALPHAS:
-        losses = smooth(trial.nll_bits, alpha, VOCABULARY)
-        for lambda_ in lambda_grid(LAMBDAS, loss_ceiling(alpha, VOCABULARY)):
-            logs = _block_means(np.log1p(-lambda_ * losses), blocks)
-            found.append((betting_value(float(logs.mean()), lambda_, total, losses.size), alpha, lambda_, logs))
-    value, alpha, lambda_, logs = min(found, key=lambda cell: cell[0])
-    if not fault.ignore_sampling:
-        low = math.log1p(-lambda_ * loss_ceiling(alpha, VOCABULARY))
-        mean = lower_mean(logs, low, math.log1p(-lambda_ * loss_floor(alpha, VOCABULARY)), share)
-        value = betting_value(mean, lambda_, total, trial.error.size)
+        found.append((bound_azuma(means[:pilot].mean(), span, total, trial.error.size).value, alpha, means))
+    _, alpha, means = min(found, key=lambda cell: cell[0])
+    low, high = loss_floor(alpha, VOCABULARY), loss_ceiling(alpha, VOCABULARY)
+    mean = float(means.mean()) if fault.ignore_sampling else upper_mean(means[pilot:], low, high, DELTA * SHARE)
+    value = bound_azuma(mean, fault.span * loss_range(alpha, VOCABULARY), total, trial.error.size).value
     return float(trial.expected_bits(alpha).mean()) - value
 
 
 def excess_sampled_errors(trial: Trial, fault: Fault) -> float:
-    blocks = _draw_blocks(trial)
-    means = _block_means(trial.error, blocks)
+    blocks = draw_blocks(trial, DRAWS)
+    means = drawn_means(trial.error, blocks)
     total = budget(fault.bits * trial.message_bits, DELTA * (1 - SHARE), alphas=1)
     mean = float(means.mean()) if fault.ignore_sampling else upper_mean(means, 0.0, 1.0, DELTA * SHARE)
     return float(trial.expected_error.mean()) - bound_errors(mean, total, trial.error.size).value
 
 
 def excess_sampled_chain(trial: Trial, fault: Fault) -> float:
-    blocks, draws = np.unique(_draw_blocks(trial), return_counts=True)
+    blocks, draws = np.unique(draw_blocks(trial, DRAWS), return_counts=True)
     lengths = np.full(blocks.size, BLOCK, dtype=np.int64)
     return excess_chain(trial, fault, Sample(blocks, draws, lengths, draw_order(draws, 1)))
 
@@ -307,7 +278,7 @@ TOKEN_LEVEL = {
 }
 SAMPLED = {
     "azuma_sampled": excess_sampled_azuma,
-    "betting_sampled": excess_sampled_betting,
+    "betting_sampled": lambda trial, fault: sampled_excess(trial, fault.bits, fault.ignore_sampling),
     "inverse_kl_sampled": excess_sampled_errors,
     "chain_sampled": excess_sampled_chain,
 }

@@ -34,6 +34,7 @@ _HEADINGS = {
     "sampling_cells": "cells",
     "certificates_per_sample": "shared by",
     "alpha_grid": "α grid",
+    "centre_grid": "κ grid",
     "lambda_grid": "λ grid",
     "confidence": "ln 1/delta",
     "complexity": "L",
@@ -178,25 +179,28 @@ def _list(sentences: Sequence[str]) -> Table:
 def _rows_table(rows: Sequence[Row]) -> Table:
     """The rows; columns that would be zero or empty throughout are left out."""
     sampled, vacuous = any(row.sampling for row in rows), any(row.vacuous for row in rows)
+    centred = any(row.kappa for row in rows)
     headings = ["value", "empirical", "gap", *(["sampling"] if sampled else []), "guess", "α", "λ"]
+    headings += ["κ"] if centred else []
     table = _columns(["metric", "bound"], [*headings, *([""] if vacuous else [])])
     for row in rows:
         values = [row.value, row.empirical, row.gap, *([row.sampling] if sampled else []), row.random_guess]
         alpha, lambda_ = ("" if choice is None else f"{choice:.4g}" for choice in (row.alpha, row.lambda_))
         verdict = [Text("vacuous" if row.vacuous else "", style="yellow")] if vacuous else []
         numbers = [round_up(value, 4) for value in values]
-        table.add_row(row.metric, row.bound, *numbers, "by token" if row.alphas else alpha, lambda_, *verdict)
+        choices = ["by token" if row.alphas else alpha, lambda_, *([f"{row.kappa:g}"] if centred else [])]
+        table.add_row(row.metric, row.bound, *numbers, *choices, *verdict)
     return table
 
 
 def _links_table(rows: Sequence[Row]) -> Table:
     """The links of rows that use the chain: the models each depends on, and its part of the row's value."""
-    headings = ["β", "factor", "value", "empirical", "range", "λ"]
+    headings = ["β", "factor", "value", "empirical", "range", "λ", "κ"]
     table = _columns(["row", "models and the weights of what each is mixed with"], headings)
     for row in rows:
         for link in row.links:
             models = " ← ".join(f"{name} ({alpha:g})" for name, alpha in zip(link.messages, link.alphas, strict=True))
-            numbers = (link.beta, link.weight, link.value, link.empirical, link.range, link.lambda_)
+            numbers = (link.beta, link.weight, link.value, link.empirical, link.range, link.lambda_, link.kappa)
             table.add_row(row.bound, models, *(f"{number:.4g}" for number in numbers))
     return table
 

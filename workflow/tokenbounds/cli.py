@@ -372,6 +372,40 @@ def decode(
 
 
 @app.command()
+def sample(
+    message: MessageArgument,
+    prompt: Annotated[
+        str, typer.Option(metavar="TEXT", help="What to continue; default: a document's beginning.")
+    ] = "",
+    tokens: Annotated[int, typer.Option(min=1, max=1 << 20, help="Tokens to draw.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=1000, help="Divides log-probabilities; 0: the most probable token each time.")
+    ] = 1.0,
+    tokenizer: Annotated[
+        str, typer.Option(metavar="PLACE", help="`bytes`, `antibody`, or a tokenizer's folder, GGUF file or hub name.")
+    ] = "bytes",
+    base: BaseOption = None,
+    coarse: CoarseOption = None,
+    max_memory: MemoryOption = None,
+    max_seconds: SecondsOption = None,
+) -> None:
+    """Print text drawn from the model that a message decodes to: a network or a Markov chain."""
+    arguments = {
+        "message": message,
+        "prompt": prompt,
+        "tokens": tokens,
+        "seed": seed,
+        "temperature": temperature,
+        "tokenizer": tokenizer,
+        "side_information": [*(base or ()), *(coarse or ())],
+    }
+    limits = sandbox.Limits(max_memory, max_seconds or _SECONDS)
+    done = sandbox.confine("tokenbounds.scores.sample_text:sample_text", arguments, limits, str(message))
+    SafeConsole(soft_wrap=True, highlight=False).print(Text(done.value))
+
+
+@app.command()
 def bound(
     scores: Annotated[list[Path], typer.Argument(metavar="SCORES...", help="Parquet files, one row per scored token.")],
     vocabulary_size: Annotated[int, typer.Option("--vocabulary-size", "-V", min=2, help="Tokens the model predicts.")],

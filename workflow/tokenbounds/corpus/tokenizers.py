@@ -47,6 +47,10 @@ class Tokenizer(Protocol):
         """Turn texts into arrays of token ids, without special tokens."""
         ...
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Turn token ids, special ones too, into text for people; it need not be encoded to the same tokens again."""
+        ...
+
 
 class Bytes:
     """One token per byte: text as UTF-8, bytes as they are. The start token is NUL."""
@@ -60,6 +64,10 @@ class Bytes:
     def encode(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
         """Return each text's bytes as uint8[n]."""
         return [np.frombuffer(_as_bytes(text), dtype=np.uint8) for text in texts]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text; what is not UTF-8 becomes replacement characters."""
+        return bytes(tokens).decode("utf-8", errors="replace")
 
 
 class Antibodies:
@@ -83,6 +91,10 @@ class Antibodies:
             vocabulary.encode_text(text.decode("latin-1") if isinstance(text, bytes) else text.strip())
             for text in texts
         ]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return residues and bracketed special tokens."""
+        return "".join(vocabulary.TOKENS[token] for token in tokens)
 
 
 class Iglm:
@@ -109,6 +121,10 @@ class Iglm:
         decoded = [text.decode("latin-1") if isinstance(text, bytes) else text.strip() for text in texts]
         chains = [iglm.encode_residues(text.removesuffix(vocabulary.SEPARATOR)) for text in decoded]
         return [np.concatenate([self._species, chain, [iglm.SEP_ID]]) for chain in chains]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return residues and bracketed special tokens."""
+        return "".join(iglm.TOKENS[token] for token in tokens)
 
 
 class Pretrained:
@@ -173,6 +189,19 @@ class Pretrained:
             raise CorpusError(f"tokenizer {self.identity} cannot encode a text: {error}. Use another one.") from error
         return [np.array(ids, dtype=np.int64) for ids in encoded]
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text that transformers makes of the tokens.
+
+        Raises
+        ------
+        CorpusError
+            If the tokenizer cannot do so.
+        """
+        try:
+            return str(self._tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
+        except Exception as error:  # the library raises nothing more specific
+            raise CorpusError(f"tokenizer {self.identity} cannot decode tokens: {error}. Use another one.") from error
+
 
 def row_of_identity(identity: str) -> dict[str, str | bool] | None:
     """The keys of a tokenizer that needs no files, by what a manifest calls it; None for others."""
@@ -180,6 +209,22 @@ def row_of_identity(identity: str) -> dict[str, str | bool] | None:
     if words[0] == "iglm" and len(words) == 3:
         return {"kind": "iglm", "chain": words[1], "species": words[2]}
     return {"kind": identity} if identity in ("bytes", "antibody") else None
+
+
+def named_tokenizer(place: str) -> Tokenizer:
+    """A tokenizer in a word: `bytes`, `antibody`, or the folder, GGUF file or hub name of one of transformers.
+
+    Raises
+    ------
+    CorpusError
+        As `load_tokenizer`.
+    """
+    if place in ("bytes", "antibody"):
+        return Bytes() if place == "bytes" else Antibodies()
+    path = Path(place)
+    check_name(path, CorpusError)
+    folder, file = (str(path.parent), path.name) if path.is_file() else (place, None)
+    return load_tokenizer(TransformersTokenizer(kind="transformers", name=folder, gguf_file=file))
 
 
 def load_tokenizer(spec: TokenizerSpec) -> Tokenizer:

@@ -205,6 +205,17 @@ def test_scoring_needs_the_message_and_not_the_checkpoint(copied):
     assert scores.read_bytes() == before
 
 
+def test_training_and_encoding_again_give_the_same_bytes(copied):
+    results = copied.folder / "results"
+    files = [results / "models/transformer/model.safetensors", results / "messages/transformer-codebook.tbm"]
+    before = [path.read_bytes() for path in files]
+    for path in files:
+        path.unlink()
+    done = copied.snakemake(str(files[1].relative_to(copied.folder)), config=TINY)
+    assert done.returncode == 0, done.stderr
+    assert [path.read_bytes() for path in files] == before
+
+
 # --- chains and held-out models ---------------------------------------------------------------------------------------
 
 

@@ -165,5 +165,8 @@ def test_what_is_sealed_with_a_certificate(sealed):
     assert set(kinds) == {"certificate", "corpus", "message", "program", "tokenizer"}
     assert kinds["message"] == certificate.message.sha256
     assert Sealed("corpus", certificate.manifest.sha256) in read_log(log)[0].sealed
+    settings = path.with_name("settings.json")
+    settings.write_text("{}")
+    assert {each.kind for each in commitments.describe(settings)} == {"file"}
     with pytest.raises(CertificateError, match="neither a corpus nor a model"):
         commitments.describe(Path(path.parent))

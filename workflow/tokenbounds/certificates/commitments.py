@@ -78,7 +78,7 @@ def describe(path: Path) -> set[Sealed]:
         return {Sealed("base", checkpoint_sha256(path))}
     if path.is_dir():
         raise CertificateError(f"{path} holds neither a corpus nor a model. Name the files to seal.")
-    if path.suffix == ".json":
+    if path.suffix == ".json" and path.is_file() and b'"certificate_sha256"' in path.read_bytes():
         one = read_certificate(path)
         rest = {Sealed("message", link.message.sha256) for link in one.links}
         rest |= {Sealed("base", base.sha256) for base in one.bases}

@@ -26,7 +26,8 @@ class LargeMessage(TinyStudy):
     def _build_message(self) -> None:
         model = {"family": "markov", "order": 0, "start_id": 0, "vocabulary_size": VOCABULARY}
         data = np.random.default_rng(77).bytes(self.message_bytes)
-        write_message(self.inputs.certified.message, {"model": model}, [Part("symbols", data)])
+        header = {"model": model, "quantizer": {"kind": "counts"}}
+        write_message(self.inputs.certified.message, header, [Part("symbols", data)])
 
     def _build_plan(self) -> None:
         spec = EvaluationSpec(context=32, stride=self.stride, sample_tokens=self.sample_tokens, seed=5, shards=2)

@@ -26,6 +26,7 @@ import pyarrow as pa
 sys.path.append(str(Path(__file__).parent))  # for code that loads this file by its path
 from _coverage_centres import DRAWS, LAMBDAS, SHARE, centred_excess, draw_blocks, drawn_means, sampled_excess
 from _coverage_labels import labels_violated
+from _coverage_references import references_excess
 from _coverage_shared import shared_violated
 from _coverage_sources import (
     ALPHAS,
@@ -62,7 +63,8 @@ _AT_ONCE = 1000
 class Fault:
     """How a bound is broken on purpose: factors on the range and on the message's bits; sampling left out.
 
-    With `peek` a token's smoothing weight or centre is chosen by the token itself; with `unpaid` lambda afterwards;
+    With `peek` a token's smoothing weight or centre is chosen by the token itself, or a reference has read it; with
+    `unpaid` lambda or the references are chosen afterwards;
     with `by_occurrence` delta is divided over the labels that occur; with `alone` certificates over one sample do not
     pay for each other; with `needs_size` the bound of a corpus that ends when its collector likes is one whose lambda
     depends on m.
@@ -288,6 +290,7 @@ BY_TOKEN = ("azuma_predictable", "betting_by_token")
 STOPPED = ("azuma_stopped",)
 COLLECTED = ("betting_collected",)
 LABELS = ("labels",)
+REFERENCES = ("references",)
 SHARED = ("best_of_sampled",)
 SAMPLING_FAULT = {"sampling_ignored": Fault(ignore_sampling=True)}
 
@@ -298,6 +301,8 @@ def violations(name: str, fault: Fault, replications: int, seed: int = 1) -> int
         return int(np.sum(documents_excess(replications, seed, DOCUMENTS[name], fault) > 0))
     if name in LABELS:
         return int(np.sum(labels_violated(replications, seed, by_occurrence=fault.by_occurrence)))
+    if name in REFERENCES:
+        return int(np.sum(references_excess(replications, seed, paid=not fault.unpaid, peeks=fault.peek) > 0))
     if name in SHARED:
         return int(np.sum(shared_violated(replications, seed, paid=not fault.alone)))
     if name in COLLECTED:
@@ -328,6 +333,8 @@ def faults_of(name: str) -> dict[str, Fault]:
     """The broken variants that the check must catch for this bound."""
     if name in LABELS:
         return {"shares_by_occurrence": Fault(by_occurrence=True)}
+    if name in REFERENCES:
+        return {"choice_unpaid": Fault(unpaid=True), "reference_peeks": Fault(peek=True)}
     if name in SHARED:
         return {"sample_shared_unpaid": Fault(alone=True)}
     if name in COLLECTED:
@@ -346,7 +353,7 @@ def faults_of(name: str) -> dict[str, Fault]:
 def run(replications: int, seed: int) -> list[dict[str, str | int | float]]:
     """Count violations of every bound, sound and broken."""
     table: list[dict[str, str | int | float]] = []
-    for name in [*TOKEN_LEVEL, *STOPPED, *COLLECTED, *LABELS, *SAMPLED, *SHARED, *DOCUMENTS]:
+    for name in [*TOKEN_LEVEL, *REFERENCES, *STOPPED, *COLLECTED, *LABELS, *SAMPLED, *SHARED, *DOCUMENTS]:
         size = max(replications, least_replications(name))
         for variant, fault in {"sound": Fault(), **faults_of(name)}.items():
             count = violations(name, fault, size, seed)
@@ -371,6 +378,7 @@ def draw(table: list[dict[str, str | int | float]], path: Path) -> None:
     marks |= {"weights_peek": ("v", "#c0392b"), "lambda_unpaid": ("s", "#c0392b")}
     marks |= {"azuma_collected": ("*", "#c0392b"), "centre_peeks": ("<", "#c0392b")}
     marks |= {"shares_by_occurrence": ("D", "#c0392b"), "sample_shared_unpaid": ("P", "#c0392b")}
+    marks |= {"choice_unpaid": ("h", "#c0392b"), "reference_peeks": (">", "#c0392b")}
     for variant, (mark, colour) in marks.items():
         rows = [row for row in table if row["variant"] == variant]
         shares = [int(row["violations"]) / int(row["replications"]) for row in rows]

@@ -11,7 +11,7 @@ from tokenbounds.certificates.sealing import read_certificate
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.report import figure_data, style
 from tokenbounds.report.alpha_curve import alpha_table, loss_histogram
-from tokenbounds.report.figures import draw_bound_by_size, draw_figures
+from tokenbounds.report.figures import draw_bound_by_size, draw_figures, draw_loss_by_position
 from tokenbounds.report.records import read_certificates
 
 NAMES = ["bound_by_size", "bound_by_alpha", "loss_by_position", "message_anatomy", "training"]
@@ -61,7 +61,7 @@ def test_anatomy_shares_add_up_to_one(study):
     assert np.allclose(table.group_by("label").agg(pl.col("share").sum())["share"], 1.0)
 
 
-def small_study(root, losses, *, start=0, context=0, draws=1):
+def small_study(root, losses, *, start=0, context=0, draws=1, entropies=None):
     """One document of one block with the given losses; returns its certificate."""
     raw = certificate_dict()
     path = root / "certificates" / "c.json"
@@ -73,14 +73,17 @@ def small_study(root, losses, *, start=0, context=0, draws=1):
     count = len(losses)
     positions = np.arange(start, start + count)
     blocks = np.zeros(count, np.int64)
-    pl.DataFrame({"block": blocks, "position": positions, "nll_bits": np.float32(losses)}).write_parquet(scores)
+    known = {} if entropies is None else {"entropy_bits": np.float32(entropies)}
+    pl.DataFrame({"block": blocks, "position": positions, "nll_bits": np.float32(losses), **known}).write_parquet(
+        scores
+    )
     row = {"block": [0], "start": [start], "length": [count], "context": [context], "draws": [draws]}
     pl.DataFrame(row).write_parquet(plan)
     return read_certificate(path)
 
 
 def test_positions_by_hand(tmp_path):
-    certificate = small_study(tmp_path, [8.0, 4.0, 2.0, 1.0], start=10, context=0, draws=3)
+    certificate = small_study(tmp_path, [8.0, 4.0, 2.0, 1.0], start=10, draws=3, entropies=[5.0, 3.0, 6.0, 2.0])
     table = figure_data.position_table([certificate])
     window = table.filter(pl.col("axis") == "window")
     assert window["first"].to_list() == [0, 1, 2, 3]
@@ -90,6 +93,20 @@ def test_positions_by_hand(tmp_path):
     document = table.filter(pl.col("axis") == "document")
     assert document["first"].to_list() == [10, 11, 13]
     assert document["nll_bits"].to_list() == [8.0, 3.0, 1.0]
+    assert document["entropy_bits"].to_list() == [5.0, 4.5, 2.0]
+
+
+def test_entropies_are_drawn_where_they_are_known(tmp_path):
+    known = small_study(tmp_path / "known", [4.0] * 40 + [2.0] * 80, draws=30, entropies=[3.0] * 120)
+    unknown = small_study(tmp_path / "unknown", [4.0] * 40, draws=30)
+    assert figure_data.position_table([unknown])["entropy_bits"].null_count() > 0
+    for certificate, lines, keys in ((known, 2, ["raw loss", "entropy of the prediction"]), (unknown, 1, None)):
+        axes = draw_loss_by_position(figure_data.position_table([certificate])).axes[1]
+        drawn = [line.get_ydata() for line in axes.get_lines()]
+        assert len(drawn) == lines and (lines == 1 or set(drawn[1]) == {3.0})
+        legend = axes.get_legend()
+        assert keys == (legend and [text.get_text() for text in legend.get_texts()])
+        assert len(axes.texts) == 1  # one label at the end, the loss's
 
 
 def test_visible_context_counts_as_place_in_the_window(tmp_path):

@@ -95,11 +95,11 @@ def training_table(curves: Mapping[str, Path]) -> pl.DataFrame:
 
 
 def position_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
-    """Mean raw loss by position, in one streaming pass over each certificate's scores.
+    """Mean raw loss and mean entropy of predictions by position, bits, streaming over each certificate's scores.
 
     Positions are counted from 0 and grouped into `BINS_PER_OCTAVE` logarithmic bins per octave of (position + 1).
     `axis` is "document" (tokens of the document before this one) or "window" (tokens the model saw). A block counts
-    as often as it was drawn.
+    as often as it was drawn. Where scores hold no entropies, `entropy_bits` is null.
 
     Raises
     ------
@@ -108,12 +108,13 @@ def position_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     """
     labels = short_labels(certificates)
     columns = {"axis": pl.String(), "first": pl.Int64(), "last": pl.Int64(), "tokens": pl.Int64()}
-    frames = [pl.DataFrame(schema={**_MODEL_FIELDS, **columns, "nll_bits": pl.Float64()})]
+    means = {"nll_bits": pl.Float64(), "entropy_bits": pl.Float64()}
+    frames = [pl.DataFrame(schema={**_MODEL_FIELDS, **columns, **means})]
     for certificate in certificates:
         names = (certificate.corpus, certificate.name, labels[certificate.name])
         constants = [pl.lit(name).alias(column) for column, name in zip(_MODEL_FIELDS, names, strict=True)]
         for axis in ("document", "window"):
-            frames.append(_binned(certificate, axis).select(*constants, *columns, "nll_bits"))
+            frames.append(_binned(certificate, axis).select(*constants, *columns, *means))
     return pl.concat(frames)
 
 
@@ -122,7 +123,9 @@ def _binned(certificate: Certificate, axis: str) -> pl.DataFrame:
     plan = certificate.locate(certificate.plan)
     try:
         blocks = pl.scan_parquet(plan, glob=False).select("block", "start", "context", "draws")
-        losses = pl.scan_parquet(scores, glob=False).select("block", "position", "nll_bits")
+        losses = pl.scan_parquet(scores, glob=False)
+        known = "entropy_bits" in losses.collect_schema()
+        losses = losses.select("block", "position", "nll_bits", *(["entropy_bits"] * known))
         visible = certificate.plan.visible_tokens
         place = pl.col("position")
         if axis == "window":
@@ -130,7 +133,9 @@ def _binned(certificate: Certificate, axis: str) -> pl.DataFrame:
             place = in_window if visible is None else pl.min_horizontal(place, pl.lit(visible - 1))
         octave_bin = (BINS_PER_OCTAVE * (place + 1).cast(pl.Float64).log(2) + 1e-9).floor().cast(pl.Int64)
         weight = pl.col("draws").cast(pl.Int64)
-        weighted = (pl.col("nll_bits").cast(pl.Float64) * weight).sum() / weight.sum()
+        loss, entropy = (
+            (pl.col(name).cast(pl.Float64) * weight).sum() / weight.sum() for name in ("nll_bits", "entropy_bits")
+        )
         return (
             losses.join(blocks, on="block")
             .group_by(octave_bin.alias("bin"))
@@ -138,7 +143,8 @@ def _binned(certificate: Certificate, axis: str) -> pl.DataFrame:
                 place.min().cast(pl.Int64).alias("first"),
                 place.max().cast(pl.Int64).alias("last"),
                 weight.sum().alias("tokens"),
-                weighted.alias("nll_bits"),
+                loss.alias("nll_bits"),
+                (entropy if known else pl.lit(None, pl.Float64())).alias("entropy_bits"),
             )
             .sort("bin")
             .with_columns(pl.lit(axis).alias("axis"))

@@ -28,6 +28,7 @@ from tokenbounds.report.records import read_certificates
 
 _WIDTH_INCHES = 7.2
 _MIN_TOKENS_DRAWN = 30
+_ENTROPY: dict[str, Any] = {"linestyle": (0, (1.2, 1.4)), "linewidth": 1.1}
 _SUBDIVISIONS = ((0.6, range(1, 10)), (2, (1, 2, 5)), (math.inf, (1,)))  # of a decade, by decades drawn at most
 
 
@@ -253,7 +254,7 @@ def _alpha_key(axes: Axes) -> None:
 
 
 def draw_loss_by_position(table: pl.DataFrame) -> Figure:
-    """Mean raw loss by tokens before in the document (left) and by tokens visible to the model (right)."""
+    """Mean raw loss and entropy by tokens before in the document (left) and by tokens visible to the model (right)."""
     corpora = table["corpus"].unique(maintain_order=True).to_list()
     figure = Figure(figsize=(_WIDTH_INCHES, 3.5 * len(corpora)), layout="constrained")
     grid = figure.subplots(len(corpora), 2, sharey="row", squeeze=False)
@@ -264,10 +265,14 @@ def draw_loss_by_position(table: pl.DataFrame) -> Figure:
             _draw_position_panel(axes, rows.filter(pl.col("axis") == axis), colours)
         panels[0].set_xlabel("position in the document (1: first token)")
         panels[1].set_xlabel("position in the window (1: no context)")
-        panels[0].set_ylabel("raw loss, bits per token")
+        panels[0].set_ylabel("bits per token")
         _title(panels[0], corpus, len(corpora))
+        if rows["entropy_bits"].count():
+            loss = Line2D([], [], color=style.MUTED, linewidth=1.5, label="raw loss")
+            _legend(panels[1], [loss, Line2D([], [], color=style.MUTED, label="entropy of the prediction", **_ENTROPY)])
         figure.canvas.draw()
-        ends = [line for line in panels[1].get_lines() if len(line.get_xdata())]
+        # Entropies have no label of their own: matplotlib's begin with an underscore.
+        ends = [line for line in panels[1].get_lines() if len(line.get_xdata()) and line.get_label()[0] != "_"]
         labels = [(line.get_xdata()[-1], line.get_ydata()[-1], line.get_label(), line.get_color()) for line in ends]
         style.label_ends(panels[1], labels)
     return figure
@@ -279,6 +284,8 @@ def _draw_position_panel(axes: Axes, rows: pl.DataFrame, colours: dict[str, str]
         line = rows.filter(pl.col("label") == label).sort("first")
         middle = ((line["first"] + 1) * (line["last"] + 1)).sqrt()
         axes.plot(middle.to_numpy(), line["nll_bits"].to_numpy(), color=colour, label=label, linewidth=1.5)
+        if line["entropy_bits"].count():
+            axes.plot(middle.to_numpy(), line["entropy_bits"].to_numpy(), color=colour, **_ENTROPY)
     axes.set_xlim(left=1)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

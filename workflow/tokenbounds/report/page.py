@@ -46,7 +46,9 @@ _CAPTIONS = {
     "loss_by_position": (
         "Loss by position",
         "What the decoded model loses, before smoothing, by a token’s position in its document and in the window that "
-        "the model saw. Positions are grouped logarithmically; groups of fewer than 30 tokens are left out.",
+        "the model saw. Dotted, where it is known: the entropy of its predictions, which is what it expects to lose; a "
+        "loss above it says that the model is too sure. Positions are grouped logarithmically; groups of fewer than 30 "
+        "tokens are left out.",
     ),
     "message_anatomy": (
         "What the bits are spent on",

@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tokenbounds.certificates import documents
+from tokenbounds.certificates import document_hashes
 from tokenbounds.certificates.prior import CorpusEvidence, compare_documents
 from tokenbounds.config import CorpusSpec, parse_row
 from tokenbounds.corpus.shards import tokenize_corpus
@@ -30,15 +30,15 @@ def table(folder, rows, stated):
 @pytest.mark.parametrize("stated", [99_999, 100_001])
 def test_it_has_the_rows_of_its_manifest(tmp_path, stated):
     with pytest.raises(CertificateError, match="100000 rows"):
-        documents.read_document_hashes(*table(tmp_path, 100_000, stated))
+        document_hashes.read_document_hashes(*table(tmp_path, 100_000, stated))
 
 
 def test_many_rows_take_many_bytes(tmp_path, monkeypatch):
     repeated = table(tmp_path, 100_000, 100_000)
-    assert len(documents.read_document_hashes(*repeated).texts) == 1
-    monkeypatch.setattr(documents, "_FREE_DOCUMENTS", 0)
+    assert len(document_hashes.read_document_hashes(*repeated).texts) == 1
+    monkeypatch.setattr(document_hashes, "_FREE_DOCUMENTS", 0)
     with pytest.raises(CertificateError, match="than its size"):
-        documents.read_document_hashes(*repeated)
+        document_hashes.read_document_hashes(*repeated)
 
 
 def corpus(folder, texts, tokenizer="antibody"):

@@ -14,6 +14,7 @@ from json_certificates import certify_bound
 from tokenbounds.bounds.betting import lambda_grid
 from tokenbounds.bounds.sampling import draw_order, lower_mean, upper_mean
 from tokenbounds.config import BoundsSpec
+from tokenbounds.errors import CertificateError
 
 V = 256
 SPEC = BoundsSpec(bounds=("azuma", "freedman", "betting"), top_k=(1, 10), alphas=(0.01, 0.1, 0.3), lambdas=16)
@@ -213,6 +214,15 @@ def test_a_centre_on_a_sample_is_bounded_with_the_logarithm(sampled_study, tmp_p
     assert row["kappa"] == 0.5 and row["value"] == pytest.approx(value, rel=1e-6)
     exact = centre.mean() + (1 - math.exp(np.mean(logs) - budget / m)) / lam
     assert row["value"] > (exact if bound == "betting" else 0.0)
+
+
+def test_a_single_draw_is_bounded_though_it_leaves_none_for_a_pilot(study, tmp_path):
+    single = replace(study, evaluation="single", sample_tokens=1, entropies=True).build()
+    found = certify_bound("c", "tiny", single.inputs, SPEC, tmp_path / "c.json", model="m")
+    assert found["plan"]["draws"] == 1 and all(row["sampling"] > 0 for row in found["rows"])
+    chained = replace(SPEC, bounds=("telescoped",), top_k=())
+    with pytest.raises(CertificateError, match="two draws at least"):
+        certify_bound("c", "tiny", single.inputs, chained, tmp_path / "c.json", model="m")
 
 
 def test_exhaustive_rows_owe_nothing_to_sampling(certificate):

@@ -231,8 +231,10 @@ def _bound_sampled(
     ]
     best: dict[Key, tuple[float, Cell, float]] = {}  # value on the pilot, the cell, its average logarithm there
     for budget in budgets:
-        weighting, kappa, lambdas = every[0]  # where a single draw leaves none for a pilot
-        best[budget.metric, budget.bound] = (math.inf, (weighting, kappa, lambdas[: budget.bound.uses_lambda]), 0.0)
+        # Where a single draw leaves none for a pilot, a cell from the middle of the grids is as good as any.
+        weighting, kappa, lambdas = every[len(every) // 2]
+        middle = lambdas[len(lambdas) // 2 :][: budget.bound.uses_lambda]
+        best[budget.metric, budget.bound] = (math.inf, (weighting, kappa, middle), 0.0)
     for cells in average_sampled(scores, sample.pilot, size, every) if sample.pilot_draws else ():
         for budget in budgets:
             for index in range(len(cells.lambdas)) if budget.bound.uses_lambda else (None,):

@@ -71,9 +71,9 @@ def read(paths):
     )
 
 
-def certify(study, name, links, **settings):
+def certify(study, name, links, plan="plan", **settings):
     bounds = BoundsSpec(top_k=(1,), alphas=(0.001, 0.1), lambdas=8, **settings)
-    inputs = CertificateInputs(study / "corpus", study / "plan.parquet", tuple(links))
+    inputs = CertificateInputs(study / "corpus", study / f"{plan}.parquet", tuple(links))
     return certify_bound(name, "tale", inputs, bounds, study / f"{name}.json", model=name)
 
 
@@ -98,6 +98,11 @@ def test_a_sample_is_picked_from_the_same_pass(study, links):
     joined = sampled.join(whole, ["document", "position"], right_suffix="_whole")
     assert 0 < joined.num_rows < whole.num_rows
     np.testing.assert_array_equal(joined["nll_bits"].to_numpy(), joined["nll_bits_whole"].to_numpy())
+    links = [score(study, message, "sample", 1) for message in ("online", "chain")]
+    chained = certify(study, "sampled", links, "sample", bounds=("telescoped",), link_alphas=(0.01, 0.3))
+    (row,) = [row for row in chained.rows if row.links]
+    assert row.empirical < row.value < row.random_guess and len(row.links) == 2
+    verify_certificate(study / "sampled.json", rescore=2)
 
 
 def test_ngrams_of_any_vocabulary_are_certified_and_replayed(study):

@@ -34,6 +34,7 @@ SETTINGS = {*"alphas bounds certificates_per_sample delta kappas lambdas link_al
 SETTINGS |= {"sampling_share"}
 SINGLE, CHAINED = ("azuma", "freedman", "betting"), ("telescoped", "mixture")
 UNITS = {unit + how: unit for unit in ("documents", "sequences") for how in ("", "_betting")}
+KINDS_OF_BOUNDS = (*SINGLE, *CHAINED, *UNITS)
 UNSEEN = ["that messages decode to what gives the scores", "assumptions, notes, software", "the values of bases"]
 # What headers of messages are packed with (docs/message-format.md).
 DICTIONARY = (
@@ -481,8 +482,8 @@ def log_fraction(value):
 class Setting:
     """What the rows of a certificate, or of a subset, share: grids, sizes, and each row's part of delta."""
 
-    def __init__(self, content, models, plan, delta, tokens, subset=None):
-        spec = self.spec = content["bounds"]
+    def __init__(self, content, models, plan, delta, part, subset=None):
+        spec, tokens = content["bounds"], part["tokens"]
         self.models, self.sampled, self.whole, self.draws = models, plan.sampled, plan.whole, plan.rows["draws"]
         self.tokens, self.subset, self.size, self.lambdas = tokens, subset, content["vocabulary_size"], spec["lambdas"]
         self.grids = {key: sorted(set(spec[key])) for key in ("alphas", "kappas", "link_alphas", "link_betas")}
@@ -491,7 +492,10 @@ class Setting:
         self.slack = 1e-6 if any(model["entropies"] for model in models) else 1e-8  # of averages by bins of entropies
         metrics = ["bpd", *(f"top{k}_error" for k in sorted(set(spec["top_k"])) if k < self.guess)]
         fits = [each for each in dict.fromkeys(spec["bounds"]) if not subset or each in (*SINGLE, *list(UNITS)[:2])]
-        self.keys = [(metric, each) for metric in metrics for each in fits if metric == "bpd" or each not in CHAINED]
+        stated = [(row["metric"], row["bound"]) for row in part["rows"] if row["bound"] not in KINDS_OF_BOUNDS]
+        known = [each for each in fits if each in KINDS_OF_BOUNDS]
+        self.keys = [(metric, each) for metric in metrics for each in known if metric == "bpd" or each not in CHAINED]
+        self.keys += [(metric, each) for metric, each in stated if each in fits]  # rows of bounds that came later
         self.delta, share = delta / len(self.keys), Fraction(str(spec["sampling_share"]) if plan.sampled else 0)
         self.general, self.sampling = self.delta * (1 - share), self.delta * share
         self.sharing = spec["certificates_per_sample"] if plan.sampled else 1
@@ -722,7 +726,7 @@ def check_rows(part, setting, what, left):
     need(Fraction(part["ledger"]["delta"]) == setting.delta * len(keys), f"{what}: its ledger has another delta")
     for row, key in zip(part["rows"], keys, strict=True):
         check = check_chain if key[1] in CHAINED else check_row if key[1] in (*SINGLE, *UNITS) else None
-        left += [] if check else [f"ROW {what} {'/'.join(key)}"]
+        left += [] if check else [f"ROW of a bound that it does not know: {what} {'/'.join(key)}"]
         yield from [check(row, paid[key], setting, f"{what} {'/'.join(key)}", left)] if check else []
 
 
@@ -772,7 +776,7 @@ def check_subsets(content, models, plan, delta, columns, source, left):
         need(not plan.sampled and each["tokens"] == counts[key], f"{what} has {counts[key]} tokens")
         need(each.get("repeats") == (None if key == group[0] else title[group[0]]), f"{what} repeats another label")
         share = sum((delta / len(columns[name]["categories"]) for name, _ in group), Fraction(0))
-        yield from check_rows(each, Setting(content, models, plan, share, counts[key], key), what, left)
+        yield from check_rows(each, Setting(content, models, plan, share, each, key), what, left)
 
 
 # --- everything -------------------------------------------------------------------------------------------------------
@@ -819,7 +823,7 @@ def verify(path):
     left += ["that the first draws of the sample, its pilot, chose the cells of its rows"] if plan.sampled else []
     if "reference" in content:
         return f"{files} files, but no row", [*left, "ROWS of a corpus by reference"]
-    checks = list(check_rows(content, Setting(content, models, plan, delta, content["tokens"]), "row", left))
+    checks = list(check_rows(content, Setting(content, models, plan, delta, content), "row", left))
     checks += check_subsets(content, models, plan, delta, columns, source, left)
     run(checks, read_parts(*source), plan, corpus.documents)
     return f"{files} files, {content['tokens']:,} tokens, the plan, {len(links)} messages, {len(checks)} rows", left

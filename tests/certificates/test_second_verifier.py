@@ -68,7 +68,7 @@ def test_what_it_does_not_know_is_named_and_is_no_pass(certified, capsys):
     text = str(content)
     renamed = ast.literal_eval(text.replace("'freedman'", "'inverse'"))
     found, out = status(path, renamed, capsys)
-    assert found == 2 and out.count("ROW row bpd/inverse") == 1
+    assert found == 2 and out.count("does not know: row bpd/inverse") == 1
     status(path, content, capsys)
 
 

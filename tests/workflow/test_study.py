@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_study import TINY, environment, parse_jobs, tiny_config
+from tiny_study import ROOT, TINY, environment, parse_jobs, tiny_config
 from tokenbounds.certificates.published import published_files, verify_published
 from tokenbounds.certificates.sealing import read_certificate
 from tokenbounds.certificates.verify import verify_certificate
@@ -68,6 +68,10 @@ def test_all_that_is_published_verifies_from_the_command_line(finished):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("certificate intact") == 3
     assert "published files intact" in done.stdout
+    command = [sys.executable, "-I", str(ROOT / "verifier/second_verifier.py")]
+    paths = map(str, sorted((results / "certificates").glob("*.json")))
+    done = subprocess.run([*command, *paths], env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count(": right: ")) == (0, 3), done.stdout + done.stderr
 
 
 @pytest.mark.adversary

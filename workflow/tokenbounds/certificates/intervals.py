@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tokenbounds.bounds.betting import betting_value, lambda_grid, mean_log
-from tokenbounds.bounds.ratio import lower_ratio, upper_ratio
+from tokenbounds.bounds.ratio import ratio_interval
 from tokenbounds.bounds.smoothing import smooth
 from tokenbounds.certificates.external import ArrayScores, ExternalScores
 from tokenbounds.errors import CertificateError, ScoreError
@@ -107,7 +107,7 @@ def intervals(scores: ExternalScores | ArrayScores, question: Question) -> list[
         sums = _document_sums(scores, question)
         tokens = sums["tokens"].to_numpy()
         spans = {
-            name: _document_span(sums[name].to_numpy(), tokens, high, question.longest_document, each)
+            name: ratio_interval(sums[name].to_numpy(), tokens, high, question.longest_document, each)
             for name, high in (("loss", ceiling), ("error", 1.0))
             if name in sums.columns
         }
@@ -127,12 +127,6 @@ def _stated(spans: dict[str, tuple[float, float, float]], question: Question, ro
     if "error" in spans:
         estimate, low, high = spans["error"]
         yield Interval("accuracy", 1.0 - estimate, 1.0 - high, 1.0 - low)
-
-
-def _document_span(sums: Floats, tokens: Floats, high: float, longest: int, delta: float) -> tuple[float, float, float]:
-    estimate = float(sums.sum() / tokens.sum())
-    ends = [bound(sums, tokens, 0.0, high, longest, delta) for bound in (lower_ratio, upper_ratio)]
-    return estimate, max(0.0, ends[0]), ends[1]
 
 
 def _document_sums(scores: ExternalScores, question: Question) -> pl.DataFrame:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenbounds.bounds.ratio import lower_ratio, upper_ratio
+from tokenbounds.bounds.ratio import ratio_interval
 from tokenbounds.bounds.sampling import lower_mean, upper_mean
 from tokenbounds.certificates.intervals import Interval
 from tokenbounds.errors import CertificateError, ScoreError
@@ -142,7 +142,8 @@ def lm_eval_intervals(path: Path, question: Question) -> Answer:
         else:
             unit = _UNITS[metrics[0]]
             _check_limits(values, list(found.documents), unit, question.units[unit])
-            span = _ratio_span(values, question.units[unit], each)
+            limits = question.units[unit]
+            span = ratio_interval(values[:, 0], values[:, 1], limits.ceiling, limits.longest, each)
         for metric in metrics:
             ends = [2.0**end if metric.endswith("perplexity") else end for end in span]
             intervals.append(Interval(_title(metric, name), *ends))
@@ -151,12 +152,6 @@ def lm_eval_intervals(path: Path, question: Question) -> Answer:
 
 def _title(metric: str, name: str) -> str:
     return metric if name == _NO_FILTER else f"{metric} ({name})"
-
-
-def _ratio_span(values: np.ndarray, unit: Unit, delta: float) -> tuple[float, float, float]:
-    losses, counts = values.T
-    ends = [bound(losses, counts, 0.0, unit.ceiling, unit.longest, delta) for bound in (lower_ratio, upper_ratio)]
-    return float(losses.sum() / counts.sum()), max(0.0, ends[0]), ends[1]
 
 
 def _check_limits(values: np.ndarray, documents: list[int], name: str, unit: Unit) -> None:

@@ -16,7 +16,7 @@ from tokenbounds.certificates.certify import compute_certificate
 from tokenbounds.certificates.checks import Check
 from tokenbounds.certificates.document_hashes import has_shards, read_document_hashes
 from tokenbounds.certificates.evidence import CertificateInputs, Evidence, LinkEvidence, LinkInputs, gather_evidence
-from tokenbounds.certificates.file_records import ChainRecord, FileRecord
+from tokenbounds.certificates.file_records import FileRecord
 from tokenbounds.certificates.functionals import compare_functionals, find_labels
 from tokenbounds.certificates.rescored_rows import compare_rows
 from tokenbounds.certificates.rescoring import Rescored, choose_blocks, forecast_seconds, rescore_blocks
@@ -242,17 +242,18 @@ def _locate(path: Path, certificate: Certificate, bases: Sequence[Path], root: P
     return CertificateInputs(
         corpus=_locate_corpus(certificate, certificate.manifest),
         plan=_normal(certificate.locate(certificate.plan)),
-        links=tuple(_locate_link(certificate, link) for link in certificate.links),
+        links=tuple(
+            LinkInputs(
+                _normal(certificate.locate(link.message)),
+                tuple(_normal(certificate.locate(record)) for record in link.scores),
+            )
+            for link in certificate.links
+        ),
         held_out=trained_on if held_out else None,
         side_information=tuple(dict.fromkeys([*coarse, *(bases or stated)])),
         base_corpora=() if held_out else trained_on,
         held_out_because=certificate.prior.because,
     )
-
-
-def _locate_link(certificate: Certificate, link: ChainRecord) -> LinkInputs:
-    paths = [_normal(certificate.locate(record)) for record in (link.message, *link.scores)]
-    return LinkInputs(paths[0], tuple(paths[1:]))
 
 
 def _locate_corpus(certificate: Certificate, record: FileRecord) -> Path:

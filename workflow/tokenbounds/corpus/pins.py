@@ -292,7 +292,7 @@ def _json_rows(stream: IO[bytes], file: PinnedFile, rows: Sequence[int], field: 
             if file.offsets:
                 stream.seek(file.offsets[step])
                 at = step * _LINES_PER_OFFSET
-            lines = _documents(_decompressed(stream, file.path))
+            lines = (line for line in _decompressed(stream, file.path) if line.strip())
         for line in lines:
             at += 1
             if at == row + 1:
@@ -319,10 +319,6 @@ def _decompressed(stream: IO[bytes], name: str) -> IO[bytes]:
     if name.endswith(".zst"):
         return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), "zstd"))
     return stream
-
-
-def _documents(lines: IO[bytes]) -> Iterator[bytes]:
-    return (line for line in lines if line.strip())
 
 
 def pins_digest(path: Path | str) -> str:

@@ -274,7 +274,9 @@ class _ChoiceSums:
             centre, log = self._centres[place].average(), self._logs[place][link.lambda_].average()
             assert centre.draws is not None and log.draws is not None, "a sample has draws"
             parts.append(weight * (centre.draws - tangent.slope * log.draws))
-            ends = tangent.interval(*self._intervals[place], self._most_centre(place))
+            model = self._choice.path[-1 if self._problem.whole else place]
+            largest = self._kappas[place] * most_entropy(self._problem.vocabulary_sizes[model])  # centre, bits
+            ends = tangent.interval(*self._intervals[place], largest)
             known, low, high = known + weight * tangent.intercept, low + weight * ends[0], high + weight * ends[1]
         whole = known + upper_mean(np.sum(parts, axis=0), low, high, self._delta)
         unsampled = math.fsum(link.value * weight for link, weight in zip(links, weights, strict=True))
@@ -283,11 +285,6 @@ class _ChoiceSums:
             replace(link, value=link.value + extra / len(links) / weight, sampling=extra / len(links) / weight)
             for link, weight in zip(links, weights, strict=True)
         )
-
-    def _most_centre(self, place: int) -> float:
-        """Largest centre of a link, bits."""
-        model = self._choice.path[-1 if self._problem.whole else place]
-        return self._kappas[place] * most_entropy(self._problem.vocabulary_sizes[model])
 
 
 def _describe(

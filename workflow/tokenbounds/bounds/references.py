@@ -52,7 +52,7 @@ def difference_losses(
 
 
 def difference_ceiling(alpha: float, betas: Sequence[float], ceilings: Sequence[float]) -> float:
-    """Largest value of `difference_losses`, bits, from each reference's largest (docs/bounds.md, "Several references")."""
+    """Largest value of `difference_losses`, bits, from those of references (docs/bounds.md, "Several references")."""
     check_alpha(alpha)
     check_coefficients(betas, len(ceilings))
     left = 1.0 / math.fsum(betas) - 1.0

@@ -27,7 +27,7 @@ TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 POLARS_MAX_THREADS=1 TOKENIZERS_P
 run: install  ## run the study (config/config.yaml, or ARGS="--configfile ..."), then a minute of antibodies
 	@$(BIN)/python workflow/check_config.py $(ARGS)
 	@workflow/unlock.sh $(ARGS)
-	@$(BIN)/snakemake --rerun-incomplete --cores $(CORES) $(LOGGER) $(ARGS)
+	@$(BIN)/snakemake --rerun-incomplete --cores $(CORES) $(ARGS) $(LOGGER)
 	@$(if $(ARGS),:,$(MAKE) --no-print-directory antibody-demo)
 
 antibody-demo: install

@@ -57,6 +57,7 @@ def job(log: Path | str, threads: int = 1) -> Iterator[logging.Logger]:
         logger.exception("the job failed unexpectedly")
         raise
     finally:
+        logging.captureWarnings(False)
         root.removeHandler(handler)
         handler.close()
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenbounds.corpus.tokenizers import Tokenizer, named_tokenizer
+from tokenbounds.corpus.tokenizers import Tokenizer, named_tokenizer, row_of_identity
 from tokenbounds.errors import CorpusError, MessageError
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.models.generator import philox
@@ -49,7 +49,7 @@ def sample_text(
     temperature
         Log-probabilities are divided by it; 0 always takes the most probable token.
     tokenizer
-        `bytes` or `antibody`; or a folder, a GGUF file or a hub name that transformers loads a tokenizer from.
+        As `corpus.tokenizers.named_tokenizer` takes it: `bytes`, a folder, a GGUF file, a hub name.
     side_information
         Where to look for what the message names by hash.
 
@@ -72,8 +72,8 @@ def sample_text(
             "a Markov chain."
         )
     named, size = named_tokenizer(tokenizer), vocabulary_size(model)
-    # A model's vocabulary may be padded; a tokenizer of bytes or residues is the model's only if no token is left over.
-    if named.vocabulary_size > size or (tokenizer in ("bytes", "antibody") and named.vocabulary_size < size):
+    # A model's vocabulary may be padded; one that needs no files is the model's only if no token is left over.
+    if named.vocabulary_size > size or (row_of_identity(named.identity) and named.vocabulary_size < size):
         raise CorpusError(
             f"{message} predicts {size:,} tokens, but the tokenizer {named.identity} has {named.vocabulary_size:,}. "
             "Name the one of its corpus: --tokenizer FOLDER."

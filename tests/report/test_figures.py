@@ -145,6 +145,13 @@ def test_series_take_every_model_first(study):
     assert [one.name for one in chosen if one.model == "lora"] == ["lora-32"]
 
 
+def test_a_chain_over_the_same_scores_is_no_series_of_its_own(study):
+    alone = read_certificates(study[0])
+    chained = [replace(one, name=f"{one.name}-chained", chain=(None,)) for one in alone]
+    names = [[one.name for one in figure_data.choose_series(each)] for each in (alone, [*chained, *alone])]
+    assert names[0] == names[1]
+
+
 @settings(max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.01, 0.2))
 def test_labels_are_spread_in_order(positions, distance):

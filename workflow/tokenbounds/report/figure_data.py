@@ -156,10 +156,17 @@ def _binned(certificate: Certificate, axis: str) -> pl.DataFrame:
 
 
 def choose_series(certificates: Sequence[Certificate], limit: int = 8) -> list[Certificate]:
-    """At most `limit` certificates per corpus for a line chart: the best of every model first, then the best others."""
+    """At most `limit` certificates per corpus for a line chart: the best of every model first, then the best others.
+
+    Of several certificates about the same scores, as with and without a chain, only the one with the shortest chain.
+    """
     chosen: list[Certificate] = []
     for corpus in dict.fromkeys(certificate.corpus for certificate in certificates):
-        ranked = sorted((one for one in certificates if one.corpus == corpus), key=_best_bpd)
+        distinct: dict[tuple[str, str], Certificate] = {}
+        for one in sorted(certificates, key=lambda one: len(one.chain)):
+            if one.corpus == corpus:
+                distinct.setdefault((one.message.file, one.plan.file), one)
+        ranked = sorted(distinct.values(), key=_best_bpd)
         leaders = list({one.model: one for one in reversed(ranked)}.values())
         leaders.sort(key=_best_bpd)
         others = [one for one in ranked if one not in leaders]

@@ -85,12 +85,18 @@ TargetOption = Annotated[
     str, typer.Option(metavar="BITS|SIZE|best", help="Size of the message: bits per weight (2), 25MB, or best.")
 ]
 SampleOption = Annotated[
-    int, typer.Option("--sample", min=0, metavar="TOKENS", help="About how many tokens to score; 0: all of them.")
+    int,
+    typer.Option(
+        "--sample",
+        min=0,
+        metavar="TOKENS",
+        help="About how many tokens to score; 0: all. More narrow the bound.",
+    ),
 ]
 ContextOption = Annotated[int, typer.Option(min=1, metavar="TOKENS", help="Tokens in a window.")]
 
 # As in tokenbounds.starter, which --help does not wait for.
-DEFAULT_SAMPLE, DEFAULT_CONTEXT = 30_000, 512
+DEFAULT_SAMPLE, DEFAULT_CONTEXT = 60_000, 256
 
 
 class Prior(StrEnum):

@@ -53,8 +53,8 @@ class Choices:
     results: str
     held_out_because: str | None = None
     target: str = "2"
-    sample_tokens: int = 30_000
-    context: int = 512
+    sample_tokens: int = 60_000
+    context: int = 256
 
 
 def starter_study(choices: Choices) -> str:
@@ -111,7 +111,7 @@ def starter_study(choices: Choices) -> str:
         ]
     lines += [
         "evaluations:",
-        "  # Tokens in a window, and how many to score; without sample_tokens, all of them.",
+        "  # Tokens in a window, and how many to score: more of them narrow the bound. Without sample_tokens, all.",
         f"  default: {{context: {choices.context}{sample}}}",
         "",
         "certificates:",

@@ -79,7 +79,7 @@ def make_scores(directory: Path, rows: int) -> None:
                 **columns,
                 "token": rng.integers(0, VOCABULARY, size),
                 "nll_bits": nll.astype(np.float32),
-                "rank": np.clip(np.exp2(nll * 0.7).astype(np.int64) + (nll > 1.0), 1, VOCABULARY),
+                "rank": np.clip(np.exp2(nll * 0.9).astype(np.int64), 1, VOCABULARY),
                 "entropy_bits": round_entropies(np.minimum(0.5 * nll + rng.exponential(1.0, size), 15.0)),
             }
             schema = provenance.schema

@@ -7,6 +7,7 @@ Losses lie in [0, ceiling]; lambda in (0, 1 / ceiling). A constant centre only r
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -188,6 +189,40 @@ def error_lambdas(samples: int) -> Floats:
     return np.exp(np.linspace(-0.5 * math.log(max(samples, 2)), 0.0, _ERROR_LAMBDAS))
 
 
+def smallest_refuted(log_wealths: Callable[[float], Floats], empirical: float, threshold_nats: float) -> float:
+    """The smallest mean of errors at which the average wealth of all bets exceeds a threshold, rounded up.
+
+    See docs/bounds.md, "Errors".
+
+    Parameters
+    ----------
+    log_wealths
+        For a mean the log-wealth of each bet against it, nats; non-decreasing in the mean.
+    empirical
+        Share of errors, which no bet refutes.
+    threshold_nats
+        ln of the threshold.
+
+    Returns
+    -------
+    float
+        1 if even a mean of 1 is not refuted.
+    """
+
+    def refuted(mean: float) -> bool:
+        logs = log_wealths(mean)
+        largest = float(logs.max())
+        return largest == math.inf or largest + math.log(float(np.exp(logs - largest).mean())) > threshold_nats
+
+    low, high = empirical, 1.0
+    for _ in range(200 if refuted(1.0) else 0):
+        middle = 0.5 * (low + high)
+        if middle in (low, high):
+            break
+        low, high = (low, middle) if refuted(middle) else (middle, high)
+    return high
+
+
 def bound_errors(empirical: float, complexity_nats: float, samples: int) -> Bound:
     """The betting bound for 0/1 losses, its wealth averaged over many lambdas: almost the inverse kl.
 
@@ -211,20 +246,11 @@ def bound_errors(empirical: float, complexity_nats: float, samples: int) -> Boun
     # Sums of m terms of this size are exact to a few units in the last place; the bound is raised by that error.
     doubt = 8 * np.finfo(np.float64).eps * samples * (abs(empirical * lost[0]) + bets[0] + 1.0 / samples)
 
-    def refuted(mean: float) -> bool:
+    def log_wealths(mean: float) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.where(np.isneginf(held), -np.inf, held - samples * np.log1p(-bets * mean))
-        largest = float(logs.max())
-        if largest == math.inf:
-            return True
-        return largest + math.log(float(np.exp(logs - largest).mean())) - doubt > complexity_nats
+            return np.where(np.isneginf(held), -np.inf, held - samples * np.log1p(-bets * mean))
 
-    low, high = empirical, 1.0
-    for _ in range(200 if refuted(1.0) else 0):  # a mean of 1 may well be possible
-        middle = 0.5 * (low + high)
-        if middle in (low, high):
-            break
-        low, high = (low, middle) if refuted(middle) else (middle, high)
+    high = smallest_refuted(log_wealths, empirical, complexity_nats + doubt)
     paid = samples * binary_kl(empirical, high) if high < 1.0 else math.inf
     price = max(0.0, paid - complexity_nats) if paid < math.inf else math.log(bets.size)
     lambda_ = (high - empirical) / (high * (1.0 - empirical)) if empirical < 1.0 else 0.0

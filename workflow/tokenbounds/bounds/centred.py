@@ -10,7 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenbounds.bounds.azuma import check_budget
-from tokenbounds.bounds.betting import betting_value, error_lambdas, lambda_grid, mean_log, weigh_losses
+from tokenbounds.bounds.betting import (
+    betting_value,
+    error_lambdas,
+    lambda_grid,
+    mean_log,
+    smallest_refuted,
+    weigh_losses,
+)
 from tokenbounds.bounds.result import Bound
 from tokenbounds.errors import CertificateError
 
@@ -139,19 +146,7 @@ def bound_centred_errors(
             back = samples * np.log1p(-bets * (mean - known[:, None]))
             return np.where(np.isneginf(held), -np.inf, held - back)
 
-    def refuted(mean: float) -> bool:
-        logs = wealths(mean)
-        largest = float(logs.max())
-        if largest == math.inf:
-            return True
-        return largest + math.log(float(np.exp(logs - largest).mean())) - doubt > complexity_nats
-
-    low, high = empirical, 1.0
-    for _ in range(200 if refuted(1.0) else 0):  # a mean of 1 may well be possible
-        middle = 0.5 * (low + high)
-        if middle in (low, high):
-            break
-        low, high = (low, middle) if refuted(middle) else (middle, high)
+    high = smallest_refuted(wealths, empirical, complexity_nats + doubt)
     logs = wealths(high)
     best, bet = np.unravel_index(int(np.argmax(logs)), logs.shape)
     price = max(0.0, float(logs[best, bet]) - complexity_nats)

@@ -8,10 +8,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from json_corpora import json_corpus
 from tokenbounds.certificates import document_hashes
 from tokenbounds.certificates.prior import CorpusEvidence, compare_documents
-from tokenbounds.config import CorpusSpec, parse_row
-from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file, write_json
 
@@ -42,12 +41,7 @@ def test_many_rows_take_many_bytes(tmp_path, monkeypatch):
 
 
 def corpus(folder, texts, tokenizer="antibody"):
-    folder.mkdir()
-    rows = folder / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    row = {"source": {"kind": "jsonl", "paths": [str(rows)]}, "tokenizer": {"kind": tokenizer}, "shards": 2}
-    tokenize_corpus(parse_row(CorpusSpec, json.dumps(row)), folder.name, folder)
-    return folder
+    return json_corpus(folder, texts, tokenizer).parent
 
 
 def edit(folder, **columns):

@@ -5,26 +5,16 @@ import re
 
 import pytest
 from json_certificates import certify_bound
+from json_corpora import json_corpus
 from tokenbounds.certificates import verify
 from tokenbounds.certificates.source import check_source
-from tokenbounds.config import BoundsSpec, CorpusSpec, parse_row
-from tokenbounds.corpus.shards import tokenize_corpus
+from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
-
-
-def corpus(folder, texts, tokenizer="antibody"):
-    """A corpus of JSON lines in `folder`, with its source beside it."""
-    folder.mkdir()
-    rows = folder / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    row = {"source": {"kind": "jsonl", "paths": [str(rows)]}, "tokenizer": {"kind": tokenizer}, "shards": 2}
-    tokenize_corpus(parse_row(CorpusSpec, json.dumps(row)), folder.name, folder)
-    return rows
 
 
 def test_the_same_source_gives_the_same_tokens(tmp_path, monkeypatch):
     monkeypatch.setattr("tokenbounds.certificates.source._BATCH", 2)
-    rows = corpus(tmp_path / "c", ["QVQ", "", "EVQLVESGG", "DIQ", "EIV"])
+    rows = json_corpus(tmp_path / "c", ["QVQ", "", "EVQLVESGG", "DIQ", "EIV"])
     moved = rows.rename(tmp_path / "moved.jsonl")
     assert check_source(tmp_path / "c", [str(moved)]).detail == "5 documents, 18 tokens: the same"
 
@@ -39,7 +29,7 @@ def test_the_same_source_gives_the_same_tokens(tmp_path, monkeypatch):
     ],
 )
 def test_another_source_is_refused(tmp_path, texts, complaint):
-    rows = corpus(tmp_path / "c", ["QVQ", "EVQ"])
+    rows = json_corpus(tmp_path / "c", ["QVQ", "EVQ"])
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     with pytest.raises(CertificateError, match=complaint):
         check_source(tmp_path / "c", [str(rows)])
@@ -51,14 +41,14 @@ def test_tokens_that_the_tokenizer_does_not_give_are_found(tmp_path, monkeypatch
 
     honest = Antibodies.encode
     monkeypatch.setattr(Antibodies, "encode", lambda self, texts: [tokens[::-1] for tokens in honest(self, texts)])
-    rows = corpus(tmp_path / "c", ["QQQ", "EVQ"])
+    rows = json_corpus(tmp_path / "c", ["QQQ", "EVQ"])
     monkeypatch.undo()
     with pytest.raises(CertificateError, match=r"document 1 of .* has other tokens than its source gives"):
         check_source(tmp_path / "c", [str(rows)])
 
 
 def test_the_tokenizer_is_known_by_its_hash(tmp_path):
-    rows = corpus(tmp_path / "c", ["QVQ"])
+    rows = json_corpus(tmp_path / "c", ["QVQ"])
     manifest = json.loads((tmp_path / "c/manifest.json").read_text())
     for identity, complaint in (("bytes", "another tokenizer than bytes"), ("org/name", "--tokenizer")):
         manifest["tokenizer"]["identity"] = identity
@@ -68,7 +58,7 @@ def test_the_tokenizer_is_known_by_its_hash(tmp_path):
 
 
 def test_sources_without_files_and_of_unknown_kinds(tmp_path):
-    corpus(tmp_path / "c", ["QVQ"])
+    json_corpus(tmp_path / "c", ["QVQ"])
     manifest = json.loads((tmp_path / "c/manifest.json").read_text())
     for source, complaint in (
         ({"kind": "python_topics"}, "--source installed"),

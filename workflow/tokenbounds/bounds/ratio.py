@@ -7,17 +7,17 @@ more, and tokens of one document are not independent.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
 from tokenbounds.bounds.betting import lambda_fractions
+from tokenbounds.bounds.sampling import first_refuted
 from tokenbounds.errors import CertificateError
 
 Floats = npt.NDArray[np.float64]
 
 _PORTFOLIO = 32
+_DOCUMENTS = 1 << 14  # at once: memory does not grow with their number
 _BISECTIONS = 30  # to 2^-30 of the range; the end that is stated is the safe one
 _ROUNDING = 2.0**-40  # of the range: sums of documents are rounded
 
@@ -62,23 +62,18 @@ def upper_ratio(
     bets = lambda_fractions(_PORTFOLIO)[:, None]  # [k, 1]
     doubt = (lengths.size + 64) * np.finfo(np.float64).eps
 
-    def log_wealth(ratio: float) -> float:
-        # Each factor is at least 1 - b: a share of `longest` won or lost, both in [0, 1].  [k, n] -> [k]
-        logs = np.log1p(bets * (ratio * lengths - shares))
-        totals = logs.sum(axis=1) - doubt * np.abs(logs).sum(axis=1)
-        largest = float(totals.max())
-        return largest + math.log(float(np.exp(totals - largest).sum()) / _PORTFOLIO)
+    def log_wealths(ratio: float) -> Floats:
+        won, size = np.zeros(len(bets)), np.zeros(len(bets))  # [k]
+        for start in range(0, lengths.size, _DOCUMENTS):
+            part = slice(start, start + _DOCUMENTS)
+            # Each factor is at least 1 - b: a share of `longest` won or lost, both in [0, 1].  [k, documents]
+            logs = np.log1p(bets * (ratio * lengths[part] - shares[part]))
+            won, size = won + logs.sum(axis=1), size + np.abs(logs).sum(axis=1)
+        wealths: Floats = won - doubt * size
+        return wealths
 
     # The ratio in units of the range, in [0, 1]; the wealth at the plain estimate is at most about 1.
-    below, above, target = float(shares.sum() / lengths.sum()), 1.0, math.log(1.0 / delta)
-    if log_wealth(1.0) < target:
-        return high
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (below + above)
-        if log_wealth(middle) >= target:
-            above = middle
-        else:
-            below = middle
+    above = first_refuted(log_wealths, float(shares.sum() / lengths.sum()), delta, _BISECTIONS)
     return low + (high - low) * min(1.0, above + _ROUNDING)
 
 

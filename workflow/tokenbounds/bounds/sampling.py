@@ -8,6 +8,7 @@ draw alone: they hold for every corpus and every model chosen without looking at
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -76,16 +77,36 @@ def _smallest_refuted(values: Floats, delta: float) -> float:
     # A sum of n logarithms by runs of sixteen is off by at most n / 16 + 64 units in the last place of its size.
     doubt = (values.size / _FACTORS + 64) * np.finfo(np.float64).eps
 
-    def log_wealth(mean: float) -> float:
+    def log_wealths(mean: float) -> Floats:
         paid = values.size * np.log1p(-bets * mean)
-        logs = won - paid - doubt * (np.abs(won) + np.abs(paid))
-        largest = float(logs.max())
-        return largest + math.log(float(np.exp(logs - largest).sum()) / _PORTFOLIO)
+        logs: Floats = won - paid - doubt * (np.abs(won) + np.abs(paid))
+        return logs
 
-    low, high, target = float(values.mean()), 1.0, math.log(1.0 / delta)
-    for _ in range(_BISECTIONS):
+    return first_refuted(log_wealths, float(values.mean()), delta, _BISECTIONS)
+
+
+def first_refuted(log_wealths: Callable[[float], Floats], below: float, delta: float, bisections: int) -> float:
+    """The smallest value up to 1, rounded up, at which the average wealth of a portfolio reaches 1 / delta.
+
+    See docs/bounds.md, "Sampling".
+
+    Parameters
+    ----------
+    log_wealths
+        For a value the log-wealth of each bet against it [k], nats; their average is increasing in the value.
+    below
+        A value that the portfolio does not refute, such as the plain estimate.
+    delta
+        Failure probability.
+    bisections
+        The answer is at most (1 - below) / 2^bisections too large.
+    """
+    low, high, target = below, 1.0, math.log(1.0 / delta)
+    for _ in range(bisections):
         middle = 0.5 * (low + high)
-        if log_wealth(middle) >= target:
+        logs = log_wealths(middle)
+        largest = float(logs.max())
+        if largest + math.log(float(np.exp(logs - largest).mean())) >= target:
             high = middle
         else:
             low = middle

@@ -31,7 +31,7 @@ from tokenbounds.certificates.rows.units import Units
 from tokenbounds.certificates.schema import SCHEMA_VERSION, Certificate, ReferenceRecord, Subset
 from tokenbounds.certificates.sealing import seal, write_certificate
 from tokenbounds.config import BoundsSpec
-from tokenbounds.corpus.reference import check_drawn
+from tokenbounds.corpus.reference import ReferenceEntry, check_drawn
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.models.online.card import is_online
 from tokenbounds.scores.seeds import derive_seed
@@ -204,14 +204,19 @@ def _check_drawn(evidence: Evidence, spec: BoundsSpec) -> None:
     check_drawn(manifest.reference, evidence.corpus.folder, evidence.corpus.folder / manifest.documents_file.file)
 
 
+def _bound_size(evidence: Evidence, reference: ReferenceEntry, spec: BoundsSpec) -> tuple[DrawnDocuments, CorpusSize]:
+    """The drawn documents, and how large the whole corpus is at least."""
+    drawn = DrawnDocuments.of_plan(evidence.plan, evidence.corpus.manifest.documents, reference)
+    return drawn, CorpusSize.at_least(reference, drawn, Fraction(str(spec.delta)))
+
+
 def _record_reference(evidence: Evidence, spec: BoundsSpec) -> tuple[int, ReferenceRecord | None]:
     """The corpus's tokens, or a lower bound on those of a corpus by reference; and what that rests on."""
     manifest = evidence.corpus.manifest
     reference = manifest.reference
     if reference is None:
         return manifest.tokens, None
-    drawn = DrawnDocuments.of_plan(evidence.plan, manifest.documents, reference)
-    size = CorpusSize.at_least(reference, drawn, Fraction(str(spec.delta)))
+    _, size = _bound_size(evidence, reference, spec)
     record = ReferenceRecord(
         documents=reference.rows,
         max_tokens=reference.max_tokens,
@@ -240,8 +245,7 @@ def state_rows(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[S
     )
     if manifest.reference is not None:
         _check_drawn(evidence, spec)
-        drawn = DrawnDocuments.of_plan(plan, manifest.documents, manifest.reference)
-        size = CorpusSize.at_least(manifest.reference, drawn, Fraction(str(spec.delta)))
+        drawn, size = _bound_size(evidence, manifest.reference, spec)
         rest = Fraction(str(spec.delta)) - size.delta
         setting = replace(setting, tokens=size.tokens, sample=drawn, units=None, delta=rest)
     models = []

@@ -32,9 +32,10 @@ _SCHEMA: dict[str, pl.DataType] = {
 def alpha_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     """Bits per token against the smoothing weight: one row per certificate, bound and weight of the grid.
 
-    One streaming pass over each certificate's scores. Losses are rounded up to 2^-12 bit, so values may exceed the
-    certificate's by that much; `certified` marks the weight that the certificate chose. If only a sample was scored,
-    the price of sampling at that weight is added everywhere.
+    No centre is used: a certificate that chose one states less than the curve at its weight. One streaming pass over
+    each certificate's scores. Losses are rounded up to 2^-12 bit, so values may exceed the certificate's by that much;
+    `certified` marks the weight that the certificate chose. If only a sample was scored, the price of sampling at that
+    weight is added everywhere.
 
     Raises
     ------

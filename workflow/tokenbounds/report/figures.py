@@ -200,7 +200,7 @@ def draw_bound_by_method(table: pl.DataFrame) -> Figure:
 
 
 def draw_bound_by_alpha(table: pl.DataFrame) -> Figure:
-    """Best bound at every smoothing weight of the grid, the certified one as a dot, the empirical risk dashed."""
+    """Best bound without centres at every smoothing weight, the chosen one as a dot, the empirical risk dashed."""
     corpora = table["corpus"].unique(maintain_order=True).to_list()
     figure, panels = _panels(len(corpora), height=3.7)
     for axes, corpus in zip(panels, corpora, strict=True):
@@ -244,7 +244,7 @@ def _alpha_key(axes: Axes) -> None:
     dashed: dict[str, Any] = {"linestyle": (0, (3, 2)), "linewidth": 0.9}
     keys = [
         Line2D([], [], linewidth=1.6, label="bound", **grey),
-        Line2D([], [], marker="o", markersize=6, linestyle="none", label="certified", **grey),
+        Line2D([], [], marker="o", markersize=6, linestyle="none", label="chosen weight", **grey),
         Line2D([], [], label="empirical risk", **dashed, **grey),
     ]
     _legend(axes, keys)

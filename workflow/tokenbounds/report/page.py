@@ -41,7 +41,8 @@ _CAPTIONS = {
         "The price of surprise",
         "Mixing a share α of the uniform distribution into every prediction caps the loss of a token that comes as a "
         "surprise, and so lowers the gap; too much of it dulls the model. Certificates pay for choosing the best α of "
-        "the grid, shown as a dot. Solid: certified. Dashed: measured.",
+        "the grid, shown as a dot. Solid: the bound at each α, without the centre that a certificate may also choose, "
+        "and that lowers its bound. Dashed: measured.",
     ),
     "loss_by_position": (
         "Loss by position",

@@ -76,7 +76,7 @@ def test_lines_without_a_terminal_and_the_end_of_a_failed_log(tmp_path):
     display = RunDisplay(SafeConsole(file=out, width=200), seconds=0.01)
     display.plan({"fit_markov": 2})
     display.state.start(1, "fit_markov", "a", log)
-    end = time.monotonic() + 10
+    end = time.monotonic() + 120
     while "0 of 2 jobs done" not in out.getvalue() and time.monotonic() < end:
         time.sleep(0.01)
     display.fail(1, "fit_markov", log)

@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tokenbounds.compression.calibration.layerwise import LayerwiseModel
 from tokenbounds.compression.calibration.store import Calibration, calibration_writer
 from tokenbounds.config import ByteTokenizer, CorpusSpec, EvaluationSpec, JsonLinesSource, RecoveryTask
 from tokenbounds.corpus.annotations import Annotations
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.errors import TokenboundsError
+from tokenbounds.models.blockwise import BlockwiseModel
 from tokenbounds.models.build import build_model
 from tokenbounds.models.card import ModelCard
-from tokenbounds.models.checkpoint import load_checkpoint, save_checkpoint
+from tokenbounds.models.checkpoint import load_checkpoint, open_checkpoint, save_checkpoint
 from tokenbounds.models.identity import checkpoint_sha256
 from tokenbounds.models.markov.counts import load_counts, save_counts
 from tokenbounds.models.markov.grams import MarkovCard
@@ -60,7 +60,7 @@ ARTEFACTS = {
     "base by its hash": (checkpoint, lambda path: checkpoint_sha256(path.parent)),
     "checkpoint, block by block": (
         checkpoint,
-        lambda path: LayerwiseModel(path.parent, torch.device("cpu"), torch.float32),
+        lambda path: BlockwiseModel(*open_checkpoint(path.parent), torch.device("cpu"), torch.float32),
     ),
     "counts": (counts, lambda path: load_counts(path.parent)),
     "calibration": (calibration, Calibration.open),

@@ -7,12 +7,12 @@ import pytest
 import torch
 from tokenbounds.compression.calibration.calibrate import calibrate_model
 from tokenbounds.compression.calibration.layers import matrices_of, of_use
-from tokenbounds.compression.calibration.layerwise import LayerwiseModel
 from tokenbounds.compression.calibration.store import Calibration
 from tokenbounds.compression.calibration.windows import pack_windows
 from tokenbounds.config import CalibrationSpec
 from tokenbounds.errors import CalibrationError, CorpusError
-from tokenbounds.models.checkpoint import load_checkpoint
+from tokenbounds.models.blockwise import BlockwiseModel
+from tokenbounds.models.checkpoint import load_checkpoint, open_checkpoint
 from torch.nn import functional
 
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
@@ -91,7 +91,7 @@ def test_bfloat16_computes_in_it_and_comes_close(calibrated, corpus, tmp_path, f
     directory, exact = calibrated(family)
     calibrate_model(directory, corpus, replace(SPEC, dtype="bfloat16"), tmp_path / "c")
     half = Calibration.open(tmp_path / "c")
-    with LayerwiseModel(directory, torch.device("cpu"), torch.bfloat16).block(0) as block:
+    with BlockwiseModel(*open_checkpoint(directory), torch.device("cpu"), torch.bfloat16).block(0) as block:
         assert {parameter.dtype for parameter in block.parameters()} == {torch.bfloat16}
     assert half.loss_bits == pytest.approx(exact.loss_bits, rel=1e-2)
     for matrix in of_use(matrices_of(load_checkpoint(directory)[0]), "linear"):

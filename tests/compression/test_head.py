@@ -3,7 +3,8 @@
 import pytest
 import torch
 from tokenbounds.compression.calibration.head import loss_gradient, pass_head
-from tokenbounds.compression.calibration.layerwise import LayerwiseModel
+from tokenbounds.models.blockwise import BlockwiseModel
+from tokenbounds.models.checkpoint import open_checkpoint
 from torch.nn import functional
 
 TARGETS = {
@@ -15,7 +16,7 @@ TARGETS = {
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
 def model(request, checkpoint):
-    return LayerwiseModel(checkpoint(request.param), torch.device("cpu"), torch.float32)
+    return BlockwiseModel(*open_checkpoint(checkpoint(request.param)), torch.device("cpu"), torch.float32)
 
 
 def by_autograd(model, hidden, targets):
@@ -49,7 +50,7 @@ def test_a_token_that_is_all_but_impossible_has_a_finite_loss():
 
 
 def test_half_precision_equals_autograd_in_half_precision(checkpoint):
-    model = LayerwiseModel(checkpoint("llama"), torch.device("cpu"), torch.bfloat16)
+    model = BlockwiseModel(*open_checkpoint(checkpoint("llama")), torch.device("cpu"), torch.bfloat16)
     hidden = torch.randn((6, 16), generator=torch.Generator().manual_seed(1)).bfloat16()
     targets = torch.tensor(TARGETS["some ignored"])
     found = pass_head(model, hidden, targets, torch.zeros(48))

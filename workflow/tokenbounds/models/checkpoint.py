@@ -19,6 +19,7 @@ from tokenbounds.errors import ModelError
 from tokenbounds.files import atomic_path, canonical_json, read_json, sha256_bytes, write_json
 from tokenbounds.models.build import build_model, coded_parameters, coded_shapes, count_parameters
 from tokenbounds.models.card import ModelCard
+from tokenbounds.models.tensor_source import SafetensorsSource, Shape, TensorSource
 from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal, sha256_of_sealed
 
 if TYPE_CHECKING:
@@ -94,26 +95,33 @@ def load_checkpoint(directory: Path | str) -> tuple[PreTrainedModel, ModelCard]:
     ModelError
         If the weights are missing, damaged, or do not fit the card.
     """
+    source, card = open_checkpoint(directory)
+    model = build_model(card)
+    _copy_tensors(source, model, Path(directory) / WEIGHTS_FILE)
+    return model, card
+
+
+def open_checkpoint(directory: Path | str) -> tuple[TensorSource, ModelCard]:
+    """A checkpoint's tensors, those of the card's coded parameters, to be read one at a time.
+
+    Raises
+    ------
+    ModelError
+        If the weights are missing, damaged, or do not fit the card.
+    """
     directory = Path(directory)
     card = load_card(directory)
     path = directory / WEIGHTS_FILE
     if not path.is_file():
         raise ModelError(f"{path} does not exist. Train or load the model again.")
     check_weights(path, card)
-    _check_shapes(path, card)
-    model = build_model(card)
-    _copy_weights(path, model)
-    return model, card
+    source = SafetensorsSource([path])
+    _check_shapes(path, source.shapes, card)
+    return source, card
 
 
-def _check_shapes(path: Path, card: ModelCard) -> None:
+def _check_shapes(path: Path, found: Mapping[str, Shape], card: ModelCard) -> None:
     """Refuse a file of weights of another model than the card's, before that is built: a card may claim any size."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as safetensors: {error}. Make it again.") from error
     counts = count_parameters(card)
     # Their number comes first: it takes no longer for many layers.
     if counts.coded == sum(map(math.prod, found.values())):
@@ -149,7 +157,7 @@ def check_weights(path: Path, card: ModelCard | AdapterCard) -> None:
     """
     sha256_of_sealed(path, ModelError, "Make it again.")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:
             named = (file.metadata() or {}).get("card_sha256", _card_sha256(card))
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} cannot be read as safetensors: {error}. Make it again.") from error
@@ -166,21 +174,16 @@ def load_weights(path: Path, model: PreTrainedModel, card: ModelCard | AdapterCa
         If the file is damaged, or names, shapes or types differ.
     """
     check_weights(path, card)
-    _copy_weights(path, model)
+    source, parameters = SafetensorsSource([path]), coded_parameters(model)
+    if differing := set(source.shapes) ^ set(parameters):
+        raise ModelError(f"{path} and its card disagree on the tensor {min(differing)}. Make them again.")
+    _copy_tensors(source, model, path)
 
 
-def _copy_weights(path: Path, model: PreTrainedModel) -> None:
-    parameters = coded_parameters(model)
-    try:
-        with safe_open(path, framework="pt") as file, torch.no_grad():
-            if differing := set(file.keys()) ^ set(parameters):
-                raise ModelError(f"{path} and its card disagree on the tensor {min(differing)}. Make them again.")
-            for name, parameter in parameters.items():
-                value = file.get_tensor(name)
-                if value.shape != parameter.shape or not value.is_floating_point():
-                    raise ModelError(
-                        f"{path}: {name} is {value.dtype}{list(value.shape)}, not {list(parameter.shape)}."
-                    )
-                parameter.copy_(value)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as safetensors: {error}. Make it again.") from error
+def _copy_tensors(source: TensorSource, model: PreTrainedModel, path: Path) -> None:
+    with torch.no_grad():
+        for name, parameter in coded_parameters(model).items():
+            value = source.read(name)
+            if value.shape != parameter.shape or not value.is_floating_point():
+                raise ModelError(f"{path}: {name} is {value.dtype}{list(value.shape)}, not {list(parameter.shape)}.")
+            parameter.copy_(value)

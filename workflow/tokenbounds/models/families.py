@@ -28,7 +28,8 @@ class Family:
     `context_key` is the configuration key of the largest number of positions. `layers_key` counts the blocks. `fixed`
     are configuration values that no card of the family may change: a checkpoint with others is refused. `layers` names,
     by role, the ends of the module names of linear layers and embeddings; `residual` those whose output is added to the
-    residual stream.
+    residual stream. `blocks` is the list of blocks, which take hidden states first and return hidden states, and
+    `final_norm` the norm after them.
     """
 
     config_class: str
@@ -40,6 +41,8 @@ class Family:
     fixed: Mapping[str, Any]
     layers: Mapping[str, tuple[str, ...]]
     residual: tuple[str, ...]
+    blocks: str = "model.layers"
+    final_norm: str = "model.norm"
     has_rope: bool = True
 
     def role(self, module_name: str) -> str | None:
@@ -117,6 +120,8 @@ FAMILIES: dict[str, Family] = {
             "embedding": ("wte", "wpe"),
         },
         residual=("attn.c_proj", "mlp.c_proj"),
+        blocks="transformer.h",
+        final_norm="transformer.ln_f",
         has_rope=False,
     ),
     "llama": _llama_family(

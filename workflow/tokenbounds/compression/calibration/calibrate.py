@@ -21,16 +21,17 @@ from tokenbounds.compression.calibration.layers import (
     HEAD_INPUTS,
     LOOKUP_OUTPUTS,
     Matrix,
-    blocks_name,
+    check_calibratable,
     matrices_of,
     of_use,
 )
-from tokenbounds.compression.calibration.layerwise import LayerwiseModel
 from tokenbounds.compression.calibration.moments import BlockMoments, add_moments
 from tokenbounds.compression.calibration.store import CalibrationWriter, calibration_writer
 from tokenbounds.compression.calibration.windows import Windows, pack_windows
 from tokenbounds.config import CalibrationSpec
 from tokenbounds.corpus.reader import Corpus, check_known
+from tokenbounds.models.blockwise import BlockArguments, BlockwiseModel
+from tokenbounds.models.checkpoint import open_checkpoint
 from tokenbounds.models.loss import IGNORED
 
 LOGGER = logging.getLogger(__name__)
@@ -71,7 +72,9 @@ def calibrate_model(
         If the corpus holds a token that the model does not know.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = LayerwiseModel(directory, torch.device(device), getattr(torch, spec.dtype))
+    source, card = open_checkpoint(directory)
+    check_calibratable(card)
+    model = BlockwiseModel(source, card, torch.device(device), getattr(torch, spec.dtype))
     # A model may also predict more tokens than its tokenizer knows: their number is often rounded up for the hardware.
     check_known(corpus, model.card.vocabulary_size)
     context = min(spec.context, model.card.context)
@@ -103,7 +106,7 @@ class _Scratch:
     gradients: list[torch.Tensor]
 
     @classmethod
-    def create(cls, folder: Path, model: LayerwiseModel, windows: Windows, spec: CalibrationSpec) -> _Scratch:
+    def create(cls, folder: Path, model: BlockwiseModel, windows: Windows, spec: CalibrationSpec) -> _Scratch:
         count, context = windows.inputs.shape
         # All batches are of one shape: as many windows as the limit allows, of the numbers that divide theirs.
         limit = max(1, spec.batch_tokens // context)
@@ -124,7 +127,7 @@ class _Passes:
 
     def __init__(
         self,
-        model: LayerwiseModel,
+        model: BlockwiseModel,
         windows: Windows,
         matrices: Sequence[Matrix],
         writer: CalibrationWriter,
@@ -135,17 +138,20 @@ class _Passes:
         self._inputs = torch.from_numpy(windows.inputs).split(rows)
         self._targets = torch.from_numpy(windows.targets).split(rows)
         self._tokens = windows.tokens
+        self._arguments = BlockArguments((), {})
 
     def forwards(self) -> None:
         """Fill the scratch file with the hidden states before each block and after the last."""
         hidden = self._scratch.hidden
         with torch.no_grad():
             for batch, ids in enumerate(self._inputs):
-                hidden[0][batch].copy_(self._model.embed(ids))
+                embedded, self._arguments = self._model.embed(ids)  # all batches have the same shape
+                hidden[0][batch].copy_(embedded)
             for index in range(self._model.blocks):
                 with self._model.block(index) as block:
                     for batch, states in enumerate(hidden[index]):
-                        hidden[index + 1][batch].copy_(self._model.run(block, states.to(self._model.device)))
+                        states = self._model.run(block, states.to(self._model.device), self._arguments)
+                        hidden[index + 1][batch].copy_(states)
                 LOGGER.info("forwards: block %d of %d", index + 1, self._model.blocks)
 
     def head(self) -> float:
@@ -178,13 +184,13 @@ class _Passes:
         gradients = self._scratch.gradients
         layers = of_use(self._matrices, "linear")
         for index in reversed(range(self._model.blocks)):
-            prefix = f"{blocks_name(self._model.model)}.{index}."
-            mine = [matrix for matrix in layers if matrix.name.startswith(prefix)]
+            names = set(self._model.block_parameters(index))
+            mine = [matrix for matrix in layers if matrix.name in names]
             with self._model.block(index) as block, BlockMoments(self._model.model, mine) as moments:
                 for batch, states in enumerate(self._scratch.hidden[index]):
                     # From the gradient on the block's outputs to that on its inputs, the outputs of the block before.
                     leaf = states.to(self._model.device).detach().requires_grad_()  # [windows, time, width]
-                    self._model.run(block, leaf).backward(gradients[batch].to(self._model.device))
+                    self._model.run(block, leaf, self._arguments).backward(gradients[batch].to(self._model.device))
                     gradients[batch].copy_(leaf.grad)  # type: ignore[arg-type]
                 for name, value in moments.means(self._tokens).items():
                     self._writer.write(name, value)
@@ -210,7 +216,7 @@ class _Passes:
         self._writer.write(name, (sums / self._tokens).cpu().numpy())
 
 
-def _shapes(model: LayerwiseModel, matrices: Sequence[Matrix]) -> dict[str, tuple[int, ...]]:
+def _shapes(model: BlockwiseModel, matrices: Sequence[Matrix]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of everything a calibration holds."""
     width = model.hidden
     shapes: dict[str, tuple[int, ...]] = {

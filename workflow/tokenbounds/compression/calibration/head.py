@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from tokenbounds.compression.calibration.layerwise import LayerwiseModel
+from tokenbounds.models.blockwise import BlockwiseModel
 from tokenbounds.models.loss import IGNORED
 
 
@@ -28,12 +28,12 @@ class HeadPass(NamedTuple):
     loss_nats: float
 
 
-def pass_head(model: LayerwiseModel, hidden: torch.Tensor, targets: torch.Tensor, variance: torch.Tensor) -> HeadPass:
+def pass_head(model: BlockwiseModel, hidden: torch.Tensor, targets: torch.Tensor, variance: torch.Tensor) -> HeadPass:
     """Apply final norm and head, forwards and backwards, to hidden states after the last block.
 
     Parameters
     ----------
-    model : LayerwiseModel
+    model : BlockwiseModel
     hidden : tensor [rows, hidden]
     targets : int64 tensor [rows]
     variance : float32 tensor [vocabulary]
@@ -44,7 +44,7 @@ def pass_head(model: LayerwiseModel, hidden: torch.Tensor, targets: torch.Tensor
     # The softmax's gradient has a closed form: autograd, which would keep the logits, is needed for the norm only.
     with torch.no_grad():
         at_logits, loss_nats = loss_gradient(model.logits(normed), targets, variance)  # [rows, vocabulary]
-        at_normed = model.head_gradient(at_logits)  # [rows, hidden]
+        at_normed = at_logits.to(model.dtype) @ model.model.lm_head.weight  # [rows, hidden]
     normed.backward(at_normed)
     assert leaf.grad is not None
     return HeadPass(normed.detach(), leaf.grad, loss_nats)

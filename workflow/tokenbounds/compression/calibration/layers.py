@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -14,11 +14,6 @@ from tokenbounds.errors import CalibrationError
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.parameterizations.layers import is_transposed
 
-# The list of blocks and the norm after them, by family. Blocks take hidden states first and return hidden states.
-_STRUCTURES = {
-    "gpt2": ("transformer.h", "transformer.ln_f"),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), ("model.layers", "model.norm")),
-}
 # Layers with the same inputs as another of their block: second moments are kept once.
 _SHARED_INPUTS = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 
@@ -53,32 +48,13 @@ def check_calibratable(card: ModelCard) -> None:
     Raises
     ------
     CalibrationError
-        The family or the parameterization is named.
+        The parameterization is named.
     """
-    if card.family not in _STRUCTURES:
-        raise CalibrationError(
-            f"the architecture '{card.family}' cannot be calibrated; those that can: {', '.join(_STRUCTURES)}."
-        )
     if card.parameterization["kind"] != "dense":
         raise CalibrationError(
             f"a model with the parameterization '{card.parameterization['kind']}' cannot be calibrated, only a dense "
             "one. Use the quantizers 'uniform' or 'codebook'."
         )
-
-
-def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The transformer blocks."""
-    return cast(nn.ModuleList, model.get_submodule(_STRUCTURES[model.config.model_type][0]))
-
-
-def blocks_name(model: PreTrainedModel) -> str:
-    """The name of the list of blocks."""
-    return _STRUCTURES[model.config.model_type][0]
-
-
-def final_norm_of(model: PreTrainedModel) -> nn.Module:
-    """The norm between the last block and the head."""
-    return model.get_submodule(_STRUCTURES[model.config.model_type][1])
 
 
 def matrices_of(model: PreTrainedModel) -> list[Matrix]:

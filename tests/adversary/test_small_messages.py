@@ -103,7 +103,7 @@ def test_a_base_is_compared_with_its_file_before_it_is_built(tmp_path, monkeypat
 
 
 def test_a_hugging_face_folder_is_compared_with_its_files_before_it_is_built(tmp_path, monkeypatch):
-    monkeypatch.setattr("tokenbounds.models.pretrained.loading._read_safetensors", lambda *_: pytest.fail("built"))
+    monkeypatch.setattr("tokenbounds.models.pretrained.loading.open_plain", lambda *_: pytest.fail("built"))
     config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 32, "bos_token_id": 0, **HUGE}
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file({"x": torch.zeros(2)}, tmp_path / "model.safetensors", metadata={"format": "pt"})

@@ -85,8 +85,24 @@ def test_a_fine_tune_grows_with_its_base(study, inputs):
     assert resources.finetuning_minutes(study, "f", job) == pytest.approx(20 + 4 * 7.5e6 * 3e6 / 2e10 / 60)
 
 
-def test_an_import_grows_with_the_folder_if_there_is_one(study, inputs):
-    assert resources.import_megabytes(study, "p", inputs(files=["base.safetensors"])) == 6000 + 4 * 30
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [("{}", 2500 + 0.1 * 30), ('{"quantization_config": {"bits": 4}}', 6000 + 16 * 30), ("{", 6000 + 16 * 30)],
+)
+def test_an_import_holds_plain_files_tensor_by_tensor_and_others_whole(study, inputs, tmp_path, config, expected):
+    (tmp_path / "config.json").write_text(config)
+    job = inputs(files=["base.safetensors", str(tmp_path / "config.json")])
+    assert resources.import_megabytes(study, "p", job) == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_imported_model_counts_as_its_values_would_in_float32(tmp_path):
+    (tmp_path / "original.json").write_text('{"parameters": 3000000}')
+    assert Inputs({"model": (str(tmp_path / "original.json"),)}).megabytes() == 12
+    (tmp_path / "original.json").write_text("{}")
+    assert Inputs({"model": (str(tmp_path / "original.json"),)}).megabytes() == 0
+
+
+def test_an_import_of_unknown_size_asks_for_much(study, inputs):
     assert resources.import_megabytes(study, "p", inputs()) == 16000
     assert resources.import_megabytes(study, "p", inputs(files=[])) == 16000
 

@@ -4,6 +4,7 @@ In    <results>/corpora/{corpus}/manifest.json, or a pretrained checkpoint on di
       <results>/models/{model}/…                     of the model that training starts from, if it names one
 Out   <results>/models/{model}/card.json             what rebuilds the model around its coded values
       <results>/models/{model}/model.safetensors     those values (transformers); of a fine-tune its adapters alone
+      <results>/models/{model}/original.json         the files that those values are in (pretrained)
       <results>/models/{model}/counts.arrow          those values (Markov chains)
       <results>/models/{model}/training.parquet      step, loss in bits, learning rate (trained, fine-tuned)
 """
@@ -39,11 +40,11 @@ rule train_model:
 
 
 rule import_model:
-    """Read a pretrained checkpoint as plain values; none of its code is run."""
+    """Check a pretrained checkpoint, and note where its values are; none of its code is run."""
     input:
         files=lambda wildcards: external.checkpoint(wildcards.model).inputs,
     output:
-        weights="<results>/models/{model}/model.safetensors",
+        original="<results>/models/{model}/original.json",
         card="<results>/models/{model}/card.json",
     log:
         "<logs>/import_model/{model}.log",

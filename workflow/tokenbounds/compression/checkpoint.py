@@ -29,8 +29,9 @@ from tokenbounds.corpus.tokenizers import load_tokenizer
 from tokenbounds.errors import ConfigError, CorpusError
 from tokenbounds.files import read_json, sha256_file, write_json
 from tokenbounds.messages.decode import decode_message
-from tokenbounds.models.checkpoint import CARD_FILE, WEIGHTS_FILE, load_checkpoint
+from tokenbounds.models.checkpoint import load_card, load_checkpoint
 from tokenbounds.models.pretrained.loading import import_pretrained
+from tokenbounds.models.weights import CARD_FILE, weights_file
 from tokenbounds.scores.documents import score_documents
 from tokenbounds.scores.scorer import ScoringOptions
 
@@ -163,16 +164,16 @@ def encode_checkpoint(
         if not (directory / CARD_FILE).is_file():
             directory = Path(scratch)
             import_pretrained(PretrainedModel(kind="pretrained", name=source, gguf_file=gguf_file), directory)
-        model, card = load_checkpoint(directory)
-        calibration = None
+        card, calibration = load_card(directory), None
         if spec.quantizer.needs().calibration is not None:
             calibration = _calibrate(directory, source, gguf_file, texts, Path(scratch))
         encode_model(directory, spec, out, report, calibration=calibration)
-        described = {**read_json(report), "source": source, "source_sha256": sha256_file(directory / WEIGHTS_FILE)}
+        described = {**read_json(report), "source": source, "source_sha256": sha256_file(weights_file(directory))}
         if texts.scored is not None:
             text = read_text(texts.scored, source, gguf_file, card.vocabulary_size)
             decoded = decode_message(out)
             assert isinstance(decoded, PreTrainedModel)
+            model, _ = load_checkpoint(directory)
             losses = {"before": mean_loss_bits(model, text), "after": mean_loss_bits(decoded, text)}
             described["scored"] = {"text": str(texts.scored), "tokens": text.tokens, "loss_bits": losses}
     write_json(report, described)
@@ -200,7 +201,7 @@ def mean_loss_bits(model: PreTrainedModel, text: MemoryCorpus) -> float:
 def _calibrate(directory: Path, source: str, gguf_file: str | None, texts: Texts, scratch: Path) -> Path:
     if texts.calibration is None:
         raise ConfigError("this quantizer needs a calibration. Give a text with --calibrate.")
-    _, card = load_checkpoint(directory)
+    card = load_card(directory)
     text = read_text(texts.calibration, source, gguf_file, card.vocabulary_size)
     context = min(512, card.context, text.tokens)
     tokens = max(min(_CALIBRATION_TOKENS, text.tokens) // context, 1) * context

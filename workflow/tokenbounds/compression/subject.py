@@ -21,11 +21,12 @@ from tokenbounds.models.adapters import AdapterCard, base_header
 from tokenbounds.models.base import is_finetuned, load_finetuned
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.card import ModelCard
-from tokenbounds.models.checkpoint import CARD_FILE, load_card, load_checkpoint
+from tokenbounds.models.checkpoint import load_card, load_checkpoint
 from tokenbounds.models.identity import checkpoint_sha256
 from tokenbounds.models.markov.counts import load_counts
 from tokenbounds.models.markov.grams import MarkovCard
 from tokenbounds.models.online.card import OnlineCard
+from tokenbounds.models.weights import CARD_FILE
 
 if TYPE_CHECKING:
     from tokenbounds.corpus.reader import Corpus

@@ -75,7 +75,8 @@ def corpus_manifest(study: Study, corpus: str) -> str:
 
 def model_files(study: Study, model: str) -> list[str]:
     """Card and values of a model."""
-    values = {"markov": ["counts.arrow"], "online": []}.get(study.models[model].kind, ["model.safetensors"])
+    own = {"markov": ["counts.arrow"], "online": [], "pretrained": ["original.json"]}
+    values = own.get(study.models[model].kind, ["model.safetensors"])
     return [f"{study.results}/models/{model}/{file}" for file in ("card.json", *values)]
 
 

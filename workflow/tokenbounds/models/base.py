@@ -15,8 +15,9 @@ from tokenbounds.files import read_json
 from tokenbounds.models.adapters import AdapterCard, attach_adapters
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.card import BASE_FAMILY, ModelCard
-from tokenbounds.models.checkpoint import CARD_FILE, WEIGHTS_FILE, load_checkpoint, load_weights
+from tokenbounds.models.checkpoint import load_checkpoint, load_weights
 from tokenbounds.models.identity import checkpoint_sha256, model_sha256
+from tokenbounds.models.weights import CARD_FILE, WEIGHTS_FILE
 
 Found = TypeVar("Found")
 

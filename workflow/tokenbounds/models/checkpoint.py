@@ -1,4 +1,4 @@
-"""Checkpoints on disk: `model.safetensors` (coded parameters only), `card.json`, `training.parquet`."""
+"""Checkpoints on disk: `card.json`, values (see `weights`), and `training.parquet`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from tokenbounds.errors import ModelError
-from tokenbounds.files import atomic_path, canonical_json, read_json, sha256_bytes, write_json
+from tokenbounds.files import atomic_path, read_json, write_json
 from tokenbounds.models.build import build_model, coded_parameters, coded_shapes, count_parameters
 from tokenbounds.models.card import ModelCard
-from tokenbounds.models.tensor_source import SafetensorsSource, Shape, TensorSource
-from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal, sha256_of_sealed
+from tokenbounds.models.safetensors_files import SafetensorsFiles, Shape
+from tokenbounds.models.tensor_source import SafetensorsSource, TensorSource
+from tokenbounds.models.weights import CARD_FILE, WEIGHTS_FILE, card_sha256, check_weights, open_weights, weights_file
+from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal
 
 if TYPE_CHECKING:
     from tokenbounds.models.adapters import AdapterCard
 
-WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "card.json"
 TRAINING_FILE = "training.parquet"
 
 
@@ -44,15 +44,11 @@ def save_checkpoint(
     """
     directory = Path(directory)
     tensors = {name: value.detach().cpu().contiguous() for name, value in coded_parameters(model).items()}
-    save_tensors(directory / WEIGHTS_FILE, tensors, {"card_sha256": _card_sha256(card)})
+    save_tensors(directory / WEIGHTS_FILE, tensors, {"card_sha256": card_sha256(card)})
     if training is not None:
         with atomic_path(directory / TRAINING_FILE) as temporary:
             pq.write_table(training, temporary)
     write_json(directory / CARD_FILE, card.to_dict())
-
-
-def _card_sha256(card: ModelCard | AdapterCard) -> str:
-    return sha256_bytes(canonical_json(card.to_dict()).encode())
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -97,7 +93,7 @@ def load_checkpoint(directory: Path | str) -> tuple[PreTrainedModel, ModelCard]:
     """
     source, card = open_checkpoint(directory)
     model = build_model(card)
-    _copy_tensors(source, model, Path(directory) / WEIGHTS_FILE)
+    copy_tensors(source, model, Path(directory))
     return model, card
 
 
@@ -111,13 +107,9 @@ def open_checkpoint(directory: Path | str) -> tuple[TensorSource, ModelCard]:
     """
     directory = Path(directory)
     card = load_card(directory)
-    path = directory / WEIGHTS_FILE
-    if not path.is_file():
-        raise ModelError(f"{path} does not exist. Train or load the model again.")
-    check_weights(path, card)
-    source = SafetensorsSource([path])
-    _check_shapes(path, source.shapes, card)
-    return source, card
+    files = open_weights(directory, card)
+    _check_shapes(weights_file(directory), files.shapes, card)
+    return SafetensorsSource(files), card
 
 
 def _check_shapes(path: Path, found: Mapping[str, Shape], card: ModelCard) -> None:
@@ -147,24 +139,6 @@ def load_card(directory: Path | str) -> ModelCard:
         raise ModelError(f"{path}: {error}") from error
 
 
-def check_weights(path: Path, card: ModelCard | AdapterCard) -> None:
-    """Refuse a file of weights that was changed since it was written, or was written with another card.
-
-    Raises
-    ------
-    ModelError
-        If it is damaged, cannot be read, or names another card.
-    """
-    sha256_of_sealed(path, ModelError, "Make it again.")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            named = (file.metadata() or {}).get("card_sha256", _card_sha256(card))
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as safetensors: {error}. Make it again.") from error
-    if named != _card_sha256(card):
-        raise ModelError(f"{path.parent / CARD_FILE} is not the card that {path} was written with. Make them again.")
-
-
 def load_weights(path: Path, model: PreTrainedModel, card: ModelCard | AdapterCard) -> None:
     """Copy tensors of a safetensors file into the coded parameters of `model`, which must match it exactly.
 
@@ -174,13 +148,20 @@ def load_weights(path: Path, model: PreTrainedModel, card: ModelCard | AdapterCa
         If the file is damaged, or names, shapes or types differ.
     """
     check_weights(path, card)
-    source, parameters = SafetensorsSource([path]), coded_parameters(model)
+    source, parameters = SafetensorsSource(SafetensorsFiles.open([path])), coded_parameters(model)
     if differing := set(source.shapes) ^ set(parameters):
         raise ModelError(f"{path} and its card disagree on the tensor {min(differing)}. Make them again.")
-    _copy_tensors(source, model, path)
+    copy_tensors(source, model, path)
 
 
-def _copy_tensors(source: TensorSource, model: PreTrainedModel, path: Path) -> None:
+def copy_tensors(source: TensorSource, model: PreTrainedModel, path: Path) -> None:
+    """Copy a source's tensors, which come from `path`, into the coded parameters of `model`.
+
+    Raises
+    ------
+    ModelError
+        If a tensor is missing, of another shape, or not of floating-point numbers.
+    """
     with torch.no_grad():
         for name, parameter in coded_parameters(model).items():
             value = source.read(name)

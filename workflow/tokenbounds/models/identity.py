@@ -12,12 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from tokenbounds.errors import ModelError
 from tokenbounds.files import canonical_json, read_json, sha256_bytes
 from tokenbounds.models.card import ModelCard
-from tokenbounds.seals import sha256_of_sealed
+from tokenbounds.models.weights import CARD_FILE, open_weights
 
 TITLE = "tokenbounds model 1"
 _CHUNK = 1 << 24
@@ -52,7 +51,7 @@ def model_sha256(card: ModelCard, tensors: Iterable[tuple[str, np.ndarray]]) -> 
 
 
 def checkpoint_sha256(directory: Path | str) -> str:
-    """Hash the model in a checkpoint folder (`card.json` and `model.safetensors`).
+    """Hash the model in a checkpoint folder, its values read one tensor at a time.
 
     Raises
     ------
@@ -60,16 +59,11 @@ def checkpoint_sha256(directory: Path | str) -> str:
         If the folder holds no dense transformer, or a file is damaged.
     """
     directory = Path(directory)
-    card = ModelCard.from_dict(read_json(directory / "card.json"))
+    card = ModelCard.from_dict(read_json(directory / CARD_FILE))
     if card.parameterization["kind"] != "dense":
         raise ModelError(f"{directory} is not dense, and only dense models can be named by hash.")
-    path = directory / "model.safetensors"
-    sha256_of_sealed(path, ModelError, "Make it again.")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return model_sha256(card, ((name, file.get_tensor(name)) for name in file.keys()))  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError) as error:
-        raise ModelError(f"{path} cannot be read as safetensors: {error}. Make it again.") from error
+    files = open_weights(directory, card)
+    return model_sha256(card, ((name, files.read_floats(name)) for name in files.shapes))
 
 
 def _line(name: str, values: np.ndarray) -> str:

@@ -2,15 +2,15 @@
 
 The architecture is looked up by name before any weight is read; weights are read from safetensors or GGUF, or, where an
 installed package ships nothing else, from a torch archive without unpickling it; no code from the model is run.
-Quantized checkpoints are decoded to the dense values they represent. The returned model is built from the card alone,
-and checked against the original.
+Quantized checkpoints are decoded to the dense values they represent; plain ones are read where they are. The model is
+built from the card alone, and checked against the original.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import transformers
@@ -20,26 +20,26 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from tokenbounds.config import PretrainedModel
 from tokenbounds.errors import ModelError
-from tokenbounds.files import check_name, check_no_pointer, parse_json
+from tokenbounds.files import check_name, check_no_pointer, parse_json, write_json
 from tokenbounds.models.build import build_model, coded_parameters, count_parameters
 from tokenbounds.models.card import ModelCard
-from tokenbounds.models.checkpoint import save_checkpoint
+from tokenbounds.models.checkpoint import copy_tensors, save_checkpoint
 from tokenbounds.models.families import Family, family_of
 from tokenbounds.models.pretrained.filling import (
     FREE_VALUES,
-    OTHER_HEAD,
     check_finite,
     fill_model,
     first_line,
-    is_constant,
     reading,
 )
 from tokenbounds.models.pretrained.gguf_metadata import GgufFile
+from tokenbounds.models.pretrained.in_place import PlainCheckpoint, open_plain
 from tokenbounds.models.pretrained.lattice_layers import PublishedCodes
 from tokenbounds.models.pretrained.probe import compare_models
-from tokenbounds.models.pretrained.quantized import is_quantized, read_quantized
+from tokenbounds.models.pretrained.quantized import is_quantized, local_folder, read_quantized
 from tokenbounds.models.pretrained.quip_sharp import save_codes
 from tokenbounds.models.pretrained.torch_archive import read_tensors
+from tokenbounds.models.weights import CARD_FILE, WEIGHTS_FILE, write_original
 from tokenbounds.software import package_folder
 
 _ARCHIVE = "pytorch_model.bin"
@@ -57,16 +57,28 @@ _MOST = {"num_hidden_layers": 1 << 16, "n_layer": 1 << 16, "num_labels": 1 << 20
 
 
 def import_pretrained(spec: PretrainedModel, directory: Path | str) -> None:
-    """Load a pretrained model and save it as a checkpoint, the codes of a QuIP# one next to its dense values.
+    """Check a pretrained model and make a checkpoint of it.
+
+    Plain safetensors files stay where they are, and are read from there from now on: `original.json` names them. Of
+    other files the dense values are saved, and of a QuIP# checkpoint the codes next to them.
 
     Raises
     ------
     TokenboundsError
         If the model cannot be loaded (see `load_pretrained`), or a file cannot be written.
     """
-    model, card, codes = _load(spec)
-    save_codes(Path(directory), codes)
-    save_checkpoint(directory, model, card)
+    directory, found = Path(directory), _open(spec)
+    if isinstance(found, PlainCheckpoint):
+        # An earlier row may have left a copy or codes here.
+        save_codes(directory, None)
+        (directory / WEIGHTS_FILE).unlink(missing_ok=True)
+        write_original(directory, found.folder, found.paths, found.tensors, found.card)
+        write_json(directory / CARD_FILE, found.card.to_dict())
+        return
+    save_codes(directory, found.codes)
+    save_checkpoint(directory, found.model, found.card)
+    names = {name: name for name in coded_parameters(found.model)}
+    write_original(directory, directory, [directory / WEIGHTS_FILE], names, found.card)
 
 
 def load_pretrained(spec: PretrainedModel) -> tuple[PreTrainedModel, ModelCard]:
@@ -88,49 +100,65 @@ def load_pretrained(spec: PretrainedModel) -> tuple[PreTrainedModel, ModelCard]:
         If the model cannot be found or read, its architecture is not supported, its weights are pickled or quantized
         in a way that is not read, or the rebuilt model computes something else.
     """
-    model, card, _ = _load(spec)
-    return model, card
+    found = _open(spec)
+    if isinstance(found, Decoded):
+        return found.model, found.card
+    model = build_model(found.card)
+    copy_tensors(found.source, model, found.folder)
+    return model, found.card
 
 
-def _load(spec: PretrainedModel) -> tuple[PreTrainedModel, ModelCard, PublishedCodes | None]:
+class Decoded(NamedTuple):
+    """A model whose values had to be decoded, and the codes of a QuIP# checkpoint."""
+
+    model: PreTrainedModel
+    card: ModelCard
+    codes: PublishedCodes | None
+
+
+def _open(spec: PretrainedModel) -> PlainCheckpoint | Decoded:
+    """A checkpoint, read and checked."""
     where = _locate(spec)
     check_name(Path(where, spec.gguf_file or ""), ModelError)
-    original, codes = _read_original(where, spec)
-    check_finite(original.named_parameters(), where)
-    try:
-        card = card_from_config(original.config, start_id=spec.start_id)
-    except ModelError as error:
-        raise ModelError(f"{where}: {error}") from error
-    with torch.no_grad():
-        model = build_model(card)
-        _copy_values(original, model, where)
-    compare_models(original, model, where)
-    return model, card, codes
-
-
-def _read_original(where: str, spec: PretrainedModel) -> tuple[PreTrainedModel, PublishedCodes | None]:
-    """The model as transformers makes it from the files, float32, and the codes of a QuIP# checkpoint."""
     if spec.gguf_file is not None:
-        return _read_gguf(where, spec), None
+        return _rebuilt(_read_gguf(where, spec), None, spec, where)
     if Path(where).is_file():
         raise ModelError(f"{where} is a file. Give its folder; of a GGUF file the folder, and the file as 'gguf_file'.")
     config = _read_config(where, spec.revision)
     family = _family(where, config)
     _check_understood(where, config, family)
     if is_quantized(config):
-        return read_quantized(where, spec.revision, config, family)
+        return _rebuilt(*read_quantized(where, spec.revision, config, family), spec, where)
     if spec.subfolder is not None and (Path(where) / _ARCHIVE).is_file():
         tensors = read_tensors(Path(where) / _ARCHIVE)
         with reading(where):
             settings = getattr(transformers, family.config_class).from_pretrained(where, attn_implementation="sdpa")
-        return fill_model(settings, family, tensors, where), None
-    if Path(where).is_dir():
-        _check_folder(Path(where))
-        with reading(where):
-            settings = getattr(transformers, family.config_class).from_pretrained(where)
-        size = sum(path.stat().st_size for path in Path(where).glob("*.safetensors"))
-        _check_size(where, settings, size, values_per_byte=2)  # a value takes two bytes or more
-    return _read_safetensors(where, spec.revision, family), None
+        return _rebuilt(fill_model(settings, family, tensors, where), None, spec, where)
+    folder = local_folder(where, spec.revision)
+    _check_folder(folder)
+    with reading(where):
+        settings = getattr(transformers, family.config_class).from_pretrained(folder, attn_implementation="sdpa")
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    _check_size(where, settings, size, values_per_byte=2)  # a value takes two bytes or more
+    return open_plain(folder, settings, _card(settings, spec, where), where)
+
+
+def _rebuilt(original: PreTrainedModel, codes: PublishedCodes | None, spec: PretrainedModel, where: str) -> Decoded:
+    """The model of the card alone, with the original's values, once it is known to compute the same."""
+    check_finite(original.named_parameters(), where)
+    card = _card(original.config, spec, where)
+    with torch.no_grad():
+        model = build_model(card)
+        _copy_values(original, model, where)
+    compare_models(original, model, where)
+    return Decoded(model, card, codes)
+
+
+def _card(config: PreTrainedConfig, spec: PretrainedModel, where: str) -> ModelCard:
+    try:
+        return card_from_config(config, start_id=spec.start_id)
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from error
 
 
 def card_from_config(config: PreTrainedConfig, *, start_id: int | None = None) -> ModelCard:
@@ -281,23 +309,6 @@ def _check_size(where: str, settings: PreTrainedConfig, size_bytes: int, values_
         raise ModelError(
             f"{where}: its configuration describes {wanted:,} values; its files have {size_bytes:,} bytes."
         )
-
-
-def _read_safetensors(where: str, revision: str | None, family: Family) -> PreTrainedModel:
-    """Load the original by `AutoModelForCausalLM`; every parameter must come from the files, with nothing left over."""
-    options = {"revision": revision, "use_safetensors": True, "ignore_mismatched_sizes": True}
-    model, info = _from_pretrained(transformers.AutoModelForCausalLM, where, **options, trust_remote_code=False)
-    if type(model).__name__ != family.model_class:
-        raise ModelError(f"{where}: transformers reads it as {type(model).__name__}, which is not supported.")
-    if info["mismatched_keys"]:
-        name, found, wanted = min(info["mismatched_keys"])
-        raise ModelError(f"{where}: the tensor {name} is {list(found)}, but its configuration wants {list(wanted)}.")
-    left = [name for name in info["unexpected_keys"] if not is_constant(name)]
-    if strange := sorted(map(str, [*info["missing_keys"], *left])):
-        raise ModelError(f"{where}: its weights do not fit a {family.model_class} (first at {strange[0]}).")
-    if model.config.tie_word_embeddings and model.lm_head.weight is not model.get_input_embeddings().weight:
-        raise ModelError(f"{where}: {OTHER_HEAD}")
-    return model
 
 
 def _read_gguf(where: str, spec: PretrainedModel) -> PreTrainedModel:

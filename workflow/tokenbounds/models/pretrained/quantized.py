@@ -46,7 +46,7 @@ def read_quantized(
     ModelError
         If it cannot be found, its quantization is not read, or its tensors do not fit.
     """
-    folder = _local_folder(where, revision)
+    folder = local_folder(where, revision)
     plain = {key: value for key, value in config.items() if key not in ("quantization_config", "quip_params")}
     with reading(where):
         settings = getattr(transformers, family.config_class).from_dict(plain)
@@ -69,8 +69,14 @@ def read_quantized(
     return fill_model(settings, family, tensors, where), codes
 
 
-def _local_folder(where: str, revision: str | None) -> Path:
-    """The folder of a checkpoint; one on the hub is downloaded, without anything that could be run."""
+def local_folder(where: str, revision: str | None) -> Path:
+    """The folder of a checkpoint; one on the hub is downloaded, without anything that could be run.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be downloaded.
+    """
     if Path(where).is_dir():
         return Path(where)
     try:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from tokenbounds.errors import ModelError
-from tokenbounds.files import check_no_pointer, read_json
+from tokenbounds.files import read_json
+from tokenbounds.models.safetensors_files import SafetensorsFiles
+from tokenbounds.models.tensor_source import SafetensorsSource
 
 _WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -29,18 +30,13 @@ class TensorFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file_of: dict[str, Path] = {}
-        for path in _files_of(folder):
-            check_no_pointer(path, ModelError)
-            for name in self._names(path):
-                if self._file_of.setdefault(name, path) != path:
-                    raise ModelError(f"{path} and {self._file_of[name]} both hold the tensor {name}. Remove one.")
+        self._source = SafetensorsSource(SafetensorsFiles.open(files_of(folder)))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
+        return iter(self._source.shapes)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._file_of
+        return name in self._source.shapes
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """A tensor.
@@ -50,23 +46,19 @@ class TensorFiles:
         ModelError
             If there is none of this name, or its file is damaged.
         """
-        if name not in self._file_of:
+        if name not in self:
             raise ModelError(f"{self._folder} holds no tensor {name}. Download the checkpoint again.")
-        try:
-            with safe_open(self._file_of[name], framework="pt") as file:
-                return file.get_tensor(name)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ModelError(f"{self._file_of[name]} cannot be read as safetensors: {error}.") from error
-
-    def _names(self, path: Path) -> list[str]:
-        try:
-            with safe_open(path, framework="pt") as file:
-                return list(file.keys())
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} cannot be read as safetensors: {error}. Download it again.") from error
+        return self._source.read(name)
 
 
-def _files_of(folder: Path) -> list[Path]:
+def files_of(folder: Path) -> list[Path]:
+    """The files of a folder's tensors, as transformers chooses them.
+
+    Raises
+    ------
+    ModelError
+        If the index is damaged.
+    """
     if (folder / _WHOLE).is_file():
         return [folder / _WHOLE]
     if not (folder / _INDEX).is_file():

@@ -29,10 +29,11 @@ from tokenbounds.files import canonical_json, read_json, sha256_bytes, sha256_fi
 from tokenbounds.models.adapters import AdapterCard
 from tokenbounds.models.architecture import card_from_spec
 from tokenbounds.models.card import ModelCard
-from tokenbounds.models.checkpoint import WEIGHTS_FILE, save_checkpoint, save_tensors
+from tokenbounds.models.checkpoint import save_checkpoint, save_tensors
 from tokenbounds.models.loss import IGNORED, summed_loss_nats
 from tokenbounds.models.training.data import BlockSampler
 from tokenbounds.models.training.start import initial_model
+from tokenbounds.models.weights import WEIGHTS_FILE, weights_file
 from tokenbounds.progress import Progress
 
 LOGGER = logging.getLogger(__name__)
@@ -321,7 +322,7 @@ def run_identity(
     return {
         "card": card,
         "initialization": getattr(spec.parameterization, "initialization", "random"),
-        "start_sha256": sha256_file(start / WEIGHTS_FILE) if start else None,
+        "start_sha256": sha256_file(weights_file(start)) if start else None,
         "training": training,
         "seed": spec.seed,
         "corpus_sha256": sha256_bytes(canonical_json(shards).encode()),

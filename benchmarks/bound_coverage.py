@@ -26,7 +26,7 @@ import pyarrow as pa
 sys.path.append(str(Path(__file__).parent))  # for code that loads this file by its path
 from _coverage_centres import DRAWS, LAMBDAS, SHARE, centred_excess, draw_blocks, drawn_means, sampled_excess
 from _coverage_labels import labels_violated
-from _coverage_references import references_excess
+from _coverage_references import references_excess, variates_excess
 from _coverage_shared import shared_violated
 from _coverage_sources import (
     ALPHAS,
@@ -67,7 +67,7 @@ class Fault:
     `unpaid` lambda or the references are chosen afterwards;
     with `by_occurrence` delta is divided over the labels that occur; with `alone` certificates over one sample do not
     pay for each other; with `needs_size` the bound of a corpus that ends when its collector likes is one whose lambda
-    depends on m.
+    depends on m; with `unbounded` a reference's average is taken for what it expects.
     """
 
     span: float = 1.0
@@ -78,6 +78,7 @@ class Fault:
     by_occurrence: bool = False
     alone: bool = False
     needs_size: bool = False
+    unbounded: bool = False
 
 
 def excess_azuma(trial: Trial, fault: Fault) -> float:
@@ -291,6 +292,7 @@ STOPPED = ("azuma_stopped",)
 COLLECTED = ("betting_collected",)
 LABELS = ("labels",)
 REFERENCES = ("references",)
+VARIATES = ("control_variates",)
 SHARED = ("best_of_sampled",)
 SAMPLING_FAULT = {"sampling_ignored": Fault(ignore_sampling=True)}
 
@@ -303,6 +305,9 @@ def violations(name: str, fault: Fault, replications: int, seed: int = 1) -> int
         return int(np.sum(labels_violated(replications, seed, by_occurrence=fault.by_occurrence)))
     if name in REFERENCES:
         return int(np.sum(references_excess(replications, seed, paid=not fault.unpaid, peeks=fault.peek) > 0))
+    if name in VARIATES:
+        found_excess = variates_excess(replications, seed, paid=not fault.unpaid, bounded=not fault.unbounded)
+        return int(np.sum(found_excess > 0))
     if name in SHARED:
         return int(np.sum(shared_violated(replications, seed, paid=not fault.alone)))
     if name in COLLECTED:
@@ -335,6 +340,8 @@ def faults_of(name: str) -> dict[str, Fault]:
         return {"shares_by_occurrence": Fault(by_occurrence=True)}
     if name in REFERENCES:
         return {"choice_unpaid": Fault(unpaid=True), "reference_peeks": Fault(peek=True)}
+    if name in VARIATES:
+        return {"choice_unpaid": Fault(unpaid=True), "reference_unbounded": Fault(unbounded=True)}
     if name in SHARED:
         return {"sample_shared_unpaid": Fault(alone=True)}
     if name in COLLECTED:
@@ -353,7 +360,7 @@ def faults_of(name: str) -> dict[str, Fault]:
 def run(replications: int, seed: int) -> list[dict[str, str | int | float]]:
     """Count violations of every bound, sound and broken."""
     table: list[dict[str, str | int | float]] = []
-    for name in [*TOKEN_LEVEL, *REFERENCES, *STOPPED, *COLLECTED, *LABELS, *SAMPLED, *SHARED, *DOCUMENTS]:
+    for name in [*TOKEN_LEVEL, *REFERENCES, *VARIATES, *STOPPED, *COLLECTED, *LABELS, *SAMPLED, *SHARED, *DOCUMENTS]:
         size = max(replications, least_replications(name))
         for variant, fault in {"sound": Fault(), **faults_of(name)}.items():
             count = violations(name, fault, size, seed)
@@ -379,6 +386,7 @@ def draw(table: list[dict[str, str | int | float]], path: Path) -> None:
     marks |= {"azuma_collected": ("*", "#c0392b"), "centre_peeks": ("<", "#c0392b")}
     marks |= {"shares_by_occurrence": ("D", "#c0392b"), "sample_shared_unpaid": ("P", "#c0392b")}
     marks |= {"choice_unpaid": ("h", "#c0392b"), "reference_peeks": (">", "#c0392b")}
+    marks |= {"reference_unbounded": ("d", "#c0392b")}
     for variant, (mark, colour) in marks.items():
         rows = [row for row in table if row["variant"] == variant]
         shares = [int(row["violations"]) / int(row["replications"]) for row in rows]

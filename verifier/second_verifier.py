@@ -32,7 +32,7 @@ TOP |= {*"message model notes plan prior rows schema_version scored_tokens score
 TOP |= {"tokens", "vocabulary_size"}
 SETTINGS = {*"alphas bounds certificates_per_sample delta kappas lambdas link_alphas link_betas subsets top_k".split()}
 SETTINGS |= {"sampling_share"}
-SINGLE, CHAINED = ("azuma", "freedman", "betting"), ("telescoped", "mixture")
+SINGLE, CHAINED = ("azuma", "freedman", "betting"), ("telescoped", "mixture", "control_variates")
 UNITS = {unit + how: unit for unit in ("documents", "sequences") for how in ("", "_betting")}
 KINDS_OF_BOUNDS = (*SINGLE, *CHAINED, *UNITS)
 UNSEEN = ["that messages decode to what gives the scores", "assumptions, notes, software", "the values of bases"]
@@ -617,13 +617,13 @@ def check_row(row, paid, setting, what, left):
     compare(row, found, {(name, None): amount for name, amount in entries.items()}, paid, setting, what, left)
 
 
-def candidates(setting, whole):
-    """N of a chain's candidates (docs/bounds.md, "Which chain")."""
+def candidates(setting, whole, alone):
+    """N of a chain's candidates (docs/bounds.md, "Which chain", "Control variates alone")."""
     last, total, grids = len(setting.models) - 1, 0, {key: len(grid) for key, grid in setting.grids.items()}
     for kept in itertools.chain.from_iterable(itertools.combinations(range(last), size) for size in range(last + 1)):
         ways = 1 if whole or not kept else 3  # splits of delta
         for place, model in enumerate([*kept, last]):
-            ways *= grids["link_alphas" if place else "alphas"]
+            ways *= grids["link_alphas" if place and not alone else "alphas"]
             ways *= 1 if whole and model != last else len(setting.kappas(model))
             ways *= grids["link_betas"] if place and not whole else 1
         total += ways
@@ -631,14 +631,16 @@ def candidates(setting, whole):
 
 
 def check_chain(row, paid, setting, what, left):
-    """A telescoped or mixture row: every link, and their sum."""
+    """A telescoped, mixture or control_variates row: every link, and their sum."""
     links, whole, models = row["links"], row["bound"] == "mixture", setting.models
+    alone = row["bound"] == "control_variates"  # nothing is mixed; references' links have their coefficients as weights
     names, alphas = [model["name"] for model in models], links[-1]["alphas"]
     path = [names.index(name) for name in links[-1]["messages"]]
     size = models[path[0]]["size"]
-    betas = [0.0, *([1.0] * (len(path) - 1) if whole else [link["beta"] for link in links[1:]])]
+    stated = [link["weight"] for link in links[:-1]] if alone else [link["beta"] for link in links[1:]]
+    betas = [0.0, *([1.0] * (len(path) - 1) if whole else stated)]
     right = path == sorted(set(path)) and path[-1] == len(names) - 1 and len(links) == (1 if whole else len(path))
-    grids = [setting.grids["link_alphas" if place else "alphas"] for place in range(len(path))]
+    grids = [setting.grids["link_alphas" if place and not alone else "alphas"] for place in range(len(path))]
     right &= all(map(operator.contains, grids, alphas)) and len(alphas) == len(path)
     right &= whole or all(beta in setting.grids["link_betas"] for beta in betas[1:])
     need(right, f"{what} is no candidate of its chain and its grids")
@@ -646,13 +648,16 @@ def check_chain(row, paid, setting, what, left):
     splits = [[ratio**place for place in range(len(links))] for ratio in (Fraction(1), Fraction(1, 8), Fraction(8))]
     splits = [[setting.general * each / sum(split) for each in split] for split in splits]
     need(shares in splits, f"{what} splits delta otherwise than it may")
-    total, held, ends, bits = candidates(setting, whole), {}, [], []
+    total, held, ends, bits = candidates(setting, whole, alone), {}, [], []
     for place, model in enumerate(path):
         held |= models[model]["messages"]
-        bits.append(sum(held.values()))
+        bits.append(sum((models[model]["messages"] if alone and model != path[-1] else held).values()))
         least, before = math.prod(alphas[:place]) / size, math.log2(size / math.prod(alphas[:place]))
         low, high = interval(alphas[place], size)
-        if place:  # the model before loses `before` at most
+        if alone:
+            low, high = interval(alphas[place], models[model]["size"])
+            low -= sum(map(operator.mul, betas[1:], [top for _, top in ends])) if model == path[-1] else 0
+        elif place:  # the model before loses `before` at most
             low = -math.log2((1 - alphas[place]) / least + alphas[place])
             high = -math.log2(alphas[place]) + (1 - betas[place]) * before
         ends.append((low, high))
@@ -668,7 +673,10 @@ def check_chain(row, paid, setting, what, left):
     def function(part):
         """For each link its loss, the logarithm of its bet, and the entropy of its last model."""
         mixed, before, found = np.full(len(part["row"]), 1 / size), 0.0, []
-        for model, alpha, beta in zip(path, alphas, betas, strict=True):
+        if alone:
+            found = [smooth(part["nll"][each], alphas[i], models[each]["size"]) for i, each in enumerate(path)]
+            found[-1] = found[-1] - sum(map(operator.mul, betas[1:], found[:-1]))
+        for model, alpha, beta in () if alone else zip(path, alphas, betas, strict=True):
             mixed = (1 - alpha) * np.exp2(-part["nll"][model].astype(float)) + alpha * mixed
             loss = -np.log2(mixed)
             found, before = [*found, loss - beta * before], loss
@@ -686,6 +694,7 @@ def check_chain(row, paid, setting, what, left):
     sums = dict.fromkeys(("value", "empirical", "sampling", "range"), 0.0)
     allowed = 1e-3 if setting.sampled else setting.slack  # a chain's search keeps a part of the pilot
     factors = [1.0] if whole else [math.prod(betas[place + 1 :]) for place in range(len(path))]
+    factors = [*betas[1:], 1.0] if alone else factors
     nats = [bits[i] * LN2 + math.log(total) - log_fraction(shares[i]) + price for i in range(len(links))]
     values, pieces, extra = [], [], 0.0
     for i, (factor, kappa, lambda_) in enumerate(zip(factors, kappas, bets, strict=True)):
@@ -701,9 +710,10 @@ def check_chain(row, paid, setting, what, left):
         extra = max(0.0, known + bound - sum(map(operator.mul, factors, values)))
     for place, (link, (_, high), weight) in enumerate(zip(links, ends, factors, strict=True)):
         sampling = extra / len(links) / weight
-        reached = len(path) if whole else place + 1
-        parts = {"messages": [names[model] for model in path[:reached]], "alphas": alphas[:reached]}
-        parts |= {"beta": 0.0 if whole else betas[place]}
+        reached = slice(len(path) if whole else place + 1)
+        reached = slice(place, place + 1) if alone and place < len(path) - 1 else reached
+        parts = {"messages": [names[model] for model in path[reached]], "alphas": alphas[reached]}
+        parts |= {"beta": 0.0 if whole or alone else betas[place]}
         need(parts == {key: link[key] for key in parts}, f"link {place + 1} of {what} is no part of the others")
         numbers = {"value": values[place] + sampling, "empirical": found[3 * place].mean, "range": high}
         numbers |= {"complexity": nats[place], "weight": weight}

@@ -21,7 +21,14 @@ _SPEC.loader.exec_module(coverage)
 
 REPLICATIONS = 2000
 BROKEN_REPLICATIONS = 300
-NAMES = [*coverage.TOKEN_LEVEL, *coverage.REFERENCES, *coverage.STOPPED, *coverage.COLLECTED, *coverage.LABELS]
+NAMES = [
+    *coverage.TOKEN_LEVEL,
+    *coverage.REFERENCES,
+    *coverage.VARIATES,
+    *coverage.STOPPED,
+    *coverage.COLLECTED,
+    *coverage.LABELS,
+]
 NAMES += [*coverage.SAMPLED, *coverage.SHARED, *coverage.DOCUMENTS]
 BROKEN = [(name, fault) for name in NAMES for fault in coverage.faults_of(name)]
 

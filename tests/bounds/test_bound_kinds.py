@@ -34,8 +34,9 @@ def test_metrics_are_stated_in_order_and_never_where_guessing_cannot_miss():
 def test_what_each_kind_of_bound_speaks_of():
     single = {kind for kind in BoundKind if kind.is_single}
     chains = {kind for kind in BoundKind if kind.uses_chain}
+    assert {kind for kind in chains if kind.mixes} == {"telescoped", "mixture"}
     units = {kind for kind in BoundKind if not kind.by_token}
-    assert single == {"azuma", "freedman", "betting"} and chains == {"telescoped", "mixture"}
+    assert single == {"azuma", "freedman", "betting"} and chains == {"telescoped", "mixture", "control_variates"}
     assert units == {"documents", "documents_betting", "sequences", "sequences_betting"}
     assert single | chains | units == set(BoundKind)
     assert {kind for kind in BoundKind if kind.fits_subsets} == single | {"documents", "documents_betting"}

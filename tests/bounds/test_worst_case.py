@@ -142,3 +142,28 @@ def test_no_source_makes_a_bound_with_centres_fail_more_often_than_it_says():
     assert 0.01 < worst_case_by_kind(np.minimum.reduce(paid)) <= 0.05
     assert all(worst_case_by_kind(each) <= 0.05 for each in unpaid)
     assert worst_case_by_kind(np.minimum.reduce(unpaid)) > 0.05
+
+
+# --- with a control variate -------------------------------------------------------------------------------------------
+
+
+def variate_values(tokens, total, beta, bounded=True, lambda_=0.9):
+    """The bound after k errors by way of a reference that errs where the model does, with one lambda: [tokens + 1].
+
+    If it is not `bounded`, what the reference expected is taken to be what was measured.
+    """
+    found = np.empty(tokens + 1)
+    for errors in range(tokens + 1):
+        share = errors / tokens
+        log, log_of_reference = (mean_log([0.0, one], [lambda_], [1 - share, share])[0] for one in (1 - beta, 1.0))
+        reference = betting_value(log_of_reference, lambda_, total, tokens) if bounded else share
+        found[errors] = betting_value(log, lambda_, total, tokens) + beta * reference
+    return found
+
+
+def test_no_source_makes_a_bound_with_a_control_variate_fail_more_often_than_it_says():
+    """And it is caught if the reference's own bound is left out: what both have by luck is then in neither."""
+    total = math.log(2 * 3 / 0.05)  # half of delta for each statement, and a choice of three coefficients
+    betas = (0.3, 0.6, 1.0)
+    assert worst_case(np.minimum.reduce([variate_values(40, total, beta) for beta in betas])) <= 0.05
+    assert worst_case(variate_values(40, total, 1.0, bounded=False)) > 0.05

@@ -82,6 +82,7 @@ class BoundKind(StrEnum):
     BETTING = "betting"
     TELESCOPED = "telescoped"
     MIXTURE = "mixture"
+    CONTROL_VARIATES = "control_variates"
     DOCUMENTS = "documents"
     DOCUMENTS_BETTING = "documents_betting"
     SEQUENCES = "sequences"
@@ -89,7 +90,12 @@ class BoundKind(StrEnum):
 
     @property
     def uses_chain(self) -> bool:
-        """Whether it smooths the certified model towards cheaper ones; if so, it bounds bits per token only."""
+        """Whether it needs cheaper models beside the certified one; if so, it bounds bits per token only."""
+        return self.mixes or self is BoundKind.CONTROL_VARIATES
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it smooths the certified model towards cheaper ones, so that it is about their mixture."""
         return self in (BoundKind.TELESCOPED, BoundKind.MIXTURE)
 
     @property
@@ -125,5 +131,8 @@ class BoundKind(StrEnum):
         return self.is_single or self.unit == "documents"
 
     def allows(self, metric: Metric) -> bool:
-        """Whether it can bound a metric: ranks under a mixture of models do not follow from each model's ranks."""
+        """Whether it can bound a metric: bounds with cheaper models are about losses in bits.
+
+        Ranks under a mixture of models do not follow from each model's ranks.
+        """
         return not (self.uses_chain and metric.is_error)

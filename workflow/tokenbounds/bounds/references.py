@@ -51,6 +51,26 @@ def difference_losses(
     return difference
 
 
+def variate_losses(losses: Floats, references: Sequence[Floats], betas: Sequence[float]) -> Floats:
+    """What is left of a model's loss after a part of each reference's, none of them mixed with it.
+
+    Source: docs/bounds.md, "Control variates alone". As losses are not negative, none exceeds the model's own.
+
+    Parameters
+    ----------
+    losses
+        Smoothed losses [n] of the model, bits.
+    references
+        Smoothed losses [n] of each reference on the same tokens, bits.
+    betas
+        Coefficient of each reference, above 0.
+    """
+    left = losses
+    for reference, beta in zip(references, betas, strict=True):
+        left = left - beta * reference
+    return left
+
+
 def difference_ceiling(alpha: float, betas: Sequence[float], ceilings: Sequence[float]) -> float:
     """Largest value of `difference_losses`, bits, from those of references (docs/bounds.md, "Several references")."""
     check_alpha(alpha)

@@ -105,8 +105,8 @@ def _sequence_assumptions(tokenizer: dict[str, Any]) -> list[str]:
         "The number of tokens and the lengths of the documents are given, and not predicted: expectations are those of "
         "a process that knows them. For this to be the process that wrote the text, the corpus and its size must have "
         "been chosen before the scores, and not by what the text turned out to be. Rows 'betting', 'freedman', "
-        "'telescoped' and 'mixture' on bits per token do not need that: they also hold for a corpus that its "
-        "collector ends at will, having seen the text so far.",
+        "'telescoped', 'mixture' and 'control_variates' on bits per token do not need that: they also hold for a "
+        "corpus that its collector ends at will, having seen the text so far.",
         f"The tokenizer ({tokenizer.get('identity', 'unknown')}) was fixed before the corpus and independently of it.",
     ]
 
@@ -183,25 +183,39 @@ def _arithmetic_assumption(header: Header, dtype: str) -> str:
     )
 
 
-def state_chain_assumptions(links: Sequence[tuple[Header, str, str]], held_out: bool) -> list[str]:
+def state_chain_assumptions(
+    links: Sequence[tuple[Header, str, str]], bounds: Sequence[BoundKind], held_out: bool
+) -> list[str]:
     """What the rows of a chain assume in addition to the others.
 
     Parameters
     ----------
     links
         Header, name and arithmetic of every cheaper message, cheapest first; none without a chain.
+    bounds
+        The certificate's bounds.
     held_out
         Whether messages are not paid for.
     """
     if not links:
         return []
     names = ", ".join(f"'{name}'" for _, name, _ in links)
-    sentences = [
-        "Rows 'telescoped' and 'mixture' are about the certified model mixed with cheaper ones of the chain "
-        f"({names}), with the weights and models that the row lists. The number of messages in the chain and their "
-        "order were chosen before the scores were seen"
-        + ("." if held_out else "; the messages themselves may have been chosen with the corpus in view.")
-    ]
+    chosen = "." if held_out else "; the messages themselves may have been chosen with the corpus in view."
+    sentences = []
+    if any(bound.mixes for bound in bounds):
+        sentences.append(
+            "Rows 'telescoped' and 'mixture' are about the certified model mixed with cheaper ones of the chain "
+            f"({names}), with the weights and models that the row lists."
+        )
+    if BoundKind.CONTROL_VARIATES in bounds:
+        sentences.append(
+            "The row 'control_variates' is about the certified model by itself. Losses of other models of the chain "
+            f"({names}) are subtracted in part from its own, and bounded by themselves; each of these models "
+            + ("never saw the corpus." if held_out else "is decoded from messages that are paid for.")
+        )
+    sentences.append(
+        f"The number of messages in the chain and their order were chosen before the scores were seen{chosen}"
+    )
     return sentences + [f"For '{name}': {_arithmetic_assumption(header, dtype)}" for header, name, dtype in links]
 
 

@@ -180,7 +180,7 @@ def _assume(evidence: Evidence, records: EvidenceRecord, spec: BoundsSpec) -> li
             derived_seed=records.plan.seed == derive_seed(shard.sha256 for shard in records.manifest.shards),
         ),
         *state_base_assumptions(records.bases, records.prior),
-        *state_chain_assumptions(links, evidence.prior.held_out),
+        *state_chain_assumptions(links, spec.bounds, evidence.prior.held_out),
         *state_unit_assumptions(spec.bounds),
         *state_reference_assumptions(evidence.corpus.manifest.reference, evidence.corpus.manifest.documents),
         *state_subset_assumptions(spec.subsets, spec.bounds),

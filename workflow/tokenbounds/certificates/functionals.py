@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from tokenbounds.bounds.centred import error_centres
 from tokenbounds.bounds.kinds import BoundKind
+from tokenbounds.bounds.references import variate_losses
 from tokenbounds.bounds.smoothing import smooth
 from tokenbounds.bounds.telescoped import link_losses
 from tokenbounds.certificates.evidence import Evidence
@@ -239,7 +240,9 @@ def name_functionals(
     if len(set(names)) < len(names):
         raise CertificateError("two messages of the chain have the same name, so links are ambiguous. Rename one.")
     return [
-        _link_functional(f"{name} link {number}", row.bound is BoundKind.MIXTURE, link, rescored, names)
+        _variate_functional(f"{name} link {number}", row, link, rescored, names)
+        if row.bound is BoundKind.CONTROL_VARIATES
+        else _link_functional(f"{name} link {number}", row.bound is BoundKind.MIXTURE, link, rescored, names)
         for number, link in enumerate(row.links, 1)
     ]
 
@@ -266,6 +269,24 @@ def _link_functional(
         parts = link_losses([each["nll_bits"] for each in columns], link.alphas, size, betas)
         total: Floats = np.sum(parts, axis=0) if whole else parts[-1]
         return total
+
+    return Functional(name, places, losses, link.lambda_, kappas=(*[0.0] * (len(places) - 1), link.kappa))
+
+
+def _variate_functional(
+    name: str, row: Row, link: Link, rescored: Sequence[Rescored | None], names: Sequence[str]
+) -> Functional:
+    """A link of control variates: the loss of a reference, or what the references' parts leave of the model's."""
+    places = tuple(names.index(message) for message in link.messages)
+    known = [rescored[place] for place in places]
+    sizes = [0 if each is None else each.vocabulary_size for each in known]  # compared only if all of them are known
+    betas = [other.weight for other in row.links[: len(places) - 1]]
+
+    def losses(columns: Sequence[Columns]) -> Floats:
+        *others, own = (
+            smooth(each["nll_bits"], alpha, size) for each, alpha, size in zip(columns, link.alphas, sizes, strict=True)
+        )
+        return variate_losses(own, others, betas)
 
     return Functional(name, places, losses, link.lambda_, kappas=(*[0.0] * (len(places) - 1), link.kappa))
 

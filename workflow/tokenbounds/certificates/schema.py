@@ -62,7 +62,7 @@ Settings = Annotated[
 @with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """One of the averages that a telescoped or mixture row is the weighted sum of."""
+    """One of the averages that a row with a chain is the weighted sum of."""
 
     messages: Annotated[tuple[Name, ...], Field(min_length=1, description="names of the messages that it depends on")]
     alphas: Annotated[tuple[Probability, ...], Field(min_length=1, description="weight of what each is mixed with")]
@@ -121,7 +121,8 @@ class Row:
         ),
     ] = 0.0
     links: Annotated[
-        tuple[Link, ...], Field(description="telescoped and mixture rows only", json_schema_extra=absent)
+        tuple[Link, ...],
+        Field(description="telescoped, mixture and control_variates rows only", json_schema_extra=absent),
     ] = ()
 
     @property
@@ -131,8 +132,13 @@ class Row:
 
     @property
     def cheaper_messages(self) -> tuple[str, ...]:
-        """Names of the messages that the certified model is mixed with; none without a chain."""
+        """Names of the other messages that the row depends on; none without a chain."""
         return self.links[-1].messages[:-1] if self.links else ()
+
+    @property
+    def mixed_messages(self) -> tuple[str, ...]:
+        """Names of the messages that the certified model is mixed with; control variates leave it as it is."""
+        return self.cheaper_messages if self.bound.mixes else ()
 
 
 @with_config(STRICT)

@@ -51,8 +51,8 @@ def _quantity(row: Row, certificate: Certificate) -> str:
     if visible is not None:
         model += f" that sees {f'the last {visible} tokens' if visible > 1 else 'the last token'} only"
     subject = f"the {model}'s {what}" if model == simple else f"the {what} of the {model}"
-    if row.cheaper_messages:
-        subject = f"the {what} of the {model} mixed with cheaper ones ({', '.join(row.cheaper_messages)})"
+    if row.mixed_messages:
+        subject = f"the {what} of the {model} mixed with cheaper ones ({', '.join(row.mixed_messages)})"
     if row.bound.unit:
         return f"{subject}, averaged over the tokens of a new {row.bound.unit.removesuffix('s')},"
     tokens = f"the {certificate.tokens:,} tokens"

@@ -110,8 +110,8 @@ class BoundsSpec(Checked):
         Field(
             min_length=1,
             max_length=16,
-            description="Which bounds to compute. `telescoped` and `mixture` (bits per token only) need a "
-            "`chain`; those over `documents` and `sequences` (the plan's blocks) assume that these "
+            description="Which bounds to compute. `telescoped`, `mixture` and `control_variates` (bits per token only) "
+            "need a `chain`; those over `documents` and `sequences` (the plan's blocks) assume that these "
             "are i.i.d. and need every token scored. If it is left out with `prior: held_out`, it is `[betting]`: "
             "there, with no message to pay for, Azuma's rows would take half of delta and seldom be the smaller.",
         ),
@@ -152,8 +152,8 @@ class BoundsSpec(Checked):
         Field(
             min_length=1,
             max_length=32,
-            description="Grid of coefficients: how much of the cheaper model's loss a link of a `telescoped` row "
-            "subtracts before it is bounded (1: all of it); the choice is paid for.",
+            description="Grid of coefficients: how much of a cheaper model's loss a link of a `telescoped` row, or a "
+            "`control_variates` row, subtracts before it is bounded (1: all of it); the choice is paid for.",
         ),
     ] = (0.25, 0.5, 0.75, 0.9, 1.0)
     subsets: Annotated[
@@ -192,9 +192,9 @@ def reason_fault(reason: str) -> str | None:
 class CertificateSpec(Checked):
     """A certificate: which message, on which corpus, scored how, stating which bounds.
 
-    `chain` names cheaper messages, cheapest first, towards which the bounds `telescoped` and `mixture` smooth the
-    certified one. With `prior: held_out` nothing is paid for messages, which must not depend on the corpus;
-    `held_out_because` says why they do not.
+    `chain` names cheaper messages, cheapest first: the bounds `telescoped` and `mixture` smooth the certified one
+    towards them, `control_variates` only compares their losses with its own. With `prior: held_out` nothing is paid for
+    messages, which must not depend on the corpus; `held_out_because` says why they do not.
     """
 
     message: Annotated[str, Reference("messages"), Field(description="Message row that is certified.")]
@@ -206,9 +206,9 @@ class CertificateSpec(Checked):
         tuple[Annotated[str, Reference("messages")], ...],
         Field(
             max_length=5,
-            description="Cheaper messages, cheapest first, scored by the same evaluation; the bounds `telescoped`"
-            " and `mixture` smooth the certified model towards the best of them, and pay for their "
-            "bits.",
+            description="Cheaper messages, cheapest first, scored by the same evaluation, whose bits are paid for as "
+            "well. The bounds `telescoped` and `mixture` smooth the certified model towards the best of them; "
+            "`control_variates` is about the certified model alone, and takes out of its loss what theirs explain.",
         ),
     ] = ()
     prior: Annotated[
@@ -253,4 +253,5 @@ class CertificateSpec(Checked):
         if used and not self.chain:
             yield Fault("", f"bound '{used[0]}' needs a 'chain' of cheaper messages. Name at least one.")
         if self.chain and not used:
-            yield Fault("chain", "no bound uses it. Add 'telescoped' or 'mixture' to 'bounds.bounds', or drop it.")
+            kinds = ", ".join(f"'{kind}'" for kind in BoundKind if kind.uses_chain)
+            yield Fault("chain", f"no bound uses it. Add one of {kinds} to 'bounds.bounds', or drop it.")

@@ -47,7 +47,7 @@ def short_labels(certificates: Sequence[Certificate]) -> dict[str, str]:
 
 def competes(certificate: Certificate, row: Row) -> bool:
     """Whether a row may be called best among those of `comparable` certificates: it assumes no more than they do."""
-    cheaper = [link.message for link in certificate.chain if link.message.name in row.cheaper_messages]
+    cheaper = [link.message for link in certificate.chain if link.message.name in row.mixed_messages]
     learns_along = any(is_online(message.header) for message in cheaper)
     return certificate.prior.kind == "message" and row.bound.by_token and not learns_along
 

@@ -118,14 +118,18 @@ class ChainProblem:
         powers = [ratio**place for place in range(1 if self.whole else len(path))]
         return tuple(self.delta_generalization * power / sum(powers) for power in powers)
 
+    def places(self, path: Path) -> tuple[tuple[int, ...], ...]:
+        """For each link the positions in a sub-chain of the models that it depends on; the last is the link's own."""
+        reached = tuple(tuple(range(place + 1)) for place in range(len(path)))
+        return reached[-1:] if self.whole else reached
+
     def bits(self, path: Path) -> tuple[int, ...]:
         """Bits of all messages that each link depends on, each message once."""
-        if self.messages:
-            held: dict[str, int] = {}
-            running = tuple(sum((held := held | dict(self.messages[model])).values()) for model in path)
-        else:
-            running = tuple(itertools.accumulate(self.message_bits[model] for model in path))
-        return running[-1:] if self.whole else running
+        every = self.messages or tuple({str(model): bits} for model, bits in enumerate(self.message_bits))
+        return tuple(
+            sum(dict(itertools.chain.from_iterable(every[path[place]].items() for place in places)).values())
+            for places in self.places(path)
+        )
 
     def complexities(self, path: Path, ratio: Fraction) -> tuple[float, ...]:
         """L of each link in nats: messages, ln N and ln(1 / its share of delta), without the price of lambdas."""
@@ -134,6 +138,10 @@ class ChainProblem:
             bits * math.log(2.0) + price - log_fraction(share)
             for bits, share in zip(self.bits(path), self.shares(path, ratio), strict=True)
         )
+
+    def below(self, betas: Sequence[float], place: int) -> float:
+        """How much of the loss of the model before it a link subtracts, as the certificate lists it."""
+        return 0.0 if self.whole else betas[place]
 
     def streams(
         self, path: Path, alphas: Sequence[float], betas: Sequence[float], nll_bits: Sequence[npt.ArrayLike]

@@ -1,7 +1,7 @@
-"""Rows whose model is smoothed towards cheaper certified models: telescoped, and as a mixture.
+"""Rows of a model with cheaper ones: mixed with them (telescoped, and as a mixture), or compared with them.
 
-Source: docs/bounds.md, "Telescoping". Two passes over the aligned scores of the chain: a part of the tokens is kept to
-search by, then the few best candidates are computed exactly.
+Source: docs/bounds.md, "Telescoping" and "Control variates alone". Two passes over the aligned scores of the chain: a
+part of the tokens is kept to search by, then the few best candidates are computed exactly.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tokenbounds.certificates.rows.chain_candidates import ChainProblem, Choice,
 from tokenbounds.certificates.rows.chain_search import ChainSearch, thin_rows
 from tokenbounds.certificates.rows.chain_single import bound_single
 from tokenbounds.certificates.rows.ledger_lines import sharing_entries
+from tokenbounds.certificates.rows.variates import VariateProblem
 from tokenbounds.certificates.schema import LedgerEntry, Link
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
@@ -64,7 +65,8 @@ class ChainRow:
 
 def pose_problem(budget: RowBudget, models: Sequence[ChainModel], spec: BoundsSpec, tokens: int) -> ChainProblem:
     """The candidates and the budget of a row, before any score is read."""
-    return ChainProblem(
+    kind = VariateProblem if budget.bound is BoundKind.CONTROL_VARIATES else ChainProblem
+    return kind(
         message_bits=tuple(model.message_bits for model in models),
         vocabulary_sizes=tuple(model.vocabulary_size for model in models),
         alphas=tuple(sorted(set(spec.alphas))),
@@ -274,7 +276,7 @@ class _ChoiceSums:
             centre, log = self._centres[place].average(), self._logs[place][link.lambda_].average()
             assert centre.draws is not None and log.draws is not None, "a sample has draws"
             parts.append(weight * (centre.draws - tangent.slope * log.draws))
-            model = self._choice.path[-1 if self._problem.whole else place]
+            model = self._choice.path[self._problem.places(self._choice.path)[place][-1]]
             largest = self._kappas[place] * most_entropy(self._problem.vocabulary_sizes[model])  # centre, bits
             ends = tangent.interval(*self._intervals[place], largest)
             known, low, high = known + weight * tangent.intercept, low + weight * ends[0], high + weight * ends[1]
@@ -310,13 +312,13 @@ def _describe(
     weights = problem.weights(choice.betas)
     kappas = problem.link_kappas(choice.kappas)
     for place, (link, share, paid, weight, kappa) in enumerate(zip(links, shares, bits, weights, kappas, strict=True)):
-        reached = len(choice.path) if problem.whole else place + 1
+        reached = problem.places(choice.path)[place]
         assert link.lambda_ is not None, "a link bets"
         described.append(
             Link(
-                messages=tuple(models[model].name for model in choice.path[:reached]),
-                alphas=tuple(choice.alphas[:reached]),
-                beta=0.0 if problem.whole else choice.betas[place],
+                messages=tuple(models[choice.path[each]].name for each in reached),
+                alphas=tuple(choice.alphas[each] for each in reached),
+                beta=problem.below(choice.betas, place),
                 weight=weight,
                 lambda_=link.lambda_,
                 kappa=kappa,

@@ -443,7 +443,7 @@ def _notes(setting: Setting) -> list[str]:
     used = [bound for bound in dict.fromkeys(setting.spec.bounds) if bound.uses_chain]
     if used and setting.top_k:
         notes.append(
-            f"Top-k errors have no row for {' and '.join(used)}: ranks under the models mixed are not known from their "
-            "ranks one by one, and a difference of two errors has no shorter range than an error."
+            f"Top-k errors have no row for {' and '.join(used)}: ranks under models that are mixed are not known from "
+            "their ranks one by one, and a difference of two errors has no shorter range than an error."
         )
     return notes

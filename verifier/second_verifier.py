@@ -231,7 +231,10 @@ class Plan:
         self.sampled = meta["mode"] == "sampled"
         stated = {"mode": meta["mode"], "draws": int(meta["draws"]), "seed": int(meta["seed"]), "context": context}
         visible = int(meta["visible_tokens"]) if "visible_tokens" in meta else None
+        partial = int(meta["blocks_per_document"]) if "blocks_per_document" in meta else None
+        need((partial is None) == (meta["mode"] != "partial"), "the plan's mode is another than its blocks")
         stated |= {"stride": stride, "blocks": table.num_rows, "visible_tokens": visible}
+        stated |= {"blocks_per_document": partial} if partial else {}
         need(stated == {key: record[key] for key in stated}, "the certificate says something else of the plan")
         need(stated["draws"] == int(self.rows["draws"].sum()) < 1 << 30, "the plan has another number of draws")
         lengths = corpus.lengths
@@ -241,6 +244,11 @@ class Plan:
         blocks, draws = int(first_block[-1]), np.ones(int(first_block[-1]), np.int64)
         need(blocks == int(meta["blocks"]), "the plan has another number of blocks")
         chosen = np.arange(blocks)
+        if partial:  # the blocks of each document with the smallest words
+            owner = np.repeat(np.arange(len(lengths)), np.diff(first_block))
+            chosen = np.lexsort((np.random.Philox(stated["seed"]).random_raw(blocks), owner))
+            chosen = np.sort(chosen[np.arange(blocks) - first_block[owner] < partial])
+            draws = np.ones(len(chosen), np.int64)
         if self.sampled:
             tokens, count = int(lengths.sum()), stated["draws"]
             words, generator = np.zeros(0, np.uint64), np.random.Philox(stated["seed"])
@@ -269,7 +277,8 @@ class Plan:
             order = stream.permutation(np.repeat(np.arange(len(chosen)), draws))
             parts = np.split(order, [max(len(order) // 10, min(1, len(order) - 1))])
             self.pilot, self.later = (np.bincount(part, minlength=len(chosen)) for part in parts)
-        self.whole = not self.sampled and visible is None and stride == context  # whether blocks do not overlap
+        # Whether every token was scored, in blocks that do not overlap.
+        self.whole = meta["mode"] == "exhaustive" and visible is None and stride == context
 
     def expand(self, shard):
         """Row of the plan, document and position of every token that a shard scores [n]."""

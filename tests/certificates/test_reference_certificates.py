@@ -12,7 +12,7 @@ from tokenbounds.bounds.kinds import BPD, BoundKind, Metric
 from tokenbounds.bounds.ratio import upper_ratio
 from tokenbounds.bounds.sampling import draw_order, lower_mean
 from tokenbounds.bounds.smoothing import loss_range, smooth
-from tokenbounds.certificates.averages.drawn import CorpusSize, DrawnDocuments
+from tokenbounds.certificates.averages.drawn import CorpusSize
 from tokenbounds.certificates.certify import certify_bound
 from tokenbounds.certificates.sentence import state_result
 from tokenbounds.certificates.source import check_source
@@ -153,7 +153,6 @@ def test_the_size_is_covered_and_its_estimate_is_not():
     mean = 0.05 * 2048 + 0.95 * 20
     for _ in range(300):
         tokens = np.where(rng.random(200) < 0.05, 2048, 20)
-        drawn = DrawnDocuments(*[np.empty(0, dtype=np.int64)] * 4, tokens=tokens, longest=2048)
-        size += CorpusSize.at_least(reference, drawn, Fraction(1)).tokens > 10**6 * mean  # a twentieth: 0.05
+        size += CorpusSize.at_least(reference, tokens, Fraction(1)).tokens > 10**6 * mean  # a twentieth: 0.05
         longest += 10**6 * tokens.mean() > 10**6 * mean
     assert size <= 0.05 * 300 + 10 < 0.3 * 300 < longest

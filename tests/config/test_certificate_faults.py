@@ -142,6 +142,12 @@ REFERENCE = {"source": {"kind": "reference", "pins": "pins.json", "documents": 9
     [
         (("models", "one"), {"corpus": "drawn"}, "models.one.corpus: 'drawn' is a corpus by reference, whose draw is"),
         (("certificates", "c"), {"evaluation": "sample"}, "c.evaluation: 'drawn' is a corpus by reference, a draw"),
+        (
+            ("certificates", "e"),
+            {"message": "zero", "corpus": "here", "evaluation": "partly"},
+            "e.evaluation: blocks_per_document is for corpora by reference",
+        ),
+        (("evaluations", "partly"), {"sample_tokens": 9}, "another way to score a part"),
         (("certificates", "c"), {"bounds": {"bounds": ["documents"]}}, "'documents' cannot be stated, as 'drawn'"),
         (
             ("certificates", "c"),
@@ -155,9 +161,10 @@ REFERENCE = {"source": {"kind": "reference", "pins": "pins.json", "documents": 9
 def test_a_corpus_by_reference_is_for_scoring_alone(place, change, words):
     raw = copy.deepcopy(STUDY)
     raw["corpora"]["drawn"] = REFERENCE
+    raw["evaluations"]["partly"] = {"blocks_per_document": 1}
     raw["certificates"]["c"] = {"message": "other", "corpus": "drawn"}
     raw["certificates"]["d"] = {"message": "zero", "corpus": "drawn"}
     parse_study(raw)
-    raw[place[0]][place[1]] |= change
+    raw[place[0]].setdefault(place[1], {}).update(change)
     with pytest.raises(ConfigError, match=words):
         parse_study(raw)

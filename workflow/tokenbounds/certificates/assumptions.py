@@ -82,10 +82,17 @@ def state_assumptions(
     return sentences
 
 
-def state_reference_assumptions(reference: ReferenceEntry | None, drawn: int) -> list[str]:
+def state_reference_assumptions(reference: ReferenceEntry | None, drawn: int, plan: PlanRecord) -> list[str]:
     """What a certificate about a corpus by reference assumes beyond the others; nothing for other corpora."""
     if reference is None:
         return []
+    partly = []
+    if plan.blocks_per_document is not None:
+        partly = [
+            f"Of each drawn document at most {plan.blocks_per_document} of its blocks were scored, drawn by seed "
+            f"{plan.seed}, which depends on no score; what they give is multiplied by the document's number of blocks "
+            "over theirs."
+        ]
     return [
         f"The corpus is all {reference.rows:,} documents of the pinned files, each cut after {reference.max_tokens:,} "
         "tokens, in the order of the list. The files were pinned, and the number of documents to draw, the cut and the "
@@ -94,6 +101,7 @@ def state_reference_assumptions(reference: ReferenceEntry | None, drawn: int) ->
         f"{drawn:,} documents were drawn, uniformly and with replacement, by seed {reference.seed}; that the text of a "
         "drawn document is the file's is shown by tokenizing it again. Messages were made without regard to the draw. "
         "The number of tokens is a lower confidence bound, which has a twentieth of delta.",
+        *partly,
     ]
 
 

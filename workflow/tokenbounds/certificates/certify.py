@@ -31,7 +31,7 @@ from tokenbounds.certificates.rows.units import Units
 from tokenbounds.certificates.schema import SCHEMA_VERSION, Certificate, ReferenceRecord, Subset
 from tokenbounds.certificates.sealing import seal, write_certificate
 from tokenbounds.config import BoundsSpec
-from tokenbounds.corpus.reference import ReferenceEntry, check_drawn
+from tokenbounds.corpus.reference import ReferenceEntry, check_drawn, drawn_lengths
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.models.online.card import is_online
 from tokenbounds.scores.seeds import derive_seed
@@ -182,7 +182,9 @@ def _assume(evidence: Evidence, records: EvidenceRecord, spec: BoundsSpec) -> li
         *state_base_assumptions(records.bases, records.prior),
         *state_chain_assumptions(links, spec.bounds, evidence.prior.held_out),
         *state_unit_assumptions(spec.bounds),
-        *state_reference_assumptions(evidence.corpus.manifest.reference, evidence.corpus.manifest.documents),
+        *state_reference_assumptions(
+            evidence.corpus.manifest.reference, evidence.corpus.manifest.documents, records.plan
+        ),
         *state_subset_assumptions(spec.subsets, spec.bounds),
         *state_head_assumptions(own.scores.provenance.alphas),
     ]
@@ -192,11 +194,11 @@ def _check_drawn(evidence: Evidence, spec: BoundsSpec) -> None:
     """Refuse what is not stated for a corpus by reference, and a draw that is not its seed's."""
     manifest, own = evidence.corpus.manifest, evidence.certified
     other = [bound for bound in spec.bounds if not bound.is_single]
-    if other or spec.subsets or evidence.plan.mode != "exhaustive":
+    if other or spec.subsets or evidence.plan.mode == "sampled":
         what = f"bound '{other[0]}'" if other else "subsets" if spec.subsets else "a sample of the draw"
         raise CertificateError(
             f"{what} cannot be stated for {manifest.corpus}, a corpus by reference. State azuma, freedman or betting, "
-            "and score all that was drawn."
+            "and score all that was drawn, or some blocks of each document (blocks_per_document)."
         )
     if is_online(own.message.header):
         raise CertificateError(f"{own.path} learns along a corpus in its order, and a draw of documents has none.")
@@ -206,8 +208,9 @@ def _check_drawn(evidence: Evidence, spec: BoundsSpec) -> None:
 
 def _bound_size(evidence: Evidence, reference: ReferenceEntry, spec: BoundsSpec) -> tuple[DrawnDocuments, CorpusSize]:
     """The drawn documents, and how large the whole corpus is at least."""
-    drawn = DrawnDocuments.of_plan(evidence.plan, evidence.corpus.manifest.documents, reference)
-    return drawn, CorpusSize.at_least(reference, drawn, Fraction(str(spec.delta)))
+    lengths = drawn_lengths(evidence.corpus.folder / evidence.corpus.manifest.documents_file.file)
+    drawn = DrawnDocuments.of_plan(evidence.plan, lengths, reference)
+    return drawn, CorpusSize.at_least(reference, lengths, Fraction(str(spec.delta)))
 
 
 def _record_reference(evidence: Evidence, spec: BoundsSpec) -> tuple[int, ReferenceRecord | None]:
@@ -248,6 +251,11 @@ def state_rows(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[S
         drawn, size = _bound_size(evidence, manifest.reference, spec)
         rest = Fraction(str(spec.delta)) - size.delta
         setting = replace(setting, tokens=size.tokens, sample=drawn, units=None, delta=rest)
+    elif plan.mode == "partial":
+        raise CertificateError(
+            f"{evidence.plan_path} scores some blocks of each document, which is for corpora by reference. Score every "
+            "token of this one, or a sample (sample_tokens)."
+        )
     models = []
     for link in evidence.links:
         # A model that never saw the corpus costs nothing; otherwise every file that it is decoded from is paid for

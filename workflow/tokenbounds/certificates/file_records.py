@@ -128,15 +128,21 @@ class ManifestRecord(FileRecord):
 class PlanRecord(FileRecord):
     """Which tokens were scored, and how often each block counts."""
 
-    mode: Literal["exhaustive", "sampled"]
+    mode: Annotated[
+        Literal["exhaustive", "sampled", "partial"], Field(description="partial: some blocks of each document")
+    ]
     blocks: Annotated[int, Field(ge=1, description="distinct blocks scored")]
-    draws: Annotated[int, Field(ge=1, description="with-replacement draws; equals blocks when exhaustive")]
+    draws: Annotated[int, Field(ge=1, description="with-replacement draws; equals blocks unless sampled")]
     seed: Annotated[int, Field(description="seed of the draws; without effect when exhaustive")]
     context: Annotated[int, Field(ge=1, description="tokens a window shows the model at most")]
     stride: Annotated[int, Field(ge=1, description="tokens a window advances by, and scores")]
     visible_tokens: Annotated[
         int | None, Field(description="tokens the model sees before each one it predicts; null: all of its window")
     ]
+    blocks_per_document: Annotated[
+        Annotated[int, Field(ge=1)] | SkipJsonSchema[None],
+        Field(description="most blocks of a document that were scored", json_schema_extra=absent),
+    ] = None
 
 
 @with_config(STRICT)

@@ -74,6 +74,7 @@ def record_evidence(evidence: Evidence, folder: Path, bases: Mapping[str, BaseRe
             context=plan.context,
             stride=plan.stride,
             visible_tokens=plan.visible_tokens,
+            blocks_per_document=plan.blocks_per_document,
         ),
         prior=PriorRecord(
             kind=kind,

@@ -68,7 +68,7 @@ def compare_rows(
             assert other is not None, "the same settings give the same rows"
             functionals = [differences[each.name] for each in name_functionals(row, rescored, names, prefix)]
             allowed = _allow(other, row, functionals, rescored[-1].tolerance, tokens)
-            if evidence.plan.mode == "sampled":
+            if evidence.plan.mode != "exhaustive":
                 allowed *= _SAMPLED
             if other.value - row.value > allowed + _ROUNDING * abs(other.value):
                 raise CertificateError(

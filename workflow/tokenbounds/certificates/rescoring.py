@@ -192,7 +192,7 @@ def choose_blocks(plan: Plan, draws: int | None, seed: int | None) -> Choice:
     seed = secrets.randbits(64) if seed is None else seed
     if draws is None or draws >= plan.table.num_rows:
         return Choice(plan.table, None, seed)
-    weights = column(plan.table, "length" if plan.mode == "exhaustive" else "draws")  # int64[blocks]
+    weights = column(plan.table, "draws" if plan.mode == "sampled" else "length")  # int64[blocks]
     ends = np.cumsum(weights)
     hit = np.searchsorted(ends, uniform_integers(int(ends[-1]), draws, seed), side="right")
     return Choice(plan.table.take(np.unique(hit)), draws, seed)
@@ -266,7 +266,7 @@ def rescore_blocks(
         _compare_alphas(again, stored, scores.provenance.vocabulary_size, tolerance, scores.files)
     drawn = "" if choice.draws is None else f" in {choice.draws} draws"
     lengths = column(rows, "length")
-    count = np.ones(len(lengths)) if plan.mode == "exhaustive" else column(rows, "draws") / lengths  # of each token
+    count = column(rows, "draws") / lengths if plan.mode == "sampled" else np.ones(len(lengths))  # of each token
     return Rescored(
         again,
         stored,

@@ -297,12 +297,15 @@ def check_plan(plan: Plan, path: Path, lengths: npt.NDArray[np.int64]) -> Check:
         seed=plan.seed,
         shards=plan.shards,
         visible_tokens=plan.visible_tokens,
+        blocks_per_document=plan.blocks_per_document,
     )
     stated = {name: str(getattr(plan, name)) for name in ("mode", "draws", "tokens", "documents", "blocks")}
     planned = {key.decode(): value.decode() for key, value in again.schema.metadata.items()}
     if not again.equals(plan.table) or any(planned[name] != value for name, value in stated.items()):
         raise CertificateError(different)
-    what = "every token once" if plan.mode == "exhaustive" else f"{plan.draws} draws of seed {plan.seed}"
+    what = "every token once"
+    if plan.mode != "exhaustive":
+        what = f"{plan.draws} {'draws' if plan.mode == 'sampled' else 'blocks'} of seed {plan.seed}"
     return Check("plan made again", str(path), what)
 
 

@@ -45,6 +45,14 @@ class EvaluationSpec(Checked):
     sample_tokens: Annotated[
         PositiveInt | None, Field(description="Approximate number of tokens to sample and score; `null` scores all.")
     ] = None
+    blocks_per_document: Annotated[
+        PositiveInt | None,
+        Field(
+            description="For corpora by reference: of each drawn document score only so many blocks, drawn by `seed`; "
+            "`null`: all of them. Tokens of one document are alike, so more documents with one short block each say "
+            "more than few whole ones."
+        ),
+    ] = None
     seed: Annotated[
         int | None,
         Field(
@@ -76,6 +84,8 @@ class EvaluationSpec(Checked):
                 "stride",
                 "'visible_tokens' already says what the model sees before each token. Leave one of the two out.",
             )
+        if self.blocks_per_document is not None and self.sample_tokens is not None:
+            yield Fault("blocks_per_document", "is another way to score a part than 'sample_tokens'. Leave one out.")
 
 
 @dataclass(frozen=True, config=STRICT)

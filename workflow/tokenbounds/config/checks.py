@@ -94,11 +94,20 @@ def _reference_faults(study: Study) -> Iterator[str]:
                         "alone: what is certified must not depend on it. Name another corpus."
                     )
     for name, certificate in study.certificates.items():
+        partly = study.evaluations[certificate.evaluation].blocks_per_document is not None
         if certificate.corpus not in drawn:
+            if partly:
+                yield (
+                    f"certificates.{name}.evaluation: blocks_per_document is for corpora by reference, and "
+                    f"'{certificate.corpus}' is none. Use sample_tokens."
+                )
             continue
         where, of = f"certificates.{name}", f"'{certificate.corpus}' is a corpus by reference"
         if study.evaluations[certificate.evaluation].sample_tokens is not None:
-            yield f"{where}.evaluation: {of}, a draw already. Use an evaluation with sample_tokens: null."
+            yield (
+                f"{where}.evaluation: {of}, a draw already. Use an evaluation with sample_tokens: null, and perhaps "
+                "with blocks_per_document."
+            )
         other = [bound for bound in certificate.bounds.bounds if not bound.is_single]
         if other:
             yield f"{where}.bounds: '{other[0]}' cannot be stated, as {of}. Leave it out."
@@ -312,7 +321,8 @@ def _sharing_faults(study: Study) -> Iterator[str]:
         if plan.sample_tokens is not None or study.corpora[row.corpus].source.kind == "reference":
             # What the draws and their blocks depend on; the number of jobs and the arithmetic do not matter.
             windows = (plan.context, plan.stride or plan.context, plan.visible_tokens)
-            samples.setdefault((row.corpus, plan.sample_tokens, plan.seed, *windows), []).append(name)
+            parts = (plan.sample_tokens, plan.blocks_per_document, plan.seed)
+            samples.setdefault((row.corpus, *parts, *windows), []).append(name)
     for names in samples.values():
         paid = {name: study.certificates[name].bounds.certificates_per_sample for name in names}
         if short := [name for name in names if paid[name] < len(names)]:

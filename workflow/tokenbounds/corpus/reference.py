@@ -102,14 +102,30 @@ def check_drawn(entry: ReferenceEntry, folder: Path, documents_file: Path) -> No
     path = folder / entry.file
     if not path.is_file() or pins_digest(path) != entry.sha256:
         raise CorpusError(f"{path} is missing or differs from its manifest. Tokenize the corpus again.")
-    pins = read_pins(path)
-    try:
-        table = pq.read_table(documents_file, columns=["name", "tokens"])
-    except (OSError, pa.ArrowException) as error:
-        raise CorpusError(f"{documents_file} cannot be read ({error}). Tokenize the corpus again.") from error
+    pins, table = read_pins(path), _read_documents(documents_file)
     rows = drawn_rows(pins.rows, table.num_rows, entry.seed)
     names = [name for _, _, name in row_names(pins, rows)]
     if pins.rows != entry.rows or table["name"].to_pylist() != names:
         raise CorpusError(f"{documents_file} does not hold the rows that seed {entry.seed} draws. Tokenize again.")
     if table.num_rows and max(table["tokens"].to_pylist()) > entry.max_tokens:
         raise CorpusError(f"{documents_file} holds a document of more than {entry.max_tokens} tokens. Tokenize again.")
+
+
+def drawn_lengths(documents_file: Path) -> NDArray[np.int64]:
+    """Tokens of every drawn document [documents], from the corpus's table of documents.
+
+    Raises
+    ------
+    CorpusError
+        If it cannot be read.
+    """
+    lengths: NDArray[np.int64] = _read_documents(documents_file)["tokens"].to_numpy().astype(np.int64, copy=False)
+    return lengths
+
+
+def _read_documents(documents_file: Path) -> pa.Table:
+    """Names and numbers of tokens."""
+    try:
+        return pq.read_table(documents_file, columns=["name", "tokens"])
+    except (OSError, pa.ArrowException) as error:
+        raise CorpusError(f"{documents_file} cannot be read ({error}). Tokenize the corpus again.") from error

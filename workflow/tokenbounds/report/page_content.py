@@ -230,6 +230,8 @@ def _facts(certificate: Certificate) -> list[tuple[str, str]]:
     if plan.visible_tokens is not None:
         windows = f"{plan.visible_tokens:,} tokens visible before each"
     how = "every token" if plan.mode == "exhaustive" else f"a sample of {plan.draws:,} draws, seed {plan.seed}"
+    if plan.blocks_per_document is not None:
+        how = f"at most {plan.blocks_per_document} blocks of each drawn document, seed {plan.seed}"
     return [
         ("model", certificate.model),
         *((("prior", f"held out: no message is paid for. {own.because}"),) if own.held_out else ()),

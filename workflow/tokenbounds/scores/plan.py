@@ -8,7 +8,7 @@ averages weighted by block length give the corpus mean exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tokenbounds.corpus.manifest import MANIFEST_NAME
 from tokenbounds.corpus.reader import Corpus
-from tokenbounds.draws import uniform_integers
+from tokenbounds.draws import smallest_of_each, uniform_integers
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import atomic_path, sha256_file
 from tokenbounds.scores.seeds import derive_seed
@@ -30,6 +30,8 @@ from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal, sha256_of_sealed
 SCHEMA_VERSION = 1
 # Of plans with `visible_tokens`: a release that does not know them must not score their tokens with the whole window.
 LIMITED_SCHEMA_VERSION = 2
+# Of plans that score only some blocks of each document, which certificates of a corpus by reference scale up.
+PARTIAL_SCHEMA_VERSION = 3
 PLAN_SCHEMA = pa.schema(
     [
         ("block", pa.int64()),
@@ -48,6 +50,8 @@ _TEXT_KEYS = ("mode", "manifest_sha256")
 # Largest value of each number that does not follow from others. A seed may be any of moderate size.
 _MOST = {"tokens": 1 << 48, "documents": 1 << 48, "context": 1 << 31, "shards": 1 << 31, "seed": 1 << 128}
 _INTEGER_KEYS = ("draws", "blocks", "stride", *_MOST)
+_OPTIONAL_KEYS = ("visible_tokens", "blocks_per_document")
+_WHOLE_MODES = ("exhaustive", "sampled")  # of all documents alike
 _FREE_DRAWS = 1 << 20  # a sample may have this many draws, or this many per token, before it is refused
 _DRAWS_PER_TOKEN = 16
 
@@ -66,19 +70,21 @@ class Plan:
         window's inputs are the tokens `start - context - 1 … start + length - 2`, where token -1 is `start_id`.
         `draws` says how often the block was drawn (1 if everything is scored).
     mode
-        "exhaustive" or "sampled".
+        "exhaustive", "sampled", or "partial": some blocks of each document.
     draws
-        Number of draws (sampled), or of blocks (exhaustive).
+        Number of draws (sampled), or of scored blocks.
     tokens, documents, blocks
         Size of the whole corpus, in tokens, documents and blocks of the exhaustive numbering.
     visible_tokens
         Tokens that the model sees before each one it predicts; None for its whole window.
+    blocks_per_document
+        Most blocks of a document that are scored; None for all, or for a sample of the whole corpus.
     sha256
         Of the plan's file.
     """
 
     table: pa.Table
-    mode: Literal["exhaustive", "sampled"]
+    mode: Literal["exhaustive", "sampled", "partial"]
     draws: int
     tokens: int
     documents: int
@@ -90,6 +96,7 @@ class Plan:
     manifest_sha256: str
     sha256: str
     visible_tokens: int | None = None
+    blocks_per_document: int | None = None
 
     def shard(self, shard: int) -> pa.Table:
         """Rows of one shard, in corpus order; possibly none.
@@ -124,8 +131,9 @@ def plan_scoring(
     seed: int,
     shards: int,
     visible_tokens: int | None = None,
+    blocks_per_document: int | None = None,
 ) -> pa.Table:
-    """Plan the blocks of a corpus, all of them or a sample.
+    """Plan the blocks of a corpus: all of them, a sample, or some of each document.
 
     A sample is `ceil(sample_tokens / mean block length)` draws, with replacement, of a token index uniform on
     0 … m-1; the block around it is scored. A block is thus drawn with probability proportional to its length, which
@@ -146,6 +154,9 @@ def plan_scoring(
         Number of jobs; each gets a contiguous run of blocks with nearly the same number of tokens.
     visible_tokens
         Tokens that the model sees before each one it predicts; None for its whole window. Blocks stay as they are.
+    blocks_per_document
+        Score only so many blocks of each document, chosen uniformly and without replacement; None for all of them. The
+        choice depends on `seed` and the documents' lengths alone.
 
     Returns
     -------
@@ -161,9 +172,18 @@ def plan_scoring(
     lengths = np.ascontiguousarray(lengths, dtype=np.int64)
     _check_settings(lengths, context, stride, sample_tokens, shards)
     _check_visible(visible_tokens, context, stride)
+    _check_partial(blocks_per_document, sample_tokens)
     layout = _lay_out(lengths, context, stride)
     tokens, blocks = int(layout.first_token[-1]), int(layout.first_block[-1])
-    if sample_tokens is None:
+    if blocks_per_document is not None:
+        kept = np.flatnonzero(smallest_of_each(np.diff(layout.first_block), blocks_per_document, seed))
+        mode, draws = "partial", len(kept)
+        scored = int(_block_columns(layout, kept)["length"].sum())
+        chunks = (
+            _block_columns(layout, kept[first : first + _BLOCKS_PER_CHUNK])
+            for first in range(0, draws, _BLOCKS_PER_CHUNK)
+        )
+    elif sample_tokens is None:
         mode, scored, draws = "exhaustive", tokens, blocks
         chunks = (
             _block_columns(layout, np.arange(first, min(first + _BLOCKS_PER_CHUNK, blocks), dtype=np.int64))
@@ -184,6 +204,8 @@ def plan_scoring(
     metadata |= {"documents": len(lengths), "blocks": blocks, "context": context, "stride": stride}
     if visible_tokens is not None:
         metadata |= {"visible_tokens": visible_tokens}
+    if blocks_per_document is not None:
+        metadata |= {"blocks_per_document": blocks_per_document}
     return _make_table(chunks, metadata | {"seed": seed, "shards": shards}, scored, shards)
 
 
@@ -225,6 +247,11 @@ def plan_corpus(corpus_directory: Path | str, spec: Any, out: Path | str) -> Non
         The plan's Parquet file.
     """
     corpus = Corpus.open(corpus_directory, verify=True)
+    if spec.blocks_per_document is not None and corpus.manifest.reference is None:
+        raise ScoreError(
+            f"blocks_per_document is for corpora by reference, and {corpus_directory} is scored by tokens. Use "
+            "sample_tokens."
+        )
     seed = derive_seed(shard.sha256 for shard in corpus.manifest.shards) if spec.seed is None else spec.seed
     table = plan_scoring(
         corpus.lengths,
@@ -234,6 +261,7 @@ def plan_corpus(corpus_directory: Path | str, spec: Any, out: Path | str) -> Non
         seed=seed,
         shards=spec.shards,
         visible_tokens=spec.visible_tokens,
+        blocks_per_document=spec.blocks_per_document,
     )
     write_plan(table, out, manifest_sha256=sha256_file(Path(corpus_directory) / MANIFEST_NAME))
 
@@ -287,19 +315,19 @@ def _read_metadata(path: Path, schema: pa.Schema) -> dict[str, Any]:
         key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
         for key, value in (schema.metadata or {}).items()
     }
-    limited = "visible_tokens" in metadata
-    expected = LIMITED_SCHEMA_VERSION if limited else SCHEMA_VERSION
+    optional = [key for key in _OPTIONAL_KEYS if key in metadata]
+    expected = _version(metadata)
     if metadata.get("schema_version") != str(expected):
         found = metadata.get("schema_version", "none")
         raise ScoreError(f"{path} has schema version {found}, not {expected}. Plan again with this release.")
     if not schema.equals(PLAN_SCHEMA):
         raise ScoreError(f"{path} does not have the columns of a plan. Run plan_scoring again.")
     try:
-        numbers = {key: int(metadata[key]) for key in (*_INTEGER_KEYS, *(["visible_tokens"] if limited else []))}
+        numbers = {key: int(metadata[key]) for key in (*_INTEGER_KEYS, *optional)}
         texts: dict[str, str] = {key: metadata[key] for key in _TEXT_KEYS}
     except (KeyError, ValueError) as error:
         raise ScoreError(f"{path} lacks plan metadata ({error}). Run plan_scoring again.") from error
-    if texts["mode"] not in ("exhaustive", "sampled"):
+    if texts["mode"] != "partial" if "blocks_per_document" in metadata else texts["mode"] not in _WHOLE_MODES:
         raise ScoreError(f"{path} has the unknown mode {texts['mode']!r}. Plan again with this release.")
     return {**numbers, **texts}
 
@@ -310,7 +338,8 @@ def _check_numbers(path: Path, values: dict[str, Any], rows: int, tokens: int | 
     if tokens is not None and size != tokens:
         raise ScoreError(f"{path} plans {size} tokens, and the corpus has {tokens}. {_REMEDY}")
     most = {**_MOST, "blocks": size, "stride": values["context"], "visible_tokens": _MOST["context"]}
-    most["draws"] = values["blocks"] if values["mode"] == "exhaustive" else _FREE_DRAWS + _DRAWS_PER_TOKEN * size
+    most |= {"blocks_per_document": size}
+    most["draws"] = values["blocks"] if values["mode"] != "sampled" else _FREE_DRAWS + _DRAWS_PER_TOKEN * size
     for name, highest in most.items():
         lowest = 0 if name == "seed" else 1
         if name in values and not lowest <= values[name] <= highest:
@@ -373,6 +402,15 @@ def _check_visible(visible_tokens: int | None, context: int, stride: int) -> Non
         )
 
 
+def _check_partial(blocks_per_document: int | None, sample_tokens: int | None) -> None:
+    if blocks_per_document is None:
+        return
+    if blocks_per_document < 1:
+        raise ScoreError(f"blocks_per_document is {blocks_per_document}; choose at least 1, or null to score them all.")
+    if sample_tokens is not None:
+        raise ScoreError("blocks_per_document and sample_tokens are two ways to score a part. Leave one out.")
+
+
 def count_blocks(lengths: Int64Array, context: int, stride: int) -> Int64Array:
     """Blocks of each document, int64[documents], by its length in tokens."""
     further: Int64Array = -(-np.maximum(lengths - context, 0) // stride)
@@ -412,12 +450,18 @@ def _blocks_of_tokens(layout: _Layout, tokens: Int64Array) -> Int64Array:
     return result
 
 
+def _version(metadata: Mapping[str, Any]) -> int:
+    """Schema version of a plan with this metadata: a release that does not know a key must not score by it."""
+    if "blocks_per_document" in metadata:
+        return PARTIAL_SCHEMA_VERSION
+    return LIMITED_SCHEMA_VERSION if "visible_tokens" in metadata else SCHEMA_VERSION
+
+
 def _make_table(
     chunks: Iterator[dict[str, Int64Array]], metadata: dict[str, Any], scored: int, shards: int
 ) -> pa.Table:
     """The plan's table, with its metadata as text."""
-    version = LIMITED_SCHEMA_VERSION if "visible_tokens" in metadata else SCHEMA_VERSION
-    texts = {key: str(value) for key, value in (metadata | {"schema_version": version}).items()}
+    texts = {key: str(value) for key, value in (metadata | {"schema_version": _version(metadata)}).items()}
     schema = PLAN_SCHEMA.with_metadata(texts)
     return pa.Table.from_batches(_assign_shards(chunks, schema, scored, shards), schema=schema)
 

@@ -14,7 +14,7 @@ from tokenbounds.bounds.ratio import lower_ratio, upper_ratio
 from tokenbounds.bounds.sampling import draw_order, lower_mean
 from tokenbounds.certificates.averages.passes import Average, Sample
 from tokenbounds.corpus.reference import ReferenceEntry
-from tokenbounds.scores.plan import Plan, column
+from tokenbounds.scores.plan import Plan, column, count_blocks
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -29,17 +29,17 @@ class RatioAverage(Average):
     Attributes
     ----------
     sums, tokens
-        Of each drawn document [documents].
+        Of each drawn document [documents], or unbiased estimates of both from some of its blocks.
     longest
         Most tokens that a document may have.
     """
 
     sums: Floats = field(default_factory=lambda: np.empty(0))
-    tokens: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    tokens: Floats = field(default_factory=lambda: np.empty(0))
     longest: int = 1
 
     @classmethod
-    def of(cls, sums: Floats, tokens: Ints, longest: int, estimated: float | None = None) -> RatioAverage:
+    def of(cls, sums: Floats, tokens: Floats, longest: int, estimated: float | None = None) -> RatioAverage:
         """From sums and tokens of documents [documents]; `estimated`, if all documents give another estimate."""
         ratio = float(sums.sum() / max(1, tokens.sum()))
         influence = ratio + (sums - ratio * tokens) / max(1.0, float(tokens.mean()))
@@ -62,31 +62,53 @@ class RatioAverage(Average):
 
 @dataclass(frozen=True)
 class DrawnDocuments(Sample):
-    """All blocks of the drawn documents; what is i.i.d. is a document, and `order` is one of documents.
+    """The scored blocks of the drawn documents; what is i.i.d. is a document, and `order` is one of documents.
 
     Attributes
     ----------
     document
         The document of each block [blocks].
     tokens
-        Tokens of each document [documents], 0 for an empty one.
+        Tokens of each document [documents], 0 for an empty one; estimated where only some of its blocks were scored.
     longest
-        Tokens after which documents are cut.
+        The most that `tokens` can be, whatever the document.
+    factors
+        Blocks of each document over those that were scored [documents]: what their sums are multiplied by.
     """
 
     document: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    tokens: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    tokens: Floats = field(default_factory=lambda: np.empty(0))
     longest: int = 1
+    factors: Floats = field(default_factory=lambda: np.empty(0))
 
     @classmethod
-    def of_plan(cls, plan: Plan, documents: int, reference: ReferenceEntry) -> DrawnDocuments:
-        """The documents of a plan that scores all of what was drawn, in an order that does not depend on them."""
+    def of_plan(cls, plan: Plan, lengths: Ints, reference: ReferenceEntry) -> DrawnDocuments:
+        """The documents of a plan, in an order that does not depend on them.
+
+        Parameters
+        ----------
+        plan
+            Which scores all blocks of what was drawn, or some of each document.
+        lengths
+            Tokens of each drawn document [documents].
+        reference
+            What the manifest says of the corpus.
+        """
         blocks, length = column(plan.table, "block"), column(plan.table, "length")
         document = column(plan.table, "document")
-        tokens = np.bincount(document, weights=length, minlength=documents).astype(np.int64)
-        order = draw_order(np.ones(documents, dtype=np.int64), reference.seed)
+        held = count_blocks(lengths, plan.context, plan.stride)  # [documents]
+        factors = held / np.maximum(1, np.bincount(document, minlength=len(lengths)))
+        tokens = factors * np.bincount(document, weights=length, minlength=len(lengths))
+        longest = reference.max_tokens
+        if plan.mode == "partial":
+            longest = plan.context * int(count_blocks(np.array([longest]), plan.context, plan.stride)[0])
+        order = draw_order(np.ones(len(lengths), dtype=np.int64), reference.seed)
         return cls(
-            blocks, np.ones_like(blocks), length, order, document=document, tokens=tokens, longest=reference.max_tokens
+            *(blocks, np.ones_like(blocks), length, order),
+            document=document,
+            tokens=tokens,
+            longest=longest,
+            factors=factors,
         )
 
     def average(self, means: Floats) -> Average:
@@ -109,12 +131,15 @@ class DrawnDocuments(Sample):
             document=np.searchsorted(documents, self.document[kept]),
             tokens=self.tokens[documents],
             longest=self.longest,
+            factors=self.factors[documents],
         )
 
     def _sums(self, means: Floats) -> Floats:
-        """Sums over documents [documents] of a quantity, from its block averages [blocks]."""
-        sums = np.bincount(self.document, weights=means * self.lengths, minlength=len(self.tokens))
-        return sums.astype(np.float64)
+        """Sums over documents [documents] of a quantity, from its block averages [blocks]; estimated as tokens are."""
+        sums: Floats = self.factors * np.bincount(
+            self.document, weights=means * self.lengths, minlength=len(self.tokens)
+        )
+        return sums
 
 
 @dataclass(frozen=True)
@@ -136,8 +161,18 @@ class CorpusSize:
     """Of the certificate's delta."""
 
     @classmethod
-    def at_least(cls, reference: ReferenceEntry, drawn: DrawnDocuments, delta: Fraction) -> CorpusSize:
-        """Bound m from below with a twentieth of `delta`: documents have 0 to `max_tokens` tokens, and are i.i.d."""
+    def at_least(cls, reference: ReferenceEntry, lengths: Ints, delta: Fraction) -> CorpusSize:
+        """Bound m from below with a twentieth of `delta`: documents have 0 to `max_tokens` tokens, and are i.i.d.
+
+        Parameters
+        ----------
+        reference
+            What the manifest says of the corpus.
+        lengths
+            Tokens of each drawn document [documents].
+        delta
+            Of the whole certificate.
+        """
         own = delta * cls.SHARE
-        mean = lower_mean(drawn.tokens, 0.0, float(reference.max_tokens), float(own))
+        mean = lower_mean(lengths, 0.0, float(reference.max_tokens), float(own))
         return cls(max(1, math.floor(reference.rows * mean)), own)

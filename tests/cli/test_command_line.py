@@ -101,6 +101,15 @@ def test_decode_writes_no_folder_over_a_file(run, transformer, tmp_path):
     assert run("decode", transformer, "-o", tmp_path / "a" / "folder")[0] == 0
 
 
+def test_decode_writes_a_gguf_file(run, transformer, tmp_path):
+    pytest.importorskip("gguf")
+    status, out, err = run("decode", transformer, "--gguf", tmp_path / "a" / "m.gguf")
+    assert status == 0, err
+    assert (tmp_path / "a" / "m.gguf").read_bytes()[:4] == b"GGUF" and "m.gguf" in out
+    status, _, err = run("decode", transformer)
+    assert status == 1 and "--gguf" in err
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
 def test_decode_leaves_no_half_folder_on_a_full_disk(run, transformer, tmp_path, monkeypatch, error):
     def fail(self, folder, **_):

@@ -148,7 +148,11 @@ def encode(
 
 
 def decode(
-    message: PathLike, folder: PathLike | None = None, *, side_information: Sequence[PathLike] = ()
+    message: PathLike,
+    folder: PathLike | None = None,
+    *,
+    gguf: PathLike | None = None,
+    side_information: Sequence[PathLike] = (),
 ) -> PreTrainedModel | MarkovChain | OnlineCard:
     """Decode a message into the model that is scored. Nothing in the file is executed.
 
@@ -158,6 +162,8 @@ def decode(
         The message (`.tbm`).
     folder
         If given, the model is also written there, as `AutoModelForCausalLM.from_pretrained` loads it.
+    gguf
+        If given, the model is also written to this file, as GGUF in float32, without a tokenizer.
     side_information
         Where to look for what the message names by hash: folders of base models, files of coarse messages.
 
@@ -170,13 +176,26 @@ def decode(
     ------
     MessageError
         If the message is damaged, or what it names is missing or does not match. Nothing else, whatever the bytes.
+    ModelError
+        If the model is to be written as GGUF, which has no form for it.
     """
+    from transformers import PreTrainedModel
+
+    from tokenbounds.errors import MessageError
     from tokenbounds.messages.decode import decode_message, export_huggingface
+    from tokenbounds.models.build import to_dense
+    from tokenbounds.models.pretrained.gguf_export import write_gguf
 
     places = [Path(place) for place in side_information]
     if folder is not None:
-        return export_huggingface(Path(message), Path(folder), places)
-    return decode_message(Path(message), places)
+        model = export_huggingface(Path(message), Path(folder), places)
+    else:
+        model = decode_message(Path(message), places)
+    if gguf is not None:
+        if not isinstance(model, PreTrainedModel):
+            raise MessageError("only transformers can be written as GGUF, not Markov chains and the like.")
+        write_gguf(to_dense(model), gguf)
+    return model
 
 
 def score(

@@ -363,18 +363,32 @@ def encode(
 @app.command()
 def decode(
     message: MessageArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write the model to.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder to write the model to.")
+    ] = None,
+    gguf: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="GGUF file to write the model to, float32, without tokenizer.")
+    ] = None,
     base: BaseOption = None,
     coarse: CoarseOption = None,
     max_memory: MemoryOption = None,
     max_seconds: SecondsOption = None,
 ) -> None:
-    """Decode a message into a folder that transformers' AutoModelForCausalLM.from_pretrained loads."""
-    arguments = {"message": message, "folder": output, "side_information": [*(base or ()), *(coarse or ())]}
+    """Decode a message into a folder that transformers' AutoModelForCausalLM.from_pretrained loads, or a GGUF file."""
+    outputs = [path for path in (output, gguf) if path is not None]
+    if not outputs:
+        _fail("say where the model goes: a folder with --output, a file with --gguf, or both.")
+    arguments = {
+        "message": message,
+        "folder": output,
+        "gguf": gguf,
+        "side_information": [*(base or ()), *(coarse or ())],
+    }
     limits = sandbox.Limits(max_memory, max_seconds or _SECONDS)
-    above = next(folder for folder in output.absolute().parents if folder.is_dir())
-    sandbox.confine("tokenbounds.api:decode", arguments, limits, str(message), [above])
-    typer.echo(f"{output}: model decoded from {message}")
+    above = [next(folder for folder in path.absolute().parents if folder.is_dir()) for path in outputs]
+    sandbox.confine("tokenbounds.api:decode", arguments, limits, str(message), above)
+    for path in outputs:
+        typer.echo(f"{path}: model decoded from {message}")
 
 
 @app.command()

@@ -17,7 +17,7 @@ import numpy as np
 from tokenbounds.errors import ModelError
 from tokenbounds.files import check_no_pointer
 
-_GPT2 = {
+GPT2_SIZES = {
     "context_length": "n_positions",
     "block_count": "n_layer",
     "embedding_length": "n_embd",
@@ -25,7 +25,7 @@ _GPT2 = {
     "attention.head_count": "n_head",
     "attention.layer_norm_epsilon": "layer_norm_epsilon",
 }
-_ROTARY = {
+ROTARY_SIZES = {
     "context_length": "max_position_embeddings",
     "block_count": "num_hidden_layers",
     "embedding_length": "hidden_size",
@@ -53,27 +53,27 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "attention.max_alibi_bias": (0.0,),
     "tensor_data_layout": ("Meta AI original pth",),
 }
-_ENDS = {
+ENDS = {
     "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
 }  # fmt: skip
-_BLOCK = {
+BLOCK = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
     "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
-_GPT2_ENDS = {
+GPT2_ENDS = {
     "token_embd": "transformer.wte", "position_embd": "transformer.wpe", "output_norm": "transformer.ln_f",
     "output": "lm_head",
 }  # fmt: skip
-_GPT2_BLOCK = {
+GPT2_BLOCK = {
     "attn_norm": "ln_1", "ffn_norm": "ln_2", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj",
     "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj",
 }  # fmt: skip
 # What gguf's reader raises for truncated or damaged files.
 _DAMAGE = (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, struct.error)
 _LONGEST_LIST = 1000  # longer ones, such as vocabularies, are not read
-_FREQUENCIES = "rope_freqs.weight"
+FREQUENCIES = "rope_freqs.weight"
 # Training lengths before scaling to try for LLaMA 3's rule; LLaMA 3's own is 8192.
 _ORIGINAL_LENGTHS = (8192, *(1 << power for power in range(4, 21)))
 
@@ -116,7 +116,7 @@ class GgufFile:
                 name: f"a list of {len(field.data)}" if len(field.data) > _LONGEST_LIST else field.contents()
                 for name, field in reader.fields.items()
             }
-            found = [tensor for tensor in reader.tensors if tensor.name == _FREQUENCIES]
+            found = [tensor for tensor in reader.tensors if tensor.name == FREQUENCIES]
             factors = np.asarray(dequantize(found[0].data, found[0].tensor_type)).reshape(-1) if found else None
         except _DAMAGE as error:
             raise ModelError(f"{path} is truncated or damaged, or is not a GGUF file. Download it again.") from error
@@ -149,12 +149,12 @@ class GgufFile:
         if "vocab_size" in self._own():
             config["vocab_size"] = self._own()["vocab_size"]
         if architecture == "gpt2":
-            self._check_keys((*_GPT2, "vocab_size"))
-            return config | self._sizes(_GPT2)
+            self._check_keys((*GPT2_SIZES, "vocab_size"))
+            return config | self._sizes(GPT2_SIZES)
         if architecture not in ("llama", "mistral", "qwen2", "qwen3"):
             return config
-        self._check_keys((*_ROTARY, *_ROPE_KEYS, *_OTHER_KEYS))
-        config |= self._sizes(_ROTARY)
+        self._check_keys((*ROTARY_SIZES, *_ROPE_KEYS, *_OTHER_KEYS))
+        config |= self._sizes(ROTARY_SIZES)
         head_dim = self._head_dim(config)
         config |= {"head_dim": head_dim} if architecture != "qwen2" else {}
         if architecture == "qwen2" and head_dim * config["num_attention_heads"] != config["hidden_size"]:
@@ -179,7 +179,7 @@ class GgufFile:
         """
         known = set(parameters)
         for name in self.tensors:
-            if name != _FREQUENCIES and not name.endswith(".attn_rot_embd") and self._parameter(name) not in known:
+            if name != FREQUENCIES and not name.endswith(".attn_rot_embd") and self._parameter(name) not in known:
                 raise ModelError(f"{self.path}: nothing in a {self.architecture} model uses the tensor {name}.")
 
     def _own(self) -> dict[str, Any]:
@@ -232,7 +232,7 @@ class GgufFile:
         scaled = kind != "none" and factor != 1.0
         if self.factors is not None and not np.all(self.factors == 1.0):
             if scaled:
-                raise ModelError(f"{self.path}: {_FREQUENCIES} and rope.scaling contradict each other. Keep one.")
+                raise ModelError(f"{self.path}: {FREQUENCIES} and rope.scaling contradict each other. Keep one.")
             return _rope_of_factors(self.factors, theta, head_dim, context, self.path)
         if not scaled:
             return {"rope_type": "default", "rope_theta": theta}
@@ -255,10 +255,10 @@ class GgufFile:
         stem, dot, leaf = name.rpartition(".")
         gpt2 = self.architecture == "gpt2"
         if not stem.startswith("blk."):
-            end = (_GPT2_ENDS if gpt2 else _ENDS).get(stem)
+            end = (GPT2_ENDS if gpt2 else ENDS).get(stem)
             return f"{end}.{leaf}" if end and dot else None
         _, number, module = (*stem.split(".", 2), "")[:3]
-        inner = (_GPT2_BLOCK if gpt2 else _BLOCK).get(module)
+        inner = (GPT2_BLOCK if gpt2 else BLOCK).get(module)
         return f"{'transformer.h' if gpt2 else 'model.layers'}.{number}.{inner}.{leaf}" if inner else None
 
 
@@ -268,7 +268,7 @@ def _rope_of_factors(factors: np.ndarray, theta: float, head_dim: int, context: 
     LLaMA 3's rule, where it gives these factors; otherwise they are listed, as a longrope whose two lists are equal.
     """
     if factors.shape != (head_dim // 2,) or not np.all(np.isfinite(factors)) or not np.all(factors > 0):
-        raise ModelError(f"{path}: {_FREQUENCIES} does not hold {head_dim // 2} positive numbers.")
+        raise ModelError(f"{path}: {FREQUENCIES} does not hold {head_dim // 2} positive numbers.")
     factor = round(float(factors.max()), 4)
     wavelengths = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
     for original in _ORIGINAL_LENGTHS if factor > 1 else ():

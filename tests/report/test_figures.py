@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,11 @@ from json_certificates import write_certificate
 from report_study import certificate_dict, write_study, write_training
 from tokenbounds.certificates.sealing import read_certificate
 from tokenbounds.errors import TokenboundsError
-from tokenbounds.report import figure_data, style
+from tokenbounds.report import figure_data, hover, style
 from tokenbounds.report.alpha_curve import alpha_table, loss_histogram
 from tokenbounds.report.figures import draw_bound_by_size, draw_figures, draw_loss_by_position
 from tokenbounds.report.records import read_certificates
+from tokenbounds.rounding import round_up
 
 NAMES = ["bound_by_size", "bound_by_alpha", "loss_by_position", "message_anatomy", "training"]
 
@@ -198,3 +200,25 @@ def test_many_bounds_leave_room_for_the_figure(study):
     figure = draw_bound_by_size(many)
     figure.canvas.draw()
     assert all(axes.get_position().width > 0.6 for axes in figure.axes)
+
+
+def test_marks_say_their_values(study):
+    paths, _, figures = study
+    said = {path.stem: re.findall(r'<g class="value"><title>([^<]+)</title>', path.read_text()) for path in figures}
+    row = min(read_certificates(paths[:1])[0].rows, key=lambda row: (row.metric.order, row.value))
+    dot = (
+        f"lora-8, 15.1\u00a0kB: at most {round_up(row.value, 3)} by {row.bound}, measured {round_up(row.empirical, 3)}"
+    )
+    assert said["bound_by_size"].count(dot) == 2  # the dot, and the tick of what was measured
+    sizes = {
+        name: pl.read_parquet(path.with_suffix(".parquet")).height for name, path in zip(said, figures, strict=True)
+    }
+    assert len(said["message_anatomy"]) == sizes["message_anatomy"]
+    assert all(len(said[name]) > 10 for name in NAMES)
+    assert not any("value: " in path.read_text() for path in figures)
+
+
+def test_what_a_mark_says_is_escaped():
+    assert hover.titled('<g id="value: a &lt;b&gt; &quot;c&quot;">') == (
+        '<g class="value"><title>a &lt;b&gt; &quot;c&quot;</title>'
+    )

@@ -171,7 +171,7 @@ def render_html(table: pl.DataFrame) -> Markup:
     parts = []
     for corpus in table["corpus"].unique(maintain_order=True):
         header, lines = _cells(table.filter(pl.col("corpus") == corpus), "{}")
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+        head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
         body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
         table_html = f"<caption>{escape(corpus)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
         parts.append(f'<div class="wide"><table>{table_html}</table></div>')

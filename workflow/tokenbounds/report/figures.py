@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
-from tokenbounds.report import figure_data, style
+from tokenbounds.bounds.kinds import BPD
+from tokenbounds.report import figure_data, hover, panels, style
 from tokenbounds.report.alpha_curve import alpha_table
 from tokenbounds.report.compression import method_table
 from tokenbounds.report.drawing import (
-    Artist,
     Axes,
     Figure,
     FuncFormatter,
     Line2D,
-    LogLocator,
     MaxNLocator,
     NullLocator,
     Patch,
 )
-from tokenbounds.report.formats import NOT_QUANTIZED, format_bytes
+from tokenbounds.report.formats import NOT_QUANTIZED, format_bytes, format_value
 from tokenbounds.report.records import read_certificates
 
-_WIDTH_INCHES = 7.2
 _MIN_TOKENS_DRAWN = 30
 _ENTROPY: dict[str, Any] = {"linestyle": (0, (1.2, 1.4)), "linewidth": 1.1}
-_SUBDIVISIONS = ((0.6, range(1, 10)), (2, (1, 2, 5)), (math.inf, (1,)))  # of a decade, by decades drawn at most
 
 
 def draw_figures(
@@ -83,21 +79,21 @@ def draw_figures(
 def draw_bound_by_size(table: pl.DataFrame) -> Figure:
     """Certified bound and its parts against message size, one panel per corpus, the random-guess line on top."""
     corpora = table["corpus"].unique(maintain_order=True).to_list()
-    figure, panels = _panels(len(corpora), height=3.9)
+    figure, each = panels.make(len(corpora), height=3.9)
     colours = style.colours(table["model"].to_list())
-    for axes, corpus in zip(panels, corpora, strict=True):
+    for axes, corpus in zip(each, corpora, strict=True):
         _draw_size_panel(axes, table.filter(pl.col("corpus") == corpus), colours)
-        _title(axes, corpus, len(corpora))
+        panels.title(axes, corpus, len(corpora))
     return figure
 
 
 def _draw_size_panel(axes: Axes, table: pl.DataFrame, colours: dict[str, str]) -> None:
-    guess = _extent(table["random_guess"])[1]
+    guess = panels.extent(table["random_guess"])[1]
     axes.set_xscale("log")
-    low, high = (bits / 8 for bits in _extent(table["message_bits"]))
+    low, high = (bits / 8 for bits in panels.extent(table["message_bits"]))
     axes.set_xlim(low / 1.6, high * 1.6)
     # From zero, so that a bound of half the guess is half as high; nothing far above the guess is shown.
-    axes.set_ylim(0, max(1.1 * guess, min(1.04 * _extent(table["value"])[1], 1.25 * guess)))
+    axes.set_ylim(0, max(1.1 * guess, min(1.04 * panels.extent(table["value"])[1], 1.25 * guess)))
     best = table.sort("value").unique("certificate", keep="first", maintain_order=True)
     ceiling = axes.get_ylim()[1]
     for row in best.iter_rows(named=True):
@@ -108,9 +104,11 @@ def _draw_size_panel(axes: Axes, table: pl.DataFrame, colours: dict[str, str]) -
     ring: dict[str, Any] = {"markersize": 4.5, "markerfacecolor": style.PAPER, "markeredgewidth": 1.1}
     for row in table.join(best, on=["certificate", "bound"], how="anti").iter_rows(named=True):
         if row["value"] < ceiling:
-            axes.plot(row["message_bits"] / 8, row["value"], "o", color=colours[row["model"]], zorder=3, **ring)
-    _guess_line(axes, guess, "left")
-    _size_axis(axes)
+            colour = colours[row["model"]]
+            (dot,) = axes.plot(row["message_bits"] / 8, row["value"], "o", color=colour, zorder=3, **ring)
+            hover.say(dot, _bound_in_words(row))
+    panels.guess_line(axes, guess, "left")
+    panels.size_axis(axes)
     axes.set_ylabel("bits per token")
     _size_key(axes, table, best)
     _label_models(axes, table, colours, ceiling)
@@ -123,11 +121,19 @@ def _draw_stem(axes: Axes, row: dict[str, Any], colour: str, ceiling: float) -> 
     axes.plot([x, x], [row["empirical"], min(paid, ceiling)], color=colour, alpha=0.38, linewidth=3.2, zorder=2)
     if row["gap_sampling"] > 0 and paid < ceiling:
         axes.plot([x, x], [paid, min(row["value"], ceiling)], color=colour, linewidth=1.2, linestyle=":", zorder=2)
-    axes.plot(x, row["empirical"], marker="_", markersize=9, markeredgewidth=1.8, color=colour, zorder=3)
+    (tick,) = axes.plot(x, row["empirical"], marker="_", markersize=9, markeredgewidth=1.8, color=colour, zorder=3)
     if row["value"] < ceiling:
-        axes.plot(x, row["value"], marker="o", markersize=6.5, color=colour, zorder=3.5)
+        (dot,) = axes.plot(x, row["value"], marker="o", markersize=6.5, color=colour, zorder=3.5)
     else:
-        axes.plot(x, ceiling, marker="^", markersize=7, color=colour, clip_on=False, zorder=3.5)
+        (dot,) = axes.plot(x, ceiling, marker="^", markersize=7, color=colour, clip_on=False, zorder=3.5)
+    for mark in (tick, dot):
+        hover.say(mark, _bound_in_words(row))
+
+
+def _bound_in_words(row: dict[str, Any]) -> str:
+    value, measured = format_value(BPD, row["value"]), format_value(BPD, row["empirical"])
+    size = format_bytes(row["message_bits"])
+    return f"{row['certificate']}, {size}: at most {value} by {row['bound']}, measured {measured}"
 
 
 def _label_models(axes: Axes, table: pl.DataFrame, colours: dict[str, str], ceiling: float) -> None:
@@ -155,7 +161,7 @@ def _size_key(axes: Axes, table: pl.DataFrame, best: pl.DataFrame) -> None:
     if (best["gap_sampling"] > 0).any():
         keys.append(Line2D([], [], color=style.MUTED, linewidth=1.2, linestyle=":", label="price of sampling"))
     keys.append(Line2D([], [], marker="_", markersize=9, markeredgewidth=1.8, label="empirical risk", **mark))
-    _legend(axes, keys)
+    panels.legend(axes, keys)
 
 
 def _named(bounds: pl.Series, many: str) -> str:
@@ -169,22 +175,27 @@ def _named(bounds: pl.Series, many: str) -> str:
 def draw_bound_by_method(table: pl.DataFrame) -> Figure:
     """Best certified bound against message size, one line per method; the measured loss, dashed, below."""
     corpora = table["corpus"].unique(maintain_order=True).to_list()
-    figure, panels = _panels(len(corpora), height=4.6)
+    figure, each = panels.make(len(corpora), height=4.6)
     compressed = pl.col("method") != NOT_QUANTIZED
     marks = style.marks(table.filter(compressed).sort("bpd")["method"].to_list())
-    for axes, corpus in zip(panels, corpora, strict=True):
+    for axes, corpus in zip(each, corpora, strict=True):
         axes.set_xscale("log")
         here = table.filter(pl.col("corpus") == corpus)
         for method, (colour, marker) in marks.items():
             line = here.filter(pl.col("method") == method).sort("message_bits")
             size = line["message_bits"] / 8
+            points = [
+                (bits / 8, bound, f"{method}, {format_bytes(bits)}: at most {format_value(BPD, bound)}")
+                for bits, bound in line.select("message_bits", "bpd").iter_rows()
+            ]
+            hover.mark_points(axes, points, colour)
             axes.plot(size, line["bpd"], "-", marker=marker, color=colour, markersize=5, linewidth=1.5)
             axes.plot(size, line["bpd_empirical"], color=colour, linewidth=0.9, linestyle=(0, (3, 2)), alpha=0.7)
         for loss in here.filter(~compressed)["bpd_empirical"].unique():
-            _horizontal_line(axes, loss, f"{NOT_QUANTIZED}: {loss:.3f} measured", "left", below=True)
-        _size_axis(axes)
+            panels.horizontal_line(axes, loss, f"{NOT_QUANTIZED}: {loss:.3f} measured", "left", below=True)
+        panels.size_axis(axes)
         axes.set_ylabel("bits per token")
-        _title(axes, corpus, len(corpora))
+        panels.title(axes, corpus, len(corpora))
     keys = [
         Line2D([], [], marker=marker, markersize=5, color=colour, label=name)
         for name, (colour, marker) in marks.items()
@@ -202,22 +213,22 @@ def draw_bound_by_method(table: pl.DataFrame) -> Figure:
 def draw_bound_by_alpha(table: pl.DataFrame) -> Figure:
     """Best bound without centres at every smoothing weight, the chosen one as a dot, the empirical risk dashed."""
     corpora = table["corpus"].unique(maintain_order=True).to_list()
-    figure, panels = _panels(len(corpora), height=3.7)
-    for axes, corpus in zip(panels, corpora, strict=True):
+    figure, each = panels.make(len(corpora), height=3.7)
+    for axes, corpus in zip(each, corpora, strict=True):
         rows = table.filter(pl.col("corpus") == corpus)
         colours = style.colours(rows["label"].to_list())
-        guess = _extent(rows["random_guess"])[1]
+        guess = panels.extent(rows["random_guess"])[1]
         axes.set_xscale("log")
         _draw_alpha_lines(axes, rows, colours)
-        axes.set_xlim(*_extent(rows["alpha"]))
-        axes.set_ylim(0.9 * _extent(rows["empirical"])[0], 1.08 * guess)
+        axes.set_xlim(*panels.extent(rows["alpha"]))
+        axes.set_ylim(0.9 * panels.extent(rows["empirical"])[0], 1.08 * guess)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
         axes.set_xlabel("smoothing weight α (share of the uniform distribution)")
         axes.set_ylabel("bits per token")
-        _guess_line(axes, guess, "right")
-        _title(axes, corpus, len(corpora))
+        panels.guess_line(axes, guess, "right")
+        panels.title(axes, corpus, len(corpora))
         _alpha_key(axes)
         figure.canvas.draw()
         ends = rows.filter(pl.col("alpha") == rows["alpha"].max()).sort("value").unique("label", keep="first")
@@ -237,6 +248,11 @@ def _draw_alpha_lines(axes: Axes, rows: pl.DataFrame, colours: dict[str, str]) -
         axes.plot(line["alpha"], line["empirical"], color=colour, linewidth=0.9, linestyle=(0, (3, 2)), alpha=0.7)
         dot = line.filter(pl.col("certified"))
         axes.plot(dot["alpha"], dot["value"], "o", markersize=6, color=colour, clip_on=False, zorder=3.5)
+        points = [
+            (alpha, value, f"{label}, α {alpha:g}: {format_value(BPD, value)}")
+            for alpha, value in line.select("alpha", "value").iter_rows()
+        ]
+        hover.mark_points(axes, points, colour)
 
 
 def _alpha_key(axes: Axes) -> None:
@@ -247,7 +263,7 @@ def _alpha_key(axes: Axes) -> None:
         Line2D([], [], marker="o", markersize=6, linestyle="none", label="chosen weight", **grey),
         Line2D([], [], label="empirical risk", **dashed, **grey),
     ]
-    _legend(axes, keys)
+    panels.legend(axes, keys)
 
 
 # --- loss by position -------------------------------------------------------------------------------------------------
@@ -256,25 +272,26 @@ def _alpha_key(axes: Axes) -> None:
 def draw_loss_by_position(table: pl.DataFrame) -> Figure:
     """Mean raw loss and entropy by tokens before in the document (left) and by tokens visible to the model (right)."""
     corpora = table["corpus"].unique(maintain_order=True).to_list()
-    figure = Figure(figsize=(_WIDTH_INCHES, 3.5 * len(corpora)), layout="constrained")
+    figure = Figure(figsize=(panels.WIDTH_INCHES, 3.5 * len(corpora)), layout="constrained")
     grid = figure.subplots(len(corpora), 2, sharey="row", squeeze=False)
-    for panels, corpus in zip(grid, corpora, strict=True):
+    for pair, corpus in zip(grid, corpora, strict=True):
         rows = table.filter((pl.col("corpus") == corpus) & (pl.col("tokens") >= _MIN_TOKENS_DRAWN))
         colours = style.colours(rows["label"].to_list())
-        for axes, axis in zip(panels, ("document", "window"), strict=True):
+        for axes, axis in zip(pair, ("document", "window"), strict=True):
             _draw_position_panel(axes, rows.filter(pl.col("axis") == axis), colours)
-        panels[0].set_xlabel("position in the document (1: first token)")
-        panels[1].set_xlabel("position in the window (1: no context)")
-        panels[0].set_ylabel("bits per token")
-        _title(panels[0], corpus, len(corpora))
+        pair[0].set_xlabel("position in the document (1: first token)")
+        pair[1].set_xlabel("position in the window (1: no context)")
+        pair[0].set_ylabel("bits per token")
+        panels.title(pair[0], corpus, len(corpora))
         if rows["entropy_bits"].count():
             loss = Line2D([], [], color=style.MUTED, linewidth=1.5, label="raw loss")
-            _legend(panels[1], [loss, Line2D([], [], color=style.MUTED, label="entropy of the prediction", **_ENTROPY)])
+            entropy = Line2D([], [], color=style.MUTED, label="entropy of the prediction", **_ENTROPY)
+            panels.legend(pair[1], [loss, entropy])
         figure.canvas.draw()
         # Entropies have no label of their own: matplotlib's begin with an underscore.
-        ends = [line for line in panels[1].get_lines() if len(line.get_xdata()) and line.get_label()[0] != "_"]
+        ends = [line for line in pair[1].get_lines() if len(line.get_xdata()) and line.get_label()[0] != "_"]
         labels = [(line.get_xdata()[-1], line.get_ydata()[-1], line.get_label(), line.get_color()) for line in ends]
-        style.label_ends(panels[1], labels)
+        style.label_ends(pair[1], labels)
     return figure
 
 
@@ -286,6 +303,13 @@ def _draw_position_panel(axes: Axes, rows: pl.DataFrame, colours: dict[str, str]
         axes.plot(middle.to_numpy(), line["nll_bits"].to_numpy(), color=colour, label=label, linewidth=1.5)
         if line["entropy_bits"].count():
             axes.plot(middle.to_numpy(), line["entropy_bits"].to_numpy(), color=colour, **_ENTROPY)
+        points = [
+            (x, loss, f"{label}, positions {first + 1:,} to {last + 1:,}: {loss:.3f} over {tokens:,} tokens")
+            for x, (first, last, loss, tokens) in zip(
+                middle, line.select("first", "last", "nll_bits", "tokens").iter_rows(), strict=True
+            )
+        ]
+        hover.mark_points(axes, points, colour)
     axes.set_xlim(left=1)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -296,7 +320,7 @@ def _draw_position_panel(axes: Axes, rows: pl.DataFrame, colours: dict[str, str]
 
 def draw_training(table: pl.DataFrame) -> Figure:
     """Training loss against step: every record faintly, a running mean on top, models named at their ends."""
-    figure, (axes,) = _panels(1, height=3.4)
+    figure, (axes,) = panels.make(1, height=3.4)
     colours = style.colours(table["model"].to_list())
     labels = []
     for model, colour in colours.items():
@@ -305,6 +329,11 @@ def draw_training(table: pl.DataFrame) -> Figure:
         smooth = curve["loss_bits"].rolling_mean(window, min_samples=1, center=True)
         axes.plot(curve["step"], curve["loss_bits"], color=colour, linewidth=0.6, alpha=0.3)
         axes.plot(curve["step"], smooth, color=colour, linewidth=1.6)
+        points = [
+            (step, loss, f"{model}, step {step:,}: {loss:.3f} bits per token")
+            for step, loss in list(zip(curve["step"], smooth, strict=True))[:: max(1, curve.height // 40)]
+        ]
+        hover.mark_points(axes, points, colour)
         labels.append((curve["step"][-1], smooth[-1], model, colour))
     axes.set_xlim(left=0)
     axes.set_xlabel("training step")
@@ -320,11 +349,12 @@ def draw_message_anatomy(table: pl.DataFrame) -> Figure:
     labels = table["label"].unique(maintain_order=True).to_list()
     parts = sorted(table["part"].unique(), key=figure_data.part_order)
     colours = style.colours(sorted(parts, key=lambda part: part != "symbols"))
-    figure, (axes,) = _panels(1, height=0.9 + 0.34 * len(labels))
+    figure, (axes,) = panels.make(1, height=0.9 + 0.34 * len(labels))
     for height, label in enumerate(labels):
         left, rows = 0.0, table.filter(pl.col("label") == label)
         for row in sorted(rows.iter_rows(named=True), key=lambda row: figure_data.part_order(row["part"])):
-            axes.barh(height, row["share"], left=left, height=0.62, color=colours[row["part"]], linewidth=0)
+            (bar,) = axes.barh(height, row["share"], left=left, height=0.62, color=colours[row["part"]], linewidth=0)
+            hover.say(bar, f"{label}, {row['part']}: {row['size_bits']:,} bits ({100 * row['share']:.1f} %)")
             left += row["share"]
         axes.text(1.015, height, format_bytes(int(rows["size_bits"].sum())), va="center", fontsize=9)
     axes.set_yticks(range(len(labels)), labels)
@@ -334,69 +364,5 @@ def draw_message_anatomy(table: pl.DataFrame) -> Figure:
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
     axes.set_xlabel("share of the message's bits")
-    _legend(axes, [Patch(color=colours[part], linewidth=0, label=part) for part in parts])
+    panels.legend(axes, [Patch(color=colours[part], linewidth=0, label=part) for part in parts])
     return figure
-
-
-# --- what they share --------------------------------------------------------------------------------------------------
-
-
-def _panels(count: int, height: float) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(_WIDTH_INCHES, height * count), layout="constrained")
-    return figure, list(figure.subplots(count, 1, squeeze=False)[:, 0])
-
-
-def _extent(column: pl.Series) -> tuple[float, float]:
-    """Smallest and largest value."""
-    values = column.to_numpy()
-    return float(values.min()), float(values.max())
-
-
-def _title(axes: Axes, corpus: str, corpora: int) -> None:
-    if corpora > 1:
-        axes.set_title(corpus)
-
-
-def _legend(axes: Axes, keys: Sequence[Artist]) -> None:
-    axes.legend(
-        handles=keys,
-        loc="lower left",
-        bbox_to_anchor=(-0.01, 1.0),
-        ncols=len(keys),
-        frameon=False,
-        fontsize=8.5,
-        labelcolor=style.INK,
-        handletextpad=0.5,
-        columnspacing=1.4,
-        borderpad=0.2,
-    )
-
-
-def _guess_line(axes: Axes, guess: float, side: Literal["left", "right"]) -> None:
-    _horizontal_line(axes, guess, f"random guessing: {guess:.3g}", side)
-
-
-def _horizontal_line(axes: Axes, y: float, text: str, side: Literal["left", "right"], below: bool = False) -> None:
-    axes.axhline(y, color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
-    axes.annotate(
-        text,
-        (0 if side == "left" else 1, y),
-        xycoords=("axes fraction", "data"),
-        xytext=(4 if side == "left" else -2, -4 if below else 4),
-        textcoords="offset points",
-        ha=side,
-        va="top" if below else "baseline",
-        fontsize=8.5,
-        color=style.MUTED,
-    )
-
-
-def _size_axis(axes: Axes) -> None:
-    low, high = axes.get_xlim()
-    decades = math.log10(high / low)
-    subdivisions = next(marks for limit, marks in _SUBDIVISIONS if decades <= limit)
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=subdivisions, numticks=12))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_bytes(round(value * 8))))
-    axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-    axes.set_xlabel("message size")

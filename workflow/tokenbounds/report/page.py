@@ -23,6 +23,7 @@ from tokenbounds.report import templates
 from tokenbounds.report.formats import format_value
 from tokenbounds.report.inline_svg import inline_svg
 from tokenbounds.report.records import read_certificates
+from tokenbounds.report.table_boxes import box_tables
 
 _CAPTIONS = {
     "bound_by_size": (
@@ -148,7 +149,7 @@ def _render(
     anchors = content.anchors(certificates)
     _check_anchors([*anchors.values(), *(section.anchor for section in sections)])
     headline = content.headline(certificates, anchors)
-    return templates.render(
+    html = templates.render(
         "tokenbounds.report",
         "page.html.jinja",
         {
@@ -173,6 +174,7 @@ def _render(
         verify_all=content.verify_all(certificates),
         version=tokenbounds.__version__,
     )
+    return box_tables(html)
 
 
 def _check_anchors(anchors: Sequence[str]) -> None:

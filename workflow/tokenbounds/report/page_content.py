@@ -21,6 +21,7 @@ from tokenbounds.report.formats import (
     format_percent,
     format_value,
 )
+from tokenbounds.report.plain_words import plain_words
 from tokenbounds.report.records import best_rows, comparable, metrics_of
 
 _CLOSE_PERCENT = 100.0
@@ -160,7 +161,9 @@ def _line(certificate: Certificate, anchor: str) -> dict[str, Any]:
         "certificate": certificate,
         "name": certificate.name,
         "anchor": anchor,
+        "row": row,
         "size": format_bytes(certificate.message.whole_bits) + certificate.prior.remark,
+        "size_bits": certificate.message.whole_bits,
         "empirical": format_value(BPD, row.empirical) if row else "–",
         "share": format_percent(row.share_of_guess) if row else "–",
     }
@@ -177,6 +180,7 @@ def detail(certificate: Certificate, anchor: str, page: Path) -> dict[str, Any]:
         "name": certificate.name,
         "sentence": state_result(certificate),
         "notes": certificate.notes,
+        "plain": plain_words(certificate),
         "bits": f"{certificate.message.whole_bits:,}",
         "size": format_bytes(certificate.message.whole_bits),
         "parts": [

@@ -9,9 +9,11 @@ from typing import Any
 import polars as pl
 
 from tokenbounds.antibodies.labels import REGION_SPANS
-from tokenbounds.report import style
+from tokenbounds.bounds.kinds import BPD
+from tokenbounds.report import hover, style
 from tokenbounds.report.antibodies.tables import POSITION_COLUMN, REGIONS
 from tokenbounds.report.drawing import Axes, Figure, FuncFormatter, Line2D, MaxNLocator, NullLocator
+from tokenbounds.report.formats import format_value
 
 _WIDTH_INCHES = 7.2
 _SERIES = 6
@@ -58,8 +60,12 @@ def _draw_stems(axes: Axes, rows: pl.DataFrame, shift: float, colour: str) -> No
             continue
         x, top = REGIONS.index(row["label"]) + shift, min(row["value"], ceiling)
         axes.plot([x, x], [row["empirical"], top], color=colour, alpha=0.38, linewidth=2.6, zorder=2)
-        axes.plot(x, row["empirical"], marker="_", markersize=6, markeredgewidth=1.5, color=colour, zorder=3)
-        axes.plot(x, top, marker="o" if top < ceiling else "^", markersize=4.6, color=colour, clip_on=False, zorder=3)
+        (tick,) = axes.plot(x, row["empirical"], marker="_", markersize=6, markeredgewidth=1.5, color=colour, zorder=3)
+        shape: dict[str, Any] = {"marker": "o" if top < ceiling else "^", "markersize": 4.6, "clip_on": False}
+        (dot,) = axes.plot(x, top, color=colour, zorder=3, **shape)
+        value, measured = format_value(BPD, row["value"]), format_value(BPD, row["empirical"])
+        for mark in (tick, dot):
+            hover.say(mark, f"{row['certificate']}, {row['label']}: at most {value}, measured {measured}")
 
 
 def draw_positions(table: pl.DataFrame) -> Figure:
@@ -78,6 +84,11 @@ def draw_positions(table: pl.DataFrame) -> Figure:
             shown = line["value"].clip(upper_bound=1.1 * guess)
             axes.plot(line["position"], shown, color=colour, linewidth=1.3)
             axes.plot(line["position"], line["empirical"], color=colour, linewidth=0.9, linestyle=(0, (3, 2)))
+            points = [
+                (x, y, f"{name}, position {x}: at most {format_value(BPD, value)}, measured {format_value(BPD, loss)}")
+                for x, y, value, loss in zip(line["position"], shown, line["value"], line["empirical"], strict=True)
+            ]
+            hover.mark_points(axes, points, colour)
         for region, first, last in REGION_SPANS:
             axes.text(
                 (first + last) / 2, 1.01, region.label, transform=axes.get_xaxis_transform(), ha="center", fontsize=8
@@ -136,6 +147,9 @@ def _draw_measure(axes: Axes, name: str, rows: pl.DataFrame, column: str, colour
         line = rows.filter((pl.col("series") == series) & pl.col(column).is_not_null())
         line = line.unique("message").sort("bits_per_weight")
         axes.plot(line["bits_per_weight"], line[column], color=colour, marker="o", markersize=4.6, linewidth=1.2)
+        values = line.select("bits_per_weight", column).iter_rows()
+        points = [(bits, value, f"{series}, {bits:.3g} bits per weight: {value:.4g}") for bits, value in values]
+        hover.mark_points(axes, points, colour)
     axes.set_xscale("log")
     ticks = _ticks(rows["bits_per_weight"].drop_nulls().to_list())
     axes.set_xticks(ticks)

@@ -1,5 +1,5 @@
 # make run      the default study, from scratch to certificates and a report
-# make test     the tests, with coverage
+# make test     the tests
 # make check    everything CI checks before it runs the study: style, types, lint, tests
 # make help     the other targets
 #
@@ -21,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest
 TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 POLARS_MAX_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
-.PHONY: run antibody-demo test check style types lint docs generate lock slurm-test bench clean help install install-dev \
+.PHONY: run antibody-demo test coverage check style types lint docs generate lock slurm-test browser-test bench clean help install install-dev \
 	install-antibodies
 
 run: install  ## run the study (config/config.yaml, or ARGS="--configfile ..."), then a minute of antibodies
@@ -36,8 +36,11 @@ antibody-demo: install
 	then $(BIN)/snakemake --rerun-incomplete --cores $(CORES) $(LOGGER) --configfile config/studies/antibody-demo.yaml; \
 	else echo "antibodies: left out, as the extra 'antibodies' cannot be installed here; see docs/antibody.md"; fi
 
-test: install-dev  ## run the tests with coverage
-	$(TESTING) $(PYTEST) -n 2 --dist loadgroup -m "not slurm" --cov --cov-report=term:skip-covered $(ARGS)
+test: install-dev  ## run the tests
+	$(TESTING) $(PYTEST) -n 2 --dist loadgroup --no-loadscope-reorder -m "not slurm and not browser" $(ARGS)
+
+coverage: install-dev  ## run the tests, and list the lines that they do not reach; a third slower
+	@$(MAKE) --no-print-directory test ARGS='--cov --cov-report=term:skip-covered $(ARGS)'
 
 check: style types lint test  ## all the gates; the tests include the tiny workflow
 
@@ -64,11 +67,15 @@ lock:  ## write envs/*.lock again, from pyproject.toml
 slurm-test: install-dev  ## bring up a SLURM (as root, on Debian), run a small study through it, stop it
 	tests/slurm/run.sh
 
+browser-test: install-dev  ## look at the report in Chromium: screens, colours, accessibility (SCREENSHOTS=folder)
+	$(BIN)/python -m pip install --quiet --upgrade --target .browser -r tests/report/browser-requirements.txt
+	$(TESTING) PYTHONPATH=.browser $(PYTEST) -m browser tests/report/test_report_in_browser.py $(ARGS)
+
 bench: install-dev  ## speed and memory, printed as ratios within one run
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:  ## remove results, logs and caches; the environment stays
-	rm -rf results logs site .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf results logs site .browser .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 
 install:
 	@envs/install.sh run
@@ -80,4 +87,4 @@ install-antibodies:  ## add numbering and demo sequences of antibodies (optional
 	@envs/install.sh antibodies
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 20
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "%-20s%s\n", $$1, $$2 }' Makefile

@@ -173,3 +173,19 @@ def test_other_files_and_other_models_are_refused(calibrated, checkpoint, tmp_pa
     llama, _ = load_checkpoint(checkpoint("llama"))
     with pytest.raises(CalibrationError, match="does not fit the model"):
         calibrated("gpt2")[1].outputs(matrices_of(llama)[1])
+
+
+def test_fewer_tokens_may_go_backwards(checkpoint, corpus, tmp_path):
+    directory = checkpoint("llama")
+    rows = {"few": SPEC, "many": replace(SPEC, tokens=256), "both": replace(SPEC, tokens=256, sensitivity_tokens=128)}
+    for name, spec in rows.items():
+        calibrate_model(directory, corpus, spec, tmp_path / name)
+    few, many, both = (Calibration.open(tmp_path / name) for name in rows)
+    model, _ = load_checkpoint(directory)
+    for matrix in of_use(matrices_of(model), "linear", "head"):
+        assert np.allclose(both.moments(matrix), many.moments(matrix), rtol=1e-5), matrix.name
+        assert np.allclose(both.outputs(matrix), few.outputs(matrix), rtol=1e-4, atol=1e-9), matrix.name
+        assert not np.allclose(both.moments(matrix), few.moments(matrix), rtol=1e-2)
+    assert both.record["sensitivity_tokens"] == 128 and both.loss_bits == pytest.approx(few.loss_bits)
+    inputs, _ = both.windows()
+    assert inputs.shape == (16, 16) and np.array_equal(inputs, pack_windows(corpus, 256, 16, 0).inputs)

@@ -66,6 +66,7 @@ class Progress:
             self._unit,
             left,
             f"; {detail}" if detail else "",
+            extra={"share_done": self.done / max(self._total, 1)},  # for a bar in a terminal
         )
 
 

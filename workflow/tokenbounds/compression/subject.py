@@ -103,12 +103,15 @@ class Sources:
         File of the model's calibration.
     coarse
         The message that is refined.
+    work
+        A folder where an encoding that is interrupted leaves what it has done, for the next one like it.
     """
 
     coder: Coder = "adaptive"
     corpus: Corpus | None = None
     calibration: Path | None = None
     coarse: Message | None = None
+    work: Path | None = None
 
 
 def load_subject(directory: Path, models: Models, places: Sequence[Path]) -> Subject:

@@ -59,7 +59,7 @@ from tokenbounds.config.parameterizations import (
     SubLora,
     Subspace,
 )
-from tokenbounds.config.quantizers import Quantizer, QuantizerRow, StraightThrough, Target
+from tokenbounds.config.quantizers import Quantizer, QuantizerRow, StraightThrough, Target, Tuning
 from tokenbounds.config.rows import parse_row, row_json
 from tokenbounds.config.study import (
     About,
@@ -126,6 +126,7 @@ __all__ = [
     "TrainedModel",
     "Training",
     "TransformersTokenizer",
+    "Tuning",
     "check_row",
     "load_study",
     "parse_row",

@@ -28,6 +28,13 @@ class CalibrationSpec:
         PositiveInt,
         Field(description="Number of tokens, from documents drawn without replacement; all if there are fewer."),
     ] = 65536
+    sensitivity_tokens: Annotated[
+        PositiveInt | None,
+        Field(
+            description="Of these, how many also go backwards, for the gradients of outputs, which need fewer than "
+            "the second moments of inputs; `null`: all."
+        ),
+    ] = None
     context: Annotated[
         PositiveInt, Field(description="Tokens in a window, at most what the model can see. Documents are packed.")
     ] = 512

@@ -92,6 +92,26 @@ class StraightThrough:
     ] = "float32"
 
 
+@dataclass(frozen=True, config=STRICT)
+class Tuning:
+    """Steps, norms and biases of a quantized model, tuned to predict what the original does; codes stay as they are.
+
+    The loss is the KL divergence from the original on the calibration's windows, of which every sixteenth is kept for
+    judging: what does not bring the predictions closer there is not kept. The model must fit in memory twice.
+    """
+
+    passes: Annotated[PositiveInt, Field(description="How often the calibration's windows are gone through.")] = 2
+    batch_tokens: Annotated[PositiveInt, Field(description="Tokens in one step, rounded down to whole windows.")] = 1024
+    learning_rate: Annotated[
+        float, Field(gt=0, description="Peak learning rate of steps, in octaves; norms and biases learn at half of it.")
+    ] = 5e-3
+    seed: Annotated[int, Field(ge=0, description="Seed of the order of the windows.")] = 0
+    dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        Field(description="Precision of products with codes; `bfloat16` is faster where hardware has it."),
+    ] = "float32"
+
+
 @plain_dataclass(frozen=True)
 class Needs:
     """What an encoding by a row reads besides the model.
@@ -259,6 +279,9 @@ class WatersicQuantizer(QuantizerRow):
         ),
     ] = 8
     embedding_bits_per_weight: EmbeddingRate = None
+    tuning: Annotated[
+        Tuning | None, Field(description="Training of steps, norms and biases after rounding; `null`: none.")
+    ] = None
     models: ClassVar[Models] = "dense"
     title: ClassVar[str | None] = "WaterSIC"
 

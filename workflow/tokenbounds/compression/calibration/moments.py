@@ -9,13 +9,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.linalg.blas import ssyrk
 from torch import nn
 
 from tokenbounds.compression.calibration.layers import Matrix
 
 
 class BlockMoments:
-    """Watches the linear layers of one block during forward and backward passes; a context manager.
+    """Watches the linear layers of one block during forward or backward passes; a context manager.
+
+    Parameters
+    ----------
+    model : nn.Module
+    matrices : sequence of Matrix
+        Linear layers of the block.
+    backward : bool
+        Whether to watch the gradients of outputs, and not the inputs.
 
     Attributes
     ----------
@@ -25,7 +34,8 @@ class BlockMoments:
         Sums of squared gradients by parameter.
     """
 
-    def __init__(self, model: nn.Module, matrices: Sequence[Matrix]) -> None:
+    def __init__(self, model: nn.Module, matrices: Sequence[Matrix], *, backward: bool) -> None:
+        self._backward = backward
         self.inputs: dict[str, torch.Tensor] = {}
         self.outputs: dict[str, torch.Tensor] = {}
         self._hooks = ExitStack()
@@ -34,9 +44,10 @@ class BlockMoments:
     def __enter__(self) -> BlockMoments:
         seen: set[str] = set()
         for matrix, module in self._layers:
-            handle = module.register_forward_hook(self._hook(matrix, matrix.group not in seen))
+            if self._backward or matrix.group not in seen:
+                handle = module.register_forward_hook(self._hook(matrix))
+                self._hooks.callback(handle.remove)
             seen.add(matrix.group)
-            self._hooks.callback(handle.remove)
         return self
 
     def __exit__(
@@ -50,12 +61,12 @@ class BlockMoments:
         named |= {f"outputs/{name}": total for name, total in self.outputs.items()}
         return {name: (total / tokens).cpu().numpy() for name, total in named.items()}
 
-    def _hook(self, matrix: Matrix, with_inputs: bool) -> Any:
+    def _hook(self, matrix: Matrix) -> Any:
         def watch(module: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            if with_inputs:
+            if self._backward:  # on the way back, the gradient of the loss on this layer's outputs
+                output.register_hook(lambda gradient: self._add_squares(matrix.name, gradient))
+            else:
                 add_moments(self.inputs, matrix.group, arguments[0].detach())
-            # On the way back, the gradient of the loss on this layer's outputs.
-            output.register_hook(lambda gradient: self._add_squares(matrix.name, gradient))
 
         return watch
 
@@ -67,7 +78,12 @@ class BlockMoments:
 def add_moments(sums: dict[str, torch.Tensor], key: str, values: torch.Tensor) -> None:
     """Add the sum of x xᵀ over all rows x of `values` [..., n] to `sums[key]`, in float32."""
     rows = values.flatten(0, -2).float()  # [tokens, n]
-    if key in sums:
-        sums[key].addmm_(rows.T, rows)
+    if rows.device.type == "cpu":  # half the work: BLAS fills one triangle, and the other is its mirror image
+        triangle = np.triu(ssyrk(1.0, np.ascontiguousarray(rows.numpy()).T))
+        product = torch.from_numpy(triangle + np.triu(triangle, 1).T)
     else:
-        sums[key] = rows.T @ rows
+        product = rows.T @ rows
+    if key in sums:
+        sums[key] += product
+    else:
+        sums[key] = product

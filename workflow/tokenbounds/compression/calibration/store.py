@@ -1,9 +1,11 @@
 """Calibration data on disk: one safetensors file, written tensor by tensor, read tensor by tensor.
 
-Tensors (float32): ``moments/<group>`` [n, n], second moments of a layer's inputs (`head`: of the final hidden states;
-`lookup`: of the loss's gradient where tokens are looked up); ``outputs/<parameter>`` [rows], mean squared gradient of
-the loss (nats) at each output of a linear layer, mean p(1 − p) of each token for a head; ``rows/<parameter>``
-[rows], how often each row of a table was looked up, per token; ``loss_bits`` [1], mean loss of the calibrated tokens.
+Tensors (float32, windows int32): ``moments/<group>`` [n, n], second moments of a layer's inputs (`head`: of the final
+hidden states; `lookup`: of the loss's gradient where tokens are looked up); ``outputs/<parameter>`` [rows], mean
+squared gradient of the loss (nats) at each output of a linear layer, mean p(1 − p) of each token for a head;
+``rows/<parameter>`` [rows], how often each row of a table was looked up, per token; ``loss_bits`` [1], mean loss of the
+calibrated tokens; ``windows/inputs`` and ``windows/targets`` [windows, context], the tokens themselves, -100 where
+there is no target.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from tokenbounds.errors import CalibrationError
 from tokenbounds.files import atomic_path, canonical_json, parse_json
 from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal, sha256_of_sealed
 
-CALIBRATION_VERSION = 1
+CALIBRATION_VERSION = 2
+_TOKENS = "windows/"
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,11 @@ class Calibration:
         """Mean loss of the calibrated tokens before quantization, in bits."""
         return float(self._tensor("loss_bits")[0])
 
+    def windows(self) -> tuple[np.ndarray, np.ndarray]:
+        """The calibrated tokens, and what follows each, -100 where nothing does; int64 [windows, context]."""
+        inputs, targets = (self._tensor(f"{_TOKENS}{name}").astype(np.int64) for name in ("inputs", "targets"))
+        return inputs, targets
+
     def _tensor(self, name: str) -> np.ndarray:
         try:
             with safe_open(self.path, framework="np") as file:
@@ -95,14 +103,15 @@ class Calibration:
 
 
 class CalibrationWriter:
-    """Writes float32 tensors of shapes known in advance into one safetensors file, in any order."""
+    """Writes tensors of shapes known in advance into one safetensors file, in any order: float32, or int32 tokens."""
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], record: Mapping[str, Any]) -> None:
         header: dict[str, Any] = {"__metadata__": {"calibration": canonical_json(dict(record)), SEAL_KEY: BLANK_SEAL}}
         end = 0
         for name, shape in shapes.items():
             begin, end = end, end + 4 * math.prod(shape)
-            header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+            dtype = "I32" if name.startswith(_TOKENS) else "F32"
+            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
         text = canonical_json(header).encode()
         text += b" " * (-len(text) % 8)
         with path.open("wb") as file:
@@ -117,7 +126,8 @@ class CalibrationWriter:
         assert list(value.shape) == entry["shape"], (name, value.shape)
         with self._path.open("r+b") as file:
             file.seek(self._base + entry["data_offsets"][0])
-            file.write(np.ascontiguousarray(value, dtype="<f4").tobytes())
+            dtype = "<i4" if entry["dtype"] == "I32" else "<f4"
+            file.write(np.ascontiguousarray(value, dtype=dtype).tobytes())
         self._missing.discard(name)
 
     def check_complete(self) -> None:

@@ -11,8 +11,10 @@ import numpy as np
 from tokenbounds.compression.calibration.layers import Matrix, check_calibratable, matrices_of, of_use
 from tokenbounds.compression.calibration.store import Calibration
 from tokenbounds.compression.grids import join_scaled
+from tokenbounds.compression.posttraining.kept_roundings import KeptRounding
 from tokenbounds.compression.posttraining.roundings import Rounding, RoundToNearest
 from tokenbounds.compression.posttraining.scale_search import Rounder, encoded_bits, find_scale, rough_scale
+from tokenbounds.compression.posttraining.tuning import tune
 from tokenbounds.compression.subject import Record, Sources, Transformer
 from tokenbounds.config import Target
 from tokenbounds.errors import CalibrationError, MessageError
@@ -50,13 +52,19 @@ def quantize_to_target(rounding: type[Rounding]) -> Quantize:
             raise CalibrationError(
                 f"the quantizer '{spec.kind}' needs a calibration. Name its row under 'calibration'."
             )
+        way: Rounding
         way, matrices = rounding(spec, calibration), matrices_of(subject.model)
+        if sources.work is not None:
+            way = KeptRounding(way, sources.work)
         task = _Task(
             spec.target, spec.embedding_bits_per_weight, Rounder(way, subject.tensors), matrices, sources.coder
         )
         scaled = join_scaled(subject.tensors, task.run())
+        tuning, tuned = getattr(spec, "tuning", None), {}
+        if tuning is not None and calibration is not None:
+            scaled, tuned["tuning"] = tune(scaled, subject, calibration.windows(), tuning)
         return way.finish(scaled, matrices), {
-            "quantization": {**task.record, "calibration": _calibration_record(calibration)}
+            "quantization": {**task.record, **tuned, "calibration": _calibration_record(calibration)}
         }
 
     return quantize

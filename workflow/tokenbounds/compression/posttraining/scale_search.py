@@ -16,6 +16,7 @@ from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import encode_codes
 from tokenbounds.messages.formats.scaled import ScaledMatrix, encode_scales
+from tokenbounds.progress import Progress
 
 LOGGER = logging.getLogger(__name__)
 TOLERANCE = 0.01
@@ -45,10 +46,12 @@ class Rounder:
     def round(self, matrices: Sequence[Matrix], scale: float) -> dict[str, ScaledMatrix]:
         """Quantized matrices by name, as they are stored."""
         rounded = {}
+        progress = Progress(LOGGER, sum(self.tensors[matrix.name].size for matrix in matrices), "weights", "rounded")
         for matrix in matrices:
             result = self.rounding.round(matrix, self.upright(matrix), scale, self.seen.get(matrix.name))
             self.seen[matrix.name] = RateModel.fit(result.codes, grids=2 if result.states else 1)
             rounded[matrix.name] = result.transpose() if matrix.transposed else result
+            progress.add(result.codes.size, f"scale {scale:.4g}")
         return rounded
 
     def upright(self, matrix: Matrix) -> np.ndarray:

@@ -1,0 +1,85 @@
+"""Roundings kept on disk, so that an encoding that was interrupted goes on where it stopped.
+
+A search for a scale is deterministic: what is rounded, at which scale and with which code lengths, repeats when it is
+run again. So every rounded matrix is kept under a hash of just that, and found again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tokenbounds.compression.calibration.layers import Matrix
+from tokenbounds.compression.posttraining.rates import RateModel
+from tokenbounds.compression.posttraining.roundings import Rounding
+from tokenbounds.files import write_bytes
+from tokenbounds.messages.formats import Format
+from tokenbounds.messages.formats.scaled import ScaledFormat, ScaledMatrix
+
+_ARRAYS = ("codes", "row_exponents", "column_exponents")
+
+
+class KeptRounding(Rounding):
+    """Another rounding, each of whose results is kept in a folder.
+
+    Parameters
+    ----------
+    way : Rounding
+        The one that rounds.
+    folder : path
+        Belongs to one model, calibration and quantizer; whoever names it sees to that.
+    """
+
+    def __init__(self, way: Rounding, folder: Path) -> None:
+        self._way, self._folder = way, folder
+
+    def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
+        """See `Rounding`."""
+        path = self._folder / f"{_key(matrix, scale, rates)}.npz"
+        kept = _read(path) if path.is_file() else None
+        if kept is not None and kept.codes.shape == weight.shape:
+            return kept
+        found = self._way.round(matrix, weight, scale, rates)
+        _write(path, found)
+        return found
+
+    def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
+        """See `Rounding`."""
+        return self._way.unit(matrix, weight)
+
+    def finish(self, scaled: ScaledFormat, matrices: Sequence[Matrix]) -> Format:
+        """See `Rounding`."""
+        return self._way.finish(scaled, matrices)
+
+
+def _key(matrix: Matrix, scale: float, rates: RateModel | None) -> str:
+    digest = hashlib.sha256(f"{matrix.name} {scale.hex()}".encode())
+    for array in (rates.row_bands, rates.column_bands, rates.lengths) if rates is not None else ():
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _write(path: Path, matrix: ScaledMatrix) -> None:
+    """Codes in as few bytes as hold the largest, compressed: about as large as in a message."""
+    largest = int(np.abs(matrix.codes).max(initial=0))
+    narrow = next(dtype for dtype in (np.int8, np.int16, np.int32) if largest <= np.iinfo(dtype).max)
+    arrays = {name: getattr(matrix, name) for name in _ARRAYS} | {"codes": matrix.codes.astype(narrow)}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, states=np.array([matrix.states, matrix.transposed]), **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def _read(path: Path) -> ScaledMatrix | None:
+    """What `_write` wrote; None if the file is damaged, so that the matrix is rounded again."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            codes, rows, columns = (file[name].astype(np.int32) for name in _ARRAYS)
+            states, transposed = (int(value) for value in file["states"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return ScaledMatrix(codes, rows, columns, states, bool(transposed))

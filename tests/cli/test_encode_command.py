@@ -46,6 +46,8 @@ def test_a_folder_becomes_a_message_and_a_report(run, folder):
     losses = report["scored"]["loss_bits"]
     assert report["scored"]["tokens"] == 810 and 7 < losses["before"] < 9
     assert abs(losses["after"] - losses["before"]) < 0.2
+    assert 0 < report["scored"]["kl_bits"] < 0.2 and 0 < report["scored"]["changed_first_choices"] < 1
+    assert "KL to the original" in text
     assert f"{report['size_bits']:,} bits" in text and f"{losses['after']:.4f}" in text
     assert decode_message(out).config.n_embd == 16
 
@@ -161,3 +163,13 @@ def test_a_file_of_a_checkpoint_is_not_its_folder(run, folder, file):
 def test_a_folder_without_a_model_is_refused(run, tmp_path):
     status, _, error = run(tmp_path, "-o", tmp_path / "m.tbm", "--quantizer", "uniform")
     assert status == 1 and str(tmp_path) in error
+
+
+def test_a_size_in_megabytes_is_met_and_named_once(run, folder):
+    arguments = ("--quantizer", "rtn", "--target-megabytes", "0.003")
+    status, _, error = run(folder / "model", "-o", folder / "m.tbm", *arguments, "--resume")
+    assert status == 0, error
+    assert (folder / "m.tbm").stat().st_size == pytest.approx(3000, rel=0.03)
+    assert not (folder / "m.tbm.work").exists()
+    status, _, error = run(folder / "model", "-o", folder / "n.tbm", *arguments, "--option", "target.scale=1")
+    assert status == 1 and "--target-megabytes" in error

@@ -100,6 +100,7 @@ def encode(
     text: PathLike | None = None,
     gguf_file: str | None = None,
     report: PathLike | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Compress a checkpoint into a message, the file whose size a certificate pays for.
 
@@ -120,6 +121,8 @@ def encode(
         The GGUF file in the checkpoint's folder.
     report
         Where the report goes; by default next to the message, as `.json`.
+    resume
+        Keep finished parts in a folder next to the message, and go on from those of a run that was interrupted.
 
     Returns
     -------
@@ -144,7 +147,8 @@ def encode(
         quantizer = check_message({"quantizer": quantizer}, calibrated=calibrate is not None)
     texts = Texts(calibration=_path(calibrate), scored=_path(text))
     report_path = _path(report) or out.with_suffix(".json")
-    return encode_checkpoint(os.fspath(checkpoint), quantizer, out, report_path, gguf_file=gguf_file, texts=texts)
+    options: dict[str, Any] = {"gguf_file": gguf_file, "texts": texts, "resume": resume}
+    return encode_checkpoint(os.fspath(checkpoint), quantizer, out, report_path, **options)
 
 
 def decode(
@@ -187,6 +191,7 @@ def decode(
     from tokenbounds.models.pretrained.gguf_export import write_gguf
 
     places = [Path(place) for place in side_information]
+    model: PreTrainedModel | MarkovChain | OnlineCard
     if folder is not None:
         model = export_huggingface(Path(message), Path(folder), places)
     else:
@@ -194,7 +199,7 @@ def decode(
     if gguf is not None:
         if not isinstance(model, PreTrainedModel):
             raise MessageError("only transformers can be written as GGUF, not Markov chains and the like.")
-        write_gguf(to_dense(model), gguf)
+        write_gguf(to_dense(model), Path(gguf))
     return model
 
 

@@ -347,17 +347,31 @@ def encode(
     report: Annotated[
         Path | None, typer.Option(metavar="JSON", help="The report; by default next to the message.")
     ] = None,
+    target_megabytes: Annotated[
+        float | None,
+        typer.Option(metavar="MB", min=1e-6, help="Size of the message in 10^6 bytes, met to within 1 %."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep finished parts in a folder next to the message (MESSAGE.work), and go on from those of a run "
+            "that was interrupted.",
+        ),
+    ] = False,
 ) -> None:
     """Write the message of a checkpoint, outside any study, and report its size and the loss on a text."""
     from tokenbounds.compression.checkpoint import Texts, encode_checkpoint, message_spec
     from tokenbounds.console import show_encoding
+    from tokenbounds.terminal import progress_bar
 
-    spec = message_spec(quantizer, option or [], config, calibrated=calibrate is not None)
+    calibrated = calibrate is not None
+    spec = message_spec(quantizer, option or [], config, calibrated=calibrated, megabytes=target_megabytes)
     texts = Texts(calibration=calibrate, scored=text)
     path = report or output.with_suffix(".json")
-    show_encoding(
-        SafeConsole(), encode_checkpoint(source, spec, output, path, gguf_file=gguf, texts=texts), str(output)
-    )
+    with progress_bar(SafeConsole(stderr=True)):
+        found = encode_checkpoint(source, spec, output, path, gguf_file=gguf, texts=texts, resume=resume)
+    show_encoding(SafeConsole(), found, str(output))
 
 
 @app.command()

@@ -156,6 +156,8 @@ def show_encoding(console: Console, report: dict[str, Any], message: str) -> Non
         losses = report["scored"]["loss_bits"]
         table.add_row("loss before", f"{losses['before']:.4f} bits per token")
         table.add_row("loss after", f"{losses['after']:.4f} bits per token")
+        table.add_row("KL to the original", f"{report['scored']['kl_bits']:.4f} bits per token")
+        table.add_row("changed first choices", f"{report['scored']['changed_first_choices']:.1%}")
     _section(console, message, _breakdown_table(report["breakdown"]))
     console.print(Padding(table, (0, 0, 1, 2), expand=False))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -9,9 +12,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
+from tokenbounds import __version__
 from tokenbounds.compression.calibration.calibrate import calibrate_model
+from tokenbounds.compression.calibration.windows import pack_windows
+from tokenbounds.compression.divergence import compare_predictions
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.compression.subject import Record
 from tokenbounds.config import (
@@ -21,6 +28,7 @@ from tokenbounds.config import (
     PretrainedModel,
     TransformersTokenizer,
     check_row,
+    row_json,
 )
 from tokenbounds.config.quantizers import BEST_PRETRAINED, QUANTIZERS
 from tokenbounds.config.yaml_file import parse_yaml, read_yaml
@@ -35,10 +43,12 @@ from tokenbounds.models.weights import CARD_FILE, weights_file
 from tokenbounds.scores.documents import score_documents
 from tokenbounds.scores.scorer import ScoringOptions
 
+LOGGER = logging.getLogger(__name__)
 MODEL_ROW = "model"
 _CALIBRATION_ROW = "text"
 _CALIBRATION_TOKENS = 65536
 _CONTEXT = 1024
+_WORK_FILE = "encoding.json"
 _DEFAULT_BITS = 2.0  # a linear weight
 
 
@@ -75,17 +85,23 @@ def read_text(path: Path, source: str, gguf_file: str | None, vocabulary_size: i
 
 
 def message_spec(
-    quantizer: str | None, options: list[str], config: Path | None, *, calibrated: bool = False
+    quantizer: str | None,
+    options: list[str],
+    config: Path | None,
+    *,
+    calibrated: bool = False,
+    megabytes: float | None = None,
 ) -> MessageSpec:
     """The row of a message from the command line: a kind and `key=value` options, or a YAML file.
 
     With neither it is the best quantizer for pretrained models, `watersic`, at two bits per linear weight. Keys may
     have dots (`target.bits_per_weight=2`); values are YAML. The file holds a row of `messages`, as in a study.
+    `megabytes` is the target as a size of the whole message, in 10^6 bytes.
 
     Raises
     ------
     ConfigError
-        If both are given, the file cannot be read, or the row has a wrong key or value.
+        If both are given, the file cannot be read, there are two targets, or the row has a wrong key or value.
     """
     if quantizer is not None and config is not None:
         raise ConfigError("give --quantizer or --config, not both.")
@@ -97,6 +113,10 @@ def message_spec(
         if not equals or not key:
             raise ConfigError(f"--option {option!r}: write it as key=value.")
         _set_option(row["quantizer"], key, value)
+    if megabytes is not None:
+        if "target" in row["quantizer"]:
+            raise ConfigError("give --target-megabytes or a target among the quantizer's keys, not both.")
+        row["quantizer"]["target"] = {"message_megabits": 8 * megabytes}
     if quantizer is None and config is None:
         row["quantizer"].setdefault("target", {"bits_per_weight": _DEFAULT_BITS})
     return check_message(row, calibrated=calibrated)
@@ -131,7 +151,14 @@ def check_message(row: Mapping[str, Any], *, calibrated: bool = False) -> Messag
 
 
 def encode_checkpoint(
-    source: str, spec: MessageSpec, out: Path, report: Path, *, gguf_file: str | None = None, texts: Texts | None = None
+    source: str,
+    spec: MessageSpec,
+    out: Path,
+    report: Path,
+    *,
+    gguf_file: str | None = None,
+    texts: Texts | None = None,
+    resume: bool = False,
 ) -> Record:
     """Write the message of a checkpoint, and a report with its size and, if there is a text to score, its loss.
 
@@ -145,6 +172,9 @@ def encode_checkpoint(
     gguf_file : str, optional
         The GGUF file in the folder.
     texts : Texts, optional
+    resume : bool
+        Whether to keep calibration and rounded matrices in a folder next to the message (`.work`), and to go on from
+        what such a folder has. It is removed at the end.
 
     Returns
     -------
@@ -160,14 +190,16 @@ def encode_checkpoint(
     texts = texts or Texts()
     _check_outputs(out, report, source, texts)
     with tempfile.TemporaryDirectory(prefix="tokenbounds-encode-") as scratch:
-        directory = Path(source)
+        directory, work = Path(source), None
         if not (directory / CARD_FILE).is_file():
             directory = Path(scratch)
             import_pretrained(PretrainedModel(kind="pretrained", name=source, gguf_file=gguf_file), directory)
         card, calibration = load_card(directory), None
+        if resume:
+            work = _work_folder(out, directory, spec, texts)
         if spec.quantizer.needs().calibration is not None:
-            calibration = _calibrate(directory, source, gguf_file, texts, Path(scratch))
-        encode_model(directory, spec, out, report, calibration=calibration)
+            calibration = _calibrate(directory, source, gguf_file, texts, work or Path(scratch))
+        encode_model(directory, spec, out, report, calibration=calibration, work=work)
         described = {**read_json(report), "source": source, "source_sha256": sha256_file(weights_file(directory))}
         if texts.scored is not None:
             text = read_text(texts.scored, source, gguf_file, card.vocabulary_size)
@@ -175,9 +207,43 @@ def encode_checkpoint(
             assert isinstance(decoded, PreTrainedModel)
             model, _ = load_checkpoint(directory)
             losses = {"before": mean_loss_bits(model, text), "after": mean_loss_bits(decoded, text)}
-            described["scored"] = {"text": str(texts.scored), "tokens": text.tokens, "loss_bits": losses}
+            described["scored"] = {
+                "text": str(texts.scored),
+                "tokens": text.tokens,
+                "loss_bits": losses,
+                **_compare(model, decoded, text, card.context),
+            }
     write_json(report, described)
+    if work is not None:
+        shutil.rmtree(work)
     return described
+
+
+def _work_folder(out: Path, directory: Path, spec: MessageSpec, texts: Texts) -> Path:
+    """The folder where this encoding keeps what it has done; new, or of an earlier run of the very same encoding.
+
+    Raises
+    ------
+    ConfigError
+        If it is of another encoding.
+    """
+    work = out.with_name(f"{out.name}.work")
+    text = None if texts.calibration is None else sha256_file(texts.calibration)
+    wanted = {
+        "weights_sha256": sha256_file(weights_file(directory)),
+        "calibration_sha256": text,
+        "message": json.loads(row_json(spec)),
+        "version": __version__,
+    }
+    if (work / _WORK_FILE).is_file():
+        if read_json(work / _WORK_FILE) != wanted:
+            raise ConfigError(
+                f"{work} was left by the encoding of another model, text or quantizer. "
+                "Remove it, or leave out --resume."
+            )
+    else:
+        write_json(work / _WORK_FILE, wanted)
+    return work
 
 
 def _check_outputs(out: Path, report: Path, source: str, texts: Texts) -> None:
@@ -198,7 +264,19 @@ def mean_loss_bits(model: PreTrainedModel, text: MemoryCorpus) -> float:
     return float(np.concatenate([each.nll_bits for each in scores]).mean(dtype=np.float64))
 
 
+def _compare(model: PreTrainedModel, decoded: PreTrainedModel, text: MemoryCorpus, longest: int) -> Record:
+    """How far predictions on a text are from the original's, in windows as long as the losses'."""
+    context = min(_CONTEXT, longest, text.tokens)
+    windows = pack_windows(text, text.tokens, context, seed=0)
+    inputs, targets = torch.from_numpy(windows.inputs), torch.from_numpy(windows.targets)
+    return compare_predictions(model, decoded, inputs, targets)
+
+
 def _calibrate(directory: Path, source: str, gguf_file: str | None, texts: Texts, scratch: Path) -> Path:
+    out = scratch / "calibration.safetensors"
+    if out.is_file():
+        LOGGER.info("the calibration is there already")
+        return out
     if texts.calibration is None:
         raise ConfigError("this quantizer needs a calibration. Give a text with --calibrate.")
     card = load_card(directory)
@@ -206,7 +284,6 @@ def _calibrate(directory: Path, source: str, gguf_file: str | None, texts: Texts
     context = min(512, card.context, text.tokens)
     tokens = max(min(_CALIBRATION_TOKENS, text.tokens) // context, 1) * context
     spec = CalibrationSpec(model=MODEL_ROW, corpus=_CALIBRATION_ROW, tokens=tokens, context=context)
-    out = scratch / "calibration.safetensors"
     calibrate_model(directory, text, spec, out, corpus_sha256=sha256_file(texts.calibration))  # type: ignore[arg-type]
     return out
 

@@ -40,6 +40,7 @@ def encode_model(
     corpus: Corpus | None = None,
     calibration: Path | str | None = None,
     side_information: Iterable[Path | str] = (),
+    work: Path | None = None,
 ) -> Message:
     """Write the message of a model and a report about it.
 
@@ -56,6 +57,8 @@ def encode_model(
         The calibration of the model; needed if the quantizer names one.
     side_information : paths
         The base's folder of a fine-tuned model, and the coarse message's file of a refinement.
+    work : path, optional
+        A folder where rounded matrices are kept, so that the same encoding need not round them again.
 
     Returns
     -------
@@ -83,7 +86,7 @@ def encode_model(
         check_known(corpus, subject.card.vocabulary_size)
     messages = message_places(places) if row.needs().coarse else []
     coarse = read_message(messages[0]) if len(messages) == 1 else None
-    sources = Sources(spec.coder, corpus, Path(calibration) if calibration else None, coarse)
+    sources = Sources(spec.coder, corpus, Path(calibration) if calibration else None, coarse, work)
     quantized, record = METHODS[type(row)](row, subject, sources)
     # Write them: what the decoder must know first goes into the header, hashes and codes into the parts.
     header = {"model": subject.header, "quantizer": quantized.header(), "coder": spec.coder}

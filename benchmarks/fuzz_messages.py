@@ -1,9 +1,9 @@
 """Fuzz the decoder: mutated messages decode, or end in MessageError, within bounded time and memory.
 
-    python benchmarks/fuzz_messages.py 100000
+    python benchmarks/fuzz_messages.py 1000000
 
-Among them are messages with side information: adapters over a base, an unchanged base, a refinement. Half of the
-mutants get a valid checksum again, so that they reach the parsers after it.
+Among them are messages of every format, and with side information: adapters over a base, an unchanged base, a
+refinement. Half of the mutants get a valid checksum again, so that they reach the parsers after it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import random
 import resource
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -20,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenbounds.compression.encode import encode_model
-from tokenbounds.config import MessageSpec, parse_row
+from tokenbounds.config import CorpusSpec, JsonLinesSource, MarkovModel, MessageSpec, parse_row
+from tokenbounds.corpus.shards import Corpus, tokenize_corpus
 from tokenbounds.errors import MessageError
 from tokenbounds.files import canonical_json
 from tokenbounds.messages.coding.trellis import grid_points, trellis
@@ -36,6 +38,8 @@ from tokenbounds.models.build import build_model, coded_parameters, initialize
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint
 from tokenbounds.models.identity import checkpoint_sha256
+from tokenbounds.models.markov.counts import fit_markov
+from tokenbounds.models.online.card import OnlineCard, name_online
 from tokenbounds.models.pretrained.lattice_layers import LatticeLayer, PublishedCodes, slots_of
 
 _LLAMA = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2}
@@ -49,6 +53,8 @@ _MODELS = [
     ("llama", _LLAMA, {"kind": "subspace", "dimension": 30, "over": {"kind": "lora", "rank": 2}}),
 ]
 _QUANTIZERS = (("uniform", "adaptive"), ("codebook", "adaptive"), ("uniform", "static"))
+_TEXT = "the cat sat on the mat, and the dog that sat on the cat sat on the mat; " * 4
+_PROGRESS = 50_000
 
 
 def seeds() -> list[bytes]:
@@ -71,7 +77,34 @@ def seeds() -> list[bytes]:
                 messages.append(out.read_bytes())
     scaled = [message for message in messages if b"scaled" in canonical_header(message)]
     rotated = [make(message) for message in scaled for make in (in_rotated_basis, on_trellis)]
-    return [*messages, *rotated, *(with_head(message) for message in messages[:6]), *map(published, (2, 3, 4))]
+    heads = [with_head(message) for message in messages[:6]]
+    return [*messages, *rotated, *heads, *map(published, (2, 3, 4)), *without_layers()]
+
+
+def without_layers() -> list[bytes]:
+    """Markov chains of orders 0 to 3 and online references: models that are no networks."""
+    messages = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "text.jsonl").write_text(json.dumps({"text": _TEXT}) + "\n")
+        source = JsonLinesSource(kind="jsonl", paths=(str(folder / "text.jsonl"),))
+        tokenize_corpus(CorpusSpec(source=source), "c", folder / "corpus")
+        corpus = Corpus.open(folder / "corpus")
+
+        def encode(model: Path, quantizer: str, coder: str) -> None:
+            row = json.dumps({"model": "m", "quantizer": {"kind": quantizer}, "coder": coder})
+            encode_model(model, parse_row(MessageSpec, row), folder / "m.tbm", folder / "m.json")
+            messages.append((folder / "m.tbm").read_bytes())
+
+        for order in range(4):
+            fit_markov(MarkovModel(kind="markov", corpus="c", order=order), corpus, folder / f"chain{order}")
+            encode(folder / f"chain{order}", "counts", "static" if order == 2 else "adaptive")
+        for number, card in enumerate((OnlineCard(14), OnlineCard(14, 300, 2))):
+            online = folder / f"online{number}"
+            online.mkdir()
+            name_online(card, online / "card.json")
+            encode(online, "no_values", "adaptive")
+    return messages
 
 
 def canonical_header(data: bytes) -> bytes:
@@ -203,13 +236,13 @@ def mutate_header(rng: random.Random, message: Message) -> bytes:
 def fuzz(count: int, seed: int = 0) -> tuple[Counter[str], float]:
     """Decode `count` mutants; return how many ended how, and the longest time in seconds.
 
-    Any exception other than MessageError escapes.
+    Any exception other than MessageError escapes, after the mutant that caused it was written to `mutant.tbm`.
     """
     rng, outcomes, longest = random.Random(seed), Counter[str](), 0.0
     with tempfile.TemporaryDirectory() as folder:
         nested, places = side_information_seeds(Path(folder))
         messages = [*seeds(), *nested]
-        for _ in range(count):
+        for number in range(1, count + 1):
             mutant = mutate(rng, messages)
             start = time.perf_counter()
             try:
@@ -217,13 +250,18 @@ def fuzz(count: int, seed: int = 0) -> tuple[Counter[str], float]:
                 outcomes["decoded"] += 1
             except MessageError:
                 outcomes["refused"] += 1
+            except BaseException:
+                Path("mutant.tbm").write_bytes(mutant)
+                raise
             longest = max(longest, time.perf_counter() - start)
+            if number % _PROGRESS == 0:
+                print(f"{number} mutants: {dict(outcomes)}, longest {longest:.2f} s", file=sys.stderr, flush=True)
     return outcomes, longest
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("count", type=int, nargs="?", default=100_000)
+    parser.add_argument("count", type=int, nargs="?", default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

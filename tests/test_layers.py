@@ -15,7 +15,7 @@ LIBRARY = Path(__file__).parents[1] / "workflow/tokenbounds"
 # From the bottom to the top. What is in one line may import from lines above it and from its own package.
 LAYERS = (
     {"errors", "compiled", "draws", "files", "rounding", "seals", "jobs", "progress", "software"}
-    | {"surroundings", "terminal", "limits", "sandbox", "confinement", "merkle"},
+    | {"surroundings", "terminal", "limits", "sandbox", "confinement", "merkle", "parquet_pages"},
     {"display"},
     {"bounds"},
     {"config"},
@@ -37,11 +37,14 @@ LATE = {
     ("cli", ""): "a command loads only what it needs, so that --help and `show` answer at once",
     ("certificates.audit", "messages.decode"): "torch, to audit blocks alone",
     ("certificates.evidence", "models.base"): "torch, for messages over a base alone",
+    ("certificates.original", "models.base"): "torch, where predictions were compared with another model's alone",
+    ("certificates.original", "scores.faithfulness"): "torch, where predictions are compared again alone",
     ("certificates.verify", "messages.decode"): "torch, after all that can be checked without it",
     ("messages.side_information", "models.base"): "torch, to find a base alone",
     ("models.base", "models.pretrained.loading"): "GGUF and transformers' loaders, for bases outside the study alone",
     ("console", "certificates.forecast"): "scipy and polars, for `tokenbounds plan` alone",
     ("scores.scoring", "messages.decode"): "torch, not to check or read scores",
+    ("scores.scoring", "scores.faithfulness"): "torch, not to check or read scores",
     ("scores.scoring", "scores.neural"): "torch, not to check or read scores",
     ("scores.scoring", "scores.online"): "numba, not to check or read scores",
     ("messages.smoothing_head", "messages"): "numba's coder, not to read which weights a head names",

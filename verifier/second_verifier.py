@@ -29,9 +29,9 @@ LN2 = math.log(2.0)
 # Keys that are checked, besides those of rows and links; others are listed as not checked.
 TOP = {*"assumptions blocks bounds certificate certificate_sha256 chain corpus delta dtype ledger manifest".split()}
 TOP |= {*"message model notes plan prior rows schema_version scored_tokens scores software study subsets".split()}
-TOP |= {"tokens", "vocabulary_size"}
+TOP |= {"tokens", "vocabulary_size", "faithfulness", "batch_tokens"}
 SETTINGS = {*"alphas bounds certificates_per_sample delta kappas lambdas link_alphas link_betas subsets top_k".split()}
-SETTINGS |= {"sampling_share"}
+SETTINGS |= {"sampling_share", "faithfulness"}
 SINGLE, CHAINED = ("azuma", "freedman", "betting"), ("telescoped", "mixture", "control_variates")
 UNITS = {unit + how: unit for unit in ("documents", "sequences") for how in ("", "_betting")}
 KINDS_OF_BOUNDS = (*SINGLE, *CHAINED, *UNITS)
@@ -301,9 +301,11 @@ class Scores:
             wanted = {"message_sha256": link["message"]["sha256"], "manifest_sha256": manifest_sha256}
             wanted |= {"plan_sha256": plan_sha256, "dtype": link["dtype"]}
             right = all(meta[key] == value for key, value in wanted.items())
+            right &= str(link.get("batch_tokens")) == read_json(meta["software"]).get("batch_tokens", "None")
             need(right and pq.read_metadata(path).num_rows == record["rows"], f"{path} was made from something else")
             self.names, self.size = schema.names, int(meta["vocabulary_size"])
             self.alphas = tuple(json.loads(meta["alphas"])) if "alpha" in schema.names else ()
+            self.original = meta.get("original_sha256")
             found.append(int(meta["shard"]))
         need(found == list(range(plan.shards)), f"{self.paths[0].parent} has not the plan's shards, each once")
         self.has_entropies = "entropy_bits" in self.names
@@ -329,6 +331,10 @@ class Scores:
             most = math.ceil(8 * math.log2(self.size))
             right = (steps >= 0) & (steps <= most) & (steps == np.rint(steps))
             need(right.all(), f"{path} has an entropy that is no step of 1/8 bit up to log2 V")
+        if self.original:
+            divergence = columns["kl_bits"]
+            right = (divergence >= 0) & (divergence <= math.log2(self.size) + 16)
+            need(right.all(), f"{path} has an impossible divergence")
         if self.alphas:
             need(np.isin(columns["alpha"].astype(float), self.alphas).all(), f"{path} has a weight that no head names")
         return {**columns, "row": row}
@@ -336,7 +342,8 @@ class Scores:
 
 def check_blocks(record, scores, plan, shards):
     """The Merkle root over the scores' blocks."""
-    names = [name for name in ("token", "nll_bits", "rank", "entropy_bits", "alpha") if name in scores.names]
+    names = ("token", "nll_bits", "rank", "entropy_bits", "kl_bits", "first_choice_changed", "alpha")
+    names = [name for name in names if name in scores.names]
     need(record["columns"] == names, "the tree over blocks has other columns")
     hashes = []
     for columns in shards:
@@ -798,6 +805,37 @@ def check_subsets(content, models, plan, delta, columns, source, left):
         yield from check_rows(each, Setting(content, models, plan, share, each, key), what, left)
 
 
+def check_faithfulness(content, plan, scores, delta):
+    """Checks of the rows about how predictions differ from the original's, which spend `delta`."""
+    stated, spec, rows = content["faithfulness"], content["bounds"], content["faithfulness"]["rows"]
+    ends = {"kl_bits": math.log2(scores.size) + 16, "first_choice_changed": 1.0}
+    need(stated["original"]["sha256"] == scores.original, "predictions were compared with another model")
+    need(stated["smoothing"] == 2**-16 and Fraction(stated["delta"]) == delta, "faithfulness has another delta")
+    overs = ["tokens", *(["documents"] if delta and not plan.sampled else [])]
+    keys = [(over, metric) for over in overs for metric in ends]
+    need(keys == [(row["over"], row["metric"]) for row in rows], "other rows about faithfulness")
+    own, sharing = delta / 2, spec["certificates_per_sample"]
+
+    def check(over, rows):
+        found = yield over, None, lambda part: [part[name].astype(float) for name in ends]
+        for row, values, high in zip(rows, found, ends.values(), strict=True):
+            paid, bets = own if over == "documents" or plan.sampled else 0, fractions(spec["lambdas"]) / high
+            numbers = {"range": high, "complexity": 0.0}
+            if over == "tokens":
+                numbers |= {"empirical": values.mean}
+                value = values.upper(0.0, high, float(paid / sharing), plan.rows["draws"])
+            else:
+                lambda_, nats = row["lambda"], math.log(spec["lambdas"]) - log_fraction(own)
+                need(np.isclose(bets, lambda_, rtol=1e-12).any(), "faithfulness has a lambda of no grid")
+                numbers |= {"empirical": float(values.mean()), "complexity": nats}
+                value = bet("betting", float(np.log1p(-lambda_ * values).mean()), lambda_, nats, len(values))
+            need(Fraction(row["delta"]) == paid, f"{row['metric']} over {over} has another delta")
+            for name, amount in (numbers | {"value": value}).items():
+                near(row[name], amount, f"{name} of {row['metric']} over {over}")
+
+    return [check(over, [row for row in rows if row["over"] == over]) for over in overs]
+
+
 # --- everything -------------------------------------------------------------------------------------------------------
 
 
@@ -837,13 +875,21 @@ def verify(path):
         models.append(about | {"name": message["name"], "bits": sum(held.values()), "messages": held})
     columns, names = {each["name"]: each for each in manifest.get("labels", ())}, content["bounds"]["subsets"]
     source = scores, corpus, {name: label_codes(columns[name], home, manifest) for name in names}
-    delta = Fraction(str(content["bounds"]["delta"])) / (1 + len(names))
+    delta, spent = Fraction(str(content["bounds"]["delta"])), Fraction(0)
+    if content["bounds"].get("faithfulness"):
+        by_document = content["prior"]["kind"] == "held_out" and any(
+            UNITS.get(kind) == "documents" for kind in content["bounds"]["bounds"]
+        )
+        spent = delta / 10 if plan.sampled or by_document else spent
+    delta = (delta - spent) / (1 + len(names))
     need(content["delta"] == content["bounds"]["delta"], "another delta than the settings have")
     left += ["that the first draws of the sample, its pilot, chose the cells of its rows"] if plan.sampled else []
     if "reference" in content:
         return f"{files} files, but no row", [*left, "ROWS of a corpus by reference"]
     checks = list(check_rows(content, Setting(content, models, plan, delta, content), "row", left))
     checks += check_subsets(content, models, plan, delta, columns, source, left)
+    need(("faithfulness" in content) == content["bounds"].get("faithfulness", False), "faithfulness is missing")
+    checks += check_faithfulness(content, plan, scores[-1], spent) if "faithfulness" in content else []
     run(checks, read_parts(*source), plan, corpus.documents)
     return f"{files} files, {content['tokens']:,} tokens, the plan, {len(links)} messages, {len(checks)} rows", left
 

@@ -74,7 +74,7 @@ ATTACKS = {
     "list": (lambda: transformer({"family": []}, [], {"kind": [1]}), "unknown quantizer"),
     "twice": (lambda: unneeded("symbols", 9), "2 parts of kind 'symbols', and its format has 1"),
     "head": (lambda: unneeded("smoothing_head", 20_000), "parameters; at most 1048576"),
-    "generated": (subspace, "bytes are left over"),
+    "generated": (subspace, "parameters; at most 7340032"),
 }
 
 

@@ -38,7 +38,7 @@ def sampled_study(study: TinyStudy) -> TinyStudy:
 
 _UNSEEN = re.compile(
     r"--base|does not decode|decoded message|more have a rank above|new losses|average|'assumptions|'notes|its reason"
-    r"|--root|separate output embedding"
+    r"|first choices|--root|separate output embedding"
 )
 """Words of the first verifier for what the second one, by its own account, does not check."""
 

@@ -45,7 +45,7 @@ def honest(monkeypatch, published):
         for pair in zip(batch["block"].to_pylist(), batch["nll_bits"].to_pylist(), strict=True)
     ]
 
-    def again(predictor, fetched, plan, corpus, choice, top_k):
+    def again(predictor, fetched, plan, corpus, choice, top_k, original):
         rows = next(fetched.iter_batches(["block", "nll_bits"]))
         blocks = set(rows["block"].to_pylist())
         assert [loss for block, loss in everything if block in blocks] == rows["nll_bits"].to_pylist()

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from tokenbounds.certificates.rescoring import TOLERANCES, compare_errors
+from tokenbounds.certificates.tolerances import TOLERANCES, compare_errors
 from tokenbounds.certificates.verify import check_plan
 from tokenbounds.errors import CertificateError, ScoreError
 from tokenbounds.scores.checks import check_values

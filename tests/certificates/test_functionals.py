@@ -15,7 +15,8 @@ from tokenbounds.bounds.freedman import freedman_value
 from tokenbounds.bounds.smoothing import smooth
 from tokenbounds.certificates import functionals, rescoring, verify
 from tokenbounds.certificates.functionals import Difference, Functional
-from tokenbounds.certificates.rescoring import TOLERANCES, Rescored
+from tokenbounds.certificates.rescoring import Rescored
+from tokenbounds.certificates.tolerances import TOLERANCES
 from tokenbounds.certificates.verify import ALL_BLOCKS, verify_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError

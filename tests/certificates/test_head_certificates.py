@@ -15,8 +15,8 @@ from tokenbounds.bounds.betting import lambda_grid
 from tokenbounds.bounds.sampling import draw_order, lower_mean, upper_mean
 from tokenbounds.bounds.smoothing import TokenAlphas
 from tokenbounds.certificates.averages.passes import Sample
-from tokenbounds.certificates.rescoring import TOLERANCES, _compare_alphas
 from tokenbounds.certificates.rows.tokens import Setting, state_bounds
+from tokenbounds.certificates.tolerances import TOLERANCES, compare_alphas
 from tokenbounds.certificates.verify import ALL_BLOCKS, verify_certificate
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import BoundsSpec, MessageSpec
@@ -254,13 +254,13 @@ def test_the_tolerance_leaves_no_room_for_peeking():
     few, many, far = alpha.copy(), alpha.copy(), alpha.copy()
     few[:5], many[:60], far[0] = 0.25, 0.25, 0.5
     tolerance = TOLERANCES["float32"]
-    _compare_alphas({**rows, "alpha": few}, rows, V, tolerance, headed_files())
+    compare_alphas({**rows, "alpha": few}, rows, V, tolerance, headed_files())
     for bad in (many, far):
         with pytest.raises(CertificateError, match="smoothing weight"):
-            _compare_alphas({**rows, "alpha": bad}, rows, V, tolerance, headed_files())
+            compare_alphas({**rows, "alpha": bad}, rows, V, tolerance, headed_files())
     shifted = np.where(np.arange(20_000) < 3_900, np.float32(0.25), alpha)
     with pytest.raises(CertificateError, match="average loss differs"):
-        _compare_alphas({**rows, "alpha": shifted}, rows, V, TOLERANCES["bfloat16"], headed_files())
+        compare_alphas({**rows, "alpha": shifted}, rows, V, TOLERANCES["bfloat16"], headed_files())
 
 
 def headed_files():

@@ -35,6 +35,7 @@ rule score_shard:
     input:
         message="<results>/messages/{message}.tbm",
         side_information=on.of(graph.side_information),
+        original=on.of(graph.original_model),
         manifest="<results>/corpora/{corpus}/manifest.json",
         plan="<results>/plans/{corpus}/{evaluation}.parquet",
     output:

@@ -19,4 +19,5 @@ if __name__ == "__main__":
             snakemake.output.scores,
             side_information=places_of_files(snakemake.input.side_information),
             options=ScoringOptions(dtype=evaluation.dtype, batch_tokens=evaluation.batch_tokens),
+            original=next(iter(places_of_files(snakemake.input.original)), None),
         )

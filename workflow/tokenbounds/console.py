@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenbounds.certificates.schema import Certificate, Ledger, LedgerEntry, LedgerRow, Row
-from tokenbounds.certificates.sentence import state_result
+from tokenbounds.certificates.sentence import state_faithfulness_in_words, state_result
 from tokenbounds.messages.container import Header
 from tokenbounds.rounding import round_down, round_up
 
@@ -44,7 +44,8 @@ _HEADINGS = {
 def show_certificate(console: Console, certificate: Certificate) -> None:
     """Print a certificate: its sentence, its rows, and where each number comes from."""
     console.print(Text.assemble((certificate.name, "bold"), f"  study {certificate.study}"))
-    console.print(Padding(Text(state_result(certificate)), (1, 2), expand=False))
+    sentences = filter(None, (state_result(certificate), state_faithfulness_in_words(certificate)))
+    console.print(Padding(Text("\n".join(sentences)), (1, 2), expand=False))
     _section(console, "Bounds", _rows_table(certificate.rows))
     if any(row.links for row in certificate.rows):
         _section(console, "Links", _links_table(certificate.rows))
@@ -270,7 +271,7 @@ def _hash_table(certificate: Certificate) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     files = [(record.sha256, record.file) for _, record in certificate.files()]
-    bases = [(base.sha256, f"{base.place}: card and values of the base") for base in certificate.bases]
+    bases = [(base.sha256, f"{base.place}: card and values") for base in certificate.models]
     own = (certificate.certificate_sha256, "this certificate without its own hash")
     for sha256, what in (*files, *bases, own):
         table.add_row(Text(sha256[:_HASH_CHARACTERS], style="dim"), what)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokenbounds.bounds.kinds import BoundKind
+from tokenbounds.certificates.faithfulness import Faithfulness
 from tokenbounds.certificates.file_records import BaseRecord, PlanRecord, PriorRecord, TrainingRecord
 from tokenbounds.certificates.sentence import confidence_percent
 from tokenbounds.config import BoundsSpec
@@ -290,6 +291,30 @@ def state_head_assumptions(alphas: Sequence[float]) -> list[str]:
         f"from {min(alphas):g} to {max(alphas):g}, that the head in the message reads off the model's hidden state "
         "before the token. Rows over chains, documents, sequences and subsets smooth all tokens alike."
     ]
+
+
+def state_faithfulness_assumptions(faithfulness: Faithfulness | None) -> list[str]:
+    """What rows about faithfulness are about.
+
+    Parameters
+    ----------
+    faithfulness
+        What the certificate states; None if nothing.
+    """
+    if faithfulness is None:
+        return []
+    sentences = [
+        f"The rows about faithfulness compare the decoded model with '{faithfulness.original.name}', the model whose "
+        f"card and values have the hash {faithfulness.original.sha256[:16]}…, whatever that was trained on. The "
+        f"decoded model's predictions are mixed with a uniform one of weight {faithfulness.smoothing:g}. Averages "
+        "over tokens are over what precedes each token of this corpus, and say nothing about other text."
+    ]
+    if any(row.over == "documents" for row in faithfulness.rows):
+        sentences.append(
+            "Those over documents take the documents as independent draws from one distribution, on which neither "
+            "model depends."
+        )
+    return sentences
 
 
 def _held_out_assumptions(prior: PriorRecord) -> list[str]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from tokenbounds.certificates.checks import Check
 from tokenbounds.certificates.file_records import BlocksRecord
+from tokenbounds.certificates.original import find_original, load_original
 from tokenbounds.certificates.rescoring import Choice, choose_blocks, rescore_blocks
 from tokenbounds.certificates.schema import Certificate
 from tokenbounds.certificates.sealing import read_certificate
@@ -31,7 +32,7 @@ from tokenbounds.messages.smoothing_head import read_alphas
 from tokenbounds.scores.block_tree import Layout, blocks_root, decode_leaf, read_record, write_blocks
 from tokenbounds.scores.checks import check_values
 from tokenbounds.scores.plan import Plan, column, expand_blocks, read_plan
-from tokenbounds.scores.provenance import DTYPES, ENTROPY_FIELD, Provenance
+from tokenbounds.scores.provenance import DTYPES, ENTROPY_FIELD, KL_FIELD, Provenance
 from tokenbounds.scores.store import open_scores
 
 _SECONDS = 60.0
@@ -178,7 +179,11 @@ def audit_blocks(
     predictor = decode_message(
         certificate.locate(certificate.message), [*coarse, *(map(Path, bases) if bases else own)]
     )
-    again = rescore_blocks(predictor, scores, plan, corpus, choice, top_k=certificate.settings.top_k)
+    original = load_original(
+        find_original(path, certificate, [Path(base) for base in bases]), scores.provenance.original_sha256
+    )
+    top_k = certificate.settings.top_k
+    again = rescore_blocks(predictor, scores, plan, corpus, choice, top_k=top_k, original=original)
     return [*checks, Check("scored again", place, again.detail)]
 
 
@@ -206,14 +211,24 @@ def _fetch_scores(
         shard=0,
         dtype=DTYPES[DTYPES.index(certificate.dtype)],
         vocabulary_size=certificate.vocabulary_size,
-        software={},
+        software={} if certificate.batch_tokens is None else {"batch_tokens": str(certificate.batch_tokens)},
         alphas=read_alphas(read_message(certificate.locate(certificate.message))),
         entropies=ENTROPY_FIELD.name in names,
+        original_sha256=_original_sha256(certificate, names),
     )
     keys = expand_blocks(plan.table.take(pa.array(rows)))
-    batch = pa.RecordBatch.from_pydict({**keys, **columns}, schema=provenance.schema)
+    values = {**keys, **columns}
+    arrays = [pa.array(values[field.name]).cast(field.type) for field in provenance.schema]
+    batch = pa.RecordBatch.from_arrays(arrays, schema=provenance.schema)
     check_values(batch, provenance.vocabulary_size, Path(place))
     return AuditedScores((Path(place),), provenance, batch)
+
+
+def _original_sha256(certificate: Certificate, names: Sequence[str]) -> str:
+    """Hash of the model that predictions were compared with; if the certificate does not say, that they were."""
+    if KL_FIELD.name not in names:
+        return ""
+    return "compared" if certificate.faithfulness is None else certificate.faithfulness.original.sha256
 
 
 def _check_tokens(scores: AuditedScores, corpus: Corpus, place: str) -> None:

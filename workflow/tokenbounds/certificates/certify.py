@@ -12,6 +12,7 @@ from tokenbounds.certificates.assumptions import (
     state_assumptions,
     state_base_assumptions,
     state_chain_assumptions,
+    state_faithfulness_assumptions,
     state_head_assumptions,
     state_reference_assumptions,
     state_subset_assumptions,
@@ -21,8 +22,9 @@ from tokenbounds.certificates.averages.drawn import CorpusSize, DrawnDocuments
 from tokenbounds.certificates.averages.passes import Sample
 from tokenbounds.certificates.document_hashes import count_repeats
 from tokenbounds.certificates.evidence import CertificateInputs, Evidence, gather_evidence
+from tokenbounds.certificates.faithfulness import Faithfulness, spent_delta, state_faithfulness
 from tokenbounds.certificates.file_records import BaseRecord, EvidenceRecord
-from tokenbounds.certificates.records import record_evidence
+from tokenbounds.certificates.records import record_base, record_evidence
 from tokenbounds.certificates.rows.chains import ChainModel
 from tokenbounds.certificates.rows.labels import LabelledScores
 from tokenbounds.certificates.rows.subsets import find_subsets, share_delta, state_subsets
@@ -108,6 +110,7 @@ def compute_certificate(
         )
     try:
         statement, subsets = state_rows(evidence, spec)
+        faithfulness = compare_with_original(evidence, spec, folder, bases or {})
     except CertificateError:
         raise
     except TokenboundsError as error:
@@ -121,6 +124,7 @@ def compute_certificate(
             model=names["model"],
             message=records.message,
             dtype=records.dtype,
+            batch_tokens=records.batch_tokens,
             scores=records.scores,
             blocks=records.blocks,
             chain=records.chain,
@@ -138,8 +142,9 @@ def compute_certificate(
             settings=spec,
             rows=statement.rows,
             subsets=subsets,
+            faithfulness=faithfulness,
             notes=(*statement.notes, *_note_evidence(evidence)),
-            assumptions=tuple(_assume(evidence, records, spec)),
+            assumptions=(*_assume(evidence, records, spec), *state_faithfulness_assumptions(faithfulness)),
             software=software_versions("numpy", "scipy", "pyarrow"),
             certificate_sha256="",
         )
@@ -232,6 +237,64 @@ def _record_reference(evidence: Evidence, spec: BoundsSpec) -> tuple[int, Refere
 
 def state_rows(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[Subset, ...]]:
     """Every row, over all tokens and over subsets, with what messages cost under the certificate's prior."""
+    certified = evidence.certified
+    setting, _ = _settle(evidence, spec)
+    models = []
+    for link in evidence.links:
+        # A model that never saw the corpus costs nothing; otherwise every file that it is decoded from is paid for
+        # once.
+        bits, messages = (0, None) if evidence.prior.held_out else (link.paid_bits, link.paid_messages)
+        known = link.scores.provenance.entropies
+        models.append(ChainModel(link.path.stem, bits, link.vocabulary_size, link.scores, messages, known))
+    own = models[-1]
+    scores, columns, subsets = own.scores, {}, []
+    if spec.subsets:
+        scores = LabelledScores.of(certified.scores, evidence.corpus.folder, spec.subsets)
+        columns = {name: column.categories for name, column in scores.columns.items()}
+        subsets = find_subsets(scores, columns)
+    setting, inner = share_delta(setting, subsets, columns)
+    statement = state_bounds(
+        own.scores, setting, own.message_bits, name=own.name, chain=models[:-1], messages=own.messages
+    )
+    return statement, state_subsets(scores, subsets, inner, own.message_bits, name=own.name)
+
+
+def compare_with_original(
+    evidence: Evidence, spec: BoundsSpec, folder: Path, bases: Mapping[str, BaseRecord]
+) -> Faithfulness | None:
+    """How far the certified model strays from the original, if that is asked for; see `compute_certificate`."""
+    if not spec.faithfulness:
+        return None
+    certified, (setting, delta) = evidence.certified, _settle(evidence, spec)
+    sha256 = certified.scores.provenance.original_sha256
+    if evidence.original is None:
+        raise CertificateError(
+            f"the model that {certified.path} was made from is not named. Name it, and score with it."
+        )
+    return state_faithfulness(
+        certified.scores,
+        bases.get(sha256) or record_base(evidence.original, sha256, folder),
+        delta=delta,
+        sample=setting.sample,
+        documents=_new_documents(evidence, spec),
+        vocabulary_size=setting.vocabulary_size,
+        certificates=spec.certificates_per_sample,
+        lambdas=spec.lambdas,
+    )
+
+
+def _new_documents(evidence: Evidence, spec: BoundsSpec) -> int | None:
+    """How many documents bound the faithfulness on a new one; None if none do.
+
+    The original, for which nothing is paid, must not depend on them either.
+    """
+    fits = evidence.prior.held_out and evidence.plan.mode == "exhaustive" and evidence.corpus.manifest.reference is None
+    asked = any(bound.unit == "documents" for bound in spec.bounds)
+    return evidence.corpus.manifest.documents if fits and asked else None
+
+
+def _settle(evidence: Evidence, spec: BoundsSpec) -> tuple[Setting, Fraction]:
+    """What rows share, and how much of delta is left for statements about faithfulness."""
     manifest, plan, certified = evidence.corpus.manifest, evidence.plan, evidence.certified
     overlap = plan.stride < plan.context or plan.visible_tokens is not None
     units = Units(manifest.documents, plan.blocks, overlap) if plan.mode == "exhaustive" else None
@@ -256,21 +319,8 @@ def state_rows(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[S
             f"{evidence.plan_path} scores some blocks of each document, which is for corpora by reference. Score every "
             "token of this one, or a sample (sample_tokens)."
         )
-    models = []
-    for link in evidence.links:
-        # A model that never saw the corpus costs nothing; otherwise every file that it is decoded from is paid for
-        # once.
-        bits, messages = (0, None) if evidence.prior.held_out else (link.paid_bits, link.paid_messages)
-        known = link.scores.provenance.entropies
-        models.append(ChainModel(link.path.stem, bits, link.vocabulary_size, link.scores, messages, known))
-    own = models[-1]
-    scores, columns, subsets = own.scores, {}, []
-    if spec.subsets:
-        scores = LabelledScores.of(certified.scores, evidence.corpus.folder, spec.subsets)
-        columns = {name: column.categories for name, column in scores.columns.items()}
-        subsets = find_subsets(scores, columns)
-    setting, inner = share_delta(setting, subsets, columns)
-    statement = state_bounds(
-        own.scores, setting, own.message_bits, name=own.name, chain=models[:-1], messages=own.messages
-    )
-    return statement, state_subsets(scores, subsets, inner, own.message_bits, name=own.name)
+    if not spec.faithfulness:
+        return setting, Fraction(0)
+    whole = Fraction(str(spec.delta)) if setting.delta is None else setting.delta
+    own = spent_delta(whole, setting.sample, _new_documents(evidence, spec))
+    return replace(setting, delta=whole - own), own

@@ -23,6 +23,7 @@ from tokenbounds.corpus.repeats import RepeatCounter, Repeats
 from tokenbounds.corpus.shards import TOKENS_SHA256, tokens_digest
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file
+from tokenbounds.parquet_pages import check_pages
 
 _FREE_DOCUMENTS = 1 << 20  # rows of a table; beyond that many, each must take at least a byte of the file
 
@@ -118,6 +119,7 @@ def _batches(path: Path, manifest: Manifest) -> Iterator[pa.RecordBatch]:
                 f"{path} has {rows} rows, more than its size and its manifest allow or fewer. Tokenize the "
                 "corpus again."
             )
+        check_pages(path, CertificateError)
         stated = [name for name in (TOKENS_SHA256,) if name in file.schema_arrow.names]
         yield from file.iter_batches(columns=["tokens", "bytes", "sha256", *stated])
 

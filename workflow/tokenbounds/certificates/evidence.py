@@ -53,6 +53,9 @@ class CertificateInputs:
         named, those of the study around a message's file are searched.
     base_corpora
         Unless held out: folders of the corpora that bases were trained on; empty for published ones.
+    original
+        The model with whose predictions the certified message's were compared, if they were: a checkpoint folder, a
+        Hugging Face folder or a GGUF file.
     """
 
     corpus: Path
@@ -62,6 +65,7 @@ class CertificateInputs:
     side_information: tuple[Path, ...] = ()
     base_corpora: tuple[Path, ...] = ()
     held_out_because: str = ""
+    original: Path | None = None
 
     @property
     def certified(self) -> LinkInputs:
@@ -156,6 +160,8 @@ class Evidence:
         Messages with their scores, cheapest first, the certified one last.
     prior
         Whether messages are paid for, and which corpora models were trained on.
+    original
+        Where the model is with whose predictions the certified message's were compared, if it was named.
     """
 
     corpus: CorpusEvidence
@@ -163,6 +169,7 @@ class Evidence:
     plan_path: Path
     links: tuple[LinkEvidence, ...]
     prior: Prior
+    original: Path | None = None
 
     @property
     def chain(self) -> tuple[LinkEvidence, ...]:
@@ -208,7 +215,7 @@ def _gather(inputs: CertificateInputs) -> Evidence:
     if prior.held_out and (fault := reason_fault(inputs.held_out_because)):
         raise CertificateError(f"the reason why the models are held out (held_out_because) {fault}")
     prior = replace(prior, because=inputs.held_out_because if prior.held_out else "")
-    return Evidence(corpus, plan, inputs.plan, links, prior)
+    return Evidence(corpus, plan, inputs.plan, links, prior, _find_original(links[-1], inputs.original, bases))
 
 
 def _gather_link(
@@ -246,6 +253,22 @@ def _gather_link(
         coarse=coarse,
         coarse_message=None if coarse is None else parse_message(coarse.read_bytes()),
     )
+
+
+def _find_original(link: LinkEvidence, place: Path | None, bases: dict[str, Path]) -> Path | None:
+    """Where the model is that a message's scores name as its original; its hash is that of its card and values."""
+    sha256 = link.scores.provenance.original_sha256
+    if place is None:
+        return None
+    if not sha256:
+        raise CertificateError(
+            f"{link.scores.files[0]} compares no predictions with those of {place}. Score the message with it."
+        )
+    if sha256 not in bases:
+        from tokenbounds.models.base import locate_base
+
+        bases[sha256] = locate_base(sha256, [place], link.vocabulary_size)
+    return bases[sha256]
 
 
 def _refuse_doubles(links: Sequence[LinkEvidence]) -> None:

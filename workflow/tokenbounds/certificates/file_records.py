@@ -24,6 +24,7 @@ def absent(schema: dict[str, Any]) -> None:
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file's bytes, hexadecimal")]
 RelativePath = Annotated[str, Field(pattern=r"^[^/\x00-\x1f\x7f][^\x00-\x1f\x7f]*$", max_length=4096)]
 RelativeFile = Annotated[RelativePath, Field(description="path relative to the certificate's folder")]
+ExactFraction = Annotated[str, Field(pattern=r"^[0-9]{1,1000}(/[0-9]{1,1000})?$")]
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[
     str,
@@ -169,6 +170,10 @@ class ChainRecord:
 
     message: MessageRecord
     dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$", description="arithmetic that the scores were made in")]
+    batch_tokens: Annotated[
+        int | SkipJsonSchema[None],
+        Field(ge=1, description="most tokens scored at once, on which rounding depends", json_schema_extra=absent),
+    ] = None
     scores: Annotated[tuple[ScoreRecord, ...], Field(min_length=1)]
     blocks: Annotated[
         BlocksRecord | SkipJsonSchema[None],

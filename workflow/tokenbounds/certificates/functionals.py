@@ -22,9 +22,10 @@ from tokenbounds.bounds.references import variate_losses
 from tokenbounds.bounds.smoothing import smooth
 from tokenbounds.bounds.telescoped import link_losses
 from tokenbounds.certificates.evidence import Evidence
-from tokenbounds.certificates.rescoring import Rescored, compare_errors
+from tokenbounds.certificates.rescoring import Rescored
 from tokenbounds.certificates.rows.labels import LabelledScores
 from tokenbounds.certificates.schema import Certificate, Link, Row, Stated
+from tokenbounds.certificates.tolerances import compare_errors
 from tokenbounds.errors import CertificateError
 from tokenbounds.scores.entropies import ENTROPY_STEP_BITS
 

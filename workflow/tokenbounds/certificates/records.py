@@ -60,6 +60,7 @@ def record_evidence(evidence: Evidence, folder: Path, bases: Mapping[str, BaseRe
     return EvidenceRecord(
         message=certified.message,
         dtype=certified.dtype,
+        batch_tokens=certified.batch_tokens,
         scores=certified.scores,
         blocks=certified.blocks,
         chain=tuple(chain),
@@ -99,8 +100,7 @@ def _record_link(link: LinkEvidence, folder: Path, bases: Mapping[str, BaseRecor
         )
     sha256 = link.side_information.base
     if sha256 is not None and link.base is not None:
-        found = BaseRecord(name=link.base.resolve().name, place=relative_path(link.base, folder), sha256=sha256)
-        base = bases.get(sha256, found)
+        base = bases.get(sha256) or record_base(link.base, sha256, folder)
     message = MessageRecord(
         name=link.path.stem,
         file=relative_path(link.path, folder),
@@ -118,9 +118,15 @@ def _record_link(link: LinkEvidence, folder: Path, bases: Mapping[str, BaseRecor
     return ChainRecord(
         message=message,
         dtype=link.dtype,
+        batch_tokens=link.scores.provenance.batch_tokens,
         scores=tuple(scores),
         blocks=_record_blocks(link.scores),
     )
+
+
+def record_base(place: Path, sha256: str, folder: Path) -> BaseRecord:
+    """What a certificate in `folder` says of a model at a place."""
+    return BaseRecord(name=place.resolve().name, place=relative_path(place, folder), sha256=sha256)
 
 
 def _record_blocks(scores: Scores) -> BlocksRecord | None:

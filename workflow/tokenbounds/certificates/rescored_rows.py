@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tokenbounds.certificates.certify import state_rows
+from tokenbounds.certificates.certify import compare_with_original, state_rows
 from tokenbounds.certificates.evidence import Evidence, LinkEvidence
+from tokenbounds.certificates.faithfulness import Faithfulness
 from tokenbounds.certificates.functionals import Difference, name_functionals, subset_prefix
-from tokenbounds.certificates.rescoring import Rescored, Tolerance
+from tokenbounds.certificates.rescoring import Rescored
 from tokenbounds.certificates.schema import Certificate, Row, Stated
+from tokenbounds.certificates.tolerances import Tolerance
 from tokenbounds.errors import CertificateError
 from tokenbounds.scores.plan import Plan
 from tokenbounds.scores.store import Scores, open_scores, score_writer
@@ -54,7 +56,12 @@ def compare_rows(
             replace(link, scores=_write_scores(link, one, evidence.plan, Path(folder) / str(number)))
             for number, (link, one) in enumerate(zip(evidence.links, rescored, strict=True))
         )
-        statement, subsets = state_rows(replace(evidence, links=links), certificate.settings)
+        made_again = replace(evidence, links=links)
+        statement, subsets = state_rows(made_again, certificate.settings)
+        models = {each.sha256: each for each in certificate.models}
+        faithfulness = compare_with_original(made_again, certificate.settings, Path(folder), models)
+    if certificate.faithfulness is not None and faithfulness is not None:
+        _compare_faithfulness(certificate, certificate.faithfulness, faithfulness, rescored[-1].tolerance)
     found = {(subset.column, subset.label): subset for subset in subsets}
     compared: list[tuple[Row, Row, float]] = []
     names = [link.path.stem for link in evidence.links]
@@ -87,12 +94,31 @@ def compare_rows(
     )
 
 
+def _compare_faithfulness(
+    certificate: Certificate, stated: Faithfulness, again: Faithfulness, tolerance: Tolerance
+) -> None:
+    """Refuse rows about faithfulness that state less than the new comparison gives, by more than its tolerance."""
+    for row, other in zip(stated.rows, again.rows, strict=True):
+        errors = (1 + int(tolerance.error_share * certificate.scored_tokens)) / certificate.scored_tokens
+        allowed = tolerance.mean_bits if row.metric == "kl_bits" else errors
+        if row.delta != "0":  # a bound on an average moves by more than the average
+            allowed *= max(_SAMPLED, other.value / other.empirical if other.empirical else _SAMPLED)
+        if other.value - row.value > allowed + _ROUNDING:
+            raise CertificateError(
+                f"{certificate.path}: its row on {row.metric} over {row.over} states {row.value:.6f}, but computed "
+                f"from the decoded message and the original it is {other.value:.6f}; {allowed:.2g} of the difference "
+                "may be rounding. Score and certify again."
+            )
+
+
 def _write_scores(link: LinkEvidence, rescored: Rescored, plan: Plan, folder: Path) -> Scores:
     """Score files of the new losses, to be read like the stored ones; labels come from the corpus."""
     folder.mkdir()
     first, paths = 0, []
     for part in link.scores.parts:
         provenance = replace(part.provenance, labels=())
+        if "kl_bits" not in rescored.again:  # compared for another certificate of this message
+            provenance = replace(provenance, original_sha256="")
         rows = slice(first, first + part.rows)
         arrays = [pa.array(rescored.again[field.name][rows]).cast(field.type) for field in provenance.schema]
         paths.append(folder / part.path.name)

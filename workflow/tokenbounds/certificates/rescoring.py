@@ -10,24 +10,34 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenbounds.bounds.smoothing import smooth
+from tokenbounds.certificates.tolerances import (
+    TOLERANCES,
+    Tolerance,
+    compare_alphas,
+    compare_entropies,
+    compare_errors,
+    compare_faithfulness,
+    compare_losses,
+)
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.draws import uniform_integers
-from tokenbounds.errors import CertificateError
-from tokenbounds.scores.entropies import ENTROPY_STEP_BITS
 from tokenbounds.scores.plan import Plan, column
 from tokenbounds.scores.provenance import Provenance
 from tokenbounds.scores.scorer import ChainPredictor, ScoringOptions
 from tokenbounds.scores.scoring import make_scorer, score_blocks
 
+if TYPE_CHECKING:
+    from tokenbounds.scores.faithfulness import Original
+
 _COLUMNS = ("block", "document", "position", "token", "nll_bits", "rank", "entropy_bits", "alpha")
-_BATCH_TOKENS = 4096
+_COMPARED_COLUMNS = ("kl_bits", "first_choice_changed")
+_BATCH_TOKENS, _MOST_BATCH_TOKENS = 4096, 1 << 16  # where scores do not record it; and whatever they record
 _CHAIN_TOKENS_A_SECOND = 1e6  # of a Markov chain, which scores whole documents
 _REPLAYED_TOKENS_A_SECOND = 2e5  # of a predictor that reads the whole corpus in its order
 _OPERATIONS_A_SECOND = 1e10  # of a network on two processor cores; each token takes two per parameter
@@ -49,71 +59,6 @@ class ScoredRows(Protocol):
     def iter_batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Stream some columns in corpus order."""
         ...
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far two machines may differ.
-
-    Attributes
-    ----------
-    token_bits
-        In the loss of one token, bits.
-    mean_bits
-        In the average loss of the compared tokens, bits.
-    rank_share
-        In a rank: this share of it, and `rank_slack` more.
-    rank_slack
-        See `rank_share`.
-    error_share
-        In the share of tokens whose rank exceeds a certified k, upwards; one token more is always allowed.
-    level_share
-        Share of tokens whose smoothing weight may differ, by a factor of two: by rounding the head may end on the next
-        level of its grid. One token more is always allowed, and average losses smoothed with these weights may differ
-        by no more than `mean_bits`.
-    entropy_share
-        Share of tokens whose entropy may differ, by a step more than `token_bits`: it is rounded to steps.
-        One token more is always allowed.
-    """
-
-    token_bits: float
-    mean_bits: float
-    rank_share: float
-    rank_slack: int
-    error_share: float
-    level_share: float
-    entropy_share: float
-
-
-TOLERANCES = {
-    "chain": Tolerance(
-        token_bits=1e-4,
-        mean_bits=1e-5,
-        rank_share=0.0,
-        rank_slack=1,
-        error_share=0.0,
-        level_share=0.0,
-        entropy_share=0.0,
-    ),
-    "float32": Tolerance(
-        token_bits=1e-3,
-        mean_bits=1e-4,
-        rank_share=0.05,
-        rank_slack=2,
-        error_share=0.001,
-        level_share=0.001,
-        entropy_share=0.01,
-    ),
-    "bfloat16": Tolerance(
-        token_bits=0.5,
-        mean_bits=0.02,
-        rank_share=0.5,
-        rank_slack=20,
-        error_share=0.01,
-        level_share=0.2,
-        entropy_share=1.0,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -226,7 +171,14 @@ def _is_network(predictor: Any) -> bool:
 
 
 def rescore_blocks(
-    predictor: Any, scores: ScoredRows, plan: Plan, corpus: Corpus, choice: Choice, *, top_k: Sequence[int] = ()
+    predictor: Any,
+    scores: ScoredRows,
+    plan: Plan,
+    corpus: Corpus,
+    choice: Choice,
+    *,
+    top_k: Sequence[int] = (),
+    original: Original | None = None,
 ) -> Rescored:
     """Score blocks again and compare losses and ranks with the stored ones.
 
@@ -242,6 +194,8 @@ def rescore_blocks(
         The blocks.
     top_k
         The k whose errors are certified: their share may not grow by more than the tolerance either.
+    original
+        What the predictions were compared with, if that is to be done again.
 
     Returns
     -------
@@ -255,15 +209,18 @@ def rescore_blocks(
     """
     dtype, rows = scores.provenance.dtype, choice.rows
     tolerance = TOLERANCES[dtype if _is_network(predictor) else "chain"]
-    scorer = make_scorer(predictor, corpus, ScoringOptions(dtype=dtype, batch_tokens=_BATCH_TOKENS))
-    again = _columns(score_blocks(scorer, corpus, rows, _BATCH_TOKENS, plan.visible_tokens))
+    batch_tokens = min(scores.provenance.batch_tokens or _BATCH_TOKENS, _MOST_BATCH_TOKENS)
+    scorer = make_scorer(predictor, corpus, ScoringOptions(dtype=dtype, batch_tokens=batch_tokens), original)
+    again = _columns(score_blocks(scorer, corpus, rows, batch_tokens, plan.visible_tokens))
     stored = _stored(scores, rows["block"].to_numpy())
-    difference = _compare(again, stored, tolerance, scores.files)
+    difference = compare_losses(again, stored, tolerance, scores.files)
     compare_errors(again["rank"], stored["rank"], top_k, tolerance, scores.files)
     if "entropy_bits" in stored:
-        _compare_entropies(again, stored, tolerance, scores.files)
+        compare_entropies(again, stored, tolerance, scores.files)
+    if "kl_bits" in again:
+        compare_faithfulness(again, stored, tolerance, scores.files)
     if "alpha" in stored:
-        _compare_alphas(again, stored, scores.provenance.vocabulary_size, tolerance, scores.files)
+        compare_alphas(again, stored, scores.provenance.vocabulary_size, tolerance, scores.files)
     drawn = "" if choice.draws is None else f" in {choice.draws} draws"
     lengths = column(rows, "length")
     count = column(rows, "draws") / lengths if plan.mode == "sampled" else np.ones(len(lengths))  # of each token
@@ -283,8 +240,8 @@ def _columns(batches: Any) -> dict[str, npt.NDArray[Any]]:
     """Named columns of a stream of record batches, whole."""
     parts: dict[str, list[npt.NDArray[Any]]] = {}
     for batch in batches:
-        for name in (name for name in _COLUMNS if name in batch.schema.names):
-            parts.setdefault(name, []).append(batch[name].to_numpy())
+        for name in (name for name in (*_COLUMNS, *_COMPARED_COLUMNS) if name in batch.schema.names):
+            parts.setdefault(name, []).append(batch[name].to_numpy(zero_copy_only=False))
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
@@ -292,109 +249,8 @@ def _stored(scores: ScoredRows, blocks: npt.NDArray[np.int64]) -> dict[str, npt.
     """The stored rows of some blocks, in corpus order."""
 
     def chosen() -> Any:
-        for batch in scores.iter_batches([name for name in _COLUMNS if name in scores.provenance.schema.names]):
+        known = [name for name in (*_COLUMNS, *_COMPARED_COLUMNS) if name in scores.provenance.schema.names]
+        for batch in scores.iter_batches(known):
             yield batch.filter(pa.array(np.isin(batch["block"].to_numpy(), blocks)))
 
     return _columns(chosen())
-
-
-def _compare(
-    again: dict[str, npt.NDArray[Any]],
-    stored: dict[str, npt.NDArray[Any]],
-    tolerance: Tolerance,
-    files: tuple[Path, ...],
-) -> float:
-    """Largest difference of a loss, bits; refuses more than the tolerance."""
-    where = files[0].parent
-    off = np.abs(again["nll_bits"].astype(np.float64) - stored["nll_bits"])
-    rank_off = np.abs(again["rank"].astype(np.int64) - stored["rank"])
-    bad = (off > tolerance.token_bits) | (rank_off > tolerance.rank_slack + tolerance.rank_share * stored["rank"])
-    if bad.any():
-        at = int(np.argmax(bad))
-        raise CertificateError(
-            f"{where}: document {stored['document'][at]} position {stored['position'][at]} is stored with "
-            f"{stored['nll_bits'][at]:.6f} bits and rank {stored['rank'][at]}, but the decoded message gives "
-            f"{again['nll_bits'][at]:.6f} and {again['rank'][at]}. These are not the message's scores: score again."
-        )
-    mean = abs(float(np.mean(again["nll_bits"].astype(np.float64) - stored["nll_bits"])))
-    if mean > tolerance.mean_bits:
-        raise CertificateError(
-            f"{where}: the decoded message's average loss differs by {mean:.2g} bits from the stored one, more than "
-            f"{tolerance.mean_bits:g}. Score again."
-        )
-    return float(off.max())
-
-
-def compare_errors(
-    again: npt.NDArray[Any],
-    stored: npt.NDArray[Any],
-    top_k: Sequence[int],
-    tolerance: Tolerance,
-    files: tuple[Path, ...],
-) -> None:
-    """Refuse ranks that are each within their tolerance but together hide errors.
-
-    A top-k error depends only on rank > k, so ranks that are all shifted a little in one direction could change it
-    much.
-    """
-    allowed = 1 + int(tolerance.error_share * len(stored))
-    for k in top_k:
-        hidden = int(np.sum(again > k)) - int(np.sum(stored > k))
-        if hidden > allowed:
-            raise CertificateError(
-                f"{files[0].parent}: of {len(stored):,} tokens scored again, {hidden:,} more have a rank above {k} "
-                f"than are stored so; at most {allowed:,} may differ by rounding. Score again."
-            )
-
-
-def _compare_entropies(
-    again: dict[str, npt.NDArray[Any]],
-    stored: dict[str, npt.NDArray[Any]],
-    tolerance: Tolerance,
-    files: tuple[Path, ...],
-) -> None:
-    """Refuse entropies that rounding does not explain, one by one or in their number.
-
-    What they move in a row is compared with that row's average (`functionals`).
-    """
-    if "entropy_bits" not in again:
-        raise CertificateError(f"{files[0].parent} states entropies, but the decoded message gives none. Score again.")
-    off = np.abs(again["entropy_bits"].astype(np.float64) - stored["entropy_bits"])
-    allowed = 1 + int(tolerance.entropy_share * len(off))
-    if np.any(off > ENTROPY_STEP_BITS + tolerance.token_bits) or np.count_nonzero(off) > allowed:
-        at = int(np.argmax(off))
-        raise CertificateError(
-            f"{files[0].parent}: document {stored['document'][at]} position {stored['position'][at]} is stored with "
-            f"an entropy of {stored['entropy_bits'][at]:g} bits, but the decoded message gives "
-            f"{again['entropy_bits'][at]:g}; of {len(off):,} entropies {np.count_nonzero(off):,} differ, and "
-            f"{allowed:,} may, by a step of {ENTROPY_STEP_BITS:g}. Score again."
-        )
-
-
-def _compare_alphas(
-    again: dict[str, npt.NDArray[Any]],
-    stored: dict[str, npt.NDArray[Any]],
-    vocabulary_size: int,
-    tolerance: Tolerance,
-    files: tuple[Path, ...],
-) -> None:
-    """Refuse smoothing weights that rounding does not explain.
-
-    Weights within their tolerance could still be picked by the tokens they smooth; the averages would show it.
-    """
-    steps = np.abs(np.log2(again["alpha"].astype(np.float64) / stored["alpha"]))
-    allowed = 1 + int(tolerance.level_share * len(steps))
-    if np.any(steps > 1.01) or np.count_nonzero(steps) > allowed:
-        at = int(np.argmax(steps))
-        raise CertificateError(
-            f"{files[0].parent}: document {stored['document'][at]} position {stored['position'][at]} is stored with "
-            f"the smoothing weight {stored['alpha'][at]:g}, but the decoded message gives {again['alpha'][at]:g}; of "
-            f"{len(steps):,} weights {np.count_nonzero(steps):,} differ, and {allowed:,} may, by a factor of two. "
-            "Score again."
-        )
-    means = [float(smooth(rows["nll_bits"], rows["alpha"], vocabulary_size).mean()) for rows in (again, stored)]
-    if abs(means[0] - means[1]) > tolerance.mean_bits:
-        raise CertificateError(
-            f"{files[0].parent}: smoothed with the decoded message's weights the average loss differs by "
-            f"{abs(means[0] - means[1]):.2g} bits from the stored one, more than {tolerance.mean_bits:g}. Score again."
-        )

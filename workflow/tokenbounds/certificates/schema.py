@@ -17,7 +17,17 @@ from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter, WithJs
 from pydantic.json_schema import SkipJsonSchema
 
 from tokenbounds.bounds.kinds import BoundKind, Metric
-from tokenbounds.certificates.file_records import STRICT, EvidenceRecord, FileRecord, Name, Sha256, absent
+from tokenbounds.certificates.faithfulness import Faithfulness
+from tokenbounds.certificates.file_records import (
+    STRICT,
+    BaseRecord,
+    EvidenceRecord,
+    ExactFraction,
+    FileRecord,
+    Name,
+    Sha256,
+    absent,
+)
 from tokenbounds.config import BoundsSpec
 from tokenbounds.files import canonical_json, write_bytes
 
@@ -26,7 +36,12 @@ SCHEMA_FILE = Path("workflow/schemas/certificate.schema.json")
 _BOUNDS_SPEC = TypeAdapter(BoundsSpec)
 
 
-ExactFraction = Annotated[str, Field(pattern=r"^[0-9]{1,1000}(/[0-9]{1,1000})?$")]
+def _dump_settings(spec: BoundsSpec) -> dict[str, Any]:
+    """All settings; `faithfulness`, which came later, only where it is asked for."""
+    content: dict[str, Any] = _BOUNDS_SPEC.dump_python(spec, mode="json")
+    return content if spec.faithfulness else {key: value for key, value in content.items() if key != "faithfulness"}
+
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 MetricName = Annotated[
     Metric,
@@ -48,7 +63,7 @@ BoundName = Annotated[
 ]
 Settings = Annotated[
     BoundsSpec,
-    PlainSerializer(lambda spec: _BOUNDS_SPEC.dump_python(spec, mode="json")),
+    PlainSerializer(_dump_settings),
     WithJsonSchema(
         {
             "type": "object",
@@ -292,6 +307,10 @@ class Certificate(EvidenceRecord, Stated):
         tuple[Subset, ...],
         Field(min_length=1, description="rows over labelled tokens", json_schema_extra=absent),
     ] = ()
+    faithfulness: Annotated[
+        Faithfulness | SkipJsonSchema[None],
+        Field(description="how far the model strays from the original", json_schema_extra=absent),
+    ] = None
     reference: Annotated[
         ReferenceRecord | SkipJsonSchema[None],
         Field(description="of a corpus by reference", json_schema_extra=absent),
@@ -302,6 +321,12 @@ class Certificate(EvidenceRecord, Stated):
     certificate_sha256: Annotated[Sha256, Field(description="hash of the rest of the certificate, canonical JSON")]
     path: Annotated[SkipJsonSchema[Path | None], Field(exclude=True)] = field(default=None, compare=False)
     """Where it was read from, which is not part of it; files it names are relative to that folder."""
+
+    @property
+    def models(self) -> tuple[BaseRecord, ...]:
+        """The models that it names by the hash of their values, each once: bases, and an original."""
+        original = () if self.faithfulness is None else (self.faithfulness.original,)
+        return tuple({each.sha256: each for each in (*self.bases, *original)}.values())
 
     def subset(self, column: str, label: str) -> Subset | None:
         """The statements about one label; None if there are none."""

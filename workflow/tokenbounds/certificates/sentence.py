@@ -23,6 +23,27 @@ def state_result(certificate: Certificate) -> str:
     return sentence
 
 
+def state_faithfulness_in_words(certificate: Certificate) -> str:
+    """Say how far the certified model strays from the original; empty if the certificate does not."""
+    stated = certificate.faithfulness
+    if stated is None:
+        return ""
+    sentences = []
+    for over, place in (("tokens", f"the corpus '{certificate.corpus}'"), ("documents", "a new document")):
+        divergence, changed = stated.row("kl_bits", over), stated.row("first_choice_changed", over)
+        if divergence is None or changed is None:
+            continue
+        sure = divergence.delta == "0"
+        start = "On" if sure else f"With probability at least {confidence_percent(certificate.delta)} %, on"
+        sentences.append(
+            f"{start} average over the tokens of {place}, the predictions of '{certificate.message.name}' stray from "
+            f"those of '{stated.original.name}' ({stated.original.sha256[:8]}…) by at most "
+            f"{round_up(divergence.value, 4)} bits (KL divergence), and their first choices differ for at most "
+            f"{percent_up(changed.value, 2)} %."
+        )
+    return " ".join(sentences)
+
+
 def confidence_percent(delta: float) -> str:
     """100 (1 - delta) in full, so that no rounding turns a probability into certainty."""
     return f"{(100 * (1 - Decimal(str(delta)))).normalize():f}"

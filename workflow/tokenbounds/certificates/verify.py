@@ -16,8 +16,10 @@ from tokenbounds.certificates.certify import compute_certificate
 from tokenbounds.certificates.checks import Check
 from tokenbounds.certificates.document_hashes import has_shards, read_document_hashes
 from tokenbounds.certificates.evidence import CertificateInputs, Evidence, LinkEvidence, LinkInputs, gather_evidence
+from tokenbounds.certificates.faithfulness import Faithfulness
 from tokenbounds.certificates.file_records import FileRecord
 from tokenbounds.certificates.functionals import compare_functionals, find_labels
+from tokenbounds.certificates.original import find_original, load_original
 from tokenbounds.certificates.rescored_rows import compare_rows
 from tokenbounds.certificates.rescoring import Rescored, choose_blocks, forecast_seconds, rescore_blocks
 from tokenbounds.certificates.schema import Certificate, Stated
@@ -100,7 +102,7 @@ def _run_checks(
     corpus = Corpus.open(inputs.corpus)
     evidence = gather_evidence(inputs)
     yield Check("files belong together", str(path), "scores → message, manifest, plan; plan → manifest → shards")
-    for base in dict.fromkeys(link.base for link in evidence.links):
+    for base in dict.fromkeys([*(link.base for link in evidence.links), evidence.original]):
         if base is not None:
             yield Check("base intact", str(base), "the hash of its card and values")
     yield from _check_documents(evidence)
@@ -125,7 +127,9 @@ def _check_messages(
         seconds = forecast_seconds(predictor, corpus, choice.rows, plan.visible_tokens)
         if rescore or (rescore is None and seconds <= CHEAP_SECONDS):
             top_k = certificate.settings.top_k
-            again = rescore_blocks(predictor, link.scores, plan, corpus, choice, top_k=top_k)
+            compared = link.scores.provenance.original_sha256
+            original = load_original(evidence.original, compared) if link is evidence.certified else None
+            again = rescore_blocks(predictor, link.scores, plan, corpus, choice, top_k=top_k, original=original)
             rescored.append(again)
             yield Check("scored again", folder, again.detail)
         else:
@@ -159,6 +163,8 @@ def _check_ledger(path: Path, certificate: Certificate) -> Check:
     total = sum((_spent(path, stated) for stated in parts), Fraction(0))
     if certificate.reference is not None:
         total += Fraction(certificate.reference.delta)
+    if certificate.faithfulness is not None:
+        total += _spent_on_faithfulness(path, certificate.faithfulness)
     delta = Fraction(str(certificate.delta))
     if total > delta or (total < delta and not certificate.settings.subsets):
         raise CertificateError(f"{path}: the ledger spends {total}, but delta is {certificate.delta}.")
@@ -188,6 +194,17 @@ def _spent(path: Path, stated: Stated) -> Fraction:
         total += delta
     if str(total) != stated.ledger.delta:
         raise CertificateError(f"{path}: the ledger spends {total}, but states {stated.ledger.delta}.")
+    return total
+
+
+def _spent_on_faithfulness(path: Path, stated: Faithfulness) -> Fraction:
+    """The failure probability of the rows about faithfulness, which must add up."""
+    try:
+        total = sum((Fraction(row.delta) for row in stated.rows), Fraction(0))
+    except ZeroDivisionError as error:
+        raise CertificateError(f"{path}: a row about faithfulness holds a delta that is no fraction.") from error
+    if str(total) != stated.delta:
+        raise CertificateError(f"{path}: rows about faithfulness spend {total}, but state {stated.delta}.")
     return total
 
 
@@ -237,7 +254,8 @@ def _locate(path: Path, certificate: Certificate, bases: Sequence[Path], root: P
     trained_on = tuple(_locate_corpus(certificate, record) for record in certificate.prior.trained_on)
     coarse = [_normal(certificate.locate(record)) for role, record in certificate.files() if role == "coarse message"]
     stated = [_normal(path.parent / base.place) for base in certificate.bases]
-    if outside := [place for place in stated if not (bases or _is_within(place, root))]:
+    original = find_original(path, certificate, bases)
+    if outside := [place for place in (*stated, original) if place and not (bases or _is_within(place, root))]:
         raise CertificateError(f"{path} names the base {outside[0]}, which is outside {root}. Name it with --base.")
     return CertificateInputs(
         corpus=_locate_corpus(certificate, certificate.manifest),
@@ -253,6 +271,7 @@ def _locate(path: Path, certificate: Certificate, bases: Sequence[Path], root: P
         side_information=tuple(dict.fromkeys([*coarse, *(bases or stated)])),
         base_corpora=() if held_out else trained_on,
         held_out_because=certificate.prior.because,
+        original=original,
     )
 
 
@@ -349,7 +368,7 @@ def _decode(message: Path, side_information: Sequence[Path]) -> Any:
 
 def _check_recomputation(path: Path, certificate: Certificate, evidence: Evidence) -> Check:
     names = {"name": certificate.name, "study": certificate.study, "model": certificate.model}
-    bases = {base.sha256: base for base in certificate.bases}
+    bases = {base.sha256: base for base in certificate.models}
     again = compute_certificate(names, evidence, certificate.settings, path.parent, bases)
     stated, recomputed = (
         {key: value for key, value in to_json(each).items() if key not in _NOT_RECOMPUTED}

@@ -178,6 +178,15 @@ class BoundsSpec(Checked):
         ),
     ] = ()
 
+    faithfulness: Annotated[
+        bool,
+        Field(
+            description="Also state how far the decoded model strays from the one that its message was made from: "
+            "the divergence of its predictions, and how often its first choice is another (docs/bounds.md, "
+            "“Faithfulness”). Both models are then scored, which costs twice the time."
+        ),
+    ] = False
+
     def faults(self) -> Iterator[Fault]:
         """Yield subsets that are named twice, or that no bound can be stated for."""
         if len(set(self.subsets)) != len(self.subsets):

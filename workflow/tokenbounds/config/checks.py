@@ -214,6 +214,22 @@ def _named_by_quantizer(where: str, study: Study, message: MessageSpec) -> Itera
             )
 
 
+def _faithfulness_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str]:
+    """Yield a line if a certificate compares predictions with those of a model that has no hash of its own."""
+    if not row.bounds.faithfulness:
+        return
+    name = study.messages[row.message].model
+    model = study.models[name]
+    if model.kind in ("pretrained", "trained") and getattr(model, "parameterization", None) is None:
+        return
+    if model.kind == "trained" and model.parameterization.kind == "dense":
+        return
+    yield (
+        f"{where}.bounds.faithfulness: predictions are compared with those of a dense network, trained or pretrained, "
+        f"and '{name}' is none. Leave it out."
+    )
+
+
 def _certificate_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str]:
     yield from _window_faults(where, study, row)
     yield from _sample_faults(where, study, row)
@@ -243,6 +259,7 @@ def _certificate_faults(where: str, study: Study, row: CertificateSpec) -> Itera
                 f"{where}: '{name}' predicts {reference.vocabulary_size} tokens, and corpus '{row.corpus}' has {size}. "
                 f"Name one with predictor: ngrams and vocabulary_size: {size}."
             )
+    yield from _faithfulness_faults(where, study, row)
     by_unit = [bound for bound in row.bounds.bounds if bound.unit]
     if online and by_unit:
         yield (

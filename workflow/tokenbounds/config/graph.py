@@ -158,6 +158,18 @@ def side_information(study: Study, message: str) -> list[str]:
     return _side_information(study, [message])
 
 
+def compared_model(study: Study, message: str) -> str | None:
+    """Name of the model with whose predictions a message's are compared, if one of its certificates asks for that."""
+    asked = any(row.bounds.faithfulness and row.message == message for row in study.certificates.values())
+    return study.messages[message].model if asked else None
+
+
+def original_model(study: Study, message: str) -> list[str]:
+    """For score_shard: the model with whose predictions a message's are compared, if they are."""
+    model = compared_model(study, message)
+    return [] if model is None else model_files(study, model)
+
+
 def certificate_files(study: Study, certificate: str) -> dict[str, str | list[str]]:
     """For certify_bound: the files that a certificate rests on."""
     row = study.certificates[certificate]
@@ -168,6 +180,7 @@ def certificate_files(study: Study, certificate: str) -> dict[str, str | list[st
         "scores": [path for name in row.messages for path in score_files(study, row.corpus, row.evaluation, name)],
         "trained_on": [corpus_manifest(study, name) for name in _not_to_overlap(study, row)],
         "side_information": _side_information(study, row.messages),
+        "original": original_model(study, row.message) if row.bounds.faithfulness else [],
     }
 
 
@@ -193,6 +206,7 @@ def certificate_spec(study: Study, certificate: str) -> str:
         ],
     }
     model = study.messages[row.message].model
+    inputs["original"] = f"{study.results}/models/{model}" if row.bounds.faithfulness else None
     return canonical_json(
         {"study": study.study, "model": model, "inputs": inputs, "bounds": json.loads(row_json(row.bounds))}
     )

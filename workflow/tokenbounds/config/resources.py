@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenbounds.config.graph import base_model
+from tokenbounds.config.graph import base_model, compared_model
 from tokenbounds.files import parse_json
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Inputs:
 
         An imported model, which is not copied, counts as its values would take in float32.
         """
-        wanted = [path for name in names or self.files for path in self.files[name] if path.endswith(suffix)]
+        wanted = [path for name in names or self.files for path in self.files.get(name, ()) if path.endswith(suffix)]
         return sum(_size_bytes(Path(path)) for path in wanted) / 1e6
 
     def corpus(self) -> tuple[int, int]:
@@ -136,7 +136,8 @@ def calibration_minutes(study: Study, calibration: str, inputs: Inputs) -> float
 
 
 def scoring_minutes(study: Study, evaluation: str, message: str, inputs: Inputs) -> float:
-    """Two hours and 10 minutes per MB of messages to decode, plus 50 µs per token and its operations.
+    """Two hours and 10 minutes per MB of messages to decode, plus 50 µs per token and its operations, which
+    double where predictions are compared with another model's.
 
     An online reference reads the whole corpus, at 200 000 tokens per second even on a slow machine.
     """
@@ -144,12 +145,15 @@ def scoring_minutes(study: Study, evaluation: str, message: str, inputs: Inputs)
         return 20 + inputs.corpus()[0] / 2e5 / 60
     row = study.evaluations[evaluation]
     passes = row.visible_tokens or row.context / (row.stride or row.context)
-    token_seconds = 5e-5 + 2 * _scored_parameters(study, message, inputs) * passes / OPERATIONS_PER_SECOND
+    models = 1 if compared_model(study, message) is None else 2
+    operations = 2 * models * _scored_parameters(study, message, inputs) * passes
+    token_seconds = 5e-5 + operations / OPERATIONS_PER_SECOND
     return 120 + 10 * inputs.megabytes(suffix=".tbm") + _scored_tokens(study, evaluation, inputs) * token_seconds / 60
 
 
 def scoring_megabytes(study: Study, evaluation: str, message: str, inputs: Inputs) -> float:
-    """4000, plus 60 per MB of messages and tables, 2 per MB of a base to decode, and 16 bytes per scored token.
+    """4000, plus 60 per MB of messages and tables, 2 per MB of a base to decode or of a model that the
+    message's is compared with, and 16 bytes per scored token.
 
     The tables of an online reference take 40 bytes per entry of one, and counts of its vocabulary 8 per token.
     """
@@ -157,6 +161,7 @@ def scoring_megabytes(study: Study, evaluation: str, message: str, inputs: Input
     if model.kind == "online":
         return 2000 + (40 * 2**model.table_bits + 8 * model.vocabulary_size) / 1e6
     base = inputs.megabytes("side_information") - inputs.megabytes("side_information", suffix=".tbm")
+    base += inputs.megabytes("original")
     decoding = 60 * (inputs.megabytes() - base) + 2 * base
     return 4000 + decoding + 16 * _scored_tokens(study, evaluation, inputs) / 1e6
 

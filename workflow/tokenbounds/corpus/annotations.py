@@ -19,6 +19,7 @@ from tokenbounds.corpus.labels import LabelColumn, TokenValues, labels_json
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CorpusError
 from tokenbounds.files import sha256_file
+from tokenbounds.parquet_pages import check_pages
 
 SCHEMA_VERSION = 2
 ANNOTATIONS_NAME = "annotations.parquet"
@@ -103,6 +104,7 @@ class Annotations:
             )
         if metadata.num_rows != self._first_token[-1]:
             raise CorpusError(f"{path} has {metadata.num_rows} rows, its corpus {self._first_token[-1]}. {_REMEDY}")
+        check_pages(path, CorpusError)
         rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._first_row = np.concatenate([[0], np.cumsum(rows)])
 

@@ -32,7 +32,7 @@ from tokenbounds.messages.side_information import (
 from tokenbounds.messages.smoothing_head import KIND, SmoothingHead, has_head
 from tokenbounds.models.adapters import adapter_shapes, attach_adapters, check_adapter
 from tokenbounds.models.base import find_base
-from tokenbounds.models.build import build_model, check_size, coded_parameters, coded_shapes, to_dense
+from tokenbounds.models.build import build_model, check_size, coded_parameters, coded_shapes, count_parameters, to_dense
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.markov.chain import MarkovChain
 from tokenbounds.models.online.card import OnlineCard, is_online
@@ -42,6 +42,8 @@ from tokenbounds.models.online.card import OnlineCard, is_online
 FREE_CODED, CODED_PER_BYTE = 1 << 16, 1 << 10
 FREE_PARAMETERS, PARAMETERS_PER_BYTE = 1 << 20, 1 << 16
 FREE_LAYERS, BYTES_PER_LAYER = 64, 16
+# Bytes beyond these hold no value of a model, so that they allow nothing: codes, steps and scales are shorter.
+FREE_BYTES, BYTES_PER_CODED = 64, 8
 _HEADER_KEYS = {"model", "quantizer", "coder"}
 
 
@@ -244,9 +246,10 @@ def _checked_card(raw: Any, size_bytes: int) -> ModelCard:
     card = ModelCard.from_dict(raw)
     if card.layers > FREE_LAYERS + size_bytes // BYTES_PER_LAYER:
         raise MessageError(f"the card declares {card.layers} layers, too many for {size_bytes} bytes of values.")
+    useful_bytes = min(size_bytes, FREE_BYTES + BYTES_PER_CODED * count_parameters(card).coded)
     check_size(
         card,
-        max_parameters=FREE_PARAMETERS + PARAMETERS_PER_BYTE * size_bytes,
+        max_parameters=FREE_PARAMETERS + PARAMETERS_PER_BYTE * useful_bytes,
         max_coded=FREE_CODED + CODED_PER_BYTE * size_bytes,
     )
     return card

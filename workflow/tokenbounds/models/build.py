@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from tokenbounds.errors import ModelError
+from tokenbounds.files import canonical_json, parse_json
 from tokenbounds.limits import check_memory
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.families import Family, family_of
@@ -26,6 +28,8 @@ from tokenbounds.models.parameterizations.subspace import Subspace, projector_va
 from tokenbounds.models.window_attention import WINDOWED
 
 MAX_PARAMETERS = 1 << 40
+# Decoding asks three times for the sizes of one card, and each time they come from models without values.
+_REMEMBERED_CARDS = 8
 
 _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout")
 
@@ -93,8 +97,13 @@ def check_size(card: ModelCard, *, max_parameters: int = MAX_PARAMETERS, max_cod
 
 def coded_shapes(card: ModelCard) -> dict[str, tuple[int, ...]]:
     """Shapes of a card's coded parameters by name, in the model's order, without allocating any."""
-    model = _structure(card, torch.device("meta"))
-    return {name: tuple(value.shape) for name, value in coded_parameters(model).items()}
+    return dict(_shapes_of(canonical_json(card.to_dict())))
+
+
+@functools.lru_cache(maxsize=_REMEMBERED_CARDS)
+def _shapes_of(text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    model = _structure(ModelCard.from_dict(parse_json(text)), torch.device("meta"))
+    return tuple((name, tuple(value.shape)) for name, value in coded_parameters(model).items())
 
 
 def empty_model(card: ModelCard) -> PreTrainedModel:
@@ -117,6 +126,12 @@ def count_parameters(card: ModelCard) -> ParameterCounts:
     ModelError
         If transformers refuses the configuration, or a subspace has more dimensions than it covers parameters.
     """
+    return _counts_of(canonical_json(card.to_dict()))
+
+
+@functools.lru_cache(maxsize=_REMEMBERED_CARDS)
+def _counts_of(text: str) -> ParameterCounts:
+    card = ModelCard.from_dict(parse_json(text))
     inner = card.parameterization.get("over", card.parameterization)
     parameterized = min(inner.get("last_layers") or card.layers, card.layers)  # the last blocks; None: all
     # (total, coded, covered) of models of one block, of two, and of two of which one is parameterized.

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from tokenbounds.bounds.kinds import BPD
 from tokenbounds.certificates.schema import Certificate, LedgerEntry, Row
 from tokenbounds.certificates.sealing import to_json
-from tokenbounds.certificates.sentence import assumed_bases, state_result
+from tokenbounds.certificates.sentence import assumed_bases, state_faithfulness_in_words, state_result
 from tokenbounds.files import canonical_json, relative_path, sha256_bytes
 from tokenbounds.report.figure_data import part_order
 from tokenbounds.report.formats import (
@@ -179,6 +179,7 @@ def detail(certificate: Certificate, anchor: str, page: Path) -> dict[str, Any]:
         "anchor": anchor,
         "name": certificate.name,
         "sentence": state_result(certificate),
+        "faithfulness": state_faithfulness_in_words(certificate),
         "notes": certificate.notes,
         "plain": plain_words(certificate),
         "bits": f"{certificate.message.whole_bits:,}",

@@ -14,7 +14,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from tokenbounds.bounds.kinds import BPD
+from tokenbounds.certificates.faithfulness import MEASURES
 from tokenbounds.certificates.schema import Certificate, Row
+from tokenbounds.certificates.sentence import state_faithfulness_in_words
 from tokenbounds.files import atomic_path, relative_path, write_bytes
 from tokenbounds.report.formats import (
     format_bytes,
@@ -59,6 +61,8 @@ SCHEMA = pa.schema(
         pa.field("certificate_file", pa.string(), nullable=False),
         pa.field("paid_bits", pa.int64(), nullable=False),
         pa.field("prior", pa.string(), nullable=False),
+        pa.field("kl_bits", pa.float64()),
+        pa.field("first_choice_changed", pa.float64()),
     ],
     metadata={b"schema_version": str(SCHEMA_VERSION).encode()},
 )
@@ -71,6 +75,7 @@ def tabulate(certificate_paths: Iterable[Path | str], directory: Path | str) -> 
     `range` and `sampling` are bits per token for the metric `bpd` and probabilities for top-k errors; `delta` is the
     failure probability of the whole certificate, `row_delta` that of the row; files are relative to `directory`.
     `paid_bits` are the bits of all messages that the row pays for: none if held out, several if it uses a chain.
+    `kl_bits` and `first_choice_changed` say how far the certificate's model strays from the original, where it does.
 
     Raises
     ------
@@ -128,7 +133,14 @@ def _record(certificate: Certificate, row: Row, directory: Path) -> dict[str, ob
         "certificate_file": relative_path(certificate.path, directory),
         "paid_bits": certificate.paid_bits(row),
         "prior": certificate.prior.kind,
+        **_faithfulness(certificate),
     }
+
+
+def _faithfulness(certificate: Certificate) -> dict[str, float | None]:
+    """How far the model strays from the original, over the corpus's tokens; None where that is not stated."""
+    rows = {metric: certificate.faithfulness and certificate.faithfulness.row(metric) for metric in MEASURES}
+    return {metric: row.value if row else None for metric, row in rows.items()}
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------
@@ -161,6 +173,7 @@ def _markdown_corpus(corpus: str, certificates: Sequence[Certificate]) -> str:
         for guess in sorted({row.random_guess for _, row in chosen}):
             value = format_value(metric, guess)
             lines.append(f"| {metric.label} | – | {value} | | 100 % | random guess | | | | | |")
+    lines += [f"\n{_cell(sentence)}" for one in certificates if (sentence := state_faithfulness_in_words(one))]
     return "\n".join(lines) + "\n"
 
 

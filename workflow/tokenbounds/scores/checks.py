@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenbounds.errors import ScoreError
+from tokenbounds.scores.divergence import most_divergence
 from tokenbounds.scores.entropies import ENTROPY_STEP_BITS, most_entropy
 from tokenbounds.scores.plan import Int64Array, column, expand_blocks
 
@@ -133,6 +134,7 @@ def check_values(batch: pa.RecordBatch, vocabulary_size: int, path: Path) -> Non
         Naming the file and the column.
     """
     ranges = {"token": (0, vocabulary_size - 1), "rank": (1, vocabulary_size), "nll_bits": (0.0, np.finfo("f4").max)}
+    ranges["kl_bits"] = (0.0, most_divergence(vocabulary_size))
     for name, (low, high) in ranges.items():
         if name in batch.schema.names and batch.num_rows:
             values = batch[name].to_numpy(zero_copy_only=False)

@@ -80,13 +80,14 @@ class NeuralScorer:
         self._start_id = start_id
         self._refuse_unknown_logits(model)
         _cast(model, self._device, self._dtype)
-        self._trunk, self._head = model.base_model, model.get_output_embeddings()
+        self._trunk, self.head = model.base_model, model.get_output_embeddings()
         self.device_kind = self._device.type
         self.order: int | None = None
         self.longest_window: int | None = getattr(model.config, "max_position_embeddings", None)
         head = smoothing_head_of(model)
         self.alphas = head.alphas if head else ()
         self.entropies = True
+        self.original_sha256 = ""
         self._head_values = torch.from_numpy(head.values()).to(self._device) if head else None
         try:
             self.vocabulary_size = self._probe(model)
@@ -101,7 +102,7 @@ class NeuralScorer:
     @torch.inference_mode()
     def score(self, group: Group) -> tuple[np.ndarray, ...]:
         """Losses in bits, ranks, entropies, and smoothing weights if the model has a head for them, in plan order."""
-        self._check_independence(int(group.width.max()))
+        self.check_independence(int(group.width.max()))
         total = int(group.length.sum())
         nll_bits, rank = np.empty(total, np.float32), np.empty(total, np.int32)
         entropy = np.empty(total, np.float32)
@@ -109,7 +110,7 @@ class NeuralScorer:
         first_row = np.cumsum(group.length) - group.length  # where each block's results go in plan order, [blocks]
         for blocks in self._batches(group):
             inputs, scored = _pad(group, blocks, self._start_id)  # [B, T] each
-            states = self._scored_states(inputs, scored)  # [n, H], block by block
+            states = self.scored_states(inputs, scored)  # [n, H], block by block
             # The i-th of them is the inside[i]-th scored position of its block: 0, 1, …, 0, 1, … [n]
             lengths = group.length[blocks]
             inside = np.arange(len(states)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -122,7 +123,11 @@ class NeuralScorer:
             if self._head_values is not None:
                 positions = grid_positions(states, self._head_values, len(self.alphas)).long().cpu().numpy()
                 alpha[rows] = np.array(self.alphas, np.float32)[positions]
+            self.observe(inputs, scored, states, rows)
         return (nll_bits, rank, entropy, alpha) if self.alphas else (nll_bits, rank, entropy)
+
+    def observe(self, inputs: Int64Array, scored: np.ndarray, states: torch.Tensor, rows: Int64Array) -> None:
+        """Called with each batch: inputs and marks [B, T], states [n, H], and where results belong [n]."""
 
     def _batches(self, group: Group) -> Iterator[Int64Array]:
         """Yield block indices, long windows first, at most `batch_tokens` padded inputs together."""
@@ -134,7 +139,7 @@ class NeuralScorer:
                 yield order[first : first + count]
                 first += count
 
-    def _scored_states(self, inputs: Int64Array, scored: np.ndarray) -> torch.Tensor:
+    def scored_states(self, inputs: Int64Array, scored: np.ndarray) -> torch.Tensor:
         """Last hidden states of the scored positions, [n, H], block by block, from inputs and marks [B, T]."""
         if len(inputs) > 1 and not scored[:, :-1].any():
             # Only last positions count (`visible_tokens`), and `_order_windows` has put equal windows together:
@@ -161,7 +166,7 @@ class NeuralScorer:
         rank, entropy = torch.empty_like(nll_nats), torch.empty_like(nll_nats)
         scratch = torch.empty((self._reduced_rows, self.vocabulary_size), dtype=torch.float32, device=self._device)
         for first in range(0, len(states), self._head_rows):
-            logits = self._head(states[first : first + self._head_rows])  # [rows, V], in the model's dtype
+            logits = self.head(states[first : first + self._head_rows])  # [rows, V], in the model's dtype
             for part in range(0, len(logits), self._reduced_rows):
                 some = logits[part : part + self._reduced_rows].float()
                 rows = slice(first + part, first + part + len(some))
@@ -203,7 +208,7 @@ class NeuralScorer:
         # Two windows that differ only in their last token: results before it must not differ.
         inputs = torch.stack([tokens, tokens]) % model.config.get_text_config().vocab_size
         inputs[1, -1] = inputs[0, 0]
-        ours = self._head(self._states(inputs)).float()
+        ours = self.head(self._states(inputs)).float()
         theirs = model(input_ids=inputs, use_cache=False).logits.float()
         tolerance = _PROBE_TOLERANCE[self._dtype] * max(1.0, float(theirs.abs().amax()))
         if ours.shape != theirs.shape or bool(((ours - theirs).abs() > tolerance).any()):
@@ -216,7 +221,7 @@ class NeuralScorer:
             raise ScoreError(f"model family '{self._name}' looks at tokens to the right. Use a causal language model.")
         return int(ours.shape[-1])
 
-    def _check_independence(self, width: int) -> None:
+    def check_independence(self, width: int) -> None:
         """Refuse a model whose losses depend on later tokens, on how many follow, or on what else is in the batch.
 
         The first half of a window is scored in a whole window of its own, and in a batch without its second half.
@@ -237,7 +242,7 @@ class NeuralScorer:
         # Short windows first: what a long one changes in a model may last.
         among = self._states(torch.stack([others, others, others, tokens[:half]]))[-1, compared]
         alone = self._states(tokens[None])[0, compared]
-        losses = [-self._head(each).float().log_softmax(-1).gather(1, targets) / math.log(2) for each in (alone, among)]
+        losses = [-self.head(each).float().log_softmax(-1).gather(1, targets) / math.log(2) for each in (alone, among)]
         # Where they are not finite, scoring says at which document.
         if bool(((losses[0] - losses[1]).abs() > _LOSS_TOLERANCE[self._dtype]).any()):
             raise ScoreError(

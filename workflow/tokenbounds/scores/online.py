@@ -31,6 +31,7 @@ class OnlineScorer:
     device_kind = "cpu"
     alphas: tuple[float, ...] = ()
     entropies = False
+    original_sha256 = ""
 
     def __init__(self, card: OnlineCard, corpus: TokenReader) -> None:
         self.vocabulary_size = card.vocabulary_size

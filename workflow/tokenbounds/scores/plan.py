@@ -24,6 +24,7 @@ from tokenbounds.corpus.reader import Corpus
 from tokenbounds.draws import smallest_of_each, uniform_integers
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import atomic_path, sha256_file
+from tokenbounds.parquet_pages import check_pages
 from tokenbounds.scores.seeds import derive_seed
 from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal, sha256_of_sealed
 
@@ -290,6 +291,7 @@ def read_plan(path: Path | str, tokens: int | None = None) -> Plan:
             values = _read_metadata(path, file.schema_arrow)
             rows = sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
             _check_numbers(path, values, rows, tokens)
+            check_pages(path, ScoreError)
             table = pa.Table.from_batches(_checked_batches(path, file, values), schema=file.schema_arrow)
     except (OSError, pa.ArrowException) as error:
         raise ScoreError(f"{path} cannot be read as a plan ({error}). {_REMEDY}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -14,9 +15,10 @@ from tokenbounds.errors import ScoreError
 from tokenbounds.files import canonical_json, parse_json
 
 # Plain; with a smoothing weight for each token; with labels (version 3 had fixed ones, and is no longer read); with
-# entropies, and perhaps the others. Files of every version certify; without entropies they have no centres.
-SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION, ENTROPY_VERSION = 1, 2, 4, 5
-_VERSIONS = (SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION, ENTROPY_VERSION)
+# entropies, and perhaps the others; with all that and a comparison with the original model. Files of every version
+# certify; without entropies they have no centres.
+SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION, ENTROPY_VERSION, ORIGINAL_VERSION = 1, 2, 4, 5, 6
+_VERSIONS = (SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION, ENTROPY_VERSION, ORIGINAL_VERSION)
 Dtype = Literal["float32", "bfloat16"]
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 SCORE_SCHEMA = pa.schema(
@@ -30,6 +32,8 @@ SCORE_SCHEMA = pa.schema(
     ]
 )
 ENTROPY_FIELD = pa.field("entropy_bits", pa.float32())
+KL_FIELD = pa.field("kl_bits", pa.float32())
+CHANGED_FIELD = pa.field("first_choice_changed", pa.bool_())
 ALPHA_FIELD = pa.field("alpha", pa.float32())
 
 
@@ -41,7 +45,8 @@ class Provenance:
     "batch_tokens" to the most tokens that were scored together, on which rounding depends. `alphas`
     are the smoothing weights that the message's head chooses from, increasing; none without a head. `labels` are the
     columns that say what is known about each row's token, as the corpus declares them. `entropies` says whether
-    there is a column of the predictions' entropies.
+    there is a column of the predictions' entropies. `original_sha256` is the hash of the model with whose predictions
+    the message's were compared (`scores.faithfulness`); empty if they were not.
     """
 
     message_sha256: str
@@ -54,24 +59,33 @@ class Provenance:
     alphas: tuple[float, ...] = ()
     labels: tuple[LabelColumn, ...] = ()
     entropies: bool = False
+    original_sha256: str = ""
+
+    @property
+    def batch_tokens(self) -> int | None:
+        """The most tokens that were scored together, on which rounding depends; None if it is not recorded."""
+        stated = self.software.get("batch_tokens", "")
+        return int(stated) if re.fullmatch("[1-9][0-9]{0,8}", stated) else None
 
     @property
     def schema(self) -> pa.Schema:
-        """The file's columns: perhaps `entropy_bits`; with a smoothing head, `alpha`; and those of labels."""
-        entropy, alpha = [ENTROPY_FIELD] * self.entropies, [ALPHA_FIELD] * bool(self.alphas)
-        return pa.schema([*SCORE_SCHEMA, *entropy, *alpha, *(column.field for column in self.labels)])
+        """The file's columns: those of every file, those that the scorer knows more of, and those of labels."""
+        known = known_fields(self.entropies, bool(self.original_sha256), bool(self.alphas))
+        return pa.schema([*SCORE_SCHEMA, *known, *(column.field for column in self.labels)])
 
     def to_metadata(self) -> dict[str, str]:
         """Schema metadata: the schema version, and one text per field; absent fields are left out."""
         version = LABEL_VERSION if self.labels else ALPHA_VERSION if self.alphas else SCHEMA_VERSION
-        metadata = {"schema_version": str(ENTROPY_VERSION if self.entropies else version)}
+        if self.entropies:
+            version = ORIGINAL_VERSION if self.original_sha256 else ENTROPY_VERSION
+        metadata = {"schema_version": str(version)}
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name == "labels":
                 text = labels_json(value)
             else:
                 text = value if isinstance(value, str) else canonical_json(value)
-            if field.name != "entropies" and (value or field.name not in ("alphas", "labels")):
+            if field.name != "entropies" and (value or field.name not in ("alphas", "labels", "original_sha256")):
                 metadata[field.name] = text
         return metadata
 
@@ -91,7 +105,8 @@ class Provenance:
         if version not in map(str, _VERSIONS):
             known = ", ".join(map(str, _VERSIONS))
             raise ScoreError(f"{path} has schema version {version}, none of {known}. Score with this release.")
-        entropies = version == str(ENTROPY_VERSION)
+        compared = version == str(ORIGINAL_VERSION)
+        entropies = compared or version == str(ENTROPY_VERSION)
         headed = version == str(ALPHA_VERSION) or (version != str(SCHEMA_VERSION) and "alphas" in found)
         labelled = version == str(LABEL_VERSION) or (entropies and "labels" in found)
         try:
@@ -107,9 +122,25 @@ class Provenance:
                 alphas=_read_grid(found["alphas"]) if headed else (),
                 labels=_read_labels(found["labels"]) if labelled else (),
                 entropies=entropies,
+                original_sha256=found["original_sha256"] if compared else "",
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise ScoreError(f"{path} has no readable provenance ({error!r}). Score this shard again.") from error
+
+
+def known_fields(entropies: bool, compared: bool, weighted: bool) -> list[pa.Field]:
+    """Columns of what a scorer may know besides loss and rank, in their order in a file.
+
+    Parameters
+    ----------
+    entropies
+        Whether it knows the entropies of its predictions.
+    compared
+        Whether it compares them with those of the original model.
+    weighted
+        Whether it chooses a smoothing weight for each token.
+    """
+    return [*([ENTROPY_FIELD] * entropies), *([KL_FIELD, CHANGED_FIELD] * compared), *([ALPHA_FIELD] * weighted)]
 
 
 def _read_grid(text: str) -> tuple[float, ...]:

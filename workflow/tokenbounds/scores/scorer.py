@@ -64,7 +64,7 @@ class Scorer(Protocol):
 
     `order` is the number of preceding tokens it sees in any window; None if it sees only its window. `alphas` are
     the smoothing weights that it chooses from for each token, increasing; none if it does not. `entropies` says whether
-    it knows the entropy of each prediction.
+    it knows the entropy of each prediction, `original_sha256` with which model it compares them, if with any.
     """
 
     vocabulary_size: int
@@ -73,11 +73,13 @@ class Scorer(Protocol):
     device_kind: str
     alphas: tuple[float, ...]
     entropies: bool
+    original_sha256: str
 
     def score(self, group: Group) -> tuple[NDArray[Any], ...]:
         """Losses in bits, float32[sum of length], and ranks, int32.
 
-        With `entropies` follow these, rounded, float32; with `alphas` smoothing weights, float32.
+        There follow with `entropies` these, rounded, float32; with `original_sha256` divergences in bits, float32, and
+        whether first choices differ, bool; with `alphas` smoothing weights, float32.
         """
 
 
@@ -99,6 +101,7 @@ class ChainScorer:
     longest_window: int | None = None
     device_kind = "cpu"
     alphas: tuple[float, ...] = ()
+    original_sha256 = ""
 
     def __init__(self, chain: ChainPredictor, corpus: TokenReader) -> None:
         self.vocabulary_size = chain.vocabulary_size

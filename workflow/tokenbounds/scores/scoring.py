@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,18 +23,23 @@ from tokenbounds.files import sha256_file
 from tokenbounds.models.online.card import OnlineCard
 from tokenbounds.progress import Progress
 from tokenbounds.scores.plan import Int64Array, Plan, column, expand_blocks, read_plan
-from tokenbounds.scores.provenance import ALPHA_FIELD, ENTROPY_FIELD, SCORE_SCHEMA, Provenance
+from tokenbounds.scores.provenance import SCORE_SCHEMA, Provenance, known_fields
 from tokenbounds.scores.scorer import EVERYTHING, ChainPredictor, ChainScorer, Float32Array, Scorer, ScoringOptions
 from tokenbounds.scores.store import score_writer
 from tokenbounds.scores.windows import Group, TokenReader, cut_groups, gather_windows, limit_windows
 from tokenbounds.software import software_versions
+
+if TYPE_CHECKING:
+    from tokenbounds.scores.faithfulness import Original
 
 _log = logging.getLogger(__name__)
 _PACKAGES = ("torch", "transformers", "pyarrow", "numpy")
 _BATCHES_PER_GROUP = 16
 
 
-def make_scorer(predictor: Any, corpus: TokenReader, options: ScoringOptions) -> Scorer:
+def make_scorer(
+    predictor: Any, corpus: TokenReader, options: ScoringOptions, original: Original | None = None
+) -> Scorer:
     """Wrap a predictor for a corpus.
 
     Parameters
@@ -42,19 +47,27 @@ def make_scorer(predictor: Any, corpus: TokenReader, options: ScoringOptions) ->
     predictor
         A transformers causal language model, which is moved to the device and cast in place, a `ChainPredictor`, or the
         card of an online reference.
+    original
+        The model with whose predictions a transformer's are compared, if they are to be.
 
     Raises
     ------
     ScoreError
-        If the model cannot be scored.
+        If the model cannot be scored, or compared.
     """
     scorer: Scorer
+    if original is not None and isinstance(predictor, ChainPredictor | OnlineCard):
+        raise ScoreError("only a network is compared with the model that it was made from. Drop the comparison.")
     if isinstance(predictor, ChainPredictor):
         scorer = ChainScorer(predictor, corpus)
     elif isinstance(predictor, OnlineCard):
         from tokenbounds.scores.online import OnlineScorer  # loads numba, which checking certificates does not need
 
         scorer = OnlineScorer(predictor, corpus)
+    elif original is not None:
+        from tokenbounds.scores.faithfulness import ComparingScorer  # loads torch, as below
+
+        scorer = ComparingScorer(predictor, corpus.start_id, options, original)
     else:
         from tokenbounds.scores.neural import NeuralScorer  # loads torch, which Markov chains do not need
 
@@ -102,7 +115,7 @@ def score_blocks(
             f"the plan's windows have up to {longest} tokens, but the model has positions for only "
             f"{scorer.longest_window}. Choose a smaller context for this evaluation."
         )
-    fields = [*([ENTROPY_FIELD] * scorer.entropies), *([ALPHA_FIELD] * bool(scorer.alphas))]
+    fields = known_fields(scorer.entropies, bool(scorer.original_sha256), bool(scorer.alphas))
     names = ("nll_bits", "rank", *(field.name for field in fields))
     schema = pa.schema([*SCORE_SCHEMA, *fields])
     for part in _cut(rows, batch_tokens * _BATCHES_PER_GROUP, visible_tokens if limited else None):
@@ -126,6 +139,7 @@ def score_shard(
     message_sha256: str,
     annotations: Annotations | None = None,
     options: ScoringOptions | None = None,
+    original: Original | None = None,
 ) -> int:
     """Score one shard of a plan and write it; `out` appears only if all went well.
 
@@ -139,6 +153,8 @@ def score_shard(
         Of the message the predictor was decoded from.
     annotations
         Labels of the corpus's tokens, which are then added to the rows; see `docs/labels.md`.
+    original
+        The model with whose predictions the decoded model's are compared, if they are to be.
 
     Returns
     -------
@@ -156,7 +172,7 @@ def score_shard(
     if corpus.tokens != plan.tokens:
         raise ScoreError(f"the plan is for {plan.tokens} tokens, the corpus has {corpus.tokens}. Plan again.")
     rows = plan.shard(shard)
-    scorer = make_scorer(predictor, corpus, options)
+    scorer = make_scorer(predictor, corpus, options, original)
     provenance = Provenance(
         message_sha256=message_sha256,
         manifest_sha256=plan.manifest_sha256,
@@ -172,6 +188,7 @@ def score_shard(
         alphas=scorer.alphas,
         labels=() if annotations is None else tuple(label for label in annotations.columns if label.is_scored),
         entropies=scorer.entropies,
+        original_sha256=scorer.original_sha256,
     )
     progress = Progress(_log, int(column(rows, "length").sum()), "tokens", "scored")
     with score_writer(out, provenance) as writer:
@@ -195,10 +212,12 @@ def score_message(
     *,
     side_information: Iterable[Path | str] = (),
     options: ScoringOptions | None = None,
+    original: Path | str | None = None,
 ) -> int:
     """Decode a message and score one shard with it; see `score_shard`.
 
-    Nothing but the files named here is read: message, corpus, plan, and `side_information` (see `decode_message`).
+    Nothing but the files named here is read: message, corpus, plan, `side_information` (see `decode_message`), and the
+    `original`, a dense model (see `load_base`) with whose predictions the decoded model's are compared.
     """
     from tokenbounds.messages.decode import decode_message  # loads torch, which verification does not need
 
@@ -208,6 +227,11 @@ def score_message(
         raise ScoreError(f"{plan_path} was made for another corpus than {manifest} describes. Plan again.")
     corpus = Corpus.open(corpus_directory, verify=True)
     annotated = corpus.manifest.annotations_file is not None
+    compared = None
+    if original is not None:
+        from tokenbounds.scores.faithfulness import Original  # loads torch, as above
+
+        compared = Original.load(original)
     return score_shard(
         decode_message(Path(message), side_information),
         corpus,
@@ -217,6 +241,7 @@ def score_message(
         message_sha256=sha256_file(message),
         annotations=Annotations.open(corpus_directory, corpus) if annotated else None,
         options=options,
+        original=compared,
     )
 
 

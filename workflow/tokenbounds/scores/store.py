@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import atomic_path
+from tokenbounds.parquet_pages import check_pages
 from tokenbounds.scores.batches import group_rows, read_batches
 from tokenbounds.scores.checks import KEYS, PlannedRows, check_alphas, check_increasing, check_values
 from tokenbounds.scores.plan import Plan, column
@@ -273,6 +274,7 @@ def _open_part(path: Path) -> _ScoreFile:
     if not schema.equals(provenance.schema):
         names = ", ".join(provenance.schema.names)
         raise ScoreError(f"{path} does not have the columns {names}. Score this shard again.")
+    check_pages(path, ScoreError)
     return _ScoreFile(path, rows, provenance, sealed)
 
 

@@ -115,7 +115,7 @@ def share_delta(
     Parameters
     ----------
     setting
-        Of all tokens.
+        Of all tokens; its delta is what is divided.
     subsets
         The labels that occur, from `find_subsets`.
     columns
@@ -131,7 +131,8 @@ def share_delta(
     # Subsets are refused unless some bound fits them, so at least one bound remains.
     spec = replace(setting.spec, bounds=tuple(bound for bound in setting.spec.bounds if bound.fits_subsets))
     inner = replace(setting, spec=spec, token_alphas=None)
-    part = Fraction(str(setting.spec.delta)) / (1 + len(columns))
+    whole = Fraction(str(setting.spec.delta)) if setting.delta is None else setting.delta
+    part = whole / (1 + len(columns))
     parts = [
         replace(
             inner, tokens=first.tokens, delta=sum((part / len(columns[each.column]) for each in group), Fraction(0))

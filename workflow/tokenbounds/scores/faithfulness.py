@@ -1,0 +1,99 @@
+"""How far a decoded model strays from the original: divergence of their predictions, and whether first choices differ.
+
+Both depend on what precedes a token and not on the token itself, so their averages over a corpus that was scored whole
+need no bound (docs/bounds.md, "Faithfulness").
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tokenbounds.errors import ScoreError
+from tokenbounds.models.base import load_base
+from tokenbounds.scores.divergence import DIVERGENCE_ALPHA
+from tokenbounds.scores.neural import NeuralScorer
+from tokenbounds.scores.plan import Int64Array
+from tokenbounds.scores.scorer import ScoringOptions
+from tokenbounds.scores.windows import Group
+
+_ROWS = 128  # positions whose logits of both models exist at one time
+
+
+@dataclass(frozen=True)
+class Original:
+    """The model from which a message was made, as a transformers model, and its hash (`models.identity`)."""
+
+    model: Any
+    sha256: str
+
+    @classmethod
+    def load(cls, place: Path | str) -> Original:
+        """Load a dense model from a checkpoint folder, a Hugging Face folder or a GGUF file; see `load_base`."""
+        model, _, sha256 = load_base(place)
+        return cls(model, sha256)
+
+
+class ComparingScorer(NeuralScorer):
+    """A `NeuralScorer` that also compares each prediction with the original's, on the same windows.
+
+    Parameters
+    ----------
+    model, start_id, options
+        As for `NeuralScorer`; both models are run with the same options.
+    original
+        What the predictions are compared with; moved to the device and cast in place.
+
+    Raises
+    ------
+    ScoreError
+        If one of the models cannot be scored, or they predict different numbers of tokens.
+    """
+
+    def __init__(self, model: Any, start_id: int, options: ScoringOptions, original: Original) -> None:
+        super().__init__(model, start_id, options)
+        self._original = NeuralScorer(original.model, start_id, options)
+        self.original_sha256 = original.sha256
+        if self._original.vocabulary_size != self.vocabulary_size:
+            raise ScoreError(
+                f"the decoded model predicts {self.vocabulary_size} tokens, and what it is compared with "
+                f"{self._original.vocabulary_size}. Name the model that the message was made from."
+            )
+
+    def score(self, group: Group) -> tuple[NDArray[Any], ...]:
+        """Losses, ranks, entropies, divergences in bits, changed first choices, and perhaps smoothing weights."""
+        total = int(group.length.sum())
+        self._divergence, self._changed = np.empty(total, np.float32), np.empty(total, np.bool_)
+        self._original.check_independence(int(group.width.max()))
+        nll_bits, rank, entropy, *alpha = super().score(group)
+        return nll_bits, rank, entropy, self._divergence, self._changed, *alpha
+
+    @torch.inference_mode()
+    def observe(self, inputs: Int64Array, scored: NDArray[np.bool_], states: torch.Tensor, rows: Int64Array) -> None:
+        """Compare the predictions of a batch: inputs and marks [B, T], states [n, H], where results belong [n]."""
+        originals = self._original.scored_states(inputs, scored)  # [n, H of the original]
+        for first in range(0, len(states), _ROWS):
+            part = slice(first, first + _ROWS)
+            decoded, original = self.head(states[part]), self._original.head(originals[part])  # [rows, V] each
+            divergence, changed = compare_logits(original.float(), decoded.float())
+            self._divergence[rows[part]] = divergence.cpu().numpy()
+            self._changed[rows[part]] = changed.cpu().numpy()
+
+
+def compare_logits(original: torch.Tensor, decoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Divergences in bits, float32 [n], and whether first choices differ, bool [n], from logits float32 [n, V].
+
+    The divergence is KL(original ‖ decoded), where the decoded model's prediction is mixed with a uniform one of weight
+    `DIVERGENCE_ALPHA`, so that it is at most log2(V / alpha). Of equal logits the first is the choice.
+    """
+    least = torch.finfo(original.dtype).min  # a logit of -inf would make 0 x inf below
+    logs = original.clamp(min=least).log_softmax(-1)
+    mixed = decoded.softmax(-1).mul_(1 - DIVERGENCE_ALPHA).add_(DIVERGENCE_ALPHA / decoded.shape[-1])
+    divergence = (logs.exp() * (logs - mixed.log_())).sum(-1) / math.log(2)
+    return divergence.clamp_(min=0.0), original.argmax(-1) != decoded.argmax(-1)

@@ -27,11 +27,11 @@ import pyarrow.parquet as pq
 
 LN2 = math.log(2.0)
 # Keys that are checked, besides those of rows and links; others are listed as not checked.
-TOP = {*"assumptions blocks bounds certificate certificate_sha256 chain corpus delta dtype ledger manifest".split()}
-TOP |= {*"message model notes plan prior rows schema_version scored_tokens scores software study subsets".split()}
-TOP |= {"tokens", "vocabulary_size", "faithfulness", "batch_tokens"}
-SETTINGS = {*"alphas bounds certificates_per_sample delta kappas lambdas link_alphas link_betas subsets top_k".split()}
-SETTINGS |= {"sampling_share", "faithfulness"}
+TOP = """assumptions batch_tokens blocks bounds certificate certificate_sha256 chain corpus delta dtype faithfulness
+    ledger manifest message model notes plan prior rows schema_version scored_tokens scores software study subsets
+    tokens vocabulary_size""".split()
+SETTINGS = """alphas bounds certificates_per_sample delta faithfulness kappas lambdas link_alphas link_betas
+    sampling_share subsets top_k""".split()
 SINGLE, CHAINED = ("azuma", "freedman", "betting"), ("telescoped", "mixture", "control_variates")
 UNITS = {unit + how: unit for unit in ("documents", "sequences") for how in ("", "_betting")}
 KINDS_OF_BOUNDS = (*SINGLE, *CHAINED, *UNITS)
@@ -67,8 +67,7 @@ def near(stated, found, what, slack=1e-8):
 
 
 def sha256(path):
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def unique_keys(pairs):
@@ -328,12 +327,10 @@ class Scores:
         need(right.all(), f"{path} has an impossible loss or rank")
         if self.has_entropies:
             steps = columns["entropy_bits"].astype(float) * 8
-            most = math.ceil(8 * math.log2(self.size))
-            right = (steps >= 0) & (steps <= most) & (steps == np.rint(steps))
+            right = (steps >= 0) & (steps <= math.ceil(8 * math.log2(self.size))) & (steps == np.rint(steps))
             need(right.all(), f"{path} has an entropy that is no step of 1/8 bit up to log2 V")
         if self.original:
-            divergence = columns["kl_bits"]
-            right = (divergence >= 0) & (divergence <= math.log2(self.size) + 16)
+            right = (columns["kl_bits"] >= 0) & (columns["kl_bits"] <= math.log2(self.size) + 16)
             need(right.all(), f"{path} has an impossible divergence")
         if self.alphas:
             need(np.isin(columns["alpha"].astype(float), self.alphas).all(), f"{path} has a weight that no head names")
@@ -531,7 +528,8 @@ class Setting:
         found |= {"certificates_per_sample": self.sharing} if self.sampled else {}
         found |= {"centre_grid": math.log2(centres)} if centres > 1 else {}
         nats = (found["message"] + math.log2(ways) + math.log2(centres)) * LN2 + found["confidence"] + price
-        return found | {"complexity": nats} | ({"units": units} if units else {}), nats
+        found |= {"complexity": nats} | ({"units": units} if units else {})
+        return {(name, None): amount for name, amount in found.items()}, nats
 
 
 def compare(row, found, entries, paid, setting, what, left):
@@ -561,7 +559,7 @@ def check_row(row, paid, setting, what, left):
     """A row over tokens or units of one model; a generator that asks for averages."""
     metric, kind, size, count, lambda_ = row["metric"], row["bound"], setting.size, setting.tokens, row["lambda"]
     entries, nats = setting.entries(metric, kind)
-    cell, unit = float(setting.sampling / entries["sampling_cells"]), UNITS.get(kind, "tokens")
+    cell, unit = float(setting.sampling / entries["sampling_cells", None]), UNITS.get(kind, "tokens")
     k = None if metric == "bpd" else int(metric[3:-6])
     alpha, own, kappa = row["alpha"], tuple(row.get("alphas", ())), row.get("kappa", 0.0)
     right = own == setting.own and alpha is None if own else alpha is None if k else alpha in setting.grids["alphas"]
@@ -589,14 +587,8 @@ def check_row(row, paid, setting, what, left):
         value, top = centred_errors(wrong, counts, centres, nats)
         price = max(0.0, top - nats) if top < math.inf else math.log(4096 * len(centres))
         entries, nats = setting.entries(metric, kind, price)
-        found = {
-            "value": value,
-            "empirical": wrong.sum() / counts.sum(),
-            "sampling": 0.0,
-            "complexity": nats,
-            "range": 1.0,
-        }
-        compare(row, found, {(name, None): amount for name, amount in entries.items()}, paid, setting, what, left)
+        found = {"value": value, "empirical": wrong.sum() / counts.sum(), "complexity": nats}
+        compare(row, found | {"sampling": 0.0, "range": 1.0}, entries, paid, setting, what, left)
         return
     mean, *others = yield unit, setting.subset, function
     price, units = math.log(setting.lambdas) if bets or own else 0.0, None
@@ -630,7 +622,7 @@ def check_row(row, paid, setting, what, left):
     entries, nats = setting.entries(metric, kind, price, units)
     found = {"value": value, "empirical": mean.mean, "sampling": max(0.0, value - plain), "complexity": nats}
     found["range"] = high if bets and not k else span
-    compare(row, found, {(name, None): amount for name, amount in entries.items()}, paid, setting, what, left)
+    compare(row, found, entries, paid, setting, what, left)
 
 
 def candidates(setting, whole, alone):
@@ -809,28 +801,26 @@ def check_faithfulness(content, plan, scores, delta):
     """Checks of the rows about how predictions differ from the original's, which spend `delta`."""
     stated, spec, rows = content["faithfulness"], content["bounds"], content["faithfulness"]["rows"]
     ends = {"kl_bits": math.log2(scores.size) + 16, "first_choice_changed": 1.0}
-    need(stated["original"]["sha256"] == scores.original, "predictions were compared with another model")
-    need(stated["smoothing"] == 2**-16 and Fraction(stated["delta"]) == delta, "faithfulness has another delta")
+    said = stated["original"]["sha256"], stated["smoothing"], Fraction(stated["delta"])
+    need(said == (scores.original, 2**-16, delta), "faithfulness names another model, smoothing or delta")
     overs = ["tokens", *(["documents"] if delta and not plan.sampled else [])]
     keys = [(over, metric) for over in overs for metric in ends]
     need(keys == [(row["over"], row["metric"]) for row in rows], "other rows about faithfulness")
     own, sharing = delta / 2, spec["certificates_per_sample"]
 
     def check(over, rows):
-        found = yield over, None, lambda part: [part[name].astype(float) for name in ends]
-        for row, values, high in zip(rows, found, ends.values(), strict=True):
-            paid, bets = own if over == "documents" or plan.sampled else 0, fractions(spec["lambdas"]) / high
-            numbers = {"range": high, "complexity": 0.0}
+        averages = yield over, None, lambda part: [part[name].astype(float) for name in ends]
+        for row, values, high in zip(rows, averages, ends.values(), strict=True):
+            paid, nats = own if over == "documents" or plan.sampled else 0, 0.0
             if over == "tokens":
-                numbers |= {"empirical": values.mean}
-                value = values.upper(0.0, high, float(paid / sharing), plan.rows["draws"])
+                mean, value = values.mean, values.upper(0.0, high, float(paid / sharing), plan.rows["draws"])
             else:
-                lambda_, nats = row["lambda"], math.log(spec["lambdas"]) - log_fraction(own)
-                need(np.isclose(bets, lambda_, rtol=1e-12).any(), "faithfulness has a lambda of no grid")
-                numbers |= {"empirical": float(values.mean()), "complexity": nats}
+                mean, lambda_, nats = float(values.mean()), row["lambda"], math.log(spec["lambdas"]) - log_fraction(own)
+                need(np.isclose(fractions(spec["lambdas"]) / high, lambda_, rtol=1e-12).any(), "a lambda of no grid")
                 value = bet("betting", float(np.log1p(-lambda_ * values).mean()), lambda_, nats, len(values))
             need(Fraction(row["delta"]) == paid, f"{row['metric']} over {over} has another delta")
-            for name, amount in (numbers | {"value": value}).items():
+            found = {"range": high, "complexity": nats, "value": value, "empirical": mean}
+            for name, amount in found.items():
                 near(row[name], amount, f"{name} of {row['metric']} over {over}")
 
     return [check(over, [row for row in rows if row["over"] == over]) for over in overs]
@@ -848,7 +838,7 @@ def verify(path):
         At the first thing that is wrong.
     """
     content, folder, left = read_certificate(path), path.parent, list(UNSEEN)
-    left += [f"field {key}" for key in [*content.keys() - TOP, *content["bounds"].keys() - SETTINGS]]
+    left += [f"field {key}" for key in [*content.keys() - {*TOP}, *content["bounds"].keys() - {*SETTINGS}]]
     files, links, record = check_files(content, folder), [*content["chain"], content], content["manifest"]
     for link in links:
         check_message(link["message"], folder)
@@ -875,12 +865,9 @@ def verify(path):
         models.append(about | {"name": message["name"], "bits": sum(held.values()), "messages": held})
     columns, names = {each["name"]: each for each in manifest.get("labels", ())}, content["bounds"]["subsets"]
     source = scores, corpus, {name: label_codes(columns[name], home, manifest) for name in names}
-    delta, spent = Fraction(str(content["bounds"]["delta"])), Fraction(0)
-    if content["bounds"].get("faithfulness"):
-        by_document = content["prior"]["kind"] == "held_out" and any(
-            UNITS.get(kind) == "documents" for kind in content["bounds"]["bounds"]
-        )
-        spent = delta / 10 if plan.sampled or by_document else spent
+    delta, strays = Fraction(str(content["bounds"]["delta"])), content["bounds"].get("faithfulness", False)
+    new = content["prior"]["kind"] == "held_out" and {"documents", "documents_betting"} & {*content["bounds"]["bounds"]}
+    spent = delta / 10 if strays and (plan.sampled or new) else Fraction(0)
     delta = (delta - spent) / (1 + len(names))
     need(content["delta"] == content["bounds"]["delta"], "another delta than the settings have")
     left += ["that the first draws of the sample, its pilot, chose the cells of its rows"] if plan.sampled else []
@@ -888,8 +875,8 @@ def verify(path):
         return f"{files} files, but no row", [*left, "ROWS of a corpus by reference"]
     checks = list(check_rows(content, Setting(content, models, plan, delta, content), "row", left))
     checks += check_subsets(content, models, plan, delta, columns, source, left)
-    need(("faithfulness" in content) == content["bounds"].get("faithfulness", False), "faithfulness is missing")
-    checks += check_faithfulness(content, plan, scores[-1], spent) if "faithfulness" in content else []
+    need(("faithfulness" in content) == strays, "rows about faithfulness are there without being asked for, or missing")
+    checks += check_faithfulness(content, plan, scores[-1], spent) if strays else []
     run(checks, read_parts(*source), plan, corpus.documents)
     return f"{files} files, {content['tokens']:,} tokens, the plan, {len(links)} messages, {len(checks)} rows", left
 

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from tokenbounds.certificates.plan_check import check_plan
 from tokenbounds.certificates.tolerances import TOLERANCES, compare_errors
-from tokenbounds.certificates.verify import check_plan
 from tokenbounds.errors import CertificateError, ScoreError
 from tokenbounds.scores.checks import check_values
 from tokenbounds.scores.neural import _reduce

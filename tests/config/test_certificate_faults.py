@@ -38,6 +38,7 @@ def test_chains_priors_and_units_that_work():
     parse(chain=["other", "zero", "published"], bounds={"bounds": ["mixture"]}, evaluation="sample")
     parse(message="other", prior="held_out", **BECAUSE)
     parse(bounds={"bounds": ["documents", "sequences_betting"]})
+    parse(message="published", bounds={"faithfulness": True})
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,10 @@ def test_chains_priors_and_units_that_work():
         ({"evaluation": "sample", "bounds": {"bounds": ["documents"]}}, "'documents' needs every token scored"),
         ({"prior": "held_out", **BECAUSE}, "trained on corpus 'here' itself"),
         ({"prior": "held_out", "message": "other", "chain": ["zero"], **BECAUSE}, "trained on corpus 'here' itself"),
+        (
+            {"bounds": {"faithfulness": True}},
+            "compared with those of a dense network, trained or pretrained, and 'one'",
+        ),
         ({"prior": "heldout"}, "message"),
         ({"prior": "held_out", "message": "other"}, "c.held_out_because: is missing"),
         ({"prior": "held_out", "message": "other", "held_out_because": "It is."}, "c.held_out_because: names no date"),

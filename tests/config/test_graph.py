@@ -139,6 +139,17 @@ def test_the_specification_is_what_the_script_reads(study):
     assert parse_row(CertificateJob, graph.certificate_spec(study, "held")).inputs.held_out is not None
 
 
+def test_a_message_is_compared_with_its_model_where_a_certificate_asks(study):
+    assert graph.original_model(study, "published") == []
+    raw = json.loads(json.dumps(STUDY))
+    raw["certificates"]["held"]["bounds"] = {"faithfulness": True}
+    asking = parse_study(raw)
+    files = graph.original_model(asking, "published")
+    assert files == graph.model_files(asking, "published") == graph.certificate_files(asking, "held")["original"]
+    assert parse_row(CertificateJob, graph.certificate_spec(asking, "held")).inputs.original.name == "published"
+    assert graph.certificate_files(asking, "tuned")["original"] == graph.original_model(asking, "tuned") == []
+
+
 def test_every_file_of_a_certificate_s_specification_is_an_input_of_its_rule(study):
     """Otherwise Snakemake would not make it, and not certify again when it changes."""
     for name in study.certificates:

@@ -210,6 +210,7 @@ def score(
     *,
     evaluation: Mapping[str, Any] | EvaluationSpec | None = None,
     side_information: Sequence[PathLike] = (),
+    original: PathLike | None = None,
 ) -> Scored:
     """Score a corpus with the model that a message decodes to.
 
@@ -226,6 +227,9 @@ def score(
         token, in windows of 256.
     side_information
         Where to look for what the message names by hash.
+    original
+        The dense model that the message was made from (a checkpoint's folder or a GGUF file), with whose predictions the
+        decoded one's are compared.
 
     Returns
     -------
@@ -258,7 +262,12 @@ def score(
     options = ScoringOptions(dtype=row.dtype, batch_tokens=row.batch_tokens)
     for shard, path in enumerate(scores):
         places = map(Path, side_information)
-        score_message(Path(message), Path(corpus), plan, shard, path, side_information=places, options=options)
+        score_message(
+            *(Path(message), Path(corpus), plan, shard, path),
+            side_information=places,
+            options=options,
+            original=original,
+        )
     return Scored(plan, scores)
 
 
@@ -341,6 +350,7 @@ def certify(
     held_out_because: str | None = None,
     trained_on: Sequence[PathLike] = (),
     side_information: Sequence[PathLike] = (),
+    original: PathLike | None = None,
 ) -> Certificate:
     """Certify how well the model that a message decodes to predicts a corpus, and write the certificate.
 
@@ -366,6 +376,8 @@ def certify(
         Folders of the corpora that a held-out model, or a fine-tune's base, was trained on.
     side_information
         Where to look for what messages name by hash.
+    original
+        The model that the message was scored beside, for `bounds={"faithfulness": True}`.
 
     Returns
     -------
@@ -393,6 +405,7 @@ def certify(
         side_information=tuple(map(Path, side_information)),
         base_corpora=corpora if held_out_because is None else (),
         held_out_because=held_out_because or "",
+        original=None if original is None else Path(original),
     )
     if held_out_because is not None and not isinstance(bounds, BoundsSpec):
         bounds = {"bounds": ["betting"], **(bounds or {})}

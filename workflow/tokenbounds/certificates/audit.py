@@ -20,10 +20,10 @@ import pyarrow as pa
 from tokenbounds.certificates.checks import Check
 from tokenbounds.certificates.file_records import BlocksRecord
 from tokenbounds.certificates.original import find_original, load_original
+from tokenbounds.certificates.plan_check import check_plan
 from tokenbounds.certificates.rescoring import Choice, choose_blocks, rescore_blocks
 from tokenbounds.certificates.schema import Certificate
 from tokenbounds.certificates.sealing import read_certificate
-from tokenbounds.certificates.verify import check_plan
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file

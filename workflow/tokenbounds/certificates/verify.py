@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tokenbounds.certificates.certify import compute_certificate
 from tokenbounds.certificates.checks import Check
@@ -20,6 +19,7 @@ from tokenbounds.certificates.faithfulness import Faithfulness
 from tokenbounds.certificates.file_records import FileRecord
 from tokenbounds.certificates.functionals import compare_functionals, find_labels
 from tokenbounds.certificates.original import find_original, load_original
+from tokenbounds.certificates.plan_check import check_plan
 from tokenbounds.certificates.rescored_rows import compare_rows
 from tokenbounds.certificates.rescoring import Rescored, choose_blocks, forecast_seconds, rescore_blocks
 from tokenbounds.certificates.schema import Certificate, Stated
@@ -29,7 +29,6 @@ from tokenbounds.corpus.manifest import MANIFEST_NAME, read_manifest
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.files import canonical_json, sha256_file
-from tokenbounds.scores.plan import Plan, count_blocks, plan_scoring
 from tokenbounds.scores.store import Scores
 
 ALL_BLOCKS = -1
@@ -299,33 +298,6 @@ def _check_documents(evidence: Evidence) -> Iterator[Check]:
         if not has_shards(other.folder, other.manifest):
             detail = "its shards are not here, so its table of documents is trusted"
             yield Check("tokens trained on not compared", str(other.folder), detail, made=False)
-
-
-def check_plan(plan: Plan, path: Path, lengths: npt.NDArray[np.int64]) -> Check:
-    """Plan again from the corpus's document lengths; a sample must be the one its seed draws."""
-    different = f"{path} is not the plan that its settings and the corpus give. Plan again."
-    if plan.blocks != int(count_blocks(lengths, plan.context, plan.stride).sum()):
-        raise CertificateError(different)
-    # The smallest number of tokens for which the planner makes this number of draws.
-    sample_tokens = max(1, plan.draws * plan.tokens // plan.blocks) if plan.mode == "sampled" else None
-    again = plan_scoring(
-        lengths,
-        context=plan.context,
-        stride=plan.stride,
-        sample_tokens=sample_tokens,
-        seed=plan.seed,
-        shards=plan.shards,
-        visible_tokens=plan.visible_tokens,
-        blocks_per_document=plan.blocks_per_document,
-    )
-    stated = {name: str(getattr(plan, name)) for name in ("mode", "draws", "tokens", "documents", "blocks")}
-    planned = {key.decode(): value.decode() for key, value in again.schema.metadata.items()}
-    if not again.equals(plan.table) or any(planned[name] != value for name, value in stated.items()):
-        raise CertificateError(different)
-    what = "every token once"
-    if plan.mode != "exhaustive":
-        what = f"{plan.draws} {'draws' if plan.mode == 'sampled' else 'blocks'} of seed {plan.seed}"
-    return Check("plan made again", str(path), what)
 
 
 def _check_tokens(link: LinkEvidence, corpus: Corpus, folder: Path) -> Check:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -123,7 +123,25 @@ class _Layout:
     first_block: Int64Array
 
 
-def plan_scoring(
+class PlanSettings(TypedDict):
+    """Keywords of `plan_scoring`."""
+
+    context: int
+    stride: int | None
+    sample_tokens: int | None
+    seed: int
+    shards: int
+    visible_tokens: NotRequired[int | None]
+    blocks_per_document: NotRequired[int | None]
+
+
+def plan_scoring(lengths: Int64Array, **settings: Unpack[PlanSettings]) -> pa.Table:
+    """Plan the blocks of a corpus, all of them or some: the table of all `plan_batches`."""
+    schema, batches = plan_batches(lengths, **settings)
+    return pa.Table.from_batches(batches, schema=schema)
+
+
+def plan_batches(
     lengths: Int64Array,
     *,
     context: int,
@@ -133,8 +151,8 @@ def plan_scoring(
     shards: int,
     visible_tokens: int | None = None,
     blocks_per_document: int | None = None,
-) -> pa.Table:
-    """Plan the blocks of a corpus: all of them, a sample, or some of each document.
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Plan the blocks of a corpus, some at a time: all of them, a sample, or some of each document.
 
     A sample is `ceil(sample_tokens / mean block length)` draws, with replacement, of a token index uniform on
     0 … m-1; the block around it is scored. A block is thus drawn with probability proportional to its length, which
@@ -161,8 +179,8 @@ def plan_scoring(
 
     Returns
     -------
-    pyarrow.Table
-        `PLAN_SCHEMA`, sorted by block, with what `Plan` holds (except the hashes) as schema metadata.
+    schema, batches
+        `PLAN_SCHEMA`, with what `Plan` holds (except the hashes) as metadata; and the rows, sorted by block.
 
     Raises
     ------
@@ -207,7 +225,10 @@ def plan_scoring(
         metadata |= {"visible_tokens": visible_tokens}
     if blocks_per_document is not None:
         metadata |= {"blocks_per_document": blocks_per_document}
-    return _make_table(chunks, metadata | {"seed": seed, "shards": shards}, scored, shards)
+    metadata |= {"seed": seed, "shards": shards}
+    texts = {key: str(value) for key, value in (metadata | {"schema_version": _version(metadata)}).items()}
+    schema = PLAN_SCHEMA.with_metadata(texts)
+    return schema, _assign_shards(chunks, schema, scored, shards)
 
 
 def window_rows(document: Int64Array, start: Int64Array, length: Int64Array) -> pa.Table:
@@ -457,15 +478,6 @@ def _version(metadata: Mapping[str, Any]) -> int:
     if "blocks_per_document" in metadata:
         return PARTIAL_SCHEMA_VERSION
     return LIMITED_SCHEMA_VERSION if "visible_tokens" in metadata else SCHEMA_VERSION
-
-
-def _make_table(
-    chunks: Iterator[dict[str, Int64Array]], metadata: dict[str, Any], scored: int, shards: int
-) -> pa.Table:
-    """The plan's table, with its metadata as text."""
-    texts = {key: str(value) for key, value in (metadata | {"schema_version": _version(metadata)}).items()}
-    schema = PLAN_SCHEMA.with_metadata(texts)
-    return pa.Table.from_batches(_assign_shards(chunks, schema, scored, shards), schema=schema)
 
 
 def _assign_shards(

@@ -1,0 +1,46 @@
+"""The plan of a certificate, made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokenbounds.certificates.checks import Check
+from tokenbounds.errors import CertificateError
+from tokenbounds.scores.plan import Plan, count_blocks, plan_batches
+
+
+def check_plan(plan: Plan, path: Path, lengths: npt.NDArray[np.int64]) -> Check:
+    """Plan again from the corpus's document lengths; a sample must be the one its seed draws."""
+    different = f"{path} is not the plan that its settings and the corpus give. Plan again."
+    if plan.blocks != int(count_blocks(lengths, plan.context, plan.stride).sum()):
+        raise CertificateError(different)
+    # The smallest number of tokens for which the planner makes this number of draws.
+    sample_tokens = max(1, plan.draws * plan.tokens // plan.blocks) if plan.mode == "sampled" else None
+    schema, batches = plan_batches(
+        lengths,
+        context=plan.context,
+        stride=plan.stride,
+        sample_tokens=sample_tokens,
+        seed=plan.seed,
+        shards=plan.shards,
+        visible_tokens=plan.visible_tokens,
+        blocks_per_document=plan.blocks_per_document,
+    )
+    stated = {name: str(getattr(plan, name)) for name in ("mode", "draws", "tokens", "documents", "blocks")}
+    planned = {key.decode(): value.decode() for key, value in schema.metadata.items()}
+    rows = 0
+    for batch in batches:  # a plan of all of a large corpus is not made a second time as a whole
+        same = plan.table.slice(rows, batch.num_rows).equals(pa.Table.from_batches([batch]))
+        rows += batch.num_rows
+        if not same:
+            raise CertificateError(different)
+    if rows != plan.table.num_rows or any(planned[name] != value for name, value in stated.items()):
+        raise CertificateError(different)
+    what = "every token once"
+    if plan.mode != "exhaustive":
+        what = f"{plan.draws} {'draws' if plan.mode == 'sampled' else 'blocks'} of seed {plan.seed}"
+    return Check("plan made again", str(path), what)

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 from json_certificates import write_certificate
-from pydantic import TypeAdapter
 from tokenbounds.bounds.kinds import BoundKind, Metric
 from tokenbounds.bounds.ledger import RowBudget, split_delta
 from tokenbounds.bounds.result import Bound
 from tokenbounds.certificates.rows.ledger_lines import ledger_row
-from tokenbounds.certificates.schema import SCHEMA_VERSION
+from tokenbounds.certificates.schema import SCHEMA_VERSION, dump_settings
 from tokenbounds.config import BoundsSpec
 
 TOKENS = 10_600_000
@@ -100,9 +99,7 @@ def certificate_dict(
         "vocabulary_size": vocabulary,
         "delta": 0.05,
         "ledger": ledger,
-        "bounds": TypeAdapter(BoundsSpec).dump_python(
-            BoundsSpec(alphas=(0.0001, 0.001, 0.003, 0.01, 0.03, 0.1), top_k=TOP_K), mode="json"
-        ),
+        "bounds": dump_settings(BoundsSpec(alphas=(0.0001, 0.001, 0.003, 0.01, 0.03, 0.1), top_k=TOP_K)),
         "rows": rows,
         "notes": [],
         "assumptions": [

@@ -51,6 +51,21 @@ def test_columns_begin_with_the_contract(study):
     assert pl.read_csv(directory / "certificates.csv", schema=frame.schema).equals(frame)
 
 
+def test_how_far_a_model_strays_has_columns_and_a_sentence(tmp_path):
+    numbers = {"over": "tokens", "complexity": 0.0, "lambda": None, "delta": "0"}
+    rows = [
+        {"metric": "kl_bits", "value": 0.01234, "empirical": 0.01234, "range": 24.0, **numbers},
+        {"metric": "first_choice_changed", "value": 0.034, "empirical": 0.034, "range": 1.0, **numbers},
+    ]
+    original = {"name": "base_model", "place": "../models/base_model", "sha256": "0" * 64}
+    stated = {"original": original, "smoothing": 2.0**-16, "delta": "0", "rows": rows}
+    bounds = certificate_dict()["bounds"] | {"faithfulness": True}
+    found = tabulate([write(tmp_path / "c.json", faithfulness=stated, bounds=bounds)], tmp_path).to_pylist()
+    assert {(row["kl_bits"], row["first_choice_changed"]) for row in found} == {(0.01234, 0.034)}
+    text = (tmp_path / "certificates.md").read_text()
+    assert "'base\\_model'" in text and "by at most 0.0124 bits" in text and "for at most 3.40 %" in text
+
+
 def test_every_row_of_every_certificate_is_there_unchanged(study):
     paths, _, table = study
     found = {(row["certificate"], row["metric"], row["bound"]): row for row in table.to_pylist()}

@@ -116,7 +116,7 @@ def encode(
     calibrate
         A text file to calibrate on, for quantizers that look at what the model does with text.
     text
-        A text file to score before and after; the report then has both losses.
+        A text file to score before and after; the report then has both losses, and how far predictions stray.
     gguf_file
         The GGUF file in the checkpoint's folder.
     report
@@ -228,8 +228,8 @@ def score(
     side_information
         Where to look for what the message names by hash.
     original
-        The dense model that the message was made from (a checkpoint's folder or a GGUF file), with whose predictions the
-        decoded one's are compared.
+        The dense model that the message was made from (a checkpoint's folder or a GGUF file), with whose predictions
+        the decoded one's are compared.
 
     Returns
     -------

@@ -36,7 +36,7 @@ SCHEMA_FILE = Path("workflow/schemas/certificate.schema.json")
 _BOUNDS_SPEC = TypeAdapter(BoundsSpec)
 
 
-def _dump_settings(spec: BoundsSpec) -> dict[str, Any]:
+def dump_settings(spec: BoundsSpec) -> dict[str, Any]:
     """All settings; `faithfulness`, which came later, only where it is asked for."""
     content: dict[str, Any] = _BOUNDS_SPEC.dump_python(spec, mode="json")
     return content if spec.faithfulness else {key: value for key, value in content.items() if key != "faithfulness"}
@@ -63,7 +63,7 @@ BoundName = Annotated[
 ]
 Settings = Annotated[
     BoundsSpec,
-    PlainSerializer(_dump_settings),
+    PlainSerializer(dump_settings),
     WithJsonSchema(
         {
             "type": "object",

@@ -266,7 +266,7 @@ def score(
             *(Path(message), Path(corpus), plan, shard, path),
             side_information=places,
             options=options,
-            original=original,
+            original=None if original is None else Path(original),
         )
     return Scored(plan, scores)
 

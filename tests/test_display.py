@@ -13,7 +13,7 @@ import tokenbounds.progress as progress_module
 from tokenbounds.display import STAGES, RunDisplay, RunState, wait_until_still
 from tokenbounds.jobs import job
 from tokenbounds.progress import Progress, clock, last_words
-from tokenbounds.terminal import SafeConsole
+from tokenbounds.terminal import SafeConsole, progress_bar
 
 WORKFLOW = Path(__file__).parents[1] / "workflow"
 
@@ -106,3 +106,19 @@ def test_snakemake_shows_stages_and_keeps_its_own_words_in_a_file(tmp_path):
     name = done.stderr.split("Everything Snakemake says is in ")[1].split(";")[0]
     kept = (tmp_path / name).read_text()
     assert "noise" in kept and "rule fit_markov:" in kept and "Complete log" in kept
+
+
+def test_a_command_shows_the_progress_that_is_logged_in_a_terminal_only():
+    def shown(**options):
+        console = SafeConsole(file=io.StringIO(), width=140, **options)
+        with progress_bar(console):
+            progress = Progress(logging.getLogger("tokenbounds.test"), 4, "blocks", "calibrated:", seconds=0)
+            progress.add(1)
+            progress.add(3, "\x1b[2J hostile text")
+        logging.getLogger("tokenbounds.test").info("afterwards")
+        return console.file.getvalue()
+
+    text = shown(force_terminal=True)
+    assert "calibrated: 4 of 4 blocks" in text and "hostile" in text
+    assert "\x1b[2J" not in text and "afterwards" not in text
+    assert shown(force_terminal=False) == ""

@@ -60,8 +60,13 @@ def test_how_far_a_model_strays_has_columns_and_a_sentence(tmp_path):
     original = {"name": "base_model", "place": "../models/base_model", "sha256": "0" * 64}
     stated = {"original": original, "smoothing": 2.0**-16, "delta": "0", "rows": rows}
     bounds = certificate_dict()["bounds"] | {"faithfulness": True}
-    found = tabulate([write(tmp_path / "c.json", faithfulness=stated, bounds=bounds)], tmp_path).to_pylist()
+    path = write(tmp_path / "c.json", faithfulness=stated, bounds=bounds)
+    found = tabulate([path], tmp_path).to_pylist()
     assert {(row["kl_bits"], row["first_choice_changed"]) for row in found} == {(0.01234, 0.034)}
+    console = Console(file=io.StringIO(), width=200)
+    print_table([path], console=console)
+    shown = console.file.getvalue()
+    assert "KL to original" in shown and "0.0124" in shown and "3.40 %" in shown
     text = (tmp_path / "certificates.md").read_text()
     assert "'base\\_model'" in text and "by at most 0.0124 bits" in text and "for at most 3.40 %" in text
 

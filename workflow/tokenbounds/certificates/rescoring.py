@@ -217,8 +217,10 @@ def rescore_blocks(
     compare_errors(again["rank"], stored["rank"], top_k, tolerance, scores.files)
     if "entropy_bits" in stored:
         compare_entropies(again, stored, tolerance, scores.files)
+    strayed = ""
     if "kl_bits" in again:
-        compare_faithfulness(again, stored, tolerance, scores.files)
+        further = compare_faithfulness(again, stored, tolerance, scores.files)
+        strayed = f", divergences from the original by at most {further:.2g}"
     if "alpha" in stored:
         compare_alphas(again, stored, scores.provenance.vocabulary_size, tolerance, scores.files)
     drawn = "" if choice.draws is None else f" in {choice.draws} draws"
@@ -232,7 +234,7 @@ def rescore_blocks(
         tolerance,
         scores.files,
         f"{len(again['block']):,} tokens of {rows.num_rows} blocks{drawn} (seed {choice.seed}): losses differ by at "
-        f"most {difference:.2g} bits (tolerance {tolerance.token_bits:g}); {choice.what_escapes}",
+        f"most {difference:.2g} bits (tolerance {tolerance.token_bits:g}){strayed}; {choice.what_escapes}",
     )
 
 

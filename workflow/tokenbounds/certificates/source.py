@@ -21,6 +21,7 @@ from tokenbounds.corpus.sources import read_documents
 from tokenbounds.corpus.tokenizers import Tokenizer, load_tokenizer, row_of_identity
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import canonical_json, sha256_file
+from tokenbounds.parquet_pages import check_pages
 
 INSTALLED = "installed"
 """Names the source of corpora that come from the running Python itself."""
@@ -51,7 +52,9 @@ def check_source(folder: Path, places: Sequence[str], tokenizer: str | None = No
     corpus = Corpus.open(folder)
     spec = _find_source(corpus.manifest, folder, places)
     encoder = _find_tokenizer(corpus.manifest, folder, tokenizer)
-    table = pq.read_table(folder / corpus.manifest.documents_file.file, columns=["sha256"])["sha256"]
+    documents = folder / corpus.manifest.documents_file.file
+    check_pages(documents, CertificateError)
+    table = pq.read_table(documents, columns=["sha256"])["sha256"]
     most = corpus.manifest.reference.max_tokens if corpus.manifest.reference else None
     number = 0
     for texts in _batches(spec.source):

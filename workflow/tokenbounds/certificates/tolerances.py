@@ -158,8 +158,11 @@ def compare_faithfulness(
     stored: dict[str, npt.NDArray[Any]],
     tolerance: Tolerance,
     files: tuple[Path, ...],
-) -> None:
-    """Refuse divergences, and numbers of changed first choices, that are stored lower than rounding explains."""
+) -> float:
+    """Largest difference of a divergence, bits.
+
+    Refuses divergences, and numbers of changed first choices, that are stored lower than rounding explains.
+    """
     more = again["kl_bits"].astype(np.float64) - stored["kl_bits"]
     if more.max() > tolerance.token_bits or more.mean() > tolerance.mean_bits:
         at = int(np.argmax(more))
@@ -175,6 +178,7 @@ def compare_faithfulness(
             f"{files[0].parent}: of {len(more):,} first choices compared again, {hidden:,} more differ than are stored "
             f"so; at most {allowed:,} may by rounding. Score again."
         )
+    return float(np.abs(more).max())
 
 
 def compare_alphas(

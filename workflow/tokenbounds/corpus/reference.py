@@ -21,6 +21,7 @@ from tokenbounds.config import ReferenceSource
 from tokenbounds.corpus.pins import Pins, pins_digest, read_pins, read_rows
 from tokenbounds.draws import uniform_integers
 from tokenbounds.errors import CorpusError
+from tokenbounds.parquet_pages import check_pages
 
 _SEED_BYTES = 6  # whole numbers that every reader of JSON keeps exactly
 
@@ -125,6 +126,7 @@ def drawn_lengths(documents_file: Path) -> NDArray[np.int64]:
 
 def _read_documents(documents_file: Path) -> pa.Table:
     """Names and numbers of tokens."""
+    check_pages(documents_file, CorpusError)
     try:
         return pq.read_table(documents_file, columns=["name", "tokens"])
     except (OSError, pa.ArrowException) as error:

@@ -26,6 +26,7 @@ from tokenbounds.report.formats import (
 )
 from tokenbounds.report.records import best_rows, metrics_of, read_certificates
 from tokenbounds.report.spreadsheet import to_csv
+from tokenbounds.rounding import percent_up, round_up
 from tokenbounds.terminal import SafeConsole
 
 SCHEMA_VERSION = 1
@@ -236,6 +237,8 @@ def _terminal_table(certificates: Sequence[Certificate]) -> RichTable:
     for name in ("certificate", "message"):
         table.add_column(Text(name), justify="left" if name == "certificate" else "right", no_wrap=name == "message")
     columns = [f"BPD {kind}" for kind in kinds] + ["empirical", "of guess"] + [metric.label for metric in errors]
+    compared = any(one.faithfulness for one in certificates)
+    columns += ["KL to original", "changed choices"] if compared else []
     for name in columns:
         table.add_column(Text(name), justify="right", no_wrap=True)
     best = [row for _, row in best_rows(certificates).values()]
@@ -245,8 +248,18 @@ def _terminal_table(certificates: Sequence[Certificate]) -> RichTable:
         row = one.row(BPD)
         cells.append(Text(format_value(BPD, row.empirical) if row else "–"))
         cells.append(Text(format_percent(row.share_of_guess) if row else "–"))
-        table.add_row(*cells, *[_terminal_value(one.row(metric), best) for metric in errors])
+        cells += [_terminal_value(one.row(metric), best) for metric in errors]
+        table.add_row(*cells, *(_terminal_faithfulness(one) if compared else ()))
     return table
+
+
+def _terminal_faithfulness(certificate: Certificate) -> list[Text]:
+    """How far the model strays from the original, over the corpus's tokens: bits, and a share of first choices."""
+    kl_bits, changed = _faithfulness(certificate).values()
+    return [
+        Text("–" if kl_bits is None else round_up(kl_bits, 4)),
+        Text("–" if changed is None else f"{percent_up(changed, 2)} %"),
+    ]
 
 
 def _terminal_value(row: Row | None, best: Sequence[Row]) -> Text:

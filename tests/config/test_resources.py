@@ -125,15 +125,26 @@ def test_calibration_passes_all_values_thrice(study, inputs):
 def test_scoring_takes_the_time_of_the_model_that_is_decoded(study, inputs, message, beside, parameters):
     job = inputs(message=["message.tbm"], side_information=beside, manifest=["manifest.json"])
     # Half of 12e6 tokens, each seen in two windows.
-    minutes = 120 + 10 * 2 + 6e6 * (5e-5 + 2 * parameters * 2 / 2e10) / 60
+    minutes = 120 + 2 / 4 + 6e6 * (5e-5 + 2 * parameters * 2 / 2e10) / 60
     assert resources.scoring_minutes(study, "e", message, job) == pytest.approx(minutes)
 
 
 def test_a_sample_is_scored_in_less(study, inputs):
     job = inputs(message=["message.tbm"], side_information=["base.safetensors"], manifest=["manifest.json"])
-    assert resources.scoring_minutes(study, "sampled", "m", job) == pytest.approx(120 + 20 + 600 * 5e-5 / 60)
+    assert resources.scoring_minutes(study, "sampled", "m", job) == pytest.approx(120 + 0.5 + 600 * 5e-5 / 60)
     # 60 for each MB of message and manifest, 2 for each of the base, 16 bytes per token.
     assert resources.scoring_megabytes(study, "sampled", "m", job) == pytest.approx(4000 + 180 + 60 + 16 * 600 / 1e6)
+
+
+def test_messages_that_are_decoded_in_blocks_need_little_memory(study, inputs, tmp_path):
+    with (tmp_path / "large.tbm").open("wb") as stream:
+        stream.truncate(1_900_000_000)  # 7 billion parameters at 2 bits
+    job = inputs(message=["large.tbm"], side_information=[], manifest=["manifest.json"])
+    scored = 16 * 600 / 1e6
+    assert resources.scoring_megabytes(study, "sampled", "p", job) == pytest.approx(16000 + 3 * 1900 + scored)
+    whole = {**STUDY["evaluations"], "sampled": {**STUDY["evaluations"]["sampled"], "placement": "whole"}}
+    study = parse_study({**STUDY, "evaluations": whole})
+    assert resources.scoring_megabytes(study, "sampled", "p", job) == pytest.approx(4000 + 60 * 1901 + scored)
 
 
 # --- functions of wildcards -------------------------------------------------------------------------------------------

@@ -94,14 +94,6 @@ def test_batch_size_changes_nothing(family, batch_tokens, head_rows, corpus, tmp
     assert base.drop_columns("nll_bits") == other.drop_columns("nll_bits")
 
 
-def test_chunks_are_reduced_in_parts(corpus, tmp_path, monkeypatch):
-    """With a large vocabulary the logits of one product are reduced a few rows at a time: 8 rows as 3, 3 and 2."""
-    monkeypatch.setattr("tokenbounds.scores.neural._CPU_ELEMENTS", 3 * VOCABULARY)
-    model = make_model("llama")
-    table = scored(model, corpus, make_plan(tmp_path, corpus, stride=5), tmp_path, head_rows=8)
-    compare(table, reference(model, corpus, CONTEXT, 5))
-
-
 def test_tokens_to_the_right_do_not_matter(corpus, tmp_path):
     """What follows a token, padding included, must not change its loss."""
     model = make_model("llama")

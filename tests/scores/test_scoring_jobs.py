@@ -1,5 +1,6 @@
 """Whole scoring jobs: shards, chains, and inputs that must be refused."""
 
+import contextlib
 import copy
 import types
 
@@ -229,7 +230,7 @@ def test_a_message_alone_suffices(corpus, tmp_path, monkeypatch):
     plan_corpus(tmp_path / "words", EvaluationSpec(context=16, shards=1), tmp_path / "plan.parquet")
     (tmp_path / "chain.tbm").write_bytes(b"message")
     chain = Uniform()
-    monkeypatch.setattr("tokenbounds.messages.decode.decode_message", lambda path, side_information: chain)
+    monkeypatch.setattr("tokenbounds.scores.placement.placed_predictor", lambda *_: contextlib.nullcontext(chain))
     arguments = (tmp_path / "chain.tbm", tmp_path / "words", tmp_path / "plan.parquet", 0, tmp_path / "s.parquet")
     assert score_message(*arguments) == 37
     scores = open_scores([tmp_path / "s.parquet"], plan=read_plan(tmp_path / "plan.parquet"))

@@ -14,7 +14,7 @@ from tiny_study import ROOT, TINY, environment, make_corpora, tiny_config
 pytestmark = pytest.mark.slurm
 
 LOCAL_RULES = {"plan_scoring", "tabulate_certificates", "draw_figures", "write_report", "sum_published"}
-GPU_RULES = {"train_model", "encode_model", "score_shard"}
+GPU_RULES = {"train_model", "score_shard"}
 EXPECTED_JOBS = {
     "tokenize_corpus": 2,
     "train_model": 1,

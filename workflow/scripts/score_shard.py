@@ -18,6 +18,8 @@ if __name__ == "__main__":
             int(snakemake.wildcards.shard),
             snakemake.output.scores,
             side_information=places_of_files(snakemake.input.side_information),
-            options=ScoringOptions(dtype=evaluation.dtype, batch_tokens=evaluation.batch_tokens),
+            options=ScoringOptions(
+                dtype=evaluation.dtype, batch_tokens=evaluation.batch_tokens, placement=evaluation.placement
+            ),
             original=next(iter(places_of_files(snakemake.input.original)), None),
         )

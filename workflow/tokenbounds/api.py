@@ -259,7 +259,7 @@ def score(
     plan = out / "plan.parquet"
     plan_corpus(Path(corpus), row, plan)
     scores = tuple(out / f"shard-{shard:05d}.parquet" for shard in range(row.shards))
-    options = ScoringOptions(dtype=row.dtype, batch_tokens=row.batch_tokens)
+    options = ScoringOptions(dtype=row.dtype, batch_tokens=row.batch_tokens, placement=row.placement)
     for shard, path in enumerate(scores):
         places = map(Path, side_information)
         score_message(

@@ -69,6 +69,16 @@ class EvaluationSpec(Checked):
     batch_tokens: Annotated[
         PositiveInt, Field(description="Tokens in one forward pass. This affects only speed and memory.")
     ] = 16384
+    placement: Annotated[
+        Literal["auto", "whole", "dispatch", "blocks"],
+        Field(
+            description="Where the decoded model is: `whole` on one device; `dispatch` over all GPUs of the node; "
+            "`blocks` on disk, one transformer block at a time in memory, through which all windows of the job pass "
+            "before the next (hidden states in a scratch file of up to 8 GiB under TMPDIR); `auto` takes the first "
+            "of these that fits, by measured sizes, and the log says which. Only dense transformers whose message "
+            "needs no side information can be other than `whole`."
+        ),
+    ] = "auto"
 
     @property
     def seen_tokens(self) -> int:

@@ -136,7 +136,7 @@ def calibration_minutes(study: Study, calibration: str, inputs: Inputs) -> float
 
 
 def scoring_minutes(study: Study, evaluation: str, message: str, inputs: Inputs) -> float:
-    """Two hours and 10 minutes per MB of messages to decode, plus 50 µs per token and its operations, which
+    """Two hours and 15 s per MB of messages to decode, plus 50 µs per token and its operations, which
     double where predictions are compared with another model's.
 
     An online reference reads the whole corpus, at 200 000 tokens per second even on a slow machine.
@@ -148,14 +148,16 @@ def scoring_minutes(study: Study, evaluation: str, message: str, inputs: Inputs)
     models = 1 if compared_model(study, message) is None else 2
     operations = 2 * models * _scored_parameters(study, message, inputs) * passes
     token_seconds = 5e-5 + operations / OPERATIONS_PER_SECOND
-    return 120 + 10 * inputs.megabytes(suffix=".tbm") + _scored_tokens(study, evaluation, inputs) * token_seconds / 60
+    return 120 + inputs.megabytes(suffix=".tbm") / 4 + _scored_tokens(study, evaluation, inputs) * token_seconds / 60
 
 
 def scoring_megabytes(study: Study, evaluation: str, message: str, inputs: Inputs) -> float:
     """4000, plus 60 per MB of messages and tables, 2 per MB of a base to decode or of a model that the
     message's is compared with, and 16 bytes per scored token.
 
-    The tables of an online reference take 40 bytes per entry of one, and counts of its vocabulary 8 per token.
+    A message that is decoded block by block where memory is short (`placement`) need not ask for more than 16000 and 3
+    per MB of it. The tables of an online reference take 40 bytes per entry of one, and counts of its vocabulary 8 per
+    token.
     """
     model = study.models[study.messages[message].model]
     if model.kind == "online":
@@ -163,7 +165,16 @@ def scoring_megabytes(study: Study, evaluation: str, message: str, inputs: Input
     base = inputs.megabytes("side_information") - inputs.megabytes("side_information", suffix=".tbm")
     base += inputs.megabytes("original")
     decoding = 60 * (inputs.megabytes() - base) + 2 * base
-    return 4000 + decoding + 16 * _scored_tokens(study, evaluation, inputs) / 1e6
+    tokens = 16 * _scored_tokens(study, evaluation, inputs) / 1e6
+    placement = study.evaluations[evaluation].placement
+    if (
+        placement == "whole"
+        or model.kind not in ("trained", "pretrained")
+        or not model.is_dense
+        or inputs.megabytes("side_information")
+    ):
+        return 4000 + decoding + tokens
+    return min(4000 + decoding, 16000 + 3 * inputs.megabytes("message")) + tokens
 
 
 def _trained(study: Study, model: str) -> TrainedModel:

@@ -133,7 +133,7 @@ def write_varint(value: int) -> bytes:
     return bytes(groups)
 
 
-def read_varint(data: bytes, offset: int) -> tuple[int, int]:
+def read_varint(data: bytes | memoryview, offset: int) -> tuple[int, int]:
     """Read a varint at `offset`; return its value and the offset after it.
 
     Raises
@@ -191,7 +191,8 @@ def parse_message(data: bytes) -> Message:
             f"the message has format version {data[len(MAGIC)]}; this decoder reads {FORMAT_VERSION}. "
             "Use the release that wrote it, or encode it again."
         )
-    body, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
+    # A view: of a message of gigabytes there are two copies at most, the file and its parts.
+    body, checksum = memoryview(data)[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
     if len(data) < len(MAGIC) + 1 + CHECKSUM_BYTES or _checksum(body) != checksum:
         raise MessageError("the message is damaged: its checksum does not match. Copy or encode it again.")
     packed, offset = _read_block(body, len(MAGIC) + 1)
@@ -226,19 +227,19 @@ def read_message(source: Path | str | bytes) -> Message:
         raise MessageError(f"{path}: {error}") from error
 
 
-def _checksum(body: bytes) -> bytes:
+def _checksum(body: bytes | memoryview) -> bytes:
     return hashlib.sha256(body).digest()[:CHECKSUM_BYTES]
 
 
-def _read_block(body: bytes, offset: int) -> tuple[bytes, int]:
+def _read_block(body: memoryview, offset: int) -> tuple[bytes, int]:
     """A length and that many bytes; the length is checked against what is really there."""
     length, offset = read_varint(body, offset)
     if length > len(body) - offset:
         raise MessageError(f"the message declares a part of {length} bytes but only {len(body) - offset} follow.")
-    return body[offset : offset + length], offset + length
+    return bytes(body[offset : offset + length]), offset + length
 
 
-def _read_parts(body: bytes, offset: int) -> tuple[Part, ...]:
+def _read_parts(body: memoryview, offset: int) -> tuple[Part, ...]:
     count, offset = read_varint(body, offset)
     if count > MAX_PARTS:
         raise MessageError(f"the message declares {count} parts; at most {MAX_PARTS} are allowed.")

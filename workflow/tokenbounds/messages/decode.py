@@ -44,7 +44,7 @@ FREE_PARAMETERS, PARAMETERS_PER_BYTE = 1 << 20, 1 << 16
 FREE_LAYERS, BYTES_PER_LAYER = 64, 16
 # Bytes beyond these hold no value of a model, so that they allow nothing: codes, steps and scales are shorter.
 FREE_BYTES, BYTES_PER_CODED = 64, 8
-_HEADER_KEYS = {"model", "quantizer", "coder"}
+HEADER_KEYS = {"model", "quantizer", "coder"}
 
 
 def decode_message(
@@ -103,8 +103,7 @@ def decode_format(message: Message, shapes: Mapping[str, Shape], coarse: Message
     """
     beneath = None if coarse is None else decode_format(coarse, shapes)
     found = format_of(message.header).from_message(message, shapes, message.header["coder"], beneath)
-    if found.header() != message.header["quantizer"]:
-        raise MessageError("the message's quantizer settings are not what its quantizer writes.")
+    found.check_header(message)
     return found
 
 
@@ -163,22 +162,22 @@ def _move_files(source: Path, target: Path) -> None:
 
 
 def _decode_transformer(message: Message, places: Sequence[Path]) -> PreTrainedModel:
-    if set(message.header) != _HEADER_KEYS:
-        raise MessageError(f"the header needs exactly the keys {', '.join(sorted(_HEADER_KEYS))}.")
+    if set(message.header) != HEADER_KEYS:
+        raise MessageError(f"the header needs exactly the keys {', '.join(sorted(HEADER_KEYS))}.")
     named = SideInformation.of(message)
     coarse = read_coarse(named.coarse, places) if named.coarse is not None else None
     if coarse is not None:
         _check_coarse(message, coarse, named)
-    size = sum(_check_parts(one) for one in (message, coarse) if one is not None)
+    size = sum(count_value_bytes(one) for one in (message, coarse) if one is not None)
     if named.base is not None:
         return _decode_over_base(message, coarse, size, named.base, model_places(places))
-    card = _checked_card(message.header["model"], size)
+    card = checked_card(message.header["model"], size)
     # Codes come first: what does not fit the card is refused before the model takes any memory.
     values = _decode_values(message, coded_shapes(card), coarse)
     return _fill(build_model(card), message, values)
 
 
-def _check_parts(message: Message) -> int:
+def count_value_bytes(message: Message) -> int:
     """Bytes that hold values; parts that nothing would read are refused.
 
     Raises
@@ -211,7 +210,7 @@ def _fill(model: PreTrainedModel, message: Message, values: dict[str, np.ndarray
 
 def _check_coarse(message: Message, coarse: Message, named: SideInformation) -> None:
     """A refinement and what it refines must be messages of the same model."""
-    if set(coarse.header) != _HEADER_KEYS or coarse.header["model"] != message.header["model"]:
+    if set(coarse.header) != HEADER_KEYS or coarse.header["model"] != message.header["model"]:
         raise MessageError("the coarse message belongs to another model. Refine a message of the same model.")
     beneath = SideInformation.of(coarse)
     if beneath.coarse is not None or beneath.base != named.base:
@@ -241,8 +240,8 @@ def _decode_over_base(
     return _fill(attach_adapters(base, settings).eval(), message, values)
 
 
-def _checked_card(raw: Any, size_bytes: int) -> ModelCard:
-    """The card of a message, within what this many bytes of values may ask for."""
+def checked_card(raw: Any, size_bytes: int, *, in_memory: bool = True) -> ModelCard:
+    """The card of a message, within what this many bytes of values may ask for; see `build.check_size`."""
     card = ModelCard.from_dict(raw)
     if card.layers > FREE_LAYERS + size_bytes // BYTES_PER_LAYER:
         raise MessageError(f"the card declares {card.layers} layers, too many for {size_bytes} bytes of values.")
@@ -251,5 +250,6 @@ def _checked_card(raw: Any, size_bytes: int) -> ModelCard:
         card,
         max_parameters=FREE_PARAMETERS + PARAMETERS_PER_BYTE * useful_bytes,
         max_coded=FREE_CODED + CODED_PER_BYTE * size_bytes,
+        in_memory=in_memory,
     )
     return card

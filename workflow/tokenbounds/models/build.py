@@ -78,8 +78,16 @@ def build_model(
     return model.eval()
 
 
-def check_size(card: ModelCard, *, max_parameters: int = MAX_PARAMETERS, max_coded: int | None = None) -> None:
+def check_size(
+    card: ModelCard,
+    *,
+    max_parameters: int = MAX_PARAMETERS,
+    max_coded: int | None = None,
+    in_memory: bool = True,
+) -> None:
     """Refuse a card of too large a model before anything is allocated for it; see `build_model`.
+
+    With `in_memory`, all values must fit into the permitted memory; without, the model is held in parts.
 
     Raises
     ------
@@ -91,6 +99,8 @@ def check_size(card: ModelCard, *, max_parameters: int = MAX_PARAMETERS, max_cod
         raise ModelError(f"the card describes {counts.total} parameters; at most {max_parameters} are allowed here.")
     if max_coded is not None and counts.coded > max_coded:
         raise ModelError(f"the card describes {counts.coded} coded values; at most {max_coded} are allowed here.")
+    if not in_memory:
+        return
     # Float32. Products of factors are formed one at a time, so the total may be slightly too large.
     check_memory(4 * counts.total, f"a model of {counts.total:,} parameters", ModelError)
 

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from tokenbounds.errors import ScoreError
 from tokenbounds.models.base import load_base
 from tokenbounds.scores.divergence import DIVERGENCE_ALPHA
-from tokenbounds.scores.neural import NeuralScorer
+from tokenbounds.scores.neural import Batch, NeuralScorer
 from tokenbounds.scores.plan import Int64Array
 from tokenbounds.scores.scorer import ScoringOptions
-from tokenbounds.scores.windows import Group
 
 _ROWS = 128  # positions whose logits of both models exist at one time
 
@@ -66,24 +65,21 @@ class ComparingScorer(NeuralScorer):
                 f"{self._original.vocabulary_size}. Name the model that the message was made from."
             )
 
-    def score(self, group: Group) -> tuple[NDArray[Any], ...]:
-        """Losses, ranks, entropies, divergences in bits, changed first choices, and perhaps smoothing weights."""
-        total = int(group.length.sum())
-        self._divergence, self._changed = np.empty(total, np.float32), np.empty(total, np.bool_)
-        self._original.check_independence(int(group.width.max()))
-        nll_bits, rank, entropy, *alpha = super().score(group)
-        return nll_bits, rank, entropy, self._divergence, self._changed, *alpha
+    def extra_columns(self, total: int) -> tuple[NDArray[Any], ...]:
+        """Divergences in bits, and whether first choices changed."""
+        return np.empty(total, np.float32), np.empty(total, np.bool_)
 
-    @torch.inference_mode()
-    def observe(self, inputs: Int64Array, scored: NDArray[np.bool_], states: torch.Tensor, rows: Int64Array) -> None:
-        """Compare the predictions of a batch: inputs and marks [B, T], states [n, H], where results belong [n]."""
-        originals = self._original.scored_states(inputs, scored)  # [n, H of the original]
+    def observe(self, batch: Batch, states: torch.Tensor, rows: Int64Array, extra: tuple[NDArray[Any], ...]) -> None:
+        """Compare the predictions of a batch: states [n, H], and the rows where results belong [n]."""
+        self._original.check_independence(int(batch.group.width.max()))
+        originals = self._original.batch_states(batch)  # [n, H of the original]
+        all_divergences, all_changed = extra
         for first in range(0, len(states), _ROWS):
-            part = slice(first, first + _ROWS)
-            decoded, original = self.head(states[part]), self._original.head(originals[part])  # [rows, V] each
+            part = slice(first, first + _ROWS)  # of logits of both models, [rows, V] each
+            decoded, original = self.head.logits(states[part]), self._original.head.logits(originals[part])
             divergence, changed = compare_logits(original.float(), decoded.float())
-            self._divergence[rows[part]] = divergence.cpu().numpy()
-            self._changed[rows[part]] = changed.cpu().numpy()
+            all_divergences[rows[part]] = divergence.cpu().numpy()
+            all_changed[rows[part]] = changed.cpu().numpy()
 
 
 def compare_logits(original: torch.Tensor, decoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

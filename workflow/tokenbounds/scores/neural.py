@@ -1,8 +1,8 @@
 """Scoring with transformers models, at little more than the cost of the forward pass.
 
-The trunk runs on batches of windows of similar length; its output embedding is applied to a few positions at a time,
-and from those logits, in float32, come log-sum-exp, the target's logit and its rank. The logits of a whole batch never
-exist at once, and nothing is sorted.
+The trunk runs on batches of windows of similar length; its output embedding is applied to a few positions at a time
+(`head`), and from those logits, in float32, come log-sum-exp, the target's logit and its rank. The logits of a whole
+batch never exist at once, and nothing is sorted.
 
 Shapes, here and below: B windows in a batch, T inputs in its longest window, n scored positions in all its windows,
 H the trunk's width, V tokens in the vocabulary.
@@ -15,16 +15,18 @@ H the trunk's width, V tokens in the vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tokenbounds.errors import ScoreError
 from tokenbounds.messages.smoothing_head import grid_positions, smoothing_head_of
-from tokenbounds.scores.entropies import round_entropies
+from tokenbounds.scores.head import ScoringHead
 from tokenbounds.scores.plan import Int64Array
+from tokenbounds.scores.provenance import Dtype
 from tokenbounds.scores.scorer import ScoringOptions
 from tokenbounds.scores.windows import Group
 
@@ -38,17 +40,85 @@ _LOGIT_TRANSFORMS = (
     "logits_soft_cap",
     "softcap",
 )
-# On a CPU `benchmarks/scoring.py --sweep` was best, by a little, at 128 rows per matrix product. What follows goes over
-# the logits several times, and in single trials was fastest on parts that stay in the cache. The GPU values are not
-# measured.
-_CPU_HEAD_ROWS = 128
-_CPU_ELEMENTS = 1 << 18
-_GPU_ELEMENTS = 1 << 26
+TORCH_DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _PROBE_TOKENS = 6
 _PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 # What a token's loss may differ by from batch to batch, bits: as much as rescoring allows (docs/certificates.md).
 _LOSS_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 _COMPARED_TOKENS = 8
+
+
+@runtime_checkable
+class Trunk(Protocol):
+    """The layers of a model without its output embedding.
+
+    Attributes
+    ----------
+    model
+        Which has at least its configuration and output embedding, where they compute.
+    most_inputs
+        How many inputs [B · T], summed over all batches, may be given at once.
+    """
+
+    model: Any
+    most_inputs: int
+
+    def states(self, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Yield the last hidden states [B, T, H] of each batch of inputs [B, T]."""
+
+
+class WholeTrunk:
+    """A trunk in memory: batches pass through it one after the other."""
+
+    most_inputs = 0  # a group at a time
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def states(self, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """See `Trunk`."""
+        for inputs in batches:
+            yield self.model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
+
+
+class Batch:
+    """Blocks of a group that pass through the trunk together, [B] of them, and where their results go."""
+
+    def __init__(self, group: Group, blocks: Int64Array) -> None:
+        self.group, self._blocks = group, blocks
+        self._scored = np.empty(0, dtype=bool)
+        self._distinct: NDArray[np.bool_] | None = None
+
+    def inputs(self, pad_id: int) -> Int64Array:
+        """What goes through the trunk, int64 [B, T], each distinct window once where only last positions count."""
+        inputs, self._scored = _pad(self.group, self._blocks, pad_id)
+        if len(inputs) > 1 and not self._scored[:, :-1].any():
+            # Only last positions count (`visible_tokens`), and `_order_windows` has put equal windows together:
+            # each distinct window goes through the trunk once, and its state is handed to all that are equal to it.
+            self._distinct = np.concatenate([[True], (inputs[1:] != inputs[:-1]).any(axis=1)])
+            return inputs[self._distinct]
+        return inputs
+
+    def pick(self, states: torch.Tensor) -> torch.Tensor:
+        """States of the scored positions, [n, H], block by block, from those of all inputs [B, T, H]."""
+        if self._distinct is not None:
+            return states[:, -1][torch.from_numpy(np.cumsum(self._distinct) - 1).to(states.device)]
+        states = states.reshape(-1, states.shape[-1])  # [B·T, H]
+        if self._scored.all():
+            return states  # no copy where there is neither padding nor context
+        return states[torch.from_numpy(np.flatnonzero(self._scored)).to(states.device)]
+
+    def places(self) -> tuple[Int64Array, Int64Array]:
+        """True tokens of the scored positions, and their rows in plan order: int64 [n] each."""
+        group, lengths = self.group, self.group.length[self._blocks]
+        # The i-th of them is the inside[i]-th scored position of its block: 0, 1, …, 0, 1, … [n]
+        inside = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        # A block's first target comes after the token before its window and the tokens that are only context.
+        first_target = group.first[self._blocks] + 1 + group.context[self._blocks]
+        # Batches are ordered by length, so their results are scattered back into plan order.
+        first_row = np.cumsum(group.length) - group.length  # where each block's results go, [blocks]
+        rows = np.repeat(first_row[self._blocks], lengths) + inside
+        return group.tokens[np.repeat(first_target, lengths) + inside], rows
 
 
 class NeuralScorer:
@@ -61,7 +131,8 @@ class NeuralScorer:
     Parameters
     ----------
     model
-        A transformers causal language model; it is moved to the device, cast, and set to evaluation, in place.
+        A transformers causal language model; it is moved to the device, cast, and set to evaluation, in place, unless
+        accelerate has dispatched it. Or the trunk of one, which is then as it should be.
     start_id
         Token before the first of a document (used here for padding and probing).
 
@@ -73,14 +144,18 @@ class NeuralScorer:
     """
 
     def __init__(self, model: Any, start_id: int, options: ScoringOptions) -> None:
+        trunk = model if isinstance(model, Trunk) else None
+        model = model if trunk is None else trunk.model
         self._name = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
-        self._device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[options.dtype]
+        self._device = device_of(options)
+        self._dtype = TORCH_DTYPES[options.dtype]
         self._batch_tokens = options.batch_tokens
         self._start_id = start_id
         self._refuse_unknown_logits(model)
-        _cast(model, self._device, self._dtype)
-        self._trunk, self.head = model.base_model, model.get_output_embeddings()
+        if trunk is None and not hasattr(model, "hf_device_map"):  # dispatched models are where they should be
+            _cast(model, self._device, self._dtype)
+        self._trunk = trunk or WholeTrunk(model)
+        self.head = ScoringHead(model.get_output_embeddings(), self._device, options.head_rows)
         self.device_kind = self._device.type
         self.order: int | None = None
         self.longest_window: int | None = getattr(model.config, "max_position_embeddings", None)
@@ -90,44 +165,70 @@ class NeuralScorer:
         self.original_sha256 = ""
         self._head_values = torch.from_numpy(head.values()).to(self._device) if head else None
         try:
-            self.vocabulary_size = self._probe(model)
+            self.vocabulary_size = self._probe(model) if trunk is None else model.get_output_embeddings().out_features
         except RuntimeError as error:
             what = str(error).splitlines()[0]
             raise ScoreError(
                 f"model family '{self._name}' cannot be run with its configuration: {what:.200}"
             ) from error
         self._longest_probed = 0
-        self._head_rows, self._reduced_rows = self._choose_rows(options.head_rows)
 
-    @torch.inference_mode()
     def score(self, group: Group) -> tuple[np.ndarray, ...]:
         """Losses in bits, ranks, entropies, and smoothing weights if the model has a head for them, in plan order."""
-        self.check_independence(int(group.width.max()))
-        total = int(group.length.sum())
-        nll_bits, rank = np.empty(total, np.float32), np.empty(total, np.int32)
-        entropy = np.empty(total, np.float32)
-        alpha = np.empty(total if self.alphas else 0, np.float32)
-        first_row = np.cumsum(group.length) - group.length  # where each block's results go in plan order, [blocks]
-        for blocks in self._batches(group):
-            inputs, scored = _pad(group, blocks, self._start_id)  # [B, T] each
-            states = self.scored_states(inputs, scored)  # [n, H], block by block
-            # The i-th of them is the inside[i]-th scored position of its block: 0, 1, …, 0, 1, … [n]
-            lengths = group.length[blocks]
-            inside = np.arange(len(states)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            # A block's first target comes after the token before its window and the tokens that are only context.
-            first_target = group.first[blocks] + 1 + group.context[blocks]
-            targets = group.tokens[np.repeat(first_target, lengths) + inside]
-            # Batches are ordered by length, so their results are scattered back into plan order.
-            rows = np.repeat(first_row[blocks], lengths) + inside
-            nll_bits[rows], rank[rows], entropy[rows] = self._score_states(states, targets)
-            if self._head_values is not None:
-                positions = grid_positions(states, self._head_values, len(self.alphas)).long().cpu().numpy()
-                alpha[rows] = np.array(self.alphas, np.float32)[positions]
-            self.observe(inputs, scored, states, rows)
-        return (nll_bits, rank, entropy, alpha) if self.alphas else (nll_bits, rank, entropy)
+        return next(self.score_groups([group]))
 
-    def observe(self, inputs: Int64Array, scored: np.ndarray, states: torch.Tensor, rows: Int64Array) -> None:
-        """Called with each batch: inputs and marks [B, T], states [n, H], and where results belong [n]."""
+    @torch.inference_mode()
+    def score_groups(self, groups: Iterable[Group]) -> Iterator[tuple[np.ndarray, ...]]:
+        """What `score` returns for each group in turn; the trunk decides how many pass through it together."""
+        for run in self._runs(groups):
+            self.check_independence(max(int(group.width.max()) for group in run))
+            batches = [Batch(group, blocks) for group in run for blocks in self._batches(group)]
+            scored = {id(group): self._columns(int(group.length.sum())) for group in run}
+            inputs = (torch.from_numpy(batch.inputs(self._start_id)).to(self._device) for batch in batches)
+            for batch, states in zip(batches, self._trunk.states(inputs), strict=True):
+                picked = batch.pick(states)  # [n, H], block by block
+                targets, rows = batch.places()
+                nll_bits, rank, entropy, *extra, alpha = scored[id(batch.group)]
+                nll_bits[rows], rank[rows], entropy[rows] = self.head.score(picked, targets)
+                self.observe(batch, picked, rows, tuple(extra))
+                if self._head_values is not None:
+                    values = self._head_values.to(picked.device)
+                    positions = grid_positions(picked, values, len(self.alphas)).long().cpu().numpy()
+                    alpha[rows] = np.array(self.alphas, np.float32)[positions]
+            for group in run:
+                *known, alpha = scored[id(group)]
+                yield (*known, alpha) if self.alphas else tuple(known)
+
+    def _columns(self, total: int) -> tuple[np.ndarray, ...]:
+        """Places for the results of a group: losses, ranks, entropies, extra columns, smoothing weights."""
+        basic = np.empty(total, np.float32), np.empty(total, np.int32), np.empty(total, np.float32)
+        return *basic, *self.extra_columns(total), np.empty(total if self.alphas else 0, np.float32)
+
+    def _runs(self, groups: Iterable[Group]) -> Iterator[list[Group]]:
+        """Groups that pass through the trunk together: as many inputs, padding included, as it can hold."""
+        run: list[Group] = []
+        inputs = 0
+        for group in groups:
+            width = group.width
+            padded = sum(len(blocks) * int(width[blocks].max()) for blocks in self._batches(group))
+            if run and inputs + padded > self._trunk.most_inputs:
+                yield run
+                run, inputs = [], 0
+            run.append(group)
+            inputs += padded
+        if run:
+            yield run
+
+    def extra_columns(self, total: int) -> tuple[np.ndarray, ...]:
+        """Places for `total` results of what else is known about each token, before smoothing weights."""
+        return ()
+
+    def observe(self, batch: Batch, states: torch.Tensor, rows: Int64Array, extra: tuple[np.ndarray, ...]) -> None:
+        """Fill `rows` [n] of the extra columns, given a batch and its states [n, H]."""
+
+    def batch_states(self, batch: Batch) -> torch.Tensor:
+        """States of a batch's scored positions, [n, H], block by block."""
+        return batch.pick(self._states(torch.from_numpy(batch.inputs(self._start_id)).to(self._device)))
 
     def _batches(self, group: Group) -> Iterator[Int64Array]:
         """Yield block indices, long windows first, at most `batch_tokens` padded inputs together."""
@@ -139,54 +240,8 @@ class NeuralScorer:
                 yield order[first : first + count]
                 first += count
 
-    def scored_states(self, inputs: Int64Array, scored: np.ndarray) -> torch.Tensor:
-        """Last hidden states of the scored positions, [n, H], block by block, from inputs and marks [B, T]."""
-        if len(inputs) > 1 and not scored[:, :-1].any():
-            # Only last positions count (`visible_tokens`), and `_order_windows` has put equal windows together:
-            # each distinct window goes through the trunk once, and its state is handed to all that are equal to it.
-            distinct = np.concatenate([[True], (inputs[1:] != inputs[:-1]).any(axis=1)])
-            states = self._states(torch.from_numpy(inputs[distinct]).to(self._device))[:, -1]
-            return states[torch.from_numpy(np.cumsum(distinct) - 1).to(self._device)]
-        states = self._states(torch.from_numpy(inputs).to(self._device))
-        states = states.reshape(-1, states.shape[-1])  # [B·T, H]
-        if scored.all():
-            return states  # no copy where there is neither padding nor context
-        return states[torch.from_numpy(np.flatnonzero(scored)).to(self._device)]
-
-    def _score_states(self, states: torch.Tensor, targets: Int64Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Losses in bits and ranks of targets int64[n], and rounded entropies in bits, from states [n, H].
-
-        Logits exist a chunk at a time.
-
-        The head's matrix product is fastest on many rows, what follows it on as many as stay in the cache: hence two
-        loops.
-        """
-        wanted = torch.from_numpy(targets).to(self._device)[:, None]
-        nll_nats = torch.empty(len(states), dtype=torch.float32, device=self._device)
-        rank, entropy = torch.empty_like(nll_nats), torch.empty_like(nll_nats)
-        scratch = torch.empty((self._reduced_rows, self.vocabulary_size), dtype=torch.float32, device=self._device)
-        for first in range(0, len(states), self._head_rows):
-            logits = self.head(states[first : first + self._head_rows])  # [rows, V], in the model's dtype
-            for part in range(0, len(logits), self._reduced_rows):
-                some = logits[part : part + self._reduced_rows].float()
-                rows = slice(first + part, first + part + len(some))
-                nll_nats[rows], rank[rows], entropy[rows] = _reduce(some, wanted[rows], scratch[: len(some)])
-        nll_bits = nll_nats.mul_(1 / math.log(2))
-        entropy_bits = round_entropies(entropy.cpu().numpy() / math.log(2))
-        return nll_bits.cpu().numpy(), rank.to(torch.int32).cpu().numpy(), entropy_bits
-
     def _states(self, inputs: torch.Tensor) -> torch.Tensor:
-        states: torch.Tensor = self._trunk(input_ids=inputs, use_cache=False).last_hidden_state
-        return states
-
-    def _choose_rows(self, wanted: int | None) -> tuple[int, int]:
-        """How many positions have logits at one time, and how many of those are reduced at one time."""
-        if self._device.type != "cpu":
-            rows = wanted or max(_CPU_HEAD_ROWS, _GPU_ELEMENTS // self.vocabulary_size)
-            return rows, rows
-        reduced = max(1, _CPU_ELEMENTS // self.vocabulary_size)
-        rows = wanted or max(_CPU_HEAD_ROWS, reduced)
-        return rows, min(rows, reduced)
+        return next(iter(self._trunk.states([inputs])))
 
     def _refuse_unknown_logits(self, model: Any) -> None:
         config = getattr(model, "config", None)
@@ -208,7 +263,8 @@ class NeuralScorer:
         # Two windows that differ only in their last token: results before it must not differ.
         inputs = torch.stack([tokens, tokens]) % model.config.get_text_config().vocab_size
         inputs[1, -1] = inputs[0, 0]
-        ours = self.head(self._states(inputs)).float()
+        states = self._states(inputs)
+        ours = torch.stack([self.head.logits(each).float().clone() for each in states])
         theirs = model(input_ids=inputs, use_cache=False).logits.float()
         tolerance = _PROBE_TOLERANCE[self._dtype] * max(1.0, float(theirs.abs().amax()))
         if ours.shape != theirs.shape or bool(((ours - theirs).abs() > tolerance).any()):
@@ -240,9 +296,12 @@ class NeuralScorer:
         compared = torch.linspace(0, half - 1, min(half, _COMPARED_TOKENS), device=self._device).round().long()
         targets = tokens[(compared + 1) % width][:, None]
         # Short windows first: what a long one changes in a model may last.
-        among = self._states(torch.stack([others, others, others, tokens[:half]]))[-1, compared]
-        alone = self._states(tokens[None])[0, compared]
-        losses = [-self.head(each).float().log_softmax(-1).gather(1, targets) / math.log(2) for each in (alone, among)]
+        both = self._trunk.states([torch.stack([others, others, others, tokens[:half]]), tokens[None]])
+        among, alone = (states[-1, compared.to(states.device)] for states in both)
+        losses = [
+            -self.head.logits(each).float().log_softmax(-1).cpu().gather(1, targets.cpu()) / math.log(2)
+            for each in (alone, among)
+        ]
         # Where they are not finite, scoring says at which document.
         if bool(((losses[0] - losses[1]).abs() > _LOSS_TOLERANCE[self._dtype]).any()):
             raise ScoreError(
@@ -251,26 +310,9 @@ class NeuralScorer:
             )
 
 
-def _reduce(
-    logits: torch.Tensor, targets: torch.Tensor, scratch: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Losses in nats, ranks and entropies in nats, float32[n], from logits float32[n, V].
-
-    The logits are overwritten, as is `scratch` [n, V].
-
-    The loss is ln Σ exp(l - max) + (max - l_target): both terms are at least zero, so no rounding makes it negative.
-    The entropy is ln Σ exp(l - max) less the average of l - max, weighted by exp(l - max). Ranks are sums of zeros and
-    ones in floats, exact up to 2^24 tokens and several times as fast as integers.
-    """
-    target = logits.gather(1, targets)  # [n, 1]
-    rank = torch.ge(logits, target, out=scratch).sum(dim=1)  # before the logits are overwritten
-    largest = logits.amax(dim=1, keepdim=True)  # [n, 1]
-    # A logit of -inf would make 0 x inf below.
-    masses = torch.exp(logits.sub_(largest).clamp_(min=torch.finfo(logits.dtype).min), out=scratch)
-    total = masses.sum(dim=1)  # [n]
-    log_sum = total.log()
-    entropy = log_sum - masses.mul_(logits).sum(dim=1) / total
-    return log_sum + (largest - target)[:, 0], rank, entropy
+def device_of(options: ScoringOptions) -> torch.device:
+    """Where to compute: as the options say, or on a GPU if there is one."""
+    return torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _cast(model: Any, device: torch.device, dtype: torch.dtype) -> None:

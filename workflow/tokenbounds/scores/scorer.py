@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from tokenbounds.scores.windows import Group, TokenReader
 Float32Array = NDArray[np.float32]
 Int32Array = NDArray[np.int32]
 Losses = tuple[Float32Array, Int32Array]
+Placement = Literal["auto", "whole", "dispatch", "blocks"]
 
 EVERYTHING = 1 << 62  # the order of a predictor that sees all that came before
 
@@ -34,19 +36,25 @@ class ScoringOptions:
     device
         A torch device; None takes CUDA if available.
     head_rows
-        Positions whose logits exist at one time; None chooses by vocabulary and device.
+        Positions whose logits exist at one time; None measures which number is fastest.
+    placement
+        Where `score_message` puts the model: `whole` on one device, `dispatch` over all GPUs, `blocks` one block at a
+        time; `auto` chooses by measured sizes.
     """
 
     dtype: Dtype = "float32"
     batch_tokens: int = 16384
     device: str | None = None
     head_rows: int | None = None
+    placement: Placement = "auto"
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ScoreError(f"dtype is {self.dtype!r}; choose float32 or bfloat16.")
         if self.batch_tokens < 1 or (self.head_rows is not None and self.head_rows < 1):
             raise ScoreError("batch_tokens and head_rows must be at least 1.")
+        if self.placement not in get_args(Placement):
+            raise ScoreError(f"placement is {self.placement!r}; choose {', '.join(get_args(Placement))}.")
 
 
 @runtime_checkable
@@ -89,6 +97,14 @@ class EntropyPredictor(Protocol):
 
     def predict(self, tokens: NDArray[Any], start_id: int) -> tuple[Float32Array, Int32Array, NDArray[np.float64]]:
         """Losses and ranks as from `ChainPredictor.score`, and entropies in bits, float64[n]."""
+
+
+@runtime_checkable
+class GroupsScorer(Protocol):
+    """A `Scorer` through whose model many groups may pass together."""
+
+    def score_groups(self, groups: Iterable[Group]) -> Iterator[tuple[NDArray[Any], ...]]:
+        """What `Scorer.score` returns, for each group in turn; several may be read before the first is scored."""
 
 
 class ChainScorer:

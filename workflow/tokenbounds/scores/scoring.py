@@ -8,6 +8,7 @@ every tie counts against the predictor.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,15 @@ from tokenbounds.models.online.card import OnlineCard
 from tokenbounds.progress import Progress
 from tokenbounds.scores.plan import Int64Array, Plan, column, expand_blocks, read_plan
 from tokenbounds.scores.provenance import SCORE_SCHEMA, Provenance, known_fields
-from tokenbounds.scores.scorer import EVERYTHING, ChainPredictor, ChainScorer, Float32Array, Scorer, ScoringOptions
+from tokenbounds.scores.scorer import (
+    EVERYTHING,
+    ChainPredictor,
+    ChainScorer,
+    Float32Array,
+    GroupsScorer,
+    Scorer,
+    ScoringOptions,
+)
 from tokenbounds.scores.store import score_writer
 from tokenbounds.scores.windows import Group, TokenReader, cut_groups, gather_windows, limit_windows
 from tokenbounds.software import software_versions
@@ -45,8 +54,8 @@ def make_scorer(
     Parameters
     ----------
     predictor
-        A transformers causal language model, which is moved to the device and cast in place, a `ChainPredictor`, or the
-        card of an online reference.
+        A transformers causal language model, which is moved to the device and cast in place, or its trunk
+        (`neural.Trunk`); a `ChainPredictor`; or the card of an online reference.
     original
         The model with whose predictions a transformer's are compared, if they are to be.
 
@@ -118,10 +127,19 @@ def score_blocks(
     fields = known_fields(scorer.entropies, bool(scorer.original_sha256), bool(scorer.alphas))
     names = ("nll_bits", "rank", *(field.name for field in fields))
     schema = pa.schema([*SCORE_SCHEMA, *fields])
-    for part in _cut(rows, batch_tokens * _BATCHES_PER_GROUP, visible_tokens if limited else None):
-        group = gather_windows(part, corpus)
-        _check_known(group, scorer.vocabulary_size, corpus)
-        scored = dict(zip(names, scorer.score(group), strict=True))
+    waiting: deque[tuple[pa.Table, Group]] = deque()  # read, but not scored: a scorer may read many groups at once
+
+    def groups() -> Iterator[Group]:
+        for part in _cut(rows, batch_tokens * _BATCHES_PER_GROUP, visible_tokens if limited else None):
+            group = gather_windows(part, corpus)
+            _check_known(group, scorer.vocabulary_size, corpus)
+            waiting.append((part, group))
+            yield group
+
+    score_all = scorer.score_groups if isinstance(scorer, GroupsScorer) else lambda each: map(scorer.score, each)
+    for results in score_all(groups()):
+        part, group = waiting.popleft()
+        scored = dict(zip(names, results, strict=True))
         where = expand_blocks(part)
         _check_finite(scored["nll_bits"], where)
         values = {**where, "token": group.targets(), **scored}
@@ -219,7 +237,7 @@ def score_message(
     Nothing but the files named here is read: message, corpus, plan, `side_information` (see `decode_message`), and the
     `original`, a dense model (see `load_base`) with whose predictions the decoded model's are compared.
     """
-    from tokenbounds.messages.decode import decode_message  # loads torch, which verification does not need
+    from tokenbounds.scores.placement import placed_predictor  # loads torch, which verification does not need
 
     plan = read_plan(plan_path)
     manifest = Path(corpus_directory) / MANIFEST_NAME
@@ -227,22 +245,24 @@ def score_message(
         raise ScoreError(f"{plan_path} was made for another corpus than {manifest} describes. Plan again.")
     corpus = Corpus.open(corpus_directory, verify=True)
     annotated = corpus.manifest.annotations_file is not None
+    options = options or ScoringOptions()
     compared = None
     if original is not None:
         from tokenbounds.scores.faithfulness import Original  # loads torch, as above
 
         compared = Original.load(original)
-    return score_shard(
-        decode_message(Path(message), side_information),
-        corpus,
-        plan,
-        shard,
-        out,
-        message_sha256=sha256_file(message),
-        annotations=Annotations.open(corpus_directory, corpus) if annotated else None,
-        options=options,
-        original=compared,
-    )
+    with placed_predictor(Path(message), side_information, options) as predictor:
+        return score_shard(
+            predictor,
+            corpus,
+            plan,
+            shard,
+            out,
+            message_sha256=sha256_file(message),
+            annotations=Annotations.open(corpus_directory, corpus) if annotated else None,
+            options=options,
+            original=compared,
+        )
 
 
 def _cut(rows: pa.Table, group_tokens: int, visible_tokens: int | None) -> Iterator[pa.Table]:

@@ -12,7 +12,7 @@ G. N. N. Martin, "Range encoding", 1979. M. Mahoney, "Adaptive weighing of conte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 
 import numpy as np
@@ -136,20 +136,30 @@ def decode_planes(
     MessageError
         If bytes are left over.
     """
+    return list(iter_planes(data, shapes, machines, sides))
+
+
+def iter_planes(
+    data: bytes,
+    shapes: Sequence[tuple[int, int]],
+    machines: Machines = None,
+    sides: Sequence[np.ndarray] | None = None,
+) -> Iterator[np.ndarray]:
+    """Yield the arrays that `decode_planes` returns, one decoded at a time; what is wrong may show only at the end."""
     tables = coding_tables()
     machines = machines or [None] * len(shapes)
     model = new_model(tables, 2 if any(machines) else 1)
-    stream = Stream(_new_registers(True), np.frombuffer(bytearray(data) + b"\0", dtype=np.uint8))
+    followed = np.zeros(len(data) + 1, dtype=np.uint8)  # by a zero; the only copy, as a message may be large
+    followed[:-1] = np.frombuffer(data, dtype=np.uint8)
+    stream = Stream(_new_registers(True), followed)
     # Zero bytes at the end were not written: whatever is read after the data is zero.
     head = data[:4].ljust(4, b"\0")
     stream.registers[LOW], stream.registers[POSITION] = int.from_bytes(head, "big"), 4
-    decoded = []
     known = sides or repeat(None, len(shapes))
     for (rows, cols), machine, side in zip(shapes, machines, known, strict=True):
         codes = np.zeros(rows * cols, dtype=np.int64)
         code_plane(stream, model, tables, _new_plane(codes, max(cols, 1), machine or _NO_TRELLIS, side), 0)
         np.minimum(model.counts, _COUNT_CARRIED, out=model.counts)
-        decoded.append(codes.astype(np.int32).reshape(rows, cols))
+        yield codes.astype(np.int32).reshape(rows, cols)
     if stream.registers[POSITION] < len(data) or data.endswith(b"\0"):
         raise MessageError("bytes are left over after the coded symbols.")
-    return decoded

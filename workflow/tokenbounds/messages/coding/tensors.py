@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tokenbounds.errors import MessageError
-from tokenbounds.messages.coding.adaptive import MAX_MAGNITUDE, Machines, decode_planes, encode_planes
+from tokenbounds.messages.coding.adaptive import MAX_MAGNITUDE, Machines, encode_planes, iter_planes
 from tokenbounds.messages.coding.static import decode_static, encode_static
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.trellis import codes_of, grid_points
@@ -60,23 +60,41 @@ def decode_codes(
     MessageError
         If the bytes are detectably damaged.
     """
+    arrays = dict(iter_codes(data, shapes, coder, machines, sides))
+    return [arrays[index] for index in range(len(shapes))]
+
+
+def iter_codes(
+    data: bytes,
+    shapes: Sequence[Shape],
+    coder: Coder,
+    machines: Machines = None,
+    sides: Sequence[np.ndarray] | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield what `decode_codes` returns, one array decoded at a time, in the order of the bytes, with its number.
+
+    Raises
+    ------
+    MessageError
+        If the bytes are detectably damaged, which may show only at the end.
+    """
     machines = machines or [None] * len(shapes)
     if coder == "adaptive":
         order = _order(shapes)
         planes = [plane_shape(shapes[index]) for index in order]
         known = None if sides is None else _planes(sides, shapes)
-        decoded = decode_planes(data, planes, [machines[index] for index in order], known)
-        arrays = dict(zip(order, decoded, strict=True))
+        decoded = iter_planes(data, planes, [machines[index] for index in order], known)
+        for index, array in zip(order, decoded, strict=True):
+            yield index, array.reshape(shapes[index])
     elif coder == "static":
         _refuse_sides(sides)
-        arrays = _decode_static_groups(data, shapes)
-        for index, machine in enumerate(machines):
+        for index, codes in _iter_static_groups(data, shapes):
+            machine = machines[index]
             if machine:
-                points = grid_points(arrays[index].reshape(plane_shape(shapes[index])), machine)
-                arrays[index] = points.astype(np.int32)
+                codes = grid_points(codes.reshape(plane_shape(shapes[index])), machine).astype(np.int32)
+            yield index, codes.reshape(shapes[index])
     else:
         raise MessageError(f"unknown coder {coder!r:.40}. Known: adaptive, static.")
-    return [arrays[index].reshape(shape) for index, shape in enumerate(shapes)]
 
 
 def _planes(arrays: Sequence[np.ndarray], shapes: Sequence[Shape]) -> list[np.ndarray]:
@@ -89,8 +107,7 @@ def _refuse_sides(sides: Sequence[np.ndarray] | None) -> None:
         raise MessageError("only the adaptive coder can use sides.")
 
 
-def _decode_static_groups(data: bytes, shapes: Sequence[Shape]) -> dict[int, np.ndarray]:
-    arrays: dict[int, np.ndarray] = {}
+def _iter_static_groups(data: bytes, shapes: Sequence[Shape]) -> Iterator[tuple[int, np.ndarray]]:
     offset = 0
     for group in _groups(shapes):
         zigzag, offset = read_varint(data, offset)
@@ -104,10 +121,9 @@ def _decode_static_groups(data: bytes, shapes: Sequence[Shape]) -> dict[int, np.
         if codes.size and max(-int(codes.min()), int(codes.max())) > MAX_MAGNITUDE:
             raise MessageError(f"a decoded value lies beyond ±{MAX_MAGNITUDE}.")
         pieces = np.split(codes.astype(np.int32), np.cumsum(sizes)[:-1])
-        arrays.update(zip(group, pieces, strict=True))
+        yield from zip(group, pieces, strict=True)
     if offset != len(data):
         raise MessageError("bytes are left over after the coded symbols.")
-    return arrays
 
 
 def _order(shapes: Sequence[Shape]) -> list[int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Self
 
 import numpy as np
 
+from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape
 from tokenbounds.messages.container import Header, Message, Part
@@ -59,6 +60,35 @@ class Format(ABC):
         MessageError
             If the bytes are detectably damaged; nothing else is raised, whatever the bytes.
         """
+
+    @classmethod
+    def stream_values(
+        cls, message: Message, shapes: Mapping[str, Shape], coder: Coder
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the tensors of a message that refines no other, by name, each once, in the order of the bytes.
+
+        The values are those of `from_message(…).dequantize()`, and so are the errors, of which some show only at the
+        end. A format whose codes need much less memory than its values decodes all codes first; others decode a tensor
+        at a time.
+        """
+        found = cls.from_message(message, shapes, coder)
+        found.check_header(message)
+        yield from found.iter_values()
+
+    def check_header(self, message: Message) -> None:
+        """Refuse a message whose settings are not those that this format would write.
+
+        Raises
+        ------
+        MessageError
+            If there is a difference.
+        """
+        if self.header() != message.header["quantizer"]:
+            raise MessageError("the message's quantizer settings are not what its quantizer writes.")
+
+    def iter_values(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the values that the message represents, tensor by tensor."""
+        yield from self.dequantize().items()
 
     @abstractmethod
     def dequantize(self) -> dict[str, np.ndarray]:

@@ -46,6 +46,12 @@ def default_value(name: str, shape: Shape) -> np.float32:
     return np.float32(1.0 if len(shape) == 1 and name.endswith("weight") else 0.0)
 
 
+def grid_values(name: str, codes: np.ndarray, exponent: int) -> np.ndarray:
+    """Float32 values of a tensor's codes; product and sum are rounded to float32 one after the other."""
+    values: np.ndarray = codes.astype(np.float32) * step_of(exponent) + default_value(name, codes.shape)
+    return values
+
+
 @dataclass(frozen=True)
 class GridTensors:
     """Tensors as integer codes and step exponents.
@@ -61,12 +67,8 @@ class GridTensors:
     exponents: dict[str, int]
 
     def dequantize(self) -> dict[str, np.ndarray]:
-        """Float32 tensors by name; product and sum are rounded to float32 one after the other."""
-        values = {}
-        for name, codes in self.codes.items():
-            product = codes.astype(np.float32) * step_of(self.exponents[name])
-            values[name] = product + default_value(name, codes.shape)
-        return values
+        """Float32 tensors by name."""
+        return {name: grid_values(name, codes, self.exponents[name]) for name, codes in self.codes.items()}
 
 
 def encode_exponents(exponents: list[int]) -> bytes:

@@ -10,7 +10,7 @@ A. Tseng et al., "QuIP#", 2024, arXiv 2402.04396.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -119,11 +119,14 @@ class LatticeFormat(Format):
 
     def dequantize(self) -> dict[str, np.ndarray]:
         """Float32 tensors by name."""
-        others = self.others.dequantize()
-        return {
-            name: self.matrices[name].values(shape, self.settings, name) if name in self.matrices else others[name]
-            for name, shape in self.shapes.items()
-        }
+        values = dict(self.iter_values())
+        return {name: values[name] for name in self.shapes}
+
+    def iter_values(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield lattice layers, then all other tensors."""
+        for name, matrix in self.matrices.items():
+            yield name, matrix.values(self.shapes[name], self.settings, name)
+        yield from self.others.iter_values()
 
     def header(self) -> Header:
         """Bits, seed and orientation."""

@@ -52,8 +52,14 @@ class PublishedFormat(Format):
 
     def dequantize(self) -> dict[str, np.ndarray]:
         """Float32 tensors by name."""
-        values = self.others | self.codes.dense(self.shapes)
+        values = dict(self.iter_values())
         return {name: values[name] for name in self.shapes}
+
+    def iter_values(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the pieces of each coded layer, then all other tensors."""
+        for name, slot in slots_of(self.shapes).items():
+            yield from self.codes.layers[name].dense(slot, self.codes.bits, self.codes.residual_scale).items()
+        yield from self.others.items()
 
     def header(self) -> Header:
         """Bits of the codebook, the divisor of residual points, and whether inputs are rescaled."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder
-from tokenbounds.messages.coding.tensors import Shape
+from tokenbounds.messages.coding.tensors import Shape, plane_shape
 from tokenbounds.messages.container import Header, Message, Part
 from tokenbounds.messages.formats.base import Format
+from tokenbounds.messages.formats.grid import GridTensors
 from tokenbounds.messages.formats.scaled import ScaledFormat
 from tokenbounds.models.pretrained.hadamard import restore_weight
 
@@ -44,9 +45,7 @@ class RotatedFormat(Format):
         values = self.scaled.dequantize()
         for index, name in enumerate(self.scaled.matrices):
             if index not in self.plain:
-                shape = self.scaled.shapes[name]
-                plane = values[name].reshape(self.scaled.matrices[name].codes.shape)
-                values[name] = restore_weight(plane, self.seed, name).reshape(shape)
+                values[name] = _restore(name, values[name], self.seed)
         return values
 
     def header(self) -> Header:
@@ -66,10 +65,32 @@ class RotatedFormat(Format):
         cls, message: Message, shapes: Mapping[str, Shape], coder: Coder, coarse: Format | None = None
     ) -> Self:
         """Decode the parts that `to_parts` wrote."""
-        settings = message.header["quantizer"]
-        seed, plain = settings.get("seed"), settings.get("plain")
-        if type(seed) is not int or not 0 <= seed <= _MAX_SEED:
-            raise MessageError("the rotations' seed is not an integer below 2^63.")
-        if not isinstance(plain, list) or any(type(index) is not int for index in plain):
-            raise MessageError("the list of matrices that are not rotated holds more than integers.")
-        return cls(ScaledFormat.from_message(message, shapes, coder), seed, tuple(plain))
+        return cls(ScaledFormat.from_message(message, shapes, coder), *_read_settings(message))
+
+    @classmethod
+    def stream_values(
+        cls, message: Message, shapes: Mapping[str, Shape], coder: Coder
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the tensors, decoded and rotated back one at a time."""
+        seed, plain = _read_settings(message)
+        cls(ScaledFormat({}, {}, GridTensors({}, {})), seed, plain).check_header(message)
+        matrices = [name for name, shape in shapes.items() if len(shape) >= 2]
+        rotated = {name for index, name in enumerate(matrices) if index not in plain}
+        for name, values in ScaledFormat.stream_scaled(message, shapes, coder):
+            yield name, _restore(name, values, seed) if name in rotated else values
+
+
+def _restore(name: str, values: np.ndarray, seed: int) -> np.ndarray:
+    """A matrix, rotated back."""
+    return restore_weight(values.reshape(plane_shape(values.shape)), seed, name).reshape(values.shape)
+
+
+def _read_settings(message: Message) -> tuple[int, tuple[int, ...]]:
+    """The rotations' seed, and the numbers of the matrices that are not rotated; MessageError if they are damaged."""
+    settings = message.header["quantizer"]
+    seed, plain = settings.get("seed"), settings.get("plain")
+    if type(seed) is not int or not 0 <= seed <= _MAX_SEED:
+        raise MessageError("the rotations' seed is not an integer below 2^63.")
+    if not isinstance(plain, list) or any(type(index) is not int for index in plain):
+        raise MessageError("the list of matrices that are not rotated holds more than integers.")
+    return seed, tuple(plain)

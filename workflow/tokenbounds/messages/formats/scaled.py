@@ -7,7 +7,7 @@ of `grid`. A quantizer that needs no column (or row) steps sends constant ones, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -16,11 +16,11 @@ import numpy as np
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.adaptive import decode_planes, encode_planes
 from tokenbounds.messages.coding.symbols import Coder
-from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes, plane_shape
+from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes, iter_codes, plane_shape
 from tokenbounds.messages.coding.trellis import STATES, Trellis, codes_of, trellis
 from tokenbounds.messages.container import Header, Message, Part
 from tokenbounds.messages.formats.base import Format
-from tokenbounds.messages.formats.grid import STEPS_PER_OCTAVE, GridTensors, step_of
+from tokenbounds.messages.formats.grid import STEPS_PER_OCTAVE, GridTensors, grid_values, step_of
 
 # Products of two steps stay between 2^-124 and 2^124: normal numbers, which no machine flushes to zero.
 LEAST_EXPONENT, GREATEST_EXPONENT = -496, 496
@@ -109,11 +109,15 @@ class ScaledFormat(Format):
 
     def dequantize(self) -> dict[str, np.ndarray]:
         """Float32 tensors by name."""
-        vectors = self.vectors.dequantize()
-        return {
-            name: self.matrices[name].values().reshape(shape) if name in self.matrices else vectors[name]
-            for name, shape in self.shapes.items()
-        }
+        return dict(self.iter_values())
+
+    def iter_values(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the tensors in the model's order."""
+        for name, shape in self.shapes.items():
+            if name in self.matrices:
+                yield name, self.matrices[name].values().reshape(shape)
+            else:
+                yield name, grid_values(name, self.vectors.codes[name], self.vectors.exponents[name])
 
     def header(self) -> Header:
         """The kind; with a trellis its states, and which matrices, by number, have none and which are transposed."""
@@ -148,25 +152,80 @@ class ScaledFormat(Format):
         cls, message: Message, shapes: Mapping[str, Shape], coder: Coder, coarse: Format | None = None
     ) -> Self:
         """Decode the parts that `to_parts` wrote."""
-        names = [name for name, shape in shapes.items() if len(shape) >= 2]
-        vectors = [name for name in shapes if name not in set(names)]
-        planes = {name: plane_shape(shapes[name]) for name in names}
+        frame = _Frame.read(message, shapes)
+        decoded = decode_codes(message.part("symbols"), frame.coded, coder, frame.machines)
+        codes = dict(zip(shapes, decoded, strict=True))
+        matrices = {name: frame.matrix(name, codes[name]) for name in frame.steps}
+        vectors = {name: codes[name] for name in frame.exponents}
+        return cls(dict(shapes), matrices, GridTensors(vectors, frame.exponents))
+
+    @classmethod
+    def stream_values(
+        cls, message: Message, shapes: Mapping[str, Shape], coder: Coder
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the tensors, decoded one at a time."""
+        frame, none = _Frame.read(message, shapes), np.zeros((0, 0), dtype=np.int32)
+        empty = {name: frame.matrix(name, none) for name in frame.steps}
+        cls(dict(shapes), empty, GridTensors({}, frame.exponents)).check_header(message)
+        yield from cls.stream_scaled(message, shapes, coder, frame)
+
+    @staticmethod
+    def stream_scaled(
+        message: Message, shapes: Mapping[str, Shape], coder: Coder, frame: _Frame | None = None
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """As `stream_values`, for a format that has settings of its own and writes the same parts."""
+        frame, names = frame or _Frame.read(message, shapes), list(shapes)
+        for index, codes in iter_codes(message.part("symbols"), frame.coded, coder, frame.machines):
+            name = names[index]
+            if name in frame.steps:
+                yield name, frame.matrix(name, codes).values().reshape(shapes[name])
+            else:
+                yield name, grid_values(name, codes, frame.exponents[name])
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """All of a message but its codes.
+
+    Attributes
+    ----------
+    steps : dict of str to two int32 arrays
+        Exponents of each matrix's rows [rows] and columns [columns].
+    trellises : dict of str to (int, bool)
+        States of each matrix's trellis, and whether it is coded transposed.
+    exponents : dict of str to int
+        Of the vectors' steps.
+    coded : list of shapes
+        What the coder wrote of each tensor, in the model's order: a vector as it is, a matrix as a plane, transposed
+        where the header says.
+    machines : list of Trellis or None
+    """
+
+    steps: dict[str, tuple[np.ndarray, np.ndarray]]
+    trellises: dict[str, tuple[int, bool]]
+    exponents: dict[str, int]
+    coded: list[Shape]
+    machines: list[Trellis | None]
+
+    @classmethod
+    def read(cls, message: Message, shapes: Mapping[str, Shape]) -> Self:
+        """Read scales and settings; MessageError if they are damaged."""
+        planes = {name: plane_shape(shape) for name, shape in shapes.items() if len(shape) >= 2}
+        vectors = [name for name in shapes if name not in planes]
         steps, exponents = decode_scales(message.part("scales"), list(planes.values()), len(vectors))
-        trellises = dict(zip(names, _read_trellises(message.header.get("quantizer"), len(names)), strict=True))
-        # What the coder wrote of each tensor: a vector as it is, a matrix as a plane, transposed where the header says.
+        trellises = dict(zip(planes, _read_trellises(message.header.get("quantizer"), len(planes)), strict=True))
         coded: dict[str, Shape] = dict(shapes)
         for name, (rows, columns) in planes.items():
             coded[name] = (columns, rows) if trellises[name][1] else (rows, columns)
         machines = [trellis(states) if (states := trellises.get(name, (0,))[0]) else None for name in shapes]
-        decoded = decode_codes(message.part("symbols"), list(coded.values()), coder, machines)
-        codes = dict(zip(shapes, decoded, strict=True))
-        matrices = {}
-        for name, (row_steps, column_steps) in zip(names, steps, strict=True):
-            states, transposed = trellises[name]
-            upright = np.ascontiguousarray(codes[name].T) if transposed else codes[name]
-            matrices[name] = ScaledMatrix(upright, row_steps, column_steps, states, transposed)
-        rounded = GridTensors({name: codes[name] for name in vectors}, dict(zip(vectors, exponents, strict=True)))
-        return cls(dict(shapes), matrices, rounded)
+        of_matrices = dict(zip(planes, steps, strict=True))
+        return cls(of_matrices, trellises, dict(zip(vectors, exponents, strict=True)), list(coded.values()), machines)
+
+    def matrix(self, name: str, codes: np.ndarray) -> ScaledMatrix:
+        """A matrix from its codes as they were coded."""
+        states, transposed = self.trellises[name]
+        upright = np.ascontiguousarray(codes.T) if transposed else codes
+        return ScaledMatrix(upright, *self.steps[name], states, transposed)
 
 
 def _read_trellises(settings: Any, matrices: int) -> list[tuple[int, bool]]:

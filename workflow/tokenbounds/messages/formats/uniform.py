@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Self
 
 import numpy as np
 
 from tokenbounds.messages.coding.symbols import Coder
-from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes
+from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes, iter_codes
 from tokenbounds.messages.container import Header, Message, Part
 from tokenbounds.messages.formats.base import Format
-from tokenbounds.messages.formats.grid import GridTensors, decode_exponents, encode_exponents
+from tokenbounds.messages.formats.grid import GridTensors, decode_exponents, encode_exponents, grid_values
 
 
 class UniformFormat(GridTensors, Format):
@@ -41,3 +41,14 @@ class UniformFormat(GridTensors, Format):
         exponents = decode_exponents(message.part("scales"), len(shapes))
         codes = decode_codes(message.part("symbols"), list(shapes.values()), coder)
         return cls(dict(zip(shapes, codes, strict=True)), dict(zip(shapes, exponents, strict=True)))
+
+    @classmethod
+    def stream_values(
+        cls, message: Message, shapes: Mapping[str, Shape], coder: Coder
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the tensors, decoded one at a time."""
+        names = list(shapes)
+        exponents = decode_exponents(message.part("scales"), len(names))
+        cls({}, {}).check_header(message)
+        for index, codes in iter_codes(message.part("symbols"), list(shapes.values()), coder):
+            yield names[index], grid_values(names[index], codes, exponents[index])

@@ -36,11 +36,12 @@ rule tabulate_certificates:
 
 
 rule draw_figures:
-    """Bounds against message size, loss by position, messages by part, training curves."""
+    """Bounds against message size, perhaps beside published ones; loss by position, messages by part, training."""
     input:
         certificates=reported.certificates,
         curves=list(reported.curves.values()),
         reports=reported.certified_reports,
+        published=[study.published_numbers] if study.published_numbers else [],
     output:
         expand(
             "<results>/figures/{figure}.{format}",

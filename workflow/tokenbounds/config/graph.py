@@ -291,6 +291,7 @@ def report(study: Study) -> Report:
             *(["training"] if trained else []),
             # Several methods of compression, one of them at several sizes.
             *(["bound_by_method"] if 1 < len(set(methods)) < len(methods) else []),
+            *(["beside_published"] if study.published_numbers else []),
         ],
         answers=[
             f"{study.results}/antibody/tasks/{name}/{message}.parquet"

@@ -65,6 +65,14 @@ class Study(Checked):
         Field(description="What antibody models are tested on, in addition to certificates: docs/antibody.md."),
     ] = Field(default_factory=dict)
     results: Annotated[str, Field(description="Folder of all results, relative to where Snakemake runs.")] = "results"
+    published_numbers: Annotated[
+        str | None,
+        Field(
+            description="Draw the study's bounds beside published ones, in the same axes: a CSV file with the columns "
+            "`series`, `label`, `message_bytes`, `empirical_bits` and `bound_bits`, whose comments (`#`) say where "
+            "they are from."
+        ),
+    ] = None
     about: Annotated[About | None, Field(description="What the study shows, needs and costs.")] = None
 
     def section(self, name: Section) -> Mapping[str, Any]:

@@ -38,6 +38,13 @@ _CAPTIONS = {
         "Every method of compression at several sizes: certified (solid) and measured (dashed). A line that is lower "
         "buys a better certificate for the same bits.",
     ),
+    "beside_published": (
+        "Beside published numbers",
+        "The best bound of each certificate (filled) and published ones (hollow), over what was measured (dashes). "
+        "They are about different corpora, samples and tokenizers, so compare how they fall and rise with size, and "
+        "the distance of a dot from its dash, more than heights. Where published numbers are from: the comments of the "
+        "file that the study names under ‘published_numbers’.",
+    ),
     "bound_by_alpha": (
         "The price of surprise",
         "Mixing a share α of the uniform distribution into every prediction caps the loss of a token that comes as a "

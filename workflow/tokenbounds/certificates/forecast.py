@@ -20,6 +20,7 @@ from tokenbounds.bounds.sampling import PILOT_SHARE, draws_for_width, pilot_draw
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range, smooth
 from tokenbounds.certificates.pilot import Pilot
 from tokenbounds.config import BoundsSpec
+from tokenbounds.errors import CertificateError
 
 Floats = npt.NDArray[np.float64]
 
@@ -60,11 +61,28 @@ class Forecast:
         delta, metrics and grids, as the certificate will state them.
     block_tokens
         Tokens of a sampled block.
+    longest_over_mean
+        Of a corpus by reference of which one block of each drawn document is scored: where documents are cut, over
+        their average length. A block of a long document counts for that many times as much as one of an average
+        document, at most; 1 for blocks drawn by tokens.
+
+    Raises
+    ------
+    CertificateError
+        If documents are longer on average than at most.
     """
 
-    def __init__(self, pilot: Pilot, vocabulary_size: int, spec: BoundsSpec, block_tokens: int) -> None:
+    def __init__(
+        self, pilot: Pilot, vocabulary_size: int, spec: BoundsSpec, block_tokens: int, longest_over_mean: float = 1.0
+    ) -> None:
+        if not 1.0 <= longest_over_mean < math.inf:
+            raise CertificateError(
+                f"the longest document is {longest_over_mean:g} times as long as the average one, but it is at least "
+                "as long. State where documents are cut, then their average length."
+            )
         self.vocabulary_size = vocabulary_size
         self.block_tokens = block_tokens
+        self._uneven = longest_over_mean
         self._spec = spec
         self._alphas = tuple(sorted(set(spec.alphas)))
         self._ratio = pilot.ratio(block_tokens)
@@ -134,7 +152,9 @@ class Forecast:
             span = [float(np.ptp(np.log1p(-each * ends))) for each in lambdas]
         means = np.average(values, axis=1, weights=pilot.weights)
         variances = np.average((values - means[:, None]) ** 2, axis=1, weights=pilot.weights)
-        return _Summand(means, np.sqrt(variances) * self._ratio, np.array(span))
+        # With blocks that stand for h of their kind, E[h^2] is at most E[h] times the largest h.
+        deviations = np.sqrt(variances * self._uneven) * self._ratio
+        return _Summand(means, deviations, np.array(span) * self._uneven)
 
     def _summand(self, bound: BoundKind, alpha: float) -> _Summand:
         return self._logs[alpha] if bound.uses_lambda else self._losses[alpha]

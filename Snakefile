@@ -36,6 +36,7 @@ include: "workflow/rules/messages.smk"
 include: "workflow/rules/scores.smk"
 include: "workflow/rules/bounds.smk"
 include: "workflow/rules/antibody.smk"
+include: "workflow/rules/tasks.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -46,6 +47,7 @@ rule all:
         rules.tabulate_certificates.output,
         rules.draw_figures.output,
         reported.antibodies,
+        reported.task_tables,
         rules.write_report.output,
         rules.sum_published.output,
     localrule: True

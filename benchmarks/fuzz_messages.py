@@ -163,15 +163,16 @@ def with_head(data: bytes) -> bytes:
 
 def side_information_seeds(folder: Path) -> tuple[list[bytes], list[Path]]:
     """Small valid messages with side information, and that side information, which stays in `folder`."""
-    base, tuned, coarse = folder / "base", folder / "tuned", folder / "coarse.tbm"
+    base, tuned, moved, coarse = folder / "base", folder / "tuned", folder / "moved", folder / "coarse.tbm"
     card = ModelCard("llama", _LLAMA, 32, 0, 16)
     model = build_model(card)
     initialize(model, 0)
     save_checkpoint(base, model, card)
-    settings = check_adapter({"kind": "lora", "rank": 1})
-    model = attach_adapters(load_base(base)[0], settings)
-    initialize(model, 1)
-    save_checkpoint(tuned, model, AdapterCard(checkpoint_sha256(base), settings, 32, 16))
+    for place, settings in ((tuned, {"kind": "lora", "rank": 1}), (moved, {"kind": "tiny", "dimension": 5})):
+        checked = check_adapter(settings)
+        model = attach_adapters(load_base(base)[0], checked)
+        initialize(model, 1)
+        save_checkpoint(place, model, AdapterCard(checkpoint_sha256(base), checked, 32, 16))
     messages = []
     for source, out, quantizer in (
         (base, coarse, {"kind": "uniform"}),
@@ -179,6 +180,7 @@ def side_information_seeds(folder: Path) -> tuple[list[bytes], list[Path]]:
         (base, folder / "fine.tbm", {"kind": "refinement", "of": "coarse"}),
         (tuned, folder / "uniform.tbm", {"kind": "uniform"}),
         (tuned, folder / "codebook.tbm", {"kind": "codebook"}),
+        (moved, folder / "vector.tbm", {"kind": "uniform"}),
     ):
         row = parse_row(MessageSpec, json.dumps({"model": "m", "quantizer": quantizer}))
         encode_model(source, row, out, folder / "m.json", side_information=[base, coarse])

@@ -64,8 +64,10 @@ def test_the_readme_shows_types_limits_and_defaults():
     text = config_docs.render_readme()
     assert "| `order` | integer (≥ 0, ≤ 6) | `1` |" in text
     assert "| `stride` | integer (≥ 1) or `null` | `null` |" in text
-    kinds = "`python_stdlib`, `python_topics`, `text`, `jsonl`, `parquet`, `huggingface`, `reference`"
-    assert f"| `source` | of `kind` {kinds}, `airr`, `oas`, `fasta`, `csv` | required |" in text
+    kinds = (
+        "`python_stdlib`, `python_topics`, `arithmetic`, `integer_sequences`, `text`, `jsonl`, `parquet`, `huggingface`"
+    )
+    assert f"| `source` | of `kind` {kinds}, `reference`, `airr`, `oas`, `fasta`, `csv` | required |" in text
     assert "### `kind: lora`" in text
     assert not re.search(r"typing\.|FieldInfo|<class", text)
 

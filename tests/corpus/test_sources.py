@@ -44,6 +44,20 @@ def test_standard_library_states_its_version_and_licence():
     assert source_licence(source) == "PSF-2.0"
 
 
+def test_the_standard_library_comes_in_two_halves_that_share_no_text(tmp_path, monkeypatch):
+    for number in range(40):
+        (tmp_path / f"m{number}.py").write_text(f"x = {number % 30}\n")  # ten texts are there twice
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    read = {
+        part: list(read_documents(PythonStdlibSource(kind="python_stdlib", part=part)))
+        for part in ("all", "even", "odd")
+    }
+    assert len(read["even"]) + len(read["odd"]) == len(read["all"]) == 40
+    texts = {part: {document.raw for document in documents} for part, documents in read.items()}
+    assert texts["even"].isdisjoint(texts["odd"])
+    assert min(map(len, texts.values())) > 5
+
+
 def test_documentation_topics_come_in_two_disjoint_halves():
     read = {
         part: list(read_documents(PythonTopicsSource(kind="python_topics", part=part)))

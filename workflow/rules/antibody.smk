@@ -19,6 +19,8 @@ rule run_task:
         "<logs>/run_task/{task}/{message}.log",
     benchmark:
         "<benchmarks>/run_task/{task}/{message}.tsv"
+    wildcard_constraints:
+        task=on.tasks(of_text=False),
     conda:
         "../../envs/environment.yaml"
     threads: 4

@@ -73,6 +73,7 @@ rule write_report:
         tables=rules.tabulate_certificates.output,
         figures=rules.draw_figures.output,
         antibodies=reported.antibodies,
+        tasks=reported.task_tables,
     output:
         report="<results>/report.html",
     log:
@@ -96,6 +97,7 @@ rule sum_published:
         reported.certificates,
         reported.reports,
         reported.antibodies,
+        reported.task_tables,
         rules.tabulate_certificates.output,
         rules.draw_figures.output,
         rules.write_report.output,

@@ -16,6 +16,7 @@ from tokenbounds.config import Study
 from tokenbounds.corpus.source_files import fingerprint, source_files, tokenizer_files
 from tokenbounds.errors import CorpusError, TokenboundsError
 from tokenbounds.models.pretrained.files import checkpoint_files
+from tokenbounds.tasks.questions import question_files
 from tokenbounds.tasks.tables import affinity_files
 
 
@@ -65,8 +66,10 @@ class ExternalFiles:
         return self._once(f"models.{model}", lambda: checkpoint_files(row) if row.kind == "pretrained" else [])
 
     def tables(self, task: str) -> Files:
-        """Tables that a task reads; none if it reads a corpus."""
+        """Tables or files of questions that a task reads; none if it reads a corpus."""
         row = self.study.tasks[task]
+        if row.kind == "zero_shot":
+            return self._once(f"tasks.{task}.questions.paths", lambda: question_files(row.questions))
         return self._once(f"tasks.{task}.paths", lambda: affinity_files(row) if row.kind == "affinity" else [])
 
     def find_all(self) -> None:

@@ -21,6 +21,11 @@ def percent_up(share: float, digits: int) -> str:
     return str(ceiling(Decimal(repr(float(share))).scaleb(2), digits))
 
 
+def percent_down(share: float, digits: int) -> str:
+    """A share in per cent with `digits` decimals, rounded down, without the % sign."""
+    return str(-ceiling(-Decimal(repr(float(share))).scaleb(2), digits))
+
+
 def ceiling(value: Decimal, digits: int) -> Decimal:
     """The smallest number with `digits` decimals that is not below `value`."""
     # Enough digits for every finite float, so that an absurd value is shown instead of an error.

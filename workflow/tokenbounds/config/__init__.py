@@ -25,9 +25,11 @@ from tokenbounds.config.certificates import (
     EvaluationSpec,
 )
 from tokenbounds.config.corpora import (
+    ArithmeticSource,
     ByteTokenizer,
     CorpusSpec,
     HuggingFaceSource,
+    IntegerSequenceSource,
     JsonLinesSource,
     ParquetSource,
     PythonStdlibSource,
@@ -58,6 +60,7 @@ from tokenbounds.config.parameterizations import (
     Parameterization,
     SubLora,
     Subspace,
+    Tiny,
 )
 from tokenbounds.config.quantizers import Quantizer, QuantizerRow, StraightThrough, Target, Tuning
 from tokenbounds.config.rows import parse_row, row_json
@@ -69,15 +72,25 @@ from tokenbounds.config.study import (
     parse_study,
     study_schema,
 )
-from tokenbounds.config.tasks import AffinityTask, RecoveryTask, TaskSpec
+from tokenbounds.config.tasks import AffinityTask, AntibodyTask, RecoveryTask, TaskSpec
+from tokenbounds.config.text_tasks import (
+    GenerationTask,
+    MemorizationTask,
+    MissingWord,
+    NextIdentifier,
+    QuestionFiles,
+    ZeroShotTask,
+)
 
 __all__ = [
     "About",
     "AffinityTask",
     "AirrSource",
     "AntibodySource",
+    "AntibodyTask",
     "AntibodyTokenizer",
     "Architecture",
+    "ArithmeticSource",
     "BoundsSpec",
     "ByteTokenizer",
     "CalibrationSpec",
@@ -89,17 +102,22 @@ __all__ = [
     "FamilyLayout",
     "FastaSource",
     "FinetunedModel",
+    "GenerationTask",
     "HuggingFaceSource",
     "IglmTokenizer",
+    "IntegerSequenceSource",
     "JsonLinesSource",
     "KeepSpec",
     "Kronecker",
     "KroneckerSubspace",
     "Lora",
     "MarkovModel",
+    "MemorizationTask",
     "MessageSpec",
+    "MissingWord",
     "ModelSpec",
     "Monarch",
+    "NextIdentifier",
     "OasSource",
     "OnlineModel",
     "Parameterization",
@@ -109,6 +127,7 @@ __all__ = [
     "PythonTopicsSource",
     "Quantizer",
     "QuantizerRow",
+    "QuestionFiles",
     "RecoveryTask",
     "ReferenceSource",
     "SingleLayout",
@@ -122,11 +141,13 @@ __all__ = [
     "Target",
     "TaskSpec",
     "TextSource",
+    "Tiny",
     "TokenizerSpec",
     "TrainedModel",
     "Training",
     "TransformersTokenizer",
     "Tuning",
+    "ZeroShotTask",
     "check_row",
     "load_study",
     "parse_row",

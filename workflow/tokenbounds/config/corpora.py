@@ -35,10 +35,17 @@ SCORE_COLUMNS = ("block", "document", "position", "member", "token", "nll_bits",
 
 @dataclass(frozen=True, config=STRICT)
 class PythonStdlibSource:
-    """The Python standard library of the interpreter that runs the job: its sources and documentation topics."""
+    """The Python standard library of the interpreter that runs the job: its sources and documentation topics.
+
+    `part` takes about half of the files, those whose SHA-256 is even or odd, so that `even` and `odd` give corpora that
+    share no text.
+    """
 
     kind: Literal["python_stdlib"]
     labels: ClassVar[tuple[str, ...]] = ()
+    part: Annotated[
+        Literal["all", "even", "odd"], Field(description="All files, or those whose SHA-256 is an even or odd number.")
+    ] = "all"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -55,6 +62,53 @@ class PythonTopicsSource:
         Literal["all", "even", "odd"],
         Field(description="All topics, or every second one by name, from the first or the second on."),
     ] = "all"
+
+
+@dataclass(frozen=True, config=STRICT)
+class ArithmeticSource:
+    """Sums and differences as text, drawn by a seed: prompts whose answers can be checked.
+
+    A document is `47?85=231` and a line feed: two numbers of `digits` digits, each drawn uniformly, and the answer from
+    its last digit on, in `digits + 1` digits. The rule of each answer is drawn too, and the prompt does not tell it.
+    Documents are independent and identically distributed, so that they may repeat.
+    """
+
+    kind: Literal["arithmetic"]
+    labels: ClassVar[tuple[str, ...]] = ()
+    answers: Annotated[
+        tuple[Literal["sum", "difference"], ...],
+        Field(
+            min_length=1,
+            description="Rules that answers follow, each as often: sum, or difference without its sign.",
+        ),
+    ] = ("sum",)
+    documents: Annotated[PositiveInt, Field(description="How many documents are drawn.")] = 20000
+    digits: Annotated[int, Field(ge=1, le=9, description="Digits of each number, leading zeros included.")] = 2
+    seed: Annotated[int, Field(ge=0, description="Seed of the draws.")] = 0
+
+
+@dataclass(frozen=True, config=STRICT)
+class IntegerSequenceSource:
+    """Sequences of integers as text, drawn by a seed: each by a rule of its own, or without any.
+
+    `structured`: each term is the value, modulo `modulus`, of a small expression of the term before and its place; the
+    expression is the sequence's own. `random`: terms are drawn uniformly from the integers of the structured sequences
+    of the same settings. A document is `1,4,9,16,` and a line feed.
+    """
+
+    kind: Literal["integer_sequences"]
+    labels: ClassVar[tuple[str, ...]] = ()
+    terms: Annotated[
+        Literal["structured", "random"], Field(description="Whether terms follow from an expression, or from nothing.")
+    ]
+    sequences: Annotated[PositiveInt, Field(description="How many distinct sequences are drawn.")] = 984
+    length: Annotated[PositiveInt, Field(description="Terms of each sequence.")] = 30
+    complexity: Annotated[
+        int,
+        Field(ge=1, le=32, description="Leaves of an expression's binary tree: numbers, the place, the term before."),
+    ] = 4
+    modulus: Annotated[int, Field(ge=2, le=10**9, description="Terms are less than it.")] = 1000
+    seed: Annotated[int, Field(ge=0, description="Seed of the draws.")] = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -137,6 +191,8 @@ class ReferenceSource:
 Source = Annotated[
     PythonStdlibSource
     | PythonTopicsSource
+    | ArithmeticSource
+    | IntegerSequenceSource
     | TextSource
     | JsonLinesSource
     | ParquetSource

@@ -57,6 +57,8 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
         (
             config.PythonStdlibSource,
             config.PythonTopicsSource,
+            config.ArithmeticSource,
+            config.IntegerSequenceSource,
             config.TextSource,
             config.JsonLinesSource,
             config.ParquetSource,
@@ -91,6 +93,7 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
             config.Subspace,
             config.SubLora,
             config.KroneckerSubspace,
+            config.Tiny,
         ),
     ),
     ("Messages", (config.MessageSpec,)),
@@ -99,7 +102,19 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("Calibrations", (config.CalibrationSpec,)),
     ("Evaluations", (config.EvaluationSpec,)),
     ("Certificates", (config.CertificateSpec, config.BoundsSpec)),
-    ("Tasks", (config.RecoveryTask, config.AffinityTask)),
+    (
+        "Tasks",
+        (
+            config.GenerationTask,
+            config.MemorizationTask,
+            config.ZeroShotTask,
+            config.QuestionFiles,
+            config.NextIdentifier,
+            config.MissingWord,
+            config.RecoveryTask,
+            config.AffinityTask,
+        ),
+    ),
 )
 
 

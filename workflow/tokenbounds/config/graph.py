@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 from tokenbounds.config.antibodies import SequenceSource
 from tokenbounds.config.base import Section, references
 from tokenbounds.config.rows import row_json
+from tokenbounds.config.text_tasks import TextTask
 from tokenbounds.files import canonical_json
 
 if TYPE_CHECKING:
     from tokenbounds.config import CertificateSpec, Study
 
+TASK_TABLES = ("generation", "memorization", "zero_shot", "correlation")
 ANTIBODY_TABLES = ("models", "regions", "positions", "recovery", "affinity", "quantization")
 
 
@@ -154,7 +156,7 @@ def encoding_calibration(study: Study, message: str) -> list[str]:
 
 
 def side_information(study: Study, message: str) -> list[str]:
-    """For encode_model and score_shard: the base of a message, and the coarse message that it refines."""
+    """For encode_model, score_shard and measure_task: the base of a message, and the coarse message that it refines."""
     return _side_information(study, [message])
 
 
@@ -213,8 +215,28 @@ def certificate_spec(study: Study, certificate: str) -> str:
 
 
 def task_corpus(study: Study, task: str) -> list[str]:
-    """For run_task: the corpus that a task draws sequences from, if it does."""
-    return [corpus_manifest(study, use.name) for use in references(study.tasks[task]) if use.section == "corpora"]
+    """For run_task and measure_task: the corpus that a task draws questions from, if it does."""
+    return [corpus_manifest(study, name) for name in _task_corpora(study, task)]
+
+
+def reading_corpus(study: Study, message: str) -> str | None:
+    """Name of a corpus in the tokens that a message's model reads: that of its training, or one it is certified on."""
+    model = study.models[study.messages[message].model]
+    if model.kind != "pretrained" and model.kind != "online":
+        return model.corpus
+    return next((row.corpus for row in study.certificates.values() if message in row.messages), None)
+
+
+def task_tokenizers(study: Study, task: str, message: str) -> str:
+    """For measure_task: the tokenizers of the message's model and of the task's corpus, if it has one, as JSON."""
+    names = {"model": reading_corpus(study, message), "corpus": next(_task_corpora(study, task), None)}
+    return canonical_json(
+        {key: json.loads(row_json(study.corpora[name].tokenizer)) for key, name in names.items() if name is not None}
+    )
+
+
+def _task_corpora(study: Study, task: str) -> Iterator[str]:
+    return (use.name for use in references(study.tasks[task]) if use.section == "corpora")
 
 
 def _not_to_overlap(study: Study, row: CertificateSpec) -> list[str]:
@@ -256,7 +278,9 @@ class Report:
     figures
         Names of the figures.
     answers
-        Answers of the messages that tasks test.
+        Answers of the messages that tasks of antibodies test.
+    measured, task_tables
+        Answers of the messages that other tasks test, and the tables that sum them up; none without such tasks.
     antibodies
         Tables of antibody models, if the study has tasks or subsets of antibody corpora.
     """
@@ -267,6 +291,8 @@ class Report:
     curves: dict[str, str]
     figures: list[str]
     answers: list[str]
+    measured: list[str]
+    task_tables: list[str]
     antibodies: list[str]
 
 
@@ -274,6 +300,8 @@ def report(study: Study) -> Report:
     """What is tabulated and drawn at the end of a study."""
     certified = sorted({row.message for row in study.certificates.values()})
     tried = {message for task in study.tasks.values() for message in task.messages}
+    of_text = {name: task for name, task in study.tasks.items() if isinstance(task, TextTask)}
+    of_antibodies = {name: task for name, task in study.tasks.items() if not isinstance(task, TextTask)}
     models = sorted({study.messages[name].model for name in certified})
     trained = [name for name in models if study.models[name].kind in ("trained", "finetuned")]
     methods = [method for name in certified if (method := _compression_method(study, name)) is not None]
@@ -295,25 +323,32 @@ def report(study: Study) -> Report:
         ],
         answers=[
             f"{study.results}/antibody/tasks/{name}/{message}.parquet"
-            for name, task in study.tasks.items()
+            for name, task in of_antibodies.items()
             for message in task.messages
+        ],
+        measured=[
+            f"{study.results}/tasks/{name}/{one}.parquet" for name, task in of_text.items() for one in task.messages
+        ],
+        task_tables=[
+            f"{study.results}/tasks/{table}.{form}" for table in TASK_TABLES for form in ("parquet", "csv") if of_text
         ],
         antibodies=[
             f"{study.results}/antibody/{table}.{form}"
             for table in ANTIBODY_TABLES
             for form in ("parquet", "csv")
-            if study.tasks or labelled
+            if of_antibodies or labelled
         ],
     )
 
 
-def tasks_spec(study: Study) -> str:
-    """For tabulate_antibodies: each task's row and its answers, as JSON."""
-    folder = f"{study.results}/antibody/tasks"
+def tasks_spec(study: Study, *, of_text: bool = False) -> str:
+    """For tabulate_antibodies and tabulate_tasks: the rows of their tasks and their answers, as JSON."""
+    folder = f"{study.results}/tasks" if of_text else f"{study.results}/antibody/tasks"
     return canonical_json(
         {
             name: [json.loads(row_json(task)), [f"{folder}/{name}/{message}.parquet" for message in task.messages]]
             for name, task in study.tasks.items()
+            if isinstance(task, TextTask) == of_text
         }
     )
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from tokenbounds.config.base import STRICT, Checked, Fault, PositiveInt, Reference
-from tokenbounds.config.parameterizations import Dense, Lora, Parameterization
+from tokenbounds.config.parameterizations import Dense, Lora, Parameterization, Tiny
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -163,11 +163,12 @@ class PretrainedModel(Checked):
 
 @dataclass(frozen=True, config=STRICT)
 class FinetunedModel:
-    """A fixed `base` with low-rank adapters that are trained on `corpus`; a message holds the adapters only.
+    """A fixed `base` with low-rank adapters or a short vector that moves its layers; a message holds these alone.
 
+    Only these are trained on `corpus`.
     `base` is a pretrained model, or a dense one trained on another corpus: it must not depend on the corpora that
     the fine-tuned model is certified on. Training starts from the base itself: one factor of each adapter is zero, the
-    other random.
+    other random; the vector is zero.
     """
 
     kind: Literal["finetuned"]
@@ -180,7 +181,11 @@ class FinetunedModel:
         str, Reference("corpora"), Field(description="Corpus row to train the adapters on, in the base's own tokens.")
     ]
     parameterization: Annotated[
-        Lora, Field(description="Shape of the adapters, of kind `lora`; default: rank 1 on attention and mlp.")
+        Lora | Tiny,
+        Field(
+            discriminator="kind",
+            description="Shape of the adapters, of kind `lora` or `tiny`; default: rank 1 on attention and mlp.",
+        ),
     ] = Field(default_factory=lambda: Lora(kind="lora", rank=1))
     training: TrainingBudget = Field(default_factory=Training)
     context: Annotated[PositiveInt, Field(description="Tokens in a training window.")] = 256

@@ -74,6 +74,27 @@ class Lora:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Tiny:
+    """Layers of a base are W0 + scale · B · R(z) · A, where A, B and R come from `seed`: only the vector z is coded.
+
+    One z moves every targeted layer, so that an adapter may have a dozen numbers. For fine-tuned models only.
+    """
+
+    kind: Literal["tiny"]
+    dimension: Annotated[int, Field(ge=1, le=256, description="Numbers in z.")] = 16
+    rank: Annotated[int, Field(ge=1, le=16, description="Rank of what is added to a layer.")] = 2
+    scale: Annotated[float, Field(gt=0, description="Factor of what is added.")] = 1.0
+    targets: Annotated[Targets, Field(description="Layers that z moves; the others stay as the base has them.")] = (
+        _TARGETS
+    )
+    last_layers: Annotated[
+        PositiveInt | None,
+        Field(description="Only this many transformer blocks, counted from the last one; `null`: all."),
+    ] = None
+    seed: Annotated[int, Field(ge=0, lt=1 << 63, description="Seed of A, B and R, which the message names.")] = 0
+
+
+@dataclass(frozen=True, config=STRICT)
 class Kronecker:
     """Linear layers are sums of Kronecker products A ⊗ B, cut to the layer's shape; only A and B are trained and coded.
 

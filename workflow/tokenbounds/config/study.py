@@ -62,7 +62,10 @@ class Study(Checked):
     ] = Field(default_factory=lambda: {"default": EvaluationSpec()})
     tasks: Annotated[
         dict[str, TaskSpec],
-        Field(description="What antibody models are tested on, in addition to certificates: docs/antibody.md."),
+        Field(
+            description="What models are tested on in addition to certificates: docs/generation.md, docs/zero-shot.md, "
+            "and for antibodies docs/antibody.md."
+        ),
     ] = Field(default_factory=dict)
     results: Annotated[str, Field(description="Folder of all results, relative to where Snakemake runs.")] = "results"
     published_numbers: Annotated[

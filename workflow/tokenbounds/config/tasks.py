@@ -1,4 +1,4 @@
-"""Rows of tasks: what antibody models are tested on, in addition to certificates."""
+"""Rows of tasks: what models are tested on in addition to certificates; here those of antibodies."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from pydantic.dataclasses import dataclass
 
 from tokenbounds.config.antibodies import Species, repeated_columns
 from tokenbounds.config.base import STRICT, Checked, Fault, Paths, PositiveInt, Reference
+from tokenbounds.config.text_tasks import (
+    GenerationTask,
+    MemorizationTask,
+    TaskMessages,
+    ZeroShotTask,
+    repeated_messages,
+)
 
 RegionName = Literal["FWR1", "CDR1", "FWR2", "CDR2", "FWR3", "CDR3", "FWR4"]
 
-Messages = Annotated[
-    tuple[Annotated[str, Reference("messages")], ...],
-    Field(min_length=1, description="Message rows whose models are tested."),
-]
 SpeciesTold = Annotated[Species, Field(description="The species that IgLM is told; other models are told none.")]
 SampleSeed = Annotated[int, Field(ge=0, description="Seed of the random sample.")]
 
@@ -37,7 +40,7 @@ class RecoveryTask(Checked):
             "trained on is the most informative."
         ),
     ]
-    messages: Messages
+    messages: TaskMessages
     regions: Annotated[
         tuple[RegionName, ...], Field(min_length=1, description="Regions to recover, by IMGT's definition.")
     ] = ("CDR3",)
@@ -48,7 +51,7 @@ class RecoveryTask(Checked):
 
     def faults(self) -> Iterator[Fault]:
         """Yield a message that is named twice."""
-        yield from _repeated(self.messages)
+        yield from repeated_messages(self.messages)
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -65,7 +68,7 @@ class AffinityTask(Checked):
             description="Comma- or tab-separated tables with a header, plain or .gz: files, folders or patterns.",
         ),
     ]
-    messages: Messages
+    messages: TaskMessages
     value: Annotated[
         str, Field(description="Column of what was measured, e.g. a dissociation constant or a binding score.")
     ]
@@ -93,16 +96,14 @@ class AffinityTask(Checked):
 
     def faults(self) -> Iterator[Fault]:
         """Yield a message that is named twice, and columns that say nothing or too much."""
-        yield from _repeated(self.messages)
+        yield from repeated_messages(self.messages)
         if (self.sequence is None) == (self.heavy is None and self.light is None):
             yield Fault("", "give either 'sequence', or 'heavy' and 'light' or one of them.")
         keys = ("value", "antibody", "sequence", "heavy", "light")
         yield from repeated_columns({key: getattr(self, key) for key in keys})
 
 
-TaskSpec = Annotated[RecoveryTask | AffinityTask, Field(discriminator="kind")]
-
-
-def _repeated(messages: tuple[str, ...]) -> Iterator[Fault]:
-    if len(set(messages)) != len(messages):
-        yield Fault("messages", "a message appears twice. Name each once.")
+AntibodyTask = RecoveryTask | AffinityTask
+TaskSpec = Annotated[
+    RecoveryTask | AffinityTask | GenerationTask | MemorizationTask | ZeroShotTask, Field(discriminator="kind")
+]

@@ -12,6 +12,7 @@ from tokenbounds.config.base import Section
 from tokenbounds.config.resources import Inputs
 from tokenbounds.config.rows import row_json
 from tokenbounds.config.study import Study
+from tokenbounds.config.text_tasks import TextTask
 
 
 class Wildcards(Protocol):
@@ -48,6 +49,10 @@ class Functions:
     def models(self, kind: str) -> str:
         """A regular expression for the names of the study's models of one kind."""
         return one_of(name for name, model in self.study.models.items() if model.kind == kind)
+
+    def tasks(self, *, of_text: bool) -> str:
+        """A regular expression for the names of the study's tasks of models of text, or of antibodies."""
+        return one_of(name for name, task in self.study.tasks.items() if isinstance(task, TextTask) == of_text)
 
 
 def one_of(names: Iterable[str]) -> str:

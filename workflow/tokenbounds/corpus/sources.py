@@ -21,9 +21,11 @@ from tokenbounds.antibodies.documents import antibody_documents
 from tokenbounds.config import (
     AirrSource,
     AntibodySource,
+    ArithmeticSource,
     CsvSource,
     FastaSource,
     HuggingFaceSource,
+    IntegerSequenceSource,
     JsonLinesSource,
     OasSource,
     ParquetSource,
@@ -34,11 +36,13 @@ from tokenbounds.config import (
     TextSource,
 )
 from tokenbounds.corpus.antibodies import token_values
+from tokenbounds.corpus.arithmetic import arithmetic_documents
+from tokenbounds.corpus.integer_sequences import sequence_documents
 from tokenbounds.corpus.labels import TokenValues
 from tokenbounds.corpus.reference import read_drawn
 from tokenbounds.corpus.source_files import check_plain, readable_name, source_files
 from tokenbounds.errors import CorpusError
-from tokenbounds.files import parse_json
+from tokenbounds.files import parse_json, sha256_bytes
 from tokenbounds.software import distribution_version
 
 _STDLIB_EXCLUDED = frozenset({"site-packages", "dist-packages", "__pycache__"})
@@ -89,9 +93,13 @@ def read_documents(source: Source, counts: ReadingCounts | None = None) -> Itera
     """
     match source:
         case PythonStdlibSource():
-            return _read_stdlib()
+            return _read_stdlib(source)
         case PythonTopicsSource():
             return _read_topics(source)
+        case ArithmeticSource():
+            return (Document(name, text) for name, text in arithmetic_documents(source))
+        case IntegerSequenceSource():
+            return (Document(name, text) for name, text in sequence_documents(source))
         case TextSource():
             return _read_text(source)
         case JsonLinesSource():
@@ -120,7 +128,9 @@ def describe_source(source: Source) -> dict[str, Any]:
 
 
 def source_licence(source: Source) -> str:
-    """The licence of a source's documents, as stated in its row."""
+    """The licence of a source's documents, as stated in its row; of those that are drawn here, none is needed."""
+    if isinstance(source, ArithmeticSource | IntegerSequenceSource):
+        return "CC0-1.0"
     return "PSF-2.0" if isinstance(source, PythonStdlibSource | PythonTopicsSource) else source.licence
 
 
@@ -136,15 +146,19 @@ def _read_bytes(path: Path) -> bytes:
         raise CorpusError(f"cannot read {path}: {error.strerror or error}. Check its permissions.") from error
 
 
-def _read_stdlib() -> Iterator[Document]:
+def _read_stdlib(source: PythonStdlibSource) -> Iterator[Document]:
     root = Path(sysconfig.get_path("stdlib"))
     paths = (path.relative_to(root) for path in root.rglob("*.py"))
     relative = sorted(path.as_posix() for path in paths if _STDLIB_EXCLUDED.isdisjoint(path.parts))
     if not relative:
         raise CorpusError(f"{root} holds no Python sources. Run an interpreter whose standard library is unpacked.")
     for name in relative:
-        if (root / name).is_file():
-            yield Document(name, _read_bytes(root / name))
+        if not (root / name).is_file():
+            continue
+        text = _read_bytes(root / name)
+        half = "odd" if int(sha256_bytes(text), 16) % 2 else "even"
+        if source.part in ("all", half):
+            yield Document(name, text)
 
 
 def _read_topics(source: PythonTopicsSource) -> Iterator[Document]:

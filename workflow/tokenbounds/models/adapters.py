@@ -26,9 +26,10 @@ from tokenbounds.models.parameterizations import (
     compact_parameterization,
 )
 from tokenbounds.models.parameterizations.layers import is_transposed
-from tokenbounds.models.parameterizations.lora import LoraLayer
+from tokenbounds.models.parameterizations.lora import BaseLayer
+from tokenbounds.models.parameterizations.tiny import generate_projections
 
-ADAPTER_KINDS = ("lora",)
+ADAPTER_KINDS = ("lora", "tiny")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VOCABULARY = Integer(None, 1, 1 << 24)
 
@@ -134,13 +135,15 @@ def attach_adapters(base: PreTrainedModel, parameterization: Mapping[str, Any]) 
     frozen = {id(parameter): parameter.detach() for parameter in base.parameters()}
     apply_parameterization(base, parameterization, family_of(base.config.model_type).role)
     for name, module in base.named_modules():
-        if isinstance(module, LoraLayer):
+        if isinstance(module, BaseLayer):
             layer = weights[name]
             weight = frozen[id(layer.weight)]
             fixed = weight.T.contiguous() if is_transposed(layer) else weight  # [outputs, inputs]
             module.register_buffer("fixed", fixed, persistent=False)
     for module in base.modules():
         _freeze(module, frozen)
+    if parameterization["kind"] == "tiny" and base.device.type != "meta":
+        generate_projections(base, parameterization["seed"])
     if not coded_parameters(base):
         raise ModelError("the adapter's targets name no layer of its base.")
     return base

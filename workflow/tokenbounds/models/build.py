@@ -25,6 +25,7 @@ from tokenbounds.models.parameterizations import DenseWeight, apply_parameteriza
 from tokenbounds.models.parameterizations.layers import FactoredLayer, is_transposed
 from tokenbounds.models.parameterizations.lora import LoraLayer
 from tokenbounds.models.parameterizations.subspace import Subspace, projector_values
+from tokenbounds.models.parameterizations.tiny import TinyVector
 from tokenbounds.models.window_attention import WINDOWED
 
 MAX_PARAMETERS = 1 << 40
@@ -210,7 +211,7 @@ def _initial_value(model: PreTrainedModel, seed: int, stream: str, name: str, sh
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
     std = _initial_std(model.config, owner)
-    if leaf == "bias" or isinstance(module, Subspace):
+    if leaf == "bias" or isinstance(module, Subspace | TinyVector):
         std = 0.0
     elif isinstance(module, FactoredLayer | LoraLayer):
         std = module.initial_std(leaf, std)

@@ -57,6 +57,8 @@ class ModelCard:
         family = family_of(self.family)
         object.__setattr__(self, "config", check_values(family.fields, self.config, "config"))
         object.__setattr__(self, "parameterization", check_parameterization(self.parameterization))
+        if self.parameterization["kind"] == "tiny":
+            raise ModelError("parameterization.kind is 'tiny', which moves a base. Name a base.")
         for name, rule in _SIZES.items():
             rule.check(getattr(self, name), name)
         if self.start_id >= self.vocabulary_size:

@@ -26,7 +26,7 @@ from tokenbounds.report.spreadsheet import to_csv
 
 SCHEMA_VERSION = 1
 
-_NAMES = {"dense": "dense", "lora": "LoRA", "kronecker": "Kronecker", "monarch": "Monarch"}
+_NAMES = {"dense": "dense", "lora": "LoRA", "tiny": "tiny LoRA", "kronecker": "Kronecker", "monarch": "Monarch"}
 _COMBINED = {
     "dense": "subspace",
     "lora": "SubLoRA",

@@ -1,1 +1,1 @@
-"""Tasks of antibody models besides certificates: recovery of regions, zero-shot affinity, and their tables."""
+"""Tasks besides certificates: answers, memorization and zero-shot questions; for antibodies, recovery and affinity."""

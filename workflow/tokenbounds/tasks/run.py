@@ -1,4 +1,4 @@
-"""One task for one message, from files to a file."""
+"""One task of antibody models for one message, from files to a file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tokenbounds.config import RecoveryTask, TaskSpec
+from tokenbounds.config import AntibodyTask, RecoveryTask
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import atomic_path, sha256_file
 from tokenbounds.messages.decode import decode_message
@@ -17,7 +17,7 @@ from tokenbounds.tasks.tables import affinity_files, read_variants
 SCHEMA_VERSION = 1
 
 
-def run_task(task: TaskSpec, message: Path, out: Path, *, corpus: Path | None = None) -> pl.DataFrame:
+def run_task(task: AntibodyTask, message: Path, out: Path, *, corpus: Path | None = None) -> pl.DataFrame:
     """Decode a message, test its model on a task, and write its answers.
 
     Parameters

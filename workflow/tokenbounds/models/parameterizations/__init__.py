@@ -36,9 +36,11 @@ class _Inner:
         return {"kind": "dense"}
 
     def check(self, value: Any, where: str) -> dict[str, Any]:
-        """Refuse subspaces of subspaces, and what is not a parameterization."""
+        """Refuse subspaces of subspaces, adapters, and what is not a parameterization."""
         if isinstance(value, Mapping) and value.get("kind") == "subspace":
             raise ModelError(f"{where}.kind is 'subspace'; a subspace of a subspace is just a smaller subspace.")
+        if isinstance(value, Mapping) and value.get("kind") == "tiny":
+            raise ModelError(f"{where}.kind is 'tiny', which moves a base and nothing else.")
         return check_parameterization(value)
 
 
@@ -49,6 +51,15 @@ KINDS: dict[str, dict[str, Field]] = {
         "scale": Real(16.0, 1e-9, 1e9),
         "targets": _TARGETS,
         "last_layers": Integer(None, 1, 1 << 12),
+    },
+    # Over a base alone: a model that is trained from scratch has no use for so few numbers.
+    "tiny": {
+        "dimension": Integer(16, 1, 256),
+        "rank": Integer(2, 1, 16),
+        "scale": Real(1.0, 1e-9, 1e9),
+        "targets": _TARGETS,
+        "last_layers": Integer(None, 1, 1 << 12),
+        "seed": Integer(0, 0, (1 << 63) - 1),
     },
     "kronecker": {"terms": Integer(1, 1, 1 << 12), "left_shapes": Shapes(ROLES, 1 << 24), "targets": _TARGETS},
     "monarch": {"blocks": Integer(4, 1, 1 << 16), "targets": _TARGETS},

@@ -21,27 +21,38 @@ _ROWS_PER_RANK = 8
 _MAX_DENSE_SHARE = 32
 
 
-class LoraLayer(nn.Module):
-    """Weights shared by a low-rank linear layer and a low-rank embedding.
+class BaseLayer(nn.Module):
+    """A layer over a fixed weight.
 
     Attributes
     ----------
     fixed
         W0, float[outputs, inputs]; for an embedding outputs are tokens, inputs the width.
+    """
+
+    fixed: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __init__(self, outputs: int, inputs: int, device: torch.device) -> None:
+        super().__init__()
+        self.register_buffer("fixed", torch.zeros(outputs, inputs, device=device), persistent=False)
+
+
+class LoraLayer(BaseLayer):
+    """Weights shared by a low-rank linear layer and a low-rank embedding.
+
+    Attributes
+    ----------
     lora_a, lora_b
         Parameters float[r, inputs] and float[outputs, r].
     factor
         scale / r.
     """
 
-    fixed: torch.Tensor
-    bias: torch.Tensor | None
-
     def __init__(self, outputs: int, inputs: int, settings: Mapping[str, Any], device: torch.device) -> None:
-        super().__init__()
+        super().__init__(outputs, inputs, device)
         self.rank = rank = min(settings["rank"], outputs, inputs)
         self.factor = settings["scale"] / rank
-        self.register_buffer("fixed", torch.zeros(outputs, inputs, device=device), persistent=False)
         self.lora_a = nn.Parameter(torch.zeros(rank, inputs, device=device))
         self.lora_b = nn.Parameter(torch.zeros(outputs, rank, device=device))
 
@@ -102,16 +113,20 @@ class LoraEmbedding(LoraLayer):
 
 def apply(model: nn.Module, settings: Mapping[str, Any], role: Callable[[str], str | None]) -> None:
     """Replace the targeted layers, in the last blocks if `last_layers` says so; tied layers stay tied."""
-    blocks = [_block(name) for name, _ in model.named_modules() if role(name) is not None]
-    first = max(blocks, default=-1) + 1 - (settings["last_layers"] or len(blocks))
-
-    def wanted(name: str) -> str | None:
-        return role(name) if _block(name) == -1 or _block(name) >= first else None
 
     def make(layer: nn.Module, name: str, role: str) -> LoraLayer:
         return LoraEmbedding(layer, settings) if isinstance(layer, nn.Embedding) else LoraLinear(layer, settings)
 
-    replace_layers(model, settings, wanted, make)
+    replace_layers(model, settings, within_last(model, settings, role), make)
+
+
+def within_last(
+    model: nn.Module, settings: Mapping[str, Any], role: Callable[[str], str | None]
+) -> Callable[[str], str | None]:
+    """`role` for modules outside the blocks and in the last ones that `last_layers` counts; none for the others."""
+    blocks = [_block(name) for name, _ in model.named_modules() if role(name) is not None]
+    first = max(blocks, default=-1) + 1 - (settings["last_layers"] or len(blocks))
+    return lambda name: role(name) if _block(name) == -1 or _block(name) >= first else None
 
 
 def _block(name: str) -> int:

@@ -1,0 +1,62 @@
+"""Tasks of models of text: answers that are written and checked, and their tables and figures.
+
+In    <results>/messages/{message}.tbm, with its side information; <results>/corpora/{corpus}/…
+Out   <results>/tasks/{task}/{message}.parquet      a model's answers: one row per prompt
+      <results>/tasks/{table}.{parquet,csv}         what they come to, with bounds
+      <results>/tasks/figure_*.{svg,png,parquet,csv}
+"""
+
+
+rule measure_task:
+    """Decode a message in a fresh process, and let its model answer the prompts of a task."""
+    input:
+        message="<results>/messages/{message}.tbm",
+        side_information=on.of(graph.side_information),
+        manifest=on.of(graph.task_corpus),
+        questions=lambda wildcards: external.tables(wildcards.task).inputs,
+    output:
+        answers="<results>/tasks/{task}/{message}.parquet",
+    log:
+        "<logs>/measure_task/{task}/{message}.log",
+    benchmark:
+        "<benchmarks>/measure_task/{task}/{message}.tsv"
+    wildcard_constraints:
+        task=on.tasks(of_text=True),
+    conda:
+        "../../envs/environment.yaml"
+    threads: 4
+    resources:
+        mem_mb=on.amount(growing(4000, 60)),
+        runtime=on.amount(growing(120, 10)),
+        gres="",
+    params:
+        row=on.row("tasks", "task"),
+        tokenizers=on.of(graph.task_tokenizers),
+        files=lambda wildcards: external.tables(wildcards.task).fingerprint,
+    script:
+        "../scripts/measure_task.py"
+
+
+rule tabulate_tasks:
+    """Shares of right answers, what bounds say of new prompts, and figures."""
+    input:
+        certificates=reported.certificates,
+        reports=reported.reports,
+        answers=reported.measured,
+    output:
+        expand("<results>/tasks/{table}.{format}", table=graph.TASK_TABLES, format=["parquet", "csv"]),
+    log:
+        "<logs>/tabulate_tasks.log",
+    benchmark:
+        "<benchmarks>/tabulate_tasks.tsv"
+    localrule: True
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=on.amount(growing(2500)),
+        runtime=on.amount(growing(20)),
+    params:
+        spec=graph.tasks_spec(study, of_text=True),
+    script:
+        "../scripts/tabulate_tasks.py"

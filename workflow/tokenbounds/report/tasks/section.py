@@ -1,0 +1,138 @@
+"""What tasks of models of text come to: tables and figures in results/tasks, and sections of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+from markupsafe import Markup
+
+from tokenbounds.bounds.kinds import BPD
+from tokenbounds.config import TaskSpec
+from tokenbounds.errors import TokenboundsError
+from tokenbounds.files import atomic_path, read_json, write_bytes
+from tokenbounds.report import style, templates
+from tokenbounds.report.formats import format_bytes, format_confidence, format_value
+from tokenbounds.report.inline_svg import inline_svg
+from tokenbounds.report.page import Section
+from tokenbounds.report.records import read_certificates
+from tokenbounds.report.spreadsheet import to_csv
+from tokenbounds.report.tasks.generation import Answers, draw_generation, generation_table
+from tokenbounds.report.tasks.memorization import draw_memorization, memorization_table
+from tokenbounds.report.tasks.zero_shot import correlation_table, draw_zero_shot, zero_shot_table
+from tokenbounds.rounding import percent_down
+
+SCHEMA_VERSION = 1
+
+
+def write_task_results(
+    tasks: Mapping[str, tuple[TaskSpec, Sequence[Path]]],
+    directory: Path | str,
+    certificate_paths: Sequence[Path | str] = (),
+    report_paths: Iterable[Path | str] = (),
+) -> list[Path]:
+    """Write every table as Parquet and CSV, and every figure that has data, into `directory`.
+
+    Parameters
+    ----------
+    tasks
+        Each task by name, with the answers of its messages' models (`<message>.parquet`).
+    directory
+        Usually results/tasks.
+    certificate_paths
+        All certificates of the study, which zero-shot tasks and memorization are compared with.
+    report_paths
+        The encoder's reports on the messages (`messages/*.json`), for their bits per weight.
+
+    Returns
+    -------
+    list of Path
+        The tables' Parquet files. A table without rows is written too.
+
+    Raises
+    ------
+    TokenboundsError
+        If a file cannot be read.
+    """
+    directory = Path(directory)
+    results = [Answers.read(name, task, Path(path)) for name, (task, paths) in tasks.items() for path in paths]
+    certificates = read_certificates(certificate_paths) if certificate_paths else []
+    bits_per_weight = {Path(path).stem: read_json(path).get("bits_per_parameter") for path in report_paths}
+    zero_shot = zero_shot_table(results, certificates)
+    memorization = memorization_table(results, certificates, bits_per_weight)
+    contents = {
+        "generation": generation_table(results),
+        "memorization": memorization,
+        "zero_shot": zero_shot,
+        "correlation": correlation_table(zero_shot),
+    }
+    figures = {
+        "generation": (contents["generation"], draw_generation),
+        "memorization": (memorization.filter(pl.col("bits_per_weight").is_not_null()), draw_memorization),
+        "zero_shot": (zero_shot.filter(pl.col("certified_bpd").is_not_null()), draw_zero_shot),
+    }
+    for name, frame in contents.items():
+        with atomic_path(directory / f"{name}.parquet") as temporary:
+            frame.write_parquet(temporary, metadata={"schema_version": str(SCHEMA_VERSION)})
+        write_bytes(directory / f"{name}.csv", to_csv(frame))
+    for stale in directory.glob("figure_*"):
+        stale.unlink()
+    with style.figure_style():
+        for name, (frame, draw) in figures.items():
+            if frame.height:
+                style.save(draw(frame), frame, directory, f"figure_{name}")
+    return [directory / f"{name}.parquet" for name in contents]
+
+
+def task_sections(directory: Path | str) -> list[Section]:
+    """The sections of the page that show the tables and figures of `directory`; none for tables without rows.
+
+    Raises
+    ------
+    TokenboundsError
+        If a table or a figure cannot be read.
+    """
+    directory = Path(directory)
+    generation = _read_table(directory / "generation.parquet")
+    sections = []
+    if generation.height:
+        body = templates.render(
+            "tokenbounds.report.tasks",
+            "generation.html.jinja",
+            {"size": format_bytes, "confidence": format_confidence, "down": lambda share: percent_down(share, 1)},
+            rows=generation.to_dicts(),
+            figure=inline_svg(directory / "figure_generation.svg", "generation"),
+        )
+        sections.append(Section("generation", "Answers to prompts", Markup(body)))
+    memorization = _read_table(directory / "memorization.parquet")
+    if memorization.height:
+        svg = directory / "figure_memorization.svg"
+        body = templates.render(
+            "tokenbounds.report.tasks",
+            "memorization.html.jinja",
+            {"shown": format_value, "bpd": BPD, "size": format_bytes},
+            rows=memorization.to_dicts(),
+            figure=inline_svg(svg, "memorization") if svg.is_file() else "",
+        )
+        sections.append(Section("memorization", "Memorization", Markup(body)))
+    zero_shot = _read_table(directory / "zero_shot.parquet")
+    if zero_shot.height:
+        svg = directory / "figure_zero_shot.svg"
+        body = templates.render(
+            "tokenbounds.report.tasks",
+            "zero_shot.html.jinja",
+            {"shown": format_value, "bpd": BPD},
+            rows=zero_shot.to_dicts(),
+            correlation=_read_table(directory / "correlation.parquet").to_dicts(),
+            figure=inline_svg(svg, "zero-shot") if svg.is_file() else "",
+        )
+        sections.append(Section("zero-shot", "Zero-shot tasks", Markup(body)))
+    return sections
+
+
+def _read_table(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise TokenboundsError(f"{path} cannot be read ({error}). Make the tables of tasks again.") from error

@@ -253,7 +253,7 @@ def test_the_graph_knows_what_a_task_reads_and_writes():
     found = parse_study(study())
     report = graph.report(found)
     assert report.measured == ["results/tasks/t/base.parquet", "results/tasks/t/tuned.parquet"]
-    tables = ("generation", "memorization", "zero_shot", "correlation")
+    tables = ("generation", "memorization", "samples", "zero_shot", "correlation")
     assert report.task_tables == [f"results/tasks/{table}.{form}" for table in tables for form in ("parquet", "csv")]
     assert report.answers == report.antibodies == []
     assert json.loads(graph.task_tokenizers(found, "t", "tuned")) == {"model": BYTES, "corpus": BYTES}

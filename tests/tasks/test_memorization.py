@@ -140,7 +140,7 @@ def test_shares_stand_beside_the_certificate_on_the_same_sequences(tmp_path):
     assert table["sequences_reproduced"].to_list() == [0.5, 0.5]
     assert table["certified_bpd"].to_list() == [6.0, 9.0]
     draw_memorization(table)
-    for name in ("generation", "zero_shot", "correlation"):
+    for name in ("generation", "samples", "zero_shot", "correlation"):
         pl.DataFrame().write_parquet(tmp_path / f"{name}.parquet")
     table.write_parquet(tmp_path / "memorization.parquet")
     (section,) = task_sections(tmp_path)

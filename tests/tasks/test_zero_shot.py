@@ -237,6 +237,7 @@ def test_the_page_shows_tasks_and_correlations(tmp_path):
     for name, frame in (
         ("generation", pl.DataFrame()),
         ("memorization", pl.DataFrame()),
+        ("samples", pl.DataFrame()),
         ("zero_shot", table()),
         ("correlation", correlation_table(table())),
     ):

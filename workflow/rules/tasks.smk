@@ -13,6 +13,7 @@ rule measure_task:
         message="<results>/messages/{message}.tbm",
         side_information=on.of(graph.side_information),
         manifest=on.of(graph.task_corpus),
+        original=on.of(graph.sampled_original),
         questions=lambda wildcards: external.tables(wildcards.task).inputs,
     output:
         answers="<results>/tasks/{task}/{message}.parquet",

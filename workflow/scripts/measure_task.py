@@ -13,5 +13,6 @@ if __name__ == "__main__":
             side_information=tuple(map(Path, snakemake.input.side_information)),
             tokenizers=parse_row(dict[str, TokenizerSpec], snakemake.params.tokenizers),
             corpus=Path(snakemake.input.manifest[0]).parent if snakemake.input.manifest else None,
+            original=Path(snakemake.input.original[0]).parent if snakemake.input.original else None,
         )
         measure_task(parse_row(TaskSpec, snakemake.params.row), materials, Path(snakemake.output.answers))

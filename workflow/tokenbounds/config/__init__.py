@@ -79,6 +79,7 @@ from tokenbounds.config.text_tasks import (
     MissingWord,
     NextIdentifier,
     QuestionFiles,
+    SamplesTask,
     ZeroShotTask,
 )
 
@@ -130,6 +131,7 @@ __all__ = [
     "QuestionFiles",
     "RecoveryTask",
     "ReferenceSource",
+    "SamplesTask",
     "SingleLayout",
     "SmoothingHeadSpec",
     "Source",

@@ -107,6 +107,7 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
         (
             config.GenerationTask,
             config.MemorizationTask,
+            config.SamplesTask,
             config.ZeroShotTask,
             config.QuestionFiles,
             config.NextIdentifier,

@@ -20,7 +20,7 @@ from tokenbounds.files import canonical_json
 if TYPE_CHECKING:
     from tokenbounds.config import CertificateSpec, Study
 
-TASK_TABLES = ("generation", "memorization", "zero_shot", "correlation")
+TASK_TABLES = ("generation", "memorization", "samples", "zero_shot", "correlation")
 ANTIBODY_TABLES = ("models", "regions", "positions", "recovery", "affinity", "quantization")
 
 
@@ -225,6 +225,13 @@ def reading_corpus(study: Study, message: str) -> str | None:
     if model.kind != "pretrained" and model.kind != "online":
         return model.corpus
     return next((row.corpus for row in study.certificates.values() if message in row.messages), None)
+
+
+def sampled_original(study: Study, task: str, message: str) -> list[str]:
+    """For measure_task: the model before it was encoded, if the task samples from it: a network's."""
+    model = study.messages[message].model
+    wanted = study.tasks[task].kind == "samples" and study.models[model].kind not in ("markov", "online")
+    return model_files(study, model) if wanted else []
 
 
 def task_tokenizers(study: Study, task: str, message: str) -> str:

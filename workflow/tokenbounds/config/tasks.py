@@ -13,6 +13,7 @@ from tokenbounds.config.base import STRICT, Checked, Fault, Paths, PositiveInt, 
 from tokenbounds.config.text_tasks import (
     GenerationTask,
     MemorizationTask,
+    SamplesTask,
     TaskMessages,
     ZeroShotTask,
     repeated_messages,
@@ -105,5 +106,6 @@ class AffinityTask(Checked):
 
 AntibodyTask = RecoveryTask | AffinityTask
 TaskSpec = Annotated[
-    RecoveryTask | AffinityTask | GenerationTask | MemorizationTask | ZeroShotTask, Field(discriminator="kind")
+    RecoveryTask | AffinityTask | GenerationTask | MemorizationTask | SamplesTask | ZeroShotTask,
+    Field(discriminator="kind"),
 ]

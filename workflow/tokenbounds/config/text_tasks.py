@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from tokenbounds.config.base import STRICT, Checked, Fault, Paths, PositiveInt, Probability, Reference
+from tokenbounds.config.base import STRICT, Called, Checked, Fault, Paths, PositiveInt, Probability, Reference
 
 TaskMessages = Annotated[
     tuple[Annotated[str, Reference("messages")], ...],
@@ -150,7 +150,31 @@ class ZeroShotTask(Checked):
         yield from repeated_messages(self.messages)
 
 
-TextTask = GenerationTask | MemorizationTask | ZeroShotTask
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class SamplesTask(Checked):
+    """Text from decoded messages beside text from the models before they were encoded, with the same random numbers.
+
+    Both texts are equal until the two models disagree. Of Markov chains there is only the decoded one's.
+    """
+
+    kind: Literal["samples"]
+    messages: TaskMessages
+    prompts: Annotated[
+        tuple[Annotated[str, Called("text")], ...],
+        Field(min_length=1, description='What is continued; `""` is the beginning of a document.'),
+    ] = ("",)
+    tokens: Annotated[PositiveInt, Field(description="Tokens that are drawn after a prompt.")] = 120
+    temperature: Annotated[
+        float, Field(ge=0, le=1e6, description="Divides log-probabilities; 0: always the most probable token.")
+    ] = 1.0
+    seed: Annotated[int, Field(ge=0, description="Seed of the draws.")] = 0
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield a message that is named twice."""
+        yield from repeated_messages(self.messages)
+
+
+TextTask = GenerationTask | MemorizationTask | SamplesTask | ZeroShotTask
 
 
 def repeated_messages(messages: tuple[str, ...]) -> Iterator[Fault]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tokenbounds.config import GenerationTask
+from tokenbounds.config import GenerationTask, SamplesTask
 from tokenbounds.corpus.memory import MemoryCorpus
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.tokenizers import Tokenizer
@@ -108,7 +108,7 @@ def answer_prompts(
     for first in range(0, len(prompts), _PROMPTS_AT_ONCE):
         some = prompts[first : first + _PROMPTS_AT_ONCE]
         prefixes = [np.asarray(tokens, np.int64) for tokens in tokenizer.encode([each.prompt for each in some])]
-        choose = _choice(tokenizer.vocabulary_size, task, [each.document for each in some])
+        choose = gumbel_choice(tokenizer.vocabulary_size, task, [each.document for each in some])
         drawn = continue_tokens(predictor, prefixes, [task.tokens] * len(some), tokenizer.start_id, choose)
         for each, tokens in zip(some, drawn, strict=True):
             written = _cut(tokenizer.decode(tokens.tolist()), task)
@@ -120,13 +120,16 @@ def _cut(text: str, task: GenerationTask) -> str:
     return text.partition(task.answer_end)[0].strip()
 
 
-def _choice(size: int, task: GenerationTask, documents: Sequence[int]) -> Choose:
-    """The most probable of the tokenizer's `size` tokens, after noise has been added if there is a temperature."""
+def gumbel_choice(size: int, task: GenerationTask | SamplesTask, streams: Sequence[int]) -> Choose:
+    """The most probable of the tokenizer's `size` tokens, after noise has been added if the task has a temperature.
+
+    `streams` number the noise of each prompt.
+    """
 
     def choose(numbers: Tokens, step: int, scores: Scores) -> Tokens:
         values = scores[:, :size]
         if task.temperature > 0:
-            noise = [gumbel_noise(task.seed, documents[number], step, size) for number in numbers]
+            noise = [gumbel_noise(task.seed, streams[number], step, size) for number in numbers]
             values = values / task.temperature + np.stack(noise)
         return values.argmax(axis=1)
 

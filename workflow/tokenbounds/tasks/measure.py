@@ -5,20 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from tokenbounds.config import GenerationTask, MemorizationTask, QuestionFiles, TaskSpec, TokenizerSpec, ZeroShotTask
+from tokenbounds.config import (
+    GenerationTask,
+    MemorizationTask,
+    QuestionFiles,
+    SamplesTask,
+    TaskSpec,
+    TokenizerSpec,
+    ZeroShotTask,
+)
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.tokenizers import Tokenizer, load_tokenizer
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import atomic_path, sha256_file
 from tokenbounds.messages.container import read_message
 from tokenbounds.messages.decode import decode_message
-from tokenbounds.messages.side_information import SideInformation, find_coarse
+from tokenbounds.messages.side_information import SideInformation, find_coarse, model_places
+from tokenbounds.models.base import is_finetuned, load_finetuned
+from tokenbounds.models.checkpoint import load_checkpoint
 from tokenbounds.tasks.generation import answer_prompts, draw_prompts
 from tokenbounds.tasks.memorization import reproduce
 from tokenbounds.tasks.questions import draw_questions, question_files, read_questions
+from tokenbounds.tasks.samples import sample_beside
 from tokenbounds.tasks.zero_shot import answer_questions
 
 SCHEMA_VERSION = 1
@@ -38,12 +50,15 @@ class Materials:
         That of the model as `model`; that of the corpus as `corpus`.
     corpus
         Folder of the corpus that questions come from.
+    original
+        Checkpoint folder of the model before it was encoded.
     """
 
     message: Path
     side_information: tuple[Path, ...]
     tokenizers: Mapping[str, TokenizerSpec]
     corpus: Path | None = None
+    original: Path | None = None
 
 
 def measure_task(task: TaskSpec, materials: Materials, out: Path) -> pl.DataFrame:
@@ -56,8 +71,8 @@ def measure_task(task: TaskSpec, materials: Materials, out: Path) -> pl.DataFram
     materials
         Message, corpus and tokenizers.
     out
-        Parquet: the `SCHEMA` of `generation`, `memorization` or `zero_shot`. Its metadata hold `paid_bits`, the size of
-        the message and of what it refines, and the hashes of message and manifest.
+        Parquet: the `SCHEMA` of `generation`, `memorization`, `samples` or `zero_shot`. Its metadata hold `paid_bits`,
+        the size of the message and of what it refines, and the hashes of message and manifest.
 
     Raises
     ------
@@ -78,6 +93,8 @@ def measure_task(task: TaskSpec, materials: Materials, out: Path) -> pl.DataFram
         frame = answer_prompts(predictor, prompts, tokenizer, task)
     elif isinstance(task, MemorizationTask):
         frame = reproduce(predictor, *_drawn_from(materials), task)
+    elif isinstance(task, SamplesTask):
+        frame = sample_beside(predictor, _original(materials), tokenizer, task)
     elif isinstance(task, ZeroShotTask):
         source = task.questions
         metadata |= {f"sha256 {path.name}": sha256_file(path) for path in question_files(source)}
@@ -92,6 +109,15 @@ def measure_task(task: TaskSpec, materials: Materials, out: Path) -> pl.DataFram
     with atomic_path(out) as temporary:
         frame.write_parquet(temporary, metadata=metadata)
     return frame
+
+
+def _original(materials: Materials) -> Any:
+    """The model before it was encoded, if there is one to compare with."""
+    if materials.original is None:
+        return None
+    if is_finetuned(materials.original):
+        return load_finetuned(materials.original, model_places(materials.side_information))[0]
+    return load_checkpoint(materials.original)[0]
 
 
 def _drawn_from(materials: Materials) -> tuple[Corpus, Tokenizer]:

@@ -20,6 +20,7 @@ from tokenbounds.report.records import read_certificates
 from tokenbounds.report.spreadsheet import to_csv
 from tokenbounds.report.tasks.generation import Answers, draw_generation, generation_table
 from tokenbounds.report.tasks.memorization import draw_memorization, memorization_table
+from tokenbounds.report.tasks.samples import sample_table, shown_samples
 from tokenbounds.report.tasks.zero_shot import correlation_table, draw_zero_shot, zero_shot_table
 from tokenbounds.rounding import percent_down
 
@@ -64,6 +65,7 @@ def write_task_results(
     contents = {
         "generation": generation_table(results),
         "memorization": memorization,
+        "samples": sample_table(results),
         "zero_shot": zero_shot,
         "correlation": correlation_table(zero_shot),
     }
@@ -116,6 +118,10 @@ def task_sections(directory: Path | str) -> list[Section]:
             figure=inline_svg(svg, "memorization") if svg.is_file() else "",
         )
         sections.append(Section("memorization", "Memorization", Markup(body)))
+    samples = _read_table(directory / "samples.parquet")
+    if samples.height:
+        body = templates.render("tokenbounds.report.tasks", "samples.html.jinja", {}, rows=shown_samples(samples))
+        sections.append(Section("samples", "Generated text", Markup(body)))
     zero_shot = _read_table(directory / "zero_shot.parquet")
     if zero_shot.height:
         svg = directory / "figure_zero_shot.svg"

@@ -38,10 +38,11 @@ def test_every_format_streams_the_decoder_s_values(tmp_path):
     kinds = set()
     for data in seeds():
         message = parse_message(data)
-        model = decode_message(data)
-        if "parameterization" in message.header["model"]:
+        described = message.header["model"]
+        if described.get("family") in ("markov", "online") or "parameterization" in described:
             assert spoolable_card(message) is None
             continue
+        model = decode_message(data)
         kinds.add((message.header["quantizer"]["kind"], message.header["coder"]))
         expected = {name: value.detach() for name, value in coded_parameters(model).items()}
         found = spooled(data, tmp_path)

@@ -160,6 +160,8 @@ def iter_planes(
         codes = np.zeros(rows * cols, dtype=np.int64)
         code_plane(stream, model, tables, _new_plane(codes, max(cols, 1), machine or _NO_TRELLIS, side), 0)
         np.minimum(model.counts, _COUNT_CARRIED, out=model.counts)
-        yield codes.astype(np.int32).reshape(rows, cols)
+        decoded = codes.astype(np.int32).reshape(rows, cols)
+        del codes  # twice as large; it would stay as long as the caller works with this array
+        yield decoded
     if stream.registers[POSITION] < len(data) or data.endswith(b"\0"):
         raise MessageError("bytes are left over after the coded symbols.")

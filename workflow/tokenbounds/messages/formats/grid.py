@@ -48,7 +48,9 @@ def default_value(name: str, shape: Shape) -> np.float32:
 
 def grid_values(name: str, codes: np.ndarray, exponent: int) -> np.ndarray:
     """Float32 values of a tensor's codes; product and sum are rounded to float32 one after the other."""
-    values: np.ndarray = codes.astype(np.float32) * step_of(exponent) + default_value(name, codes.shape)
+    values: np.ndarray = codes.astype(np.float32)
+    values *= step_of(exponent)
+    values += default_value(name, codes.shape)
     return values
 
 

@@ -41,7 +41,10 @@ def steps_of(exponents: np.ndarray) -> np.ndarray:
 
 def scaled_values(codes: np.ndarray, row_exponents: np.ndarray, column_exponents: np.ndarray) -> np.ndarray:
     """Float32 values [rows, columns] of integer codes and step exponents; two products, each rounded."""
-    return (codes.astype(np.float32) * steps_of(row_exponents)[:, None]) * steps_of(column_exponents)[None, :]
+    values: np.ndarray = codes.astype(np.float32)
+    values *= steps_of(row_exponents)[:, None]
+    values *= steps_of(column_exponents)[None, :]
+    return values
 
 
 @dataclass(frozen=True)

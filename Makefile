@@ -37,7 +37,7 @@ antibody-demo: install
 	else echo "antibodies: left out, as the extra 'antibodies' cannot be installed here; see docs/antibody.md"; fi
 
 test: install-dev  ## run the tests
-	$(TESTING) $(PYTEST) -n 2 --dist loadgroup --no-loadscope-reorder -m "not slurm and not browser" $(ARGS)
+	$(TESTING) $(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m "not slurm and not browser" $(ARGS)
 
 coverage: install-dev  ## run the tests, and list the lines that they do not reach; a third slower
 	@$(MAKE) --no-print-directory test ARGS='--cov --cov-report=term:skip-covered $(ARGS)'

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -42,17 +43,26 @@ def names_of(kind):
     return found - {"quantize"}
 
 
+@cache
+def words_of(library):
+    """Of each module: the texts that are literals of its code, and its names."""
+    found = {}
+    for path in library.rglob("*.py"):
+        literals, names = found[path.relative_to(library).as_posix()] = set(), set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                literals.add(node.value)
+            names |= {word for key in ("id", "attr", "name") if isinstance(word := getattr(node, key, None), str)}
+    return found
+
+
 def modules_that_know(kind, library=LIBRARY):
     """Modules of the library with one of these names in their code; prose, comments and docstrings do not count."""
-    names, found = names_of(kind), set()
-    for path in library.rglob("*.py"):
-        where = path.relative_to(library).as_posix()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            words = {getattr(node, key, None) for key in ("id", "attr", "name")}
-            is_literal = isinstance(node, ast.Constant) and node.value == kind and (kind, where) not in OTHER_MEANINGS
-            if is_literal or names & {word for word in words if isinstance(word, str)}:
-                found.add(where)
-    return found
+    return {
+        where
+        for where, (literals, names) in words_of(library).items()
+        if names_of(kind) & names or (kind in literals and (kind, where) not in OTHER_MEANINGS)
+    }
 
 
 # Modules to which the word means something else: a corpus by reference.

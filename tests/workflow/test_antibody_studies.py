@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from tiny_study import ROOT, environment
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.workflow
 STUDY = ROOT / "config" / "studies" / "antibody-paper.yaml"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_study import environment, parse_jobs, tiny_config
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.workflow
 
 
 def _save_random_gpt2(folder):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from test_pretrained import _save_random_gpt2
-from tiny_study import environment, parse_jobs, tiny_config
+from tiny_study import Run, environment, make_corpora, parse_jobs, tiny_config
 
 BECAUSE = {"held_out_because": "Published on 2025-01-31, before the text was written."}
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.workflow
 
 ROW = {"corpus": "numbers", "evaluation": "sampled"}
 CHAINED = {"bounds": ["betting", "telescoped"], "top_k": [1]}
@@ -29,17 +29,20 @@ def side_information_config():
         "models": {
             "published": {"kind": "pretrained", "name": "checkpoint"},
             "tuned": {**tuned, "parameterization": {"kind": "lora", "rank": 1}, "training": training},
+            "chain": {"kind": "markov", "corpus": "numbers", "order": 0},
         },
         "messages": {
             "base": {"model": "published", "quantizer": {"kind": "reference"}},
             "tuned": {"model": "tuned", "quantizer": {"kind": "uniform"}},
             "fine": {"model": "tuned", "quantizer": {"kind": "refinement", "of": "tuned"}},
+            "chain": {"model": "chain", "quantizer": {"kind": "counts"}},
         },
         "evaluations": {"sampled": config["evaluations"]["sampled"]},
         "certificates": {
             "base": {"message": "base", **ROW, "prior": "held_out", **BECAUSE, "bounds": {"top_k": [1]}},
             "tuned": {"message": "tuned", **ROW, "chain": ["base"], "bounds": CHAINED},
             "fine": {"message": "fine", **ROW, "chain": ["base", "tuned"], "bounds": CHAINED},
+            "chain": {"message": "chain", **ROW, "bounds": {"top_k": [1]}},
         },
     }
 
@@ -49,11 +52,40 @@ def tokenbounds(*arguments):
     return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
 
 
-def test_a_fine_tune_and_its_refinement_are_certified_and_verified(fresh):
-    _save_random_gpt2(fresh.folder / "checkpoint")
-    config, results = side_information_config(), fresh.folder / "results/side_information"
-    done = fresh.snakemake(config=fresh.write_config(config))
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory):
+    """The study after a full run; the last test of this file may damage it."""
+    run = Run(tmp_path_factory.mktemp("side_information"))
+    make_corpora(run.folder)
+    _save_random_gpt2(run.folder / "checkpoint")
+    done = run.snakemake(config=run.write_config(side_information_config()))
     assert done.returncode == 0, done.stdout + done.stderr
+    return run
+
+
+def test_editing_the_base_repeats_what_depends_on_it_alone(finished_once):
+    _save_random_gpt2(finished_once.folder / "other")
+    config = side_information_config()
+    assert finished_once.planned_jobs(config) == set()
+    config["models"]["published"]["name"] = "other"
+    jobs = finished_once.planned_jobs(config)
+    of_messages = {
+        job.format(name)
+        for name in ("base", "tuned", "fine")
+        for job in (
+            "encode_model message={}",
+            "score_shard corpus=numbers evaluation=sampled message={} shard=00000",
+            "certify_bound certificate={}",
+        )
+    }
+    reports = {"tabulate_certificates", "draw_figures", "write_report", "sum_published"}
+    assert jobs - reports == of_messages | {"import_model model=published", "finetune_model model=tuned"}
+    assert not any("chain" in job for job in jobs)
+
+
+def test_a_fine_tune_and_its_refinement_are_certified_and_verified(finished_once):
+    run, results = finished_once, finished_once.folder / "results/side_information"
+    config = run.write_config(side_information_config())
     certificates = {path.stem: json.loads(path.read_text()) for path in (results / "certificates").glob("*.json")}
     base, coarse = certificates["tuned"]["message"]["base"], certificates["fine"]["message"]["coarse"]
     assert (base["name"], coarse["name"]) == ("published", "tuned")
@@ -68,7 +100,7 @@ def test_a_fine_tune_and_its_refinement_are_certified_and_verified(fresh):
     scores = results / "scores/numbers/sampled/fine/shard-00000.parquet"
     before = scores.read_bytes()
     scores.unlink()
-    again = fresh.snakemake(str(scores.relative_to(fresh.folder)), config=fresh.folder / "changed.yaml")
+    again = run.snakemake(str(scores.relative_to(run.folder)), config=config)
     assert again.returncode == 0, again.stderr
     assert parse_jobs(again.stdout + again.stderr) == {
         "score_shard corpus=numbers evaluation=sampled message=fine shard=00000"
@@ -81,41 +113,16 @@ def test_a_fine_tune_and_its_refinement_are_certified_and_verified(fresh):
     shown = tokenbounds("inspect", results / "messages/fine.tbm")
     assert base["sha256"][:32] in shown.stdout
     assert coarse["sha256"][:32] in shown.stdout
-    (results / "models/published").rename(fresh.folder / "moved")
+    (results / "models/published").rename(run.folder / "moved")
     missing = tokenbounds("verify", results / "certificates/tuned.json")
     assert missing.returncode == 1
     assert "--base" in missing.stderr
-    elsewhere = tokenbounds("verify", results / "certificates/tuned.json", "--base", fresh.folder / "checkpoint")
+    elsewhere = tokenbounds("verify", results / "certificates/tuned.json", "--base", run.folder / "checkpoint")
     assert elsewhere.returncode == 0, elsewhere.stderr
-    (fresh.folder / "moved").rename(results / "models/published")
+    (run.folder / "moved").rename(results / "models/published")
     data = bytearray((results / "messages/tuned.tbm").read_bytes())
     data[20] ^= 1
     (results / "messages/tuned.tbm").write_bytes(bytes(data))
     flipped = tokenbounds("verify", results / "certificates/fine.json")
     assert flipped.returncode == 1
     assert "tuned.tbm" in flipped.stderr
-
-
-def test_editing_the_base_repeats_what_depends_on_it_alone(fresh):
-    _save_random_gpt2(fresh.folder / "checkpoint")
-    _save_random_gpt2(fresh.folder / "other")
-    config = side_information_config()
-    config["models"]["chain"] = {"kind": "markov", "corpus": "numbers", "order": 0}
-    config["messages"]["chain"] = {"model": "chain", "quantizer": {"kind": "counts"}}
-    config["certificates"] = {
-        "tuned": {"message": "tuned", **ROW, "bounds": {"top_k": [1]}},
-        "chain": {"message": "chain", **ROW, "bounds": {"top_k": [1]}},
-    }
-    done = fresh.snakemake(config=fresh.write_config(config))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert fresh.planned_jobs(config) == set()
-    config["models"]["published"]["name"] = "other"
-    jobs = fresh.planned_jobs(config)
-    assert {job for job in jobs if "tuned" in job or "=published" in job} == {
-        "import_model model=published",
-        "finetune_model model=tuned",
-        "encode_model message=tuned",
-        "score_shard corpus=numbers evaluation=sampled message=tuned shard=00000",
-        "certify_bound certificate=tuned",
-    }
-    assert not any("chain" in job for job in jobs)

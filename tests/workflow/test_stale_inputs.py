@@ -9,7 +9,7 @@ from tiny_study import Run
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.workflow
 
 NAMES = ["a.txt", "br{ace}.txt", "{corpus}.txt", "a<b>c.txt", "a b.txt"]
 

@@ -1,11 +1,14 @@
 """A whole run of the tiny study, from text to report, and what later runs repeat of it."""
 
 import csv
+import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from tokenbounds.certificates.sealing import read_certificate
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.errors import CertificateError
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.workflow
 
 REPORT_JOBS = {"tabulate_certificates", "draw_figures", "write_report", "sum_published"}
 
@@ -218,6 +221,51 @@ def test_training_and_encoding_again_give_the_same_bytes(copied):
     done = copied.snakemake(str(files[1].relative_to(copied.folder)), config=TINY)
     assert done.returncode == 0, done.stderr
     assert [path.read_bytes() for path in files] == before
+
+
+# --- a run that is killed ---------------------------------------------------------------------------------------------
+
+
+def digests(folder):
+    """SHA-256 of every result that is a function of the study alone: all but costs and training's own checkpoints."""
+    paths = [path for path in (folder / "results").rglob("*") if path.is_file()]
+    relative = {path.relative_to(folder / "results").as_posix(): path for path in paths}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in relative.items()
+        if not name.startswith(("benchmarks/", "work/"))
+    }
+
+
+def kill_when(process, condition):
+    """Kill Snakemake and its jobs with SIGKILL as soon as `condition` holds; fail if the run ends before."""
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_killed_run_goes_on_to_the_same_results(finished, fresh):
+    target = "results/certificates/transformer-codebook.json"
+    command = fresh.command(target, "--quiet", "all")
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    work = fresh.folder / "results" / "work"
+    kill_when(process, lambda: any(work.glob("*/checkpoint-*/trainer_state.json")))
+    assert not (fresh.folder / "results/models/transformer/model.safetensors").exists()
+
+    assert fresh.snakemake("--unlock").returncode == 0
+    done = fresh.snakemake(target, "--rerun-incomplete")
+    assert done.returncode == 0, done.stdout + done.stderr
+    made, expected = digests(fresh.folder), digests(finished[0].folder)
+    assert (fresh.folder / target).is_file() and made == {name: expected[name] for name in made}
 
 
 # --- chains and held-out models ---------------------------------------------------------------------------------------

@@ -29,8 +29,12 @@ command -v "$PYTHON" >/dev/null || die "there is no '$PYTHON'. Install Python 3.
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   die "$("$PYTHON" --version 2>&1) is too old. Install Python 3.11 or newer, or set PYTHON=/path/to/python3."
 
+digest() { # of stdin; macOS has shasum
+  { sha256sum 2>/dev/null || shasum -a 256; } | cut -d ' ' -f 1
+}
+
 stamp="$VENV/installed-$KIND"
-wanted=$(cat "${locks[@]}" pyproject.toml | sha256sum | cut -d ' ' -f 1)
+wanted=$(cat "${locks[@]}" pyproject.toml | digest)
 [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || exit 0
 
 if [ ! -x "$VENV/bin/python" ]; then
@@ -42,4 +46,4 @@ echo "install: installing ${locks[-1]} into $VENV (minutes the first time)"
 "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet -r "${locks[-1]}"
 "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet --no-deps --editable .
 echo "$wanted" >"$stamp"
-[ "$KIND" = run ] || cat envs/requirements.lock pyproject.toml | sha256sum | cut -d ' ' -f 1 >"$VENV/installed-run"
+[ "$KIND" = run ] || cat envs/requirements.lock pyproject.toml | digest >"$VENV/installed-run"

@@ -1,5 +1,7 @@
 """From a checkpoint and a text to a study, by one command: what `tokenbounds init` writes and `certify` runs."""
 
+import shlex
+
 import pytest
 import yaml
 from tokenbounds import starter
@@ -149,3 +151,11 @@ def test_the_workflow_is_found_beside_the_package_or_where_a_wheel_puts_it(here,
     monkeypatch.setattr(starter, "_SHARE", here / "share")
     with pytest.raises(ConfigError, match="Install tokenbounds again"):
         starter.run_study(here / "s.yaml")
+
+
+def test_the_command_that_is_printed_names_the_workflow_where_there_is_no_checkout(here, monkeypatch):
+    words = shlex.split(starter.command_of(here / "my study.yaml"))
+    assert words[:2] == ["snakemake", "--snakefile"] and starter.Path(words[2]).is_file()
+    assert words[-2:] == ["--configfile", str(here / "my study.yaml")]
+    monkeypatch.chdir(starter.Path(words[2]).parent)
+    assert starter.command_of(starter.Path("s.yaml")) == "snakemake --cores all --configfile s.yaml"

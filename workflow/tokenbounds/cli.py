@@ -622,9 +622,7 @@ def certify(
     choices = starter.Choices(model, tuple(corpus), str(out), because, target, sample, context)
     path = out / "study.yaml"
     starter.write_starter(starter.starter_study(choices), path)
-    typer.echo(
-        f"The study is {path}. To change it, edit it and run: snakemake --cores all --configfile {path}", err=True
-    )
+    typer.echo(f"The study is {path}. To change it, edit it and run: {starter.command_of(path)}", err=True)
     raise typer.Exit(starter.run_study(path, cores))
 
 
@@ -649,7 +647,7 @@ def init(
     results = str(Path("results") / path.stem)
     choices = starter.Choices(model, tuple(texts), results, because, target, sample, context)
     starter.write_starter(starter.starter_study(choices), path)
-    typer.echo(f"{path} is written. Run it: snakemake --cores all --configfile {path}")
+    typer.echo(f"{path} is written. Run it: {starter.command_of(path)}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -141,11 +142,17 @@ def write_starter(text: str, path: Path) -> None:
         if path.read_text("utf-8") == text:
             return
         raise ConfigError(
-            f"{path} exists and has other content. Run it with snakemake --cores all --configfile {path}, or name "
-            "another place."
+            f"{path} exists and has other content. Run it with {command_of(path)}, or name another place."
         )
     parse_study(yaml.safe_load(text))
     write_bytes(path, text.encode())
+
+
+def command_of(path: Path) -> str:
+    """What people type to run a study from the current folder: where it is no checkout, the workflow is named too."""
+    snakefile = _snakefile()
+    where = [] if snakefile == Path.cwd() / "Snakefile" else ["--snakefile", str(snakefile)]
+    return shlex.join(["snakemake", *where, "--cores", "all", "--configfile", str(path)])
 
 
 def run_study(path: Path, cores: str = "all") -> int:

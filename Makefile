@@ -21,8 +21,8 @@ PYTEST := $(BIN)/python -m pytest
 TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 POLARS_MAX_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
-.PHONY: run antibody-demo test coverage check style types lint docs generate lock slurm-test browser-test bench clean help install install-dev \
-	install-antibodies
+.PHONY: run antibody-demo test coverage check style types lint docs generate lock release slurm-test browser-test bench \
+	clean help install install-dev install-antibodies
 
 run: install  ## run the study (config/config.yaml, or ARGS="--configfile ..."), then a minute of antibodies
 	@$(BIN)/python workflow/check_config.py $(ARGS)
@@ -64,6 +64,9 @@ generate: install-dev  ## write config/README.md and the JSON schema again, from
 lock:  ## write envs/*.lock again, from pyproject.toml
 	envs/lock.sh
 
+release:  ## build wheel and sdist of the last commit into dist/, and try the wheel in a fresh environment
+	envs/release.sh
+
 slurm-test: install-dev  ## bring up a SLURM (as root, on Debian), run a small study through it, stop it
 	tests/slurm/run.sh
 
@@ -75,7 +78,7 @@ bench: install-dev  ## speed and memory, printed as ratios within one run
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:  ## remove results, logs and caches; the environment stays
-	rm -rf results logs site .browser .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf results logs site dist .browser .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 
 install:
 	@envs/install.sh run

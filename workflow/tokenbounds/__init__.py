@@ -13,7 +13,7 @@ from tokenbounds.errors import (
     TokenboundsError,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "CalibrationError",
     "CertificateError",

@@ -222,3 +222,18 @@ def test_what_a_mark_says_is_escaped():
     assert hover.titled('<g id="value: a &lt;b&gt; &quot;c&quot;">') == (
         '<g class="value"><title>a &lt;b&gt; &quot;c&quot;</title>'
     )
+
+
+def test_labels_stay_in_the_frame_and_titles_clear_of_keys(study):
+    """Two marks close together, near the top: there is room far below alone."""
+    rows = figure_data.size_table(read_certificates(study[0][:1]))
+    pair = pl.concat([rows.with_columns(pl.lit(name).alias("corpus")) for name in ("one", "other")])
+    close = pair.with_columns((pl.col("message_bits") * 1.05).cast(pl.Int64), pl.lit("c2").alias("certificate"))
+    table = pl.concat([pair, close]).with_columns(pl.lit(8.6).alias("value"), pl.lit(6.5).alias("empirical"))
+    figure = draw_bound_by_size(table)
+    figure.canvas.draw()
+    for axes in figure.axes:
+        frame = axes.get_window_extent()
+        (label,) = [text for text in axes.texts if text.get_text() == "lora"]
+        assert frame.y0 < label.get_window_extent().y0 and label.get_window_extent().y1 < frame.y1
+        assert axes.title.get_window_extent().y0 >= axes.get_legend().get_window_extent().y1

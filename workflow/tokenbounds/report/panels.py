@@ -29,9 +29,9 @@ def extent(column: pl.Series) -> tuple[float, float]:
 
 
 def title(axes: Axes, corpus: str, corpora: int) -> None:
-    """Name the corpus above a panel, if there are several."""
+    """Name the corpus above a panel and its key, if there are several."""
     if corpora > 1:
-        axes.set_title(corpus)
+        axes.set_title(corpus, pad=24)
 
 
 def legend(axes: Axes, keys: Sequence[Artist]) -> None:

@@ -24,6 +24,10 @@ RULE = "#d8dbe0"
 PAPER = "#ffffff"
 # Okabe and Ito's colours for colour-blind readers, darkened a little for text on white; then greys.
 SERIES = ("#0b6bb0", "#c8500a", "#08835f", "#b0578a", "#8a6a00", "#3a8fc4", "#7a4fb5", "#7f7f7f")
+_OFFSETS = [
+    sign * 12 * step for step in range(1, 13) for sign in (1, -1)
+]  # of labels from marks, points, nearest first
+_Box = tuple[float, float, float, float]  # left, right, bottom, top, points
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 _FONT_STACK = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -193,23 +197,27 @@ def label_marks(
     figure.canvas.draw()
     scale = 72 / figure.dpi
     frame = axes.get_window_extent()
-    taken = []
+    taken: list[_Box] = []
     for x, y in axes.transData.transform(list(marks)) * scale:
         taken.append((x - 6, x + 6, y - 4, y + 4))
     for x, y, text, colour in labels:
         anchor_x, anchor_y = axes.transData.transform((x, y)) * scale
         half = 2.9 * len(text)
         centre = min(max(anchor_x, frame.x0 * scale + half), frame.x1 * scale - half)
-        for offset in (12, -13, 24, -25, 36, -37, 48, -49, 60):
-            middle = anchor_y + offset
-            box = (centre - half, centre + half, middle - 5.5, middle + 5.5)
-            inside = frame.y0 * scale + 6 < middle < frame.y1 * scale - 6
-            if inside and not any(_overlap(box, other) for other in taken):
-                break
-        taken.append(box)
+        box = (centre - half, centre + half, anchor_y - 5.5, anchor_y + 5.5)
+        offset = _free_offset(box, frame.y0 * scale, frame.y1 * scale, taken)
+        taken.append((box[0], box[1], box[2] + offset, box[3] + offset))
         shift = (centre - anchor_x, offset)
         look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "color": colour, "zorder": 4}
         axes.annotate(text, (x, y), xytext=shift, textcoords="offset points", **look)
+
+
+def _free_offset(box: _Box, low: float, high: float, taken: Sequence[_Box]) -> int:
+    """How far up or down a box goes to be free between `low` and `high`, points; if nowhere is free, between them."""
+    moved = {offset: (box[0], box[1], box[2] + offset, box[3] + offset) for offset in _OFFSETS}
+    inside = [offset for offset in _OFFSETS if low < moved[offset][2] and moved[offset][3] < high]
+    free = [offset for offset in inside if not any(_overlap(moved[offset], other) for other in taken)]
+    return [*free, *inside, *_OFFSETS][0]
 
 
 def _figure_of(axes: Axes) -> Figure:
@@ -218,5 +226,5 @@ def _figure_of(axes: Axes) -> Figure:
     return figure
 
 
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+def _overlap(one: _Box, other: _Box) -> bool:
     return one[0] < other[1] and other[0] < one[1] and one[2] < other[3] and other[2] < one[3]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from small_checkpoints import TENSORS
-from tokenbounds.compression.grids import round_by_spread
+from tokenbounds.compression.grids import VECTOR_RATIO, round_by_spread, round_vectors
 from tokenbounds.compression.methods import METHODS
 from tokenbounds.compression.methods.codebook import assign, learn_codebook, nearest_index
 from tokenbounds.compression.subject import Sources
@@ -65,3 +65,18 @@ def test_values_that_are_not_finite_are_refused_by_name(row, bad):
     tensors = {"proj.weight": np.array([[1.0, bad]], dtype=np.float32)}
     with np.errstate(all="ignore"), pytest.raises(MessageError, match=r"proj\.weight"):
         METHODS[type(row)](row, Tensors(tensors), Sources())
+
+
+def test_norms_far_from_one_are_rounded_by_their_own_size():
+    rng = np.random.default_rng(2)
+    small = (0.05 * rng.standard_t(4, 200)).astype(np.float32)  # as in the first blocks of pretrained models
+    near = (1 + 0.1 * rng.normal(size=200)).astype(np.float32)
+    vectors = {"small.weight": small, "near.weight": near, "zero.bias": np.zeros(3, np.float32)}
+
+    def error(quantized):
+        return np.sqrt(np.mean((quantized.dequantize()["small.weight"] - small) ** 2) / np.mean(small**2))
+
+    by_spread, by_size = round_by_spread(vectors, VECTOR_RATIO), round_vectors(vectors)
+    assert error(by_size) < 0.004 < 0.1 < error(by_spread)
+    # Elsewhere nothing changes: the spread around one already asks for steps as fine.
+    assert all(by_size.exponents[name] == by_spread.exponents[name] for name in ("near.weight", "zero.bias"))

@@ -12,6 +12,9 @@ from tokenbounds.messages.formats.scaled import ScaledFormat, ScaledMatrix
 
 VECTOR_RATIO = 0.25  # step of vectors in messages of other formats, before it is made finer
 _VECTOR_FINENESS = 8.0  # norms and biases are few and matter much: their steps are finer by this factor
+# Norms of pretrained models are far from their default of one, some a tenth of it: there the difference from the default
+# says nothing about how fine a step must be. This is its largest share of the root mean square of the values themselves.
+_VECTOR_PRECISION = 1 / 128
 _MOST_STEPS = 1 << 29
 
 
@@ -36,6 +39,24 @@ def round_by_spread(tensors: Mapping[str, np.ndarray], step_ratio: float) -> Gri
         ratio = step_ratio if tensor.ndim >= 2 else step_ratio / _VECTOR_FINENESS
         exponents[name] = exponent_of(ratio * float(np.sqrt(np.mean(offset**2))) if tensor.size else 0.0)
     return round_to_steps(tensors, exponents)
+
+
+def round_vectors(vectors: Mapping[str, np.ndarray]) -> GridTensors:
+    """Norms and biases of a pretrained model, with an error of a few thousandths of their root mean square at most.
+
+    Steps are those of `round_by_spread` or, if these are finer, 1/128 of the root mean square of the values.
+
+    Raises
+    ------
+    MessageError
+        As in `round_by_spread`.
+    """
+    exponents = round_by_spread(vectors, VECTOR_RATIO).exponents
+    for name, vector in vectors.items():
+        size = float(np.sqrt(np.mean(vector.astype(np.float64) ** 2))) if vector.size else 0.0
+        if size > 0:
+            exponents[name] = min(exponents[name], exponent_of(_VECTOR_PRECISION * size))
+    return round_to_steps(vectors, exponents)
 
 
 def round_to_steps(tensors: Mapping[str, np.ndarray], exponents: Mapping[str, int]) -> GridTensors:
@@ -65,7 +86,7 @@ def join_scaled(tensors: Mapping[str, np.ndarray], matrices: Mapping[str, Scaled
     vectors = {name: tensor for name, tensor in tensors.items() if tensor.ndim < 2}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     found = {name: matrices[name] for name in tensors if name in matrices}
-    return ScaledFormat(shapes, found, round_by_spread(vectors, VECTOR_RATIO))
+    return ScaledFormat(shapes, found, round_vectors(vectors))
 
 
 def finite(name: str, tensor: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ from tokenbounds.messages.formats.scaled import ScaledFormat, ScaledMatrix
 
 VECTOR_RATIO = 0.25  # step of vectors in messages of other formats, before it is made finer
 _VECTOR_FINENESS = 8.0  # norms and biases are few and matter much: their steps are finer by this factor
-# Norms of pretrained models are far from their default of one, some a tenth of it: there the difference from the default
-# says nothing about how fine a step must be. This is its largest share of the root mean square of the values themselves.
+# Norms of pretrained models are far from their default of one, some a tenth of it: there the difference from the
+# default says nothing about how fine a step must be. This is its largest share of the values' own root mean square.
 _VECTOR_PRECISION = 1 / 128
 _MOST_STEPS = 1 << 29
 

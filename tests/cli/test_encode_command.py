@@ -169,7 +169,7 @@ def test_a_size_in_megabytes_is_met_and_named_once(run, folder):
     arguments = ("--quantizer", "rtn", "--target-megabytes", "0.003")
     status, _, error = run(folder / "model", "-o", folder / "m.tbm", *arguments, "--resume")
     assert status == 0, error
-    assert (folder / "m.tbm").stat().st_size == pytest.approx(3000, rel=0.03)
+    assert (folder / "m.tbm").stat().st_size == pytest.approx(3000, abs=30 + 50 + 100)  # 1 %, 50 bytes, and the header
     assert not (folder / "m.tbm.work").exists()
     status, _, error = run(folder / "model", "-o", folder / "n.tbm", *arguments, "--option", "target.scale=1")
     assert status == 1 and "--target-megabytes" in error

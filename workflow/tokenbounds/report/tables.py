@@ -222,13 +222,14 @@ def print_table(
 
 
 def _terminal_table(certificates: Sequence[Certificate]) -> RichTable:
-    first = certificates[0]
+    first, compared = certificates[0], any(one.faithfulness for one in certificates)
     table = RichTable(
         title=Text(f"{first.study} · {first.corpus}: upper bounds, {first.tokens:,} {first.manifest.token}s"),
         title_justify="left",
         caption=Text(
             "Upper bounds, rounded up. Percentages of BPD are shares of random guessing. ! vacuous, "
             "* best of those that share plan and settings."
+            + (" KL: divergence from the original, bits; changed: first choices." if compared else "")
         ),
         caption_justify="left",
     )
@@ -237,8 +238,7 @@ def _terminal_table(certificates: Sequence[Certificate]) -> RichTable:
     for name in ("certificate", "message"):
         table.add_column(Text(name), justify="left" if name == "certificate" else "right", no_wrap=name == "message")
     columns = [f"BPD {kind}" for kind in kinds] + ["empirical", "of guess"] + [metric.label for metric in errors]
-    compared = any(one.faithfulness for one in certificates)
-    columns += ["KL to original", "changed choices"] if compared else []
+    columns += ["KL", "changed"] if compared else []
     for name in columns:
         table.add_column(Text(name), justify="right", no_wrap=True)
     best = [row for _, row in best_rows(certificates).values()]

@@ -76,5 +76,5 @@ def _first_rows(symbols: Sequence[np.ndarray], limit: int) -> list[np.ndarray]:
     sample = []
     for codes in symbols:
         plane = codes.reshape(plane_shape(codes.shape))
-        sample.append(plane[: math.ceil(len(plane) * limit / total)])
+        sample.append(plane[: math.ceil(len(plane) * limit / total)].copy())  # a view would keep the whole
     return sample

@@ -30,6 +30,7 @@ from tokenbounds.models.online.card import OnlineCard
 
 LOGGER = logging.getLogger(__name__)
 REPORT_VERSION = 1
+_COUNTED = 1 << 16  # codes in a narrower range are counted without being sorted
 
 
 def encode_model(
@@ -160,15 +161,15 @@ def _common_report(message: Message, spec: MessageSpec) -> Record:
 def _report(message: Message, quantized: Format, sizes: Mapping[str, int], coder: Coder) -> Record:
     """The report on a message of tensors with these numbers of values; a lattice has fewer codes than values."""
     symbols, count = quantized.symbols(), max(sum(sizes.values()), 1)
-    entropies = {name: round(symbols_entropy_bits(codes), 1) for name, codes in zip(sizes, symbols, strict=True)}
+    tensors = [
+        {"name": name, "shape": list(codes.shape), "entropy_bits": round(symbols_entropy_bits(codes), 1)}
+        for name, codes in zip(sizes, symbols, strict=True)
+    ]
     return {
         "coded_parameters": count,
         "bits_per_parameter": message.size_bits / count,
-        "tensors": [
-            {"name": name, "shape": list(codes.shape), "entropy_bits": entropies[name]}
-            for name, codes in zip(sizes, symbols, strict=True)
-        ],
-        "symbols_entropy_bits": sum(entropies.values()),
+        "tensors": tensors,
+        "symbols_entropy_bits": sum(tensor["entropy_bits"] for tensor in tensors),
         **_comparison(symbols, coder),
     }
 
@@ -185,5 +186,10 @@ def symbols_entropy_bits(codes: np.ndarray) -> float:
     """Empirical order-0 entropy of an integer array, in bits in all; a table of frequencies is not counted."""
     if codes.size == 0:
         return 0.0
-    counts = np.unique(codes, return_counts=True)[1]
+    least, greatest = int(codes.min()), int(codes.max())
+    if greatest - least < _COUNTED:
+        counts = np.bincount(codes.reshape(-1) - least)
+        counts = counts[counts > 0]
+    else:
+        counts = np.unique(codes, return_counts=True)[1]
     return float(-(counts * np.log2(counts / codes.size)).sum())

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tokenbounds.errors import MessageError
+from tokenbounds.messages.coding.tensors import Shape
 from tokenbounds.messages.formats.grid import GridTensors, default_value, exponent_of, step_of
 from tokenbounds.messages.formats.scaled import ScaledFormat, ScaledMatrix
 
@@ -81,12 +82,19 @@ def nearest_codes(name: str, tensor: np.ndarray, step: np.float32) -> np.ndarray
     return np.rint(scaled).astype(np.int64)
 
 
-def join_scaled(tensors: Mapping[str, np.ndarray], matrices: Mapping[str, ScaledMatrix]) -> ScaledFormat:
-    """Quantized matrices, and the vectors among `tensors` rounded finely: a whole model, in its own order."""
-    vectors = {name: tensor for name, tensor in tensors.items() if tensor.ndim < 2}
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    found = {name: matrices[name] for name in tensors if name in matrices}
-    return ScaledFormat(shapes, found, round_vectors(vectors))
+def join_scaled(
+    tensors: Mapping[str, np.ndarray],
+    matrices: Mapping[str, ScaledMatrix],
+    shapes: Mapping[str, Shape] | None = None,
+) -> ScaledFormat:
+    """Quantized matrices, and the vectors among `tensors` rounded finely: a whole model, in its own order.
+
+    Only tensors with `shapes` are part of it; without, all are.
+    """
+    shapes = shapes or {name: tensor.shape for name, tensor in tensors.items()}
+    vectors = {name: tensors[name] for name, shape in shapes.items() if len(shape) < 2}
+    found = {name: matrices[name] for name in shapes if name in matrices}
+    return ScaledFormat(dict(shapes), found, round_vectors(vectors))
 
 
 def finite(name: str, tensor: np.ndarray) -> np.ndarray:

@@ -170,8 +170,10 @@ def render_message(header: Header, parts: Sequence[Part]) -> bytes:
         if part.kind not in PART_KINDS:
             raise MessageError(f"unknown part kind '{part.kind}'. Known: {', '.join(PART_KINDS)}.")
         chunks += [bytes([PART_KINDS[part.kind]]), write_varint(len(part.data)), part.data]
-    body = b"".join(chunks)
-    return body + _checksum(body)
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return b"".join([*chunks, digest.digest()[:CHECKSUM_BYTES]])
 
 
 def parse_message(data: bytes) -> Message:

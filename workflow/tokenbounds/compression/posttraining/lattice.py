@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from tokenbounds.compression.calibration.layers import check_calibratable, matrices_of, of_use
+from tokenbounds.compression.calibration.layers import Matrix, check_calibratable, matrices_of, of_use
 from tokenbounds.compression.grids import finite, join_scaled
 from tokenbounds.compression.posttraining.ldlq import ldl_factor, ldlq
+from tokenbounds.compression.posttraining.parallel import in_threads
 from tokenbounds.compression.posttraining.quantize import open_calibration, quantize_tables
 from tokenbounds.compression.subject import Record, Sources, Transformer
 from tokenbounds.config.quantizers import QuipSharpQuantizer
@@ -42,22 +45,24 @@ def quantize_lattice(spec: QuipSharpQuantizer, subject: Transformer, sources: So
     MessageError
         If a value is not finite.
     """
-    tensors = subject.tensors
+    tensors, shapes = subject.tensors, subject.shapes
     check_calibratable(subject.dense_card(spec.kind))
     calibration = open_calibration(sources, subject)
-    matrices = matrices_of(subject.model)
-    rounded, transposed = {}, False
-    for matrix in of_use(matrices, "linear"):
+    matrices = matrices_of(subject.structure)
+    layers = of_use(matrices, "linear")
+
+    def work(matrix: Matrix) -> LatticeMatrix:
         tensor = finite(matrix.name, tensors[matrix.name])
-        transposed = matrix.transposed
         moments = calibration.moments(matrix) if calibration else None
-        rounded[matrix.name] = round_to_lattice(tensor.T if transposed else tensor, moments, spec, matrix.name)
-    tables, record = quantize_tables(tensors, matrices, spec.embedding_bits_per_weight, sources.coder)
-    rest = join_scaled({name: tensor for name, tensor in tensors.items() if name not in rounded}, tables)
-    settings = Settings(spec.bits, spec.seed, transposed)
-    quantized = LatticeFormat({name: tensor.shape for name, tensor in tensors.items()}, settings, rounded, rest)
+        return round_to_lattice(tensor.T if matrix.transposed else tensor, moments, spec, matrix.name)
+
+    rounded = dict(zip((matrix.name for matrix in layers), in_threads(work, layers), strict=True))
+    tables, record = quantize_tables(subject, matrices, spec.embedding_bits_per_weight, sources.coder)
+    rest = join_scaled(tensors, tables, {name: shape for name, shape in shapes.items() if name not in rounded})
+    settings = Settings(spec.bits, spec.seed, any(matrix.transposed for matrix in layers))
+    quantized = LatticeFormat(dict(shapes), settings, rounded, rest)
     bits = 8 * len(quantized.to_parts(sources.coder)[-1].data)
-    weights = sum(tensors[name].size for name in rounded)
+    weights = sum(math.prod(shapes[name]) for name in rounded)
     record["linear"] = {"bits": bits, "weights": weights, "bits_per_weight": bits / max(weights, 1)}
     record["calibration"] = dict(calibration.record) if calibration else None
     return quantized, {"quantization": record}

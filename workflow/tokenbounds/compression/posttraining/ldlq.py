@@ -23,6 +23,7 @@ from tokenbounds.errors import CalibrationError
 
 DAMPING = 1e-4
 _PANEL = 128  # columns whose feedback is computed one by one; later columns are updated once per panel
+_PRODUCT_VALUES = 1 << 24  # values of a product that is in memory at once, 128 MB
 
 QuantizeBlock = Callable[[np.ndarray, int], np.ndarray]
 
@@ -72,8 +73,11 @@ def ldl_factor(hessian: np.ndarray, damping: float = DAMPING) -> LdlFactor:
         raise CalibrationError(
             f"second moments are not positive definite with damping {damping}. Calibrate on more tokens, or raise it."
         ) from error
+    del matrix
     roots = np.diag(upper).copy()
-    return LdlFactor(np.triu(upper / roots, 1), roots**2)
+    feedback = upper / roots  # upper triangular already
+    np.fill_diagonal(feedback, 0.0)
+    return LdlFactor(feedback, roots**2)
 
 
 def ldlq(weight: np.ndarray, factor: LdlFactor, quantize_block: QuantizeBlock, block: int = 1) -> np.ndarray:
@@ -95,24 +99,27 @@ def ldlq(weight: np.ndarray, factor: LdlFactor, quantize_block: QuantizeBlock, b
     float64 array [outputs, inputs]
         What `quantize_block` returned, column by column.
     """
-    columns = weight.shape[1]
-    # Transposed, so that a column of the weight is contiguous.
-    targets = np.ascontiguousarray(weight.T, dtype=np.float64)
-    errors = np.zeros_like(targets)
-    values = np.empty_like(targets)
+    outputs, columns = weight.shape
+    # Transposed, so that a column of the weight is contiguous; once a column is rounded, its values take its place.
+    targets = np.array(weight.T, dtype=np.float64, order="C")
     feedback = _block_feedback(factor.feedback, block).T
     panel = block * max(_PANEL // block, 1)
+    errors = np.zeros((min(panel, columns), outputs))  # of the columns of this panel
+    # The errors reach later columns in products of up to this many rows.
+    most = max(_PRODUCT_VALUES // max(outputs, 1), _PANEL)
     for start in range(0, columns, panel):
         stop = min(start + panel, columns)
         # Within a panel, targets include the errors made since it began: [block, done] @ [done, outputs].
         for first in range(start, stop, block):
             here = slice(first, min(first + block, stop))
-            wanted = targets[here] + feedback[here, start:first] @ errors[start:first]
-            values[here] = np.asarray(quantize_block(wanted.T, first)).T
-            errors[here] = weight.T[here] - values[here]
-        # The panel's errors reach all later columns in one product, [behind, panel] @ [panel, outputs].
-        targets[stop:] += feedback[stop:, start:stop] @ errors[start:stop]
-    return np.ascontiguousarray(values.T)
+            wanted = targets[here] + feedback[here, start:first] @ errors[: first - start]
+            targets[here] = np.asarray(quantize_block(wanted.T, first)).T
+            errors[first - start : here.stop - start] = weight.T[here] - targets[here]
+        # The panel's errors reach all later columns: [behind, panel] @ [panel, outputs].
+        for first in range(stop, columns, most):
+            behind = slice(first, first + most)
+            targets[behind] += feedback[behind, start:stop] @ errors[: stop - start]
+    return targets.T
 
 
 def _block_feedback(feedback: np.ndarray, block: int) -> np.ndarray:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from tokenbounds.compression.calibration.layers import Matrix, check_calibratable, matrices_of, of_use
 from tokenbounds.compression.calibration.store import Calibration
 from tokenbounds.compression.grids import join_scaled
 from tokenbounds.compression.posttraining.kept_roundings import KeptRounding
 from tokenbounds.compression.posttraining.roundings import Rounding, RoundToNearest
-from tokenbounds.compression.posttraining.scale_search import Rounder, encoded_bits, find_scale, rough_scale
+from tokenbounds.compression.posttraining.scale_search import (
+    SLACK_BITS,
+    TOLERANCE,
+    Rounder,
+    Sample,
+    encoded_bits,
+    find_scale,
+)
 from tokenbounds.compression.posttraining.tuning import tune
 from tokenbounds.compression.subject import Record, Sources, Transformer
 from tokenbounds.config import Target
 from tokenbounds.errors import CalibrationError, MessageError
 from tokenbounds.messages.coding.symbols import Coder
+from tokenbounds.messages.coding.tensors import Shape
 from tokenbounds.messages.formats import Format
 from tokenbounds.messages.formats.scaled import ScaledMatrix
+
+LOGGER = logging.getLogger(__name__)
+_FINE_TOLERANCE = 0.003
+_CORRECTIONS = 2  # after code lengths are learned, all matrices are rounded at most this often
 
 Quantize = Callable[[Any, Transformer, Sources], tuple[Format, Record]]
 
@@ -53,13 +65,12 @@ def quantize_to_target(rounding: type[Rounding]) -> Quantize:
                 f"the quantizer '{spec.kind}' needs a calibration. Name its row under 'calibration'."
             )
         way: Rounding
-        way, matrices = rounding(spec, calibration), matrices_of(subject.model)
+        way, matrices = rounding(spec, calibration), matrices_of(subject.structure)
         if sources.work is not None:
             way = KeptRounding(way, sources.work)
-        task = _Task(
-            spec.target, spec.embedding_bits_per_weight, Rounder(way, subject.tensors), matrices, sources.coder
-        )
-        scaled = join_scaled(subject.tensors, task.run())
+        rounder, shapes = Rounder(way, subject.tensors), subject.shapes
+        task = _Task(spec.target, spec.embedding_bits_per_weight, rounder, matrices, shapes, sources.coder)
+        scaled = join_scaled(subject.tensors, task.run(), shapes)
         tuning, tuned = getattr(spec, "tuning", None), {}
         if tuning is not None and calibration is not None:
             scaled, tuned["tuning"] = tune(scaled, subject, calibration.windows(), tuning)
@@ -100,7 +111,7 @@ def open_calibration(sources: Sources, subject: Transformer) -> Calibration | No
 
 
 def quantize_tables(
-    tensors: Mapping[str, np.ndarray], matrices: Sequence[Matrix], bits_per_weight: float, coder: Coder
+    subject: Transformer, matrices: Sequence[Matrix], bits_per_weight: float, coder: Coder
 ) -> tuple[dict[str, ScaledMatrix], Record]:
     """Embeddings and head of a model, rounded to nearest, with one step per row, to take this many bits.
 
@@ -111,7 +122,8 @@ def quantize_tables(
         As that of `quantize_to_target`.
     """
     tables = of_use(matrices, "lookup", "head", "tied")
-    task = _Task(Target(scale=1.0), bits_per_weight, Rounder(RoundToNearest(), tensors), tables, coder)
+    rounder = Rounder(RoundToNearest(), subject.tensors)
+    task = _Task(Target(scale=1.0), bits_per_weight, rounder, tables, subject.shapes, coder)
     return task.run(), task.record
 
 
@@ -123,6 +135,7 @@ class _Task:
     table_rate: float | None  # bits per weight of embeddings and head, if they have a scale of their own
     rounder: Rounder
     matrices: Sequence[Matrix]
+    shapes: Mapping[str, Shape]  # of all tensors, in the model's order
     coder: Coder
     record: Record = field(default_factory=dict)
 
@@ -157,7 +170,10 @@ class _Task:
     ) -> dict[str, ScaledMatrix]:
         """Matrices quantized so that, coded alone, they take `wanted` bits; or the whole message with `others`."""
         share = 1.0 if others is None else self._weights(matrices) / self._weights(self.matrices)
-        guess = rough_scale(self.rounder, matrices, share * wanted / self._weights(matrices))
+        sample = Sample(self.rounder, matrices, self.shapes)
+        guess = sample.find(share * wanted, sample.first_guess())
+        if others is None and sample.share < 1:
+            return self._to_size_of_sample(group, matrices, wanted, sample, guess)
         evaluations: list[tuple[float, int]] = []
         latest: dict[str, ScaledMatrix] = {}
 
@@ -166,7 +182,7 @@ class _Task:
             if others is None:
                 size = encoded_bits(latest, self.coder)
             else:  # all parts of the message; its header is too small to matter
-                parts = join_scaled(self.rounder.tensors, {**others, **latest}).to_parts(self.coder)
+                parts = join_scaled(self.rounder.tensors, {**others, **latest}, self.shapes).to_parts(self.coder)
                 size = sum(8 * len(part.data) for part in parts)
             evaluations.append((scale, size))
             return size
@@ -175,6 +191,32 @@ class _Task:
         own_bits = evaluations[-1][1] if others is None else encoded_bits(latest, self.coder)
         self._note(group, scale, matrices, own_bits, evaluations)
         return latest
+
+    def _to_size_of_sample(
+        self, group: str, matrices: Sequence[Matrix], wanted: float, sample: Sample, guess: float
+    ) -> dict[str, ScaledMatrix]:
+        """As `_to_size`, for many matrices: all of them are rounded once to learn code lengths, and once or twice more.
+
+        The sample says at which scale to expect the size, and by how much to correct it after a size that was found.
+        """
+        expected = wanted / sample.coder_ratio(guess, self.coder)
+        scale = sample.find(expected, guess, _FINE_TOLERANCE)
+        evaluations: list[tuple[float, int]] = []
+        self.rounder.round(matrices, scale)  # learns code lengths
+        for _ in range(_CORRECTIONS):
+            rounded = self.rounder.round(matrices, scale)
+            evaluations.append((scale, encoded_bits(rounded, self.coder)))
+            found = evaluations[-1][1]
+            LOGGER.info("scale %.5g: %d bits, wanted %.0f", scale, found, wanted)
+            if abs(found - wanted) <= TOLERANCE * wanted + SLACK_BITS:
+                self._note(group, scale, matrices, found, evaluations)
+                return rounded
+            expected *= wanted / found
+            scale = sample.find(expected, scale, _FINE_TOLERANCE)
+        raise MessageError(
+            f"no scale gives a size within 1 % of {wanted:.0f} bits; the last one tried gives {found}. "
+            "Choose another target."
+        )
 
     def _at_scale(self, group: str, matrices: Sequence[Matrix], scale: float) -> dict[str, ScaledMatrix]:
         self.rounder.round(matrices, scale)  # learns code lengths
@@ -195,4 +237,4 @@ class _Task:
         self.record[group] = {"scale": scale, **rates, "evaluations": evaluations}
 
     def _weights(self, matrices: Sequence[Matrix]) -> int:
-        return sum(self.rounder.tensors[matrix.name].size for matrix in matrices)
+        return sum(math.prod(self.shapes[matrix.name]) for matrix in matrices)

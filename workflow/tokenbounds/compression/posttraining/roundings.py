@@ -6,9 +6,10 @@ Matrices are upright here, [outputs, inputs], however the model stores them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from threading import Lock
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from tokenbounds.messages.formats.scaled import LEAST_EXPONENT, ScaledFormat, Sc
 from tokenbounds.models.pretrained.hadamard import rotate_weight, weight_rotations
 
 _MAX_CODE = float(1 << 29)
-_ROWS_AT_ONCE = 8192  # rows are rounded independently: a large vocabulary need not be held in several copies
+_ROWS_AT_ONCE = 8192  # rows that are rounded together where they are independent
 # A bit is worth about 0.36 squared steps on the grid of both cosets; each coset alone has steps twice as large.
 _TRELLIS_RATE_WEIGHT = 3.0
 # Sensitivity that every row has at least, as a share of the mean, for what calibration did not see.
@@ -140,8 +141,9 @@ class SensitivitySteps(Rounding):
 
     def __init__(self, spec: WatersicQuantizer, calibration: Calibration) -> None:
         self._spec, self._calibration = spec, calibration
-        # Layers that share their inputs follow each other.
-        self._factor = lru_cache(maxsize=1)(self._factor_of)
+        # Layers that share their inputs follow each other. A factorization takes several copies of the moments: one at
+        # a time.
+        self._factor, self._factoring = lru_cache(maxsize=1)(self._factor_of), Lock()
 
     def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
         """See `Rounding`."""
@@ -165,15 +167,15 @@ class SensitivitySteps(Rounding):
     def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
         """See `Rounding`."""
         factor, sensitivity = self._sensitivity(matrix)
-        return float(
-            np.sqrt(np.mean(weight.astype(np.float64) ** 2 * factor.diagonal, axis=1) @ sensitivity / len(weight))
-        )
+        means = [np.mean(part.astype(np.float64) ** 2 * factor.diagonal, axis=1) for part in parts_of(weight)]
+        return float(np.sqrt(np.concatenate(means) @ sensitivity / len(weight)))
 
     def _sensitivity(self, matrix: Matrix) -> tuple[LdlFactor, np.ndarray]:
         """The factor of a matrix's inputs and the sensitivity of its outputs."""
         if matrix.use == "linear":
             sensitivity = with_floor(self._calibration.outputs(matrix).astype(np.float64), _QUIET)
-            return self._factor(matrix.group), sensitivity
+            with self._factoring:
+                return self._factor(matrix.group), sensitivity
         moments, sensitivity = table_sensitivity(self._calibration, matrix)
         return ldl_factor(moments, self._spec.damping), sensitivity
 
@@ -206,6 +208,12 @@ def table_sensitivity(calibration: Calibration, matrix: Matrix) -> tuple[np.ndar
     return moments, traces / max(float(np.trace(moments)), 1e-300)
 
 
+def parts_of(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Views of some rows at a time: a large vocabulary need not be held in float64 as a whole."""
+    for first in range(0, max(len(array), 1), _ROWS_AT_ONCE):
+        yield array[first : first + _ROWS_AT_ONCE]
+
+
 def with_floor(values: np.ndarray, share: float) -> np.ndarray:
     """Values plus a share of their mean; ones if all are zero."""
     mean = float(values.mean())
@@ -214,7 +222,7 @@ def with_floor(values: np.ndarray, share: float) -> np.ndarray:
 
 def rms_exponents(weight: np.ndarray, scale: float, steps: str) -> np.ndarray:
     """Exponents of the row steps `scale` × root mean square, of each row or of all together."""
-    squares = np.mean(weight.astype(np.float64) ** 2, axis=1)
+    squares = np.concatenate([np.mean(part.astype(np.float64) ** 2, axis=1) for part in parts_of(weight)])
     if steps == "tensor":
         squares = np.full_like(squares, squares.mean())
     return exponents_of(scale * np.sqrt(squares))
@@ -232,8 +240,10 @@ def staggered_exponents(steps: np.ndarray) -> np.ndarray:
 
 def round_plainly(weight: np.ndarray, row_exponents: np.ndarray, column_exponents: np.ndarray) -> ScaledMatrix:
     """The nearest multiples of the steps."""
-    steps = steps_of(row_exponents).astype(np.float64)[:, None] * steps_of(column_exponents)  # [rows, columns]
-    codes = np.clip(np.rint(weight / steps), -_MAX_CODE, _MAX_CODE).astype(np.int32)
+    row_steps, codes = steps_of(row_exponents).astype(np.float64), np.empty(weight.shape, dtype=np.int32)
+    for part, steps, found in zip(parts_of(weight), parts_of(row_steps), parts_of(codes), strict=True):
+        units = steps[:, None] * steps_of(column_exponents)  # [rows, columns]
+        found[:] = np.clip(np.rint(part / units), -_MAX_CODE, _MAX_CODE)
     return ScaledMatrix(codes, row_exponents, column_exponents)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,21 +11,24 @@ import numpy as np
 
 from tokenbounds.compression.calibration.layers import Matrix
 from tokenbounds.compression.grids import finite
+from tokenbounds.compression.posttraining.kept_codes import CodeStore
+from tokenbounds.compression.posttraining.parallel import in_threads
 from tokenbounds.compression.posttraining.rates import RateModel
 from tokenbounds.compression.posttraining.roundings import Rounding
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder
-from tokenbounds.messages.coding.tensors import encode_codes
+from tokenbounds.messages.coding.tensors import Shape, encode_codes
 from tokenbounds.messages.formats.scaled import ScaledMatrix, encode_scales
 from tokenbounds.progress import Progress
 
 LOGGER = logging.getLogger(__name__)
 TOLERANCE = 0.01
-_SLACK_BITS = 400  # tiny models have no size within 1 %
+SLACK_BITS = 400  # tiny models have no size within 1 %
 _ROUGH_TOLERANCE = 0.02
 _EVALUATIONS = 12
 _LEAST_STEP = 0.02  # octaves of the scale
-_SAMPLED_WEIGHTS = 20_000_000  # a rough scale is found on as many weights
+_SAMPLED_WEIGHTS = 8_000_000  # a scale is looked for on as many weights
+_CODED_TOGETHER = 1 << 24  # weights
 
 
 @dataclass
@@ -37,21 +41,30 @@ class Rounder:
     tensors : mapping of str to float32 array
     seen : dict of str to RateModel
         By matrix, of the last round.
+    bits : dict of str to float
+        What the codes of each matrix's last round cost by their own code lengths; steps are not included.
     """
 
     rounding: Rounding
     tensors: Mapping[str, np.ndarray]
     seen: dict[str, RateModel] = field(default_factory=dict)
+    bits: dict[str, float] = field(default_factory=dict)
+    _store: CodeStore = field(default_factory=CodeStore)
 
     def round(self, matrices: Sequence[Matrix], scale: float) -> dict[str, ScaledMatrix]:
-        """Quantized matrices by name, as they are stored."""
-        rounded = {}
-        progress = Progress(LOGGER, sum(self.tensors[matrix.name].size for matrix in matrices), "weights", "rounded")
-        for matrix in matrices:
+        """Quantized matrices by name, as they are stored; those of an earlier round can no longer be read."""
+
+        def work(matrix: Matrix) -> tuple[ScaledMatrix, RateModel, float]:
             result = self.rounding.round(matrix, self.upright(matrix), scale, self.seen.get(matrix.name))
-            self.seen[matrix.name] = RateModel.fit(result.codes, grids=2 if result.states else 1)
-            rounded[matrix.name] = result.transpose() if matrix.transposed else result
-            progress.add(result.codes.size, f"scale {scale:.4g}")
+            rates = RateModel.fit(result.codes, grids=2 if result.states else 1)
+            bits = rates.bits(result.codes)
+            return self._store.keep(matrix.name, result.transpose() if matrix.transposed else result), rates, bits
+
+        rounded = {}
+        progress = Progress(LOGGER, len(matrices), "matrices", "rounded")
+        for matrix, found in zip(matrices, in_threads(work, matrices), strict=True):
+            rounded[matrix.name], self.seen[matrix.name], self.bits[matrix.name] = found
+            progress.add(1, f"scale {scale:.4g}")
         return rounded
 
     def upright(self, matrix: Matrix) -> np.ndarray:
@@ -61,19 +74,25 @@ class Rounder:
 
     def estimated_bits(self, matrices: Sequence[Matrix], scale: float) -> float:
         """What the codes of a round cost by their own code lengths; steps are not included."""
-        rounded = self.round(matrices, scale)
-        bits = 0.0
-        for matrix in matrices:
-            stored = rounded[matrix.name]
-            bits += self.seen[matrix.name].bits((stored.transpose() if matrix.transposed else stored).codes)
-        return bits
+        self.round(matrices, scale)
+        return sum(self.bits[matrix.name] for matrix in matrices)
 
 
 def encoded_bits(matrices: Mapping[str, ScaledMatrix], coder: Coder = "adaptive") -> int:
-    """Bits that codes and steps take when they are coded alone."""
-    machines = [matrix.machine for matrix in matrices.values()]
-    codes = encode_codes([matrix.coded for matrix in matrices.values()], coder, machines)
-    return 8 * (len(codes) + len(encode_scales(list(matrices.values()), [])))
+    """Bits that codes and steps take when they are coded alone; the codes of many matrices in groups, side by side."""
+    groups: list[list[ScaledMatrix]] = [[]]
+    size = 0
+    for matrix in matrices.values():
+        if size >= _CODED_TOGETHER:
+            groups.append([])
+            size = 0
+        groups[-1].append(matrix)
+        size += len(matrix.row_exponents) * len(matrix.column_exponents)
+
+    def work(group: list[ScaledMatrix]) -> int:
+        return len(encode_codes([matrix.coded for matrix in group], coder, [matrix.machine for matrix in group]))
+
+    return 8 * (sum(in_threads(work, groups)) + len(encode_scales(list(matrices.values()), [])))
 
 
 def find_scale(bits: Callable[[float], float], wanted: float, guess: float, slack: float | None = None) -> float:
@@ -87,7 +106,7 @@ def find_scale(bits: Callable[[float], float], wanted: float, guess: float, slac
     MessageError
         If it is not met in twelve evaluations: the target lies outside what the model allows.
     """
-    slack = TOLERANCE * wanted + _SLACK_BITS if slack is None else slack
+    slack = TOLERANCE * wanted + SLACK_BITS if slack is None else slack
     position = float(np.log2(guess))
     known: list[tuple[float, float]] = []
     for _ in range(_EVALUATIONS):
@@ -120,17 +139,54 @@ def _next_position(known: Sequence[tuple[float, float]], wanted: float) -> float
     return low + (high - low) * float(np.clip(share, 0.05, 0.95))
 
 
-def rough_scale(rounder: Rounder, matrices: Sequence[Matrix], bits_per_weight: float) -> float:
-    """A scale at which a sample of the matrices takes about this many bits per weight, by estimate."""
-    sizes = {matrix.name: rounder.tensors[matrix.name].size for matrix in matrices}
-    stride = max(1, round(sum(sizes.values()) / _SAMPLED_WEIGHTS))
-    sample = _every(matrices, stride)
-    weights = sum(sizes[matrix.name] for matrix in sample)
-    units = [rounder.rounding.unit(matrix, rounder.upright(matrix)) for matrix in sample]
-    guess = float(np.exp(np.mean(np.log(np.maximum(units, 1e-30)))))
-    trial = Rounder(rounder.rounding, rounder.tensors)
-    wanted = bits_per_weight * weights
-    return find_scale(lambda scale: trial.estimated_bits(sample, scale), wanted, guess, _ROUGH_TOLERANCE * wanted)
+class Sample:
+    """A sample of a model's matrices, of all kinds alike, whose size at a scale stands for that of all of them.
+
+    Parameters
+    ----------
+    rounder : Rounder
+        Of the whole model; it learns nothing from the sample.
+    matrices : sequence of Matrix
+        All that share the scale.
+    shapes : mapping of str to shape
+        Of all tensors.
+
+    Attributes
+    ----------
+    share
+        The sample's share of the weights; 1 for a small model, which is its own sample.
+    """
+
+    def __init__(self, rounder: Rounder, matrices: Sequence[Matrix], shapes: Mapping[str, Shape]) -> None:
+        self._trial = Rounder(rounder.rounding, rounder.tensors)
+        sizes = {matrix.name: math.prod(shapes[matrix.name]) for matrix in matrices}
+        total = sum(sizes.values())
+        self._matrices = _every(matrices, max(1, round(total / _SAMPLED_WEIGHTS)))
+        weights = sum(sizes[matrix.name] for matrix in self._matrices)
+        self.share = weights / max(total, 1)
+
+    def first_guess(self) -> float:
+        """About the scale at which codes have a root mean square of one."""
+
+        def work(matrix: Matrix) -> float:
+            return self._trial.rounding.unit(matrix, self._trial.upright(matrix))
+
+        units = list(in_threads(work, self._matrices))
+        return float(np.exp(np.mean(np.log(np.maximum(units, 1e-30)))))
+
+    def find(self, wanted: float, guess: float, tolerance: float = _ROUGH_TOLERANCE) -> float:
+        """The scale at which all matrices take about `wanted` bits, by the estimate for the sample alone."""
+        own = wanted * self.share
+
+        def bits(scale: float) -> float:
+            return self._trial.estimated_bits(self._matrices, scale)
+
+        return find_scale(bits, own, guess, tolerance * own + SLACK_BITS)
+
+    def coder_ratio(self, scale: float, coder: Coder) -> float:
+        """How many times its estimate the sample takes when it is really coded."""
+        rounded = self._trial.round(self._matrices, scale)
+        return encoded_bits(rounded, coder) / max(sum(self._trial.bits[name] for name in rounded), 1.0)
 
 
 def _every(matrices: Sequence[Matrix], stride: int) -> list[Matrix]:

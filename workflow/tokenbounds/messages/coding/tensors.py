@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,19 @@ from tokenbounds.messages.container import read_varint, write_varint
 Shape = tuple[int, ...]
 
 
+class CodeSequence(Sequence[np.ndarray]):
+    """Integer arrays of known shapes, each made when it is asked for, so that few are in memory at once."""
+
+    def __init__(self, shapes: Sequence[Shape], make: Callable[[int], np.ndarray]) -> None:
+        self.shapes, self._make = list(shapes), make
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._make(range(len(self.shapes))[index])
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
 def encode_codes(
     arrays: Sequence[np.ndarray], coder: Coder, machines: Machines = None, sides: Sequence[np.ndarray] | None = None
 ) -> bytes:
@@ -26,7 +40,7 @@ def encode_codes(
     and one for all vectors together. `machines` holds a trellis for each array of grid points and None for the others;
     only matrices may have one.
     """
-    shapes = [array.shape for array in arrays]
+    shapes = arrays.shapes if isinstance(arrays, CodeSequence) else [array.shape for array in arrays]
     machines = machines or [None] * len(arrays)
     if coder == "adaptive":
         machines = [machines[index] for index in _order(shapes)]
@@ -97,9 +111,9 @@ def iter_codes(
         raise MessageError(f"unknown coder {coder!r:.40}. Known: adaptive, static.")
 
 
-def _planes(arrays: Sequence[np.ndarray], shapes: Sequence[Shape]) -> list[np.ndarray]:
+def _planes(arrays: Sequence[np.ndarray], shapes: Sequence[Shape]) -> Iterator[np.ndarray]:
     """Arrays as planes, in the order they are coded in."""
-    return [arrays[index].reshape(plane_shape(shapes[index])) for index in _order(shapes)]
+    return (arrays[index].reshape(plane_shape(shapes[index])) for index in _order(shapes))
 
 
 def _refuse_sides(sides: Sequence[np.ndarray] | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Self
 
 import numpy as np
@@ -95,7 +95,7 @@ class Format(ABC):
         """The values that the message represents, by tensor, float32: the same bits for encoder and decoder."""
 
     @abstractmethod
-    def symbols(self) -> list[np.ndarray]:
+    def symbols(self) -> Sequence[np.ndarray]:
         """The integer codes, one array per tensor, for reports and comparisons.
 
         Int32, or uint8 [values, bytes] where bytes are coded column by column.
@@ -120,6 +120,6 @@ class EmptyFormat(Format):
         """No values."""
         return {}
 
-    def symbols(self) -> list[np.ndarray]:
+    def symbols(self) -> Sequence[np.ndarray]:
         """No codes."""
         return []

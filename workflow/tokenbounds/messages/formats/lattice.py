@@ -10,7 +10,7 @@ A. Tseng et al., "QuIP#", 2024, arXiv 2402.04396.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -132,7 +132,7 @@ class LatticeFormat(Format):
         """Bits, seed and orientation."""
         return {"kind": self.kind, **vars(self.settings)}
 
-    def symbols(self) -> list[np.ndarray]:
+    def symbols(self) -> Sequence[np.ndarray]:
         """Bytes of lattice codes, and codes of all other tensors, in the model's order."""
         others = dict(zip(self.others.shapes, self.others.symbols(), strict=True))
         return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -52,7 +52,7 @@ class RotatedFormat(Format):
         """The seed of the rotations, and which matrices have none."""
         return {"kind": self.kind, "seed": self.seed, "plain": list(self.plain)}
 
-    def symbols(self) -> list[np.ndarray]:
+    def symbols(self) -> Sequence[np.ndarray]:
         """All codes."""
         return self.scaled.symbols()
 

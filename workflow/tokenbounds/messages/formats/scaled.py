@@ -16,7 +16,14 @@ import numpy as np
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.adaptive import decode_planes, encode_planes
 from tokenbounds.messages.coding.symbols import Coder
-from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes, iter_codes, plane_shape
+from tokenbounds.messages.coding.tensors import (
+    CodeSequence,
+    Shape,
+    decode_codes,
+    encode_codes,
+    iter_codes,
+    plane_shape,
+)
 from tokenbounds.messages.coding.trellis import STATES, Trellis, codes_of, trellis
 from tokenbounds.messages.container import Header, Message, Part
 from tokenbounds.messages.formats.base import Format
@@ -84,6 +91,12 @@ class ScaledMatrix:
         """The codes as they are coded: a trellis runs along columns."""
         return np.ascontiguousarray(self.codes.T) if self.transposed else self.codes
 
+    @property
+    def coded_shape(self) -> Shape:
+        """The shape of `coded`."""
+        shape = len(self.row_exponents), len(self.column_exponents)
+        return shape[::-1] if self.transposed else shape
+
     def transpose(self) -> ScaledMatrix:
         """The transpose: its values are the same bits only up to the order of the products."""
         transposed = self.states > 0 and not self.transposed
@@ -132,15 +145,21 @@ class ScaledFormat(Format):
         # The key in messages is older than the field's name.
         return {"kind": self.kind, "trellis": states, "plain": plain} | ({"turned": transposed} if transposed else {})
 
-    def symbols(self) -> list[np.ndarray]:
+    def symbols(self) -> Sequence[np.ndarray]:
         """All codes, in the model's order; on a trellis, half of each grid point, which is what is coded."""
-        pairs = zip(self._codes(), self._machines(), strict=True)
-        return [codes_of(codes) if machine else codes for codes, machine in pairs]
+        codes, machines = self._codes(), self._machines()
+        return CodeSequence(codes.shapes, lambda index: codes_of(codes[index]) if machines[index] else codes[index])
 
-    def _codes(self) -> list[np.ndarray]:
-        return [
-            self.matrices[name].coded if name in self.matrices else self.vectors.codes[name] for name in self.shapes
-        ]
+    def _codes(self) -> CodeSequence:
+        """The codes as they are coded, each read when it is asked for."""
+        names = list(self.shapes)
+
+        def make(index: int) -> np.ndarray:
+            name = names[index]
+            return self.matrices[name].coded if name in self.matrices else self.vectors.codes[name]
+
+        shapes = [self.matrices[name].coded_shape if name in self.matrices else self.shapes[name] for name in names]
+        return CodeSequence(shapes, make)
 
     def _machines(self) -> list[Trellis | None]:
         return [self.matrices[name].machine if name in self.matrices else None for name in self.shapes]

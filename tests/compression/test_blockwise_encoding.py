@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_checkpoints import LLAMA, save_noisy
 from tokenbounds.compression.calibration.layers import matrices_of
 from tokenbounds.compression.encode import encode_model, symbols_entropy_bits
 from tokenbounds.compression.posttraining import kept_codes, ldlq, roundings, scale_search
@@ -17,6 +18,7 @@ from tokenbounds.compression.subject import load_subject
 from tokenbounds.config import CalibrationSpec, MessageSpec, parse_row
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.formats.scaled import ScaledMatrix
+from tokenbounds.models.card import ModelCard
 
 CALIBRATION = CalibrationSpec(model="m", corpus="c", tokens=384, context=16, batch_tokens=64)
 
@@ -78,9 +80,17 @@ def test_results_come_in_order_and_few_items_are_begun(threads):
         list(in_threads(lambda item: 1 // item, [1, 0, 1, 1, 1]))
 
 
-@pytest.mark.parametrize("rate", [1.5, 3.0])
-def test_a_sample_finds_the_scale_and_all_matrices_are_rounded_three_times_at_most(encoded, monkeypatch, rate):
-    spec, rounded = spec_of(target={"bits_per_weight": rate}), Counter()
+@pytest.fixture(scope="module")
+def wider(tmp_path_factory):
+    """A LLaMA of 4 blocks and 0.12 million weights."""
+    folder = tmp_path_factory.mktemp("wider")
+    config = LLAMA | {"num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 96}
+    return save_noisy(folder, ModelCard("llama", config, 48, 1, 32, seed=5), noise=0.1)
+
+
+def test_a_sample_finds_the_scale_and_all_matrices_are_rounded_three_times_at_most(wider, tmp_path, monkeypatch):
+    row = {"model": "m", "quantizer": {"kind": "rtn", "target": {"bits_per_weight": 2.0}}}
+    spec, rounded = parse_row(MessageSpec, json.dumps(row)), Counter()
     round_all = Rounder.round
 
     def counted(self, matrices, scale):
@@ -88,13 +98,12 @@ def test_a_sample_finds_the_scale_and_all_matrices_are_rounded_three_times_at_mo
         return round_all(self, matrices, scale)
 
     monkeypatch.setattr(Rounder, "round", counted)
-    # Tiny layers differ more than those of real models, so their sample is a half.
-    monkeypatch.setattr(scale_search, "_SAMPLED_WEIGHTS", 2500)
-    _, report = encoded("llama", spec)
-    assert rounded[14] <= 3
-    assert rounded[7] >= 3
-    linear = report["quantization"]["linear"]
-    assert linear["bits"] == pytest.approx(rate * linear["weights"], rel=0.01, abs=400)
+    monkeypatch.setattr(scale_search, "_SAMPLED_WEIGHTS", 60_000)  # a half
+    encode_model(wider, spec, tmp_path / "m", tmp_path / "r")
+    assert rounded[28] in (2, 3)
+    assert rounded[14] >= 3
+    linear = json.loads((tmp_path / "r").read_text())["quantization"]["linear"]
+    assert linear["bits"] == pytest.approx(2 * linear["weights"], rel=0.013)
     assert linear["evaluations"][-1] == [linear["scale"], linear["bits"]]
 
 

@@ -32,7 +32,7 @@ from tokenbounds.messages.formats.scaled import ScaledMatrix
 
 LOGGER = logging.getLogger(__name__)
 _FINE_TOLERANCE = 0.003
-_CORRECTIONS = 2  # after code lengths are learned, all matrices are rounded at most this often
+_ATTEMPTS = 6  # after code lengths are learned; two are enough unless the sample is unlike the rest
 
 Quantize = Callable[[Any, Transformer, Sources], tuple[Format, Record]]
 
@@ -195,15 +195,16 @@ class _Task:
     def _to_size_of_sample(
         self, group: str, matrices: Sequence[Matrix], wanted: float, sample: Sample, guess: float
     ) -> dict[str, ScaledMatrix]:
-        """As `_to_size`, for many matrices: all of them are rounded once to learn code lengths, and once or twice more.
+        """As `_to_size`, for many matrices: all are rounded once to learn code lengths, then once, or twice if need be.
 
         The sample says at which scale to expect the size, and by how much to correct it after a size that was found.
         """
         expected = wanted / sample.coder_ratio(guess, self.coder)
-        scale = sample.find(expected, guess, _FINE_TOLERANCE)
+        fine = _FINE_TOLERANCE * wanted + SLACK_BITS
+        scale = sample.find(expected, guess, fine)
         evaluations: list[tuple[float, int]] = []
         self.rounder.round(matrices, scale)  # learns code lengths
-        for _ in range(_CORRECTIONS):
+        for _ in range(_ATTEMPTS):
             rounded = self.rounder.round(matrices, scale)
             evaluations.append((scale, encoded_bits(rounded, self.coder)))
             found = evaluations[-1][1]
@@ -212,7 +213,7 @@ class _Task:
                 self._note(group, scale, matrices, found, evaluations)
                 return rounded
             expected *= wanted / found
-            scale = sample.find(expected, scale, _FINE_TOLERANCE)
+            scale = sample.find(expected, scale, fine)
         raise MessageError(
             f"no scale gives a size within 1 % of {wanted:.0f} bits; the last one tried gives {found}. "
             "Choose another target."

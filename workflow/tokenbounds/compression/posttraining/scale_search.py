@@ -174,14 +174,14 @@ class Sample:
         units = list(in_threads(work, self._matrices))
         return float(np.exp(np.mean(np.log(np.maximum(units, 1e-30)))))
 
-    def find(self, wanted: float, guess: float, tolerance: float = _ROUGH_TOLERANCE) -> float:
-        """The scale at which all matrices take about `wanted` bits, by the estimate for the sample alone."""
+    def find(self, wanted: float, guess: float, slack_bits: float | None = None) -> float:
+        """The scale at which all matrices take about `wanted` bits (to 2 %), by the estimate for the sample alone."""
         own = wanted * self.share
 
         def bits(scale: float) -> float:
             return self._trial.estimated_bits(self._matrices, scale)
 
-        return find_scale(bits, own, guess, tolerance * own + SLACK_BITS)
+        return find_scale(bits, own, guess, _ROUGH_TOLERANCE * own if slack_bits is None else slack_bits * self.share)
 
     def coder_ratio(self, scale: float, coder: Coder) -> float:
         """How many times its estimate the sample takes when it is really coded."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,12 +21,14 @@ from tokenbounds.corpus.reader import Corpus, check_known
 from tokenbounds.errors import MessageError
 from tokenbounds.files import write_bytes, write_json
 from tokenbounds.messages.coding.symbols import Coder
+from tokenbounds.messages.coding.tensors import Shape
 from tokenbounds.messages.container import Message, parse_message, read_message, render_message
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.messages.formats import Format
 from tokenbounds.messages.side_information import SideInformation, find_places, message_places
 from tokenbounds.messages.smoothing_head import SmoothingHead, smoothing_head_of
-from tokenbounds.models.build import coded_parameters
+from tokenbounds.messages.spool import spoolable_card
+from tokenbounds.models.build import coded_parameters, coded_shapes
 from tokenbounds.models.markov.chain import MarkovChain
 from tokenbounds.models.online.card import OnlineCard
 
@@ -95,16 +99,22 @@ def encode_model(
     parts = [*named.parts(), *quantized.to_parts(spec.coder)]
     # A message without values names the model in the folder that is encoded: decoding finds it there.
     where = places if quantized.holds_values else [directory]
-    head, head_report = _smoothing_head(render_message(header, parts), subject, spec, corpus, where)
+    head, head_report = None, None
+    if spec.smoothing_head is not None:
+        head, head_report = _smoothing_head(render_message(header, parts), subject, spec, corpus, where)
     data = render_message(header, [*parts, *([head.to_part()] if head else [])])
+    del parts  # a large message is in memory as few times as can be
     # Nothing is written unless the bytes alone decode to the values of the codes.
-    values = quantized.dequantize()
-    _check_decoded(data, values, head, where)
     message = parse_message(data)
+    card = spoolable_card(message) if isinstance(subject, Transformer) and head is None else None
+    if card is not None:
+        _check_streamed(message, quantized, coded_shapes(card))
+    else:
+        _check_decoded(data, quantized.dequantize(), head, where)
     described = _common_report(message, spec)
     if isinstance(subject, Transformer):
-        sizes = {name: value.size for name, value in values.items()}
-        described |= {**_report(message, quantized, sizes, spec.coder), **record, "smoothing_head": head_report}
+        described |= _report(message, quantized, subject.shapes, spec.coder)
+        described |= {**record, "smoothing_head": head_report}
     write_bytes(out, data)
     write_json(report, described)
     LOGGER.info("%s: %d bits", out, message.size_bits)
@@ -114,9 +124,8 @@ def encode_model(
 def _smoothing_head(
     data: bytes, subject: Subject, spec: MessageSpec, corpus: Corpus | None, where: Sequence[Path]
 ) -> tuple[SmoothingHead | None, Record | None]:
-    """A smoothing head trained for the model that `data` decodes to, if there is to be one."""
-    if spec.smoothing_head is None:
-        return None, None
+    """A smoothing head trained for the model that `data` decodes to."""
+    assert spec.smoothing_head is not None
     if corpus is None:
         raise MessageError("a smoothing head is trained on a corpus. Pass it, or leave out smoothing_head.")
     model = decode_message(data, where)
@@ -146,6 +155,19 @@ def _check_decoded(
             raise MessageError(f"{name} decodes to values other than those encoded. Report this as a defect.")
 
 
+def _check_streamed(message: Message, quantized: Format, shapes: Mapping[str, Shape]) -> None:
+    """As `_check_decoded`, one tensor in memory at a time, in whatever order they are decoded."""
+    expected = {name: _digest(values) for name, values in quantized.iter_values()}
+    decoded = type(quantized).stream_values(message, shapes, message.header["coder"])
+    found = {name: _digest(values) for name, values in decoded}
+    if differing := sorted(set(expected.items()) ^ set(found.items())):
+        raise MessageError(f"{differing[0][0]} decodes to values other than those encoded. Report this as a defect.")
+
+
+def _digest(values: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(values, dtype="<f4").data).digest()
+
+
 def _common_report(message: Message, spec: MessageSpec) -> Record:
     return {
         "schema_version": REPORT_VERSION,
@@ -158,12 +180,12 @@ def _common_report(message: Message, spec: MessageSpec) -> Record:
     }
 
 
-def _report(message: Message, quantized: Format, sizes: Mapping[str, int], coder: Coder) -> Record:
-    """The report on a message of tensors with these numbers of values; a lattice has fewer codes than values."""
-    symbols, count = quantized.symbols(), max(sum(sizes.values()), 1)
+def _report(message: Message, quantized: Format, shapes: Mapping[str, Shape], coder: Coder) -> Record:
+    """The report on a message of tensors of these shapes; a lattice has fewer codes than values."""
+    symbols, count = quantized.symbols(), max(sum(map(math.prod, shapes.values())), 1)
     tensors = [
         {"name": name, "shape": list(codes.shape), "entropy_bits": round(symbols_entropy_bits(codes), 1)}
-        for name, codes in zip(sizes, symbols, strict=True)
+        for name, codes in zip(shapes, symbols, strict=True)
     ]
     return {
         "coded_parameters": count,

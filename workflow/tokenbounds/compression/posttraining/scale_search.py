@@ -17,7 +17,7 @@ from tokenbounds.compression.posttraining.rates import RateModel
 from tokenbounds.compression.posttraining.roundings import Rounding
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder
-from tokenbounds.messages.coding.tensors import Shape, encode_codes
+from tokenbounds.messages.coding.tensors import CodeSequence, Shape, encode_codes
 from tokenbounds.messages.formats.scaled import ScaledMatrix, encode_scales
 from tokenbounds.progress import Progress
 
@@ -90,7 +90,8 @@ def encoded_bits(matrices: Mapping[str, ScaledMatrix], coder: Coder = "adaptive"
         size += len(matrix.row_exponents) * len(matrix.column_exponents)
 
     def work(group: list[ScaledMatrix]) -> int:
-        return len(encode_codes([matrix.coded for matrix in group], coder, [matrix.machine for matrix in group]))
+        codes = CodeSequence([matrix.coded_shape for matrix in group], lambda index: group[index].coded)
+        return len(encode_codes(codes, coder, [matrix.machine for matrix in group]))
 
     return 8 * (sum(in_threads(work, groups)) + len(encode_scales(list(matrices.values()), [])))
 

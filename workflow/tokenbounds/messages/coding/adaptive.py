@@ -168,7 +168,7 @@ def iter_planes(
     data: bytes,
     shapes: Sequence[tuple[int, int]],
     machines: Machines = None,
-    sides: Sequence[np.ndarray] | None = None,
+    sides: Iterable[np.ndarray] | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield the arrays that `decode_planes` returns, one decoded at a time; what is wrong may show only at the end."""
     tables = coding_tables()

@@ -14,8 +14,14 @@ from tokenbounds.corpus.tokenizers import Bytes
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.report.tasks.generation import Answers
 from tokenbounds.report.tasks.section import task_sections
-from tokenbounds.report.tasks.zero_shot import PUBLISHED_GPT2, correlate, correlation_table, zero_shot_table
-from tokenbounds.tasks.questions import Question, draw_questions, read_questions
+from tokenbounds.report.tasks.zero_shot import (
+    PUBLISHED_GPT2,
+    correlate,
+    correlation_table,
+    draw_zero_shot,
+    zero_shot_table,
+)
+from tokenbounds.tasks.questions import Question, draw_questions, read_questions, write_questions
 from tokenbounds.tasks.zero_shot import answer_questions, bootstrap_mean, summarize
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -47,6 +53,8 @@ def test_files_hold_questions_of_both_forms(tmp_path):
     rows = [{"context": "a", "choices": ["b", "c"], "answer": 1}, {"context": "d", "answer": " e"}]
     wanted = [Question("a", ("b", "c"), 1), Question("d", (" e",), 0)]
     assert read_questions(write(tmp_path / "q.jsonl", *rows)) == wanted
+    write_questions(wanted, tmp_path / "again.jsonl")
+    assert read_questions(QuestionFiles("files", (str(tmp_path / "again.jsonl"),))) == wanted
     columns = {"context": ["a"], "choices": [["b", "c"]], "answer": [1]}
     pl.DataFrame(columns).write_parquet(tmp_path / "q.parquet")
     assert read_questions(QuestionFiles("files", (str(tmp_path / "q.parquet"),))) == wanted[:1]
@@ -246,6 +254,14 @@ def test_the_page_shows_tasks_and_correlations(tmp_path):
     text = " ".join(section.body.split())
     assert "held out, prose" in text
     assert "-1.000" in text
+
+
+def test_axes_of_shares_begin_at_zero_even_if_every_share_is_zero():
+    nothing = table().with_columns(pl.lit(0.0).alias("value"), pl.lit(0.0).alias("low"), pl.lit(0.0).alias("high"))
+    panels = draw_zero_shot(nothing).axes
+    shares = [axes.get_ylim() for axes in panels if axes.get_ylabel().endswith("right choices, %")]
+    assert shares
+    assert all(low == 0.0 and high >= 5.0 for low, high in shares)
 
 
 def test_the_published_models_are_those_of_the_paper_in_order_of_size():

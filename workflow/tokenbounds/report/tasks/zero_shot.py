@@ -141,6 +141,8 @@ def _draw_measure(axes: Axes, part: pl.DataFrame, colours: dict[str, str]) -> No
     axes.set_ylabel(f"{name}, %" if is_share else name)
     axes.set_xlabel("certified bits per token")
     axes.yaxis.set_major_locator(MaxNLocator(5))
+    if is_share:
+        axes.set_ylim(0.0, max(5.0, axes.get_ylim()[1]))
 
 
 def _draw_published(axes: Axes) -> None:

@@ -6,7 +6,7 @@ Out   <results>/tables/certificates.{parquet,csv,md}     one row per certificate
       <results>/tables/compression.{parquet,csv,md}      one row per transformer: parameters, bits, best bounds
       <results>/figures/*.{svg,png,parquet,csv}          each figure with its data
       <results>/report.html                              everything on one page, without other files
-      <results>/SHA256SUMS                               digests of all of these, and of what encoders say of messages
+      <results>/SHA256SUMS                               digests of all of these, of questions, and of what encoders say
 """
 
 
@@ -97,6 +97,7 @@ rule sum_published:
         reported.certificates,
         reported.reports,
         reported.antibodies,
+        reported.questions,
         reported.task_tables,
         rules.tabulate_certificates.output,
         rules.draw_figures.output,

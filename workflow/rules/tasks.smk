@@ -1,10 +1,37 @@
 """Tasks of models of text: answers that are written and checked, and their tables and figures.
 
 In    <results>/messages/{message}.tbm, with its side information; <results>/corpora/{corpus}/…
-Out   <results>/tasks/{task}/{message}.parquet      a model's answers: one row per prompt
+Out   <results>/tasks/{task}/questions.jsonl        zero-shot questions drawn from a corpus: one per line
+      <results>/tasks/{task}/{message}.parquet      a model's answers: one row per prompt
       <results>/tasks/{table}.{parquet,csv}         what they come to, with bounds
       <results>/tasks/figure_*.{svg,png,parquet,csv}
 """
+
+
+rule draw_questions:
+    """Draw zero-shot questions from a corpus into a file that a task of any study can read."""
+    input:
+        manifest=on.of(graph.task_corpus),
+    output:
+        questions="<results>/tasks/{task}/questions.jsonl",
+    log:
+        "<logs>/draw_questions/{task}.log",
+    benchmark:
+        "<benchmarks>/draw_questions/{task}.tsv"
+    wildcard_constraints:
+        task=on.tasks(of_text=True),
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=on.amount(growing(2000, 20)),
+        runtime=on.amount(growing(30)),
+        gres="",
+    params:
+        row=on.row("tasks", "task"),
+        tokenizer=on.of(graph.question_tokenizer),
+    script:
+        "../scripts/draw_questions.py"
 
 
 rule measure_task:
@@ -12,8 +39,9 @@ rule measure_task:
     input:
         message="<results>/messages/{message}.tbm",
         side_information=on.of(graph.side_information),
-        manifest=on.of(graph.task_corpus),
+        manifest=on.of(graph.asked_corpus),
         original=on.of(graph.sampled_original),
+        drawn=on.of(graph.drawn_questions),
         questions=lambda wildcards: external.tables(wildcards.task).inputs,
     output:
         answers="<results>/tasks/{task}/{message}.parquet",

@@ -14,6 +14,7 @@ if __name__ == "__main__":
             side_information=tuple(places_of_files(snakemake.input.side_information)),
             tokenizers=parse_row(dict[str, TokenizerSpec], snakemake.params.tokenizers),
             corpus=Path(snakemake.input.manifest[0]).parent if snakemake.input.manifest else None,
+            questions=Path(snakemake.input.drawn[0]) if snakemake.input.drawn else None,
             original=Path(snakemake.input.original[0]).parent if snakemake.input.original else None,
         )
         measure_task(parse_row(TaskSpec, snakemake.params.row), materials, Path(snakemake.output.answers))

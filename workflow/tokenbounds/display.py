@@ -33,7 +33,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "messages": ("calibrate_model", "encode_model"),
     "scores": ("plan_scoring", "score_shard"),
     "certificates": ("certify_bound",),
-    "tasks": ("run_task", "measure_task", "tabulate_antibodies", "tabulate_tasks"),
+    "tasks": ("run_task", "draw_questions", "measure_task", "tabulate_antibodies", "tabulate_tasks"),
     "report": ("tabulate_certificates", "draw_figures", "write_report", "sum_published"),
 }
 _STAGE_OF = {rule: stage for stage, rules in STAGES.items() for rule in rules}

@@ -14,7 +14,10 @@ from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file, write_bytes
 
 SUMS_NAME = "SHA256SUMS"
-_PLACES = ("report.html", "certificates/*.json", "messages/*.json", "tables/*", "figures/*", "tasks/*", "antibody/*")
+_PLACES = (
+    *("report.html", "certificates/*.json", "messages/*.json", "tables/*", "figures/*"),
+    *("tasks/*", "tasks/*/questions.jsonl", "antibody/*"),
+)
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f\x7f\\]+)")  # `sha256sum` writes other names in another form
 _MOST_BYTES = 1 << 24  # of the file of sums
 

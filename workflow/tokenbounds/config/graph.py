@@ -215,8 +215,20 @@ def certificate_spec(study: Study, certificate: str) -> str:
 
 
 def task_corpus(study: Study, task: str) -> list[str]:
-    """For run_task and measure_task: the corpus that a task draws questions from, if it does."""
+    """For run_task and draw_questions: the corpus that a task draws questions from, if it does."""
     return [corpus_manifest(study, name) for name in _task_corpora(study, task)]
+
+
+def asked_corpus(study: Study, task: str) -> list[str]:
+    """For measure_task: the corpus whose documents are asked, if no file of questions is."""
+    return [] if study.tasks[task].kind == "zero_shot" else task_corpus(study, task)
+
+
+def drawn_questions(study: Study, task: str) -> list[str]:
+    """For measure_task: the file of zero-shot questions that were drawn from a corpus, if the task has some."""
+    row = study.tasks[task]
+    drawn = row.kind == "zero_shot" and row.questions.kind != "files"
+    return [f"{study.results}/tasks/{task}/questions.jsonl"] if drawn else []
 
 
 def reading_corpus(study: Study, message: str) -> str | None:
@@ -232,6 +244,12 @@ def sampled_original(study: Study, task: str, message: str) -> list[str]:
     model = study.messages[message].model
     wanted = study.tasks[task].kind == "samples" and study.models[model].kind not in ("markov", "online")
     return model_files(study, model) if wanted else []
+
+
+def question_tokenizer(study: Study, task: str) -> str:
+    """For draw_questions: the tokenizer of the corpus that a task draws questions from, as JSON."""
+    (corpus,) = _task_corpora(study, task)
+    return row_json(study.corpora[corpus].tokenizer)
 
 
 def task_tokenizers(study: Study, task: str, message: str) -> str:
@@ -286,8 +304,9 @@ class Report:
         Names of the figures.
     answers
         Answers of the messages that tasks of antibodies test.
-    measured, task_tables
-        Answers of the messages that other tasks test, and the tables that sum them up; none without such tasks.
+    measured, questions, task_tables
+        Answers of the messages that other tasks test, the questions that were drawn for them, and the tables that sum
+        them up; none without such tasks.
     antibodies
         Tables of antibody models, if the study has tasks or subsets of antibody corpora.
     """
@@ -299,6 +318,7 @@ class Report:
     figures: list[str]
     answers: list[str]
     measured: list[str]
+    questions: list[str]
     task_tables: list[str]
     antibodies: list[str]
 
@@ -336,6 +356,7 @@ def report(study: Study) -> Report:
         measured=[
             f"{study.results}/tasks/{name}/{one}.parquet" for name, task in of_text.items() for one in task.messages
         ],
+        questions=[path for name in of_text for path in drawn_questions(study, name)],
         task_tables=[
             f"{study.results}/tasks/{table}.{form}" for table in TASK_TABLES for form in ("parquet", "csv") if of_text
         ],

@@ -29,7 +29,7 @@ from tokenbounds.models.base import is_finetuned, load_finetuned
 from tokenbounds.models.checkpoint import load_checkpoint
 from tokenbounds.tasks.generation import answer_prompts, draw_prompts
 from tokenbounds.tasks.memorization import reproduce
-from tokenbounds.tasks.questions import draw_questions, question_files, read_questions
+from tokenbounds.tasks.questions import question_files, read_questions
 from tokenbounds.tasks.samples import sample_beside
 from tokenbounds.tasks.zero_shot import answer_questions
 
@@ -49,7 +49,9 @@ class Materials:
     tokenizers
         That of the model as `model`; that of the corpus as `corpus`.
     corpus
-        Folder of the corpus that questions come from.
+        Folder of the corpus whose documents are asked.
+    questions
+        File of zero-shot questions that were drawn from a corpus.
     original
         Checkpoint folder of the model before it was encoded.
     """
@@ -58,6 +60,7 @@ class Materials:
     side_information: tuple[Path, ...]
     tokenizers: Mapping[str, TokenizerSpec]
     corpus: Path | None = None
+    questions: Path | None = None
     original: Path | None = None
 
 
@@ -96,19 +99,23 @@ def measure_task(task: TaskSpec, materials: Materials, out: Path) -> pl.DataFram
     elif isinstance(task, SamplesTask):
         frame = sample_beside(predictor, _original(materials), tokenizer, task)
     elif isinstance(task, ZeroShotTask):
-        source = task.questions
+        source = _questions(task, materials)
         metadata |= {f"sha256 {path.name}": sha256_file(path) for path in question_files(source)}
-        questions = (
-            read_questions(source)
-            if isinstance(source, QuestionFiles)
-            else draw_questions(source, *_drawn_from(materials))
-        )
-        frame = answer_questions(predictor, questions, tokenizer)
+        frame = answer_questions(predictor, read_questions(source), tokenizer)
     else:
         raise TokenboundsError(f"a task of kind {task.kind} is not one for models of text.")
     with atomic_path(out) as temporary:
         frame.write_parquet(temporary, metadata=metadata)
     return frame
+
+
+def _questions(task: ZeroShotTask, materials: Materials) -> QuestionFiles:
+    """The files of a task's questions: its own, or the one into which they were drawn."""
+    if isinstance(task.questions, QuestionFiles):
+        return task.questions
+    if materials.questions is None:
+        raise TokenboundsError("these questions are drawn from a corpus. Name the file into which they were drawn.")
+    return QuestionFiles("files", (str(materials.questions),))
 
 
 def _original(materials: Materials) -> Any:
@@ -121,9 +128,9 @@ def _original(materials: Materials) -> Any:
 
 
 def _drawn_from(materials: Materials) -> tuple[Corpus, Tokenizer]:
-    """The corpus that questions are drawn from, and its tokenizer."""
+    """The corpus whose documents are asked, and its tokenizer."""
     if materials.corpus is None:
-        raise TokenboundsError("these questions are drawn from a corpus. Name its folder.")
+        raise TokenboundsError("a corpus's documents are asked. Name its folder.")
     return Corpus.open(materials.corpus), load_tokenizer(materials.tokenizers["corpus"])
 
 

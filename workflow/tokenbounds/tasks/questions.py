@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import keyword
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tokenbounds.corpus.source_files import check_plain, find_files
 from tokenbounds.corpus.tokenizers import Tokenizer
 from tokenbounds.draws import uniform_integers
 from tokenbounds.errors import TokenboundsError
-from tokenbounds.files import parse_json, sha256_bytes
+from tokenbounds.files import parse_json, sha256_bytes, write_bytes
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 _CONTEXT_CHARACTERS = 240
@@ -63,7 +64,18 @@ def question_files(source: QuestionFiles | NextIdentifier | MissingWord) -> list
     return find_files(source.paths, SUFFIXES) if isinstance(source, QuestionFiles) else []
 
 
-# --- from files -------------------------------------------------------------------------------------------------------
+# --- in files ---------------------------------------------------------------------------------------------------------
+
+
+def write_questions(questions: Sequence[Question], path: Path) -> None:
+    """Write questions as JSON lines, one object each, in the form that `read_questions` reads."""
+    rows = [
+        {"context": one.context, "choices": list(one.choices), "answer": one.answer}
+        if len(one.choices) > 1
+        else {"context": one.context, "answer": one.choices[0]}
+        for one in questions
+    ]
+    write_bytes(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
 
 
 def read_questions(source: QuestionFiles) -> list[Question]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from peak_memory import forget_peak, peak_kibibytes
 from safetensors.torch import save_file
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.limits import machine_memory, memory_limit
@@ -84,10 +85,10 @@ def test_messages_that_ask_for_much_are_refused_early(name, monkeypatch):
     message = build()
     assert len(message) < 21_000
     monkeypatch.setattr("tokenbounds.messages.decode.build_model", lambda *_: pytest.fail("a model was built"))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = forget_peak()
     with pytest.raises(MessageError, match=said):
         decode_message(message)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < GIB >> 11  # KiB: half a GiB
+    assert peak_kibibytes() - before < GIB >> 11  # KiB: half a GiB
 
 
 HUGE = {"n_layer": 48, "n_embd": 8192, "n_head": 2}

@@ -10,8 +10,9 @@ from tokenbounds.certificates.plan_check import check_plan
 from tokenbounds.certificates.tolerances import TOLERANCES, compare_errors
 from tokenbounds.errors import CertificateError, ScoreError
 from tokenbounds.scores.checks import check_values
-from tokenbounds.scores.neural import _reduce
+from tokenbounds.scores.head import reduce_on_device
 from tokenbounds.scores.plan import plan_scoring, read_plan, write_plan
+from tokenbounds.scores.reduction import reduce_logits
 
 FILES = (Path("scores/shard-00000.parquet"),)
 
@@ -71,6 +72,8 @@ def test_losses_and_ranks_of_any_precision_agree(dtype):
     for scale, size in ((0.0, 50_000), (1e-6, 5_000), (1e-3, 5_000), (1.0, 300), (30.0, 300)):
         logits = (scale * torch.randn(8, size, generator=generator)).to(dtype).float()
         least = logits.argmin(dim=1, keepdim=True)  # the token of the highest rank
-        nll_nats, rank, _ = _reduce(logits, least, torch.empty_like(logits))
-        columns = {"nll_bits": (nll_nats / np.log(2)).float().numpy(), "rank": rank.to(torch.int32).numpy()}
-        check_values(pa.record_batch(columns), size, FILES[0])
+        on_cpu = reduce_logits(logits.numpy(), least[:, 0].numpy(), threads=1)
+        on_device = (each.numpy() for each in reduce_on_device(logits, least))  # it overwrites the logits
+        for nll_nats, rank, _ in (on_cpu, on_device):
+            columns = {"nll_bits": (nll_nats / np.log(2)).astype(np.float32), "rank": rank}
+            check_values(pa.record_batch(columns), size, FILES[0])

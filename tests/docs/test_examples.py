@@ -74,4 +74,4 @@ def test_rows_in_the_text_are_valid(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(study))
     assert set(load_study(path).messages) >= {"q4", "two-bits", "best", "tuned"}
-    assert len(fragments) == 3
+    assert len(fragments) == 4

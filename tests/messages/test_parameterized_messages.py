@@ -2,11 +2,11 @@
 
 import itertools
 import json
-import resource
 
 import pytest
 from forged_messages import write_message
 from fresh_decoder import digests
+from peak_memory import forget_peak, peak_kibibytes
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import MessageSpec, parse_row
 from tokenbounds.errors import MessageError
@@ -84,7 +84,7 @@ def test_small_messages_cannot_ask_for_much(checkpoint, tmp_path, parameterizati
     model = {"family": "gpt2", "config": HUGE, "vocabulary_size": 1 << 15, "context": 1 << 15}
     model["parameterization"] = parameterization
     write_message(tmp_path / "h.tbm", {**message.header, "model": model}, message.parts)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = forget_peak()
     with pytest.raises(MessageError, match=r"h\.tbm.* are allowed here"):
         decode_message(tmp_path / "h.tbm")
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+    assert peak_kibibytes() - before < 50_000  # KiB

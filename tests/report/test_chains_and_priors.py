@@ -55,8 +55,8 @@ def paths(tmp_path):
     return [tmp_path / f"{row['certificate']}.json" for row in rows]
 
 
-def test_the_table_ends_with_what_was_paid_under_which_prior(paths, tmp_path):
-    assert SCHEMA.names[-2:] == ["paid_bits", "prior"]
+def test_the_table_says_what_was_paid_under_which_prior(paths, tmp_path):
+    assert SCHEMA.names[-4:] == ["paid_bits", "prior", "kl_bits", "first_choice_changed"]
     rows = tabulate(paths, tmp_path / "tables").to_pylist()
     assert {row["prior"] for row in rows if row["certificate"] == "held"} == {"held_out"}
     assert {row["paid_bits"] for row in rows if row["bound"] == "telescoped"} == {252_004}

@@ -4,10 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import peak_memory
 
 SCRIPT = """
-import json, pathlib, resource, sys
+import json, pathlib, sys
 import numpy as np
+from peak_memory import forget_peak, peak_kibibytes
 from tokenbounds.corpus.memory import MemoryCorpus
 from tokenbounds.messages.container import render_message
 from tokenbounds.messages.formats.uniform import UniformFormat
@@ -34,10 +38,11 @@ def write(layers):
 
 def peak(layers, placement):
     options = ScoringOptions(device="cpu", placement=placement)
+    forget_peak()
     with placed_predictor(pathlib.Path(sys.argv[1]) / f"{layers}.tbm", (), options) as predictor:
         scored = sum(batch.num_rows for batch in score_blocks(make_scorer(predictor, corpus, options), corpus, rows))
     assert scored == 40
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_kibibytes()
 
 if sys.argv[2] == "write":
     write(4), write(12)
@@ -48,7 +53,8 @@ else:
 
 
 def run(folder, what):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
+    path = os.pathsep.join([str(Path(peak_memory.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder), "PYTHONPATH": path}
     command = [sys.executable, "-c", SCRIPT, str(folder), what]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -56,6 +62,7 @@ def run(folder, what):
 
 
 def test_eight_more_blocks_take_no_more_memory(tmp_path):
+    peak_memory.forget_peak()  # where it cannot be forgotten, there is nothing to test
     run(tmp_path, "write")
     found = json.loads(run(tmp_path, "score"))
     few, many, whole = (kibibytes / found["block"] for kibibytes in found["peaks"])

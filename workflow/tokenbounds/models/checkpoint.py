@@ -93,7 +93,7 @@ def load_checkpoint(directory: Path | str) -> tuple[PreTrainedModel, ModelCard]:
     """
     source, card = open_checkpoint(directory)
     model = build_model(card)
-    copy_tensors(source, model, Path(directory))
+    copy_tensors(source, model, weights_file(Path(directory)))
     return model, card
 
 

@@ -62,7 +62,9 @@ class RatioAverage(Average):
 
 @dataclass(frozen=True)
 class DrawnDocuments(Sample):
-    """The scored blocks of the drawn documents; what is i.i.d. is a document, and `order` is one of documents.
+    """The scored blocks of the drawn documents (docs/bounds.md, "Corpora by reference").
+
+    What is i.i.d. is a document, and `order` is one of documents.
 
     Attributes
     ----------

@@ -20,8 +20,9 @@ from tokenbounds.certificates.rows.chain_candidates import ChainProblem, Floats,
 
 @dataclass(frozen=True)
 class VariateProblem(ChainProblem):
-    """A set of references with its grids and its budget; links are the references, then what is left of the model.
+    """A set of references with its grids and its budget (docs/bounds.md, "Control variates alone").
 
+    Links are the references, then what is left of the model.
     A sub-chain is a choice of references, and the certified model. Coefficient j, counted from 1, is of reference j.
     """
 

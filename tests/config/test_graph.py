@@ -190,3 +190,21 @@ def test_methods_are_compared_if_one_of_several_has_several_sizes():
     assert "bound_by_method" in figures("second", "coarse", "tuned")
     assert "bound_by_method" not in figures("second", "coarse")
     assert "bound_by_method" not in figures("second", "tuned", "base")
+
+
+def test_contexts_are_compared_if_networks_see_different_numbers_of_tokens_on_one_corpus():
+    evaluations = {f"sees-{k}": {"context": 64, "visible_tokens": k} for k in (1, 2)}
+
+    def figures(*rows):
+        certificates = {
+            f"{number}": {"message": message, "corpus": corpus, "evaluation": evaluation}
+            for number, (message, corpus, evaluation) in enumerate(rows)
+        }
+        changes = {"certificates": certificates, "evaluations": {**STUDY["evaluations"], **evaluations}, "tasks": {}}
+        return graph.report(parse_study({**STUDY, **changes})).figures
+
+    pair = ("second", "here", "sees-1"), ("second", "here", "sees-2")
+    assert "bound_by_context" in figures(*pair)
+    assert "bound_by_context" not in figures(pair[0], ("second", "there", "sees-2"))
+    assert "bound_by_context" not in figures(pair[0], ("second", "here", "e"))
+    assert "bound_by_context" not in figures(pair[0], ("chain", "here", "sees-2"))

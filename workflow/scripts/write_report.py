@@ -5,6 +5,7 @@ from pathlib import Path
 from tokenbounds.jobs import job
 from tokenbounds.report.antibodies.section import antibody_section
 from tokenbounds.report.compression import compression_section
+from tokenbounds.report.context import context_section
 from tokenbounds.report.page import write_report
 from tokenbounds.report.tasks.section import task_sections
 
@@ -18,5 +19,10 @@ if __name__ == "__main__":
             snakemake.input.certificates,
             Path(snakemake.output.report),
             figures=[path for path in snakemake.input.figures if path.endswith(".svg")],
-            sections=[*compression_section(snakemake.input.certificates), *tasks, *antibodies],
+            sections=[
+                *compression_section(snakemake.input.certificates),
+                *context_section(snakemake.input.certificates),
+                *tasks,
+                *antibodies,
+            ],
         )

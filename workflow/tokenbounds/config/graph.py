@@ -346,6 +346,7 @@ def report(study: Study) -> Report:
             *(["training"] if trained else []),
             # Several methods of compression, one of them at several sizes.
             *(["bound_by_method"] if 1 < len(set(methods)) < len(methods) else []),
+            *(["bound_by_context"] if _sees_different_contexts(study) else []),
             *(["beside_published"] if study.published_numbers else []),
         ],
         answers=[
@@ -379,6 +380,18 @@ def tasks_spec(study: Study, *, of_text: bool = False) -> str:
             if isinstance(task, TextTask) == of_text
         }
     )
+
+
+def _sees_different_contexts(study: Study) -> bool:
+    """Whether networks are certified on one corpus with different numbers of tokens that they see."""
+    seen: dict[str, set[int]] = {}
+    for row in study.certificates.values():
+        visible = study.evaluations[row.evaluation].visible_tokens
+        is_network = study.models[study.messages[row.message].model].kind not in ("markov", "online")
+        by_token = any(bound.by_token for bound in row.bounds.bounds)
+        if is_network and visible is not None and row.prior == "message" and by_token:
+            seen.setdefault(row.corpus, set()).add(visible)
+    return any(len(each) > 1 for each in seen.values())
 
 
 def _compression_method(study: Study, message: str) -> tuple[str, str] | None:

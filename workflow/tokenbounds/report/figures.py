@@ -12,6 +12,7 @@ from tokenbounds.bounds.kinds import BPD
 from tokenbounds.report import figure_data, hover, panels, style
 from tokenbounds.report.alpha_curve import alpha_table
 from tokenbounds.report.compression import method_table
+from tokenbounds.report.context import context_table, draw_bound_by_context
 from tokenbounds.report.drawing import (
     Axes,
     Figure,
@@ -64,6 +65,7 @@ def draw_figures(
     tables: list[tuple[str, pl.DataFrame, Callable[[pl.DataFrame], Figure]]] = [
         ("bound_by_size", figure_data.size_table(certificates), draw_bound_by_size),
         ("bound_by_method", method_table(certificates if methods else []), draw_bound_by_method),
+        ("bound_by_context", context_table(certificates), draw_bound_by_context),
         ("bound_by_alpha", alpha_table(series), draw_bound_by_alpha),
         ("loss_by_position", figure_data.position_table(series), draw_loss_by_position),
         ("message_anatomy", figure_data.anatomy_table(certificates), draw_message_anatomy),

@@ -38,6 +38,12 @@ _CAPTIONS = {
         "Every method of compression at several sizes: certified (solid) and measured (dashed). A line that is lower "
         "buys a better certificate for the same bits.",
     ),
+    "bound_by_context": (
+        "What context buys",
+        "The best bound of every certificate (solid) and what was measured (dashed), against the number of tokens that "
+        "the model sees before each one that it predicts: a Markov chain’s order, or what the evaluation shows a "
+        "network. Where a line does not fall, more context is not worth its bits.",
+    ),
     "beside_published": (
         "Beside published numbers",
         "The best bound of each certificate (filled) and published ones (hollow), over what was measured (dashes). "

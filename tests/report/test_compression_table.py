@@ -11,8 +11,8 @@ from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import write_json
 from tokenbounds.report import style
 from tokenbounds.report.compression import compression_section, method_of, method_table, tabulate_compression
-from tokenbounds.report.figures import draw_bound_by_method
 from tokenbounds.report.formats import round_up
+from tokenbounds.report.methods import draw_bound_by_method
 from tokenbounds.report.records import read_certificates
 
 SUBLORA = {"kind": "subspace", "dimension": 50, "over": {"kind": "lora"}}
@@ -133,6 +133,18 @@ def test_the_figure_has_a_line_for_each_method(study, tmp_path):
         svg = style.save(draw_bound_by_method(table), table, tmp_path, "bound_by_method").read_text()
     assert table.group_by("method").len().filter(pl.col("method") == "SubLoRA, codebook")["len"].to_list() == [2]
     assert all(method in svg for method in ("SubLoRA, codebook", "dense, rate–distortion uniform", "not certified"))
+
+
+def test_trained_parameters_are_drawn_where_they_are_known_and_differ(study, tmp_path):
+    table = method_table(read_certificates(study))
+    with style.figure_style():
+        sizes, parameters = draw_bound_by_method(table).axes
+        one_number = draw_bound_by_method(table.with_columns(pl.lit(9).alias("trained_parameters")))
+        unknown = draw_bound_by_method(table.with_columns(pl.lit(None, pl.Int64).alias("trained_parameters")))
+    drawn = {float(x) for line in parameters.get_lines() for x in line.get_xdata()}
+    assert drawn == {5_000, 20_000, 90_000, 600_000}
+    assert drawn != {float(x) for line in sizes.get_lines() for x in line.get_xdata()}
+    assert len(one_number.axes) == len(unknown.axes) == 1
 
 
 def test_what_is_not_quantized_is_a_level_and_not_a_point(study, tmp_path):

@@ -142,10 +142,11 @@ def _record(certificate: Certificate, errors: Sequence[Metric]) -> dict[str, Any
 def method_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     """What the figure of bounds by method draws.
 
-    Columns corpus, method, certificate, message_bits, bpd, bpd_empirical, random_guess.
+    Columns corpus, method, certificate, message_bits, trained_parameters, bpd, bpd_empirical, random_guess.
     """
     table = compression_table(certificates).filter(pl.col("bpd").is_not_null())
-    return table.select("corpus", "method", "certificate", "message_bits", "bpd", "bpd_empirical", "random_guess")
+    sizes, values = ("message_bits", "trained_parameters"), ("bpd", "bpd_empirical", "random_guess")
+    return table.select("corpus", "method", "certificate", *sizes, *values)
 
 
 # --- for people -------------------------------------------------------------------------------------------------------

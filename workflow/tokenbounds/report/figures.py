@@ -22,7 +22,8 @@ from tokenbounds.report.drawing import (
     NullLocator,
     Patch,
 )
-from tokenbounds.report.formats import NOT_QUANTIZED, format_bytes, format_value
+from tokenbounds.report.formats import format_bytes, format_value
+from tokenbounds.report.methods import draw_bound_by_method
 from tokenbounds.report.records import read_certificates
 
 _MIN_TOKENS_DRAWN = 30
@@ -169,44 +170,6 @@ def _size_key(axes: Axes, table: pl.DataFrame, best: pl.DataFrame) -> None:
 def _named(bounds: pl.Series, many: str) -> str:
     """The name of the only bound, or `many`: a long list would leave no room for the figure."""
     return str(bounds[0]) if len(bounds) == 1 else many
-
-
-# --- bound against size, by method ------------------------------------------------------------------------------------
-
-
-def draw_bound_by_method(table: pl.DataFrame) -> Figure:
-    """Best certified bound against message size, one line per method; the measured loss, dashed, below."""
-    corpora = table["corpus"].unique(maintain_order=True).to_list()
-    figure, each = panels.make(len(corpora), height=4.6)
-    compressed = pl.col("method") != NOT_QUANTIZED
-    marks = style.marks(table.filter(compressed).sort("bpd")["method"].to_list())
-    for axes, corpus in zip(each, corpora, strict=True):
-        axes.set_xscale("log")
-        here = table.filter(pl.col("corpus") == corpus)
-        for method, (colour, marker) in marks.items():
-            line = here.filter(pl.col("method") == method).sort("message_bits")
-            size = line["message_bits"] / 8
-            points = [
-                (bits / 8, bound, f"{method}, {format_bytes(bits)}: at most {format_value(BPD, bound)}")
-                for bits, bound in line.select("message_bits", "bpd").iter_rows()
-            ]
-            hover.mark_points(axes, points, colour)
-            axes.plot(size, line["bpd"], "-", marker=marker, color=colour, markersize=5, linewidth=1.5)
-            axes.plot(size, line["bpd_empirical"], color=colour, linewidth=0.9, linestyle=(0, (3, 2)), alpha=0.7)
-        for loss in here.filter(~compressed)["bpd_empirical"].unique():
-            panels.horizontal_line(axes, loss, f"{NOT_QUANTIZED}: {loss:.3f} measured", "left", below=True)
-        panels.size_axis(axes)
-        axes.set_ylabel("bits per token")
-        panels.title(axes, corpus, len(corpora))
-    keys = [
-        Line2D([], [], marker=marker, markersize=5, color=colour, label=name)
-        for name, (colour, marker) in marks.items()
-    ]
-    keys.append(
-        Line2D([], [], color=style.MUTED, linestyle=(0, (3, 2)), linewidth=0.9, label="measured, not certified")
-    )
-    figure.legend(handles=keys, loc="outside lower left", ncols=3, frameon=False, fontsize=8.5, labelcolor=style.INK)
-    return figure
 
 
 # --- bound against alpha ----------------------------------------------------------------------------------------------

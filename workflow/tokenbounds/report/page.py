@@ -36,7 +36,8 @@ _CAPTIONS = {
     "bound_by_method": (
         "Bound against size, by method",
         "Every method of compression at several sizes: certified (solid) and measured (dashed). A line that is lower "
-        "buys a better certificate for the same bits.",
+        "buys a better certificate for the same bits. Where numbers of trained parameters differ, a second panel has "
+        "them in place of sizes.",
     ),
     "bound_by_context": (
         "What context buys",

@@ -59,7 +59,8 @@ def make_scores(directory: Path, rows: int) -> None:
     """Write a plan and one shard of plausible scores: a third easy tokens, a long tail, a few impossible ones."""
     from tokenbounds.files import sha256_file
     from tokenbounds.scores.entropies import round_entropies
-    from tokenbounds.scores.plan import expand_blocks, plan_scoring, write_plan
+    from tokenbounds.scores.plan import plan_scoring
+    from tokenbounds.scores.plan_file import expand_blocks, write_plan
     from tokenbounds.scores.provenance import Provenance
     from tokenbounds.scores.store import score_writer
 
@@ -91,7 +92,7 @@ def measure(directory: Path, mode: str) -> dict[str, float]:
     from tokenbounds.certificates.averages.passes import ScoreStream
     from tokenbounds.certificates.rows.tokens import Setting, state_bounds
     from tokenbounds.config import BoundsSpec
-    from tokenbounds.scores.plan import read_plan
+    from tokenbounds.scores.plan_file import read_plan
     from tokenbounds.scores.store import open_scores
 
     path = directory / "shard-00000.parquet"

@@ -284,7 +284,8 @@ def score(folder: Path, tokens: int) -> None:
     """Score the topics with all of their windows visible, and with few tokens visible."""
     from tokenbounds.config import PretrainedModel
     from tokenbounds.models.pretrained.loading import load_pretrained
-    from tokenbounds.scores.plan import plan_scoring, read_plan, write_plan
+    from tokenbounds.scores.plan import plan_scoring
+    from tokenbounds.scores.plan_file import read_plan, write_plan
     from tokenbounds.scores.scoring import score_shard
 
     model, card = load_pretrained(PretrainedModel(kind="pretrained", package=_PACKAGE, gguf_file=_FILE))

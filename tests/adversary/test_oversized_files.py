@@ -18,7 +18,8 @@ from tokenbounds.errors import CertificateError, ConfigError, CorpusError, Score
 from tokenbounds.files import sha256_file
 from tokenbounds.messages.container import render_message
 from tokenbounds.scores import plan
-from tokenbounds.scores.plan import PLAN_SCHEMA, plan_scoring, read_plan, write_plan
+from tokenbounds.scores.plan import plan_scoring
+from tokenbounds.scores.plan_file import PLAN_SCHEMA, read_plan, write_plan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "certificates"))
 

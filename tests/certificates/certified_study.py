@@ -15,7 +15,8 @@ from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.files import sha256_file
 from tokenbounds.messages.container import Part
 from tokenbounds.scores.entropies import round_entropies
-from tokenbounds.scores.plan import expand_blocks, plan_corpus, read_plan
+from tokenbounds.scores.plan import plan_corpus
+from tokenbounds.scores.plan_file import expand_blocks, read_plan
 from tokenbounds.scores.provenance import ENTROPY_FIELD, SCORE_SCHEMA, Provenance
 from tokenbounds.scores.store import score_writer
 

@@ -17,7 +17,7 @@ from tokenbounds.certificates.sealing import read_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
 from tokenbounds.scores.block_tree import MAGIC, Layout, decode_leaf, encode_leaf, iterate_leaves
-from tokenbounds.scores.plan import read_plan
+from tokenbounds.scores.plan_file import read_plan
 from tokenbounds.scores.store import open_scores
 
 pytestmark = pytest.mark.adversary

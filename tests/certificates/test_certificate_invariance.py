@@ -15,7 +15,8 @@ from tokenbounds.certificates.prior import CorpusEvidence
 from tokenbounds.certificates.rows.tokens import Setting, state_bounds
 from tokenbounds.config import BoundsSpec, CorpusSpec, EvaluationSpec, TextSource
 from tokenbounds.corpus.shards import tokenize_corpus
-from tokenbounds.scores.plan import plan_corpus, read_plan
+from tokenbounds.scores.plan import plan_corpus
+from tokenbounds.scores.plan_file import read_plan
 from tokenbounds.scores.store import open_scores
 
 SPEC = BoundsSpec(bounds=("azuma", "freedman", "betting"), top_k=(1, 10), alphas=(0.01, 0.1, 0.3), lambdas=16)

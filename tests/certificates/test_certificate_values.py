@@ -261,7 +261,7 @@ def test_the_file_is_what_was_returned_and_says_everything(study, certificate):
 
 def test_values_do_not_depend_on_shards(study, certificate, tmp_path):
     """The same losses in one file, by a plan of one shard."""
-    from tokenbounds.scores.plan import PLAN_SCHEMA, read_plan, write_plan
+    from tokenbounds.scores.plan_file import PLAN_SCHEMA, read_plan, write_plan
     from tokenbounds.scores.provenance import Provenance
     from tokenbounds.scores.store import open_scores, score_writer
 

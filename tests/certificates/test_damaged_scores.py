@@ -12,7 +12,7 @@ from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.files import sha256_file
 from tokenbounds.messages.container import Part
-from tokenbounds.scores.plan import read_plan
+from tokenbounds.scores.plan_file import read_plan
 from tokenbounds.scores.provenance import Provenance
 from tokenbounds.scores.store import open_scores, score_writer
 from tokenbounds.seals import SEAL_KEY

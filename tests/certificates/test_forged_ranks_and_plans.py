@@ -11,7 +11,8 @@ from tokenbounds.certificates.tolerances import TOLERANCES, compare_errors
 from tokenbounds.errors import CertificateError, ScoreError
 from tokenbounds.scores.checks import check_values
 from tokenbounds.scores.head import reduce_on_device
-from tokenbounds.scores.plan import plan_scoring, read_plan, write_plan
+from tokenbounds.scores.plan import plan_scoring
+from tokenbounds.scores.plan_file import read_plan, write_plan
 from tokenbounds.scores.reduction import reduce_logits
 
 FILES = (Path("scores/shard-00000.parquet"),)

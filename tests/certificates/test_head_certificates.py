@@ -28,7 +28,7 @@ from tokenbounds.messages.smoothing_head import SmoothingHead
 from tokenbounds.models.build import build_model, initialize
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import save_checkpoint
-from tokenbounds.scores.plan import read_plan
+from tokenbounds.scores.plan_file import read_plan
 from tokenbounds.scores.scoring import score_message
 from tokenbounds.scores.store import open_scores
 

@@ -23,7 +23,8 @@ from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.reference import ReferenceEntry
 from tokenbounds.draws import smallest_of_each
 from tokenbounds.errors import CertificateError, ScoreError
-from tokenbounds.scores.plan import Plan, plan_corpus, plan_scoring, read_plan
+from tokenbounds.scores.plan import plan_corpus, plan_scoring
+from tokenbounds.scores.plan_file import Plan, read_plan
 from tokenbounds.scores.store import open_scores
 
 CONTEXT = 16

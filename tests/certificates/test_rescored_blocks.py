@@ -19,7 +19,8 @@ from tokenbounds.corpus.reader import Corpus
 from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.errors import CertificateError
 from tokenbounds.messages.decode import decode_message
-from tokenbounds.scores.plan import plan_corpus, plan_scoring, read_plan
+from tokenbounds.scores.plan import plan_corpus, plan_scoring
+from tokenbounds.scores.plan_file import read_plan
 from tokenbounds.scores.scoring import score_message
 from tokenbounds.scores.store import open_scores
 

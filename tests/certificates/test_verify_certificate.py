@@ -20,7 +20,7 @@ from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file
 from tokenbounds.scores.block_tree import blocks_root
-from tokenbounds.scores.plan import read_plan
+from tokenbounds.scores.plan_file import read_plan
 from tokenbounds.scores.provenance import Provenance
 from tokenbounds.scores.store import open_scores, score_writer
 

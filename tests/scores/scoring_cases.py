@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 from tokenbounds.corpus.memory import MemoryCorpus
-from tokenbounds.scores.plan import Plan, plan_scoring, read_plan, write_plan
+from tokenbounds.scores.plan import plan_scoring
+from tokenbounds.scores.plan_file import Plan, read_plan, write_plan
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 VOCABULARY = 37

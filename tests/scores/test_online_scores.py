@@ -23,7 +23,8 @@ from tokenbounds.models.markov.counts import fit_markov
 from tokenbounds.models.online.card import OnlineCard, name_online
 from tokenbounds.models.online.mixing import ByteMixer
 from tokenbounds.report.records import competes
-from tokenbounds.scores.plan import plan_corpus, read_plan
+from tokenbounds.scores.plan import plan_corpus
+from tokenbounds.scores.plan_file import read_plan
 from tokenbounds.scores.scoring import score_message
 from tokenbounds.scores.seeds import derive_seed
 

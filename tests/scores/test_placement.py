@@ -18,7 +18,7 @@ from tokenbounds.models.build import coded_shapes
 from tokenbounds.models.card import ModelCard
 from tokenbounds.scores import placement
 from tokenbounds.scores.placement import GIB, Sizes, choose_placement, load_dispatched, placed_predictor
-from tokenbounds.scores.plan import read_plan
+from tokenbounds.scores.plan_file import read_plan
 from tokenbounds.scores.scorer import ScoringOptions
 from tokenbounds.scores.scoring import score_shard
 

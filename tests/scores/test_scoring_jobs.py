@@ -14,7 +14,8 @@ from tokenbounds.config import ByteTokenizer, CorpusSpec, EvaluationSpec, TextSo
 from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import sha256_file
-from tokenbounds.scores.plan import plan_corpus, read_plan
+from tokenbounds.scores.plan import plan_corpus
+from tokenbounds.scores.plan_file import read_plan
 from tokenbounds.scores.scorer import ScoringOptions
 from tokenbounds.scores.scoring import make_scorer, score_blocks, score_message, score_shard
 from tokenbounds.scores.store import open_scores

@@ -9,7 +9,8 @@ from scoring_cases import make_corpus, make_plan
 from tokenbounds.draws import uniform_integers
 from tokenbounds.errors import ScoreError
 from tokenbounds.scores import plan as plan_module
-from tokenbounds.scores.plan import expand_blocks, plan_scoring, read_plan, write_plan
+from tokenbounds.scores.plan import plan_scoring
+from tokenbounds.scores.plan_file import expand_blocks, read_plan, write_plan
 
 LENGTHS = st.lists(st.integers(0, 60), min_size=1, max_size=20).filter(any)
 

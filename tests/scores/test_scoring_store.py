@@ -11,7 +11,7 @@ import pytest
 from scoring_cases import VOCABULARY, make_corpus, make_plan
 from tokenbounds.errors import ScoreError, TokenboundsError
 from tokenbounds.scores.entropies import entropy_levels, round_entropies
-from tokenbounds.scores.plan import expand_blocks
+from tokenbounds.scores.plan_file import expand_blocks
 from tokenbounds.scores.provenance import SCORE_SCHEMA, Provenance
 from tokenbounds.scores.store import open_scores, score_writer
 

@@ -7,7 +7,7 @@ from scoring_cases import make_corpus, make_plan
 from tokenbounds.errors import ScoreError
 from tokenbounds.scores import checks
 from tokenbounds.scores.checks import PlannedRows
-from tokenbounds.scores.plan import expand_blocks
+from tokenbounds.scores.plan_file import expand_blocks
 
 
 @pytest.fixture(params=[1, 3, 1 << 14])

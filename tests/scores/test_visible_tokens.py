@@ -14,7 +14,7 @@ from test_scoring_agreement import FAMILIES, compare, scored
 from test_scoring_jobs import Bigram
 from test_scoring_plan import LENGTHS, plan_all
 from tokenbounds.errors import ScoreError
-from tokenbounds.scores.plan import column, expand_blocks, read_plan
+from tokenbounds.scores.plan_file import column, expand_blocks, read_plan
 from tokenbounds.scores.scorer import ScoringOptions
 from tokenbounds.scores.scoring import score_shard
 from tokenbounds.scores.windows import limit_windows

@@ -31,7 +31,7 @@ from tokenbounds.messages.container import read_message
 from tokenbounds.messages.smoothing_head import read_alphas
 from tokenbounds.scores.block_tree import Layout, blocks_root, decode_leaf, read_record, write_blocks
 from tokenbounds.scores.checks import check_values
-from tokenbounds.scores.plan import Plan, column, expand_blocks, read_plan
+from tokenbounds.scores.plan_file import Plan, column, expand_blocks, read_plan
 from tokenbounds.scores.provenance import DTYPES, ENTROPY_FIELD, KL_FIELD, Provenance
 from tokenbounds.scores.store import open_scores
 

@@ -18,7 +18,7 @@ from tokenbounds.errors import CertificateError, CorpusError, TokenboundsError
 from tokenbounds.messages.container import Message, parse_message, read_message
 from tokenbounds.messages.side_information import SideInformation, find_coarse, find_places, model_places
 from tokenbounds.messages.smoothing_head import read_alphas
-from tokenbounds.scores.plan import Plan, read_plan
+from tokenbounds.scores.plan_file import Plan, read_plan
 from tokenbounds.scores.store import Scores, open_scores
 
 

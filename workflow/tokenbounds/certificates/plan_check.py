@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from tokenbounds.certificates.checks import Check
 from tokenbounds.errors import CertificateError
-from tokenbounds.scores.plan import Plan, count_blocks, plan_batches
+from tokenbounds.scores.plan import count_blocks, plan_batches
+from tokenbounds.scores.plan_file import Plan
 
 
 def check_plan(plan: Plan, path: Path, lengths: npt.NDArray[np.int64]) -> Check:

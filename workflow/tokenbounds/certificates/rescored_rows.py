@@ -17,7 +17,7 @@ from tokenbounds.certificates.rescoring import Rescored
 from tokenbounds.certificates.schema import Certificate, Row, Stated
 from tokenbounds.certificates.tolerances import Tolerance
 from tokenbounds.errors import CertificateError
-from tokenbounds.scores.plan import Plan
+from tokenbounds.scores.plan_file import Plan
 from tokenbounds.scores.store import Scores, open_scores, score_writer
 
 _SAMPLED = 2.0  # how much more a row may differ if a sample's average is bounded too

@@ -27,7 +27,7 @@ from tokenbounds.certificates.tolerances import (
 )
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.draws import uniform_integers
-from tokenbounds.scores.plan import Plan, column
+from tokenbounds.scores.plan_file import Plan, column
 from tokenbounds.scores.provenance import Provenance
 from tokenbounds.scores.scorer import ChainPredictor, ScoringOptions
 from tokenbounds.scores.scoring import make_scorer, score_blocks

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from tokenbounds import merkle
 from tokenbounds.files import atomic_path
-from tokenbounds.scores.plan import Plan, column
+from tokenbounds.scores.plan_file import Plan, column
 from tokenbounds.scores.provenance import ALPHA_FIELD, CHANGED_FIELD, ENTROPY_FIELD, KL_FIELD
 from tokenbounds.scores.store import Scores
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenbounds.errors import ScoreError
 from tokenbounds.scores.divergence import most_divergence
 from tokenbounds.scores.entropies import ENTROPY_STEP_BITS, most_entropy
-from tokenbounds.scores.plan import Int64Array, column, expand_blocks
+from tokenbounds.scores.plan_file import Int64Array, column, expand_blocks
 
 KEYS = ("block", "document", "position")
 _BLOCKS_PER_SLICE = 1 << 14

@@ -19,7 +19,7 @@ from tokenbounds.errors import ScoreError
 from tokenbounds.models.base import load_base
 from tokenbounds.scores.divergence import DIVERGENCE_ALPHA
 from tokenbounds.scores.neural import Batch, NeuralScorer
-from tokenbounds.scores.plan import Int64Array
+from tokenbounds.scores.plan_file import Int64Array
 from tokenbounds.scores.scorer import ScoringOptions
 
 _ROWS, _ELEMENTS = 128, 1 << 23  # positions, and their logits, of each model that exist at one time

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tokenbounds.scores.entropies import round_entropies
-from tokenbounds.scores.plan import Int64Array
+from tokenbounds.scores.plan_file import Int64Array
 from tokenbounds.scores.reduction import reduce_logits
 
 _log = logging.getLogger(__name__)

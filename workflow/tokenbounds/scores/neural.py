@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tokenbounds.errors import ScoreError
 from tokenbounds.messages.smoothing_head import grid_positions, smoothing_head_of
 from tokenbounds.scores.head import ScoringHead
-from tokenbounds.scores.plan import Int64Array
+from tokenbounds.scores.plan_file import Int64Array
 from tokenbounds.scores.provenance import Dtype
 from tokenbounds.scores.scorer import ScoringOptions
 from tokenbounds.scores.windows import Group

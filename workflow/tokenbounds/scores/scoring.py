@@ -23,7 +23,7 @@ from tokenbounds.errors import ScoreError
 from tokenbounds.files import sha256_file
 from tokenbounds.models.online.card import OnlineCard
 from tokenbounds.progress import Progress
-from tokenbounds.scores.plan import Int64Array, Plan, column, expand_blocks, read_plan
+from tokenbounds.scores.plan_file import Int64Array, Plan, column, expand_blocks, read_plan
 from tokenbounds.scores.provenance import SCORE_SCHEMA, Provenance, known_fields
 from tokenbounds.scores.scorer import (
     EVERYTHING,

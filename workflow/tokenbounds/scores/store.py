@@ -23,7 +23,7 @@ from tokenbounds.files import atomic_path
 from tokenbounds.parquet_pages import check_pages
 from tokenbounds.scores.batches import group_rows, read_batches
 from tokenbounds.scores.checks import KEYS, PlannedRows, check_alphas, check_increasing, check_values
-from tokenbounds.scores.plan import Plan, column
+from tokenbounds.scores.plan_file import Plan, column
 from tokenbounds.scores.provenance import Provenance
 from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal
 

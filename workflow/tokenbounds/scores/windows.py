@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokenbounds.errors import ScoreError
-from tokenbounds.scores.plan import PLAN_SCHEMA, Int64Array, column
+from tokenbounds.scores.plan_file import PLAN_SCHEMA, Int64Array, column
 
 
 class TokenReader(Protocol):

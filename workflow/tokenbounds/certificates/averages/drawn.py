@@ -14,7 +14,8 @@ from tokenbounds.bounds.ratio import lower_ratio, upper_ratio
 from tokenbounds.bounds.sampling import draw_order, lower_mean
 from tokenbounds.certificates.averages.passes import Average, Sample
 from tokenbounds.corpus.reference import ReferenceEntry
-from tokenbounds.scores.plan import Plan, column, count_blocks
+from tokenbounds.scores.plan import count_blocks
+from tokenbounds.scores.plan_file import Plan, column
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

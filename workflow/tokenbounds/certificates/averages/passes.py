@@ -23,7 +23,7 @@ from tokenbounds.certificates.averages.entropy_moments import EntropyMoments
 from tokenbounds.certificates.averages.moments import AlphaMoments, LossMoments
 from tokenbounds.certificates.averages.sampled import Cell, SampledCells
 from tokenbounds.errors import CertificateError
-from tokenbounds.scores.plan import Plan, column
+from tokenbounds.scores.plan_file import Plan, column
 
 Floats = npt.NDArray[np.float64]
 Moments = TypeVar("Moments", bound="_Moments")

@@ -14,7 +14,7 @@ from tokenbounds.corpus.annotations import Annotations
 from tokenbounds.corpus.labels import LabelColumn
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, ScoreError
-from tokenbounds.scores.plan import column
+from tokenbounds.scores.plan_file import column
 from tokenbounds.scores.store import Scores
 
 

@@ -241,9 +241,9 @@ class Plan:
         need(stated["draws"] == int(self.rows["draws"].sum()) < 1 << 30, "the plan has another number of draws")
         lengths = corpus.lengths
         held = -(-np.maximum(lengths - context, 0) // stride) + (lengths > 0)  # blocks of each document
-        owner, first = np.repeat(np.arange(len(lengths)), held), np.cumsum(held) - held
+        owner = np.repeat(np.arange(len(lengths)), held)
         need(len(owner) == numbers["blocks"], "the plan has another number of blocks")
-        within, draws = np.arange(len(owner)) - first[owner], np.ones(len(owner), np.int64)
+        within, draws = np.arange(len(owner)) - (np.cumsum(held) - held)[owner], np.ones(len(owner), np.int64)
         start = np.where(within == 0, 0, context + (within - 1) * stride)
         if partial:  # the blocks of each document with the smallest words
             order = np.lexsort((np.random.Philox(stated["seed"]).random_raw(len(owner)), owner))
@@ -316,14 +316,12 @@ class Model:
         rank, most = columns["rank"], math.log2(self.size)
         loss, entropy, strays = (columns.get(name, np.zeros(1)) for name in ("nll_bits", "entropy_bits", "kl_bits"))
         right = (loss >= 0) & (loss < np.inf) & (rank >= 1) & (rank <= self.size)
+        right &= (strays >= 0) & (strays <= most + 16) & (8 * entropy == np.rint(8 * entropy))
+        right &= (entropy >= 0) & (8 * entropy <= math.ceil(8 * most))
         # So many tokens are at least as probable as the true one; 2^-10 bit allows for rounding.
         right &= loss >= np.log2(np.maximum(rank, 1)) - 2**-10
-        need(right.all(), f"{path} has an impossible loss or rank")
-        right = (entropy >= 0) & (8 * entropy <= math.ceil(8 * most)) & (8 * entropy == np.rint(8 * entropy))
-        need(right.all(), f"{path} has an entropy that is no step of 1/8 bit up to log2 V")
-        need(((strays >= 0) & (strays <= most + 16)).all(), f"{path} has an impossible divergence")
-        right = not self.alphas or np.isin(columns["alpha"], self.alphas).all()
-        need(right, f"{path} has a weight that no head names")
+        right &= not self.alphas or np.isin(columns["alpha"], self.alphas)
+        need(right.all(), f"{path} has an impossible loss, rank, entropy, divergence or weight")
         return columns
 
 
@@ -369,7 +367,8 @@ def fractions(size):
 
 
 def on_grid(lambda_, size, high):
-    return np.isclose(fractions(size) / high, lambda_, rtol=1e-9, atol=0).any()
+    """Whether each λ is in its grid."""
+    return np.isclose(fractions(size)[:, None] / high, lambda_, rtol=1e-9, atol=0).any(axis=0).all()
 
 
 def log_mean_exp(logs):
@@ -540,10 +539,10 @@ class Setting:
         self.slack = 1e-6 if any("entropy_bits" in model.columns for model in models) else 1e-8
         metrics = ["bpd", *(f"top{k}_error" for k in sorted(set(spec["top_k"])) if k < self.guess)]
         fits = [each for each in dict.fromkeys(spec["bounds"]) if not subset or each in (*SINGLE, *list(UNITS)[:2])]
-        pairs = [(metric, each) for metric in metrics for each in fits if each in METHODS]
-        self.keys = [(metric, each) for metric, each in pairs if metric == "bpd" or each not in CHAINED]
-        stated = [(row["metric"], row["bound"]) for row in part["rows"]]  # rows of bounds that came later, too
-        self.keys += [key for key in stated if key[1] in fits and key[1] not in METHODS]
+        known = [each for each in fits if each in METHODS]
+        self.keys = [(metric, each) for metric in metrics for each in known if metric == "bpd" or each not in CHAINED]
+        later = [row for row in part["rows"] if row["bound"] in fits and row["bound"] not in known]
+        self.keys += [(row["metric"], row["bound"]) for row in later]
         self.delta, share = delta / len(self.keys), Fraction(str(spec["sampling_share"]) if plan.sampled else 0)
         self.general, self.sampling = self.delta * (1 - share), self.delta * share
         self.sharing = spec["certificates_per_sample"] if plan.sampled else 1
@@ -583,18 +582,18 @@ def check_row(row, paid, setting, what, left):
 def check_single(row, paid, setting, what, left):
     """Numbers and ledger of a row over tokens or units of one model."""
     kind, size, count, lambda_, kappas = row["bound"], setting.size, setting.tokens, row["lambda"], setting.kappas(-1)
-    k, unit = None if row["metric"] == "bpd" else int(row["metric"][3:-6]), UNITS.get(kind, "tokens")
-    whole = setting.plan.whole or (unit == "documents" and not setting.sampled)
-    need(unit == "tokens" or whole, f"{what} has no units")
-    bets, head = kind not in ("azuma", "documents", "sequences"), bool(setting.own) and kind in SINGLE and not k
-    centred = bets and unit == "tokens" and not (k and (kind == "freedman" or setting.sampled))
+    k, unit = None if row["metric"] == "bpd" else int(row["metric"][3:-6]), UNITS.get(kind)
+    right = not unit or setting.plan.whole or (unit == "documents" and not setting.sampled)
+    need(right, f"{what} has no units")
+    bets, head = kind not in ("azuma", "documents", "sequences"), bool(setting.own) and not unit and not k
+    centred = bets and not unit and not (k and (kind == "freedman" or setting.sampled))
     alpha, own, kappa = row["alpha"], tuple(row.get("alphas", ())), row.get("kappa", 0.0)
-    right = own == setting.own and alpha is None if own else alpha is None if k else alpha in setting.grids["alphas"]
-    need(right, f"{what} has an alpha of no grid")
+    right = alpha is None if k or own else alpha in setting.grids["alphas"]
+    need(right and (not own or (head and own == setting.own)), f"{what} has an alpha of no grid")
     least = own[0] if own else alpha
     (low, high), span = ((0.0, 1.0), 1.0) if k else (interval(least, size), float(width(least, size)))
     right = kappa in (kappas if centred and not own else [0.0])
-    right &= not bets or (k and unit == "tokens") or on_grid(lambda_, setting.lambdas, high)
+    right &= not bets or (k and not unit) or on_grid(lambda_, setting.lambdas, high)
     need(right, f"{what} has a lambda or a kappa of no grid")
 
     ways, centres = 1 if k else len(setting.grids["alphas"]) + head, len(kappas) if centred and not k else 1
@@ -609,9 +608,9 @@ def check_single(row, paid, setting, what, left):
     def averages(part):
         weights = part["alpha"] if own else alpha
         loss = (part["rank"] > k) * 1.0 if k else smooth(part["nll"][-1], weights, size)
-        if not k and unit == "tokens" and bets:
+        if bets and not k and not unit:
             return bet_on([loss], one, part["entropy"][-1:])
-        return [loss, width(weights, size) ** 2] if own and not k else [loss]
+        return [loss, width(weights, size) ** 2] if own else [loss]
 
     def bound(loss, square=None):
         """The bound and the price of its λ, from the average loss and that of squared ranges."""
@@ -621,16 +620,16 @@ def check_single(row, paid, setting, what, left):
         return azuma(loss, least, nats + price, count), price
 
     by_entropy = k and centred and kappas != [0.0]
-    found = yield "entropies" if by_entropy else unit, setting.subset, averages
+    found = yield "entropies" if by_entropy else unit or "tokens", setting.subset, averages
     if by_entropy:
         counts, wrong = found
         spread = np.maximum(0, np.arange(len(counts)) / 8 - math.log2(k))
         value, price = centred_errors(wrong, counts, 1 - np.exp2(-np.outer(kappas, spread)), nats)
         plain, mean = value, wrong.sum() / counts.sum()
-    elif unit != "tokens":
-        mean, entries["units"] = found[0].mean(), found.shape[1]
-        value = bet_on_units(found[0], lambda_, nats + price) if bets else azuma(mean, span, nats, found.shape[1])
-        plain = value
+    elif unit:
+        mean, entries["units"] = found[0].mean(), len(found[0])
+        plain = bet_on_units(found[0], lambda_, nats + price) if bets else azuma(mean, span, nats, len(found[0]))
+        value = plain
     elif bets and not k:
         (plain,), more = bound_bets(kind, one, found, setting, cell)
         value, mean = plain + more, found.means[0]
@@ -695,9 +694,9 @@ def check_chain(row, paid, setting, what, left):
     nats = np.array(bits) * LN2 + math.log(total) + confidence + price
     chosen = ([link.get(key, 0.0) for link in links] for key in ("lambda", "kappa"))
     bets = Bets(*map(np.array, (*chosen, nats, *zip(*ends, strict=True), factors)))
-    for lambda_, kappa, high, model in zip(bets.lambdas, bets.kappas, bets.high, deciding, strict=True):
-        right = on_grid(lambda_, setting.lambdas, high) and kappa in setting.kappas(model)
-        need(right, f"{what} has a lambda or a kappa of no grid")
+    right = all(kappa in setting.kappas(model) for kappa, model in zip(bets.kappas, deciding, strict=True))
+    right &= on_grid(bets.lambdas, setting.lambdas, bets.high)
+    need(right, f"{what} has a lambda or a kappa of no grid")
 
     def averages(part):
         mixed, losses = 1 / size, []
@@ -705,9 +704,10 @@ def check_chain(row, paid, setting, what, left):
             mixed = (1 - alpha) * np.exp2(-part["nll"][model]) + alpha * (1 / models[model].size if alone else mixed)
             losses.append(-np.log2(mixed))
         if alone:
-            losses[-1] = losses[-1] - sum(map(np.multiply, betas[1:], losses))
+            losses[-1] = losses[-1] - sum(beta * loss for beta, loss in zip(betas[1:], losses, strict=False))
         elif not whole:
-            losses[1:] = map(lambda loss, beta, before: loss - beta * before, losses[1:], betas[1:], losses)
+            changes = zip(losses, betas, [0.0, *losses], strict=False)
+            losses = [loss - beta * before for loss, beta, before in changes]
         return bet_on(losses[-len(links) :], bets, [part["entropy"][model] for model in deciding])
 
     found = yield "tokens", None, averages
@@ -738,11 +738,9 @@ def check_rows(part, setting, what, left):
     paid = {(row["metric"], row["bound"]): row for row in part["ledger"]["rows"]}
     need(sorted(keys) == sorted(setting.keys) == sorted(paid), f"{what}: other rows than its settings and ledger name")
     need(Fraction(part["ledger"]["delta"]) == setting.delta * len(keys), f"{what}: its ledger has another delta")
-    titles = [f"{what} {'/'.join(key)}" for key in keys]
-    unknown = [title for title, key in zip(titles, keys, strict=True) if key[1] not in METHODS]
-    left += [f"ROW of a bound that it does not know: {title}" for title in unknown]
-    rows = zip(part["rows"], keys, titles, strict=True)
-    return [check_row(row, paid[key], setting, title, left) for row, key, title in rows if key[1] in METHODS]
+    left += [f"ROW of a bound that it does not know: {what} {'/'.join(key)}" for key in keys if key[1] not in METHODS]
+    known = [(row, key) for row, key in zip(part["rows"], keys, strict=True) if key[1] in METHODS]
+    return [check_row(row, paid[key], setting, f"{what} {'/'.join(key)}", left) for row, key in known]
 
 
 def label_codes(column, folder, manifest):
@@ -757,19 +755,17 @@ def label_codes(column, folder, manifest):
 
 def check_subsets(content, models, plan, delta, columns, source, left):
     """Checks of the rows of every label that occurs; labels with the same tokens make one statement."""
-    names, groups, parts = content["bounds"]["subsets"], {}, []
+    names, parts = content["bounds"]["subsets"], []
     parts += [part["labels"] for part in read_parts(*source)] if names else []
     codes = {name: np.concatenate([part[name] for part in parts]) for name in names}
     keys = [(name, code) for name in names for code in np.unique(codes[name]).tolist()]
-    tokens = {key: np.packbits(codes[key[0]] == key[1]).tobytes() for key in keys}
+    tokens = {key: hashlib.sha256(np.packbits(codes[key[0]] == key[1])).digest() for key in keys}
     counts = {key: np.count_nonzero(codes[key[0]] == key[1]) for key in keys}
     title = {key: [key[0], columns[key[0]]["categories"][key[1]]] for key in keys}
     stated = content.get("subsets", [])
     need([[each["column"], each["label"]] for each in stated] == list(title.values()), "other subsets than labels")
-    for key in keys:
-        groups.setdefault(tokens[key], []).append(key)
     for each, key in zip(stated, keys, strict=True):
-        group, what = groups[tokens[key]], " ".join(title[key])
+        group, what = [other for other in keys if tokens[other] == tokens[key]], " ".join(title[key])
         need(not plan.sampled and each["tokens"] == counts[key], f"{what} has {counts[key]} tokens")
         need(each.get("repeats") == (None if key == group[0] else title[group[0]]), f"{what} repeats another label")
         share = sum((delta / len(columns[name]["categories"]) for name, _ in group), Fraction(0))
@@ -823,7 +819,7 @@ def verify(path):
     home = folder / beside
     same = {key: manifest[key] for key in ("source", "licence", "tokenizer", "documents")}
     same |= {"shards": [{**each, "file": f"{beside}/{each['file']}"} for each in manifest["shards"]]}
-    for key in {"documents_file", "annotations_file"} & manifest.keys():  # which was hashed by the record's name
+    for key in {"documents_file", "annotations_file"} & manifest.keys():
         same[key] = {**manifest[key], "file": f"{beside}/{manifest[key]['file']}"}
     right = content["corpus"] == manifest["corpus"] and same.items() <= record.items()
     right &= "reference" in content or content["tokens"] == manifest["tokens"]

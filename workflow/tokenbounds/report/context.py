@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "vacuous": pl.Boolean(),
 }
 _MEASURED = (0, (3, 2))
+_MOST_COLUMNS = 4
 
 
 def context_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
@@ -79,18 +81,23 @@ def _seen(certificate: Certificate) -> tuple[str, int] | None:
 
 
 def draw_bound_by_context(table: pl.DataFrame) -> Figure:
-    """Certified and measured values against the tokens that are seen: a row per corpus, a panel per metric."""
+    """Certified and measured values against the tokens that are seen: a panel per metric, rows of panels per corpus."""
     corpora = table["corpus"].unique(maintain_order=True).to_list()
     metrics = sorted({Metric(name) for name in table["metric"]}, key=lambda metric: metric.order)
-    figure = Figure(figsize=(panels.WIDTH_INCHES, 3.1 * len(corpora) + 0.5), layout="constrained")
-    grid = figure.subplots(len(corpora), len(metrics), squeeze=False)
+    columns = min(len(metrics), _MOST_COLUMNS)
+    lines = math.ceil(len(metrics) / columns)
+    figure = Figure(figsize=(panels.WIDTH_INCHES, 3.1 * lines * len(corpora) + 0.5), layout="constrained")
+    grid = figure.subplots(lines * len(corpora), columns, squeeze=False)
     colours = style.colours(table["series"].to_list())
-    for line, corpus in zip(grid, corpora, strict=True):
-        for axes, metric in zip(line, metrics, strict=True):
+    for number, corpus in enumerate(corpora):
+        each = list(grid[lines * number : lines * (number + 1)].flat)
+        for axes, metric in zip(each, metrics, strict=False):
             here = table.filter((pl.col("corpus") == corpus) & (pl.col("metric") == str(metric)))
             _draw_panel(axes, here, metric, colours)
+        for axes in each[len(metrics) :]:
+            axes.set_visible(False)
         if len(corpora) > 1:
-            line[0].set_title(corpus, loc="left")
+            each[0].set_title(corpus, loc="left")
     keys = [Line2D([], [], color=colour, marker="o", markersize=5, label=name) for name, colour in colours.items()]
     keys.append(Line2D([], [], color=style.MUTED, linestyle=_MEASURED, linewidth=0.9, label="measured"))
     figure.legend(handles=keys, loc="outside upper left", ncols=4, frameon=False, fontsize=8.5, labelcolor=style.INK)
@@ -118,7 +125,7 @@ def _draw_panel(axes: Axes, rows: pl.DataFrame, metric: Metric, colours: dict[st
         return
     guess = scale * panels.extent(rows["random_guess"])[1]
     if metric.is_error:
-        axes.set_ylim(0.0, 100.0)
+        axes.set_ylim(0.0, min(100.0, 108.0 * panels.extent(rows["value"])[1]))
     elif panels.extent(rows["value"])[1] > 0.8 * guess:
         panels.horizontal_line(axes, guess, f"random guessing: {guess:.3g}", "left")
     axes.set_xticks(range(len(ticks)), [f"{tick:,}" for tick in ticks])

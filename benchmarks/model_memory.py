@@ -1,12 +1,14 @@
-"""Models larger than memory: peak memory of import, calibration and encoding on random checkpoints of LLaMA's shape.
+"""Models larger than memory: peak memory of import, calibration, encoding and scoring, on random LLaMAs.
 
     python benchmarks/model_memory.py                                    # a small one, 4 and 16 blocks deep
     python benchmarks/model_memory.py --size 1.1B --methods rtn          # 2.2 GB of shards
-    python benchmarks/model_memory.py --size 3B --limit-gib 4            # every step under a limit
+    python benchmarks/model_memory.py --size 3B --methods rtn --limit-gib 4
 
 A checkpoint is a folder as on the hub, bfloat16, with a shard for each block and one for all else, made shard by shard.
-Every step runs in a process of its own; with `--limit-gib`, that process may not allocate more (RLIMIT_DATA). Memory is
-the peak resident set, of which an interpreter with torch and transformers loaded takes the part under `start`.
+Every step, the making of the checkpoint too, runs in a process of its own that this one, which is small, starts: a
+process that a larger one starts may count the other's memory as its own. With `--limit-gib` no step may allocate more
+(RLIMIT_DATA). Memory is the peak resident set, of which an interpreter with all that the steps import takes the part
+under `start`. `score` decodes the last method's message and scores 512 tokens, block by block, in float32.
 """
 
 from __future__ import annotations
@@ -19,23 +21,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-from safetensors.torch import save_file
-from tokenbounds.compression.calibration.calibrate import calibrate_model
-from tokenbounds.compression.encode import encode_model
-from tokenbounds.config import CalibrationSpec, MessageSpec, PretrainedModel, parse_row
-from tokenbounds.corpus.memory import MemoryCorpus
-from tokenbounds.models.pretrained.loading import import_pretrained
-from transformers import LlamaConfig
+from typing import NamedTuple
 
 GIB = 1 << 30
-VOCABULARY = 32000
-METHODS: dict[str, dict[str, object]] = {
-    "rtn": {"kind": "rtn", "target": {"scale": 0.8}},
-    "watersic": {"kind": "watersic", "calibration": "c", "target": {"bits_per_weight": 2.0}},
-}
+STEPS = Path(__file__).with_name("_memory_steps.py")
+METHODS = ("rtn", "watersic")
 
 
 class Size(NamedTuple):
@@ -58,87 +48,54 @@ class Size(NamedTuple):
         return 2 * sum(rows * columns for rows, columns in self.shapes().values())
 
 
-SIZES = {"tiny": Size(256, 688, 4), "1.1B": Size(2048, 5632, 20), "3B": Size(3200, 8640, 26)}
+SIZES = {"tiny": Size(256, 688, 4), "1.1B": Size(2048, 5632, 22), "3B": Size(3200, 8640, 26)}
 
 
-def make_checkpoint(folder: Path, size: Size) -> None:
-    """Write a random checkpoint, one shard in memory at a time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> torch.Tensor:
-        return (torch.randn(shape, generator=generator) * 0.02).bfloat16()
-
-    names: dict[str, str] = {}
-
-    def write(number: int, tensors: dict[str, torch.Tensor]) -> None:
-        file = f"model-{number:05d}.safetensors"
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        names.update(dict.fromkeys(tensors, file))
-
-    for index in range(size.blocks):
-        prefix = f"model.layers.{index}."
-        block = {f"{prefix}{name}.weight": random(*shape) for name, shape in size.shapes().items()}
-        norms = {
-            f"{prefix}{name}.weight": torch.ones(size.hidden).bfloat16()
-            for name in ("input_layernorm", "post_attention_layernorm")
-        }
-        write(index, block | norms)
-    others = {name: random(VOCABULARY, size.hidden) for name in ("model.embed_tokens.weight", "lm_head.weight")}
-    write(size.blocks, others | {"model.norm.weight": torch.ones(size.hidden).bfloat16()})
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
-    LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=size.hidden,
-        intermediate_size=size.feed_forward,
-        num_hidden_layers=size.blocks,
-        num_attention_heads=size.hidden // 64,
-        max_position_embeddings=2048,
-        architectures=["LlamaForCausalLM"],
-        dtype="bfloat16",
-    ).save_pretrained(folder)
+def budget_gib(step: str, size: Size) -> float | None:
+    """Peak memory that a step is meant to stay below, whatever the depth of the model."""
+    block = size.block_bytes() / GIB
+    if step in ("start", "calibrate"):
+        return None
+    return {"import": 1 + block, "score": 1.5 + 4 * block}.get(step, 2 + 8 * block)
 
 
-def run_step(step: str, folder: Path) -> None:
-    """One step, in this process."""
-    model, calibration = folder / "model", folder / "calibration.safetensors"
-    if step == "import":
-        import_pretrained(PretrainedModel(kind="pretrained", name=str(folder / "hub")), model)
-    elif step == "calibrate":
-        tokens = torch.randint(1, VOCABULARY, (512,), generator=torch.Generator().manual_seed(1)).numpy()
-        spec = CalibrationSpec(model="m", corpus="c", tokens=256, context=128, dtype="bfloat16")
-        calibrate_model(model, MemoryCorpus([tokens], VOCABULARY, 1), spec, calibration)  # type: ignore[arg-type]
-    elif step in METHODS:
-        spec = parse_row(MessageSpec, json.dumps({"model": "m", "quantizer": METHODS[step]}))
-        needed = calibration if "calibration" in METHODS[step] else None
-        encode_model(model, spec, folder / f"{step}.tbm", folder / f"{step}.json", calibration=needed)
+def measure(step: str, folder: Path, size: Size, limit_gib: float | None = None) -> tuple[int, float]:
+    """Peak memory in bytes and seconds of a step in a process of its own.
 
+    Raises
+    ------
+    SystemExit
+        If the step fails, as it does where it needs more than `limit_gib`.
+    """
+    # No torch in this process: a program's peak may be inherited from what started it.
+    assert "torch" not in sys.modules
 
-def measure(step: str, folder: Path, limit_gib: float | None = None) -> dict[str, Any]:
-    """Peak memory in bytes and seconds of a step in a process of its own."""
-    command = [sys.executable, __file__, "--step", step, "--folder", str(folder)]
-    if limit_gib:
-        command += ["--limit-gib", str(limit_gib)]
+    def restrict() -> None:
+        if limit_gib is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, (int(limit_gib * GIB),) * 2)
+
+    command = [sys.executable, str(STEPS), step, str(folder), json.dumps(size)]
     begun = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=restrict)
     if done.returncode:
-        raise SystemExit(f"{step}: {done.stderr.strip()[-2000:]}")
-    return {"peak": int(done.stdout.split()[-1]), "seconds": time.monotonic() - begun}
+        raise SystemExit(f"{step}: exit status {done.returncode}. {done.stderr.strip()[-2000:]}")
+    return int(done.stdout.split()[-1]), time.monotonic() - begun
 
 
 def report(size: Size, methods: list[str], limit_gib: float | None, scratch: str | None) -> None:
     """Make a checkpoint, run all steps on it, and print a line for each."""
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        make_checkpoint(Path(folder) / "hub", size)
-        weights = sum(path.stat().st_size for path in (Path(folder) / "hub").glob("*.safetensors"))
-        block = size.block_bytes() / GIB
-        print(f"{size}: {weights / GIB:.2f} GiB in bfloat16, a block {block:.3f} GiB")
-        budgets = {"import": 1 + block, **dict.fromkeys(methods, 2 + 8 * block)}
-        steps = ["start", "import", *(["calibrate"] if set(methods) - {"rtn"} else []), *methods]
-        for step in steps:
-            found = measure(step, Path(folder), limit_gib)
-            budget = f", budget {budgets[step]:.2f}" if step in budgets else ""
-            print(f"  {step:10} {found['peak'] / GIB:6.2f} GiB{budget}, {found['seconds']:.0f} s", flush=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
+        folder = Path(name)
+        measure("make", folder, size)
+        weights = sum(path.stat().st_size for path in (folder / "hub").glob("*.safetensors"))
+        limited = "" if limit_gib is None else f"; no step may allocate more than {limit_gib} GiB"
+        print(f"{size}: {weights / GIB:.2f} GiB in bfloat16, a block {size.block_bytes() / GIB:.3f} GiB{limited}")
+        calibrated = ["calibrate"] if set(methods) - {"rtn"} else []
+        for step in ["start", "import", *calibrated, *methods, *(["score"] if methods else [])]:
+            peak, seconds = measure(step, folder, size, limit_gib)
+            budget = budget_gib(step, size)
+            above = "" if budget is None else f", budget {budget:.2f}{', EXCEEDED' if peak > budget * GIB else ''}"
+            print(f"  {step:10} {peak / GIB:6.2f} GiB{above}, {seconds:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -149,15 +106,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--limit-gib", type=float)
     parser.add_argument("--scratch", help="where to make checkpoints")
-    parser.add_argument("--step", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.step:
-        if arguments.limit_gib:
-            resource.setrlimit(resource.RLIMIT_DATA, (int(arguments.limit_gib * GIB),) * 2)
-        run_step(arguments.step, arguments.folder)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-        return
     depths = arguments.blocks or ([4, 16] if arguments.size == "tiny" else [SIZES[arguments.size].blocks])
     for blocks in depths:
         size = SIZES[arguments.size]._replace(blocks=blocks)

@@ -11,6 +11,7 @@ from tokenbounds.errors import ModelError
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.checkpoint import load_checkpoint, open_checkpoint, save_checkpoint
 from tokenbounds.models.identity import checkpoint_sha256
+from tokenbounds.models.pretrained import filling, in_place
 from tokenbounds.models.pretrained.in_place import open_plain
 from tokenbounds.models.pretrained.loading import card_from_config, import_pretrained, load_pretrained
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -109,3 +110,22 @@ def test_a_copy_of_an_earlier_row_is_removed_and_decoded_values_are_kept(tmp_pat
     (tmp_path / "model" / "model.safetensors").write_bytes(b"left over")
     import_pretrained(spec_of(tmp_path / "hub"), tmp_path / "model")
     assert not (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_values_that_are_not_finite_are_found_in_every_part_of_a_tensor(monkeypatch):
+    monkeypatch.setattr(filling, "_CHECKED_TOGETHER", 3)
+    values = torch.zeros(2, 4)
+    filling.check_finite([("a", values), ("none", torch.zeros(0))], "here")
+    values[1, 3] = float("nan")
+    with pytest.raises(ModelError, match="here: the tensor a holds values that are not finite"):
+        filling.check_finite([("a", values)], "here")
+
+
+def test_memory_of_blocks_that_were_compared_is_given_back(tmp_path, monkeypatch):
+    save_shards(tmp_path / "hub")
+    given = []
+    monkeypatch.setattr(in_place, "release_freed_memory", lambda: given.append(1))
+    monkeypatch.setattr(in_place, "_RELEASED_AFTER", 1)
+    import_pretrained(spec_of(tmp_path / "hub"), tmp_path / "model")
+    source, _ = open_checkpoint(tmp_path / "model")
+    assert len(given) == 2 * len(source.shapes)  # each value is read once in either model

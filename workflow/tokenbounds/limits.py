@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 from pathlib import Path
 
@@ -45,3 +46,13 @@ def check_memory(needed: int, what: str, error: type[TokenboundsError]) -> None:
             f"{what} takes {needed / GIB:,.1f} GiB of memory, and at most {memory_limit() / GIB:,.1f} GiB may be used. "
             "Allow more by --max-memory, or use a larger machine."
         )
+
+
+def release_freed_memory() -> None:
+    """Give memory that was freed, but that the C library keeps for later, back to the system, where it can (glibc).
+
+    Tensors of some ten megabytes are cut out of one heap. Those of different sizes leave holes between them, and the
+    process grows although little of it is used.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library, or another system
+        ctypes.CDLL(None).malloc_trim(0)

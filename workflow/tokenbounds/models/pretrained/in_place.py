@@ -17,6 +17,7 @@ from accelerate.hooks import attach_align_device_hook
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from tokenbounds.errors import ModelError
+from tokenbounds.limits import release_freed_memory
 from tokenbounds.models.build import coded_shapes, empty_model
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.families import Family, family_of
@@ -27,6 +28,7 @@ from tokenbounds.models.safetensors_files import SafetensorsFiles, Shape
 from tokenbounds.models.tensor_source import SafetensorsSource, TensorSource
 
 _HEAD = "lm_head.weight"
+_RELEASED_AFTER = 1 << 27  # bytes of values that were read
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,15 @@ class _Values(Mapping[str, torch.Tensor]):
         tied = cast(torch.nn.Module, model.lm_head).weight is model.get_input_embeddings().weight
         embedding = next(name for name in source.shapes if name.endswith((".wte.weight", ".embed_tokens.weight")))
         self._names = {name: name for name in source.shapes} | ({_HEAD: embedding} if tied else {})
-        self._source = source
+        self._source, self._read_bytes = source, 0
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self._source.read(self._names[name]).float()
+        values = self._source.read(self._names[name]).float()
+        self._read_bytes += values.nbytes
+        if self._read_bytes > _RELEASED_AFTER:
+            release_freed_memory()
+            self._read_bytes = 0
+        return values
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -17,7 +17,7 @@ from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, ConfigError, CorpusError, ScoreError
 from tokenbounds.files import sha256_file
 from tokenbounds.messages.container import render_message
-from tokenbounds.scores import plan
+from tokenbounds.scores import plan_file
 from tokenbounds.scores.plan import plan_scoring
 from tokenbounds.scores.plan_file import PLAN_SCHEMA, read_plan, write_plan
 
@@ -165,10 +165,10 @@ def test_reading_ends_at_the_first_rows_that_no_corpus_has(tmp_path, monkeypatch
     lengths = pa.array([16] * 1000, pa.int32())
     spoiled = table.set_column(3, PLAN_SCHEMA.field("length"), lengths)
     write_plan(spoiled.replace_schema_metadata(table.schema.metadata), tmp_path / "p.parquet", manifest_sha256="0" * 64)
-    monkeypatch.setattr(plan, "_BLOCKS_PER_BATCH", 50)
+    monkeypatch.setattr(plan_file, "_BLOCKS_PER_BATCH", 50)
     seen = []
-    check = plan._check_rows
-    monkeypatch.setattr(plan, "_check_rows", lambda *given: seen.append(given) or check(*given))
+    check = plan_file._check_rows
+    monkeypatch.setattr(plan_file, "_check_rows", lambda *given: seen.append(given) or check(*given))
     with pytest.raises(ScoreError, match="more tokens than the 1000"):
         read_plan(tmp_path / "p.parquet", 1000)
     assert len(seen) == 2  # 800, then 1,600 tokens

@@ -12,7 +12,7 @@ if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
         questions = draw_questions(
             parse_row(TaskSpec, snakemake.params.row).questions,
-            Corpus.open(Path(snakemake.input.manifest[0]).parent),
+            Corpus.open(Path(snakemake.input.manifest[0]).parent, verify=True),
             load_tokenizer(parse_row(TokenizerSpec, snakemake.params.tokenizer)),
         )
         write_questions(questions, Path(snakemake.output.questions))

@@ -131,7 +131,7 @@ def _drawn_from(materials: Materials) -> tuple[Corpus, Tokenizer]:
     """The corpus whose documents are asked, and its tokenizer."""
     if materials.corpus is None:
         raise TokenboundsError("a corpus's documents are asked. Name its folder.")
-    return Corpus.open(materials.corpus), load_tokenizer(materials.tokenizers["corpus"])
+    return Corpus.open(materials.corpus, verify=True), load_tokenizer(materials.tokenizers["corpus"])
 
 
 def paid_bits(message: Path, side_information: tuple[Path, ...] = ()) -> int:

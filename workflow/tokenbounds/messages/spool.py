@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from tokenbounds.errors import MessageError
+from tokenbounds.limits import GIB
 from tokenbounds.messages.container import Message
 from tokenbounds.messages.decode import HEADER_KEYS, checked_card, count_value_bytes, is_markov
 from tokenbounds.messages.formats import format_of
@@ -26,7 +27,6 @@ from tokenbounds.models.safetensors_files import SafetensorsFiles
 from tokenbounds.models.tensor_source import SafetensorsSource
 
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
-GIB = 1 << 30
 
 
 def spoolable_card(message: Message) -> ModelCard | None:

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from tokenbounds.bounds.kinds import BPD, Metric
 from tokenbounds.certificates.schema import Certificate
 from tokenbounds.errors import TokenboundsError
-from tokenbounds.files import atomic_path, read_json, write_bytes
+from tokenbounds.files import read_json, write_bytes
 from tokenbounds.messages.container import Header
 from tokenbounds.report.formats import (
     PRETRAINED_QUANTIZERS,
@@ -22,7 +22,7 @@ from tokenbounds.report.formats import (
 )
 from tokenbounds.report.page import Section
 from tokenbounds.report.records import comparable, metrics_of, read_certificates
-from tokenbounds.report.spreadsheet import to_csv
+from tokenbounds.report.spreadsheet import write_tables
 
 SCHEMA_VERSION = 1
 
@@ -69,9 +69,7 @@ def tabulate_compression(certificate_paths: Iterable[Path | str], directory: Pat
     """
     directory = Path(directory)
     table = compression_table(read_certificates(certificate_paths))
-    with atomic_path(directory / "compression.parquet") as temporary:
-        table.write_parquet(temporary, metadata={"schema_version": str(SCHEMA_VERSION)})
-    write_bytes(directory / "compression.csv", to_csv(table))
+    write_tables({"compression": table}, directory, SCHEMA_VERSION)
     write_bytes(directory / "compression.md", render_markdown(table).encode())
     return table
 

@@ -1,13 +1,16 @@
-"""Tables as CSV that spreadsheets read as text and numbers, never as formulas."""
+"""Tables as files; as CSV, spreadsheets read them as text and numbers, never as formulas."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import polars as pl
+
+from tokenbounds.files import atomic_path, write_bytes
 
 _FORMULA = r"^[=+\-@\t\r]"
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
@@ -18,6 +21,17 @@ def to_csv(table: pl.DataFrame) -> bytes:
     text = pl.col(pl.String)
     defused = pl.when(text.str.contains(_FORMULA)).then("'" + text).otherwise(text).name.keep()
     return table.with_columns(defused).write_csv().encode()
+
+
+def write_tables(tables: Mapping[str, pl.DataFrame], directory: Path, schema_version: int) -> list[Path]:
+    """Write each table as Parquet and CSV under its name, one without rows too; return the Parquet files."""
+    paths = []
+    for name, table in tables.items():
+        paths.append(directory / f"{name}.parquet")
+        with atomic_path(paths[-1]) as temporary:
+            table.write_parquet(temporary, metadata={"schema_version": str(schema_version)})
+        write_bytes(directory / f"{name}.csv", to_csv(table))
+    return paths
 
 
 def rows_to_csv(rows: Sequence[Sequence[str]]) -> str:

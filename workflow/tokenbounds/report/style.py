@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from tokenbounds.files import atomic_path, write_bytes
+from tokenbounds.files import atomic_path
 from tokenbounds.report.drawing import Axes, Figure, rc_context, rcParamsDefault
 from tokenbounds.report.hover import titled
-from tokenbounds.report.spreadsheet import to_csv
+from tokenbounds.report.spreadsheet import write_tables
 
 SCHEMA_VERSION = 1  # of the figures' Parquet files
 
@@ -111,10 +111,20 @@ def save(figure: Figure, table: pl.DataFrame, directory: Path, name: str) -> Pat
         temporary.write_text(titled(text.replace("'DejaVu Sans'", _FONT_STACK)), encoding="utf-8")
     with atomic_path(directory / f"{name}.png") as temporary:
         figure.savefig(temporary, format="png", dpi=180, metadata={"Software": None}, **_TRIM)
-    with atomic_path(directory / f"{name}.parquet") as temporary:
-        table.write_parquet(temporary, metadata={"schema_version": str(SCHEMA_VERSION)})
-    write_bytes(directory / f"{name}.csv", to_csv(table))
+    write_tables({name: table}, directory, SCHEMA_VERSION)
     return svg
+
+
+def draw_again(wanted: Sequence[tuple[str, pl.DataFrame, Callable[[pl.DataFrame], Figure]]], directory: Path) -> None:
+    """Replace the files figure_* of a folder by figures of these names, tables and functions that draw them.
+
+    A figure's own rows are next to it; the whole table keeps its name.
+    """
+    for stale in directory.glob("figure_*"):
+        stale.unlink()
+    with figure_style():
+        for name, table, draw in wanted:
+            save(draw(table), table, directory, f"figure_{name}")
 
 
 def spread(positions: Sequence[float], distance: float) -> list[float]:

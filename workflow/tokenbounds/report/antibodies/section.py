@@ -11,7 +11,6 @@ from markupsafe import Markup
 from tokenbounds.bounds.kinds import BPD, Metric
 from tokenbounds.config import TaskSpec
 from tokenbounds.errors import TokenboundsError
-from tokenbounds.files import atomic_path, write_bytes
 from tokenbounds.report import style, templates
 from tokenbounds.report.antibodies import figures, tables
 from tokenbounds.report.antibodies.tables import MessageReport, TaskResult
@@ -19,7 +18,7 @@ from tokenbounds.report.formats import format_bytes, format_percent, format_valu
 from tokenbounds.report.inline_svg import inline_svg
 from tokenbounds.report.page import Section
 from tokenbounds.report.records import read_certificates
-from tokenbounds.report.spreadsheet import to_csv
+from tokenbounds.report.spreadsheet import write_tables
 
 SCHEMA_VERSION = 1
 NAMES = ("models", "regions", "positions", "recovery", "affinity", "quantization")
@@ -69,12 +68,9 @@ def write_antibody_results(
         "affinity": tables.affinity_table(results),
         "quantization": tables.quantization_table(certificates, reports, results),
     }
-    for name, frame in contents.items():
-        with atomic_path(directory / f"{name}.parquet") as temporary:
-            frame.write_parquet(temporary, metadata={"schema_version": str(SCHEMA_VERSION)})
-        write_bytes(directory / f"{name}.csv", to_csv(frame))
+    paths = write_tables(contents, directory, SCHEMA_VERSION)
     _draw(subsets, contents["quantization"], directory)
-    return [directory / f"{name}.parquet" for name in contents]
+    return paths
 
 
 def _read_result(name: str, task: TaskSpec, path: Path, reports: Mapping[str, MessageReport]) -> TaskResult:
@@ -95,12 +91,7 @@ def _draw(subsets: pl.DataFrame, quantization: pl.DataFrame, directory: Path) ->
     measures = figures.choose_measures(quantization)
     if measures.height:
         wanted.append(("quantization", measures, figures.draw_quantization))
-    for stale in directory.glob("figure_*"):
-        stale.unlink()
-    with style.figure_style():
-        for name, chosen, draw in wanted:
-            # The figure's own rows are next to it; the whole table keeps its name.
-            style.save(draw(chosen), chosen, directory, f"figure_{name}")
+    style.draw_again(wanted, directory)
 
 
 # --- the section of the page ------------------------------------------------------------------------------------------

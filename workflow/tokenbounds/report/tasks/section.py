@@ -11,13 +11,13 @@ from markupsafe import Markup
 from tokenbounds.bounds.kinds import BPD
 from tokenbounds.config import TaskSpec
 from tokenbounds.errors import TokenboundsError
-from tokenbounds.files import atomic_path, read_json, write_bytes
+from tokenbounds.files import read_json
 from tokenbounds.report import style, templates
 from tokenbounds.report.formats import format_bytes, format_confidence, format_value
 from tokenbounds.report.inline_svg import inline_svg
 from tokenbounds.report.page import Section
 from tokenbounds.report.records import read_certificates
-from tokenbounds.report.spreadsheet import to_csv
+from tokenbounds.report.spreadsheet import write_tables
 from tokenbounds.report.tasks.generation import Answers, draw_generation, generation_table
 from tokenbounds.report.tasks.memorization import draw_memorization, memorization_table
 from tokenbounds.report.tasks.samples import sample_table, shown_samples
@@ -74,17 +74,9 @@ def write_task_results(
         "memorization": (memorization.filter(pl.col("bits_per_weight").is_not_null()), draw_memorization),
         "zero_shot": (zero_shot.filter(pl.col("certified_bpd").is_not_null()), draw_zero_shot),
     }
-    for name, frame in contents.items():
-        with atomic_path(directory / f"{name}.parquet") as temporary:
-            frame.write_parquet(temporary, metadata={"schema_version": str(SCHEMA_VERSION)})
-        write_bytes(directory / f"{name}.csv", to_csv(frame))
-    for stale in directory.glob("figure_*"):
-        stale.unlink()
-    with style.figure_style():
-        for name, (frame, draw) in figures.items():
-            if frame.height:
-                style.save(draw(frame), frame, directory, f"figure_{name}")
-    return [directory / f"{name}.parquet" for name in contents]
+    paths = write_tables(contents, directory, SCHEMA_VERSION)
+    style.draw_again([(name, frame, draw) for name, (frame, draw) in figures.items() if frame.height], directory)
+    return paths
 
 
 def task_sections(directory: Path | str) -> list[Section]:

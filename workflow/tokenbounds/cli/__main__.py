@@ -1,0 +1,5 @@
+"""`python -m tokenbounds.cli`."""
+
+from tokenbounds.cli import main
+
+main()

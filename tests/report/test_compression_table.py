@@ -2,6 +2,8 @@
 
 import copy
 import json
+import math
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -12,8 +14,11 @@ from tokenbounds.files import write_json
 from tokenbounds.report import style
 from tokenbounds.report.compression import compression_section, method_of, method_table, tabulate_compression
 from tokenbounds.report.formats import round_up
-from tokenbounds.report.methods import draw_bound_by_method
+from tokenbounds.report.methods import draw_bound_by_method, with_published
+from tokenbounds.report.published_numbers import read_published_losses
 from tokenbounds.report.records import read_certificates
+
+ROOT = Path(__file__).parents[2]
 
 SUBLORA = {"kind": "subspace", "dimension": 50, "over": {"kind": "lora"}}
 # name, size in bits, parameterization, quantizer, weight of the rate, trained parameters
@@ -145,6 +150,21 @@ def test_trained_parameters_are_drawn_where_they_are_known_and_differ(study, tmp
     assert drawn == {5_000, 20_000, 90_000, 600_000}
     assert drawn != {float(x) for line in sizes.get_lines() for x in line.get_xdata()}
     assert len(one_number.axes) == len(unknown.axes) == 1
+
+
+def test_published_losses_are_hollow_and_beside_trained_parameters_alone(study):
+    published = read_published_losses(ROOT / "config" / "published" / "gpt2_parameterizations.csv")
+    table = with_published(method_table(read_certificates(study)), published)
+    with style.figure_style():
+        figure = draw_bound_by_method(table)
+    sizes, parameters = figure.axes
+    drawn = {float(x) for line in parameters.get_lines() for x in line.get_xdata()}
+    assert drawn == {5_000, 20_000, 90_000, 600_000, *map(float, published["trained_parameters"])}
+    assert len({float(x) for line in sizes.get_lines() for x in line.get_xdata()}) == 4
+    faces = {line.get_label(): line.get_markerfacecolor() for line in figure.legends[0].get_lines()}
+    assert faces["Monarch (paper)"] == style.PAPER != faces["SubLoRA, codebook"]
+    # Read off in nats: 3.69 of the largest Monarch network.
+    assert published["empirical_bits"].min() == pytest.approx(3.69 / math.log(2), abs=0.005)
 
 
 def test_what_is_not_quantized_is_a_level_and_not_a_point(study, tmp_path):

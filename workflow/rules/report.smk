@@ -36,12 +36,13 @@ rule tabulate_certificates:
 
 
 rule draw_figures:
-    """Bounds against message size, perhaps beside published ones; loss by position, messages by part, training."""
+    """Bounds against message size and smoothing, perhaps beside published ones; loss by position, training and more."""
     input:
         certificates=reported.certificates,
         curves=list(reported.curves.values()),
         reports=reported.certified_reports,
         published=[study.published_numbers] if study.published_numbers else [],
+        losses=[study.published_losses] if study.published_losses else [],
     output:
         expand(
             "<results>/figures/{figure}.{format}",

@@ -14,6 +14,7 @@ if __name__ == "__main__":
             Path(snakemake.output[0]).parent,
             training=parse_row(dict[str, Path], snakemake.params.curves),
             methods=snakemake.params.methods,
+            published_losses=next(map(Path, snakemake.input.losses), None),
         )
         for published in snakemake.input.published:
             draw_beside_published(snakemake.input.certificates, published, Path(snakemake.output[0]).parent)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tokenbounds.config.antibodies import SequenceSource
 from tokenbounds.config.base import Section, references
+from tokenbounds.config.figures import drawn_figures
 from tokenbounds.config.rows import row_json
 from tokenbounds.config.text_tasks import TextTask
 from tokenbounds.files import canonical_json
@@ -331,7 +332,6 @@ def report(study: Study) -> Report:
     of_antibodies = {name: task for name, task in study.tasks.items() if not isinstance(task, TextTask)}
     models = sorted({study.messages[name].model for name in certified})
     trained = [name for name in models if study.models[name].kind in ("trained", "finetuned")]
-    methods = [method for name in certified if (method := _compression_method(study, name)) is not None]
     labelled = any(
         row.bounds.subsets and isinstance(study.corpora[row.corpus].source, SequenceSource)
         for row in study.certificates.values()
@@ -341,14 +341,7 @@ def report(study: Study) -> Report:
         certified_reports=[f"{study.results}/messages/{name}.json" for name in certified],
         reports=[f"{study.results}/messages/{name}.json" for name in sorted({*certified, *tried})],
         curves={name: f"{study.results}/models/{name}/training.parquet" for name in trained},
-        figures=[
-            *("bound_by_size", "bound_by_alpha", "loss_by_position", "message_anatomy"),
-            *(["training"] if trained else []),
-            # Several methods of compression, one of them at several sizes.
-            *(["bound_by_method"] if 1 < len(set(methods)) < len(methods) else []),
-            *(["bound_by_context"] if _sees_different_contexts(study) else []),
-            *(["beside_published"] if study.published_numbers else []),
-        ],
+        figures=drawn_figures(study),
         answers=[
             f"{study.results}/antibody/tasks/{name}/{message}.parquet"
             for name, task in of_antibodies.items()
@@ -380,25 +373,3 @@ def tasks_spec(study: Study, *, of_text: bool = False) -> str:
             if isinstance(task, TextTask) == of_text
         }
     )
-
-
-def _sees_different_contexts(study: Study) -> bool:
-    """Whether networks are certified on one corpus with different numbers of tokens that they see."""
-    seen: dict[str, set[int]] = {}
-    for row in study.certificates.values():
-        visible = study.evaluations[row.evaluation].visible_tokens
-        is_network = study.models[study.messages[row.message].model].kind not in ("markov", "online")
-        by_token = any(bound.by_token for bound in row.bounds.bounds)
-        if is_network and visible is not None and row.prior == "message" and by_token:
-            seen.setdefault(row.corpus, set()).add(visible)
-    return any(len(each) > 1 for each in seen.values())
-
-
-def _compression_method(study: Study, message: str) -> tuple[str, str] | None:
-    """Parameterization and quantizer of a message of a transformer; none if nothing is compressed."""
-    row = study.messages[message]
-    model = study.models[row.model]
-    if model.kind == "markov" or model.kind == "online" or row.quantizer.models == "fixed":
-        return None
-    parameterization = "dense" if model.kind == "pretrained" else model.parameterization.kind
-    return parameterization, row.quantizer.kind

@@ -76,6 +76,14 @@ class Study(Checked):
             "they are from."
         ),
     ] = None
+    published_losses: Annotated[
+        str | None,
+        Field(
+            description="Draw published losses into the panel of bounds against trained parameters, which is there if "
+            "several models share a method of compression: a CSV file with the columns `series`, `label`, "
+            "`trained_parameters` and `empirical_bits`, whose comments (`#`) say where they are from."
+        ),
+    ] = None
     about: Annotated[About | None, Field(description="What the study shows, needs and costs.")] = None
 
     def section(self, name: Section) -> Mapping[str, Any]:

@@ -23,8 +23,10 @@ from tokenbounds.report.drawing import (
     Patch,
 )
 from tokenbounds.report.formats import format_bytes, format_value
-from tokenbounds.report.methods import draw_bound_by_method
+from tokenbounds.report.methods import draw_bound_by_method, with_published
+from tokenbounds.report.published_numbers import read_published_losses
 from tokenbounds.report.records import read_certificates
+from tokenbounds.report.token_alphas import choose_certificates, draw_alpha_by_token, token_alpha_table
 
 _MIN_TOKENS_DRAWN = 30
 _ENTROPY: dict[str, Any] = {"linestyle": (0, (1.2, 1.4)), "linewidth": 1.1}
@@ -36,6 +38,7 @@ def draw_figures(
     *,
     training: Mapping[str, Path] | None = None,
     methods: bool = False,
+    published_losses: Path | None = None,
 ) -> list[Path]:
     """Write every figure that has data as SVG, PNG and its data (Parquet, CSV) into `directory`.
 
@@ -49,6 +52,8 @@ def draw_figures(
         Loss curve (Parquet: step, loss_bits, learning_rate) of each trained model.
     methods
         Whether to compare methods of compression: one line per method through its sizes.
+    published_losses
+        A table of published losses to draw beside these methods'; see `published_numbers.read_published_losses`.
 
     Returns
     -------
@@ -63,11 +68,15 @@ def draw_figures(
     directory = Path(directory)
     certificates = read_certificates(certificate_paths)
     series = figure_data.choose_series(certificates)
+    compared = method_table(certificates if methods else [])
+    if published_losses is not None:
+        compared = with_published(compared, read_published_losses(published_losses))
     tables: list[tuple[str, pl.DataFrame, Callable[[pl.DataFrame], Figure]]] = [
         ("bound_by_size", figure_data.size_table(certificates), draw_bound_by_size),
-        ("bound_by_method", method_table(certificates if methods else []), draw_bound_by_method),
+        ("bound_by_method", compared, draw_bound_by_method),
         ("bound_by_context", context_table(certificates), draw_bound_by_context),
         ("bound_by_alpha", alpha_table(series), draw_bound_by_alpha),
+        ("alpha_by_token", token_alpha_table(choose_certificates(certificates)), draw_alpha_by_token),
         ("loss_by_position", figure_data.position_table(series), draw_loss_by_position),
         ("message_anatomy", figure_data.anatomy_table(certificates), draw_message_anatomy),
         ("training", figure_data.training_table(training or {}), draw_training),

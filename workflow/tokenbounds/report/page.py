@@ -37,7 +37,8 @@ _CAPTIONS = {
         "Bound against size, by method",
         "Every method of compression at several sizes: certified (solid) and measured (dashed). A line that is lower "
         "buys a better certificate for the same bits. Where numbers of trained parameters differ, a second panel has "
-        "them in place of sizes.",
+        "them in place of sizes; hollow there: losses that others published, of other tokens, as the comments of the "
+        "file that the study names under ‘published_losses’ say.",
     ),
     "bound_by_context": (
         "What context buys",
@@ -58,6 +59,13 @@ _CAPTIONS = {
         "surprise, and so lowers the gap; too much of it dulls the model. Certificates pay for choosing the best α of "
         "the grid, shown as a dot. Solid: the bound at each α, without the centre that a certificate may also choose, "
         "and that lowers its bound. Dashed: measured.",
+    ),
+    "alpha_by_token": (
+        "A weight for each token",
+        "What smoothing each token by itself would bring. Left: the share of tokens with each weight, as a message’s "
+        "head chose it, or, without a head, if tokens were grouped by the entropy of their prediction and each group "
+        "had the weight that is best for Azuma’s bound. Right: this bound with the best single weight and with those. "
+        "Bounds by entropy pay for their choices, but are no certificates.",
     ),
     "loss_by_position": (
         "Loss by position",

@@ -71,13 +71,18 @@ def horizontal_line(axes: Axes, y: float, text: str, side: Literal["left", "righ
     )
 
 
-def size_axis(axes: Axes) -> None:
-    """Ticks for sizes of messages, in bytes, and for bits per token."""
+def decade_ticks(axes: Axes) -> None:
+    """Ticks of a logarithmic axis x: the fewer within a decade, the more decades there are."""
     low, high = axes.get_xlim()
     decades = math.log10(high / low)
     subdivisions = next(marks for limit, marks in _SUBDIVISIONS if decades <= limit)
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=subdivisions, numticks=12))
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def size_axis(axes: Axes) -> None:
+    """Ticks for sizes of messages, in bytes, and for bits per token."""
+    decade_ticks(axes)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_bytes(round(value * 8))))
     axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     axes.set_xlabel("message size")

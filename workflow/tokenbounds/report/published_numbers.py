@@ -1,4 +1,4 @@
-"""A study's bounds beside published ones, in the same axes: bits per token against message size."""
+"""A study's numbers beside published ones: bounds against message size, and losses against trained parameters."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ _COLUMNS: dict[str, Any] = {
     "message_bytes": pl.Float64(),
     "empirical_bits": pl.Float64(),
     "bound_bits": pl.Float64(),
+}
+_LOSS_COLUMNS: dict[str, Any] = {
+    "series": pl.String(),
+    "label": pl.String(),
+    "trained_parameters": pl.Int64(),
+    "empirical_bits": pl.Float64(),
 }
 _OURS = "this study"
 
@@ -57,17 +63,34 @@ def read_published(path: Path | str) -> pl.DataFrame:
     TokenboundsError
         If the file cannot be read, or a column is missing or holds anything else.
     """
+    return _read(path, _COLUMNS, "message_bytes")
+
+
+def read_published_losses(path: Path | str) -> pl.DataFrame:
+    """Published losses: a CSV file whose comments (`#`) say where they are from.
+
+    Columns: `series` (a line of the figure), `label`, `trained_parameters`, and `empirical_bits` per token.
+
+    Raises
+    ------
+    TokenboundsError
+        If the file cannot be read, or a column is missing or holds anything else.
+    """
+    return _read(path, _LOSS_COLUMNS, "trained_parameters")
+
+
+def _read(path: Path | str, columns: dict[str, Any], size: str) -> pl.DataFrame:
     try:
-        table = pl.read_csv(path, comment_prefix="#", schema_overrides=_COLUMNS)
+        table = pl.read_csv(path, comment_prefix="#", schema_overrides=columns)
     except (OSError, pl.exceptions.PolarsError) as error:
         what = str(error).splitlines()[0]
         raise TokenboundsError(f"{path} is no table of published numbers: {what:.200}.") from error
-    missing = [name for name in _COLUMNS if name not in table.columns]
+    missing = [name for name in columns if name not in table.columns]
     if missing:
-        raise TokenboundsError(f"{path} has no column '{missing[0]}'. It needs {', '.join(_COLUMNS)}.")
-    table = table.select(*_COLUMNS)
-    if not table.height or any(table.null_count().row(0)) or not (table["message_bytes"] > 0).all():
-        raise TokenboundsError(f"{path} has an empty cell, or a message without size. Fill in every column.")
+        raise TokenboundsError(f"{path} has no column '{missing[0]}'. It needs {', '.join(columns)}.")
+    table = table.select(*columns)
+    if not table.height or any(table.null_count().row(0)) or not (table[size] > 0).all():
+        raise TokenboundsError(f"{path} has an empty cell, or a {size} of nothing. Fill in every column.")
     return table
 
 

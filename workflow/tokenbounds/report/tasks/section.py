@@ -26,6 +26,21 @@ from tokenbounds.rounding import percent_down
 
 SCHEMA_VERSION = 1
 
+# Each table that has a section of the page, in this order; its template and its figure bear its name.
+_TITLES = {
+    "generation": "Answers to prompts",
+    "memorization": "Memorization",
+    "samples": "Generated text",
+    "zero_shot": "Zero-shot tasks",
+}
+_WORDS = {
+    "shown": format_value,
+    "bpd": BPD,
+    "size": format_bytes,
+    "confidence": format_confidence,
+    "down": lambda share: percent_down(share, 1),
+}
+
 
 def write_task_results(
     tasks: Mapping[str, tuple[TaskSpec, Sequence[Path]]],
@@ -88,44 +103,22 @@ def task_sections(directory: Path | str) -> list[Section]:
         If a table or a figure cannot be read.
     """
     directory = Path(directory)
-    generation = _read_table(directory / "generation.parquet")
+    correlation = _read_table(directory / "correlation.parquet").to_dicts()
     sections = []
-    if generation.height:
+    for name, title in _TITLES.items():
+        table = _read_table(directory / f"{name}.parquet")
+        if not table.height:
+            continue
+        anchor, svg = name.replace("_", "-"), directory / f"figure_{name}.svg"
         body = templates.render(
             "tokenbounds.report.tasks",
-            "generation.html.jinja",
-            {"size": format_bytes, "confidence": format_confidence, "down": lambda share: percent_down(share, 1)},
-            rows=generation.to_dicts(),
-            figure=inline_svg(directory / "figure_generation.svg", "generation"),
+            f"{name}.html.jinja",
+            _WORDS,
+            rows=shown_samples(table) if name == "samples" else table.to_dicts(),
+            correlation=correlation,
+            figure=inline_svg(svg, anchor) if svg.is_file() else "",
         )
-        sections.append(Section("generation", "Answers to prompts", Markup(body)))
-    memorization = _read_table(directory / "memorization.parquet")
-    if memorization.height:
-        svg = directory / "figure_memorization.svg"
-        body = templates.render(
-            "tokenbounds.report.tasks",
-            "memorization.html.jinja",
-            {"shown": format_value, "bpd": BPD, "size": format_bytes},
-            rows=memorization.to_dicts(),
-            figure=inline_svg(svg, "memorization") if svg.is_file() else "",
-        )
-        sections.append(Section("memorization", "Memorization", Markup(body)))
-    samples = _read_table(directory / "samples.parquet")
-    if samples.height:
-        body = templates.render("tokenbounds.report.tasks", "samples.html.jinja", {}, rows=shown_samples(samples))
-        sections.append(Section("samples", "Generated text", Markup(body)))
-    zero_shot = _read_table(directory / "zero_shot.parquet")
-    if zero_shot.height:
-        svg = directory / "figure_zero_shot.svg"
-        body = templates.render(
-            "tokenbounds.report.tasks",
-            "zero_shot.html.jinja",
-            {"shown": format_value, "bpd": BPD},
-            rows=zero_shot.to_dicts(),
-            correlation=_read_table(directory / "correlation.parquet").to_dicts(),
-            figure=inline_svg(svg, "zero-shot") if svg.is_file() else "",
-        )
-        sections.append(Section("zero-shot", "Zero-shot tasks", Markup(body)))
+        sections.append(Section(anchor, title, Markup(body)))
     return sections
 
 

@@ -60,6 +60,11 @@ def test_the_table_of_models_has_the_papers_form(results):
     assert row["bpd"] == own.row("bpd").value
     assert row["top3_error"] == own.row("top3_error").value
     assert row["bpd_residues"] == own.subset("residue", "residue").row("bpd").value
+    # Only the message of `profile` and `abroad` was measured on what it never saw; nats, not bits.
+    abroad = next(one for one in certificates if one.name == "abroad")
+    losses = dict(frame.drop_nulls("certificate").select("certificate", "validation_loss").rows())
+    assert losses["profile"] == losses["abroad"] == pytest.approx(math.log(2) * abroad.row("bpd").empirical)
+    assert losses["<own>"] is None
     guess = frame.row(2, named=True)
     assert guess["bpd"] == pytest.approx(math.log2(29))
     assert guess["top3_error"] == pytest.approx(1 - 3 / 29)

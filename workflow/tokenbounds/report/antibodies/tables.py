@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,14 +130,22 @@ def model_table(certificates: Sequence[Certificate], reports: Mapping[str, Messa
 
     `bpd_residues` is the bound over amino acids alone, given which tokens they are (see docs/bounds.md, "Subsets of
     tokens"), null where the certificate does not state it; `bpd_measured` is the average that was measured.
+    `validation_loss`, in nats per token, was measured on what the model never saw: it is that of the message's first
+    held-out certificate, by name, and null without one.
     """
     metrics = metrics_of(certificates)
     schema = {**_WHO, "tokens": _INT, **dict.fromkeys(map(str, metrics), _REAL)}
-    schema |= {"bpd_measured": _REAL, "bpd_residues": _REAL, "vacuous": _FLAG}
+    schema |= {"bpd_measured": _REAL, "bpd_residues": _REAL, "validation_loss": _REAL, "vacuous": _FLAG}
+    validation: dict[str, float] = {}  # by message
+    for one in sorted(certificates, key=lambda each: each.name):
+        if one.prior.held_out and (bpd := one.row(BPD)) is not None:
+            validation.setdefault(one.message.name, math.log(2.0) * bpd.empirical)
     rows = []
     for corpus in dict.fromkeys(one.corpus for one in certificates):
         group = [one for one in certificates if one.corpus == corpus]
-        rows += [_model_row(one, metrics, reports) for one in group]
+        rows += [
+            {**_model_row(one, metrics, reports), "validation_loss": validation.get(one.message.name)} for one in group
+        ]
         rows += [_guess_row(group, size, metrics) for size in sorted({one.vocabulary_size for one in group})]
     return pl.DataFrame(rows, schema=schema)
 

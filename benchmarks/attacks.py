@@ -1,21 +1,25 @@
-"""Seconds and memory of every attack of the tests, each in a process of its own.
+"""Seconds and memory of every attack of the tests; those of a file share a process.
 
     python benchmarks/attacks.py [--match EXPRESSION]
 
 An attack is a test marked `adversary`. What is measured is its call, without imports and fixtures: wall time, time of
-the processor, and the peak memory of the whole process and of those that it starts. Times count on an idle machine;
-the first attack that needs a compiled function compiles it. `--match` is pytest's `-k`.
+the processor, and peak memory: the most that the whole process held during the call (Linux; elsewhere, since its
+start), or a process that the call started. Times count on an idle machine; the first attack that needs a compiled
+function compiles it. `--match` is pytest's `-k`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,22 +30,32 @@ ROOT = Path(__file__).resolve().parents[1]
 SECONDS, MEBIBYTES = 10.0, 1024.0  # what an attack may take
 _LONGEST = 25  # rows of the table
 _OPTIONS = ["-q", "-p", "no:cacheprovider"]
+_STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Stopwatch:
-    """A plugin of pytest that measures the call of the tests that it runs; the last one's counts."""
+    """A plugin of pytest that measures the call of every test, by name."""
 
     def __init__(self) -> None:
-        self.found: dict[str, float] = {}
+        self.found: dict[str, dict[str, Any]] = {}
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_call(self) -> Iterator[None]:
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        children = _children_mebibytes()
+        _forget_peak()
         wall, cpu = time.perf_counter(), _processor_seconds()
         try:
             return (yield)
         finally:
             seconds, cpu_seconds = time.perf_counter() - wall, _processor_seconds() - cpu
-            self.found = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": _peak_mebibytes()}
+            started = _children_mebibytes()  # the largest child so far: one of this test, if it grew
+            peak = max(_peak_mebibytes(), started if started > children else 0.0)
+            self.found[item.nodeid] = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Whether every phase of a test passed (or it was skipped, with a reason)."""
+        found = self.found.setdefault(report.nodeid, {})
+        found["refused"] = found.get("refused", True) and not report.failed
 
 
 def _processor_seconds() -> float:
@@ -49,34 +63,51 @@ def _processor_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
+def _forget_peak() -> None:
+    """Count the peak of this process from now on, where the kernel can."""
+    with contextlib.suppress(OSError):
+        _FORGET.write_text("5")
+
+
 def _peak_mebibytes() -> float:
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    if _STATUS.is_file() and (peak := re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())):
+        return int(peak[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def run_attack(name: str) -> dict[str, Any]:
-    """Run one test in this process; what it took, and whether the attack failed as it must."""
+def _children_mebibytes() -> float:
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def run_attacks(names: list[str]) -> dict[str, dict[str, Any]]:
+    """Run tests in this process; what each took, and whether the attack failed as it must."""
     stopwatch = Stopwatch()
-    status = pytest.main([*_OPTIONS, name], plugins=[stopwatch])
-    return {**stopwatch.found, "refused": status == 0}
+    pytest.main([*_OPTIONS, *names], plugins=[stopwatch])
+    return stopwatch.found
 
 
-def list_attacks(match: str) -> list[str]:
-    """Names of the tests that are attacks."""
+def list_attacks(match: str) -> dict[str, list[str]]:
+    """Names of the tests that are attacks, by file."""
     options = ["--collect-only", "-m", "adversary", *(["-k", match] if match else [])]
     command = [sys.executable, "-m", "pytest", *_OPTIONS, *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return [line for line in done.stdout.splitlines() if "::" in line and not line.startswith(" ")]
+    files: dict[str, list[str]] = defaultdict(list)
+    for line in done.stdout.splitlines():
+        if "::" in line and not line.startswith(" "):
+            files[line.partition("::")[0]].append(line)
+    return files
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Run one attack in a fresh process."""
-    command = [sys.executable, __file__, "--one", name]
+def measure(names: list[str]) -> list[dict[str, Any]]:
+    """Run the attacks of one file in a fresh process."""
+    command = [sys.executable, __file__, "--these", *names]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     try:
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        found: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        found = {"refused": False}
-    return {"name": name, "seconds": 0.0, "cpu_seconds": 0.0, "peak_mib": 0.0, **found}
+        found = {}
+    unknown = {"seconds": 0.0, "cpu_seconds": 0.0, "peak_mib": 0.0, "refused": False}
+    return [{"name": name, **unknown, **found.get(name, {})} for name in names]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -86,13 +117,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines += [
         f"{row['seconds']:8.2f} {row['cpu_seconds']:8.2f} {row['peak_mib']:9.0f}  {row['name']}" for row in longest
     ]
-    slow, large = (
-        sum(row[key] > most for row in rows) for key, most in (("seconds", SECONDS), ("peak_mib", MEBIBYTES))
-    )
+    limits = {"seconds": SECONDS, "cpu_seconds": SECONDS, "peak_mib": MEBIBYTES}
+    slow, busy, large = (sum(row[key] > most for row in rows) for key, most in limits.items())
     failed = [row["name"] for row in rows if not row["refused"]]
     lines.append(
-        f"{len(rows)} attacks, {slow} of more than {SECONDS:g} s, {large} of more than {MEBIBYTES:g} MiB; "
-        f"not refused: {', '.join(failed) or 'none'}"
+        f"{len(rows)} attacks, {slow} of more than {SECONDS:g} s ({busy} of the processor), {large} of more than "
+        f"{MEBIBYTES:g} MiB (largest {max((row['peak_mib'] for row in rows), default=0.0):.0f}); not refused: "
+        f"{', '.join(failed) or 'none'}"
     )
     return "\n".join(lines)
 
@@ -100,15 +131,15 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--match", default="", help="only attacks whose name this expression matches")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--these", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one:
-        print("\n" + json.dumps(run_attack(arguments.one)))
+    if arguments.these:
+        print("\n" + json.dumps(run_attacks(arguments.these)))
         return 0
     rows = []
-    for name in list_attacks(arguments.match):
-        rows.append(measure(name))
-        print(f"{len(rows)}: {rows[-1]['seconds']:.2f} s  {name}", file=sys.stderr, flush=True)
+    for file, names in list_attacks(arguments.match).items():
+        rows += measure(names)
+        print(f"{len(rows)}: {file}", file=sys.stderr, flush=True)
     print(table(rows))
     return int(not rows or not all(row["refused"] for row in rows))
 

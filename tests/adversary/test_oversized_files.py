@@ -7,16 +7,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tokenbounds.certificates import verify
+from tokenbounds.certificates.plan_check import check_plan
+from tokenbounds.certificates.rescoring import choose_blocks
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec, check_row
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, ConfigError, CorpusError, ScoreError
 from tokenbounds.files import sha256_file
 from tokenbounds.messages.container import render_message
+from tokenbounds.scores import plan as plan_module
 from tokenbounds.scores import plan_file
 from tokenbounds.scores.plan import plan_scoring
 from tokenbounds.scores.plan_file import PLAN_SCHEMA, read_plan, write_plan
@@ -172,6 +176,36 @@ def test_reading_ends_at_the_first_rows_that_no_corpus_has(tmp_path, monkeypatch
     with pytest.raises(ScoreError, match="more tokens than the 1000"):
         read_plan(tmp_path / "p.parquet", 1000)
     assert len(seen) == 2  # 800, then 1,600 tokens
+
+
+def test_a_plan_is_read_and_compared_in_batches(tmp_path, monkeypatch):
+    """Memory does not grow with a plan of 200,000 blocks, which takes 8 MB whole."""
+    path, lengths = tmp_path / "plan.parquet", np.ones(200_000, np.int64)
+    write_plan(plan_scoring(lengths, **{**PLAN, "sample_tokens": None}), path, manifest_sha256="0" * 64)
+    for module, name in ((plan_file, "_BLOCKS_PER_BATCH"), (plan_module, "_BLOCKS_PER_CHUNK")):
+        monkeypatch.setattr(module, name, 1 << 12)
+
+    def most_bytes(use):
+        before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+        pa.set_memory_pool(pool)
+        try:
+            use(read_plan(path, len(lengths)))
+        finally:
+            pa.set_memory_pool(before)
+        return pool.max_memory()
+
+    assert most_bytes(lambda plan: check_plan(plan, path, lengths)) < 4 << 20
+    assert most_bytes(lambda plan: choose_blocks(plan, 20, 1)) < 4 << 20
+    assert most_bytes(lambda plan: plan.table) > 8 << 20
+
+
+def test_shards_of_a_plan_do_not_decrease(tmp_path):
+    table, path = plan_scoring(LENGTHS, **PLAN), tmp_path / "plan.parquet"
+    shards = pa.array(table["shard"].to_numpy()[::-1])
+    turned = table.set_column(6, PLAN_SCHEMA.field("shard"), shards).replace_schema_metadata(table.schema.metadata)
+    write_plan(turned, path, manifest_sha256="0" * 64)
+    with pytest.raises(ScoreError, match="column shard decreases"):
+        read_plan(path, 1240)
 
 
 def test_a_plan_of_one_block_that_draws_much_is_not_made_again(copy):

@@ -16,7 +16,7 @@ from tokenbounds.certificates.audit import audit_blocks, export_blocks
 from tokenbounds.certificates.sealing import read_certificate
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError
-from tokenbounds.scores.block_tree import MAGIC, Layout, decode_leaf, encode_leaf, iterate_leaves
+from tokenbounds.scores.block_tree import MAGIC, decode_leaf, encode_leaf, iterate_leaves, record_places
 from tokenbounds.scores.plan_file import read_plan
 from tokenbounds.scores.store import open_scores
 
@@ -112,11 +112,11 @@ def test_the_root_is_that_of_the_plan_s_blocks(published):
     certificate = read_certificate(published.path)
     assert merkle.root(map(merkle.leaf_hash, leaves)).hex() == certificate.blocks.root
     assert list(certificate.blocks.columns) == NAMES
-    layout, data = Layout.of(plan, NAMES), published.blocks.read_bytes()
-    assert data.startswith(MAGIC) and layout.place(0)[0] == len(MAGIC) and layout.place(len(leaves) - 1)[1] == len(data)
+    places, data = record_places(plan, NAMES, np.arange(plan.rows)), published.blocks.read_bytes()
+    assert data.startswith(MAGIC) and places[0][0] == len(MAGIC) and places[-1][1] == len(data)
     row = len(leaves) // 2
     proof = merkle.prove_inclusion([merkle.leaf_hash(leaf) for leaf in leaves], row)
-    assert data[slice(*layout.place(row))] == b"".join(proof) + leaves[row]
+    assert data[slice(*places[row])] == b"".join(proof) + leaves[row]
 
 
 def test_blocks_are_audited_from_a_file_and_from_a_url_in_few_bytes(run, published, honest, serve):
@@ -150,15 +150,21 @@ def test_every_flipped_byte_of_a_drawn_block_is_found(published, honest, tmp_pat
     certificate = read_certificate(published.path)
     plan = read_plan(published.study.inputs.plan)
     row = 3
-    start, stop = Layout.of(plan, NAMES).place(row)
+    places = record_places(plan, NAMES, np.arange(plan.rows))
+    start, stop = places[row]
+
+    def fetch(number):
+        choice = audit.Choice(plan.table.slice(number, 1), np.array([number]), 1, 0)
+        audit._fetch_scores(certificate, certificate.blocks, plan.rows, choice, [places[number]], str(tmp_path / "b"))
+
     whole = published.blocks.read_bytes()
     for at in range(start, stop, 7):
         damaged = bytearray(whole)
         damaged[at] ^= 1
         (tmp_path / "b").write_bytes(damaged)
         with pytest.raises(CertificateError, match="are not those that were certified"):
-            audit._fetch_scores(certificate, certificate.blocks, plan, [row], str(tmp_path / "b"))
-        audit._fetch_scores(certificate, certificate.blocks, plan, [row + 1], str(tmp_path / "b"))
+            fetch(row)
+        fetch(row + 1)
 
 
 def test_a_root_over_other_scores_is_found_when_scored_again(published, honest, monkeypatch):

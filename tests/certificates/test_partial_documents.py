@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from held_plans import hold
 from json_certificates import write_certificate
 from test_reference_certificates import LONGEST, SPEC, ReferenceStudy
 from tokenbounds.bounds.kinds import BPD, BoundKind
@@ -24,7 +25,7 @@ from tokenbounds.corpus.reference import ReferenceEntry
 from tokenbounds.draws import smallest_of_each
 from tokenbounds.errors import CertificateError, ScoreError
 from tokenbounds.scores.plan import plan_corpus, plan_scoring
-from tokenbounds.scores.plan_file import Plan, read_plan
+from tokenbounds.scores.plan_file import read_plan
 from tokenbounds.scores.store import open_scores
 
 CONTEXT = 16
@@ -61,9 +62,7 @@ def plan_of(lengths, seed, blocks=1, context=4):
     table = plan_scoring(
         lengths, context=context, stride=None, sample_tokens=None, seed=seed, shards=1, blocks_per_document=blocks
     )
-    numbers = {key: int(table.schema.metadata[key.encode()]) for key in ("draws", "tokens", "documents", "blocks")}
-    rest = {"context": context, "stride": context, "seed": seed, "shards": 1, "blocks_per_document": blocks}
-    return Plan(table, "partial", **numbers, **rest, manifest_sha256="", sha256="")
+    return hold(table)
 
 
 def test_what_they_give_is_on_average_what_whole_documents_give():

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from certified_study import TinyStudy, with_link, with_losses
+from held_plans import hold
 from json_certificates import certify_bound
 from test_certify_and_verify import encode_chain
 from tokenbounds.certificates import rescoring, verify
@@ -116,7 +117,7 @@ def test_a_share_of_the_tokens_escapes_as_seldom_as_is_said():
     """In 2,000 choices each, the share that misses stays below (1 − s)^N, up to chance."""
     lengths = np.array([1] * 500 + [100] * 5)
     table = plan_scoring(lengths, context=100, stride=100, sample_tokens=None, seed=0, shards=1)
-    plan = as_plan(table)
+    plan = hold(table)
     for falsified, share in ((np.arange(500, 505), 0.5), (np.arange(100), 0.1)):
         for draws in (1, 4, 10):
             missed = sum(
@@ -128,22 +129,11 @@ def test_a_share_of_the_tokens_escapes_as_seldom_as_is_said():
             assert missed / 2000 >= bound - 4 * np.sqrt(bound / 2000)  # nor is it less
 
 
-def as_plan(table, mode="exhaustive"):
-    """Enough of a plan to choose from."""
-
-    class Stub:
-        pass
-
-    stub = Stub()
-    stub.table, stub.mode = table, mode
-    return stub
-
-
 def test_a_sample_is_drawn_by_its_draws():
     table = plan_scoring(np.array([64] * 50), context=64, stride=64, sample_tokens=64 * 40, seed=1, shards=1)
     counts = np.zeros(50)
     for seed in range(3000):
-        counts[choose_blocks(as_plan(table, "sampled"), 1, seed).rows["block"].to_numpy()] += 1
+        counts[choose_blocks(hold(table, "sampled"), 1, seed).rows["block"].to_numpy()] += 1
     draws = np.zeros(50)
     draws[table["block"].to_numpy()] = table["draws"].to_numpy()
     assert draws.max() > 1 and np.all(counts[draws == 0] == 0)
@@ -151,10 +141,14 @@ def test_a_sample_is_drawn_by_its_draws():
 
 
 def test_all_blocks_leave_nothing_out_and_seeds_repeat():
-    plan = as_plan(plan_scoring(np.array([10, 0, 25]), context=8, stride=8, sample_tokens=None, seed=0, shards=1))
+    plan = hold(plan_scoring(np.array([10, 0, 25]), context=8, stride=8, sample_tokens=None, seed=0, shards=1))
     for draws in (None, plan.table.num_rows, 10**6):
         choice = choose_blocks(plan, draws, 1)
-        assert choice.rows.equals(plan.table) and choice.what_escapes == "no token is left out"
+        assert (
+            choice.rows.equals(plan.table)
+            and choice.numbers.tolist() == [*range(plan.rows)]
+            and choice.what_escapes == "no token is left out"
+        )
     assert choose_blocks(plan, 2, 7).rows.equals(choose_blocks(plan, 2, 7).rows)
     assert "(1 − s)^2 at most: 0.81 for 10 %, 0.98 for 1 %" in choose_blocks(plan, 2, 7).what_escapes
 

@@ -6,7 +6,7 @@ import pytest
 from scoring_cases import make_corpus, make_plan
 from tokenbounds.errors import ScoreError
 from tokenbounds.scores import checks
-from tokenbounds.scores.checks import PlannedRows
+from tokenbounds.scores.checks import PlannedRows, PlanPieces
 from tokenbounds.scores.plan_file import expand_blocks
 
 
@@ -18,7 +18,7 @@ def planned(request, tmp_path, monkeypatch):
 
 
 def feed(rows, table, batch_rows):
-    check = PlannedRows(rows, "here.parquet")
+    check = PlannedRows(iter(rows.to_batches()), "here.parquet")
     for batch in pa.table(table).to_batches(max_chunksize=batch_rows):
         check.check(batch)
 
@@ -33,13 +33,27 @@ def test_a_stream_may_begin_anywhere(planned):
     for first in range(len(rows["block"])):
         rest = {name: values[first:] for name, values in rows.items()}
         for shift in (-1, 0, 1):
-            check = PlannedRows(planned, "here.parquet", max(first + shift, 0))
+            pieces = PlanPieces(iter(planned.to_batches(max_chunksize=2)))
+            pieces.take(max(first + shift, 0))
+            batches, skipped = pieces.take(len(rows["block"]))
+            check = PlannedRows(iter(batches), "here.parquet", skipped)
             batch = pa.table(rest).to_batches()[0]
             if shift == 0 or first + shift < 0:
                 check.check(batch)
             else:
                 with pytest.raises(ScoreError, match=r"here.parquet"):
                     check.check(batch)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 12, 13])
+def test_pieces_have_the_blocks_of_their_tokens_and_no_more(planned, tokens):
+    rows, pieces = expand_blocks(planned)["block"], PlanPieces(iter(planned.to_batches(max_chunksize=2)))
+    for first in range(0, len(rows), tokens):
+        batches, skipped = pieces.take(tokens)
+        found = expand_blocks(pa.Table.from_batches(batches))["block"][skipped:]
+        run = rows[first : first + tokens]
+        assert found[: len(run)].tolist() == run.tolist() and set(found) == set(run)
+    assert not any(batch.num_rows for batch in pieces.take(tokens)[0])
 
 
 @pytest.mark.parametrize("batch_rows", [1, 7, 1000])

@@ -29,9 +29,9 @@ from tokenbounds.errors import CertificateError
 from tokenbounds.files import sha256_file
 from tokenbounds.messages.container import read_message
 from tokenbounds.messages.smoothing_head import read_alphas
-from tokenbounds.scores.block_tree import Layout, blocks_root, decode_leaf, read_record, write_blocks
+from tokenbounds.scores.block_tree import blocks_root, decode_leaf, read_record, record_places, write_blocks
 from tokenbounds.scores.checks import check_values
-from tokenbounds.scores.plan_file import Plan, column, expand_blocks, read_plan
+from tokenbounds.scores.plan_file import column, expand_blocks, read_plan
 from tokenbounds.scores.provenance import DTYPES, ENTROPY_FIELD, KL_FIELD, Provenance
 from tokenbounds.scores.store import open_scores
 
@@ -112,20 +112,14 @@ def fetch_blocks(path: Path, place: str, folder: Path, *, draws: int, seed: int)
     if certificate.blocks is None:
         raise CertificateError(f"{path} names no digest of its blocks. Certify again.")
     plan = read_plan(certificate.locate(certificate.plan), certificate.tokens)
-    layout = Layout.of(plan, list(certificate.blocks.columns))
-    ranges = [layout.place(row) for row in _rows_of(plan, choose_blocks(plan, draws, seed))]
+    choice = choose_blocks(plan, draws, seed)
+    ranges = record_places(plan, list(certificate.blocks.columns), choice.numbers)
     copy = folder / "fetched.blocks"
     with copy.open("wb") as stream:
         for (start, _), data in zip(ranges, read_ranges(place, ranges), strict=True):
             stream.seek(start)
             stream.write(data)
     return str(copy), sum(stop - start for start, stop in ranges)
-
-
-def _rows_of(plan: Plan, choice: Choice) -> list[int]:
-    """Rows of a plan that were chosen; its blocks increase."""
-    rows: list[int] = np.searchsorted(column(plan.table, "block"), column(choice.rows, "block")).tolist()
-    return rows
 
 
 def audit_blocks(
@@ -169,10 +163,10 @@ def audit_blocks(
     plan = read_plan(certificate.locate(certificate.plan), corpus.tokens)
     checks.append(check_plan(plan, certificate.locate(certificate.plan), corpus.lengths))
     choice = choose_blocks(plan, draws, seed)
-    rows = _rows_of(plan, choice)
-    scores = _fetch_scores(certificate, certificate.blocks, plan, rows, place)
-    size = sum(stop - start for start, stop in map(Layout.of(plan, list(certificate.blocks.columns)).place, rows))
-    checks.append(Check("blocks are covered", place, f"{len(rows)} blocks, {size:,} bytes with their proofs"))
+    places = record_places(plan, list(certificate.blocks.columns), choice.numbers)
+    scores = _fetch_scores(certificate, certificate.blocks, plan.rows, choice, places, place)
+    size = sum(stop - start for start, stop in places)
+    checks.append(Check("blocks are covered", place, f"{len(places)} blocks, {size:,} bytes with their proofs"))
     _check_tokens(scores, corpus, place)
     own = [path.parent / base.place for base in certificate.bases]
     coarse = [certificate.locate(record) for role, record in certificate.files() if role == "coarse message"]
@@ -188,19 +182,23 @@ def audit_blocks(
 
 
 def _fetch_scores(
-    certificate: Certificate, record: BlocksRecord, plan: Plan, rows: Sequence[int], place: str
+    certificate: Certificate,
+    record: BlocksRecord,
+    size: int,
+    choice: Choice,
+    places: Sequence[tuple[int, int]],
+    place: str,
 ) -> AuditedScores:
-    """The scores of some rows of a plan, each proven to be what the certificate's root covers."""
-    names, size = list(record.columns), plan.table.num_rows
-    layout, found = Layout.of(plan, names), dict[str, list[npt.NDArray[Any]]]()
-    blocks = column(plan.table, "block")
-    for row, data in zip(rows, read_ranges(place, [layout.place(row) for row in rows]), strict=True):
+    """The scores of some of a plan's `size` rows, each proven to be what the certificate's root covers."""
+    names, found = list(record.columns), dict[str, list[npt.NDArray[Any]]]()
+    blocks = column(choice.rows, "block").tolist()
+    for row, block, data in zip(choice.numbers.tolist(), blocks, read_ranges(place, places), strict=True):
         proven, leaf = read_record(data, row, size)
         if proven.hex() != record.root:
-            raise CertificateError(f"{place}: the scores of block {blocks[row]} are not those that were certified.")
+            raise CertificateError(f"{place}: the scores of block {block} are not those that were certified.")
         number, values = decode_leaf(leaf, names)
-        if number != blocks[row]:
-            raise CertificateError(f"{place}: block {number} is where the plan has block {blocks[row]}.")
+        if number != block:
+            raise CertificateError(f"{place}: block {number} is where the plan has block {block}.")
         for name, part in values.items():
             found.setdefault(name, []).append(part)
     columns = {name: np.concatenate(parts) for name, parts in found.items()}
@@ -216,7 +214,7 @@ def _fetch_scores(
         entropies=ENTROPY_FIELD.name in names,
         original_sha256=_original_sha256(certificate, names),
     )
-    keys = expand_blocks(plan.table.take(pa.array(rows)))
+    keys = expand_blocks(choice.rows)
     values = {**keys, **columns}
     arrays = [pa.array(values[field.name]).cast(field.type) for field in provenance.schema]
     batch = pa.RecordBatch.from_arrays(arrays, schema=provenance.schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +34,21 @@ def check_plan(plan: Plan, path: Path, lengths: npt.NDArray[np.int64]) -> Check:
     )
     stated = {name: str(getattr(plan, name)) for name in ("mode", "draws", "tokens", "documents", "blocks")}
     planned = {key.decode(): value.decode() for key, value in schema.metadata.items()}
-    rows = 0
-    for batch in batches:  # a plan of all of a large corpus is not made a second time as a whole
-        same = plan.table.slice(rows, batch.num_rows).equals(pa.Table.from_batches([batch]))
-        rows += batch.num_rows
-        if not same:
-            raise CertificateError(different)
-    if rows != plan.table.num_rows or any(planned[name] != value for name, value in stated.items()):
+    if any(planned[name] != value for name, value in stated.items()) or not _same_rows(plan.iter_batches(), batches):
         raise CertificateError(different)
     what = "every token once"
     if plan.mode != "exhaustive":
         what = f"{plan.draws} {'draws' if plan.mode == 'sampled' else 'blocks'} of seed {plan.seed}"
     return Check("plan made again", str(path), what)
+
+
+def _same_rows(first: Iterator[pa.RecordBatch], second: Iterator[pa.RecordBatch]) -> bool:
+    """Whether two streams hold the same rows, however they are cut into batches."""
+    ours, theirs = next(first, None), next(second, None)
+    while ours is not None and theirs is not None:
+        count = min(ours.num_rows, theirs.num_rows)
+        if not ours.slice(0, count).equals(theirs.slice(0, count)):
+            return False
+        ours = ours.slice(count) if ours.num_rows > count else next(first, None)
+        theirs = theirs.slice(count) if theirs.num_rows > count else next(second, None)
+    return ours is None and theirs is None

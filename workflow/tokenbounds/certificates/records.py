@@ -69,7 +69,7 @@ def record_evidence(evidence: Evidence, folder: Path, bases: Mapping[str, BaseRe
             file=relative_path(evidence.plan_path, folder),
             sha256=plan.sha256,
             mode=plan.mode,
-            blocks=plan.table.num_rows,
+            blocks=plan.rows,
             draws=plan.draws,
             seed=plan.seed,
             context=plan.context,

@@ -98,6 +98,8 @@ class Choice:
     ----------
     rows
         Their rows of the plan, each once, in corpus order.
+    numbers
+        Of these rows within the plan.
     draws
         How many blocks were drawn, with replacement; None if all of the plan's are taken.
     seed
@@ -105,6 +107,7 @@ class Choice:
     """
 
     rows: pa.Table
+    numbers: npt.NDArray[np.int64]
     draws: int | None
     seed: int
 
@@ -135,12 +138,21 @@ def choose_blocks(plan: Plan, draws: int | None, seed: int | None) -> Choice:
         Of the draws; None takes the system's randomness.
     """
     seed = secrets.randbits(64) if seed is None else seed
-    if draws is None or draws >= plan.table.num_rows:
-        return Choice(plan.table, None, seed)
-    weights = column(plan.table, "draws" if plan.mode == "sampled" else "length")  # int64[blocks]
-    ends = np.cumsum(weights)
-    hit = np.searchsorted(ends, uniform_integers(int(ends[-1]), draws, seed), side="right")
-    return Choice(plan.table.take(np.unique(hit)), draws, seed)
+    if draws is None or draws >= plan.rows:
+        return Choice(plan.table, np.arange(plan.rows), None, seed)
+    weight = "draws" if plan.mode == "sampled" else "length"
+    total = sum(int(column(batch, weight).sum()) for batch in plan.iter_batches([weight]))
+    hits = np.sort(uniform_integers(total, draws, seed))  # places among the tokens or draws
+    rows: list[pa.RecordBatch] = []
+    numbers: list[npt.NDArray[np.int64]] = []
+    passed = before = 0  # rows, and tokens or draws, of earlier batches
+    for batch in plan.iter_batches():
+        ends = before + np.cumsum(column(batch, weight))
+        here = np.unique(np.searchsorted(ends, hits[(hits >= before) & (hits < ends[-1])], side="right"))
+        rows.append(batch.take(pa.array(here)))
+        numbers.append(passed + here)
+        passed, before = passed + batch.num_rows, int(ends[-1])
+    return Choice(pa.Table.from_batches(rows), np.concatenate(numbers), draws, seed)
 
 
 def forecast_seconds(predictor: Any, corpus: Corpus, rows: pa.Table, visible_tokens: int | None) -> float:

@@ -12,7 +12,6 @@ data. Where a block's record begins follows from the plan alone, so an auditor r
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,17 +37,21 @@ def leaf_columns(names: list[str]) -> list[str]:
 def iterate_leaves(scores: Scores, plan: Plan) -> Iterator[bytes]:
     """Yield the data of every leaf, in the plan's order, in memory that does not grow with the scores."""
     names = leaf_columns(scores.provenance.schema.names)
-    blocks, lengths = column(plan.table, "block"), column(plan.table, "length")
+    planned = (
+        pair
+        for batch in plan.iter_batches(("block", "length"))
+        for pair in zip(column(batch, "block").tolist(), column(batch, "length").tolist(), strict=True)
+    )
+    block, length = next(planned, (0, 0))
     rows: dict[str, npt.NDArray[np.generic]] = {name: np.empty(0, _TYPES[name]) for name in names}
-    at = 0
     for batch in scores.iter_batches(names):
         for name in names:
             rows[name] = np.concatenate([rows[name], batch[name].to_numpy(zero_copy_only=False).astype(_TYPES[name])])
         start, held = 0, len(rows["token"])
-        while at < len(blocks) and start + lengths[at] <= held:
-            stop = start + int(lengths[at])
-            yield encode_leaf(int(blocks[at]), {name: values[start:stop] for name, values in rows.items()})
-            start, at = stop, at + 1
+        while length and start + length <= held:
+            stop = start + length
+            yield encode_leaf(block, {name: values[start:stop] for name, values in rows.items()})
+            start, (block, length) = stop, next(planned, (0, 0))  # no block of a plan is empty
         rows = {name: values[start:] for name, values in rows.items()}
 
 
@@ -80,34 +83,34 @@ def blocks_root(scores: Scores, plan: Plan) -> str:
     return merkle.root(merkle.leaf_hash(data) for data in iterate_leaves(scores, plan)).hex()
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where each block's record is in a block file.
+def record_places(plan: Plan, names: list[str], rows: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Where the records of some blocks begin and end in a block file, bytes.
 
-    Attributes
+    Parameters
     ----------
-    starts
-        Where records begin, and where the last one ends, bytes [blocks + 1].
+    plan
+        The plan, on which the places depend.
+    names
+        Columns of the scores.
+    rows
+        Rows of the plan, in ascending order.
     """
-
-    starts: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, plan: Plan, names: list[str]) -> Layout:
-        """The layout that a plan gives, for scores with some columns."""
-        lengths = column(plan.table, "length")
-        proofs = _proof_lengths(len(lengths))
-        sizes = _DIGEST_BYTES * proofs + 8 + 4 * len(leaf_columns(names)) * lengths
-        return cls(np.cumsum([len(MAGIC), *sizes], dtype=np.int64))
-
-    def place(self, row: int) -> tuple[int, int]:
-        """Where the record of a row of the plan begins and ends, bytes."""
-        return int(self.starts[row]), int(self.starts[row + 1])
+    width, found = 4 * len(leaf_columns(names)), list[tuple[int, int]]()
+    first, begin = 0, len(MAGIC)  # the batch's first row, and where its record begins
+    for batch in plan.iter_batches(["length"]):
+        lengths = column(batch, "length")
+        proofs = _proof_lengths(first + np.arange(len(lengths)), plan.rows)
+        ends = begin + np.cumsum(_DIGEST_BYTES * proofs + 8 + width * lengths)
+        starts = np.concatenate([[begin], ends[:-1]])
+        here = rows[(rows >= first) & (rows < first + len(lengths))] - first
+        found += zip(starts[here].tolist(), ends[here].tolist(), strict=True)
+        first, begin = first + len(lengths), int(ends[-1])
+    return found
 
 
-def _proof_lengths(size: int) -> npt.NDArray[np.int64]:
-    """How many digests the proof of each leaf has [size]."""
-    places, found = np.arange(size), np.zeros(size, dtype=np.int64)
+def _proof_lengths(places: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """How many digests the proofs of some leaves of a tree of `size` have [n]."""
+    found = np.zeros(len(places), dtype=np.int64)
     while size > 1:
         found += (places ^ 1) < size
         places, size = places // 2, (size + 1) // 2

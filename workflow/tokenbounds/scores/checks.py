@@ -7,6 +7,7 @@ the row before it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,51 @@ from numpy.typing import NDArray
 from tokenbounds.errors import ScoreError
 from tokenbounds.scores.divergence import most_divergence
 from tokenbounds.scores.entropies import ENTROPY_STEP_BITS, most_entropy
-from tokenbounds.scores.plan_file import Int64Array, column, expand_blocks
+from tokenbounds.scores.plan_file import PLAN_SCHEMA, Int64Array, column, expand_blocks
 
 KEYS = ("block", "document", "position")
 _BLOCKS_PER_SLICE = 1 << 14
 _RANK_SLACK_BITS = 2.0**-10  # a hundred times what rounding does to a sum over a vocabulary
+
+
+class PlanPieces:
+    """Cuts the blocks of a shard into those of consecutive runs of its tokens.
+
+    Parameters
+    ----------
+    batches
+        The shard's rows of the plan, in corpus order.
+    """
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self._held: pa.RecordBatch | None = None
+        self._skipped = 0  # tokens of the first block held that earlier runs have
+
+    def take(self, tokens: int) -> tuple[list[pa.RecordBatch], int]:
+        """The rows of all blocks that the next `tokens` tokens belong to, and how many of the first block's precede.
+
+        There may be fewer at the shard's end.
+        """
+        skipped, wanted = self._skipped, self._skipped + tokens  # counted from where the first block begins
+        found: list[pa.RecordBatch] = []
+        while wanted > 0:
+            held = self._held if self._held is not None else next(self._batches, None)
+            if held is None:
+                break
+            ends = np.cumsum(column(held, "length"))
+            last = int(np.searchsorted(ends, wanted, side="left"))  # the block in which the run ends
+            if last == len(ends):
+                found.append(held)
+                self._held, wanted = None, wanted - int(ends[-1] if len(ends) else 0)
+                continue
+            found.append(held.slice(0, last + 1))
+            ended = int(ends[last]) == wanted
+            self._held = held.slice(last + ended)
+            wanted = 0 if ended else wanted - int(ends[last - 1] if last else 0)
+            break
+        self._skipped = max(0, wanted)
+        return found, skipped
 
 
 class PlannedRows:
@@ -28,21 +69,23 @@ class PlannedRows:
 
     Parameters
     ----------
-    rows
-        The shard's rows of the plan, in corpus order.
+    batches
+        The shard's rows of the plan, in corpus order, from the block on in which the stream begins.
     path
         The score file, for messages.
-    first_row
-        Where in the shard the stream begins, counted in its tokens.
+    skipped
+        How many tokens of that block precede the stream.
     """
 
-    def __init__(self, rows: pa.Table, path: Path, first_row: int = 0) -> None:
-        self._rows = rows
+    def __init__(self, batches: Iterator[pa.RecordBatch], path: Path, skipped: int = 0) -> None:
+        self._slices = (
+            batch.slice(first, _BLOCKS_PER_SLICE)
+            for batch in batches
+            for first in range(0, batch.num_rows, _BLOCKS_PER_SLICE)
+        )
         self._path = path
-        ends = np.cumsum(column(rows, "length")) if first_row else np.empty(0, np.int64)
-        self._next_block = int(np.searchsorted(ends, first_row, side="right"))
-        self._skipped = first_row - int(ends[self._next_block - 1]) if self._next_block else first_row
-        self._slice = rows.slice(0, 0)
+        self._skipped = skipped
+        self._slice = PLAN_SCHEMA.empty_table()
         self._ends = np.empty(0, np.int64)
         self._done = 0
 
@@ -68,8 +111,7 @@ class PlannedRows:
 
     def _advance(self) -> None:
         """Load the next slice of the plan."""
-        self._slice = self._rows.slice(self._next_block, _BLOCKS_PER_SLICE)
-        self._next_block += _BLOCKS_PER_SLICE
+        self._slice = next(self._slices, PLAN_SCHEMA.empty_table())
         self._ends = np.cumsum(column(self._slice, "length"))
         self._done, self._skipped = self._skipped, 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -50,15 +50,21 @@ Int64Array = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan as read from its file.
+    """A plan's numbers; its rows stay in its file, from which they are read in batches.
+
+    There is one row per block (`PLAN_SCHEMA`), in corpus order. A block scores the tokens `start … start + length - 1`
+    of its document; its window also predicts, without counting them, the `context` tokens before `start`. So the
+    window's inputs are the tokens `start - context - 1 … start + length - 2`, where token -1 is `start_id`. `draws`
+    says how often the block was drawn (1 if everything is scored).
 
     Attributes
     ----------
-    table
-        One row per block (`PLAN_SCHEMA`), in corpus order. A block scores the tokens `start … start + length - 1` of
-        its document; its window also predicts, without counting them, the `context` tokens before `start`. So the
-        window's inputs are the tokens `start - context - 1 … start + length - 2`, where token -1 is `start_id`.
-        `draws` says how often the block was drawn (1 if everything is scored).
+    path
+        The plan's file.
+    rows
+        Number of rows.
+    group_shards
+        The first and the last shard in each row group of the file.
     mode
         "exhaustive", "sampled", or "partial": some blocks of each document.
     draws
@@ -73,7 +79,9 @@ class Plan:
         Of the plan's file.
     """
 
-    table: pa.Table
+    path: Path
+    rows: int
+    group_shards: tuple[tuple[int, int], ...]
     mode: Literal["exhaustive", "sampled", "partial"]
     draws: int
     tokens: int
@@ -88,17 +96,50 @@ class Plan:
     visible_tokens: int | None = None
     blocks_per_document: int | None = None
 
-    def shard(self, shard: int) -> pa.Table:
-        """Rows of one shard, in corpus order; possibly none.
+    def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Stream the rows, or some of their columns, in memory that does not grow with the plan.
 
         Raises
         ------
         ScoreError
-            If the plan has no such shard.
+            If the file is damaged.
+        """
+        yield from self._read(columns, range(len(self.group_shards)))
+
+    def iter_shard(self, shard: int) -> Iterator[pa.RecordBatch]:
+        """Stream the rows of one shard, in corpus order; possibly none.
+
+        Raises
+        ------
+        ScoreError
+            If the plan has no such shard, or the file is damaged.
         """
         if not 0 <= shard < self.shards:
             raise ScoreError(f"the plan has shards 0 to {self.shards - 1}, not {shard}. Ask for one of those.")
-        return self.table.filter(pc.equal(self.table["shard"], shard))
+        groups = [group for group, (first, last) in enumerate(self.group_shards) if first <= shard <= last]
+        for batch in self._read(None, groups):
+            yield batch.filter(pc.equal(batch["shard"], shard))
+
+    def shard(self, shard: int) -> pa.Table:
+        """The rows of `iter_shard`, whole."""
+        return pa.Table.from_batches(self.iter_shard(shard), schema=PLAN_SCHEMA)
+
+    @property
+    def table(self) -> pa.Table:
+        """All rows with the file's metadata, read whole: 36 bytes each."""
+        return pa.Table.from_batches(self.iter_batches(), schema=pq.read_schema(self.path))
+
+    def columns(self, *names: str) -> tuple[Int64Array, ...]:
+        """Some columns, whole, int64[rows] each."""
+        batches = [[column(batch, name) for name in names] for batch in self.iter_batches(names)]
+        return tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))
+
+    def _read(self, columns: Sequence[str] | None, groups: Iterable[int]) -> Iterator[pa.RecordBatch]:
+        try:
+            with pq.ParquetFile(self.path, pre_buffer=False, page_checksum_verification=True) as file:
+                yield from file.iter_batches(_BLOCKS_PER_BATCH, list(groups), list(columns) if columns else None)
+        except (OSError, pa.ArrowException) as error:
+            raise ScoreError(f"{self.path} cannot be read as a plan ({error}). {_REMEDY}") from error
 
 
 def plan_version(metadata: Mapping[str, Any]) -> int:
@@ -120,7 +161,7 @@ def write_plan(table: pa.Table, path: Path | str, *, manifest_sha256: str) -> No
 
 
 def read_plan(path: Path | str, tokens: int | None = None) -> Plan:
-    """Read a plan and its metadata.
+    """Read a plan's metadata, and check its rows, a batch at a time.
 
     No rows are read before every number is known to be possible: a plan is never larger than its corpus.
 
@@ -139,28 +180,35 @@ def read_plan(path: Path | str, tokens: int | None = None) -> Plan:
     path = Path(path)
     sha256 = sha256_of_sealed(path, ScoreError, _REMEDY)
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
             values = _read_metadata(path, file.schema_arrow)
             rows = sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
             _check_numbers(path, values, rows, tokens)
             check_pages(path, ScoreError)
-            table = pa.Table.from_batches(_checked_batches(path, file, values), schema=file.schema_arrow)
+            group_shards = _check_groups(path, file, values)
     except (OSError, pa.ArrowException) as error:
         raise ScoreError(f"{path} cannot be read as a plan ({error}). {_REMEDY}") from error
-    return Plan(table=table, sha256=sha256, **values)
+    return Plan(path=path, rows=rows, group_shards=group_shards, sha256=sha256, **values)
 
 
-def _checked_batches(path: Path, file: pq.ParquetFile, values: dict[str, Any]) -> Iterator[pa.RecordBatch]:
-    """Rows of a plan, a batch at a time; reading ends at the first that its corpus cannot have."""
-    scored = 0
-    for batch in file.iter_batches(batch_size=_BLOCKS_PER_BATCH):
-        batch.validate(full=True)
-        if any(column.null_count for column in batch.columns):
-            raise ScoreError(f"{path} has empty cells. {_REMEDY}")
-        scored += _check_rows(path, batch, values)
-        if scored > values["tokens"]:
-            raise ScoreError(f"{path} scores more tokens than the {values['tokens']} of its corpus. {_REMEDY}")
-        yield batch
+def _check_groups(path: Path, file: pq.ParquetFile, values: dict[str, Any]) -> tuple[tuple[int, int], ...]:
+    """The first and the last shard of each row group; reading ends at the first row that its corpus cannot have."""
+    scored, shard, found = 0, 0, []
+    for group in range(file.num_row_groups):
+        first = None
+        for batch in file.iter_batches(_BLOCKS_PER_BATCH, [group]):
+            batch.validate(full=True)
+            if any(column.null_count for column in batch.columns):
+                raise ScoreError(f"{path} has empty cells. {_REMEDY}")
+            scored += _check_rows(path, batch, values)
+            if scored > values["tokens"]:
+                raise ScoreError(f"{path} scores more tokens than the {values['tokens']} of its corpus. {_REMEDY}")
+            shards = column(batch, "shard")
+            if np.diff(shards, prepend=shard).min(initial=0) < 0:
+                raise ScoreError(f"{path}: column shard decreases. {_REMEDY}")
+            first, shard = int(shards[0]) if first is None else first, int(shards[-1])
+        found.append((shard if first is None else first, shard))
+    return tuple(found)
 
 
 def _read_metadata(path: Path, schema: pa.Schema) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tokenbounds.errors import ScoreError
 from tokenbounds.files import atomic_path
 from tokenbounds.parquet_pages import check_pages
 from tokenbounds.scores.batches import group_rows, read_batches
-from tokenbounds.scores.checks import KEYS, PlannedRows, check_alphas, check_increasing, check_values
+from tokenbounds.scores.checks import KEYS, PlannedRows, PlanPieces, check_alphas, check_increasing, check_values
 from tokenbounds.scores.plan_file import Plan, column
 from tokenbounds.scores.provenance import Provenance
 from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal
@@ -179,7 +179,9 @@ class Scores:
         read = [name for name in names if name in {*wanted, *KEYS}]
         last = (-1, -1)
         for part in self.parts:
-            planned = None if self.plan is None else PlannedRows(self.plan.shard(part.provenance.shard), part.path)
+            planned = None
+            if self.plan is not None:
+                planned = PlannedRows(self.plan.iter_shard(part.provenance.shard), part.path)
             for batch in read_batches(part.path, read, batch_rows):
                 if planned is not None:
                     planned.check(batch)
@@ -191,18 +193,20 @@ class Scores:
     def iter_pieces(self, columns: Sequence[str], batch_rows: int = 1 << 18) -> Iterator[Iterator[pa.RecordBatch]]:
         """Stream the scores as pieces that can be read in any order, or at one time by different threads.
 
-        A piece is a row group, its rows checked as `iter_batches` does. Without a plan, which is needed to check a
-        piece by itself, everything is one piece.
+        A piece is a row group, its rows checked as `iter_batches` does, and has the blocks of the plan that it needs.
+        Without a plan, which is needed to check a piece by itself, everything is one piece; so it is if some group has
+        more rows than any that `ScoreWriter` writes.
         """
-        if self.plan is None:
+        groups = {part.path: group_rows(part.path) for part in self.parts}
+        if self.plan is None or max(max(rows, default=0) for rows in groups.values()) > _ROWS_PER_GROUP:
             yield self.iter_batches(columns, batch_rows)
             return
         for part in self.parts:
-            planned, first_row = self.plan.shard(part.provenance.shard), 0
-            for group, rows in enumerate(group_rows(part.path)):
-                checker = PlannedRows(planned, part.path, first_row)
+            planned = PlanPieces(self.plan.iter_shard(part.provenance.shard))
+            for group, rows in enumerate(groups[part.path]):
+                batches, skipped = planned.take(rows)
+                checker = PlannedRows(iter(batches), part.path, skipped)
                 yield self._read_piece(part.path, group, checker, list(columns), batch_rows)
-                first_row += rows
 
     def _check_values(self, batch: pa.RecordBatch, path: Path) -> None:
         check_values(batch, self.provenance.vocabulary_size, path)
@@ -295,8 +299,9 @@ def _check_shards(parts: tuple[_ScoreFile, ...], plan: Plan) -> None:
     missing = list(itertools.islice((shard for shard in range(plan.shards) if shard not in found), 10))
     if missing:
         raise ScoreError(f"shards {missing} of {plan.shards} are missing next to {parts[0].path}. Score them too.")
-    shards, lengths = column(plan.table, "shard"), column(plan.table, "length")
-    planned = np.bincount(shards, weights=lengths, minlength=plan.shards)
+    planned = np.zeros(plan.shards, dtype=np.int64)  # tokens of each shard
+    for batch in plan.iter_batches(("shard", "length")):
+        np.add.at(planned, column(batch, "shard"), column(batch, "length"))
     for part in parts:
         if part.provenance.shard >= plan.shards:
             raise ScoreError(f"{part.path} is shard {part.provenance.shard}, but the plan has {plan.shards}.")

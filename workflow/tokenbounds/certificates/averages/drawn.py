@@ -15,7 +15,7 @@ from tokenbounds.bounds.sampling import draw_order, lower_mean
 from tokenbounds.certificates.averages.passes import Average, Sample
 from tokenbounds.corpus.reference import ReferenceEntry
 from tokenbounds.scores.plan import count_blocks
-from tokenbounds.scores.plan_file import Plan, column
+from tokenbounds.scores.plan_file import Plan
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -97,8 +97,7 @@ class DrawnDocuments(Sample):
         reference
             What the manifest says of the corpus.
         """
-        blocks, length = column(plan.table, "block"), column(plan.table, "length")
-        document = column(plan.table, "document")
+        blocks, length, document = plan.columns("block", "length", "document")
         held = count_blocks(lengths, plan.context, plan.stride)  # [documents]
         factors = held / np.maximum(1, np.bincount(document, minlength=len(lengths)))
         tokens = factors * np.bincount(document, weights=length, minlength=len(lengths))

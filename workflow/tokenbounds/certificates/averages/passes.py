@@ -23,7 +23,7 @@ from tokenbounds.certificates.averages.entropy_moments import EntropyMoments
 from tokenbounds.certificates.averages.moments import AlphaMoments, LossMoments
 from tokenbounds.certificates.averages.sampled import Cell, SampledCells
 from tokenbounds.errors import CertificateError
-from tokenbounds.scores.plan_file import Plan, column
+from tokenbounds.scores.plan_file import Plan
 
 Floats = npt.NDArray[np.float64]
 Moments = TypeVar("Moments", bound="_Moments")
@@ -102,8 +102,8 @@ class Sample:
         """The sample of a plan, or None if it scores everything."""
         if plan.mode == "exhaustive":
             return None
-        draws = column(plan.table, "draws")
-        return cls(column(plan.table, "block"), draws, column(plan.table, "length"), draw_order(draws, plan.seed))
+        blocks, draws, lengths = plan.columns("block", "draws", "length")
+        return cls(blocks, draws, lengths, draw_order(draws, plan.seed))
 
     def weights(self, blocks: npt.NDArray[np.int64]) -> Floats:
         """Weight of each row [n], by its block: draws / length."""

@@ -29,8 +29,10 @@ LN2 = math.log(2.0)
 TOP = """assumptions batch_tokens blocks bounds certificate certificate_sha256 chain corpus delta dtype faithfulness
     ledger manifest message model notes plan prior rows schema_version scored_tokens scores software study subsets
     tokens vocabulary_size""".split()
-SETTINGS = """alphas bounds certificates_per_sample delta faithfulness kappas lambdas link_alphas link_betas
-    sampling_share subsets top_k""".split()
+SETTINGS = """alphas bounds certificates_per_sample delta faithfulness include_tolerance kappas lambdas link_alphas
+    link_betas sampling_share subsets top_k""".split()
+# What rows of networks contain for rounding, where that is asked for: bits, and a share of tokens for errors.
+TOLERANCES = {"none": (0.0, 0.0), "float32": (1e-4, 1e-4), "bfloat16": (0.02, 0.01)}
 SINGLE, CHAINED = ("azuma", "freedman", "betting"), ("telescoped", "mixture", "control_variates")
 UNITS = {unit + how: unit for unit in ("documents", "sequences") for how in ("", "_betting")}
 UNSEEN = ["that messages decode to what gives the scores", "assumptions, notes, software", "the values of bases"]
@@ -302,7 +304,9 @@ class Model:
             self.original = meta.get("original_sha256")
             found.append(int(meta["shard"]))
         need(found == list(range(plan.shards)), f"{self.paths[0].parent} has not the plan's shards, each once")
-        need(message["header"]["model"]["vocabulary_size"] == self.size, f"{self.name} has another vocabulary")
+        card = message["header"]["model"]
+        need(card["vocabulary_size"] == self.size, f"{self.name} has another vocabulary")
+        self.tolerance = TOLERANCES["none" if card.get("family") in ("markov", "online") else link["dtype"]]
 
     def read(self, number, told):
         """Columns of a shard, checked."""
@@ -546,6 +550,8 @@ class Setting:
         self.delta, share = delta / len(self.keys), Fraction(str(spec["sampling_share"]) if plan.sampled else 0)
         self.general, self.sampling = self.delta * (1 - share), self.delta * share
         self.sharing = spec["certificates_per_sample"] if plan.sampled else 1
+        self.scored = part.get("scored_tokens", part["tokens"])
+        self.tolerance = max(model.tolerance for model in models) if spec.get("include_tolerance") else (0.0, 0.0)
 
     def kappas(self, model):
         return self.grids["kappas"] if "entropy_bits" in self.models[model].columns else [0.0]
@@ -553,6 +559,14 @@ class Setting:
     def allowed(self, row):
         """How far averages may be from what is stated: a chain's search keeps a part of the pilot."""
         return 1e-3 if self.sampled and row["bound"] in CHAINED else self.slack
+
+    def margin(self, row, bound):
+        """What the row contains for rounding: errors more in proportion to all that there are."""
+        bits, share = self.tolerance
+        if row["metric"] == "bpd" or not bits:
+            return bits
+        more = (1 + int(share * self.scored)) / self.scored
+        return bound * min(1.0, more / row["empirical"] if row["empirical"] else 1.0)
 
     def entries(self, cells, **more):
         """A row's own part of its ledger, by name."""
@@ -563,7 +577,8 @@ class Setting:
 def check_row(row, paid, setting, what, left):
     """A row and its ledger; a generator that asks for averages."""
     found, entries = yield from METHODS[row["bound"]](row, paid, setting, what, left)
-    allowed = setting.allowed(row)
+    allowed, margin = setting.allowed(row), setting.margin(row, found["value"])
+    found |= {"value": found["value"] + margin, **({"tolerance": margin} if margin else {})}
     guess = math.log2(setting.guess) if row["metric"] == "bpd" else 1 - int(row["metric"][3:-6]) / setting.guess
     found |= {"gap": row["value"] - row["empirical"], "random_guess": guess, "delta": float(setting.delta)}
     agree(row, found, what, allowed)

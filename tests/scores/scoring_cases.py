@@ -21,9 +21,12 @@ def make_corpus(lengths=(0, 1, 5, 0, 12, 13, 29, 2, 40), seed=1) -> MemoryCorpus
 
 
 def make_plan(folder, corpus, **settings) -> Plan:
+    """A plan in a file of its own: the first is `plan.parquet`."""
     settings = {"context": CONTEXT, "stride": None, "sample_tokens": None, "seed": 0, "shards": 1} | settings
-    write_plan(plan_scoring(corpus.lengths, **settings), folder / "plan.parquet", manifest_sha256="ma")
-    return read_plan(folder / "plan.parquet")
+    before = len(list(folder.glob("plan*.parquet")))
+    path = folder / (f"plan-{before}.parquet" if before else "plan.parquet")
+    write_plan(plan_scoring(corpus.lengths, **settings), path, manifest_sha256="ma")
+    return read_plan(path)
 
 
 def make_model(family: str, **changes) -> torch.nn.Module:

@@ -125,7 +125,7 @@ def test_the_plan_says_so_and_older_releases_refuse_it(tmp_path):
     assert metadata[b"schema_version"] == b"2"
     plain = make_plan(tmp_path, make_corpus(), sample_tokens=30, shards=2)
     assert plain.visible_tokens is None and plain.table.equals(plan.table)
-    assert b"visible_tokens" not in pq.read_schema(tmp_path / "plan.parquet").metadata
+    assert b"visible_tokens" not in pq.read_schema(plain.path).metadata
     for spoiled in ({b"schema_version": b"1"}, {b"visible_tokens": b"few"}):
         table = plan.table.replace_schema_metadata({**metadata, **spoiled})
         pq.write_table(table, tmp_path / "spoiled.parquet")

@@ -182,12 +182,14 @@ def _list(sentences: Sequence[str]) -> Table:
 def _rows_table(rows: Sequence[Row]) -> Table:
     """The rows; columns that would be zero or empty throughout are left out."""
     sampled, vacuous = any(row.sampling for row in rows), any(row.vacuous for row in rows)
-    centred = any(row.kappa for row in rows)
-    headings = ["value", "empirical", "gap", *(["sampling"] if sampled else []), "guess", "α", "λ"]
+    centred, tolerant = any(row.kappa for row in rows), any(row.tolerance for row in rows)
+    headings = ["value", "empirical", "gap", *(["sampling"] if sampled else []), *(["tolerance"] if tolerant else [])]
+    headings += ["guess", "α", "λ"]
     headings += ["κ"] if centred else []
     table = _columns(["metric", "bound"], [*headings, *([""] if vacuous else [])])
     for row in rows:
-        values = [row.value, row.empirical, row.gap, *([row.sampling] if sampled else []), row.random_guess]
+        values = [row.value, row.empirical, row.gap, *([row.sampling] if sampled else [])]
+        values += [*([row.tolerance] if tolerant else []), row.random_guess]
         alpha, lambda_ = ("" if choice is None else f"{choice:.4g}" for choice in (row.alpha, row.lambda_))
         verdict = [Text("vacuous" if row.vacuous else "", style="yellow")] if vacuous else []
         numbers = [round_up(value, 4) for value in values]

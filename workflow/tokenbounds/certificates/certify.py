@@ -32,6 +32,7 @@ from tokenbounds.certificates.rows.tokens import Setting, Statement, state_bound
 from tokenbounds.certificates.rows.units import Units
 from tokenbounds.certificates.schema import SCHEMA_VERSION, Certificate, ReferenceRecord, Subset
 from tokenbounds.certificates.sealing import seal, write_certificate
+from tokenbounds.certificates.stated_tolerances import find_tolerance, include_tolerance
 from tokenbounds.config import BoundsSpec
 from tokenbounds.corpus.reference import ReferenceEntry, check_drawn, drawn_lengths
 from tokenbounds.errors import CertificateError, TokenboundsError
@@ -247,6 +248,7 @@ def state_rows(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[S
         known = link.scores.provenance.entropies
         models.append(ChainModel(link.path.stem, bits, link.vocabulary_size, link.scores, messages, known))
     own = models[-1]
+    tolerance = find_tolerance(evidence) if spec.include_tolerance else None
     scores, columns, subsets = own.scores, {}, []
     if spec.subsets:
         scores = LabelledScores.of(certified.scores, evidence.corpus.folder, spec.subsets)
@@ -256,7 +258,9 @@ def state_rows(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[S
     statement = state_bounds(
         own.scores, setting, own.message_bits, name=own.name, chain=models[:-1], messages=own.messages
     )
-    return statement, state_subsets(scores, subsets, inner, own.message_bits, name=own.name)
+    statement = replace(statement, rows=include_tolerance(statement.rows, tolerance, certified.scores.rows))
+    stated = state_subsets(scores, subsets, inner, own.message_bits, name=own.name)
+    return statement, tuple(replace(each, rows=include_tolerance(each.rows, tolerance, each.tokens)) for each in stated)
 
 
 def compare_with_original(

@@ -30,7 +30,8 @@ def compare_rows(
     """Compute every row again from the new losses, with the best of the grids, and compare its value with the stated.
 
     A row that is computed from the message's own losses holds; one that states more holds too. So no row may state less
-    than that, except by its tolerance, which follows from that of its average (docs/certificates.md, "Tolerances").
+    than that: not at all if it contains its tolerance (`bounds.include_tolerance`), and otherwise by no more than
+    follows from the tolerance of its average (docs/certificates.md, "Tolerances").
 
     Parameters
     ----------
@@ -77,6 +78,9 @@ def compare_rows(
             allowed = _allow(other, row, functionals, rescored[-1].tolerance, tokens)
             if evidence.plan.mode != "exhaustive":
                 allowed *= _SAMPLED
+            if certificate.settings.include_tolerance:
+                allowed = 0.0
+                other = replace(other, value=other.value - other.tolerance)
             if other.value - row.value > allowed + _ROUNDING * abs(other.value):
                 raise CertificateError(
                     f"{certificate.path}: row {prefix}{row.metric}/{row.bound} states {row.value:.6f}, but computed "

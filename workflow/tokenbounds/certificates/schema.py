@@ -34,12 +34,13 @@ from tokenbounds.files import canonical_json, write_bytes
 SCHEMA_VERSION: Literal[1] = 1
 SCHEMA_FILE = Path("workflow/schemas/certificate.schema.json")
 _BOUNDS_SPEC = TypeAdapter(BoundsSpec)
+_LATER = ("faithfulness", "include_tolerance")
 
 
 def dump_settings(spec: BoundsSpec) -> dict[str, Any]:
-    """All settings; `faithfulness`, which came later, only where it is asked for."""
+    """All settings; those that came later only where they are asked for."""
     content: dict[str, Any] = _BOUNDS_SPEC.dump_python(spec, mode="json")
-    return content if spec.faithfulness else {key: value for key, value in content.items() if key != "faithfulness"}
+    return {key: value for key, value in content.items() if value or key not in _LATER}
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -132,6 +133,14 @@ class Row:
         Field(
             ge=0,
             description="factor of the prediction's entropy in a token's centre; for errors the one with most wealth",
+            json_schema_extra=absent,
+        ),
+    ] = 0.0
+    tolerance: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="part of value that allows for the rounding of other machines, in the metric's unit",
             json_schema_extra=absent,
         ),
     ] = 0.0

@@ -197,6 +197,17 @@ class BoundsSpec(Checked):
         ),
     ] = False
 
+    include_tolerance: Annotated[
+        bool,
+        Field(
+            description="Let the value of each row of a network contain a tolerance for other machines' rounding: "
+            "0.0001 bits in float32, 0.02 in bfloat16; for errors one token and 0.01 % of all in float32, 1 % in "
+            "bfloat16. Who scores everything again (`verify --all`) then compares with no tolerance at all "
+            "(docs/certificates.md, “Tolerances inside rows”). Rows of Markov chains and online references stay as "
+            "they are."
+        ),
+    ] = False
+
     def faults(self) -> Iterator[Fault]:
         """Yield subsets that are named twice, or that no bound can be stated for."""
         if len(set(self.subsets)) != len(self.subsets):

@@ -88,4 +88,7 @@ def test_windows_that_judge_are_not_trained_on(rounded, monkeypatch):
     seen = []
     monkeypatch.setattr(tuning, "_train", lambda pupils, tuned, ids, targets, spec: seen.append(ids.numpy()) or 0)
     tune(scaled, subject, (inputs, targets), Tuning())
-    assert len(inputs) >= 16 and np.array_equal(seen[0], np.delete(inputs, np.s_[15::16], axis=0))
+    apart = np.delete(inputs, np.s_[15::16], axis=0)
+    assert len(inputs) >= 16 and np.array_equal(seen[0], apart)
+    tune(scaled, subject, (inputs, targets), Tuning(tokens=18 * inputs.shape[1] - 1))
+    assert np.array_equal(seen[1], apart[:17])

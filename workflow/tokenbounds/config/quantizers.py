@@ -100,7 +100,14 @@ class Tuning:
     judging: what does not bring the predictions closer there is not kept. The model must fit in memory twice.
     """
 
-    passes: Annotated[PositiveInt, Field(description="How often the calibration's windows are gone through.")] = 2
+    passes: Annotated[PositiveInt, Field(description="How often the windows that are trained on are gone through.")] = 2
+    tokens: Annotated[
+        PositiveInt | None,
+        Field(
+            description="How many of the calibration's tokens are trained on, rounded down to whole windows; `null`: "
+            "all but those that judge."
+        ),
+    ] = None
     batch_tokens: Annotated[PositiveInt, Field(description="Tokens in one step, rounded down to whole windows.")] = 1024
     learning_rate: Annotated[
         float, Field(gt=0, description="Peak learning rate of steps, in octaves; norms and biases learn at half of it.")

@@ -69,8 +69,9 @@ def tune(
     judged = torch.arange(len(inputs)) % _JUDGED == _JUDGED - 1 if len(inputs) >= _JUDGED else None
     trained = ~judged if judged is not None else torch.ones(len(inputs), dtype=torch.bool)
     shown = judged if judged is not None else trained  # too few windows to keep any apart
+    most = len(inputs) if spec.tokens is None else max(spec.tokens // inputs.shape[1], 1)  # windows to train on
     before = pupils.measure(inputs[shown], targets[shown])
-    steps = _train(pupils, tuned, inputs[trained], targets[trained], spec)
+    steps = _train(pupils, tuned, inputs[trained][:most], targets[trained][:most], spec)
     after = pupils.measure(inputs[shown], targets[shown])
     kept = after["kl_bits"] < before["kl_bits"]
     LOGGER.info("tuned: KL %.4f to %.4f bits per token", before["kl_bits"], after["kl_bits"])

@@ -11,6 +11,7 @@ import torch
 from fresh_decoder import digests
 from tokenbounds.compression.calibration.calibrate import calibrate_model
 from tokenbounds.compression.encode import encode_model
+from tokenbounds.compression.methods.published import load_codes
 from tokenbounds.compression.posttraining.lattice import round_to_lattice
 from tokenbounds.config import CalibrationSpec, MessageSpec, PretrainedModel, parse_row
 from tokenbounds.config.quantizers import QuipSharpQuantizer
@@ -144,15 +145,9 @@ def test_published_codes_become_a_message_without_loss(tmp_path, codebook):
     message = encode_model(tmp_path / "model", spec, tmp_path / "m.tbm", tmp_path / "m.json")
     original, _ = load_checkpoint(tmp_path / "model")
     assert digests(decode_message(tmp_path / "m.tbm")) == digests(original)
-    codes = sum(part.size for name, part in _codes(tmp_path / "model").items())
+    layers = load_codes(tmp_path / "model").layers.values()
+    codes = sum(2 * plane.size for layer in layers for plane in (layer.codes, layer.residuals) if plane is not None)
     assert message.breakdown["symbols"] <= 8 * (codes * (1 if codebook != "E8P12RVQ3B" else 0.75) + 100)
-
-
-def _codes(directory):
-    from safetensors.numpy import load_file
-
-    tensors = load_file(directory / "codes.safetensors")
-    return {name: value.view(np.uint8) for name, value in tensors.items() if name.endswith(("codes", "residuals"))}
 
 
 def test_other_models_have_no_published_codes(checkpoint, tmp_path):

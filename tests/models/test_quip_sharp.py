@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from quip_checkpoints import CODEBOOKS, packed_words, published_checkpoint, write_checkpoint
+from tokenbounds.compression.methods.published import load_codes
 from tokenbounds.config import PretrainedModel
 from tokenbounds.errors import ModelError
 from tokenbounds.models.build import coded_parameters
@@ -14,7 +15,7 @@ from tokenbounds.models.pretrained.e8p import ball_points, e8p_points
 from tokenbounds.models.pretrained.hadamard import hadamard_matrix, hadamard_order
 from tokenbounds.models.pretrained.lattice_layers import slots_of
 from tokenbounds.models.pretrained.loading import import_pretrained, load_pretrained
-from tokenbounds.models.pretrained.quip_sharp import CODES_FILE, load_codes, unpack_e8p
+from tokenbounds.models.pretrained.quip_sharp import unpack_e8p
 
 torch.set_num_threads(1)
 
@@ -89,28 +90,30 @@ def test_words_are_packed_as_published():
     assert np.array_equal(unpack_e8p(words), codes)
 
 
-def test_import_keeps_codes_that_stand_for_the_values(tmp_path):
+def test_codes_of_an_import_stand_for_the_values(tmp_path):
     published_checkpoint(tmp_path / "hub", "E8P12RVQ4B")
     import_pretrained(spec(tmp_path / "hub"), tmp_path / "model")
     model, _ = load_pretrained(spec(tmp_path / "hub"))
     values = {name: value.detach().numpy() for name, value in coded_parameters(model).items()}
-    shapes = {name: value.shape for name, value in values.items()}
-    codes = load_codes(tmp_path / "model", shapes)
+    codes = load_codes(tmp_path / "model")
     assert (codes.bits, codes.residual_scale) == (4, 3.45)
-    for name, weight in codes.dense(shapes).items():
-        assert weight.tobytes() == values[name].tobytes()
+    slots = slots_of({name: value.shape for name, value in values.items()})
+    assert codes.layers.keys() == slots.keys()
+    for name, layer in codes.layers.items():
+        for weight, found in layer.dense(slots[name], codes.bits, codes.residual_scale).items():
+            assert found.tobytes() == values[weight].tobytes()
 
 
-def test_importing_another_model_removes_old_codes(tmp_path):
+def test_a_plain_model_has_no_codes(tmp_path):
     published_checkpoint(tmp_path / "hub", "E8P12")
-    import_pretrained(spec(tmp_path / "hub"), tmp_path / "model")
-    assert (tmp_path / "model" / CODES_FILE).is_file()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "codes.safetensors").write_text("of an earlier release")
     model, _ = load_pretrained(spec(tmp_path / "hub"))
     model.save_pretrained(tmp_path / "plain")
     import_pretrained(spec(tmp_path / "plain"), tmp_path / "model")
-    assert not (tmp_path / "model" / CODES_FILE).exists()
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {"card.json", "original.json"}
     with pytest.raises(ModelError, match="QuIP#"):
-        load_codes(tmp_path / "model", {name: tuple(value.shape) for name, value in coded_parameters(model).items()})
+        load_codes(tmp_path / "model")
 
 
 def test_residual_scale_of_the_configuration_is_used(tmp_path):

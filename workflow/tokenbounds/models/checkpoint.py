@@ -107,9 +107,9 @@ def open_checkpoint(directory: Path | str) -> tuple[TensorSource, ModelCard]:
     """
     directory = Path(directory)
     card = load_card(directory)
-    files = open_weights(directory, card)
-    _check_shapes(weights_file(directory), files.shapes, card)
-    return SafetensorsSource(files), card
+    weights = open_weights(directory, card)
+    _check_shapes(weights_file(directory), weights.shapes, card)
+    return SafetensorsSource(weights) if isinstance(weights, SafetensorsFiles) else weights, card
 
 
 def _check_shapes(path: Path, found: Mapping[str, Shape], card: ModelCard) -> None:

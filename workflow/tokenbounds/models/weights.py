@@ -1,12 +1,12 @@
 """The values of a checkpoint: in its own `model.safetensors`, or in the files of others, which `original.json` names.
 
-An imported model is not copied. `original.json` has the folder of its files, their sizes and hashes, and which tensor
-of theirs each parameter is; they are checked whenever a job opens them. torch is not imported here.
+An imported model is not copied. `original.json` has the folder of its files, their sizes and hashes, which tensor of
+theirs each parameter is, and how values are decoded if the files hold codes; the files are checked whenever a job opens
+them. torch is not imported here, unless values are decoded.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from tokenbounds.seals import sha256_of_sealed
 if TYPE_CHECKING:
     from tokenbounds.models.adapters import AdapterCard
     from tokenbounds.models.card import ModelCard
+    from tokenbounds.models.pretrained.decoded import DecodedSource
 
 CARD_FILE = "card.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -45,6 +46,8 @@ class Original:
         How many values there are.
     card_sha256
         Of the card that it was written with.
+    quantization
+        What the files hold in place of values, as `open_decoded` takes it; none if they are plain.
     """
 
     folder: str
@@ -52,6 +55,7 @@ class Original:
     tensors: Mapping[str, str]
     parameters: int
     card_sha256: str
+    quantization: Mapping[str, Any] | None = None
 
     @classmethod
     def read(cls, path: Path) -> Original:
@@ -66,16 +70,21 @@ class Original:
         try:
             files = {_plain(name): (int(one["size_bytes"]), str(one["sha256"])) for name, one in raw["files"].items()}
             tensors = {str(name): str(held) for name, held in raw["tensors"].items()}
-            if raw["schema_version"] != _VERSION or not files:
+            quantization = raw.get("quantization")
+            if raw["schema_version"] != _VERSION or not files or not isinstance(quantization, dict | None):
                 raise ValueError
-            return cls(str(raw["folder"]), files, tensors, int(raw["parameters"]), str(raw["card_sha256"]))
+            sizes = int(raw["parameters"]), str(raw["card_sha256"])
+            return cls(str(raw["folder"]), files, tensors, *sizes, quantization)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(f"{path} does not name files of version {_VERSION}. Import the model again.") from error
 
     def to_dict(self) -> dict[str, Any]:
         """The content of the file."""
         files = {name: {"size_bytes": size, "sha256": sha256} for name, (size, sha256) in self.files.items()}
-        return {"schema_version": _VERSION, **vars(self), "files": files, "tensors": dict(self.tensors)}
+        written = {"schema_version": _VERSION, **vars(self), "files": files, "tensors": dict(self.tensors)}
+        if self.quantization is None:
+            del written["quantization"]
+        return written
 
 
 def _plain(name: str) -> str:
@@ -90,18 +99,23 @@ def card_sha256(card: ModelCard | AdapterCard) -> str:
 
 
 def write_original(
-    directory: Path, folder: Path, paths: list[Path], tensors: Mapping[str, str], card: ModelCard
+    directory: Path,
+    paths: list[Path],
+    tensors: Mapping[str, str],
+    card: ModelCard,
+    parameters: int,
+    quantization: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `original.json`: hash the files, which are all in `folder`, and name the tensor of each parameter."""
+    """Write `original.json`: hash the files, which are all in one folder, and name the tensor of each parameter."""
     files = {path.name: (path.stat().st_size, sha256_file(path)) for path in paths}
-    shapes = SafetensorsFiles.open(paths).select(tensors).shapes
+    folder = paths[0].parent
     where = "." if folder.resolve() == directory.resolve() else str(folder.resolve())
-    original = Original(where, files, tensors, sum(map(math.prod, shapes.values())), card_sha256(card))
+    original = Original(where, files, tensors, parameters, card_sha256(card), quantization)
     write_json(directory / ORIGINAL_FILE, original.to_dict())
 
 
-def open_weights(directory: Path, card: ModelCard) -> SafetensorsFiles:
-    """The values of a checkpoint's coded parameters, under the parameters' names, once all files are checked.
+def open_weights(directory: Path, card: ModelCard) -> SafetensorsFiles | DecodedSource:
+    """The values of a checkpoint's coded parameters, once all files are checked.
 
     Raises
     ------
@@ -109,7 +123,12 @@ def open_weights(directory: Path, card: ModelCard) -> SafetensorsFiles:
         If a file is missing, damaged, changed since it was imported, or belongs to another card.
     """
     if (directory / ORIGINAL_FILE).is_file():
-        return _open_original(directory, card)
+        original, paths = open_original(directory, card)
+        if original.quantization is None:
+            return SafetensorsFiles.open(paths).select(original.tensors)
+        from tokenbounds.models.pretrained.decoded import open_decoded
+
+        return open_decoded(paths, original.quantization, original.tensors, card)
     path = directory / WEIGHTS_FILE
     if not path.is_file():
         raise ModelError(f"{path} does not exist. Train or load the model again.")
@@ -141,7 +160,14 @@ def check_weights(path: Path, card: ModelCard | AdapterCard) -> None:
         raise ModelError(f"{path.parent / CARD_FILE} is not the card that {path} was written with. Make them again.")
 
 
-def _open_original(directory: Path, card: ModelCard) -> SafetensorsFiles:
+def open_original(directory: Path, card: ModelCard) -> tuple[Original, list[Path]]:
+    """What a checkpoint's `original.json` says, and its files, which are checked.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged or of another card, or a file that it names is missing or has changed.
+    """
     original = Original.read(directory / ORIGINAL_FILE)
     if original.card_sha256 != card_sha256(card):
         raise ModelError(f"{directory / CARD_FILE} is not the card of {directory / ORIGINAL_FILE}. Import it again.")
@@ -153,4 +179,4 @@ def _open_original(directory: Path, card: ModelCard) -> SafetensorsFiles:
         if path.stat().st_size != size or sha256_file(path) != sha256:
             raise ModelError(f"{path} has changed since {directory} was imported from it. Import the model again.")
         paths.append(path)
-    return SafetensorsFiles.open(paths).select(original.tensors)
+    return original, paths

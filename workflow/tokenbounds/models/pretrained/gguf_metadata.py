@@ -7,10 +7,10 @@ frequencies and sliding windows. Here each key is either understood, harmless, o
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -78,6 +78,16 @@ FREQUENCIES = "rope_freqs.weight"
 _ORIGINAL_LENGTHS = (8192, *(1 << power for power in range(4, 21)))
 
 
+class GgufTensor(NamedTuple):
+    """Where the bytes of a tensor are, and what they mean: its shape and type as gguf reads them."""
+
+    begin: int
+    items: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    kind: Any
+
+
 @dataclass(frozen=True)
 class GgufFile:
     """A GGUF file without its values.
@@ -87,15 +97,14 @@ class GgufFile:
     path : Path
     values : mapping
         Its metadata; for vocabularies and other long lists only the length.
-    tensors : tuple of str
-        Names of its tensors.
+    tensors : mapping of str to GgufTensor
     factors : float32 [head_dim / 2], optional
         What rotary frequencies are divided by (`rope_freqs.weight`).
     """
 
     path: Path
     values: Mapping[str, Any]
-    tensors: tuple[str, ...]
+    tensors: Mapping[str, GgufTensor]
     factors: np.ndarray | None
 
     @classmethod
@@ -124,7 +133,13 @@ class GgufFile:
             raise ModelError(
                 f"{path} is one of {values['split.count']} parts. Merge them (`llama-gguf-split --merge`)."
             )
-        return cls(path, values, tuple(tensor.name for tensor in reader.tensors), factors)
+        tensors = {
+            tensor.name: GgufTensor(
+                int(tensor.data_offset), tensor.data.size, tensor.data.dtype, tensor.data.shape, tensor.tensor_type
+            )
+            for tensor in reader.tensors
+        }
+        return cls(path, values, tensors, factors)
 
     @property
     def architecture(self) -> str:
@@ -169,7 +184,25 @@ class GgufFile:
             config["sliding_window"] = None
         return config
 
-    def check_tensors(self, parameters: Iterable[str]) -> None:
+    def parameters(self) -> dict[str, str]:
+        """The tensor of each parameter, by transformers' names; constants are left out.
+
+        Raises
+        ------
+        ModelError
+            If a tensor belongs to no parameter; it is named.
+        """
+        found = {}
+        for name in self.tensors:
+            if name == FREQUENCIES or name.endswith(".attn_rot_embd"):
+                continue
+            parameter = self._parameter(name)
+            if parameter is None:
+                raise self._unused(name)
+            found[parameter] = name
+        return found
+
+    def check_tensors(self, known: Collection[str]) -> None:
         """Refuse a file with a tensor that belongs to none of the model's parameters.
 
         Raises
@@ -177,10 +210,12 @@ class GgufFile:
         ModelError
             The tensor is named.
         """
-        known = set(parameters)
-        for name in self.tensors:
-            if name != FREQUENCIES and not name.endswith(".attn_rot_embd") and self._parameter(name) not in known:
-                raise ModelError(f"{self.path}: nothing in a {self.architecture} model uses the tensor {name}.")
+        for parameter, name in self.parameters().items():
+            if parameter not in known:
+                raise self._unused(name)
+
+    def _unused(self, name: str) -> ModelError:
+        return ModelError(f"{self.path}: nothing in a {self.architecture} model uses the tensor {name}.")
 
     def _own(self) -> dict[str, Any]:
         """Keys of the architecture, without its name."""

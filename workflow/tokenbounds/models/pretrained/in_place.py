@@ -1,14 +1,15 @@
-"""Plain safetensors checkpoints, read where they are: which tensor each parameter is, and what the model computes.
+"""Checkpoints that are read where they are: which tensor each parameter is, and what the model computes.
 
-Nothing is copied, and one tensor is in memory at a time, for the comparison with transformers' own model too.
+Nothing is copied, and one tensor is in memory at a time, for the comparison with transformers' own model too. A
+quantized tensor is decoded whenever it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import transformers
@@ -21,10 +22,11 @@ from tokenbounds.limits import release_freed_memory
 from tokenbounds.models.build import coded_shapes, empty_model
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.families import Family, family_of
+from tokenbounds.models.pretrained.decoded import DecodedSource, open_values
 from tokenbounds.models.pretrained.filling import OTHER_HEAD, check_finite, is_constant, reading
 from tokenbounds.models.pretrained.probe import compare_models
 from tokenbounds.models.pretrained.tensor_files import files_of
-from tokenbounds.models.safetensors_files import SafetensorsFiles, Shape
+from tokenbounds.models.safetensors_files import SafetensorsFiles
 from tokenbounds.models.tensor_source import SafetensorsSource, TensorSource
 
 _HEAD = "lm_head.weight"
@@ -32,30 +34,30 @@ _RELEASED_AFTER = 1 << 27  # bytes of values that were read
 
 
 @dataclass(frozen=True)
-class PlainCheckpoint:
+class InPlace:
     """A checkpoint that was checked.
 
     Attributes
     ----------
-    folder
-        Where its files are.
     paths
-        Those with tensors.
+        Its files with tensors, all in one folder.
     tensors
         The name in the files of every coded parameter.
     card
     source
         The tensors under the parameters' names.
+    quantization
+        What the files hold in place of values: see `decoded.open_values`; none if they are plain.
     """
 
-    folder: Path
     paths: list[Path]
     tensors: dict[str, str]
     card: ModelCard
     source: TensorSource
+    quantization: Mapping[str, Any] | None = None
 
 
-def open_plain(folder: Path, config: PreTrainedConfig, card: ModelCard, where: str) -> PlainCheckpoint:
+def open_plain(folder: Path, config: PreTrainedConfig, card: ModelCard, where: str) -> InPlace:
     """Find each parameter among a folder's tensors, and check values and computation.
 
     Parameters
@@ -80,33 +82,72 @@ def open_plain(folder: Path, config: PreTrainedConfig, card: ModelCard, where: s
     family = family_of(card.family)
     wanted = coded_shapes(card)
     tensors = _match(files.shapes, wanted, family, where)
-    # Whatever else the files hold must be known to have no effect.
-    left = {name for name in files.shapes if not is_constant(name)} - set(tensors.values())
-    if card.config["tie_word_embeddings"] and _HEAD in left:
-        embedding = next(name for name in wanted if name.endswith((".wte.weight", ".embed_tokens.weight")))
-        if not (files.read_floats(_HEAD) == files.read_floats(tensors[embedding])).all():
-            raise ModelError(f"{where}: {OTHER_HEAD}")
-        left.remove(_HEAD)
-    if left:
-        raise ModelError(f"{where}: its weights do not fit a {family.model_class} (first at {min(left)}).")
+    if other := [name for name, held in tensors.items() if files.shapes[held] != wanted[name]]:
+        name = min(other)
+        raise ModelError(
+            f"{where}: the tensor {name} is {list(files.shapes[tensors[name]])}, but its configuration wants "
+            f"{list(wanted[name])}."
+        )
+    left = set(files.shapes) - set(tensors.values())
+    _check_left(left, tensors, lambda name: torch.from_numpy(files.read_floats(name)), card, where)
     source = SafetensorsSource(files.select(tensors))
     check_finite(((name, source.read(name)) for name in wanted), where)
     _compare(config, card, source, where)
-    return PlainCheckpoint(folder, paths, tensors, card, source)
+    return InPlace(paths, tensors, card, source)
 
 
-def _match(found: Mapping[str, Shape], wanted: Mapping[str, Shape], family: Family, where: str) -> dict[str, str]:
+def open_quantized(
+    paths: list[Path], quantization: Mapping[str, Any], config: PreTrainedConfig, card: ModelCard, where: str
+) -> InPlace:
+    """As `open_plain`, for files that hold codes; `quantization` is that of `decoded.open_values`.
+
+    Biases of zeros where the model has none, as AutoGPTQ wrote them, are left out.
+
+    Raises
+    ------
+    ModelError
+        Also if the quantization is not read, or what a tensor is made of does not fit.
+    """
+    wanted = coded_shapes(card)
+    try:
+        values = open_values(paths, quantization, card)
+        tensors = _match(values.names, wanted, family_of(card.family), where)
+        left = set(values.names) - set(tensors.values())
+        left -= {name for name in left if name.endswith(".bias") and not values.read(name).any()}
+        _check_left(left, tensors, values.read, card, where)
+        source = DecodedSource(values, tensors, wanted)
+        check_finite(((name, source.read(name)) for name in wanted), where)
+    except ModelError as error:
+        raise ModelError(str(error) if str(error).startswith(f"{where}:") else f"{where}: {error}") from error
+    _compare(config, card, source, where)
+    return InPlace(paths, tensors, card, source, quantization)
+
+
+def _check_left(
+    left: set[str],
+    tensors: Mapping[str, str],
+    read: Callable[[str], torch.Tensor],
+    card: ModelCard,
+    where: str,
+) -> None:
+    """Refuse tensors that are no parameter's, unless they are known to have no effect."""
+    left = {name for name in left if not is_constant(name)}
+    if card.config["tie_word_embeddings"] and _HEAD in left:
+        embedding = next(name for name in tensors if name.endswith((".wte.weight", ".embed_tokens.weight")))
+        if not torch.equal(read(_HEAD), read(tensors[embedding])):
+            raise ModelError(f"{where}: {OTHER_HEAD}")
+        left.remove(_HEAD)
+    if left:
+        model_class = family_of(card.family).model_class
+        raise ModelError(f"{where}: its weights do not fit a {model_class} (first at {min(left)}).")
+
+
+def _match(found: Collection[str], wanted: Collection[str], family: Family, where: str) -> dict[str, str]:
     """The name in the files of each parameter: its own, or without the name of the model that the head is put on."""
     base = family.blocks.partition(".")[0] + "."
     tensors = {name: name if name in found else name.removeprefix(base) for name in wanted}
     if missing := [name for name, held in tensors.items() if held not in found]:
         raise ModelError(f"{where}: its weights do not fit a {family.model_class} (first at {min(missing)}).")
-    if other := [name for name, held in tensors.items() if found[held] != wanted[name]]:
-        name = min(other)
-        raise ModelError(
-            f"{where}: the tensor {name} is {list(found[tensors[name]])}, but its configuration wants "
-            f"{list(wanted[name])}."
-        )
     return tensors
 
 

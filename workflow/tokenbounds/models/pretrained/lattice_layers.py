@@ -89,23 +89,16 @@ class PublishedCodes:
 
     Attributes
     ----------
-    layers : dict of str to LatticeLayer
-        By the published name, in the model's order.
+    layers : mapping of str to LatticeLayer
+        By the published name, in the model's order; those of a checkpoint are read when they are asked for.
     bits : {2, 3, 4}
     residual_scale : float
         Divisor of residual points; 1 at 2 bits.
     """
 
-    layers: dict[str, LatticeLayer]
+    layers: Mapping[str, LatticeLayer]
     bits: int
     residual_scale: float
-
-    def dense(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-        """The dense weights of all coded layers, float32, by the name of the parameter."""
-        weights: dict[str, np.ndarray] = {}
-        for name, slot in slots_of(shapes).items():
-            weights |= self.layers[name].dense(slot, self.bits, self.residual_scale)
-        return weights
 
 
 def lattice_values(codes: np.ndarray, residuals: np.ndarray | None, bits: int, residual_scale: float) -> np.ndarray:

@@ -2,15 +2,15 @@
 
 The architecture is looked up by name before any weight is read; weights are read from safetensors or GGUF, or, where an
 installed package ships nothing else, from a torch archive without unpickling it; no code from the model is run.
-Quantized checkpoints are decoded to the dense values they represent; plain ones are read where they are. The model is
-built from the card alone, and checked against the original.
+They are read where they are, one tensor at a time; quantized ones are decoded to the dense values they represent. The
+model is built from the card alone, and checked against the original.
 """
 
 from __future__ import annotations
 
-import sys
+import math
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import torch
 import transformers
@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from tokenbounds.config import PretrainedModel
 from tokenbounds.errors import ModelError
 from tokenbounds.files import check_name, check_no_pointer, parse_json, write_json
-from tokenbounds.models.build import build_model, coded_parameters, count_parameters
+from tokenbounds.models.build import build_model, coded_parameters, coded_shapes, count_parameters
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.checkpoint import copy_tensors, save_checkpoint
 from tokenbounds.models.families import Family, family_of
@@ -33,16 +33,17 @@ from tokenbounds.models.pretrained.filling import (
     reading,
 )
 from tokenbounds.models.pretrained.gguf_metadata import GgufFile
-from tokenbounds.models.pretrained.in_place import PlainCheckpoint, open_plain
-from tokenbounds.models.pretrained.lattice_layers import PublishedCodes
+from tokenbounds.models.pretrained.gguf_values import GGUF
+from tokenbounds.models.pretrained.in_place import InPlace, open_plain, open_quantized
 from tokenbounds.models.pretrained.probe import compare_models
-from tokenbounds.models.pretrained.quantized import is_quantized, local_folder, read_quantized
-from tokenbounds.models.pretrained.quip_sharp import save_codes
+from tokenbounds.models.pretrained.quantized import is_quantized, local_folder, quantization_of
+from tokenbounds.models.pretrained.tensor_files import files_of
 from tokenbounds.models.pretrained.torch_archive import read_tensors
 from tokenbounds.models.weights import CARD_FILE, WEIGHTS_FILE, write_original
 from tokenbounds.software import package_folder
 
 _ARCHIVE = "pytorch_model.bin"
+_FORMER_CODES = "codes.safetensors"
 # What configurations of other families say about attention, positions and scales; a family that does not know a key
 # would silently ignore it.
 _COMPUTING = (
@@ -59,8 +60,8 @@ _MOST = {"num_hidden_layers": 1 << 16, "n_layer": 1 << 16, "num_labels": 1 << 20
 def import_pretrained(spec: PretrainedModel, directory: Path | str) -> None:
     """Check a pretrained model and make a checkpoint of it.
 
-    Plain safetensors files stay where they are, and are read from there from now on: `original.json` names them. Of
-    other files the dense values are saved, and of a QuIP# checkpoint the codes next to them.
+    Safetensors and GGUF files stay where they are, quantized ones too, and are read from there from now on:
+    `original.json` names them. Of a torch archive the values are saved.
 
     Raises
     ------
@@ -68,17 +69,18 @@ def import_pretrained(spec: PretrainedModel, directory: Path | str) -> None:
         If the model cannot be loaded (see `load_pretrained`), or a file cannot be written.
     """
     directory, found = Path(directory), _open(spec)
-    if isinstance(found, PlainCheckpoint):
-        # An earlier row may have left a copy or codes here.
-        save_codes(directory, None)
-        (directory / WEIGHTS_FILE).unlink(missing_ok=True)
-        write_original(directory, found.folder, found.paths, found.tensors, found.card)
+    if isinstance(found, InPlace):
+        for left in (WEIGHTS_FILE, _FORMER_CODES):  # an earlier row, or release, may have left a copy or codes here
+            (directory / left).unlink(missing_ok=True)
+        sizes = sum(map(math.prod, found.source.shapes.values()))
+        write_original(directory, found.paths, found.tensors, found.card, sizes, found.quantization)
         write_json(directory / CARD_FILE, found.card.to_dict())
         return
-    save_codes(directory, found.codes)
-    save_checkpoint(directory, found.model, found.card)
-    names = {name: name for name in coded_parameters(found.model)}
-    write_original(directory, directory, [directory / WEIGHTS_FILE], names, found.card)
+    model, card = found
+    save_checkpoint(directory, model, card)
+    parameters = coded_parameters(model)
+    sizes = sum(value.numel() for value in parameters.values())
+    write_original(directory, [directory / WEIGHTS_FILE], {name: name for name in parameters}, card, sizes)
 
 
 def load_pretrained(spec: PretrainedModel) -> tuple[PreTrainedModel, ModelCard]:
@@ -101,39 +103,31 @@ def load_pretrained(spec: PretrainedModel) -> tuple[PreTrainedModel, ModelCard]:
         in a way that is not read, or the rebuilt model computes something else.
     """
     found = _open(spec)
-    if isinstance(found, Decoded):
-        return found.model, found.card
+    if not isinstance(found, InPlace):
+        return found
     model = build_model(found.card)
-    copy_tensors(found.source, model, found.folder)
+    copy_tensors(found.source, model, found.paths[0])
     return model, found.card
 
 
-class Decoded(NamedTuple):
-    """A model whose values had to be decoded, and the codes of a QuIP# checkpoint."""
-
-    model: PreTrainedModel
-    card: ModelCard
-    codes: PublishedCodes | None
-
-
-def _open(spec: PretrainedModel) -> PlainCheckpoint | Decoded:
-    """A checkpoint, read and checked."""
+def _open(spec: PretrainedModel) -> InPlace | tuple[PreTrainedModel, ModelCard]:
+    """A checkpoint, read and checked; one in a torch archive is loaded whole."""
     where = _locate(spec)
     check_name(Path(where, spec.gguf_file or ""), ModelError)
     if spec.gguf_file is not None:
-        return _rebuilt(_read_gguf(where, spec), None, spec, where)
+        return _open_gguf(where, spec)
     if Path(where).is_file():
         raise ModelError(f"{where} is a file. Give its folder; of a GGUF file the folder, and the file as 'gguf_file'.")
     config = _read_config(where, spec.revision)
     family = _family(where, config)
     _check_understood(where, config, family)
     if is_quantized(config):
-        return _rebuilt(*read_quantized(where, spec.revision, config, family), spec, where)
+        return _open_quantized(where, spec, config, family)
     if spec.subfolder is not None and (Path(where) / _ARCHIVE).is_file():
         tensors = read_tensors(Path(where) / _ARCHIVE)
         with reading(where):
             settings = getattr(transformers, family.config_class).from_pretrained(where, attn_implementation="sdpa")
-        return _rebuilt(fill_model(settings, family, tensors, where), None, spec, where)
+        return _rebuilt(fill_model(settings, family, tensors, where), spec, where)
     folder = local_folder(where, spec.revision)
     _check_folder(folder)
     with reading(where):
@@ -143,7 +137,22 @@ def _open(spec: PretrainedModel) -> PlainCheckpoint | Decoded:
     return open_plain(folder, settings, _card(settings, spec, where), where)
 
 
-def _rebuilt(original: PreTrainedModel, codes: PublishedCodes | None, spec: PretrainedModel, where: str) -> Decoded:
+def _open_quantized(where: str, spec: PretrainedModel, config: dict[str, Any], family: Family) -> InPlace:
+    folder = local_folder(where, spec.revision)
+    plain = {key: value for key, value in config.items() if key not in ("quantization_config", "quip_params")}
+    with reading(where):
+        settings = getattr(transformers, family.config_class).from_dict(plain)
+    settings._attn_implementation = "sdpa"
+    try:
+        paths, quantization = files_of(folder), quantization_of(config)
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from error
+    size = sum(path.stat().st_size for path in paths if path.is_file())
+    _check_size(where, settings, size, values_per_byte=16)  # it takes more than a bit
+    return open_quantized(paths, quantization, settings, _card(settings, spec, where), where)
+
+
+def _rebuilt(original: PreTrainedModel, spec: PretrainedModel, where: str) -> tuple[PreTrainedModel, ModelCard]:
     """The model of the card alone, with the original's values, once it is known to compute the same."""
     check_finite(original.named_parameters(), where)
     card = _card(original.config, spec, where)
@@ -151,7 +160,7 @@ def _rebuilt(original: PreTrainedModel, codes: PublishedCodes | None, spec: Pret
         model = build_model(card)
         _copy_values(original, model, where)
     compare_models(original, model, where)
-    return Decoded(model, card, codes)
+    return model, card
 
 
 def _card(config: PreTrainedConfig, spec: PretrainedModel, where: str) -> ModelCard:
@@ -311,8 +320,8 @@ def _check_size(where: str, settings: PreTrainedConfig, size_bytes: int, values_
         )
 
 
-def _read_gguf(where: str, spec: PretrainedModel) -> PreTrainedModel:
-    """Load the original from a GGUF file, with the configuration in its metadata, all of which is used."""
+def _open_gguf(where: str, spec: PretrainedModel) -> InPlace:
+    """A GGUF file, with the configuration in its metadata, all of which is used."""
     path = Path(where) / str(spec.gguf_file)
     if not Path(where).is_dir():
         try:
@@ -322,31 +331,13 @@ def _read_gguf(where: str, spec: PretrainedModel) -> PreTrainedModel:
     file = GgufFile.open(path)
     said = file.config()
     family = _family(str(path), said)
-    # Files of Mistral are of llama.cpp's architecture llama; transformers reads their values as a LLaMA's.
-    reader = family_of(file.architecture) if file.architecture != "mistral" else family_of("llama")
     with reading(path):
-        settings = getattr(transformers, reader.config_class).from_dict({**said, "model_type": file.architecture})
+        settings = getattr(transformers, family.config_class).from_dict(said)
+    settings._attn_implementation = "sdpa"
     _check_size(str(path), settings, path.stat().st_size, values_per_byte=16)  # it takes more than a bit
-    options = {"gguf_file": path.name, "config": settings}
-    model, info = _from_pretrained(getattr(transformers, reader.model_class), str(path.parent), **options)
-    file.check_tensors(model.state_dict())
-    if strange := sorted(map(str, [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]])):
-        raise ModelError(f"{path}: its weights do not fit a {reader.model_class} (first at {strange[0]}).")
-    if reader is family:
-        return model
-    with reading(path):
-        windowed = getattr(transformers, family.config_class).from_dict(said)
-    windowed._attn_implementation = "sdpa"
-    return fill_model(windowed, family, model.state_dict(), str(path))
-
-
-def _from_pretrained(model_class: Any, where: str, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    if not sys.stderr.isatty():
-        transformers.utils.logging.disable_progress_bar()
-    common = {"dtype": torch.float32, "attn_implementation": "sdpa", "output_loading_info": True}
-    with reading(where):
-        model, info = model_class.from_pretrained(where, **common, **options)
-    return cast(PreTrainedModel, model.eval()), info
+    card = _card(settings, spec, str(path))
+    file.check_tensors(coded_shapes(card))
+    return open_quantized([path], {"quant_method": GGUF}, settings, card, str(path))
 
 
 def _copy_values(original: PreTrainedModel, model: PreTrainedModel, where: str) -> None:

@@ -6,7 +6,7 @@ small integers exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,11 @@ _PARTS = {
     "bitsandbytes": (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format"),
 }
 METHODS = tuple(_PARTS)
+_ROWS_AT_ONCE = 1024
 
 
-def dense_tensors(files: TensorFiles, settings: Mapping[str, Any], transposed: bool) -> dict[str, torch.Tensor]:
-    """The dense tensors, float32, that a quantized checkpoint represents.
+class PackedValues:
+    """The dense tensors that a quantized checkpoint represents, each decoded when it is read.
 
     Parameters
     ----------
@@ -42,23 +43,43 @@ def dense_tensors(files: TensorFiles, settings: Mapping[str, Any], transposed: b
     Raises
     ------
     ModelError
-        If the method is not one of `METHODS`, its settings are not supported, or a tensor does not fit.
+        If the method is not one of `METHODS`, or its settings are not supported.
     """
-    method = settings.get("quant_method")
-    if method not in METHODS:
-        raise ModelError(
-            f"its quantization {method!r:.40} is not supported; supported: {', '.join(METHODS)} and QuIP#."
-        )
-    read = _checked_reader(str(method), settings)
-    dense = {}
-    for name in files:
-        layer = _coded_layer(str(method), files, name)
-        if layer is not None:
-            value = read(files, layer)
-            dense[f"{layer}.weight"] = value.T.contiguous() if transposed and layer != "lm_head" else value
-        elif not name.endswith(_PARTS[str(method)]) and _STATE not in name:
-            dense[name] = files[name].float()
-    return dense
+
+    def __init__(self, files: TensorFiles, settings: Mapping[str, Any], transposed: bool) -> None:
+        method = settings.get("quant_method")
+        if method not in METHODS:
+            raise ModelError(
+                f"its quantization {method!r:.40} is not supported; supported: {', '.join(METHODS)} and QuIP#."
+            )
+        self._files, self._transposed = files, transposed
+        self._decode = _checked_reader(str(method), settings)
+        self._layers: dict[str, str | None] = {}  # by tensor: the layer whose integers it is made from
+        for name in files:
+            layer = _coded_layer(str(method), files, name)
+            if layer is not None:
+                self._layers[f"{layer}.weight"] = layer
+            elif not name.endswith(_PARTS[str(method)]) and _STATE not in name:
+                self._layers[name] = None
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of the dense tensors."""
+        return self._layers.keys()
+
+    def read(self, name: str) -> torch.Tensor:
+        """A dense tensor, float32.
+
+        Raises
+        ------
+        ModelError
+            If what it is made from does not fit together.
+        """
+        layer = self._layers[name]
+        if layer is None:
+            return self._files[name].float()
+        value = self._decode(self._files, layer)
+        return value.T.contiguous() if self._transposed and layer != "lm_head" else value
 
 
 def _coded_layer(method: str, files: TensorFiles, name: str) -> str | None:
@@ -97,15 +118,19 @@ def _read_gptq(files: TensorFiles, layer: str, bits: int, offset: int) -> torch.
     inputs = words.shape[0] * 32 // bits
     zeros = taken(files, f"{layer}.qzeros", _INT32, (groups, -(-outputs * bits // 32)))
     points = (unpack_stream(zeros.numpy(), bits)[:, :outputs] + offset) & ((1 << bits) - 1)  # [groups, outputs]
-    codes = unpack_stream(words.numpy().T, bits)  # [outputs, inputs]
     if f"{layer}.g_idx" in files:
         group_of = taken(files, f"{layer}.g_idx", _INT32, (inputs,)).long()
     else:
         group_of = torch.arange(inputs) // -(-inputs // groups)  # [inputs]
     if inputs and not 0 <= int(group_of.min()) <= int(group_of.max()) < groups:
         raise ModelError(f"{layer}.g_idx names groups beyond the {groups} that there are.")
-    centred = torch.from_numpy(codes) - torch.from_numpy(points).T[:, group_of]  # [outputs, inputs]
-    return centred.float() * scales.T[:, group_of]
+    values = torch.empty(outputs, inputs)
+    for first in range(0, outputs, _ROWS_AT_ONCE):
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        codes = torch.from_numpy(unpack_stream(words.numpy().T[rows], bits))  # [rows, inputs]
+        centred = codes - torch.from_numpy(points).T[rows][:, group_of]
+        values[rows] = centred.float() * scales.T[rows][:, group_of]
+    return values
 
 
 def _read_awq(files: TensorFiles, layer: str) -> torch.Tensor:
@@ -116,10 +141,14 @@ def _read_awq(files: TensorFiles, layer: str) -> torch.Tensor:
     zeros = taken(files, f"{layer}.qzeros", _INT32, (groups, outputs // 8))
     if outputs % 8 or groups == 0 or words.shape[0] % groups:
         raise ModelError(f"{layer}: {words.shape[0]} inputs and {outputs} outputs do not fit {groups} groups.")
-    points, codes = (_unpack_columns(part.numpy()) for part in (zeros, words))  # [groups, outputs], [inputs, outputs]
+    points = torch.from_numpy(_unpack_columns(zeros.numpy()))  # [groups, outputs]
     group_of = torch.arange(words.shape[0]) // (words.shape[0] // groups)
-    centred = torch.from_numpy(codes) - torch.from_numpy(points)[group_of]
-    return (centred.float() * scales[group_of]).T.contiguous()
+    values = torch.empty(outputs, words.shape[0])
+    for first in range(0, words.shape[0], _ROWS_AT_ONCE):
+        inputs = slice(first, first + _ROWS_AT_ONCE)
+        codes = torch.from_numpy(_unpack_columns(words[inputs].numpy()))  # [some inputs, outputs]
+        values[:, inputs] = ((codes - points[group_of[inputs]]).float() * scales[group_of[inputs]]).T
+    return values
 
 
 def unpack_stream(words: np.ndarray, bits: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Checkpoints that are already quantized: recognized by their configuration, decoded to the dense model."""
+"""Checkpoints that are already quantized, recognized by their configuration."""
 
 from __future__ import annotations
 
@@ -6,19 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import PreTrainedModel
 
 from tokenbounds.errors import ModelError
-from tokenbounds.models.families import Family
-from tokenbounds.models.pretrained.filling import fill_model, first_line, reading
-from tokenbounds.models.pretrained.lattice_layers import PublishedCodes
-from tokenbounds.models.pretrained.packed import dense_tensors
-from tokenbounds.models.pretrained.quip_sharp import FAMILIES, read_quip_sharp
-from tokenbounds.models.pretrained.tensor_files import TensorFiles
+from tokenbounds.models.pretrained.filling import first_line
+from tokenbounds.models.pretrained.quip_sharp import FAMILIES, QUIP_SHARP
 
 
 def is_quantized(config: Mapping[str, Any]) -> bool:
@@ -26,47 +19,19 @@ def is_quantized(config: Mapping[str, Any]) -> bool:
     return bool(config.get("quantization_config") or config.get("quip_params"))
 
 
-def read_quantized(
-    where: str, revision: str | None, config: Mapping[str, Any], family: Family
-) -> tuple[PreTrainedModel, PublishedCodes | None]:
-    """The dense model, float32, that a quantized checkpoint represents, and its codes if it is a QuIP# one.
-
-    Parameters
-    ----------
-    where : str
-        A folder or a hub name.
-    revision : str, optional
-        Of the hub.
-    config : mapping
-        The checkpoint's configuration.
-    family : Family
+def quantization_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the files of a quantized checkpoint hold, from its configuration, as `decoded.open_values` takes it.
 
     Raises
     ------
     ModelError
-        If it cannot be found, its quantization is not read, or its tensors do not fit.
+        If it is a QuIP# checkpoint of an architecture that those are not read of.
     """
-    folder = local_folder(where, revision)
-    plain = {key: value for key, value in config.items() if key not in ("quantization_config", "quip_params")}
-    with reading(where):
-        settings = getattr(transformers, family.config_class).from_dict(plain)
-    settings._attn_implementation = "sdpa"
-    try:
-        files = TensorFiles(folder)
-        codes, transposed = None, family.config_class == "GPT2Config"
-        if not config.get("quip_params"):
-            tensors = dense_tensors(files, config["quantization_config"], transposed)
-        elif config["model_type"] not in FAMILIES:
-            raise ModelError(f"a QuIP# checkpoint of the architecture {config['model_type']} is not supported.")
-        else:
-            with torch.device("meta"):
-                model = getattr(transformers, family.model_class)(settings)
-            shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
-            codes, tensors = read_quip_sharp(files, config["quip_params"], shapes)
-            tensors |= {name: torch.from_numpy(value) for name, value in codes.dense(shapes).items()}
-    except ModelError as error:
-        raise ModelError(f"{where}: {error}") from error
-    return fill_model(settings, family, tensors, where), codes
+    if not config.get("quip_params"):
+        return dict(config["quantization_config"])
+    if config["model_type"] not in FAMILIES:
+        raise ModelError(f"a QuIP# checkpoint of the architecture {config['model_type']} is not supported.")
+    return {**config["quip_params"], "quant_method": QUIP_SHARP}
 
 
 def local_folder(where: str, revision: str | None) -> Path:

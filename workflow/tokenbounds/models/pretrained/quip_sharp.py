@@ -1,4 +1,4 @@
-"""Published QuIP# checkpoints: the codes, scales and signs of each layer, read from files, and kept next to a model.
+"""Published QuIP# checkpoints: the codes, scales and signs of each layer, read from their files.
 
 References
 ----------
@@ -8,18 +8,13 @@ The checkpoints `relaxml/*-E8P-2Bit`, `*-E8PRVQ-3Bit` and `*-E8PRVQ-4Bit`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from tokenbounds.errors import ModelError
-from tokenbounds.files import atomic_path
-from tokenbounds.models.checkpoint import seal_tensors
 from tokenbounds.models.pretrained.e8p import SIZE
 from tokenbounds.models.pretrained.lattice_layers import (
     TILE_ROWS,
@@ -30,19 +25,16 @@ from tokenbounds.models.pretrained.lattice_layers import (
     slots_of,
 )
 from tokenbounds.models.pretrained.tensor_files import TensorFiles, taken
-from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, sha256_of_sealed
 
 FAMILIES = ("llama", "mistral")
-CODES_FILE = "codes.safetensors"
+QUIP_SHARP = "quip_sharp"
 _CODEBOOKS = {"E8P12": (7, 2), "E8P12RVQ3B": (18, 3), "E8P12RVQ4B": (17, 4)}
 _RESIDUAL_SCALES = {3: 2.04, 4: 3.45}
 _FLOATS = (torch.float16, torch.float32)
 
 
-def read_quip_sharp(
-    files: TensorFiles, params: Any, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[PublishedCodes, dict[str, torch.Tensor]]:
-    """Read a published checkpoint.
+class QuipValues:
+    """The dense tensors of a published checkpoint, a layer decoded when one of its weights is read.
 
     Parameters
     ----------
@@ -52,24 +44,62 @@ def read_quip_sharp(
     shapes : mapping of str to tuple of int
         Of the parameters of the dense model.
 
-    Returns
-    -------
+    Attributes
+    ----------
     codes : PublishedCodes
-    others : dict of str to tensor
-        Everything that is not coded: embeddings, norms, head.
+    names
+        The weights that are coded, and everything else: embeddings, norms, head.
 
     Raises
     ------
     ModelError
-        If the format is not one of those read, or a tensor does not fit it.
+        If the format is not one of those read.
     """
-    identifier, bits, residual_scale = codebook_of(params)
-    slots = slots_of(shapes)
-    layers = {name: read_layer(files, name, slot, identifier, bits) for name, slot in slots.items()}
-    if len({layer.rescale is None for layer in layers.values()}) > 1:
-        raise ModelError("some layers hold a scaleWH and others do not. Download the checkpoint again.")
-    others = {name: files[name] for name in files if name.rpartition(".")[0] not in slots}
-    return PublishedCodes(layers, bits, residual_scale), others
+
+    def __init__(self, files: TensorFiles, params: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._files, self._slots = files, slots_of(shapes)
+        identifier, bits, residual_scale = codebook_of(params)
+        if len({f"{name}.scaleWH" in files for name in self._slots}) > 1:
+            raise ModelError("some layers hold a scaleWH and others do not. Download the checkpoint again.")
+        layers = _Layers(files, self._slots, identifier, bits)
+        self.codes = PublishedCodes(layers, bits, residual_scale)
+        self._layer_of = {weight: name for name, slot in self._slots.items() for weight in slot.weights}
+        others = [name for name in files if name.rpartition(".")[0] not in self._slots]
+        self.names: Collection[str] = [*self._layer_of, *others]
+        self._latest: tuple[str, dict[str, np.ndarray]] = "", {}  # pieces of a layer are read one after the other
+
+    def read(self, name: str) -> torch.Tensor:
+        """A dense tensor, float32.
+
+        Raises
+        ------
+        ModelError
+            If what it is made from does not fit together.
+        """
+        if name not in self._layer_of:
+            return self._files[name].float()
+        layer = self._layer_of[name]
+        if self._latest[0] != layer:
+            self._latest = "", {}
+            dense = self.codes.layers[layer].dense(self._slots[layer], self.codes.bits, self.codes.residual_scale)
+            self._latest = layer, dense
+        return torch.from_numpy(self._latest[1][name].copy())
+
+
+class _Layers(Mapping[str, LatticeLayer]):
+    """The coded layers of a checkpoint, each read when it is asked for."""
+
+    def __init__(self, files: TensorFiles, slots: Mapping[str, Slot], identifier: int, bits: int) -> None:
+        self._files, self._slots, self._identifier, self._bits = files, slots, identifier, bits
+
+    def __getitem__(self, name: str) -> LatticeLayer:
+        return read_layer(self._files, name, self._slots[name], self._identifier, self._bits)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
 
 
 def codebook_of(params: Any) -> tuple[int, int, float]:
@@ -149,56 +179,6 @@ def unpack_e8p(packed: np.ndarray) -> np.ndarray:
         upper = entries >> np.uint32(8 * which) & np.uint32(255)
         codes[:, which % 2, :, which // 2] = upper << np.uint32(8) | lower
     return codes.reshape(rows, 4 * words)
-
-
-def save_codes(directory: Path, codes: PublishedCodes | None) -> None:
-    """Keep the codes of an imported checkpoint next to its dense values, or remove those of an earlier import."""
-    path = directory / CODES_FILE
-    if codes is None:
-        path.unlink(missing_ok=True)
-        return
-    tensors = {
-        f"{name}.{key}": np.ascontiguousarray(value)
-        for name, layer in codes.layers.items()
-        for key, value in vars(layer).items()
-        if value is not None
-    }
-    settings = {"bits": str(codes.bits), "residual_scale": repr(codes.residual_scale)}
-    with atomic_path(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={**settings, SEAL_KEY: BLANK_SEAL})
-            seal_tensors(temporary)
-        except SafetensorError as error:
-            raise ModelError(f"cannot write {path}: {error}. Free space, or choose another folder.") from error
-
-
-def load_codes(directory: Path, shapes: Mapping[str, tuple[int, ...]]) -> PublishedCodes:
-    """Read what `save_codes` kept for a model with parameters of these shapes.
-
-    Raises
-    ------
-    ModelError
-        If there is nothing, or it does not fit the model.
-    """
-    path = directory / CODES_FILE
-    if not path.is_file():
-        raise ModelError(f"{directory} holds no codes: its model was not imported from a QuIP# checkpoint.")
-    sha256_of_sealed(path, ModelError, "Import the checkpoint again.")
-    try:
-        with safe_open(path, framework="np") as file:
-            settings = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        layers = {name: _layer_from(name, tensors) for name in slots_of(shapes)}
-        return PublishedCodes(layers, int(settings["bits"]), float(settings["residual_scale"]))
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ModelError(f"{path} is damaged ({error}). Import the checkpoint again.") from error
-
-
-def _layer_from(name: str, tensors: Mapping[str, np.ndarray]) -> LatticeLayer:
-    fields = LatticeLayer.__dataclass_fields__
-    optional = ("residuals", "rescale")
-    found = {key: tensors.get(f"{name}.{key}") if key in optional else tensors[f"{name}.{key}"] for key in fields}
-    return LatticeLayer(**cast(dict[str, Any], found))
 
 
 def _floats(files: TensorFiles, name: str, shape: tuple[int, ...]) -> np.ndarray:

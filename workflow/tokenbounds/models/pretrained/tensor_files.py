@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,10 +17,7 @@ _INDEX = "model.safetensors.index.json"
 
 
 class TensorFiles:
-    """All tensors of a folder's safetensors files, by name.
-
-    The files are those that transformers reads: `model.safetensors`, otherwise those that the index names; with
-    neither, all that there are.
+    """All tensors of the safetensors files of a folder, by name.
 
     Raises
     ------
@@ -28,9 +25,9 @@ class TensorFiles:
         If a file is missing, damaged or a Git LFS pointer, or two contain a tensor of the same name.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._source = SafetensorsSource(SafetensorsFiles.open(files_of(folder)))
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._folder = paths[0].parent
+        self._source = SafetensorsSource(SafetensorsFiles.open(paths))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._source.shapes)
@@ -54,15 +51,19 @@ class TensorFiles:
 def files_of(folder: Path) -> list[Path]:
     """The files of a folder's tensors, as transformers chooses them.
 
+    `model.safetensors`, otherwise those that the index names; with neither, all that there are.
+
     Raises
     ------
     ModelError
-        If the index is damaged.
+        If the index is damaged, or there are none.
     """
     if (folder / _WHOLE).is_file():
         return [folder / _WHOLE]
     if not (folder / _INDEX).is_file():
-        return sorted(folder.glob("*.safetensors"))
+        if not (found := sorted(folder.glob("*.safetensors"))):
+            raise ModelError(f"{folder} has no *.safetensors. Download the checkpoint again.")
+        return found
     index = read_json(folder / _INDEX)
     names = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):

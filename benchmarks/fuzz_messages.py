@@ -68,6 +68,7 @@ def seeds() -> list[bytes]:
             save_checkpoint(folder, model, card)
             quantizers = [({"kind": kind}, coder) for kind, coder in _QUANTIZERS]
             if parameterization["kind"] == "dense":
+                quantizers.append(({"kind": "uniform"}, "parallel"))
                 quantizers.append(({"kind": "rtn", "target": {"scale": 0.5}}, "adaptive"))
                 quantizers += [({"kind": "quip_sharp", "bits": bits}, "adaptive") for bits in (2, 3)]
             for quantizer, coder in quantizers:

@@ -15,7 +15,7 @@ LIBRARY = Path(__file__).parents[1] / "workflow/tokenbounds"
 # From the bottom to the top. What is in one line may import from lines above it and from its own package.
 LAYERS = (
     {"errors", "compiled", "draws", "files", "rounding", "seals", "jobs", "progress", "software"}
-    | {"surroundings", "terminal", "limits", "sandbox", "confinement", "merkle", "parquet_pages"},
+    | {"surroundings", "terminal", "limits", "sandbox", "confinement", "merkle", "parquet_pages", "threads"},
     {"display"},
     {"bounds"},
     {"config"},
@@ -42,6 +42,7 @@ LATE = {
     ("certificates.verify", "messages.decode"): "torch, after all that can be checked without it",
     ("messages.side_information", "models.base"): "torch, to find a base alone",
     ("models.base", "models.pretrained.loading"): "GGUF and transformers' loaders, for bases outside the study alone",
+    ("models.weights", "models.pretrained.decoded"): "torch and GGUF, for values that must be decoded alone",
     ("console", "certificates.forecast"): "scipy and polars, for `tokenbounds plan` alone",
     ("scores.scoring", "scores.faithfulness"): "torch, not to check or read scores",
     ("scores.scoring", "scores.placement"): "torch, not to check or read scores",

@@ -19,10 +19,10 @@ from tokenbounds.compression.subject import Record, Sources, Subject, Transforme
 from tokenbounds.config import MessageSpec, row_json
 from tokenbounds.corpus.reader import Corpus, check_known
 from tokenbounds.errors import MessageError
-from tokenbounds.files import write_bytes, write_json
+from tokenbounds.files import atomic_path, write_json
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import Shape
-from tokenbounds.messages.container import Message, parse_message, read_message, render_message
+from tokenbounds.messages.container import Message, read_message, render_message, render_pieces
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.messages.formats import Format
 from tokenbounds.messages.side_information import SideInformation, find_places, message_places
@@ -102,28 +102,34 @@ def encode_model(
     head, head_report = None, None
     if spec.smoothing_head is not None:
         head, head_report = _smoothing_head(render_message(header, parts), subject, spec, corpus, where)
-    data = render_message(header, [*parts, *([head.to_part()] if head else [])])
-    del parts  # a large message is in memory as few times as can be
+        parts.append(head.to_part())
     # Nothing is written unless the bytes alone decode to the values of the codes.
-    message = parse_message(data)
-    card = spoolable_card(message) if isinstance(subject, Transformer) and head is None else None
-    if card is not None:
-        _check_streamed(message, quantized, coded_shapes(card))
-    else:
-        _check_decoded(data, quantized.dequantize(), head, where)
-    described = _common_report(message, spec)
-    if isinstance(subject, Transformer):
-        described |= _report(message, quantized, subject.shapes, spec.coder)
-        described |= {**record, "smoothing_head": head_report}
-    write_bytes(out, data)
+    with atomic_path(out) as temporary:
+        _write(temporary, render_pieces(header, parts))
+        del parts  # their scratch files are as large as the message
+        message = read_message(temporary)
+        card = spoolable_card(message) if isinstance(subject, Transformer) and head is None else None
+        if card is not None:
+            _check_streamed(message, quantized, coded_shapes(card))
+        else:
+            _check_decoded(temporary.read_bytes(), quantized.dequantize(), head, where)
+        described = _common_report(message, spec)
+        if isinstance(subject, Transformer):
+            described |= _report(message, quantized, subject.shapes, spec.coder)
+            described |= {**record, "smoothing_head": head_report}
     write_json(report, described)
     LOGGER.info("%s: %d bits", out, message.size_bits)
     return message
 
 
+def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    with path.open("wb") as file:
+        file.writelines(pieces)
+
+
 def _smoothing_head(
     data: bytes, subject: Subject, spec: MessageSpec, corpus: Corpus | None, where: Sequence[Path]
-) -> tuple[SmoothingHead | None, Record | None]:
+) -> tuple[SmoothingHead, Record | None]:
     """A smoothing head trained for the model that `data` decodes to."""
     assert spec.smoothing_head is not None
     if corpus is None:

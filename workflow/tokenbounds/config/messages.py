@@ -46,9 +46,10 @@ class MessageSpec(Checked):
     model: Annotated[str, Reference("models"), Field(description="Model row to compress.")]
     quantizer: Annotated[Quantizer, Field(description="How its values become few distinct symbols.")]
     coder: Annotated[
-        Literal["adaptive", "static"],
+        Literal["adaptive", "parallel", "static"],
         Field(
-            description="Entropy coder: `adaptive` learns symbol frequencies while it codes, `static` sends a table."
+            description="Entropy coder: `adaptive` learns symbol frequencies while it codes, `parallel` does so in "
+            "several streams, for models of billions of parameters, `static` sends a table."
         ),
     ] = "adaptive"
     smoothing_head: Annotated[
@@ -60,5 +61,7 @@ class MessageSpec(Checked):
         """Yield settings that the quantizer has no use for."""
         if self.quantizer.models == "fixed" and self.smoothing_head is not None:
             yield Fault("smoothing_head", "a reference contains only a hash. Leave it out.")
+        if self.quantizer.models in ("chain", "online", "fixed") and self.coder == "parallel":
+            yield Fault("coder", "only the tensors of a transformer are coded in parallel. Use adaptive.")
         if self.quantizer.needs().coarse is not None and self.coder != "adaptive":
             yield Fault("coder", "a refinement needs the coarse codes, and only the adaptive coder uses them.")

@@ -14,14 +14,16 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tokenbounds.errors import MessageError
-from tokenbounds.files import canonical_json, sha256_bytes
+from tokenbounds.files import canonical_json
+from tokenbounds.messages.stored import IN_MEMORY, Data, StoredBytes, can_store, pieces
 
 MAGIC = b"TBM"
 FORMAT_VERSION = 1
@@ -31,6 +33,7 @@ MAX_PARTS = 1 << 12
 PART_KINDS = {"codebooks": 1, "scales": 2, "symbols": 3, "values": 4, "smoothing_head": 5, "side_information": 6}
 _KIND_NAMES = {code: name for name, code in PART_KINDS.items()}
 _VARINT_MAX_BYTES = 8
+_KEPT_BYTES = 1 << 20  # parts of a message in a file that are as small as this are in memory
 
 # Common headers and keys, the most common text last, where deflate reaches it with the shortest distances.
 _DICTIONARY = (
@@ -53,10 +56,15 @@ Header = dict[str, Any]
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a message: its kind, a key of `PART_KINDS`, and its bytes."""
+    """One part of a message: its kind, a key of `PART_KINDS`, and its bytes, which may be in a file."""
 
     kind: str
-    data: bytes
+    content: Data
+
+    @property
+    def data(self) -> bytes:
+        """The bytes, in memory."""
+        return bytes(self.content)
 
 
 @dataclass(frozen=True)
@@ -88,14 +96,18 @@ class Message:
         return self.size_bits // 8
 
     def part(self, kind: str) -> bytes:
-        """Bytes of the only part of this kind.
+        """Bytes of the only part of this kind, in memory; see `content`."""
+        return bytes(self.content(kind))
+
+    def content(self, kind: str) -> Data:
+        """Bytes of the only part of this kind, which of a large message stay in its file.
 
         Raises
         ------
         MessageError
             If there is none, or more than one.
         """
-        found = [part.data for part in self.parts if part.kind == kind]
+        found = [part.content for part in self.parts if part.kind == kind]
         if len(found) != 1:
             raise MessageError(f"the message holds {len(found)} parts of kind '{kind}' where one is needed.")
         return found[0]
@@ -118,7 +130,7 @@ class Message:
 
     def count_bytes(self, kinds: Sequence[str]) -> int:
         """Bytes of all parts of some kinds."""
-        return sum(len(part.data) for part in self.parts if part.kind in kinds)
+        return sum(len(part.content) for part in self.parts if part.kind in kinds)
 
 
 def write_varint(value: int) -> bytes:
@@ -133,7 +145,7 @@ def write_varint(value: int) -> bytes:
     return bytes(groups)
 
 
-def read_varint(data: bytes | memoryview, offset: int) -> tuple[int, int]:
+def read_varint(data: Data | memoryview, offset: int) -> tuple[int, int]:
     """Read a varint at `offset`; return its value and the offset after it.
 
     Raises
@@ -155,7 +167,12 @@ def read_varint(data: bytes | memoryview, offset: int) -> tuple[int, int]:
 
 
 def render_message(header: Header, parts: Sequence[Part]) -> bytes:
-    """Bytes of a message.
+    """Bytes of a message; see `render_pieces`."""
+    return b"".join(render_pieces(header, parts))
+
+
+def render_pieces(header: Header, parts: Sequence[Part]) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a message; of parts that are in files, few are in memory at a time.
 
     Raises
     ------
@@ -165,19 +182,21 @@ def render_message(header: Header, parts: Sequence[Part]) -> bytes:
     packed = _deflate_header(header)
     if len(parts) > MAX_PARTS:
         raise MessageError(f"a message holds at most {MAX_PARTS} parts, not {len(parts)}.")
-    chunks = [MAGIC, bytes([FORMAT_VERSION]), write_varint(len(packed)), packed, write_varint(len(parts))]
+    if unknown := [part.kind for part in parts if part.kind not in PART_KINDS]:
+        raise MessageError(f"unknown part kind '{unknown[0]}'. Known: {', '.join(PART_KINDS)}.")
+    chunks: list[Data] = [MAGIC, bytes([FORMAT_VERSION]), write_varint(len(packed)), packed, write_varint(len(parts))]
     for part in parts:
-        if part.kind not in PART_KINDS:
-            raise MessageError(f"unknown part kind '{part.kind}'. Known: {', '.join(PART_KINDS)}.")
-        chunks += [bytes([PART_KINDS[part.kind]]), write_varint(len(part.data)), part.data]
+        chunks += [bytes([PART_KINDS[part.kind]]), write_varint(len(part.content)), part.content]
     digest = hashlib.sha256()
     for chunk in chunks:
-        digest.update(chunk)
-    return b"".join([*chunks, digest.digest()[:CHECKSUM_BYTES]])
+        for piece in pieces(chunk):
+            digest.update(piece)
+            yield piece
+    yield digest.digest()[:CHECKSUM_BYTES]
 
 
-def parse_message(data: bytes) -> Message:
-    """Check and take apart the bytes of a message.
+def parse_message(data: Data) -> Message:
+    """Check and take apart the bytes of a message; large parts of one in a file stay there.
 
     Raises
     ------
@@ -193,23 +212,28 @@ def parse_message(data: bytes) -> Message:
             f"the message has format version {data[len(MAGIC)]}; this decoder reads {FORMAT_VERSION}. "
             "Use the release that wrote it, or encode it again."
         )
-    # A view: of a message of gigabytes there are two copies at most, the file and its parts.
-    body, checksum = memoryview(data)[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
-    if len(data) < len(MAGIC) + 1 + CHECKSUM_BYTES or _checksum(body) != checksum:
+    if len(data) < len(MAGIC) + 1 + CHECKSUM_BYTES:
         raise MessageError("the message is damaged: its checksum does not match. Copy or encode it again.")
-    packed, offset = _read_block(body, len(MAGIC) + 1)
+    size, checksum = len(data) - CHECKSUM_BYTES, data[-CHECKSUM_BYTES:]
+    body = data.part(0, size) if isinstance(data, StoredBytes) else memoryview(data)[:size]
+    digest = _digest(body)
+    if digest.digest()[:CHECKSUM_BYTES] != checksum:
+        raise MessageError("the message is damaged: its checksum does not match. Copy or encode it again.")
+    digest.update(checksum)
+    content, offset = _read_block(body, len(MAGIC) + 1)
+    packed = bytes(content)
     parts = _read_parts(body, offset)
     return Message(
         header=_inflate_header(packed),
         parts=parts,
         size_bits=8 * len(data),
         breakdown=_breakdown(len(packed), parts, len(data)),
-        sha256=sha256_bytes(data),
+        sha256=digest.hexdigest(),
     )
 
 
 def read_message(source: Path | str | bytes) -> Message:
-    """Read a message from a file, or from its bytes.
+    """Read a message from a file, or from its bytes; large parts stay in the file, which is kept open.
 
     Raises
     ------
@@ -219,8 +243,16 @@ def read_message(source: Path | str | bytes) -> Message:
     if isinstance(source, bytes):
         return parse_message(source)
     path = Path(source)
+    data: Data
     try:
-        data = path.read_bytes()
+        with ExitStack() as stack:
+            file = stack.enter_context(path.open("rb"))
+            size = path.stat().st_size
+            if size > IN_MEMORY and can_store():
+                data = StoredBytes(file, 0, size)
+                stack.pop_all()  # what is left in the file is read later
+            else:
+                data = file.read()
     except OSError as error:
         raise MessageError(f"cannot read the message {path}: {error.strerror or error}.") from error
     try:
@@ -229,19 +261,29 @@ def read_message(source: Path | str | bytes) -> Message:
         raise MessageError(f"{path}: {error}") from error
 
 
-def _checksum(body: bytes | memoryview) -> bytes:
-    return hashlib.sha256(body).digest()[:CHECKSUM_BYTES]
+def _checksum(body: Data | memoryview) -> bytes:
+    return _digest(body).digest()[:CHECKSUM_BYTES]
 
 
-def _read_block(body: memoryview, offset: int) -> tuple[bytes, int]:
+def _digest(body: Data | memoryview) -> hashlib._Hash:
+    digest = hashlib.sha256()
+    for piece in pieces(body):
+        digest.update(piece)
+    return digest
+
+
+def _read_block(body: memoryview | StoredBytes, offset: int) -> tuple[Data, int]:
     """A length and that many bytes; the length is checked against what is really there."""
     length, offset = read_varint(body, offset)
     if length > len(body) - offset:
         raise MessageError(f"the message declares a part of {length} bytes but only {len(body) - offset} follow.")
-    return bytes(body[offset : offset + length]), offset + length
+    end = offset + length
+    if isinstance(body, StoredBytes) and length > _KEPT_BYTES:
+        return body.part(offset, length), end
+    return bytes(body[offset:end]), end
 
 
-def _read_parts(body: memoryview, offset: int) -> tuple[Part, ...]:
+def _read_parts(body: memoryview | StoredBytes, offset: int) -> tuple[Part, ...]:
     count, offset = read_varint(body, offset)
     if count > MAX_PARTS:
         raise MessageError(f"the message declares {count} parts; at most {MAX_PARTS} are allowed.")
@@ -262,7 +304,7 @@ def _read_parts(body: memoryview, offset: int) -> tuple[Part, ...]:
 def _breakdown(header_bytes: int, parts: Sequence[Part], total_bytes: int) -> dict[str, int]:
     bits = {"header": 8 * header_bytes, "codebooks": 0, "scales": 0, "symbols": 0}
     for part in parts:
-        bits[part.kind] = bits.get(part.kind, 0) + 8 * len(part.data)
+        bits[part.kind] = bits.get(part.kind, 0) + 8 * len(part.content)
     return {**bits, "container": 8 * total_bytes - sum(bits.values())}
 
 

@@ -61,7 +61,7 @@ class SmoothingHead:
         from tokenbounds.messages.formats.grid import LEAST_EXPONENT
 
         numbers = (self.grid_size, self.step_exponent - LEAST_EXPONENT)
-        return Part(KIND, b"".join(map(write_varint, numbers)) + encode_codes([self.codes], "adaptive"))
+        return Part(KIND, b"".join(map(write_varint, numbers)) + bytes(encode_codes([self.codes], "adaptive")))
 
     @classmethod
     def from_message(cls, message: Message, hidden: int) -> Self | None:

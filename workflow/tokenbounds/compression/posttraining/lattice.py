@@ -8,6 +8,7 @@ import numpy as np
 
 from tokenbounds.compression.calibration.layers import Matrix, check_calibratable, matrices_of, of_use
 from tokenbounds.compression.grids import finite, join_scaled
+from tokenbounds.compression.posttraining.kept_codes import CodeStore
 from tokenbounds.compression.posttraining.ldlq import ldl_factor, ldlq
 from tokenbounds.compression.posttraining.parallel import in_threads
 from tokenbounds.compression.posttraining.quantize import open_calibration, quantize_tables
@@ -49,19 +50,20 @@ def quantize_lattice(spec: QuipSharpQuantizer, subject: Transformer, sources: So
     check_calibratable(subject.dense_card(spec.kind))
     calibration = open_calibration(sources, subject)
     matrices = matrices_of(subject.structure)
-    layers = of_use(matrices, "linear")
+    layers, store = of_use(matrices, "linear"), CodeStore()
 
     def work(matrix: Matrix) -> LatticeMatrix:
         tensor = finite(matrix.name, tensors[matrix.name])
         moments = calibration.moments(matrix) if calibration else None
-        return round_to_lattice(tensor.T if matrix.transposed else tensor, moments, spec, matrix.name)
+        found = round_to_lattice(tensor.T if matrix.transposed else tensor, moments, spec, matrix.name)
+        return store.keep_lattice(matrix.name, found)
 
     rounded = dict(zip((matrix.name for matrix in layers), in_threads(work, layers), strict=True))
     tables, record = quantize_tables(subject, matrices, spec.embedding_bits_per_weight, sources.coder)
     rest = join_scaled(tensors, tables, {name: shape for name, shape in shapes.items() if name not in rounded})
     settings = Settings(spec.bits, spec.seed, any(matrix.transposed for matrix in layers))
     quantized = LatticeFormat(dict(shapes), settings, rounded, rest)
-    bits = 8 * len(quantized.to_parts(sources.coder)[-1].data)
+    bits = 8 * len(quantized.to_parts(sources.coder)[-1].content)
     weights = sum(math.prod(shapes[name]) for name in rounded)
     record["linear"] = {"bits": bits, "weights": weights, "bits_per_weight": bits / max(weights, 1)}
     record["calibration"] = dict(calibration.record) if calibration else None

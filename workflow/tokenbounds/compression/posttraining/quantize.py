@@ -183,7 +183,7 @@ class _Task:
                 size = encoded_bits(latest, self.coder)
             else:  # all parts of the message; its header is too small to matter
                 parts = join_scaled(self.rounder.tensors, {**others, **latest}, self.shapes).to_parts(self.coder)
-                size = sum(8 * len(part.data) for part in parts)
+                size = sum(8 * len(part.content) for part in parts)
             evaluations.append((scale, size))
             return size
 

@@ -79,7 +79,11 @@ class Rounder:
 
 
 def encoded_bits(matrices: Mapping[str, ScaledMatrix], coder: Coder = "adaptive") -> int:
-    """Bits that codes and steps take when they are coded alone; the codes of many matrices in groups, side by side."""
+    """Bits that codes and steps take when they are coded alone; the codes of many matrices in groups, side by side.
+
+    Groups are coded in a stream each where the coder is `parallel`, whose own streams differ by a few bytes.
+    """
+    alone: Coder = "adaptive" if coder == "parallel" else coder
     groups: list[list[ScaledMatrix]] = [[]]
     size = 0
     for matrix in matrices.values():
@@ -91,7 +95,7 @@ def encoded_bits(matrices: Mapping[str, ScaledMatrix], coder: Coder = "adaptive"
 
     def work(group: list[ScaledMatrix]) -> int:
         codes = CodeSequence([matrix.coded_shape for matrix in group], lambda index: group[index].coded)
-        return len(encode_codes(codes, coder, [matrix.machine for matrix in group]))
+        return len(encode_codes(codes, alone, [matrix.machine for matrix in group]))
 
     return 8 * (sum(in_threads(work, groups)) + len(encode_scales(list(matrices.values()), [])))
 

@@ -20,6 +20,7 @@ import numpy as np
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.kernels import (
     DECODING,
+    LIMIT,
     LOW,
     MARGIN_BYTES,
     PENDING,
@@ -33,6 +34,7 @@ from tokenbounds.messages.coding.kernels import (
     new_model,
 )
 from tokenbounds.messages.coding.trellis import Trellis, codes_of, grid_points
+from tokenbounds.messages.stored import ByteSpool, Data
 
 MAX_MAGNITUDE = (1 << 30) - 1
 Machines = Sequence[Trellis | None] | None
@@ -40,6 +42,8 @@ Machines = Sequence[Trellis | None] | None
 _NO_TRELLIS = Trellis(np.zeros((1, 2), dtype=np.int64), np.zeros(1, dtype=np.int64))
 _CHECKED_TOGETHER = 1 << 24  # values
 _BUFFER_BYTES = 1 << 16
+_WINDOW_BYTES = 1 << 20  # of a code that is decoded, in memory at a time
+_NEVER = 1 << 62
 _COUNT_CARRIED = 30  # confidence in one array's statistics at the start of the next
 
 
@@ -52,12 +56,34 @@ def _new_plane(codes: np.ndarray, cols: int, machine: Trellis, side: np.ndarray 
 
 
 def _new_registers(decoding: bool) -> np.ndarray:
-    registers = np.zeros(6, dtype=np.int64)
+    registers = np.zeros(7, dtype=np.int64)
     registers[RANGE], registers[DECODING] = 0xFFFFFFFF, decoding
     return registers
 
 
-def _drain(stream: Stream, code: list[bytes]) -> Stream:
+class _Code:
+    """The code that leaves the coder: without its first byte, the carry out of the whole number, which is always zero;
+    and without zeros at its end, as bytes after the end read as zero.
+    """
+
+    def __init__(self) -> None:
+        self._spool, self._zeros, self._begun = ByteSpool(), 0, False
+
+    def append(self, chunk: bytes) -> None:
+        """Add at least one byte."""
+        if not self._begun:
+            chunk, self._begun = chunk[1:], True
+        if kept := chunk.rstrip(b"\0"):
+            self._spool.append(bytes(self._zeros) + kept)
+            self._zeros = 0
+        self._zeros += len(chunk) - len(kept)
+
+    def finish(self) -> Data:
+        """All of it."""
+        return self._spool.finish()
+
+
+def _drain(stream: Stream, code: _Code) -> Stream:
     """Move the bytes that no carry can change any more from the buffer to `code`; what is left has room to grow."""
     registers = stream.registers
     if registers[POSITION]:
@@ -67,8 +93,8 @@ def _drain(stream: Stream, code: list[bytes]) -> Stream:
     return stream if room <= stream.data.size else Stream(registers, np.zeros(room, dtype=np.uint8))
 
 
-def _flush(stream: Stream, code: list[bytes]) -> bytes:
-    """End the code with the shortest number inside the last interval; bytes after the end read as zero."""
+def _flush(stream: Stream, code: _Code) -> Data:
+    """End the code with the shortest number inside the last interval."""
     # Any number in [low, low + width) will do: take the one with most zero bits at its end, which need not be written.
     registers = stream.registers
     low, width = int(registers[LOW]), int(registers[RANGE])
@@ -81,17 +107,12 @@ def _flush(stream: Stream, code: list[bytes]) -> bytes:
     for _ in range(5):
         move_byte(stream)
     _drain(stream, code)
-    while code and not (last := code.pop().rstrip(b"\0")):
-        pass
-    code.append(last)
-    # The first byte is the carry out of the whole number, always zero.
-    code[0] = code[0][1:]
-    return b"".join(code)
+    return code.finish()
 
 
 def encode_planes(
     planes: Iterable[np.ndarray], machines: Machines = None, sides: Iterable[np.ndarray] | None = None
-) -> bytes:
+) -> Data:
     """Code several integer arrays into one stream, the statistics of each helping the next.
 
     Parameters
@@ -107,7 +128,7 @@ def encode_planes(
     Returns
     -------
     bytes
-        The code. Shapes are not in it: the decoder must know them.
+        The code, in a scratch file if it is long. Shapes are not in it: the decoder must know them.
 
     Raises
     ------
@@ -120,7 +141,7 @@ def encode_planes(
         machines = [None] * len(planes)
     # One model and one range coder for all arrays: the second begins with what the first taught the model.
     model = new_model(tables, 2 if any(machines) else 1)
-    stream, code = Stream(_new_registers(False), np.zeros(_BUFFER_BYTES, dtype=np.uint8)), list[bytes]()
+    stream, code = Stream(_new_registers(False), np.zeros(_BUFFER_BYTES, dtype=np.uint8)), _Code()
     known: Iterable[np.ndarray | None] = repeat(None, len(machines)) if sides is None else sides
     for array, machine, side in zip(planes, machines, known, strict=True):
         codes = np.array(array, dtype=np.int64).reshape(-1)
@@ -144,8 +165,44 @@ def _is_on_grids(points: np.ndarray, machine: Trellis) -> bool:
     return all(np.array_equal(grid_points(codes_of(part), machine), part) for part in parts)
 
 
+class _Window:
+    """The part of a code that the decoder has in memory.
+
+    Attributes
+    ----------
+    stream
+        Its registers' position is inside the part; beyond the end of the code, bytes are zero.
+    """
+
+    def __init__(self, data: Data) -> None:
+        head = data[:4]
+        self._data, self._end = data, len(head)
+        self.stream = Stream(_new_registers(True), np.zeros(0, dtype=np.uint8))
+        self.stream.registers[LOW] = int.from_bytes(head.ljust(4, b"\0"), "big")
+        self.move()
+
+    def move(self) -> None:
+        """Leave out what was read, and read more of the code."""
+        registers = self.stream.registers
+        left = self.stream.data[registers[POSITION] :]
+        more = self._data[self._end : self._end + _WINDOW_BYTES]
+        self._end += len(more)
+        last = self._end == len(self._data)
+        # At the end one zero more than there are bytes: the kernel is never given an empty array.
+        part = np.concatenate([left, np.frombuffer(more, dtype=np.uint8), np.zeros(int(last), dtype=np.uint8)])
+        self.stream = Stream(registers, part)
+        registers[POSITION] = 0
+        registers[LIMIT] = _NEVER if last else part.size - MARGIN_BYTES
+
+    def leaves_bytes(self) -> bool:
+        """Whether the code is longer than what was read of it, or ends in a zero, which is not written."""
+        position = self.stream.registers[POSITION]
+        unread = self._end < len(self._data) or position < self.stream.data.size - 1
+        return unread or (len(self._data) > 0 and self._data[len(self._data) - 1] == 0)
+
+
 def decode_planes(
-    data: bytes,
+    data: Data,
     shapes: Sequence[tuple[int, int]],
     machines: Machines = None,
     sides: Iterable[np.ndarray] | None = None,
@@ -165,7 +222,7 @@ def decode_planes(
 
 
 def iter_planes(
-    data: bytes,
+    data: Data,
     shapes: Sequence[tuple[int, int]],
     machines: Machines = None,
     sides: Iterable[np.ndarray] | None = None,
@@ -174,19 +231,17 @@ def iter_planes(
     tables = coding_tables()
     machines = machines or [None] * len(shapes)
     model = new_model(tables, 2 if any(machines) else 1)
-    followed = np.zeros(len(data) + 1, dtype=np.uint8)  # by a zero; the only copy, as a message may be large
-    followed[:-1] = np.frombuffer(data, dtype=np.uint8)
-    stream = Stream(_new_registers(True), followed)
-    # Zero bytes at the end were not written: whatever is read after the data is zero.
-    head = data[:4].ljust(4, b"\0")
-    stream.registers[LOW], stream.registers[POSITION] = int.from_bytes(head, "big"), 4
+    window = _Window(data)
     known: Iterable[np.ndarray | None] = repeat(None, len(shapes)) if sides is None else sides
     for (rows, cols), machine, side in zip(shapes, machines, known, strict=True):
         codes = np.zeros(rows * cols, dtype=np.int64)
-        code_plane(stream, model, tables, _new_plane(codes, max(cols, 1), machine or _NO_TRELLIS, side), 0)
+        plane, done = _new_plane(codes, max(cols, 1), machine or _NO_TRELLIS, side), 0
+        # The kernel stops near the end of the window, and goes on there once it has moved.
+        while (done := code_plane(window.stream, model, tables, plane, done)) < codes.size:
+            window.move()
         np.minimum(model.counts, _COUNT_CARRIED, out=model.counts)
         decoded = codes.astype(np.int32).reshape(rows, cols)
-        del codes  # twice as large; it would stay as long as the caller works with this array
+        del codes, plane  # twice as large; they would stay as long as the caller works with this array
         yield decoded
-    if stream.registers[POSITION] < len(data) or data.endswith(b"\0"):
+    if window.leaves_bytes():
         raise MessageError("bytes are left over after the coded symbols.")

@@ -31,11 +31,11 @@ _STATE_BITS = 22
 _HALF = 1 << (_STATE_BITS - 1)
 _COUNT_LIMIT = 1023
 _STRETCH_LIMIT = 2900  # 256 × the logit of 1 − 2^-16, rounded up
-MARGIN_BYTES = 512  # one symbol never writes more, apart from pending carries
-LOW, RANGE, CACHE, PENDING, POSITION, DECODING = range(6)
+MARGIN_BYTES = 512  # one symbol never writes or reads more, apart from pending carries
+LOW, RANGE, CACHE, PENDING, POSITION, DECODING, LIMIT = range(7)
 
 # Without numba's reference counting (nothing here allocates) the coder is ten times as fast.
-_OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False, "nogil": True}
 _compiled = compiled(**_OPTIONS)
 _inlined = compiled(inline="always", **_OPTIONS)
 
@@ -43,7 +43,7 @@ _inlined = compiled(inline="always", **_OPTIONS)
 class Stream(NamedTuple):
     """The range coder: its registers, and the bytes that it reads or writes."""
 
-    registers: np.ndarray  # int64 [6]
+    registers: np.ndarray  # int64 [7]
     data: np.ndarray  # uint8
 
 
@@ -298,14 +298,17 @@ def _set_contexts(model: Model, tables: Tables, plane: Plane, index: int, odd: i
 
 @_compiled
 def code_plane(stream: Stream, model: Model, tables: Tables, plane: Plane, start: int) -> int:
-    """Code symbols from `start` on; return where it stopped (early when the output buffer is nearly full)."""
+    """Code symbols from `start` on; return where it stopped: early when the buffer is nearly full, or nearly read."""
     # With a trellis, a value is a grid point m = 2k + odd, and the code k is what is coded; without, m is the code.
     shift = 1 if plane.odd.size > 1 else 0
     for index in range(start, plane.codes.size):
         if index % plane.cols == 0:
             plane.sums[0] = 0
-        # The caller then passes a larger buffer: nothing here allocates.
-        if not stream.registers[DECODING]:
+        # The caller then passes another buffer: nothing here allocates.
+        if stream.registers[DECODING]:
+            if stream.registers[POSITION] > stream.registers[LIMIT]:
+                return index
+        else:
             used = stream.registers[POSITION] + stream.registers[PENDING]
             if used + MARGIN_BYTES > stream.data.size:
                 return index

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from tokenbounds.messages.coding.lossless import decode_bytes, encode_bytes
+from tokenbounds.messages.coding.lossless import ByteReader, encode_byte_arrays
+from tokenbounds.messages.stored import ByteSpool, Data
 
 Codes = tuple[np.ndarray, np.ndarray | None]
 
 
-def encode_lattice_codes(layers: Sequence[Codes], bits: int) -> bytes:
-    """Code the codes and residuals, uint16 arrays of any shapes, of all layers; shapes are not written.
+def encode_lattice_codes(layers: Callable[[], Iterable[Codes]], bits: int, head: bytes = b"") -> Data:
+    """Code the codes and residuals, uint16 arrays of any shapes, of all layers, after `head`; shapes are not written.
 
     Plane by plane, each over all layers: entries of E8P, their signs, then residuals: entries and signs again at 4
     bits, the ball's codes at 3. Entries are not equally likely, so a static code saves a little; signs are raw.
+    `layers` is called once for each plane, so that the codes need not be in memory together.
     """
-    planes = [code_planes(codes, bits) for codes in layers]
-    groups = zip(*planes, strict=True)
-    return b"".join(encode_bytes(np.concatenate([plane.reshape(-1) for plane in group])) for group in groups)
+    spool = ByteSpool()
+    spool.append(head)
+    for which in range(plane_count(bits)):
+        for block in encode_byte_arrays(code_planes(codes, bits)[which].reshape(-1) for codes in layers()):
+            spool.append(block)
+    return spool.finish()
 
 
 def decode_lattice_codes(
-    data: bytes, offset: int, shapes: Sequence[tuple[int, int]], bits: int
+    data: Data, offset: int, shapes: Sequence[tuple[int, int]], bits: int
 ) -> tuple[list[Codes], int]:
     """Decode what `encode_lattice_codes` wrote for layers [rows, blocks]; return them and the offset after them.
 
@@ -32,21 +38,34 @@ def decode_lattice_codes(
     MessageError
         If the bytes are cut off or detectably damaged.
     """
-    ends = np.cumsum([0, *(rows * blocks for rows, blocks in shapes)])
+    layers, end = open_lattice_codes(data, offset, shapes, bits)
+    return list(layers), end
+
+
+def open_lattice_codes(
+    data: Data, offset: int, shapes: Sequence[tuple[int, int]], bits: int
+) -> tuple[Iterator[Codes], int]:
+    """As `decode_lattice_codes`, but layers are decoded when they are taken; some damage shows only then."""
+    count = sum(rows * blocks for rows, blocks in shapes)
     planes = []
-    for _ in range(bits if bits > 2 else 2):
-        plane, offset = decode_bytes(data, offset, int(ends[-1]))
-        planes.append(plane)
-    layers: list[Codes] = []
-    for shape, start, end in zip(shapes, ends[:-1], ends[1:], strict=True):
-        own = [plane[start:end].astype(np.uint16).reshape(shape) for plane in planes]
-        codes, residuals = own[0] << np.uint16(8) | own[1], None
-        if bits == 3:
-            residuals = own[2]
-        elif bits == 4:
-            residuals = own[2] << np.uint16(8) | own[3]
-        layers.append((codes, residuals))
-    return layers, offset
+    for _ in range(plane_count(bits)):
+        planes.append(ByteReader(data, offset, count))
+        offset = planes[-1].end
+    return (_join([plane.read(math.prod(shape)).reshape(shape) for plane in planes], bits) for shape in shapes), offset
+
+
+def _join(planes: Sequence[np.ndarray], bits: int) -> Codes:
+    """One layer's codes from its planes, uint8 [rows, blocks] each."""
+    own = [plane.astype(np.uint16) for plane in planes]
+    codes = own[0] << np.uint16(8) | own[1]
+    if bits == 2:
+        return codes, None
+    return codes, own[2] if bits == 3 else own[2] << np.uint16(8) | own[3]
+
+
+def plane_count(bits: int) -> int:
+    """How many planes a layer's codes have."""
+    return max(bits, 2)
 
 
 def code_planes(codes: Codes, bits: int) -> list[np.ndarray]:

@@ -6,13 +6,14 @@ bfloat16 and float32 that holds all of an array exactly, cut into planes of byte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.static import decode_static, encode_static
 from tokenbounds.messages.container import read_varint, write_varint
+from tokenbounds.messages.stored import Data
 
 _BLOCK = 1 << 22
 _WIDTHS = (2, 2, 4)  # bytes of float16, bfloat16, float32
@@ -23,16 +24,87 @@ def encode_bytes(values: np.ndarray) -> bytes:
 
     Layout of a block of up to 2^22 bytes: varint 0 and the bytes, or varint length of a static code, and that.
     """
-    chunks = []
-    for start in range(0, values.size, _BLOCK):
-        block = values[start : start + _BLOCK]
-        coded = encode_static(block.astype(np.int64), 256)
-        head = write_varint(len(coded))
-        chunks.append(head + coded if len(head) + len(coded) <= block.size else b"\0" + block.tobytes())
-    return b"".join(chunks)
+    return b"".join(encode_byte_arrays([values]))
 
 
-def decode_bytes(data: bytes, offset: int, count: int) -> tuple[np.ndarray, int]:
+def encode_byte_arrays(arrays: Iterable[np.ndarray]) -> Iterator[bytes]:
+    """Yield the code of uint8 arrays [n] that follow one another, block by block; one array is taken at a time."""
+    waiting, count = list[np.ndarray](), 0
+    for array in arrays:
+        start = 0
+        while array.size - start >= _BLOCK - count:
+            end = start + _BLOCK - count
+            yield _encode_block(np.concatenate([*waiting, array[start:end]]))
+            waiting, count, start = [], 0, end
+        if start < array.size:
+            waiting.append(array[start:].copy())
+            count += array.size - start
+    if count:
+        yield _encode_block(np.concatenate(waiting))
+
+
+def _encode_block(block: np.ndarray) -> bytes:
+    coded = encode_static(block.astype(np.int64), 256)
+    head = write_varint(len(coded))
+    return head + coded if len(head) + len(coded) <= block.size else b"\0" + block.tobytes()
+
+
+class ByteReader:
+    """Decodes bytes that `encode_bytes` wrote, a block at a time.
+
+    Parameters
+    ----------
+    data : bytes
+    offset : int
+        Where they begin.
+    count : int
+        How many there are.
+
+    Attributes
+    ----------
+    end
+        The offset after them, found without decoding them.
+
+    Raises
+    ------
+    MessageError
+        If the bytes are cut off or detectably damaged.
+    """
+
+    def __init__(self, data: Data, offset: int, count: int) -> None:
+        self._data = data
+        self._blocks: list[tuple[int, int, int, bool]] = []  # where it begins, bytes there, bytes it decodes to, coded?
+        for start in range(0, count, _BLOCK):
+            wanted = min(_BLOCK, count - start)
+            coded, offset = read_varint(data, offset)
+            size = coded or wanted
+            if size > min(len(data) - offset, wanted):
+                raise MessageError(
+                    "coded bytes are longer than the part that holds them, or than they would be uncoded."
+                )
+            self._blocks.append((offset, size, wanted, bool(coded)))
+            offset += size
+        self.end = offset
+        self._next, self._left = 0, np.zeros(0, dtype=np.uint8)
+
+    def read(self, count: int) -> np.ndarray:
+        """The next bytes, uint8 [count], of those that there are."""
+        found = []
+        while count:
+            if not self._left.size:
+                begin, size, wanted, coded = self._blocks[self._next]
+                block = self._data[begin : begin + size]
+                self._left = (
+                    decode_static(block, wanted, 256).astype(np.uint8) if coded else np.frombuffer(block, np.uint8)
+                )
+                self._next += 1
+            found.append(self._left[:count])
+            self._left = self._left[found[-1].size :]
+            count -= found[-1].size
+        return np.concatenate(found) if found else np.zeros(0, dtype=np.uint8)
+
+
+def decode_bytes(data: Data, offset: int, count: int) -> tuple[np.ndarray, int]:
     """Decode `count` bytes at `offset`; return them, uint8 [count], and the offset after them.
 
     Raises
@@ -40,17 +112,8 @@ def decode_bytes(data: bytes, offset: int, count: int) -> tuple[np.ndarray, int]
     MessageError
         If the bytes are cut off or detectably damaged.
     """
-    blocks = []
-    for start in range(0, count, _BLOCK):
-        wanted = min(_BLOCK, count - start)
-        coded, offset = read_varint(data, offset)
-        size = coded or wanted
-        if size > min(len(data) - offset, wanted):
-            raise MessageError("coded bytes are longer than the part that holds them, or than they would be uncoded.")
-        block = data[offset : offset + size]
-        blocks.append(decode_static(block, wanted, 256).astype(np.uint8) if coded else np.frombuffer(block, np.uint8))
-        offset += size
-    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.uint8), offset
+    reader = ByteReader(data, offset, count)
+    return reader.read(count), reader.end
 
 
 def encode_floats(arrays: Sequence[np.ndarray]) -> bytes:
@@ -69,7 +132,7 @@ def encode_floats(arrays: Sequence[np.ndarray]) -> bytes:
     return b"".join(chunks)
 
 
-def decode_floats(data: bytes, offset: int, sizes: Sequence[int]) -> tuple[list[np.ndarray], int]:
+def decode_floats(data: Data, offset: int, sizes: Sequence[int]) -> tuple[list[np.ndarray], int]:
     """Decode arrays of the given sizes at `offset`: float32 [size] each, and the offset after them.
 
     Raises

@@ -26,7 +26,7 @@ def encode_static(symbols: np.ndarray, alphabet: int) -> bytes:
     if last - first + 1 > _MAX_ALPHABET:
         raise MessageError(f"static coding holds tables of at most {_MAX_ALPHABET} symbols. Use the adaptive coder.")
     frequencies = _scale(counts)
-    table = encode_planes([frequencies[None]])
+    table = bytes(encode_planes([frequencies[None]]))
     head = write_varint(first) + write_varint(last - first) + write_varint(len(table)) + table
     if last == first:
         return head

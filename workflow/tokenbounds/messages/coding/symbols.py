@@ -11,7 +11,8 @@ from tokenbounds.messages.coding.adaptive import MAX_MAGNITUDE, decode_planes, e
 from tokenbounds.messages.coding.static import decode_static, encode_static
 from tokenbounds.messages.container import read_varint, write_varint
 
-Coder = Literal["adaptive", "static"]
+Coder = Literal["adaptive", "parallel", "static"]
+"""Of the tensors of a message; symbols by themselves are coded by the first or the last."""
 
 
 def encode_symbols(
@@ -50,7 +51,7 @@ def encode_symbols(
         return b""
     values, counts = np.unique(flat, return_counts=True)
     centre = int(values[np.argmax(counts)])
-    return write_varint(centre) + encode_planes([(flat.astype(np.int64) - centre).reshape(shape)])
+    return write_varint(centre) + bytes(encode_planes([(flat.astype(np.int64) - centre).reshape(shape)]))
 
 
 def decode_symbols(

@@ -11,9 +11,11 @@ import numpy as np
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.adaptive import MAX_MAGNITUDE, Machines, encode_planes, iter_planes
 from tokenbounds.messages.coding.static import decode_static, encode_static
+from tokenbounds.messages.coding.streams import encode_streams, iter_streams
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.trellis import codes_of, grid_points
 from tokenbounds.messages.container import read_varint, write_varint
+from tokenbounds.messages.stored import ByteSpool, Data
 
 Shape = tuple[int, ...]
 
@@ -33,12 +35,12 @@ class CodeSequence(Sequence[np.ndarray]):
 
 def encode_codes(
     arrays: Sequence[np.ndarray], coder: Coder, machines: Machines = None, sides: Sequence[np.ndarray] | None = None
-) -> bytes:
+) -> Data:
     """Code signed integer arrays of any shape, matrices before vectors.
 
-    Adaptive: one stream, given `sides`, arrays of the same shapes that the decoder knows. Static: one table per matrix
-    and one for all vectors together. `machines` holds a trellis for each array of grid points and None for the others;
-    only matrices may have one.
+    Adaptive: one stream, given `sides`, arrays of the same shapes that the decoder knows. Parallel: several, without
+    sides; see `streams`. Static: one table per matrix and one for all vectors together. `machines` holds a trellis for
+    each array of grid points and None for the others; only matrices may have one.
     """
     shapes = arrays.shapes if isinstance(arrays, CodeSequence) else [array.shape for array in arrays]
     machines = machines or [None] * len(arrays)
@@ -46,7 +48,15 @@ def encode_codes(
         machines = [machines[index] for index in _order(shapes)]
         return encode_planes(_planes(arrays, shapes), machines, None if sides is None else _planes(sides, shapes))
     _refuse_sides(sides)
-    blocks = []
+    if coder == "parallel":
+        order = _order(shapes)
+        planes = [plane_shape(shapes[index]) for index in order]
+
+        def plane(place: int) -> np.ndarray:
+            return arrays[order[place]].reshape(planes[place])
+
+        return encode_streams(plane, planes, [machines[index] for index in order])
+    spool = ByteSpool()
     for group in _groups(shapes):
         codes = np.concatenate(
             [(codes_of(arrays[index]) if machines[index] else arrays[index]).reshape(-1) for index in group]
@@ -56,12 +66,12 @@ def encode_codes(
         # (zigzag).
         least = int(codes.min()) if codes.size else 0
         block = encode_static(codes - least, 1 << 30)
-        blocks += [write_varint(2 * abs(least) + (least < 0)), write_varint(len(block)), block]
-    return b"".join(blocks)
+        spool.append(write_varint(2 * abs(least) + (least < 0)) + write_varint(len(block)) + block)
+    return spool.finish()
 
 
 def decode_codes(
-    data: bytes,
+    data: Data,
     shapes: Sequence[Shape],
     coder: Coder,
     machines: Machines = None,
@@ -79,7 +89,7 @@ def decode_codes(
 
 
 def iter_codes(
-    data: bytes,
+    data: Data,
     shapes: Sequence[Shape],
     coder: Coder,
     machines: Machines = None,
@@ -100,6 +110,13 @@ def iter_codes(
         decoded = iter_planes(data, planes, [machines[index] for index in order], known)
         for index, array in zip(order, decoded, strict=True):
             yield index, array.reshape(shapes[index])
+    elif coder == "parallel":
+        _refuse_sides(sides)
+        order = _order(shapes)
+        planes = [plane_shape(shapes[index]) for index in order]
+        decoded = iter_streams(data, planes, [machines[index] for index in order])
+        for index, array in zip(order, decoded, strict=True):
+            yield index, array.reshape(shapes[index])
     elif coder == "static":
         _refuse_sides(sides)
         for index, codes in _iter_static_groups(data, shapes):
@@ -108,7 +125,7 @@ def iter_codes(
                 codes = grid_points(codes.reshape(plane_shape(shapes[index])), machine).astype(np.int32)
             yield index, codes.reshape(shapes[index])
     else:
-        raise MessageError(f"unknown coder {coder!r:.40}. Known: adaptive, static.")
+        raise MessageError(f"unknown coder {coder!r:.40}. Known: adaptive, parallel, static.")
 
 
 def _planes(arrays: Sequence[np.ndarray], shapes: Sequence[Shape]) -> Iterator[np.ndarray]:
@@ -121,7 +138,7 @@ def _refuse_sides(sides: Sequence[np.ndarray] | None) -> None:
         raise MessageError("only the adaptive coder can use sides.")
 
 
-def _iter_static_groups(data: bytes, shapes: Sequence[Shape]) -> Iterator[tuple[int, np.ndarray]]:
+def _iter_static_groups(data: Data, shapes: Sequence[Shape]) -> Iterator[tuple[int, np.ndarray]]:
     offset = 0
     for group in _groups(shapes):
         zigzag, offset = read_varint(data, offset)

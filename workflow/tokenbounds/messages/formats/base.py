@@ -68,8 +68,7 @@ class Format(ABC):
         """Yield the tensors of a message that refines no other, by name, each once, in the order of the bytes.
 
         The values are those of `from_message(…).dequantize()`, and so are the errors, of which some show only at the
-        end. A format whose codes need much less memory than its values decodes all codes first; others decode a tensor
-        at a time.
+        end. Here all codes are decoded first; formats of large models decode a tensor at a time.
         """
         found = cls.from_message(message, shapes, coder)
         found.check_header(message)

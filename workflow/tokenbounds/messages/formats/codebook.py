@@ -6,7 +6,7 @@ is on a grid.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -14,10 +14,10 @@ import numpy as np
 
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder
-from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes
+from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes, iter_codes
 from tokenbounds.messages.container import Header, Message, Part, read_varint, write_varint
 from tokenbounds.messages.formats.base import Format
-from tokenbounds.messages.formats.grid import GridTensors, decode_exponents, encode_exponents
+from tokenbounds.messages.formats.grid import GridTensors, decode_exponents, encode_exponents, grid_values
 
 MAX_VALUES = 256
 
@@ -77,18 +77,42 @@ class CodebookFormat(Format):
         cls, message: Message, shapes: Mapping[str, Shape], coder: Coder, coarse: Format | None = None
     ) -> Self:
         """Decode the parts that `to_parts` wrote."""
-        matrices = [name for name, shape in shapes.items() if len(shape) >= 2]
-        vectors = [name for name in shapes if name not in matrices]
-        codebooks = dict(zip(matrices, _read_codebooks(message.part("codebooks"), len(matrices)), strict=True))
-        exponents = decode_exponents(message.part("scales"), len(vectors))
-        codes = dict(zip(shapes, decode_codes(message.part("symbols"), list(shapes.values()), coder), strict=True))
-        indices = {}
-        for name, codebook in codebooks.items():
-            indices[name] = codes[name] + np.int32(_origin(codebook))
-            if codes[name].size and not 0 <= int(indices[name].min()) <= int(indices[name].max()) < len(codebook):
-                raise MessageError(f"{name} holds an index outside its codebook of {len(codebook)} values.")
-        quantized = GridTensors({name: codes[name] for name in vectors}, dict(zip(vectors, exponents, strict=True)))
+        codebooks, exponents = _read_scales(message, shapes)
+        codes = dict(zip(shapes, decode_codes(message.content("symbols"), list(shapes.values()), coder), strict=True))
+        indices = {name: _indices(name, codes[name], codebook) for name, codebook in codebooks.items()}
+        quantized = GridTensors({name: codes[name] for name in exponents}, exponents)
         return cls(tuple(shapes), indices, codebooks, quantized)
+
+    @classmethod
+    def stream_values(
+        cls, message: Message, shapes: Mapping[str, Shape], coder: Coder
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the tensors, decoded one at a time."""
+        names = list(shapes)
+        codebooks, exponents = _read_scales(message, shapes)
+        cls((), {}, {}, GridTensors({}, {})).check_header(message)
+        for index, codes in iter_codes(message.content("symbols"), list(shapes.values()), coder):
+            name = names[index]
+            if name in codebooks:
+                yield name, codebooks[name].astype(np.float32)[_indices(name, codes, codebooks[name])]
+            else:
+                yield name, grid_values(name, codes, exponents[name])
+
+
+def _read_scales(message: Message, shapes: Mapping[str, Shape]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Codebooks of the matrices and exponents of the vectors, by name; MessageError if they are damaged."""
+    matrices = [name for name, shape in shapes.items() if len(shape) >= 2]
+    vectors = [name for name, shape in shapes.items() if len(shape) < 2]
+    codebooks = dict(zip(matrices, _read_codebooks(message.part("codebooks"), len(matrices)), strict=True))
+    return codebooks, dict(zip(vectors, decode_exponents(message.part("scales"), len(vectors)), strict=True))
+
+
+def _indices(name: str, codes: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+    """Indices from a matrix's codes; MessageError if one is outside its codebook."""
+    indices: np.ndarray = codes + np.int32(_origin(codebook))
+    if codes.size and not 0 <= int(indices.min()) <= int(indices.max()) < len(codebook):
+        raise MessageError(f"{name} holds an index outside its codebook of {len(codebook)} values.")
+    return indices
 
 
 def _origin(codebook: np.ndarray) -> int:

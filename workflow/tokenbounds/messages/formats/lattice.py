@@ -10,6 +10,7 @@ A. Tseng et al., "QuIP#", 2024, arXiv 2402.04396.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -17,11 +18,18 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from tokenbounds.errors import MessageError
-from tokenbounds.messages.coding.lattice_codes import Codes, code_bytes, decode_lattice_codes, encode_lattice_codes
+from tokenbounds.messages.coding.lattice_codes import (
+    Codes,
+    code_bytes,
+    encode_lattice_codes,
+    open_lattice_codes,
+    plane_count,
+)
 from tokenbounds.messages.coding.symbols import Coder
-from tokenbounds.messages.coding.tensors import Shape
+from tokenbounds.messages.coding.tensors import CodeSequence, Shape
 from tokenbounds.messages.container import Header, Message, Part
 from tokenbounds.messages.formats.base import Format
+from tokenbounds.messages.formats.grid import GridTensors
 from tokenbounds.messages.formats.scaled import ScaledFormat
 from tokenbounds.models.families import FAMILIES
 from tokenbounds.models.pretrained.e8p import SIZE
@@ -134,38 +142,78 @@ class LatticeFormat(Format):
 
     def symbols(self) -> Sequence[np.ndarray]:
         """Bytes of lattice codes, and codes of all other tensors, in the model's order."""
-        others = dict(zip(self.others.shapes, self.others.symbols(), strict=True))
-        return [
-            code_bytes(self.matrices[name].codes, self.settings.bits) if name in self.matrices else others[name]
-            for name in self.shapes
-        ]
+        names, others = list(self.shapes), self.others.symbols()
+        numbers = {name: index for index, name in enumerate(self.others.shapes)}
+
+        def make(index: int) -> np.ndarray:
+            name = names[index]
+            if name in numbers:
+                return others[numbers[name]]
+            return code_bytes(self.matrices[name].codes, self.settings.bits)
+
+        planes = plane_count(self.settings.bits)
+        sizes = dict(zip(self.matrices, (math.prod(size) for size in self._sizes()), strict=True))
+        shapes = [(sizes[name], planes) if name in sizes else self.shapes[name] for name in names]
+        return CodeSequence(shapes, make)
+
+    def _sizes(self) -> list[tuple[int, int]]:
+        return [code_shape(self.shapes[name], self.settings) for name in self.matrices]
 
     def to_parts(self, coder: Coder) -> list[Part]:
         """Lattice layers in `values`: the upper halves of their scales, then their codes; the rest as in `scaled`."""
-        scales = np.array([matrix.scale for matrix in self.matrices.values()], dtype=np.float32)
-        codes = [matrix.codes for matrix in self.matrices.values()]
-        data = (scales.view(np.uint32) >> np.uint32(16)).astype("<u2").tobytes()
-        return [*self.others.to_parts(coder), Part("values", data + encode_lattice_codes(codes, self.settings.bits))]
+        matrices = list(self.matrices.values())
+        scales = np.array([matrix.scale for matrix in matrices], dtype=np.float32)
+        head = (scales.view(np.uint32) >> np.uint32(16)).astype("<u2").tobytes()
+        data = encode_lattice_codes(lambda: (matrix.codes for matrix in matrices), self.settings.bits, head)
+        return [*self.others.to_parts(coder), Part("values", data)]
 
     @classmethod
     def from_message(
         cls, message: Message, shapes: Mapping[str, Shape], coder: Coder, coarse: Format | None = None
     ) -> Self:
         """Decode the parts that `to_parts` wrote."""
-        settings = Settings.read(message.header.get("quantizer"))
-        names = linear_names(shapes)
-        data = message.part("values")
-        if not names or len(data) < 2 * len(names):
-            raise MessageError("the model has no linear layers, or the part of their codes is cut off.")
-        halves = np.frombuffer(data, dtype="<u2", count=len(names)).astype(np.uint32)
-        scales = (halves << np.uint32(16)).view(np.float32)
-        if not np.all((scales >= _LEAST_SCALE) & (scales <= _GREATEST_SCALE)):
-            raise MessageError("a scale of lattice codes lies outside [2^-60, 2^60].")
-        sizes = [shapes[name][::-1] if settings.transposed else shapes[name] for name in names]
-        planes = [(outputs, -(-inputs // SIZE)) for outputs, inputs in sizes]
-        codes, end = decode_lattice_codes(data, 2 * len(names), planes, settings.bits)
-        if end != len(data):
-            raise MessageError("bytes are left over after the lattice codes.")
-        matrices = {name: LatticeMatrix(*pair) for name, *pair in zip(names, codes, scales, strict=True)}
+        settings, decoded = _open_matrices(message, shapes)
+        matrices = dict(decoded)
         rest = {name: shape for name, shape in shapes.items() if name not in matrices}
         return cls(dict(shapes), settings, matrices, ScaledFormat.from_message(message, rest, coder))
+
+    @classmethod
+    def stream_values(
+        cls, message: Message, shapes: Mapping[str, Shape], coder: Coder
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield lattice layers, then all other tensors, decoded one at a time."""
+        settings, decoded = _open_matrices(message, shapes)
+        cls({}, settings, {}, ScaledFormat({}, {}, GridTensors({}, {}))).check_header(message)
+        for name, matrix in decoded:
+            yield name, matrix.values(shapes[name], settings, name)
+        coded = set(linear_names(shapes))
+        yield from ScaledFormat.stream_scaled(
+            message, {name: shape for name, shape in shapes.items() if name not in coded}, coder
+        )
+
+
+def code_shape(shape: Shape, settings: Settings) -> tuple[int, int]:
+    """Rows and blocks of the codes of a weight of this shape."""
+    outputs, inputs = shape[::-1] if settings.transposed else shape
+    return outputs, -(-inputs // SIZE)
+
+
+def _open_matrices(
+    message: Message, shapes: Mapping[str, Shape]
+) -> tuple[Settings, Iterator[tuple[str, LatticeMatrix]]]:
+    """The header's settings, and the lattice layers by name, each decoded when it is taken."""
+    settings = Settings.read(message.header.get("quantizer"))
+    names = linear_names(shapes)
+    data = message.content("values")
+    if not names or len(data) < 2 * len(names):
+        raise MessageError("the model has no linear layers, or the part of their codes is cut off.")
+    halves = np.frombuffer(data[: 2 * len(names)], dtype="<u2").astype(np.uint32)
+    scales = (halves << np.uint32(16)).view(np.float32)
+    if not np.all((scales >= _LEAST_SCALE) & (scales <= _GREATEST_SCALE)):
+        raise MessageError("a scale of lattice codes lies outside [2^-60, 2^60].")
+    sizes = [code_shape(shapes[name], settings) for name in names]
+    codes, end = open_lattice_codes(data, 2 * len(names), sizes, settings.bits)
+    if end != len(data):
+        raise MessageError("bytes are left over after the lattice codes.")
+    matrices = (LatticeMatrix(*pair) for pair in zip(codes, scales, strict=True))
+    return settings, zip(names, matrices, strict=True)

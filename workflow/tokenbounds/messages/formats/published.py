@@ -7,17 +7,23 @@ exactly. The decoder computes the same float32 weights from them as the import d
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from tokenbounds.errors import MessageError, ModelError
-from tokenbounds.messages.coding.lattice_codes import Codes, code_bytes, decode_lattice_codes, encode_lattice_codes
+from tokenbounds.messages.coding.lattice_codes import (
+    Codes,
+    code_bytes,
+    encode_lattice_codes,
+    open_lattice_codes,
+    plane_count,
+)
 from tokenbounds.messages.coding.lossless import decode_floats, encode_floats, float_bytes
 from tokenbounds.messages.coding.symbols import Coder
-from tokenbounds.messages.coding.tensors import Shape
+from tokenbounds.messages.coding.tensors import CodeSequence, Shape
 from tokenbounds.messages.container import Header, Message, Part
 from tokenbounds.messages.formats.base import Format
 from tokenbounds.models.pretrained.lattice_layers import (
@@ -67,27 +73,31 @@ class PublishedFormat(Format):
         settings = {"bits": self.codes.bits, "residual_scale": self.codes.residual_scale, "rescaled": rescaled}
         return {"kind": self.kind, **settings}
 
-    def symbols(self) -> list[np.ndarray]:
+    def symbols(self) -> Sequence[np.ndarray]:
         """Bytes of the codes of each layer (under its first weight), and of the other tensors' floats."""
-        slots = slots_of(self.shapes)
+        names, slots = list(self.shapes), slots_of(self.shapes)
         first = {slot.weights[0]: name for name, slot in slots.items()}
         later = {weight for slot in slots.values() for weight in slot.weights[1:]}
-        found = []
-        for name in self.shapes:
+
+        def make(index: int) -> np.ndarray:
+            name = names[index]
             if name in first:
                 layer = self.codes.layers[first[name]]
-                found.append(code_bytes((layer.codes, layer.residuals), self.codes.bits))
-            elif name in later:
-                found.append(np.zeros((0, 1), dtype=np.uint8))
-            else:
-                found.append(float_bytes(self.others[name]))
-        return found
+                return code_bytes((layer.codes, layer.residuals), self.codes.bits)
+            return np.zeros((0, 1), dtype=np.uint8) if name in later else float_bytes(self.others[name])
+
+        planes = plane_count(self.codes.bits)
+        sizes = {weight: (math.prod(_code_shape(slots[name])), planes) for weight, name in first.items()}
+        sizes |= dict.fromkeys(later, (0, 1)) | {name: float_bytes(each).shape for name, each in self.others.items()}
+        return CodeSequence([sizes[name] for name in names], make)
 
     def to_parts(self, coder: Coder) -> list[Part]:
         """Lossless floats in `values`: scales of layers, then other tensors. Codes in `symbols`, plane by plane."""
-        scales = [array for layer in self.codes.layers.values() for array in _scales(layer)]
-        codes = [(layer.codes, layer.residuals) for layer in self.codes.layers.values()]
-        symbols = encode_lattice_codes(codes, self.codes.bits)
+        layers = self.codes.layers
+        scales = [array for layer in layers.values() for array in _scales(layer)]
+        symbols = encode_lattice_codes(
+            lambda: ((layer.codes, layer.residuals) for layer in layers.values()), self.codes.bits
+        )
         return [Part("values", encode_floats([*scales, *self.others.values()])), Part("symbols", symbols)]
 
     @classmethod
@@ -95,22 +105,69 @@ class PublishedFormat(Format):
         cls, message: Message, shapes: Mapping[str, Shape], coder: Coder, coarse: Format | None = None
     ) -> Self:
         """Decode the parts that `to_parts` wrote."""
+        opened = _Opened.read(message, shapes)
+        codes = PublishedCodes(dict(opened.layers), opened.bits, opened.residual_scale)
+        return cls(dict(shapes), codes, opened.others)
+
+    @classmethod
+    def stream_values(
+        cls, message: Message, shapes: Mapping[str, Shape], coder: Coder
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the pieces of each coded layer, decoded one at a time, then all other tensors."""
+        opened = _Opened.read(message, shapes)
+        if opened.header != message.header["quantizer"]:
+            raise MessageError("the message's quantizer settings are not what its quantizer writes.")
+        slots = slots_of(shapes)
+        for name, layer in opened.layers:
+            yield from layer.dense(slots[name], opened.bits, opened.residual_scale).items()
+        yield from opened.others.items()
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A message whose layers are decoded when they are taken, in order, once.
+
+    Attributes
+    ----------
+    header
+        What `PublishedFormat.header` gives.
+    bits, residual_scale
+        See `PublishedCodes`.
+    layers : iterator of (str, LatticeLayer)
+    others : dict of str to float32 array
+    """
+
+    header: Header
+    bits: int
+    residual_scale: float
+    layers: Iterator[tuple[str, LatticeLayer]]
+    others: dict[str, np.ndarray]
+
+    @classmethod
+    def read(cls, message: Message, shapes: Mapping[str, Shape]) -> Self:
+        """Check settings and sizes, and decode all floats; MessageError if they are damaged."""
         bits, residual_scale, rescaled = _settings(message.header.get("quantizer"))
         slots = _checked_slots(shapes)
         coded = {weight for slot in slots.values() for weight in slot.weights}
         others = [name for name in shapes if name not in coded]
         lengths = [length for slot in slots.values() for length in _scale_lengths(slot, rescaled)]
-        data = message.part("values")
+        data = message.content("values")
         floats, end = decode_floats(data, 0, [*lengths, *(math.prod(shapes[name]) for name in others)])
         if end != len(data):
             raise MessageError("bytes are left over after the lossless values.")
-        data, values = message.part("symbols"), iter(floats)
-        codes, end = decode_lattice_codes(data, 0, [(slot.outputs, slot.inputs // 8) for slot in slots.values()], bits)
+        data = message.content("symbols")
+        codes, end = open_lattice_codes(data, 0, [_code_shape(slot) for slot in slots.values()], bits)
         if end != len(data):
             raise MessageError("bytes are left over after the codes.")
-        layers = {name: _layer(pair, values, rescaled) for name, pair in zip(slots, codes, strict=True)}
-        kept = {name: next(values).reshape(shapes[name]) for name in others}
-        return cls(dict(shapes), PublishedCodes(layers, bits, residual_scale), kept)
+        scales = iter(floats[: len(lengths)])
+        layers = ((name, _layer(pair, scales, rescaled)) for name, pair in zip(slots, codes, strict=True))
+        kept = zip(others, floats[len(lengths) :], strict=True)
+        header = {"kind": PublishedFormat.kind, "bits": bits, "residual_scale": residual_scale, "rescaled": rescaled}
+        return cls(header, bits, residual_scale, layers, {name: each.reshape(shapes[name]) for name, each in kept})
+
+
+def _code_shape(slot: Slot) -> tuple[int, int]:
+    return slot.outputs, slot.inputs // 8
 
 
 def _settings(settings: Any) -> tuple[int, float, bool]:

@@ -53,7 +53,7 @@ class RefinementFormat(Format):
         if not isinstance(factor, int) or isinstance(factor, bool) or not 2 <= factor <= MAX_FACTOR:
             raise MessageError(f"the factor of a refinement is {factor!r:.40}; it must be 2 to {MAX_FACTOR}.")
         sides = list(coarse.codes.values())
-        coded = decode_codes(message.part("symbols"), [codes.shape for codes in sides], coder, sides=sides)
+        coded = decode_codes(message.content("symbols"), [codes.shape for codes in sides], coder, sides=sides)
         offsets = [_mirror(one, codes) for one, codes in zip(coded, sides, strict=True)]
         return cls(coarse, factor, dict(zip(coarse.codes, offsets, strict=True)))
 

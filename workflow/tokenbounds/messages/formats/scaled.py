@@ -175,7 +175,7 @@ class ScaledFormat(Format):
     ) -> Self:
         """Decode the parts that `to_parts` wrote."""
         frame = _Frame.read(message, shapes)
-        decoded = decode_codes(message.part("symbols"), frame.coded, coder, frame.machines)
+        decoded = decode_codes(message.content("symbols"), frame.coded, coder, frame.machines)
         codes = dict(zip(shapes, decoded, strict=True))
         matrices = {name: frame.matrix(name, codes[name]) for name in frame.steps}
         vectors = {name: codes[name] for name in frame.exponents}
@@ -197,7 +197,7 @@ class ScaledFormat(Format):
     ) -> Iterator[tuple[str, np.ndarray]]:
         """As `stream_values`, for a format that has settings of its own and writes the same parts."""
         frame, names = frame or _Frame.read(message, shapes), list(shapes)
-        for index, codes in iter_codes(message.part("symbols"), frame.coded, coder, frame.machines):
+        for index, codes in iter_codes(message.content("symbols"), frame.coded, coder, frame.machines):
             name = names[index]
             if name in frame.steps:
                 yield name, frame.matrix(name, codes).values().reshape(shapes[name])
@@ -284,7 +284,7 @@ def encode_scales(matrices: Sequence[ScaledMatrix], vectors: Sequence[int]) -> b
             if exponents.size:
                 medians[index, side] = np.sort(exponents)[exponents.size // 2]
             planes.append((exponents.astype(np.int64) - medians[index, side])[None])
-    return encode_planes([medians, np.array(vectors, dtype=np.int64)[None], *planes])
+    return bytes(encode_planes([medians, np.array(vectors, dtype=np.int64)[None], *planes]))
 
 
 def decode_scales(

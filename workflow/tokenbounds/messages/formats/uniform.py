@@ -39,7 +39,7 @@ class UniformFormat(GridTensors, Format):
     ) -> Self:
         """Decode the parts that `to_parts` wrote."""
         exponents = decode_exponents(message.part("scales"), len(shapes))
-        codes = decode_codes(message.part("symbols"), list(shapes.values()), coder)
+        codes = decode_codes(message.content("symbols"), list(shapes.values()), coder)
         return cls(dict(zip(shapes, codes, strict=True)), dict(zip(shapes, exponents, strict=True)))
 
     @classmethod
@@ -50,5 +50,5 @@ class UniformFormat(GridTensors, Format):
         names = list(shapes)
         exponents = decode_exponents(message.part("scales"), len(names))
         cls({}, {}).check_header(message)
-        for index, codes in iter_codes(message.part("symbols"), list(shapes.values()), coder):
+        for index, codes in iter_codes(message.content("symbols"), list(shapes.values()), coder):
             yield names[index], grid_values(names[index], codes, exponents[index])

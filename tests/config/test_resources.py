@@ -87,12 +87,32 @@ def test_a_fine_tune_grows_with_its_base(study, inputs):
 
 @pytest.mark.parametrize(
     ("config", "expected"),
-    [("{}", 2500 + 0.1 * 30), ('{"quantization_config": {"bits": 4}}', 6000 + 16 * 30), ("{", 6000 + 16 * 30)],
+    [("{}", 2500 + 0.1 * 30), ('{"quantization_config": {"bits": 4}}', 3500 + 0.5 * 30), ("{", 3500 + 0.5 * 30)],
 )
-def test_an_import_holds_plain_files_tensor_by_tensor_and_others_whole(study, inputs, tmp_path, config, expected):
+def test_an_import_decodes_quantized_files_and_reads_plain_ones(study, inputs, tmp_path, config, expected):
     (tmp_path / "config.json").write_text(config)
     job = inputs(files=["base.safetensors", str(tmp_path / "config.json")])
     assert resources.import_megabytes(study, "p", job) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_encoding_of_large_models_asks_for_a_few_matrices(inputs, tmp_path, small):
+    (tmp_path / "original.json").write_text(json.dumps({"parameters": 1_000_000 if small else 1_000_000_000}))
+    megabytes = 4 if small else 4000
+    rows = {
+        "rtn": {"kind": "rtn", "target": {"scale": 1}},
+        "published": {"kind": "published"},
+        "uniform": {"kind": "uniform"},
+        "tuned": {"kind": "watersic", "calibration": "cal", "target": {"scale": 1}, "tuning": {}},
+    }
+    messages = {name: {"model": "p", "quantizer": row} for name, row in rows.items()}
+    messages["head"] = {"model": "t", "quantizer": rows["rtn"], "smoothing_head": {}}
+    study = parse_study(STUDY | {"messages": STUDY["messages"] | messages})
+    job = inputs(model=["original.json"])
+    for name in messages:
+        whole = 6000 + 6 * megabytes
+        few = 8000 + 0.5 * megabytes if name in ("rtn", "published") else whole
+        assert resources.encoding_megabytes(study, name, job) == min(whole, few), name
 
 
 def test_an_imported_model_counts_as_its_values_would_in_float32(tmp_path):

@@ -51,7 +51,7 @@ rule encode_model:
         "../../envs/environment.yaml"
     threads: 16
     resources:
-        mem_mb=on.amount(growing(6000, 6)),
+        mem_mb=on.amount(resources.encoding_megabytes),
         runtime=on.amount(growing(120, 1)),
         gres="",
     params:

@@ -94,10 +94,8 @@ def finetuning_minutes(study: Study, model: str, inputs: Inputs) -> float:
 
 
 def import_megabytes(study: Study, model: str, inputs: Inputs) -> float:
-    """2500 and a tenth of a plain folder's files, which are read tensor by tensor.
-
-    6000, plus two float32 copies of the values, if the files are quantized; 16000 for a package or the hub, whose size
-    is not known.
+    """2500 and a tenth of a folder's files, which are read tensor by tensor; of quantized ones, which are decoded,
+    3500 and a half; 16000 for a package or the hub, whose size is not known.
     """
     row = study.models[model]
     assert row.kind == "pretrained"
@@ -105,7 +103,21 @@ def import_megabytes(study: Study, model: str, inputs: Inputs) -> float:
         return 16000
     if row.gguf_file is None and not _is_quantized(inputs):
         return 2500 + 0.1 * inputs.megabytes()
-    return 6000 + 16 * inputs.megabytes()
+    return 3500 + 0.5 * inputs.megabytes()
+
+
+def encoding_megabytes(study: Study, message: str, inputs: Inputs) -> float:
+    """6000 and 6 per MB of what is read; at most 8000 and a half where matrices are rounded a few at a time.
+
+    That is what rounding eight matrices side by side takes, and the factor of second moments. Tuning and a smoothing
+    head train the whole model.
+    """
+    row = study.messages[message]
+    whole = 6000 + 6 * inputs.megabytes()
+    trains = row.smoothing_head is not None or getattr(row.quantizer, "tuning", None) is not None
+    if row.quantizer.models not in ("dense", "imported") or trains:
+        return whole
+    return min(whole, 8000 + 0.5 * inputs.megabytes())
 
 
 def _is_quantized(inputs: Inputs) -> bool:

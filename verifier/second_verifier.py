@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 LN2 = math.log(2.0)
 # Keys that are checked, besides those of rows and links; others are listed as not checked.
 TOP = """assumptions batch_tokens blocks bounds certificate certificate_sha256 chain corpus delta dtype faithfulness
-    ledger manifest message model notes plan prior rows schema_version scored_tokens scores software study subsets
-    tokens vocabulary_size""".split()
+    ledger manifest message model notes plan prior reference rows schema_version scored_tokens scores software study
+    subsets tokens vocabulary_size""".split()
 SETTINGS = """alphas bounds certificates_per_sample delta faithfulness include_tolerance kappas lambdas link_alphas
     link_betas sampling_share subsets top_k""".split()
 # What rows of networks contain for rounding, where that is asked for: bits, and a share of tokens for errors.
@@ -201,6 +201,30 @@ def check_documents(folder, manifest, corpus):
     return texts, {row["tokens_sha256"] for row in rows if row["tokens"] and row.get("tokens_sha256")}
 
 
+def check_reference(content, home, manifest, corpus, delta):
+    """The draw of a corpus by reference, and how many tokens the whole has at least (docs/reference.md).
+
+    The share of delta that this costs.
+    """
+    reference, share, longest = manifest["reference"], delta / 20, manifest["reference"]["max_tokens"]
+    data = (home / reference["file"]).read_bytes()
+    need(hashlib.sha256(data).hexdigest() == reference["sha256"], "the list of files differs from its manifest")
+    files = read_json(data)["files"]
+    ends = np.cumsum([file["rows"] for file in files])
+    rows = np.sort(draw_tokens(reference["seed"], manifest["documents"], int(ends[-1])))
+    inside = [(files[at], row - ends[at]) for at, row in zip(np.searchsorted(ends, rows, "right"), rows, strict=True)]
+    names = [f"{file['path']}:{row + file['rows']}" for file, row in inside]
+    drawn = pq.read_table(home / manifest["documents_file"]["file"], columns=["name"])["name"].to_pylist()
+    need(names == drawn and corpus.lengths.max() <= longest, "other documents than the seed draws from its list")
+    said = {"documents": int(ends[-1]), "max_tokens": longest, "drawn": len(rows), "seed": reference["seed"]}
+    need(reference["rows"] == said["documents"], "the manifest has another number of documents than its list")
+    agree(content["reference"], {**said, "delta": share}, "the reference")
+    mean = -upper(-corpus.lengths, -longest, 0.0, float(share), np.ones(len(rows)))
+    found = max(1, math.floor(said["documents"] * mean))
+    need(found * (1 - 1e-6) - 1 <= content["tokens"] <= found + 1, f"at least {found} tokens are sure, not as stated")
+    return share
+
+
 def check_training(content, folder, manifest, own, left):
     """No document of the corpus is in a training corpus."""
     for record in content["prior"]["trained_on"]:
@@ -229,7 +253,7 @@ def draw_tokens(seed, count, tokens):
 class Plan:
     """Blocks to score, computed again from the documents' lengths."""
 
-    def __init__(self, path, record, manifest_sha256, corpus):
+    def __init__(self, path, record, manifest_sha256, corpus, reference):
         table = pq.read_table(path)
         meta = metadata(table.schema)
         numbers = {key: int(meta[key]) for key in PLAN if key in meta}
@@ -238,6 +262,7 @@ class Plan:
         self.sampled, partial = mode == "sampled", numbers.get("blocks_per_document")
         need(meta["manifest_sha256"] == manifest_sha256, "the plan names another manifest")
         need((partial is None) == (mode != "partial"), "the plan's mode is another than its blocks")
+        need(not (reference and self.sampled) and (reference or not partial), "this corpus has no such plan")
         stated = {"visible_tokens": None, **numbers, "mode": mode, "blocks": table.num_rows}
         need(stated == {key: record[key] for key in stated}, "the certificate says something else of the plan")
         need(stated["draws"] == int(self.rows["draws"].sum()) < 1 << 30, "the plan has another number of draws")
@@ -263,13 +288,23 @@ class Plan:
         again |= {"shard": (2 * ends - length) * shards // (2 * int(ends[-1]))}
         right = [np.array_equal(values, self.rows.get(name)) for name, values in again.items()]
         need(all(right) and len(self.rows) == len(again), "the plan is not what its settings and the corpus give")
-        self.shards, self.scored, self.pilot, self.later = shards, int(ends[-1]), draws, draws
+        self.shards, self.scored, self.longest = shards, int(ends[-1]), 0
+        # What is drawn: blocks, whose averages count alike, or documents, by their sums and tokens; of both the
+        # scored part is multiplied by its factor.
+        self.unit, self.draws, seed = np.arange(len(chosen)), draws, stated["seed"]
+        self.factors = 1 / length if self.sampled else np.ones(len(chosen))
+        if reference:
+            self.sampled, self.unit, self.draws = True, document, np.ones(len(lengths), np.int64)
+            self.factors, seed = held / np.maximum(1, np.bincount(document, minlength=len(lengths))), reference["seed"]
+            most = reference["max_tokens"]
+            self.longest = context * (-(-max(most - context, 0) // stride) + 1) if partial else most
+        self.pilot = np.zeros(len(self.draws), np.int64)
         if self.sampled:  # the first tenth of the draws, in an order of its own, is the pilot
-            stream = np.random.Generator(np.random.Philox(np.random.SeedSequence([stated["seed"], 0x6F72646572])))
-            order = stream.permutation(np.repeat(np.arange(len(chosen)), draws))
+            stream = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 0x6F72646572])))
+            order = stream.permutation(np.repeat(np.arange(len(self.draws)), self.draws))
             first_tenth = order[: max(len(order) // 10, min(1, len(order) - 1))]
-            self.pilot = np.bincount(first_tenth, minlength=len(chosen))
-            self.later = draws - self.pilot
+            self.pilot = np.bincount(first_tenth, minlength=len(self.draws))
+        self.later = self.draws - self.pilot
         # Whether every token was scored, in blocks that do not overlap.
         self.whole = mode == "exhaustive" and "visible_tokens" not in numbers and stride == context
 
@@ -399,16 +434,42 @@ def upper(values, low, high, delta, draws):
     return low + (high - low) * largest(refuted, 0.0, 1.0, 60)
 
 
+def upper_ratio(sums, tokens, low, high, longest, delta):
+    """The same of a ratio of sums to tokens of documents [d] (docs/bounds.md, "Error bars"), by 32 bets."""
+    shares, lengths, bets = (sums - low * tokens) / (high - low) / longest, tokens / longest, fractions(32)[:, None]
+    need(np.all(lengths <= 1) and np.all((shares > -1e-9) & (shares < lengths + 1e-9)), "a document out of its range")
+
+    def refuted(ratio):
+        return log_mean_exp(np.log1p(bets * (ratio * lengths - shares)).sum(axis=1)) >= -math.log(delta)
+
+    return low + (high - low) * largest(refuted, shares.sum() / lengths.sum(), 1.0, 60)
+
+
 class Averages:
-    """Averages [q] over all tokens, from numbers and sums [1 + q, blocks]; of a sample also those of blocks."""
+    """Averages [q] over the corpus, from numbers and sums [1 + q, units]; of a sample also bounds of them."""
 
     def __init__(self, totals, plan):
-        count, *sums = totals[:, totals[0] > 0]
-        self.blocks, draws = np.array(sums) / count if plan.sampled else None, plan.rows["draws"]
-        self.means = self.blocks @ draws / draws.sum() if plan.sampled else np.sum(sums, axis=1) / count.sum()
+        self.plan, (self.tokens, *sums) = plan, totals * plan.factors
+        self.sums = np.array(sums)
+        self.means = self.over(plan.draws)
+
+    def over(self, draws):
+        return self.sums @ draws / (self.tokens @ draws)
+
+    def spread(self, sums):
+        """Standard deviation over the pilot of what each unit adds to an average, from its sums [.., units]."""
+        draws, tokens = self.plan.pilot / self.plan.pilot.sum(), self.tokens
+        ratio = sums @ draws / (tokens @ draws)
+        return np.sqrt(((sums - ratio[..., None] * tokens) / (tokens @ draws)) ** 2 @ draws)
+
+    def bound(self, sums, low, high, delta, draws):
+        """Upper confidence bound of an average whose sums these are [units]."""
+        if self.plan.longest:
+            return upper_ratio(sums[draws > 0], self.tokens[draws > 0], low, high, self.plan.longest, delta)
+        return upper(sums, low, high, delta, draws)
 
     def upper(self, index, *about):
-        return self.means[index] if self.blocks is None else upper(self.blocks[index], *about)
+        return self.bound(self.sums[index], *about) if self.plan.sampled else self.means[index]
 
 
 def run(checks, parts, plan, documents):
@@ -418,14 +479,17 @@ def run(checks, parts, plan, documents):
     for part in parts:
         places = {"documents": part["document"], "entropies": np.rint(8 * part["entropy"][-1]).astype(int)}
         for index, (_, unit, subset, function) in enumerate(asked):
+            place, size = places.get(unit, plan.unit[part["row"]]), sizes.get(unit, len(plan.draws))
             keep = slice(None) if subset is None else part["labels"][subset[0]] == subset[1]
-            place, size = places.get(unit, part["row"])[keep], sizes.get(unit, len(plan.rows["block"]))
+            keep = plan.pilot[place] > 0 if unit == "pilot" else keep
+            place = place[keep]
             values = [np.ones(len(place)), *(each[keep] for each in function(part))]
             totals[index] = totals[index] + np.stack([np.bincount(place, each, size) for each in values])
     for (check, unit, _, _), found in zip(asked, totals, strict=True):
         count, *sums = found[:, found[0] > 0]
         with contextlib.suppress(StopIteration):
-            check.send({"tokens": Averages(found, plan), "entropies": found}.get(unit, np.array(sums) / count))
+            plainly = {"entropies": found}.get(unit, np.array(sums) / count)
+            check.send(Averages(found, plan) if unit in ("tokens", "pilot") else plainly)
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------
@@ -467,6 +531,15 @@ def bet_on(losses, bets, entropies):
     return [*losses, *np.log1p(-lambdas * (np.array(losses) - kappas * np.array(entropies))), *entropies]
 
 
+def tangent(kind, start, lambdas, pieces, low, high, most):
+    """Constants and slopes of bets' tangents at average logarithms `start`, and the ends of what they average."""
+    grown = np.ones(len(start)) if kind == "freedman" else np.exp(start - pieces)
+    known, slopes = pieces + 0 * start if kind == "freedman" else 1 - grown * (1 - start), grown / lambdas
+    corners = ((np.clip((grown - 1) / lambdas + low, 0, most), low), (0.0, high), (most, high))
+    least, *ends = (x - slopes * np.log1p(-lambdas * (y - x)) for x, y in corners)
+    return known, slopes, least, np.maximum(*ends)
+
+
 def bound_bets(kind, bets, found, setting, cell):
     """Values [bets] of bets, and what a sample adds to their weighted sum, which has one bound.
 
@@ -478,19 +551,15 @@ def bound_bets(kind, bets, found, setting, cell):
     values = kappas * entropies + bet(kind, logs, lambdas, nats, setting.tokens)
     if not setting.sampled:
         return values, 0.0
-    plan, pieces = setting.plan, nats / setting.tokens
-    logs, entropies = found.blocks[len(nats) :].reshape(2, len(nats), -1)
+    plan, pieces, start = setting.plan, nats / setting.tokens, found.over(setting.plan.pilot)[len(nats) : 2 * len(nats)]
+    logs, entropies = found.sums[len(nats) :].reshape(2, len(nats), -1)
     if kind in SINGLE and not kappas.any():  # the average of the logarithm is all that is unknown
-        highest = upper(-logs[0], *(-math.log1p(-lambdas[0] * each[0]) for each in (low, high)), cell, plan.later)
+        ends = (-math.log1p(-lambdas[0] * each[0]) for each in (low, high))
+        highest = found.bound(-logs[0], *ends, cell, plan.later)
         return values, (bet(kind, -highest, lambdas, nats, setting.tokens) - values)[0]
-    start = logs @ plan.pilot / plan.pilot.sum()
-    grown = np.ones(len(nats)) if kind == "freedman" else np.exp(start - pieces)
-    known, slopes = pieces if kind == "freedman" else 1 - grown * (1 - start), grown / lambdas
-    most = kappas * setting.most
-    corners = ((np.clip((grown - 1) / lambdas + low, 0, most), low), (0.0, high), (most, high))
-    least, *ends = (x - slopes * np.log1p(-lambdas * (y - x)) for x, y in corners)
-    blocks = (weights * kappas) @ entropies - (weights * slopes) @ logs
-    highest = upper(blocks, weights @ least, weights @ np.maximum(*ends), cell, plan.later)
+    known, slopes, least, most = tangent(kind, start, lambdas, pieces, low, high, kappas * setting.most)
+    sums = (weights * kappas) @ entropies - (weights * slopes) @ logs
+    highest = found.bound(sums, weights @ least, weights @ most, cell, plan.later)
     return values, highest + weights @ (known / lambdas - values)
 
 
@@ -539,8 +608,8 @@ class Setting:
         self.grids = {key: sorted(set(spec[key])) for key in ("alphas", "kappas", "link_alphas", "link_betas")}
         self.guess = min(self.size, content["manifest"]["tokenizer"]["vocabulary_size"])
         self.own, self.most = models[-1].alphas if subset is None else (), math.ceil(8 * math.log2(self.size)) / 8
-        # Of averages that the other program takes by bins of entropies.
-        self.slack = 1e-6 if any("entropy_bits" in model.columns for model in models) else 1e-8
+        # Of averages that the other program takes by bins of entropies, or of ratios that it bounds to 2^-30.
+        self.slack = 1e-6 if plan.longest or any("entropy_bits" in model.columns for model in models) else 1e-8
         metrics = ["bpd", *(f"top{k}_error" for k in sorted(set(spec["top_k"])) if k < self.guess)]
         fits = [each for each in dict.fromkeys(spec["bounds"]) if not subset or each in (*SINGLE, *list(UNITS)[:2])]
         known = [each for each in fits if each in METHODS]
@@ -649,7 +718,7 @@ def check_single(row, paid, setting, what, left):
         (plain,), more = bound_bets(kind, one, found, setting, cell)
         value, mean = plain + more, found.means[0]
     else:
-        ends, draws = [(low, high)], setting.plan.rows["draws"] if k else setting.plan.later
+        ends, draws = [(low, high)], setting.plan.draws if k else setting.plan.later
         if own:
             narrow, wide = (float(width(each, size)) for each in (own[-1], own[0]))
             guesses, span = np.geomspace(narrow, wide, setting.lambdas), math.sqrt(found.means[1])
@@ -660,6 +729,53 @@ def check_single(row, paid, setting, what, left):
     entries |= {"lambda_grid": price, "complexity": nats + price}
     found = {"value": value, "empirical": mean, "sampling": max(0.0, value - plain), "complexity": nats + price}
     return found | {"range": high if bets and not k else span}, {None: entries}
+
+
+def check_pilot(rows, setting, what):
+    """Whether the pilot's averages choose the cells of rows on bits per token; a generator that asks for them.
+
+    docs/bounds.md, "Choosing on a pilot": the cell of the smallest bound to be expected from the other draws.
+    """
+    size, plan, kappas, own = setting.size, setting.plan, setting.kappas(-1), setting.own
+    cells = [(alpha, kappa) for alpha in setting.grids["alphas"] for kappa in kappas] + [(None, 0.0)] * bool(own)
+    grids = {alpha: fractions(setting.lambdas) / interval(alpha or own[0], size)[1] for alpha, _ in cells}
+
+    def averages(part):
+        found, entropy = [part["entropy"][-1]], part["entropy"][-1]
+        for alpha, kappa in cells:
+            weights = part["alpha"] if alpha is None else np.full(len(entropy), alpha)
+            loss = smooth(part["nll"][-1], weights, size)
+            found += [loss, width(weights, size) ** 2, *np.log1p(-grids[alpha][:, None] * (loss - kappa * entropy))]
+        return found
+
+    found = yield "pilot", None, averages
+    means, sums, left = found.over(plan.pilot), found.sums, plan.later.sum()
+    means, sums = means[1:].reshape(len(cells), -1), sums[1:].reshape(len(cells), -1, sums.shape[1])
+    for row in rows:
+        kind, nats, guesses = row["bound"], row["complexity"], {}
+        log = 0.5 * math.log(64) - math.log(setting.sampling / setting.sharing / (1 + (bool(own) and kind == "azuma")))
+        nats -= math.log(setting.lambdas) if kind == "azuma" and "alphas" in row else 0.0
+
+        def wide(spread, span, log=log):
+            """How wide an interval from the other draws is about to be (docs/bounds.md)."""
+            return (log * span / 1.5 + np.sqrt((log * span / 1.5) ** 2 + 8 * left * log * spread**2)) / (2 * left)
+
+        for (alpha, kappa), (mean, square, *logs), total in zip(cells, means, sums, strict=True):
+            (low, high), lambdas, logs = interval(alpha or own[0], size), grids[alpha], np.array(logs)
+            if kind == "azuma":
+                risk = mean + wide(found.spread(total[:1]), width(alpha or own[0], size))
+                guesses[alpha, kappa] = azuma(risk, math.sqrt(square), nats, setting.tokens)
+                continue
+            most, entropies = np.full(len(logs), kappa * setting.most), found.sums[0]
+            _, slopes, least, most = tangent(kind, logs, lambdas, nats / setting.tokens, low, high, most)
+            spread = found.spread(kappa * entropies - slopes[:, None] * total[2:])
+            values = kappa * found.over(plan.pilot)[0] + bet(kind, logs, lambdas, nats, setting.tokens)
+            guesses[alpha, kappa] = values + wide(spread, most - least)
+        stated = guesses[row["alpha"], row.get("kappa", 0.0)]
+        if kind != "azuma":
+            stated = stated[np.argmin(np.abs(grids[row["alpha"]] - row["lambda"]))]
+        least = min(np.min(each) for each in guesses.values())
+        need(np.min(stated) <= least + 1e-8, f"{what} {kind}: its cell is not what the first draws choose")
 
 
 def candidates(setting, whole, alone):
@@ -803,7 +919,7 @@ def check_faithfulness(content, plan, model, delta):
         paid, high = own if over == "documents" or plan.sampled else Fraction(0), ends[row["metric"]]
         found = yield over, None, lambda part: [part[metric]]
         if over == "tokens":
-            mean, value = found.means[0], found.upper(0, 0.0, high, float(paid / sharing), plan.rows["draws"])
+            mean, value = found.means[0], found.upper(0, 0.0, high, float(paid / sharing), plan.draws)
         else:
             mean, nats = found[0].mean(), math.log(spec["lambdas"]) - math.log(own)
             need(on_grid(row["lambda"], spec["lambdas"], high), "a lambda of no grid")
@@ -837,11 +953,12 @@ def verify(path):
     for key in {"documents_file", "annotations_file"} & manifest.keys():
         same[key] = {**manifest[key], "file": f"{beside}/{manifest[key]['file']}"}
     right = content["corpus"] == manifest["corpus"] and same.items() <= record.items()
+    right &= ("reference" in content) == ("reference" in manifest)
     right &= "reference" in content or content["tokens"] == manifest["tokens"]
     need(right, "the certificate says something else of its corpus")
     corpus = Corpus(home, manifest)
     check_training(content, folder, manifest, check_documents(home, manifest, corpus), left)
-    plan = Plan(folder / content["plan"]["file"], content["plan"], record["sha256"], corpus)
+    plan = Plan(folder / content["plan"]["file"], content["plan"], record["sha256"], corpus, manifest.get("reference"))
     named = {"manifest_sha256": record["sha256"], "plan_sha256": content["plan"]["sha256"]}
     models = [Model(link, folder, plan, named, content["prior"]["kind"] != "held_out") for link in links]
     need(models[-1].size == content["vocabulary_size"] and plan.scored == content["scored_tokens"], "other scores")
@@ -852,17 +969,20 @@ def verify(path):
     source = models, plan, corpus, {name: label_codes(columns[name], home, manifest) for name in names}
     delta, strays = Fraction(str(content["bounds"]["delta"])), content["bounds"].get("faithfulness", False)
     new = content["prior"]["kind"] == "held_out" and {"documents", "documents_betting"} & {*content["bounds"]["bounds"]}
+    delta -= check_reference(content, home, manifest, corpus, delta) if "reference" in content else 0
     spent = delta / 10 if strays and (plan.sampled or new) else Fraction(0)
     delta = (delta - spent) / (1 + len(names))
     need(content["delta"] == content["bounds"]["delta"], "another delta than the settings have")
-    left += ["that the first draws of the sample, its pilot, chose the cells of its rows"] if plan.sampled else []
-    if "reference" in content:
-        return f"{files} files, but no row", [*left, "ROWS of a corpus by reference"]
-    checks = list(check_rows(content, Setting(content, models, plan, delta, content), "row", left))
+    setting = Setting(content, models, plan, delta, content)
+    checks = list(check_rows(content, setting, "row", left))
+    chosen = [row for row in content["rows"] if row["metric"] == "bpd" and row["bound"] in SINGLE and plan.pilot.any()]
+    pilots = [check_pilot(chosen, setting, "row")] if chosen else []
+    chained = plan.sampled and any(row.get("links") for row in content["rows"])
+    left += ["that the pilot chose the candidates of chains"] if chained else []
     checks += check_subsets(content, models, plan, delta, columns, source, left)
     need(("faithfulness" in content) == strays, "rows about faithfulness are there without being asked for, or missing")
     checks += check_faithfulness(content, plan, models[-1], spent) if strays else []
-    run(checks, read_parts(*source), plan, corpus.documents)
+    run([*checks, *pilots], read_parts(*source), plan, corpus.documents)
     return f"{files} files, {content['tokens']:,} tokens, the plan, {len(links)} messages, {len(checks)} rows", left
 
 

@@ -16,7 +16,7 @@ from tokenbounds.bounds.smoothing import loss_range, smooth
 from tokenbounds.certificates.schema import Certificate, Row
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.report import figure_data, hover, panels, style
-from tokenbounds.report.drawing import Axes, Figure, FuncFormatter, Line2D, MaxNLocator, NullLocator
+from tokenbounds.report.drawing import Axes, Figure, Line2D, MaxNLocator, Patch
 from tokenbounds.report.formats import format_value
 from tokenbounds.report.records import short_labels
 
@@ -27,7 +27,6 @@ SCHEMA: dict[str, pl.DataType] = {
     **dict.fromkeys(("alpha", "share", "value_fixed", "value_by_token", "random_guess"), pl.Float64()),
 }
 BY_HEAD, BY_ENTROPY = "head", "entropy"
-_DASHES: dict[str, Any] = {BY_HEAD: "-", BY_ENTROPY: (0, (3, 2))}
 _BINS_PER_BIT = 32  # of losses within a group; each bin stands for its mean loss
 _MOST_BITS = 64.0
 _GROUPS_PER_BIT = 8  # as finely as scores state entropies
@@ -251,28 +250,27 @@ def draw_alpha_by_token(table: pl.DataFrame) -> Figure:
 
 
 def _draw_shares(axes: Axes, rows: pl.DataFrame, colours: dict[str, str]) -> None:
+    """Bars side by side at each weight; those of heads are filled, those by entropy, which nothing states, hollow."""
     alphas = rows["alpha"].unique().sort().to_list()
-    for label, colour in colours.items():
-        line = rows.filter(pl.col("label") == label).sort("alpha")
-        dash = _DASHES[line["chosen_by"][0]]
-        axes.plot(
-            line["alpha"], 100 * line["share"], color=colour, linestyle=dash, marker="o", markersize=4, linewidth=1.2
-        )
+    width = 0.8 / len(colours)
+    for index, (label, colour) in enumerate(colours.items()):
+        bars = rows.filter(pl.col("label") == label)
+        face = colour if bars["chosen_by"][0] == BY_HEAD else style.PAPER
+        x = [alphas.index(alpha) + (index + 0.5) * width - 0.4 for alpha in bars["alpha"]]
+        heights = (100 * bars["share"]).to_list()
+        axes.bar(x, heights, 0.85 * width, facecolor=face, edgecolor=colour, linewidth=1.2)
         points = [
-            (alpha, 100 * share, f"{label}: α {alpha:g} for {100 * share:.1f} % of the tokens")
-            for alpha, share in line.select("alpha", "share").iter_rows()
+            (place, height, f"{label}: α {alpha:g} for {height:.2f} % of the tokens")
+            for place, height, alpha in zip(x, heights, bars["alpha"], strict=True)
         ]
         hover.mark_points(axes, points, colour)
-    axes.set_xscale("log")
-    axes.set_xticks(alphas if len(alphas) <= 8 else alphas[:: math.ceil(len(alphas) / 8)])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_ylim(0, None)
+    axes.set_xticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
     axes.set_xlabel("smoothing weight α of a token")
     axes.set_ylabel("share of the tokens, %")
+    edge: dict[str, Any] = {"edgecolor": style.MUTED, "linewidth": 1.2}
     keys = [
-        Line2D([], [], color=style.MUTED, marker="o", markersize=4, linestyle=dash, linewidth=1.2, label=f"by {by}")
-        for by, dash in _DASHES.items()
+        Patch(label=f"by {by}", facecolor=face, **edge)
+        for by, face in ((BY_HEAD, style.MUTED), (BY_ENTROPY, style.PAPER))
         if by in rows["chosen_by"]
     ]
     panels.legend(axes, keys)
@@ -286,13 +284,13 @@ def _draw_gains(axes: Axes, rows: pl.DataFrame, colours: dict[str, str]) -> None
         axes.plot(fixed, place, "|", color=colour, markersize=12, markeredgewidth=2)
         axes.plot(by_token, place, "o", color=colour, markersize=5)
         text = f"{format_value(BPD, fixed)}, by token {by_token - fixed:+.4f}"
-        axes.annotate(
-            text, (max(fixed, by_token), place), xytext=(8, 0), textcoords="offset points", va="center", fontsize=8
-        )
+        axes.annotate(text, (fixed, place), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=8)
     axes.set_yticks(range(len(lines)), [row["label"] for row in lines])
-    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.set_ylim(len(lines) - 0.5, -0.8)
     low, high = panels.extent(rows["value_fixed"])
-    axes.set_xlim(0.9 * low, high + 0.75 * max(high - low, 0.5))
+    margin = 0.5 * max(high - low, 0.5)  # half of a text
+    axes.set_xlim(low - margin, high + margin)
+    axes.grid(visible=False, axis="y")
     axes.grid(axis="x")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("bits per token, Azuma")

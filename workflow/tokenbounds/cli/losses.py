@@ -39,7 +39,10 @@ def bound(
     nats: Annotated[bool, typer.Option("--nats", help="Losses are in nats, not bits.")] = False,
     delta: Annotated[float, typer.Option(help="Failure probability of all bounds together.")] = 0.05,
 ) -> None:
-    """Compute every bound from your own Parquet of token losses: all tokens of a corpus, each once, in order."""
+    """Compute every bound from your own Parquet of token losses: all tokens of a corpus, each once, in order.
+
+    For samples that lm-evaluation-harness logged, see `tokenbounds lm-eval`.
+    """
     from tokenbounds.console import show_intervals, show_statement
 
     if not 0 < delta < 1:

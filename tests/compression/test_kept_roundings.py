@@ -8,7 +8,7 @@ from tokenbounds.compression.calibration.layers import Matrix
 from tokenbounds.compression.checkpoint import Texts, check_message, encode_checkpoint
 from tokenbounds.compression.posttraining.kept_roundings import KeptRounding
 from tokenbounds.compression.posttraining.rates import RateModel
-from tokenbounds.compression.posttraining.roundings import SensitivitySteps, round_plainly
+from tokenbounds.compression.posttraining.roundings import RoundToNearest, SensitivitySteps, round_plainly
 from tokenbounds.errors import ConfigError
 from tokenbounds.models.card import ModelCard
 
@@ -84,3 +84,10 @@ def test_code_lengths_are_part_of_what_is_kept(tmp_path):
     for arguments in ((matrix, weight, 0.25, None), (matrix, weight, 0.5, rates)):
         kept.round(*arguments)
     assert way.calls == 3
+
+
+def test_another_weight_of_the_same_matrix_is_not_found(tmp_path):
+    way = KeptRounding(RoundToNearest(), tmp_path)
+    matrix, weight = Matrix("w", "linear", False, "g"), np.ones((3, 4), dtype=np.float32)
+    first, second = (way.round(matrix, each, 0.5, None) for each in (weight, -weight))
+    assert np.array_equal(first.codes, -second.codes) and len(list(tmp_path.iterdir())) == 2

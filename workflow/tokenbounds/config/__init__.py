@@ -62,7 +62,7 @@ from tokenbounds.config.parameterizations import (
     Subspace,
     Tiny,
 )
-from tokenbounds.config.quantizers import Quantizer, QuantizerRow, StraightThrough, Target, Tuning
+from tokenbounds.config.quantizers import Drift, Quantizer, QuantizerRow, StraightThrough, Target, Tuning
 from tokenbounds.config.rows import parse_row, row_json
 from tokenbounds.config.study import (
     About,
@@ -99,6 +99,7 @@ __all__ = [
     "CorpusSpec",
     "CsvSource",
     "Dense",
+    "Drift",
     "EvaluationSpec",
     "FamilyLayout",
     "FastaSource",

@@ -97,7 +97,7 @@ _SECTIONS: tuple[tuple[str, tuple[type, ...]], ...] = (
         ),
     ),
     ("Messages", (config.MessageSpec,)),
-    ("Quantizers", (*QUANTIZERS.values(), config.StraightThrough, config.Tuning, config.Target)),
+    ("Quantizers", (*QUANTIZERS.values(), config.StraightThrough, config.Drift, config.Tuning, config.Target)),
     ("Smoothing head of a message", (config.SmoothingHeadSpec,)),
     ("Calibrations", (config.CalibrationSpec,)),
     ("Evaluations", (config.EvaluationSpec,)),

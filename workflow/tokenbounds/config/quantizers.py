@@ -119,6 +119,27 @@ class Tuning:
     ] = "float32"
 
 
+@dataclass(frozen=True, config=STRICT)
+class Drift:
+    """Layers rounded one after the other, each for the inputs that the quantized layers before it give.
+
+    A layer's weight is corrected, before it is rounded, for what differs from the original in its inputs and, where its
+    output is added to the residual stream, in that stream; as far as windows confirm what others say. Both models are
+    held one block at a time.
+    """
+
+    tokens: Annotated[
+        PositiveInt | None, Field(description="How many of the calibration's tokens are run; `null`: all.")
+    ] = None
+    batch_tokens: Annotated[
+        PositiveInt, Field(description="Tokens that pass through a block at once. This affects only speed and memory.")
+    ] = 4096
+    dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        Field(description="Precision of the computation; `bfloat16` is faster where hardware has it."),
+    ] = "float32"
+
+
 @plain_dataclass(frozen=True)
 class Needs:
     """What an encoding by a row reads besides the model.
@@ -286,6 +307,9 @@ class WatersicQuantizer(QuantizerRow):
         ),
     ] = 8
     embedding_bits_per_weight: EmbeddingRate = None
+    drift: Annotated[
+        Drift | None, Field(description="Rounding block by block for drifted inputs; `null`: for the original's.")
+    ] = None
     tuning: Annotated[
         Tuning | None, Field(description="Training of steps, norms and biases after rounding; `null`: none.")
     ] = None

@@ -40,7 +40,7 @@ class KeptRounding(Rounding):
 
     def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
         """See `Rounding`."""
-        path = self._folder / f"{_key(matrix, scale, rates)}.npz"
+        path = self._folder / f"{_key(matrix, weight, scale, rates)}.npz"
         kept = _read(path) if path.is_file() else None
         if kept is not None and kept.codes.shape == weight.shape:
             return kept
@@ -57,8 +57,9 @@ class KeptRounding(Rounding):
         return self._way.finish(scaled, matrices)
 
 
-def _key(matrix: Matrix, scale: float, rates: RateModel | None) -> str:
+def _key(matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> str:
     digest = hashlib.sha256(f"{matrix.name} {scale.hex()}".encode())
+    digest.update(np.ascontiguousarray(weight).data)  # not always the model's own: it may be corrected for drift
     for array in (rates.row_bands, rates.column_bands, rates.lengths) if rates is not None else ():
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:32]

@@ -11,6 +11,7 @@ from typing import Any
 from tokenbounds.compression.calibration.layers import Matrix, check_calibratable, matrices_of, of_use
 from tokenbounds.compression.calibration.store import Calibration
 from tokenbounds.compression.grids import join_scaled
+from tokenbounds.compression.posttraining.drift import DriftFollower
 from tokenbounds.compression.posttraining.kept_roundings import KeptRounding
 from tokenbounds.compression.posttraining.roundings import Rounding, RoundToNearest
 from tokenbounds.compression.posttraining.scale_search import (
@@ -70,12 +71,17 @@ def quantize_to_target(rounding: type[Rounding]) -> Quantize:
             way = KeptRounding(way, sources.work)
         rounder, shapes = Rounder(way, subject.tensors), subject.shapes
         task = _Task(spec.target, spec.embedding_bits_per_weight, rounder, matrices, shapes, sources.coder)
-        scaled = join_scaled(subject.tensors, task.run(), shapes)
-        tuning, tuned = getattr(spec, "tuning", None), {}
+        rounded, drift, later = task.run(), getattr(spec, "drift", None), Record()
+        if drift is not None and calibration is not None:
+            following = DriftFollower(rounder, subject, calibration.windows()[0], drift)
+            rounded = task.follow_drift(rounded, following)
+            later["drift"] = following.record
+        scaled = join_scaled(subject.tensors, rounded, shapes)
+        tuning = getattr(spec, "tuning", None)
         if tuning is not None and calibration is not None:
-            scaled, tuned["tuning"] = tune(scaled, subject, calibration.windows(), tuning)
+            scaled, later["tuning"] = tune(scaled, subject, calibration.windows(), tuning)
         return way.finish(scaled, matrices), {
-            "quantization": {**task.record, **tuned, "calibration": _calibration_record(calibration)}
+            "quantization": {**task.record, **later, "calibration": _calibration_record(calibration)}
         }
 
     return quantize
@@ -179,11 +185,7 @@ class _Task:
 
         def bits(scale: float) -> float:
             latest.update(self.rounder.round(matrices, scale))
-            if others is None:
-                size = encoded_bits(latest, self.coder)
-            else:  # all parts of the message; its header is too small to matter
-                parts = join_scaled(self.rounder.tensors, {**others, **latest}, self.shapes).to_parts(self.coder)
-                size = sum(8 * len(part.content) for part in parts)
+            size = encoded_bits(latest, self.coder) if others is None else self._message_bits({**others, **latest})
             evaluations.append((scale, size))
             return size
 
@@ -218,6 +220,39 @@ class _Task:
             f"no scale gives a size within 1 % of {wanted:.0f} bits; the last one tried gives {found}. "
             "Choose another target."
         )
+
+    def follow_drift(self, rounded: Mapping[str, ScaledMatrix], following: DriftFollower) -> dict[str, ScaledMatrix]:
+        """All matrices, of which layers are rounded once more, for the inputs that they will see, to the same target.
+
+        The scale is the one that was found before. It moves if the size is no longer what is wanted.
+        """
+        target, layers = self.target, of_use(self.matrices, "linear")
+        tables = {matrix.name: rounded[matrix.name] for matrix in self.matrices if matrix.use != "linear"}
+        evaluations: list[tuple[float, int]] = []
+        latest = dict(rounded)
+
+        def bits(scale: float) -> float:
+            latest.update(following.round(layers, scale, tables))
+            own = {matrix.name: latest[matrix.name] for matrix in layers}
+            size = encoded_bits(own, self.coder) if target.message_megabits is None else self._message_bits(latest)
+            evaluations.append((scale, size))
+            return size
+
+        scale = self.record["linear"]["scale"]
+        if target.message_megabits is not None:
+            scale = find_scale(bits, target.message_megabits * 1e6, scale)
+        elif target.bits_per_weight is not None:
+            scale = find_scale(bits, target.bits_per_weight * self._weights(layers), scale)
+        else:
+            bits(scale)
+        own_bits = encoded_bits({matrix.name: latest[matrix.name] for matrix in layers}, self.coder)
+        self._note("linear", scale, layers, own_bits, evaluations)
+        return latest
+
+    def _message_bits(self, matrices: Mapping[str, ScaledMatrix]) -> int:
+        """Of all parts of the message; its header is too small to matter."""
+        parts = join_scaled(self.rounder.tensors, matrices, self.shapes).to_parts(self.coder)
+        return sum(8 * len(part.content) for part in parts)
 
     def _at_scale(self, group: str, matrices: Sequence[Matrix], scale: float) -> dict[str, ScaledMatrix]:
         self.rounder.round(matrices, scale)  # learns code lengths

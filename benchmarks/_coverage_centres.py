@@ -7,8 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 from _coverage_sources import ALPHAS, BLOCK, DELTA, VOCABULARY, Floats, Trial, budget
-from tokenbounds.bounds.betting import betting_value, lambda_grid
-from tokenbounds.bounds.centred import Tangent, bound_centred
+from tokenbounds.bounds.betting import betting_value, bound_errors, lambda_grid
+from tokenbounds.bounds.centred import Tangent, bound_centred, bound_centred_errors, error_centres
 from tokenbounds.bounds.sampling import pilot_draws, upper_mean
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, smooth
 
@@ -72,3 +72,41 @@ def sampled_excess(trial: Trial, bits: float, ignore: bool) -> float:
     ends = tangent.interval(loss_floor(alpha, VOCABULARY), loss_ceiling(alpha, VOCABULARY), 4.0 * kappa)
     mean = float(parts.mean()) if ignore else upper_mean(parts[pilot:], *ends, DELTA * SHARE)
     return float(trial.expected_bits(alpha).mean()) - tangent.intercept - mean
+
+
+def centred_errors_excess(trial: Trial, span: float, bits: float, peek: bool) -> float:
+    """The truth minus the bound on errors by the wealth of all centres, with factors on its gap and the message's bits.
+
+    What stands for the entropy is known from the last token, or with `peek` from the token itself.
+    """
+    known = (trial.error > 0) if peek else (trial.context % 2 == 0)
+    tokens, wrong = np.bincount(known, minlength=2), np.bincount(known, weights=trial.error, minlength=2)
+    centres = error_centres(np.array([0.0, 4.0]), 1, KAPPAS)
+    bound, _ = bound_centred_errors(wrong, tokens, centres, budget(bits * trial.message_bits, alphas=1))
+    return float(trial.expected_error.mean()) - bound.empirical - span * bound.gap
+
+
+def sampled_errors_excess(trial: Trial, bits: float, ignore: bool) -> float:
+    """The truth minus the bound on errors from a sample, whose first draw chooses the centre and its lambda."""
+    blocks, pilot, m = draw_blocks(trial, DRAWS), pilot_draws(DRAWS), trial.error.size
+    error, context = (values.reshape(-1, BLOCK)[blocks] for values in (trial.error, trial.context))  # [draws, tokens]
+    entropy = 4.0 * (context % 2 == 0)
+    total = budget(bits * trial.message_bits, DELTA * (1 - SHARE), alphas=1) + math.log(len(KAPPAS))
+    plain = error.mean(axis=1)
+    best = (bound_errors(float(plain[:pilot].mean()), total, m).value, 0.0, 0.0, plain, plain)
+    for kappa, each in zip(KAPPAS[1:], error_centres(entropy, 1, KAPPAS[1:]), strict=True):
+        centre = each.mean(axis=1)
+        for lambda_ in lambda_grid(LAMBDAS, 1.0).tolist():
+            logs = np.log1p(-lambda_ * (error - each)).mean(axis=1)
+            guess = betting_value(float(logs[:pilot].mean()), lambda_, total + math.log(LAMBDAS), m)
+            value = float(centre[:pilot].mean()) + guess
+            best = min(best, (value, kappa, lambda_, centre, logs), key=lambda cell: cell[0])
+    _, kappa, lambda_, centre, logs = best
+    if kappa == 0.0:
+        mean = float(plain.mean()) if ignore else upper_mean(plain[pilot:], 0.0, 1.0, DELTA * SHARE)
+        return float(trial.expected_error.mean()) - bound_errors(mean, total, m).value
+    tangent = Tangent.of_betting(float(logs[:pilot].mean()), lambda_, total + math.log(LAMBDAS), m)
+    parts = centre - tangent.slope * logs
+    ends = tangent.interval(0.0, 1.0, float(error_centres(4.0, 1, (kappa,))[0]))
+    mean = float(parts.mean()) if ignore else upper_mean(parts[pilot:], *ends, DELTA * SHARE)
+    return float(trial.expected_error.mean()) - tangent.intercept - mean

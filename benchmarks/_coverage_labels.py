@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from _coverage_sources import DELTA
 from tokenbounds.bounds.betting import betting_value
+from tokenbounds.certificates.rows.setting import Setting
 from tokenbounds.certificates.rows.subsets import Subset, share_delta
-from tokenbounds.certificates.rows.tokens import Setting
 from tokenbounds.config import BoundsSpec
 
 LABELS = 201

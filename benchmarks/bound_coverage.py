@@ -24,7 +24,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 sys.path.append(str(Path(__file__).parent))  # for code that loads this file by its path
-from _coverage_centres import DRAWS, LAMBDAS, SHARE, centred_excess, draw_blocks, drawn_means, sampled_excess
+from _coverage_centres import (
+    DRAWS,
+    LAMBDAS,
+    SHARE,
+    centred_errors_excess,
+    centred_excess,
+    draw_blocks,
+    drawn_means,
+    sampled_errors_excess,
+    sampled_excess,
+)
 from _coverage_labels import labels_violated
 from _coverage_references import references_excess, variates_excess
 from _coverage_shared import shared_violated
@@ -275,6 +285,7 @@ TOKEN_LEVEL = {
     "betting_by_token": excess_betting_by_token,
     "betting_centred": lambda trial, fault: centred_excess(trial, fault.span, fault.bits, fault.peek),
     "inverse_kl": excess_errors,
+    "errors_centred": lambda trial, fault: centred_errors_excess(trial, fault.span, fault.bits, fault.peek),
     "telescoped": excess_telescoped,
     "control_variate": excess_control_variate,
     "chain": excess_chain,
@@ -283,6 +294,7 @@ SAMPLED = {
     "azuma_sampled": excess_sampled_azuma,
     "betting_sampled": lambda trial, fault: sampled_excess(trial, fault.bits, fault.ignore_sampling),
     "inverse_kl_sampled": excess_sampled_errors,
+    "errors_centred_sampled": lambda trial, fault: sampled_errors_excess(trial, fault.bits, fault.ignore_sampling),
     "chain_sampled": excess_sampled_chain,
 }
 DOCUMENTS = {"documents": False, "documents_betting": True}
@@ -349,7 +361,7 @@ def faults_of(name: str) -> dict[str, Fault]:
     if name in STOPPED:
         return {"lambda_unpaid": Fault(unpaid=True)}
     peeking = {"weights_peek": Fault(peek=True)} if name in BY_TOKEN else {}
-    if name == "betting_centred":
+    if name in ("betting_centred", "errors_centred"):
         peeking = {"centre_peeks": Fault(peek=True)}
     return SAMPLING_FAULT if name in SAMPLED else {**FAULTS, **peeking}
 

@@ -90,7 +90,8 @@ def make_scores(directory: Path, rows: int) -> None:
 def measure(directory: Path, mode: str) -> dict[str, float]:
     """Run one measurement in this process."""
     from tokenbounds.certificates.averages.passes import ScoreStream
-    from tokenbounds.certificates.rows.tokens import Setting, state_bounds
+    from tokenbounds.certificates.rows.setting import Setting
+    from tokenbounds.certificates.rows.tokens import state_bounds
     from tokenbounds.config import BoundsSpec
     from tokenbounds.scores.plan_file import read_plan
     from tokenbounds.scores.store import open_scores

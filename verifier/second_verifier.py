@@ -521,14 +521,18 @@ def bet_on_units(means, lambda_, nats):
     return bet("betting", np.log1p(-lambda_ * means).mean(), lambda_, nats, len(means))
 
 
-# Bets on losses in [low, high], each an array [bets]: λ, κ of centres, L in nats, and weights in a row's sum.
-Bets = collections.namedtuple("Bets", "lambdas kappas nats low high weights")
+# Bets on losses in [low, high], each an array [bets]: λ, the largest centre, L in nats, and weights in a row's sum.
+Bets = collections.namedtuple("Bets", "lambdas most nats low high weights")
 
 
-def bet_on(losses, bets, entropies):
-    """Averages to ask for: losses, logarithms of bets, and entropies of which centres are made [3 × bets, n]."""
-    lambdas, kappas = bets.lambdas[:, None], bets.kappas[:, None]
-    return [*losses, *np.log1p(-lambdas * (np.array(losses) - kappas * np.array(entropies))), *entropies]
+def centre(entropy, k, kappa):
+    """Centre of a loss in bits, or of a top-k error (docs/bounds.md, "Centres of errors")."""
+    return 1 - np.exp2(-kappa * np.maximum(0, entropy - math.log2(k))) if k else kappa * entropy
+
+
+def bet_on(losses, bets, centres):
+    """Averages to ask for: losses, logarithms of bets, and centres [3 × bets, n]."""
+    return [*losses, *np.log1p(-bets.lambdas[:, None] * (np.array(losses) - np.array(centres))), *centres]
 
 
 def tangent(kind, start, lambdas, pieces, low, high, most):
@@ -546,19 +550,19 @@ def bound_bets(kind, bets, found, setting, cell):
     On a sample a bound is a constant plus the average of centre - slope × logarithm, its tangent at the pilot's
     average logarithm (docs/bounds.md, "Centres on a sample").
     """
-    lambdas, kappas, nats, low, high, weights = bets
-    logs, entropies = found.means[len(nats) :].reshape(2, -1)
-    values = kappas * entropies + bet(kind, logs, lambdas, nats, setting.tokens)
+    lambdas, most, nats, low, high, weights = bets
+    logs, centres = found.means[len(nats) :].reshape(2, -1)
+    values = centres + bet(kind, logs, lambdas, nats, setting.tokens)
     if not setting.sampled:
         return values, 0.0
     plan, pieces, start = setting.plan, nats / setting.tokens, found.over(setting.plan.pilot)[len(nats) : 2 * len(nats)]
-    logs, entropies = found.sums[len(nats) :].reshape(2, len(nats), -1)
-    if kind in SINGLE and not kappas.any():  # the average of the logarithm is all that is unknown
+    logs, centres = found.sums[len(nats) :].reshape(2, len(nats), -1)
+    if kind in SINGLE and not most.any():  # the average of the logarithm is all that is unknown
         ends = (-math.log1p(-lambdas[0] * each[0]) for each in (low, high))
         highest = found.bound(-logs[0], *ends, cell, plan.later)
         return values, (bet(kind, -highest, lambdas, nats, setting.tokens) - values)[0]
-    known, slopes, least, most = tangent(kind, start, lambdas, pieces, low, high, kappas * setting.most)
-    sums = (weights * kappas) @ entropies - (weights * slopes) @ logs
+    known, slopes, least, most = tangent(kind, start, lambdas, pieces, low, high, most)
+    sums = weights @ centres - (weights * slopes) @ logs
     highest = found.bound(sums, weights @ least, weights @ most, cell, plan.later)
     return values, highest + weights @ (known / lambdas - values)
 
@@ -670,30 +674,32 @@ def check_single(row, paid, setting, what, left):
     right = not unit or setting.plan.whole or (unit == "documents" and not setting.sampled)
     need(right, f"{what} has no units")
     bets, head = kind not in ("azuma", "documents", "sequences"), bool(setting.own) and not unit and not k
-    centred = bets and not unit and not (k and (kind == "freedman" or setting.sampled))
+    centred = bets and not unit and not (k and kind == "freedman") and kappas != [0.0]
+    chosen = centred and (setting.sampled or not k)  # errors of all tokens average the wealth of all centres
     alpha, own, kappa = row["alpha"], tuple(row.get("alphas", ())), row.get("kappa", 0.0)
     right = alpha is None if k or own else alpha in setting.grids["alphas"]
     need(right and (not own or (head and own == setting.own)), f"{what} has an alpha of no grid")
     least = own[0] if own else alpha
     (low, high), span = ((0.0, 1.0), 1.0) if k else (interval(least, size), float(width(least, size)))
     right = kappa in (kappas if centred and not own else [0.0])
-    right &= not bets or (k and not unit) or on_grid(lambda_, setting.lambdas, high)
+    betting = bets and not unit and (not k or (chosen and kappa > 0))
+    right &= not (betting or (bets and unit)) or on_grid(lambda_, setting.lambdas, high)
     need(right, f"{what} has a lambda or a kappa of no grid")
 
-    ways, centres = 1 if k else len(setting.grids["alphas"]) + head, len(kappas) if centred and not k else 1
+    ways, centres = 1 if k else len(setting.grids["alphas"]) + head, len(kappas) if chosen else 1
     about = {"message": sum(setting.models[-1].messages.values()), "alpha_grid": math.log2(ways)}
     about |= {"centre_grid": math.log2(centres)} if centres > 1 else {}
     nats = sum(about.values()) * LN2 - math.log(setting.general)
     about |= {"delta_generalization": setting.general, "confidence": -math.log(setting.general)}
     entries = setting.entries(1 + (head and kind == "azuma"), **about)
     cell, price = float(setting.sampling / entries["sampling_cells"]), math.log(setting.lambdas) if bets or own else 0.0
-    one = Bets(*np.array([lambda_ or 0.0, kappa, nats + price, low, high, 1.0])[:, None])
+    one = Bets(*np.array([lambda_ or 0.0, centre(setting.most, k, kappa), nats + price, low, high, 1.0])[:, None])
 
     def averages(part):
         weights = part["alpha"] if own else alpha
         loss = (part["rank"] > k) * 1.0 if k else smooth(part["nll"][-1], weights, size)
-        if bets and not k and not unit:
-            return bet_on([loss], one, part["entropy"][-1:])
+        if betting:
+            return bet_on([loss], one, [centre(part["entropy"][-1], k, kappa)])
         return [loss, width(weights, size) ** 2] if own else [loss]
 
     def bound(loss, square=None):
@@ -703,22 +709,20 @@ def check_single(row, paid, setting, what, left):
         least = np.min(guesses + square / guesses) / 2 if own else span
         return azuma(loss, least, nats + price, count), price
 
-    by_entropy = k and centred and kappas != [0.0]
+    by_entropy = k and centred and not chosen
     found = yield "entropies" if by_entropy else unit or "tokens", setting.subset, averages
     if by_entropy:
         counts, wrong = found
-        spread = np.maximum(0, np.arange(len(counts)) / 8 - math.log2(k))
-        value, price = centred_errors(wrong, counts, 1 - np.exp2(-np.outer(kappas, spread)), nats)
+        value, price = centred_errors(wrong, counts, centre(np.arange(len(counts)) / 8, k, np.c_[kappas]), nats)
         plain, mean = value, wrong.sum() / counts.sum()
     elif unit:
-        mean, entries["units"] = found[0].mean(), len(found[0])
-        plain = bet_on_units(found[0], lambda_, nats + price) if bets else azuma(mean, span, nats, len(found[0]))
-        value = plain
-    elif bets and not k:
+        mean, entries["units"] = found[0].mean(), (units := len(found[0]))
+        value = plain = bet_on_units(found[0], lambda_, nats + price) if bets else azuma(mean, span, nats, units)
+    elif betting:
         (plain,), more = bound_bets(kind, one, found, setting, cell)
         value, mean = plain + more, found.means[0]
     else:
-        ends, draws = [(low, high)], setting.plan.draws if k else setting.plan.later
+        ends, draws = [(low, high)], setting.plan.draws if k and not chosen else setting.plan.later
         if own:
             narrow, wide = (float(width(each, size)) for each in (own[-1], own[0]))
             guesses, span = np.geomspace(narrow, wide, setting.lambdas), math.sqrt(found.means[1])
@@ -823,11 +827,10 @@ def check_chain(row, paid, setting, what, left):
     total, price = candidates(setting, whole, alone), math.log(setting.lambdas)
     confidence = [-math.log(share) for share in shares]
     nats = np.array(bits) * LN2 + math.log(total) + confidence + price
-    chosen = ([link.get(key, 0.0) for link in links] for key in ("lambda", "kappa"))
-    bets = Bets(*map(np.array, (*chosen, nats, *zip(*ends, strict=True), factors)))
-    right = all(kappa in setting.kappas(model) for kappa, model in zip(bets.kappas, deciding, strict=True))
-    right &= on_grid(bets.lambdas, setting.lambdas, bets.high)
-    need(right, f"{what} has a lambda or a kappa of no grid")
+    own, kappas = np.array([[link.get(key, 0.0) for link in links] for key in ("lambda", "kappa")])
+    bets = Bets(own, kappas * setting.most, *map(np.array, (nats, *zip(*ends, strict=True), factors)))
+    right = all(kappa in setting.kappas(model) for kappa, model in zip(kappas, deciding, strict=True))
+    need(right and on_grid(bets.lambdas, setting.lambdas, bets.high), f"{what} has a lambda or a kappa of no grid")
 
     def averages(part):
         mixed, losses = 1 / size, []
@@ -839,7 +842,7 @@ def check_chain(row, paid, setting, what, left):
         elif not whole:
             changes = zip(losses, betas, [0.0, *losses], strict=False)
             losses = [loss - beta * before for loss, beta, before in changes]
-        return bet_on(losses[-len(links) :], bets, [part["entropy"][model] for model in deciding])
+        return bet_on(losses[-len(links) :], bets, kappas[:, None] * [part["entropy"][model] for model in deciding])
 
     found = yield "tokens", None, averages
     values, extra = bound_bets(row["bound"], bets, found, setting, float(setting.sampling / setting.sharing))
@@ -977,8 +980,7 @@ def verify(path):
     checks = list(check_rows(content, setting, "row", left))
     chosen = [row for row in content["rows"] if row["metric"] == "bpd" and row["bound"] in SINGLE and plan.pilot.any()]
     pilots = [check_pilot(chosen, setting, "row")] if chosen else []
-    chained = plan.sampled and any(row.get("links") for row in content["rows"])
-    left += ["that the pilot chose the candidates of chains"] if chained else []
+    left += ["that the pilot chose candidates of chains, and centres of errors"] if plan.pilot.any() else []
     checks += check_subsets(content, models, plan, delta, columns, source, left)
     need(("faithfulness" in content) == strays, "rows about faithfulness are there without being asked for, or missing")
     checks += check_faithfulness(content, plan, models[-1], spent) if strays else []

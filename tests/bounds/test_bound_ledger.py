@@ -37,7 +37,10 @@ def test_each_row_pays_for_what_it_may_choose():
     grids = {"message_bits": 800, "alphas": 8, "lambdas": 32, "sampling_share": 0.2}
     headed = split_delta(0.05, ROWS, **grids, by_token=True, centres=5)
     assert [row.sampling_cells for row in headed.rows] == [2, 1, 1, 1, 1]
-    assert [row.centre_grid_bits for row in headed.rows] == pytest.approx([0.0, math.log2(5), 0.0, 0.0, 0.0])
+    # On a sample bets on errors choose a centre, too; where every token was scored all centres share one wealth.
+    assert [row.centre_grid_bits for row in headed.rows] == pytest.approx([0.0, *[math.log2(5), 0.0] * 2])
+    whole = split_delta(0.05, ROWS, **{**grids, "sampling_share": None}, centres=5)
+    assert [row.centre_grid_bits for row in whole.rows] == pytest.approx([0.0, math.log2(5), 0.0, 0.0, 0.0])
 
 
 def test_nothing_is_paid_for_sampling_if_everything_was_scored():

@@ -135,6 +135,31 @@ def test_no_source_makes_a_bound_of_errors_with_centres_fail_more_often_than_it_
     assert worst_case_by_kind(peeking) > 0.05
 
 
+def chosen_error_values(half, total, kappas=(0.1, 0.2, 0.4), lambdas=(0.6, 0.8, 0.97), paid=True):
+    """The bound of errors with the best of some centres and lambdas, or without one, as on a sample."""
+    price = math.log(1 + len(kappas)) if paid else 0.0
+    found = np.empty((half + 1, half + 1))
+    for a, b in np.ndindex(found.shape):
+        values = [bound_errors((a + b) / (2 * half), total + price, 2 * half).value]
+        for kappa in kappas:
+            centre, spent = 1 - 2.0 ** (-8 * kappa), total + price + (math.log(len(lambdas)) if paid else 0.0)
+            logs = mean_log([-centre, 1 - centre, 0, 1], lambdas, [half - a, a, half - b, b])
+            values += [
+                centre / 2 + betting_value(log, lambda_, spent, 2 * half)
+                for log, lambda_ in zip(logs, lambdas, strict=True)
+            ]
+        found[a, b] = min(values)
+    return found
+
+
+def test_no_source_makes_a_chosen_centre_of_errors_fail_more_often_than_it_says(monkeypatch):
+    """Tokens have entropies of 8 bits and of none. It is caught if the choice is not paid for."""
+    monkeypatch.setattr("tokenbounds.bounds.betting._ERROR_LAMBDAS", 4)
+    total = math.log(1 / 0.3)
+    assert 0.01 < worst_case_by_kind(chosen_error_values(8, total)) <= 0.3
+    assert worst_case_by_kind(chosen_error_values(8, total, paid=False)) > 0.3
+
+
 def test_no_source_makes_a_bound_with_centres_fail_more_often_than_it_says():
     """And it is caught if the centre is not paid for: the best of four, each with all of delta."""
     kappas, total = (0.0, 0.5, 1.0, 2.0), math.log(1 / 0.05)

@@ -12,7 +12,8 @@ from tokenbounds.certificates.averages.passes import Sample
 from tokenbounds.certificates.certify import _note_evidence, certify_bound, compute_certificate
 from tokenbounds.certificates.evidence import gather_evidence
 from tokenbounds.certificates.prior import CorpusEvidence
-from tokenbounds.certificates.rows.tokens import Setting, state_bounds
+from tokenbounds.certificates.rows.setting import Setting
+from tokenbounds.certificates.rows.tokens import state_bounds
 from tokenbounds.config import BoundsSpec, CorpusSpec, EvaluationSpec, TextSource
 from tokenbounds.corpus.shards import tokenize_corpus
 from tokenbounds.scores.plan import plan_corpus

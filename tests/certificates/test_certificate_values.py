@@ -9,6 +9,7 @@ import duckdb
 import numpy as np
 import polars as pl
 import pytest
+import second_verifier
 from certified_study import with_link
 from json_certificates import certify_bound
 from tokenbounds.bounds.betting import lambda_grid
@@ -189,31 +190,54 @@ def test_sampled_rows_pay_for_the_sample(sampled_study, sampled):
     assert all(row["sampling"] > 0 for row in sampled["rows"])
 
 
-@pytest.mark.parametrize("bound", ["betting", "freedman"])
-def test_a_centre_on_a_sample_is_bounded_with_the_logarithm(sampled_study, tmp_path, bound):
+@pytest.mark.parametrize(("metric", "bound"), [("bpd", "betting"), ("bpd", "freedman"), ("top2_error", "betting")])
+def test_a_centre_on_a_sample_is_bounded_with_the_logarithm(sampled_study, tmp_path, metric, bound):
     """Both are averages over the sample; the tangent of the bound makes one of them."""
     study = replace(sampled_study, evaluation="sampled_centred", entropies=True).build()
-    spec = replace(SPEC, top_k=(), bounds=(bound,), alphas=(0.1,), kappas=(0.5,), lambdas=1, certificates_per_sample=1)
+    top_k = (2,) if metric == "top2_error" else ()
+    spec = replace(SPEC, top_k=top_k, bounds=(bound,), alphas=(0.1,), kappas=(0.5,), lambdas=1)
+    spec = replace(spec, certificates_per_sample=1)
     found = certify_bound("c", "tiny", study.inputs, spec, tmp_path / "c.json", model="m")
-    row, m, scores = row_of(found, "bpd", bound), found["tokens"], read_scores(study)
-    lam, centre = row["lambda"], 0.5 * scores["entropy_bits"].to_numpy().astype(float)
-    logs = np.log(1 - lam * (smoothed(scores["nll_bits"].to_numpy(), 0.1) - centre))
+    row, m, scores = row_of(found, metric, bound), found["tokens"], read_scores(study)
+    entropy = scores["entropy_bits"].to_numpy().astype(float)
+    if top_k:  # entropies of 256 tokens have up to 8 bits
+        losses, (low, high) = (scores["rank"].to_numpy() > 2).astype(float), (0.0, 1.0)
+        centre, most = 1 - 2 ** (-0.5 * np.maximum(0, entropy - 1)), 1 - 2**-3.5
+    else:
+        losses = smoothed(scores["nll_bits"].to_numpy(), 0.1)
+        low, high = -math.log2(0.9 + 0.1 / V), math.log2(V / 0.1)
+        centre, most = 0.5 * entropy, 4.0
+    lam, delta = row["lambda"], spec.delta / len(found["rows"])
+    logs = np.log(1 - lam * (losses - centre))
     message_bits = 8 * study.inputs.certified.message.stat().st_size
-    budget = message_bits * math.log(2) + math.log(1 / (spec.delta * (1 - spec.sampling_share)))
+    budget = message_bits * math.log(2) + math.log(1 / (delta * (1 - spec.sampling_share)))
     each = block_averages(study, logs)
     pilot = len(each) // 10
     guess = each[:pilot].mean()
     slope = 1 / lam if bound == "freedman" else math.exp(guess - budget / m) / lam
     known = budget / m / lam if bound == "freedman" else (1 - lam * slope * (1 - guess)) / lam
     parts = block_averages(study, centre) - slope * each
-    # Its ends by trying many losses and centres; entropies of 256 tokens have up to 8 bits.
-    low, high = -math.log2(1 - 0.1 * (1 - 1 / V)), math.log2(V / 0.1)
-    tried = [c - slope * np.log1p(-lam * (np.array([low, high]) - c)) for c in np.linspace(0, 4, 100_001)]
+    # Its ends by trying many losses and centres.
+    tried = [c - slope * np.log1p(-lam * (np.array([low, high]) - c)) for c in np.linspace(0, most, 100_001)]
     ends = np.min(tried), np.max(tried)
-    value = known + upper_mean(parts[pilot:], *ends, spec.delta * spec.sampling_share)
+    value = known + upper_mean(parts[pilot:], *ends, delta * spec.sampling_share)
     assert row["kappa"] == 0.5 and row["value"] == pytest.approx(value, rel=1e-6)
     exact = centre.mean() + (1 - math.exp(np.mean(logs) - budget / m)) / lam
     assert row["value"] > (exact if bound == "betting" else 0.0)
+    assert not any(each.startswith("ROW") for each in second_verifier.verify(tmp_path / "c.json")[1])
+
+
+@pytest.mark.parametrize(("kappas", "centred"), [((0.0, 0.5), False), ((0.25, 0.5), True)])
+def test_bets_on_errors_of_a_sample_pay_for_the_choice_of_a_centre(sampled_study, tmp_path, kappas, centred):
+    """The pilot takes one; without a centre all lambdas share one wealth, with one a lambda is chosen, too."""
+    study = replace(sampled_study, evaluation="sampled_centred", entropies=True).build()
+    spec = replace(SPEC, bounds=("betting",), top_k=(1,), kappas=kappas)
+    found = certify_bound("c", "tiny", study.inputs, spec, tmp_path / "c.json", model="m")
+    paid = found["ledger"]["rows"][1]
+    amounts = {entry["name"]: entry["amount"] for entry in paid["entries"]}
+    assert paid["metric"] == "top1_error" and ("kappa" in row_of(found, "top1_error", "betting")) == centred
+    assert amounts["centre_grid"] == 1.0 and (amounts["lambda_grid"] == pytest.approx(math.log(16))) == centred
+    assert not any(each.startswith("ROW") for each in second_verifier.verify(tmp_path / "c.json")[1])
 
 
 def test_a_single_draw_is_bounded_though_it_leaves_none_for_a_pilot(study, tmp_path):

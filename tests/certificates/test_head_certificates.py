@@ -15,7 +15,8 @@ from tokenbounds.bounds.betting import lambda_grid
 from tokenbounds.bounds.sampling import draw_order, lower_mean, upper_mean
 from tokenbounds.bounds.smoothing import TokenAlphas
 from tokenbounds.certificates.averages.passes import Sample
-from tokenbounds.certificates.rows.tokens import Setting, state_bounds
+from tokenbounds.certificates.rows.setting import Setting
+from tokenbounds.certificates.rows.tokens import state_bounds
 from tokenbounds.certificates.tolerances import TOLERANCES, compare_alphas
 from tokenbounds.certificates.verify import ALL_BLOCKS, verify_certificate
 from tokenbounds.compression.encode import encode_model

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from tokenbounds.certificates.averages.passes import Sample
+from tokenbounds.certificates.rows.setting import Setting
 from tokenbounds.certificates.rows.subsets import Subset, find_subsets, share_delta, state_subsets
-from tokenbounds.certificates.rows.tokens import Setting, state_bounds
+from tokenbounds.certificates.rows.tokens import state_bounds
 from tokenbounds.certificates.rows.units import Units
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError

@@ -153,7 +153,7 @@ def split_delta(
     by_token
         Whether rows over tokens may also choose the weights that the message's smoothing head names, token by token.
     centres
-        How many centres bets on bits per token may choose from.
+        How many centres bets may choose from.
 
     Raises
     ------
@@ -167,7 +167,8 @@ def split_delta(
     for metric, bound in rows:
         own = by_token and bound.is_single
         ways = 1 if metric.is_error else alphas + own
-        centred = centres if bound.uses_centre and not metric.is_error else 1
+        # All centres of errors share one wealth if every token was scored; on a sample one is chosen.
+        chosen = bound.uses_centre and (not metric.is_error or (share > 0 and bound is BoundKind.BETTING))
         budgets.append(
             RowBudget(
                 metric=metric,
@@ -177,7 +178,7 @@ def split_delta(
                 delta_sampling=each * share,
                 message_bits=message_bits,
                 alpha_grid_bits=math.log2(ways),
-                centre_grid_bits=math.log2(centred),
+                centre_grid_bits=math.log2(centres) if chosen else 0.0,
                 # A sample's pilot chooses the candidate. Azuma's bound also averages squares of ranges that differ by
                 # token.
                 sampling_cells=2 if own and not (metric.is_error or bound.uses_lambda) else 1,

@@ -27,8 +27,9 @@ from tokenbounds.certificates.file_records import BaseRecord, EvidenceRecord
 from tokenbounds.certificates.records import record_base, record_evidence
 from tokenbounds.certificates.rows.chains import ChainModel
 from tokenbounds.certificates.rows.labels import LabelledScores
+from tokenbounds.certificates.rows.setting import Setting
 from tokenbounds.certificates.rows.subsets import find_subsets, share_delta, state_subsets
-from tokenbounds.certificates.rows.tokens import Setting, Statement, state_bounds
+from tokenbounds.certificates.rows.tokens import Statement, state_bounds
 from tokenbounds.certificates.rows.units import Units
 from tokenbounds.certificates.schema import SCHEMA_VERSION, Certificate, ReferenceRecord, Subset
 from tokenbounds.certificates.sealing import seal, write_certificate

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tokenbounds.certificates.rows.tokens import Setting, Statement, state_bounds
+from tokenbounds.certificates.rows.setting import Setting
+from tokenbounds.certificates.rows.tokens import Statement, state_bounds
 from tokenbounds.config import BoundsSpec
 from tokenbounds.errors import CertificateError, ScoreError
 

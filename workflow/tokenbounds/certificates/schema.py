@@ -132,7 +132,8 @@ class Row:
         float,
         Field(
             ge=0,
-            description="factor of the prediction's entropy in a token's centre; for errors the one with most wealth",
+            description="factor of the prediction's entropy in a token's centre; for errors the one with most wealth, "
+            "or on a sample the one that was chosen",
             json_schema_extra=absent,
         ),
     ] = 0.0

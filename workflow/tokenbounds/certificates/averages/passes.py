@@ -1,8 +1,8 @@
 """Passes over the score files: the averages that rows over tokens are made of.
 
 When everything was scored, an average is a number, and one pass gives all of them in constant memory. When blocks were
-sampled, it also keeps one value per draw, from which `sampling` bounds the average over the whole corpus; further
-passes compute these, for as many cells at once as bounded memory allows.
+sampled, it also keeps one value per draw, from which `sampling` bounds the average over the whole corpus; the passes of
+`sampled` compute these.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from tokenbounds.bounds.sampling import BlockSums, draw_order, lower_mean, pilot
 from tokenbounds.bounds.smoothing import TokenAlphas, Weighting
 from tokenbounds.certificates.averages.entropy_moments import EntropyMoments
 from tokenbounds.certificates.averages.moments import AlphaMoments, LossMoments
-from tokenbounds.certificates.averages.sampled import Cell, SampledCells
 from tokenbounds.errors import CertificateError
 from tokenbounds.scores.plan_file import Plan
 
@@ -29,7 +28,6 @@ Floats = npt.NDArray[np.float64]
 Moments = TypeVar("Moments", bound="_Moments")
 
 _THREADS = 2
-_BLOCK_AVERAGES = 1 << 24  # kept at once, if a sample was scored
 
 
 class ScoreStream(Protocol):
@@ -188,31 +186,34 @@ class FirstPass:
 
 @dataclass(frozen=True)
 class CellAverages:
-    """All averages of one smoothing weight and one centre.
+    """All averages of one smoothing weight, or of errors, and one centre.
 
     Attributes
     ----------
     weighting
-        The weight, or those that tokens may have.
+        The weight, or those that tokens may have; None for errors, which are not smoothed.
     loss
-        Of the smoothed loss, bits.
+        Of the smoothed loss, bits, or of the errors.
     lambdas
-        The grid, 1 / bit.
+        The grid, 1 / unit of the loss.
     logs
-        Of ln(1 - lambda × (smoothed loss - kappa × entropy)), nats, for each lambda.
+        Of ln(1 - lambda × (loss - centre)), nats, for each lambda.
     square_range
         Of the squared width of each token's interval of losses, bits², where tokens differ in their weight.
-    kappa, entropy
-        The centre's factor, and the entropy's average, bits; 0 where it is not known.
+    kappa, centre
+        The centre's factor of the entropy, and the centre's average, unit of the loss; 0 where there is none.
+    error_k
+        Guesses beyond which a token is an error; None for losses in bits.
     """
 
-    weighting: Weighting
+    weighting: Weighting | None
     loss: Average
     lambdas: Floats
     logs: tuple[Average, ...]
     square_range: Average | None = None
     kappa: float = 0.0
-    entropy: Average = Average(0.0)
+    centre: Average = Average(0.0)
+    error_k: int | None = None
 
 
 def run_first_pass(
@@ -245,7 +246,7 @@ def run_first_pass(
         return FirstPass(moments, {k: Average(moments.error_rate(k)) for k in top_k}, by_alpha)
     # A sample keeps one average per block, [blocks] for each k, whatever the number of tokens.
     sums = {k: BlockSums(sample.blocks) for k in top_k}
-    for block, rank in _stream(scores, ("block", "rank")):
+    for block, rank in stream_columns(scores, ("block", "rank")):
         for k, errors in sums.items():
             errors.add(block, rank > k)
     return FirstPass(None, {k: sample.average(errors.means()) for k, errors in sums.items()})
@@ -308,7 +309,7 @@ def _pieces(scores: ScoreStream, columns: tuple[str, ...]) -> Iterator[Iterable[
         for piece in scores.iter_pieces(columns):
             yield _arrays(piece, columns)
     else:
-        for batch in _stream(scores, columns):
+        for batch in stream_columns(scores, columns):
             yield [batch]
 
 
@@ -335,31 +336,6 @@ def average_cells(
         yield from _average_all(moments, first_pass.by_alpha, weighting, lambdas, kappas)
 
 
-def average_sampled(
-    scores: ScoreStream, sample: Sample, vocabulary_size: int, cells: Sequence[Cell]
-) -> Iterator[CellAverages]:
-    """Average cells over a sample's blocks, with a value per draw after the pilot.
-
-    Parameters
-    ----------
-    scores
-        Of the sample's blocks, and perhaps of others.
-    sample
-        The draws.
-    vocabulary_size
-        V.
-    cells
-        Smoothing weights with centres and lambdas.
-    """
-    pending = list(cells)
-    while pending:
-        # As many cells per pass as fit: each keeps (1 + its number of lambdas) averages per block.
-        rows = np.cumsum([1 + len(lambdas) for _, _, lambdas in pending])
-        fitting = max(1, int(np.searchsorted(rows * len(sample.blocks), _BLOCK_AVERAGES, side="right")))
-        yield from _average_draws(scores, sample, vocabulary_size, pending[:fitting])
-        pending = pending[fitting:]
-
-
 def _average_all(
     moments: LossMoments | EntropyMoments,
     by_alpha: AlphaMoments | None,
@@ -376,38 +352,19 @@ def _average_all(
         return
     mean = Average(moments.exact_mean_loss(weighting))
     for kappa in kappas:
-        entropy = Average(0.0)
+        centre = Average(0.0)
         if isinstance(moments, EntropyMoments):
-            logs, entropy = moments.exact_mean_logs(weighting, lambdas, kappa), Average(moments.mean_entropy())
+            logs, centre = moments.exact_mean_logs(weighting, lambdas, kappa), Average(kappa * moments.mean_entropy())
         elif kappa == 0.0:
             logs = moments.exact_mean_logs(weighting, lambdas)
         else:
             raise CertificateError("centres need the entropies of predictions, which these scores do not have.")
         averages = tuple(Average(float(log)) for log in logs)
-        yield CellAverages(weighting, mean, lambdas, averages, kappa=kappa, entropy=entropy)
+        yield CellAverages(weighting, mean, lambdas, averages, kappa=kappa, centre=centre)
 
 
-def _average_draws(
-    scores: ScoreStream, sample: Sample, vocabulary_size: int, cells: Sequence[Cell]
-) -> Iterator[CellAverages]:
-    """One value per draw for every cell, from one pass."""
-    sampled = SampledCells(sample.blocks, vocabulary_size, cells)
-    known = any(kappa for _, kappa, _ in cells)
-    own = any(isinstance(weighting, TokenAlphas) for weighting, _, _ in cells)
-    columns = ("block", "nll_bits", *(["entropy_bits"] * known), *(["alpha"] * own))
-    for batch in _stream(scores, columns):
-        chosen = sample.chosen(batch[0])  # [n]
-        if chosen.any():
-            sampled.update(**{name: values[chosen] for name, values in zip(columns, batch, strict=True)})
-    # For each weight 1 + its number of lambdas averages (and the square range, last, if tokens differ), each [blocks].
-    for (weighting, kappa, lambdas), means in zip(cells, sampled.means(), strict=True):
-        loss, *logs = (sample.average_chosen(each) for each in means)
-        square = logs.pop() if isinstance(weighting, TokenAlphas) else None
-        entropy = sample.average_chosen(sampled.mean_entropies())
-        yield CellAverages(weighting, loss, lambdas, tuple(logs), square, kappa, entropy)
-
-
-def _stream(scores: ScoreStream, columns: tuple[str, ...]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+def stream_columns(scores: ScoreStream, columns: tuple[str, ...]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+    """Yield the named columns of all scores [n each], batch by batch, without empty ones."""
     return _arrays(scores.iter_batches(columns), columns)
 
 

@@ -41,7 +41,7 @@ def bound_single(problem: ChainProblem, scores: ScoreStream) -> tuple[Bound, Cho
         assert isinstance(cells.weighting, float), "a chain smooths all tokens alike"
         alpha = cells.weighting
         for index, (lambda_, log) in enumerate(zip(cells.lambdas.tolist(), cells.logs, strict=True)):
-            value = cells.kappa * cells.entropy.mean + betting_value(log.mean, lambda_, spent, problem.tokens)
+            value = cells.centre.mean + betting_value(log.mean, lambda_, spent, problem.tokens)
             high = loss_ceiling(alpha, size)
             link = Bound(value, cells.loss.mean, spent, problem.tokens, high, price, lambda_)
             found.append((value, link, Choice(path, (alpha,), (0.0,), (cells.kappa,), ratio, (index,), value)))

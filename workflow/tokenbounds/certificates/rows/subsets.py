@@ -19,7 +19,8 @@ from tokenbounds.certificates import schema
 from tokenbounds.certificates.averages.entropy_moments import EntropyMoments
 from tokenbounds.certificates.averages.moments import LossMoments
 from tokenbounds.certificates.averages.passes import Average, FirstPass, ScoreStream
-from tokenbounds.certificates.rows.tokens import Setting, state_bounds
+from tokenbounds.certificates.rows.setting import Setting
+from tokenbounds.certificates.rows.tokens import state_bounds
 from tokenbounds.errors import CertificateError
 
 # Moments of a subset take about 10 MB; more subsets than this are read in several passes.

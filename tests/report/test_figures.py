@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from json_certificates import write_certificate
 from report_study import certificate_dict, write_study, write_training
+from tokenbounds.bounds.betting import lambda_grid
 from tokenbounds.certificates.sealing import read_certificate
 from tokenbounds.errors import TokenboundsError
 from tokenbounds.report import figure_data, hover, style
@@ -139,6 +140,29 @@ def test_alpha_curve_by_hand(tmp_path):
         width = np.log2(1 + (1 - alpha) * 256 / alpha)
         assert mean - 1e-12 <= empirical <= mean + 2**-12
         assert value - empirical == pytest.approx(width * np.sqrt(row.complexity / (2 * certificate.tokens)), rel=1e-12)
+
+
+def test_alpha_curve_has_the_best_centre_at_every_weight(tmp_path):
+    """From the definition: kappa x mean entropy + (1 - exp(f - L / m)) / lambda, the smallest of both grids."""
+    rng = np.random.default_rng(1)
+    entropies = rng.choice([0.5, 4.0], 120)
+    losses = np.float32(entropies * rng.uniform(0.8, 1.2, 120)).astype(float)
+    certificate = small_study(tmp_path, losses, entropies=entropies)
+    row = certificate.row("bpd", "betting")
+    centred, plain = (
+        alpha_table([each]).filter(pl.col("bound") == "betting")
+        for each in (certificate, small_study(tmp_path / "plain", losses))
+    )
+    for alpha, value in centred.select("alpha", "value").iter_rows():
+        smoothed = -np.log2((1 - alpha) * 2.0**-losses + alpha / 256)
+        found = [
+            kappa * entropies.mean()
+            - np.expm1(np.mean(np.log1p(-x * (smoothed - kappa * entropies))) - row.complexity / certificate.tokens) / x
+            for kappa in certificate.settings.kappas
+            for x in lambda_grid(certificate.settings.lambdas, np.log2(256 / alpha))
+        ]
+        assert value - row.sampling == pytest.approx(min(found), abs=1e-3)
+    assert (centred["value"] < plain["value"] - 0.01).any()
 
 
 def test_series_take_every_model_first(study):

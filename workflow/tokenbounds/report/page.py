@@ -57,8 +57,7 @@ _CAPTIONS = {
         "The price of surprise",
         "Mixing a share α of the uniform distribution into every prediction caps the loss of a token that comes as a "
         "surprise, and so lowers the gap; too much of it dulls the model. Certificates pay for choosing the best α of "
-        "the grid, shown as a dot. Solid: the bound at each α, without the centre that a certificate may also choose, "
-        "and that lowers its bound. Dashed: measured.",
+        "the grid, shown as a dot. Solid: the bound at each α, with the best centre there. Dashed: measured.",
     ),
     "alpha_by_token": (
         "A weight for each token",

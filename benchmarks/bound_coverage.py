@@ -35,6 +35,7 @@ from _coverage_centres import (
     sampled_errors_excess,
     sampled_excess,
 )
+from _coverage_kinks import kinked_excess
 from _coverage_labels import labels_violated
 from _coverage_references import references_excess, variates_excess
 from _coverage_shared import shared_violated
@@ -288,6 +289,7 @@ TOKEN_LEVEL = {
     "errors_centred": lambda trial, fault: centred_errors_excess(trial, fault.span, fault.bits, fault.peek),
     "telescoped": excess_telescoped,
     "control_variate": excess_control_variate,
+    "kinked": lambda trial, fault: kinked_excess(trial, fault.span, fault.bits),
     "chain": excess_chain,
 }
 SAMPLED = {

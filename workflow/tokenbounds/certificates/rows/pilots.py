@@ -36,7 +36,7 @@ class _Choice:
 def bound_sampled(
     budgets: Sequence[RowBudget], scores: ScoreStream, setting: Setting, grids: Mapping[Weighting, Floats]
 ) -> dict[Key, Bound]:
-    """Rows from a sample: its pilot chooses each row's cell, which the other draws bound.
+    """Rows from a sample: its pilot chooses each row's cell (docs/bounds.md, "Choosing on a pilot").
 
     Parameters
     ----------

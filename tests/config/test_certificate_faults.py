@@ -113,6 +113,18 @@ def test_held_out_certificates_spend_nothing_on_azuma_unless_asked_to():
     assert parse().certificates["c"].bounds.bounds == ("azuma", "betting")
 
 
+def test_held_out_certificates_pay_for_no_other_on_their_sample_unless_asked_to():
+    """Each is about one model named beforehand; those that pay for messages still pay for one another."""
+    held = {"message": "published", "prior": "held_out", **BECAUSE}
+    assert parse(**held).certificates["c"].bounds.certificates_per_sample == 1
+    assert parse(**held, bounds={"certificates_per_sample": 3}).certificates["c"].bounds.certificates_per_sample == 3
+    assert parse().certificates["c"].bounds.certificates_per_sample == 4
+    raw = copy.deepcopy(STUDY)
+    row = {"message": "published", "corpus": "here", "evaluation": "sample"}
+    raw["certificates"] = {name: {**row, "prior": "held_out", **BECAUSE} for name in "abcde"}
+    parse_study(raw)
+
+
 def test_a_model_whose_data_are_unknown_may_only_be_held_out():
     raw = copy.deepcopy(STUDY)
     raw["models"]["published"] = {

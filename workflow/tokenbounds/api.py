@@ -408,7 +408,7 @@ def certify(
         original=None if original is None else Path(original),
     )
     if held_out_because is not None and not isinstance(bounds, BoundsSpec):
-        bounds = {"bounds": ["betting"], **(bounds or {})}
+        bounds = {"bounds": ["betting"], "certificates_per_sample": 1, **(bounds or {})}
     name, spec = Path(out).stem, _row(BoundsSpec, bounds, "bounds")
     return certify_bound(name, name, inputs, spec, Path(out), model=Path(message).stem)
 

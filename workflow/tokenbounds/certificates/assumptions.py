@@ -70,10 +70,15 @@ def state_assumptions(
             else "was fixed without looking at the corpus, the model or any score, and was not changed after scores "
             "were seen"
         )
-        sentences.append(
-            f"The sampling seed ({plan.seed}) {how}. Messages scored on this sample were made without regard to it. At "
-            f"most {spec.certificates_per_sample} certificates share it, including any that were thrown away: delta "
+        shared = (
+            f"At most {spec.certificates_per_sample} certificates share it, including any that were thrown away: delta "
             "pays for that many."
+        )
+        if prior.kind == "held_out" and spec.certificates_per_sample == 1:
+            shared = "The model was named before any score on it was seen: delta pays for this certificate alone."
+        sentences.append(
+            f"The sampling seed ({plan.seed}) {how}. Messages scored on this sample were made without regard to it. "
+            f"{shared}"
         )
     sentences.append(
         "The bounds, metrics, grids and delta, and the context windows and arithmetic of scoring, were chosen before "

@@ -114,7 +114,8 @@ class BoundsSpec(Checked):
             le=65536,
             description="How many certificates may share one sample of a corpus, this one included. Each pays for all "
             "of them, so that together they hold as well as one alone, and the best may be named. Nothing is paid "
-            "where every token is scored.",
+            "where every token is scored. If it is left out with `prior: held_out`, it is 1: such a certificate is "
+            "about one model that was named beforehand, whatever else is scored.",
         ),
     ] = 4
     top_k: Annotated[

@@ -128,7 +128,7 @@ def parse_study(raw: dict[str, Any]) -> Study:
 
 
 def _with_fitting_bounds(study: Study, raw: dict[str, Any]) -> Study:
-    """The study, with what fits for certificates that leave out `top_k` or `bounds`: small k, or betting alone."""
+    """The study, with what fits for certificates that leave out `top_k`, `bounds` or `certificates_per_sample`."""
     certificates = dict(study.certificates)
     for name, row in study.certificates.items():
         corpus = study.corpora.get(row.corpus)
@@ -138,6 +138,8 @@ def _with_fitting_bounds(study: Study, raw: dict[str, Any]) -> Study:
             bounds = dataclasses.replace(bounds, top_k=tuple(k for k in _SMALL_TOP_K if k < size))
         if "bounds" not in stated and row.prior == "held_out":
             bounds = dataclasses.replace(bounds, bounds=(BoundKind.BETTING,))
+        if "certificates_per_sample" not in stated and row.prior == "held_out":
+            bounds = dataclasses.replace(bounds, certificates_per_sample=1)
         certificates[name] = dataclasses.replace(row, bounds=bounds)
     return dataclasses.replace(study, certificates=certificates)
 

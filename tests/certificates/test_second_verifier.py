@@ -13,7 +13,7 @@ import pytest
 import second_verifier
 from json_certificates import certify_bound, write_certificate
 from test_reference_certificates import ReferenceStudy
-from tokenbounds.certificates.rows import tokens
+from tokenbounds.certificates.rows import pilots
 from tokenbounds.config import BoundsSpec
 
 pytestmark = pytest.mark.adversary
@@ -113,8 +113,8 @@ def test_a_cell_that_the_first_draws_did_not_choose_is_found(sampled_study, monk
     path, spec = sampled_study.root / "certificates" / "pilot.json", replace(SPEC, bounds=SPEC.bounds[:3])
     honest = certify_bound("c", "tiny", sampled_study.inputs, spec, path, model="m")
     assert second_verifier.main([str(path)]) == 0
-    guess = tokens._guess
-    monkeypatch.setattr(tokens, "_guess", lambda *given: -guess(*given))
+    guess = pilots._guess
+    monkeypatch.setattr(pilots, "_guess", lambda *given: -guess(*given))
     for bound in spec.bounds:
         forged = certify_bound("c", "tiny", sampled_study.inputs, spec, path, model="m")
         pairs = zip(forged["rows"], honest["rows"], strict=True)

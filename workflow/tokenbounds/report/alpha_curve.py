@@ -57,10 +57,10 @@ def alpha_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
         if not chosen or certificate.plan.mode == "partial":  # how much a block counts is not in the plan then
             continue
         groups = read_groups(certificate, BY_ENTROPY) if any(certificate.settings.kappas) else None
-        histogram = loss_histogram(certificate) if groups is None else None
+        source = groups or loss_histogram(certificate)
         for row, chosen_alpha in chosen:
             for alpha in sorted({*certificate.settings.alphas, chosen_alpha}):
-                losses, weights = histogram.losses(alpha) if histogram else _losses(groups, alpha, certificate)
+                losses, weights = _losses(source, alpha, certificate)
                 if groups is not None and row.bound is BoundKind.BETTING:
                     bound = _bound_centred(certificate, row, losses, weights, groups, alpha)
                 else:
@@ -114,9 +114,11 @@ def _block_weights(plan: Path) -> np.ndarray:
     return weights
 
 
-def _losses(groups: Groups, alpha: float, certificate: Certificate) -> tuple[Floats, Floats]:
-    """Smoothed losses, bits, and weights of the tokens in each bin, by entropy [groups x bins]."""
-    return smooth(groups.means, alpha, certificate.vocabulary_size).ravel(), groups.masses.ravel()
+def _losses(source: Groups | LossHistogram, alpha: float, certificate: Certificate) -> tuple[Floats, Floats]:
+    """Smoothed losses, bits, and weights of the tokens in each bin: [bins], or by entropy [groups x bins]."""
+    if isinstance(source, LossHistogram):
+        return source.losses(alpha)
+    return smooth(source.means, alpha, certificate.vocabulary_size).ravel(), source.masses.ravel()
 
 
 def _bound_centred(

@@ -142,6 +142,13 @@ def test_what_has_changed_since_is_refused(tmp_path):
         open_checkpoint(tmp_path / "imported")
 
 
+def test_a_type_that_cannot_be_decoded_is_one_error(tmp_path, monkeypatch):
+    write_model(LlamaForCausalLM(LlamaConfig(**SIZES)), tmp_path / "m.gguf")
+    monkeypatch.setattr(gguf, "dequantize", lambda *_: 1 / 0)
+    with pytest.raises(ModelError, match=r"m\.gguf: cannot load the tensor .*division"):
+        load_pretrained(spec_of(tmp_path, "m.gguf"))
+
+
 LARGE = LlamaConfig(
     vocab_size=64, hidden_size=256, intermediate_size=512, num_hidden_layers=16, num_attention_heads=4,
     max_position_embeddings=64, bos_token_id=1,

@@ -12,6 +12,7 @@ import torch
 from tokenbounds.errors import ModelError
 from tokenbounds.models.build import coded_shapes
 from tokenbounds.models.card import ModelCard
+from tokenbounds.models.pretrained.filling import reading
 from tokenbounds.models.pretrained.gguf_metadata import GgufFile
 from tokenbounds.models.pretrained.gguf_values import GGUF, GgufValues
 from tokenbounds.models.pretrained.packed import PackedValues
@@ -51,7 +52,8 @@ class DecodedSource:
         held = self._tensors.get(name)
         if held is None or held not in self._values.names:
             raise ModelError(f"the files hold no tensor {held or name}. Download or import the checkpoint again.")
-        values = self._values.read(held)
+        with reading(f"the tensor {held}"):  # whatever a decoder raises on damaged codes
+            values = self._values.read(held)
         if tuple(values.shape) != tuple(self.shapes[name]):
             raise ModelError(
                 f"the tensor {held} is {list(values.shape)}, but its configuration wants {list(self.shapes[name])}."

@@ -113,8 +113,9 @@ def open_quantized(
         values = open_values(paths, quantization, card)
         tensors = _match(values.names, wanted, family_of(card.family), where)
         left = set(values.names) - set(tensors.values())
-        left -= {name for name in left if name.endswith(".bias") and not values.read(name).any()}
-        _check_left(left, tensors, values.read, card, where)
+        with reading(where):
+            left -= {name for name in left if name.endswith(".bias") and not values.read(name).any()}
+            _check_left(left, tensors, values.read, card, where)
         source = DecodedSource(values, tensors, wanted)
         check_finite(((name, source.read(name)) for name in wanted), where)
     except ModelError as error:

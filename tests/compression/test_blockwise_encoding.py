@@ -19,6 +19,7 @@ from tokenbounds.config import CalibrationSpec, MessageSpec, parse_row
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.formats.scaled import ScaledMatrix
 from tokenbounds.models.card import ModelCard
+from tokenbounds.models.checkpoint import load_checkpoint, save_checkpoint
 
 CALIBRATION = CalibrationSpec(model="m", corpus="c", tokens=384, context=16, batch_tokens=64)
 
@@ -105,6 +106,25 @@ def test_a_sample_finds_the_scale_and_all_matrices_are_rounded_three_times_at_mo
     linear = json.loads((tmp_path / "r").read_text())["quantization"]["linear"]
     assert linear["bits"] == pytest.approx(2 * linear["weights"], rel=0.013)
     assert linear["evaluations"][-1] == [linear["scale"], linear["bits"]]
+
+
+def test_a_sample_unlike_the_rest_costs_no_further_round(wider, tmp_path, monkeypatch):
+    model, card = load_checkpoint(wider)
+    for block in model.model.layers[::2]:  # those of the sample: of heavy tails, so of fewer bits at equal steps
+        for values in block.parameters():
+            if values.ndim == 2:
+                values.data = values.data**3
+    save_checkpoint(tmp_path / "model", model, card)
+    row = {"model": "m", "quantizer": {"kind": "rtn", "target": {"bits_per_weight": 2.0}}}
+    monkeypatch.setattr(scale_search, "_SAMPLED_WEIGHTS", 60_000)  # a half
+
+    def rounds():
+        encode_model(tmp_path / "model", parse_row(MessageSpec, json.dumps(row)), tmp_path / "m", tmp_path / "r")
+        return len(json.loads((tmp_path / "r").read_text())["quantization"]["linear"]["evaluations"])
+
+    assert rounds() == 1
+    monkeypatch.setattr(scale_search.Sample, "likeness", lambda *_: 1.0)
+    assert rounds() > 1
 
 
 def test_a_size_that_the_sample_does_not_lead_to_is_refused(encoded, monkeypatch):

@@ -199,13 +199,16 @@ class _Task:
     ) -> dict[str, ScaledMatrix]:
         """As `_to_size`, for many matrices: all are rounded once to learn code lengths, then once, or twice if need be.
 
-        The sample says at which scale to expect the size, and by how much to correct it after a size that was found.
+        The sample says at which scale to expect the size. The first round says how unlike the rest the sample is, and
+        a size that was found, by how much to correct the scale.
         """
         expected = wanted / sample.coder_ratio(guess, self.coder)
         fine = _FINE_TOLERANCE * wanted + SLACK_BITS
         scale = sample.find(expected, guess, fine)
         evaluations: list[tuple[float, int]] = []
         self.rounder.round(matrices, scale)  # learns code lengths
+        expected *= sample.likeness(self.rounder.bits, matrices)
+        scale = sample.find(expected, scale, fine)
         for _ in range(_ATTEMPTS):
             rounded = self.rounder.round(matrices, scale)
             evaluations.append((scale, encoded_bits(rounded, self.coder)))

@@ -188,6 +188,14 @@ class Sample:
 
         return find_scale(bits, own, guess, _ROUGH_TOLERANCE * own if slack_bits is None else slack_bits * self.share)
 
+    def likeness(self, bits: Mapping[str, float], matrices: Sequence[Matrix]) -> float:
+        """How many times its share of the weights the sample takes of the bits of all `matrices`.
+
+        The sample has the first block, whose layers tend to matter more and to get more bits than any others.
+        """
+        own, all_bits = (sum(bits[matrix.name] for matrix in some) for some in (self._matrices, matrices))
+        return own / max(self.share * all_bits, 1.0)
+
     def coder_ratio(self, scale: float, coder: Coder) -> float:
         """How many times its estimate the sample takes when it is really coded."""
         rounded = self._trial.round(self._matrices, scale)

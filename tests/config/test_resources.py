@@ -167,6 +167,11 @@ def test_messages_that_are_decoded_in_blocks_need_little_memory(study, inputs, t
     assert resources.scoring_megabytes(study, "sampled", "p", job) == pytest.approx(4000 + 60 * 1901 + scored)
 
 
+@pytest.mark.parametrize(("message", "threads"), [("t", (4, 16)), ("p", (4, 16)), ("f", (4, 16)), ("m", (1, 1))])
+def test_a_chain_asks_for_one_thread(study, message, threads):
+    assert (resources.scoring_threads(study, message), resources.encoding_threads(study, message)) == threads
+
+
 # --- functions of wildcards -------------------------------------------------------------------------------------------
 
 

@@ -1,10 +1,7 @@
 """Runs that cannot succeed end with one clear error; killed runs continue to the same results."""
 
-import subprocess
-import sys
-
 import pytest
-from tiny_study import ROOT, environment, parse_jobs, tiny_config
+from tiny_study import ROOT, parse_jobs, snakemake, tiny_config
 
 pytestmark = pytest.mark.workflow
 
@@ -75,8 +72,7 @@ def test_the_workflow_is_a_module_of_another_one(fresh):
         "use rule * from tokenbounds\n"
         'rule mine:\n    input: "results/report.html"\n    output: "mine.txt"\n    shell: "touch {output}"\n'
     )
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "mine"]
-    done = subprocess.run(command, cwd=fresh.folder, env=environment(), capture_output=True, text=True, check=False)
+    done = snakemake(fresh.folder, ["--dry-run", "--cores", "1", "mine"])
     jobs = parse_jobs(done.stdout + done.stderr)
     assert done.returncode == 0, done.stderr
     assert {"mine", "write_report", "certify_bound certificate=chain"} <= jobs

@@ -1,12 +1,9 @@
 """A pretrained checkpoint in a folder, from import to a verified certificate, in a results folder of its own."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from tiny_study import environment, parse_jobs, tiny_config
+from tiny_study import parse_jobs, tiny_config
 
 pytestmark = pytest.mark.workflow
 
@@ -34,7 +31,7 @@ def _pretrained_config():
     }
 
 
-def test_a_checkpoint_in_a_folder_is_imported_certified_and_verified(fresh):
+def test_a_checkpoint_in_a_folder_is_imported_certified_and_verified(fresh, run):
     _save_random_gpt2(fresh.folder / "checkpoint")
     config = _pretrained_config()
     certificate = fresh.folder / "results/pretrained/certificates/published.json"
@@ -43,9 +40,8 @@ def test_a_checkpoint_in_a_folder_is_imported_certified_and_verified(fresh):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "import_model model=published" in parse_jobs(done.stdout + done.stderr)
     assert json.loads(certificate.read_text())["message"]["size_bits"] > 0
-    command = [str(Path(sys.executable).parent / "tokenbounds"), "verify", "--rescore", "2", str(certificate)]
-    verified = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert verified.returncode == 0, verified.stderr
+    status, _, error = run("verify", "--rescore", 2, certificate)
+    assert status == 0, error
 
     assert (fresh.folder / "results/pretrained/logs/import_model/published.log").is_file()
     assert not (fresh.folder / "logs").exists()

@@ -1,13 +1,10 @@
 """A fine-tune over a base and nested messages, from the rows of a study to verified certificates."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from test_pretrained import _save_random_gpt2
-from tiny_study import Run, environment, make_corpora, parse_jobs, tiny_config
+from tiny_study import Run, make_corpora, parse_jobs, tiny_config
 
 BECAUSE = {"held_out_because": "Published on 2025-01-31, before the text was written."}
 
@@ -47,11 +44,6 @@ def side_information_config():
     }
 
 
-def tokenbounds(*arguments):
-    command = [str(Path(sys.executable).parent / "tokenbounds"), *map(str, arguments)]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-
-
 @pytest.fixture(scope="module")
 def finished_once(tmp_path_factory):
     """The study after a full run; the last test of this file may damage it."""
@@ -83,9 +75,9 @@ def test_editing_the_base_repeats_what_depends_on_it_alone(finished_once):
     assert not any("chain" in job for job in jobs)
 
 
-def test_a_fine_tune_and_its_refinement_are_certified_and_verified(finished_once):
-    run, results = finished_once, finished_once.folder / "results/side_information"
-    config = run.write_config(side_information_config())
+def test_a_fine_tune_and_its_refinement_are_certified_and_verified(finished_once, run):
+    study, results = finished_once, finished_once.folder / "results/side_information"
+    config = study.write_config(side_information_config())
     certificates = {path.stem: json.loads(path.read_text()) for path in (results / "certificates").glob("*.json")}
     base, coarse = certificates["tuned"]["message"]["base"], certificates["fine"]["message"]["coarse"]
     assert (base["name"], coarse["name"]) == ("published", "tuned")
@@ -100,29 +92,27 @@ def test_a_fine_tune_and_its_refinement_are_certified_and_verified(finished_once
     scores = results / "scores/numbers/sampled/fine/shard-00000.parquet"
     before = scores.read_bytes()
     scores.unlink()
-    again = run.snakemake(str(scores.relative_to(run.folder)), config=config)
+    again = study.snakemake(str(scores.relative_to(study.folder)), config=config)
     assert again.returncode == 0, again.stderr
     assert parse_jobs(again.stdout + again.stderr) == {
         "score_shard corpus=numbers evaluation=sampled message=fine shard=00000"
     }
     assert scores.read_bytes() == before
-    verified = tokenbounds("verify", "--rescore", 1, results / "certificates")
-    assert verified.returncode == 0, verified.stderr
-    assert "base intact" in verified.stdout
+    status, printed, error = run("verify", "--rescore", 1, results / "certificates")
+    assert status == 0, error
+    assert "base intact" in printed
 
-    shown = tokenbounds("inspect", results / "messages/fine.tbm")
-    assert base["sha256"][:32] in shown.stdout
-    assert coarse["sha256"][:32] in shown.stdout
-    (results / "models/published").rename(run.folder / "moved")
-    missing = tokenbounds("verify", results / "certificates/tuned.json")
-    assert missing.returncode == 1
-    assert "--base" in missing.stderr
-    elsewhere = tokenbounds("verify", results / "certificates/tuned.json", "--base", run.folder / "checkpoint")
-    assert elsewhere.returncode == 0, elsewhere.stderr
-    (run.folder / "moved").rename(results / "models/published")
+    _, shown, _ = run("inspect", results / "messages/fine.tbm")
+    assert base["sha256"][:32] in shown
+    assert coarse["sha256"][:32] in shown
+    (results / "models/published").rename(study.folder / "moved")
+    status, _, error = run("verify", results / "certificates/tuned.json")
+    assert status == 1 and "--base" in error
+    status, _, error = run("verify", results / "certificates/tuned.json", "--base", study.folder / "checkpoint")
+    assert status == 0, error
+    (study.folder / "moved").rename(results / "models/published")
     data = bytearray((results / "messages/tuned.tbm").read_bytes())
     data[20] ^= 1
     (results / "messages/tuned.tbm").write_bytes(bytes(data))
-    flipped = tokenbounds("verify", results / "certificates/fine.json")
-    assert flipped.returncode == 1
-    assert "tuned.tbm" in flipped.stderr
+    status, _, error = run("verify", results / "certificates/fine.json")
+    assert status == 1 and "tuned.tbm" in error

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from itertools import cycle, islice
-from pathlib import Path
 
 import pytest
 import yaml
@@ -64,13 +63,12 @@ def test_every_job_leaves_a_log_and_its_cost(finished):
         assert list((folder / "results" / "benchmarks" / rule).rglob("*.tsv")), rule
 
 
-def test_all_that_is_published_verifies_from_the_command_line(finished):
+def test_all_that_is_published_verifies_from_the_command_line(finished, run):
     results = finished[0].folder / "results"
-    command = [str(Path(sys.executable).parent / "tokenbounds"), "verify", str(results)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("certificate intact") == 3
-    assert "published files intact" in done.stdout
+    status, printed, error = run("verify", results)
+    assert status == 0, error
+    assert printed.count("certificate intact") == 3
+    assert "published files intact" in printed
     command = [sys.executable, "-I", str(ROOT / "verifier/second_verifier.py")]
     paths = map(str, sorted((results / "certificates").glob("*.json")))
     done = subprocess.run([*command, *paths], env=environment(), capture_output=True, text=True, check=False)
@@ -286,7 +284,7 @@ def _with_chain(config):
     return config
 
 
-def test_chains_and_held_out_models_are_scored_certified_and_verified(copied):
+def test_chains_and_held_out_models_are_scored_certified_and_verified(copied, run):
     config = _with_chain(tiny_config())
     scored = "score_shard corpus=letters evaluation=sampled message={} shard=00000"
     assert copied.planned_jobs(config) == REPORT_JOBS | {
@@ -301,9 +299,8 @@ def test_chains_and_held_out_models_are_scored_certified_and_verified(copied):
     chained, elsewhere = (json.loads((folder / f"{name}.json").read_text()) for name in ("chained", "elsewhere"))
     assert [link["message"]["name"] for link in chained["chain"]] == ["transformer-codebook"]
     assert [record["corpus"] for record in elsewhere["prior"]["trained_on"]] == ["numbers"]
-    command = [str(Path(sys.executable).parent / "tokenbounds"), "verify", "--rescore", "2", str(folder)]
-    verified = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert verified.returncode == 0, verified.stderr
+    status, _, error = run("verify", "--rescore", 2, folder)
+    assert status == 0, error
     rows = list(csv.DictReader((copied.folder / "results/tables/certificates.csv").open()))
     assert {row["prior"] for row in rows if row["certificate"] == "elsewhere"} == {"held_out"}
     assert {row["paid_bits"] for row in rows if row["certificate"] == "elsewhere"} == {"0"}

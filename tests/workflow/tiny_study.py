@@ -47,8 +47,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, **limits, "PATH": path, "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
 
 
-_dry_run = WarmSnakemake(ROOT, environment())
-atexit.register(_dry_run.close)
+# What `snakemake ARGUMENTS` does, called in a folder.
+snakemake = WarmSnakemake(environment())
+atexit.register(snakemake.close)
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,8 @@ class Run:
         return [*snakemake, "--configfile", str(config), "--cores", "2", *arguments]
 
     def snakemake(self, *arguments: str, config: Path = TINY) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake and return what came of it; a dry run in a process that has imported it already."""
-        command = self.command(*arguments, config=config)
-        if "--dry-run" in arguments:
-            return _dry_run(command[3:])
-        return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+        """Run Snakemake and return what came of it, in a process that has imported it and what its jobs import."""
+        return snakemake(ROOT, self.command(*arguments, config=config)[3:])
 
     def write_config(self, config: dict[str, Any]) -> Path:
         """Write a configuration next to the results."""

@@ -49,7 +49,7 @@ rule encode_model:
         "<benchmarks>/encode_model/{message}.tsv"
     conda:
         "../../envs/environment.yaml"
-    threads: 16
+    threads: on.of(resources.encoding_threads)
     resources:
         mem_mb=on.amount(resources.encoding_megabytes),
         runtime=on.amount(growing(120, 1)),

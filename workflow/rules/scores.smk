@@ -46,7 +46,7 @@ rule score_shard:
         "<benchmarks>/score_shard/{corpus}/{evaluation}/{message}/{shard}.tsv"
     conda:
         "../../envs/environment.yaml"
-    threads: 4
+    threads: on.of(resources.scoring_threads)
     resources:
         mem_mb=on.amount(resources.scoring_megabytes),
         runtime=on.amount(resources.scoring_minutes),

@@ -1,4 +1,4 @@
-"""Memory and time that jobs ask for, as functions of a study's rows and of the sizes of what a job reads.
+"""Memory, time and threads that jobs ask for, as functions of a study's rows and of the sizes of what a job reads.
 
 Every function gives what a first attempt asks for; the rules multiply by the number of the attempt. Until its inputs
 exist, a job's sizes are not known: the functions raise FileNotFoundError, and Snakemake asks again.
@@ -145,6 +145,20 @@ def counting_megabytes(study: Study, model: str, inputs: Inputs) -> float:
 def calibration_minutes(study: Study, calibration: str, inputs: Inputs) -> float:
     """Twenty minutes, plus 2.5 operations (two forward passes, one backward) per byte and token at 10^10 per second."""
     return 20 + 2.5 * inputs.megabytes() * 1e6 * study.calibrations[calibration].tokens / 1e10 / 60
+
+
+def scoring_threads(study: Study, message: str) -> int:
+    """Four for a network; one for a Markov chain and for an online reference, which do not use more."""
+    return 4 if _is_network(study, message) else 1
+
+
+def encoding_threads(study: Study, message: str) -> int:
+    """Sixteen for a network, one for a Markov chain and for an online reference."""
+    return 16 if _is_network(study, message) else 1
+
+
+def _is_network(study: Study, message: str) -> bool:
+    return study.models[study.messages[message].model].kind not in ("markov", "online")
 
 
 def scoring_minutes(study: Study, evaluation: str, message: str, inputs: Inputs) -> float:

@@ -1,6 +1,9 @@
 """Logits to losses, ranks and entropies: against float64, with what is not finite, and however many rows at a time."""
 
 import logging
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -128,3 +131,26 @@ def test_a_hooked_head_is_called():
     module.forward = lambda some: torch.nn.functional.linear(some, 2 * module.weight)
     hooked = ScoringHead(module, CPU, rows=50).score(states, targets)
     assert not np.allclose(plain[0], hooked[0])
+
+
+COMPILED_AND_READ = """
+import os
+import numpy as np
+from tokenbounds.scores.reduction import reduce_logits
+draw = np.random.default_rng(0)
+logits, targets = (3 * draw.normal(size=(500, 256))).astype(np.float32), draw.integers(0, 256, 500)
+child = os.fork()
+if child:
+    assert os.wait()[1] == 0  # it has compiled, and what follows reads numba's cache
+print([values.tobytes().hex() for values in reduce_logits(logits.copy(), targets, 1)], flush=True)
+os._exit(0)
+"""
+
+
+def test_code_that_was_just_compiled_computes_what_code_of_the_cache_does(tmp_path):
+    """Without the call of `_sums` beforehand, some losses differ in the last digit."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", COMPILED_AND_READ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    compiled, read = done.stdout.splitlines()
+    assert compiled == read and list(tmp_path.rglob("reduction._reduce_rows*.nbc"))

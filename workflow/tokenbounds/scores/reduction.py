@@ -106,6 +106,9 @@ def reduce_logits(logits: NDArray[np.float32], targets: NDArray[np.int64], threa
     entropy = np.empty(count, np.float32)
     bits = logits.view(np.int32)
     step = max(1, min(_TASK // vocabulary, -(-count // threads)))
+    # The machine code of _reduce_rows holds a copy of _sums that adds in another order. Which of the two runs must not
+    # depend on whether the code was compiled here or read from numba's cache: whatever is loaded first does.
+    _sums(np.zeros(1, np.float32), np.float32(0.0))
 
     def reduce(first: int) -> None:
         rows = slice(first, first + step)

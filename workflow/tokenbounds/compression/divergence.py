@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -10,6 +9,7 @@ from transformers import PreTrainedModel
 
 from tokenbounds.compression.subject import Record
 from tokenbounds.models.loss import IGNORED
+from tokenbounds.scores.faithfulness import compare_logits
 
 _CHUNK_LOGITS = 1 << 24  # logits in memory at one time
 
@@ -35,20 +35,20 @@ def compare_predictions(
     Returns
     -------
     dict
-        `kl_bits`, Σ p log2(p/q) of the original's p and the other's q, in bits per token, and
+        `kl_bits`, the divergence that certificates bound (`scores.faithfulness.compare_logits`), in bits per token, and
         `changed_first_choices`, a share of the positions.
     """
-    kl_nats, changed, count = 0.0, 0, 0
+    kl_bits, changed, count = 0.0, 0, 0
     for ids, following in zip(inputs.split(1), targets.split(1), strict=True):
         kept = following.flatten() != IGNORED
         taught, hidden = final_states(original, ids, dtype)[kept], final_states(other, ids)[kept]  # [tokens, width]
         for here in chunks(len(hidden), original.config.vocab_size):
             logarithms = log_predictions(original, taught[here], dtype)
-            said = log_predictions(other, hidden[here])
-            kl_nats += float((logarithms.exp() * (logarithms - said)).sum())
-            changed += int((said.argmax(-1) != logarithms.argmax(-1)).sum())
+            divergences, differ = compare_logits(logarithms, log_predictions(other, hidden[here]))
+            kl_bits += float(divergences.sum(dtype=torch.float64))
+            changed += int(differ.sum())
         count += len(hidden)
-    return {"kl_bits": kl_nats / max(count, 1) / math.log(2), "changed_first_choices": changed / max(count, 1)}
+    return {"kl_bits": kl_bits / max(count, 1), "changed_first_choices": changed / max(count, 1)}
 
 
 def final_states(model: PreTrainedModel, ids: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:

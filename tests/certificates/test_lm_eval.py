@@ -123,10 +123,29 @@ def test_documents_outside_what_was_stated_are_refused(tmp_path, units, words):
         lm_eval_intervals(write(tmp_path, map(rolling, range(30))), Question(0.05, units))
 
 
+def test_a_chosen_model_pays_for_its_bits_on_each_side(tmp_path):
+    lines = [rolling(document) | choice(document) for document in range(30)]
+    samples = write(tmp_path, lines)
+    # A message of b bits is one of at most 2^b: the same as 2^-b of delta, where a float holds that.
+    paid, shared = (
+        lm_eval_intervals(samples, question) for question in (Question(0.1, UNITS, 9), Question(0.1 / 512, UNITS))
+    )
+    assert [(each.metric, each.low, each.high) for each in paid.intervals] == [
+        (each.metric, pytest.approx(each.low), pytest.approx(each.high)) for each in shared.intervals
+    ]
+    # So many that 2^-bits is no float: nothing is known, and nothing overflows.
+    found = {each.metric: each for each in lm_eval_intervals(samples, Question(0.1, UNITS, 10**6)).intervals}
+    assert (found["acc"].low, found["acc"].high, found["bits_per_byte"].high) == (0.0, 1.0, 8.0)
+
+
 def test_the_command_prints_intervals_and_what_they_assume(tmp_path):
     command = ["lm-eval", str(write(tmp_path, map(rolling, range(30)))), "--longest-document", "32"]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert "at most 32 bytes in a document" in done.output and "Without interval: word_perplexity" in done.output
+    as_bounds = CliRunner().invoke(app, ["bound", "--lm-eval", *command[1:]])
+    assert as_bounds.output == done.output
+    done = CliRunner().invoke(app, [*command, "--bits", "1200"])
+    assert "the model of a message of 1,200 bits" in done.output and "does not depend" not in done.output
     with pytest.raises(CertificateError, match="--ceiling"):
         CliRunner().invoke(app, [*command, "--ceiling", "2"], catch_exceptions=False)

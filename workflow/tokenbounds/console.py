@@ -100,7 +100,10 @@ def show_lm_eval(console: Console, answer: Answer, question: LmEvalQuestion) -> 
             f"per {name}."
             for name, unit in question.units.items()
         ),
-        "They hold only if the model does not depend on these documents. Nothing here can see whether it does.",
+        f"They hold for the model of a message of {question.bits:,} bits, whatever it was chosen by; each side pays "
+        "for them."
+        if question.bits
+        else "They hold only if the model does not depend on these documents. Nothing here can see whether it does.",
     ]
     if answer.without:
         notes.append(f"Without interval: {', '.join(answer.without)}.")

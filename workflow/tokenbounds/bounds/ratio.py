@@ -23,7 +23,13 @@ _ROUNDING = 2.0**-40  # of the range: sums of documents are rounded
 
 
 def upper_ratio(
-    sums: npt.ArrayLike, tokens: npt.ArrayLike, low: float, high: float, longest: int, delta: float
+    sums: npt.ArrayLike,
+    tokens: npt.ArrayLike,
+    low: float,
+    high: float,
+    longest: int,
+    delta: float,
+    nats: float = 0.0,
 ) -> float:
     """Upper confidence bound on E[A] / E[T] at level 1 - delta.
 
@@ -45,6 +51,8 @@ def upper_ratio(
         Largest number of tokens that a document may have, fixed before the documents were seen.
     delta
         Failure probability of this one statement.
+    nats
+        Price of what was chosen with the documents in view: of a model, its message's bits times ln 2.
 
     Returns
     -------
@@ -73,25 +81,31 @@ def upper_ratio(
         return wealths
 
     # The ratio in units of the range, in [0, 1]; the wealth at the plain estimate is at most about 1.
-    above = first_refuted(log_wealths, float(shares.sum() / lengths.sum()), delta, _BISECTIONS)
+    above = first_refuted(log_wealths, float(shares.sum() / lengths.sum()), delta, nats, _BISECTIONS)
     return low + (high - low) * min(1.0, above + _ROUNDING)
 
 
 def lower_ratio(
-    sums: npt.ArrayLike, tokens: npt.ArrayLike, low: float, high: float, longest: int, delta: float
+    sums: npt.ArrayLike,
+    tokens: npt.ArrayLike,
+    low: float,
+    high: float,
+    longest: int,
+    delta: float,
+    nats: float = 0.0,
 ) -> float:
     """Lower confidence bound: `upper_ratio` of the negated sums (docs/bounds.md, "Error bars")."""
-    return -upper_ratio(-np.asarray(sums, dtype=np.float64), tokens, -high, -low, longest, delta)
+    return -upper_ratio(-np.asarray(sums, dtype=np.float64), tokens, -high, -low, longest, delta, nats)
 
 
 def ratio_interval(
-    sums: npt.ArrayLike, tokens: npt.ArrayLike, high: float, longest: int, delta: float
+    sums: npt.ArrayLike, tokens: npt.ArrayLike, high: float, longest: int, delta: float, nats: float = 0.0
 ) -> tuple[float, float, float]:
     """Estimate of E[A] / E[T], and both bounds, each at level 1 - delta (docs/bounds.md, "Error bars").
 
     Parameters
     ----------
-    sums, tokens, longest
+    sums, tokens, longest, nats
         As for `upper_ratio`.
     high
         Largest value of one token, fixed before the documents were seen; the smallest is 0.
@@ -99,7 +113,7 @@ def ratio_interval(
         Failure probability of each bound.
     """
     values, lengths = np.asarray(sums, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
-    low, up = (bound(values, lengths, 0.0, high, longest, delta) for bound in (lower_ratio, upper_ratio))
+    low, up = (bound(values, lengths, 0.0, high, longest, delta, nats) for bound in (lower_ratio, upper_ratio))
     return float(values.sum() / lengths.sum()), max(0.0, low), up
 
 

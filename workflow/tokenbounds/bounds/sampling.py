@@ -26,7 +26,7 @@ _FACTORS = 16
 _COLUMNS = 1 << 11
 
 
-def upper_mean(values: npt.ArrayLike, low: float, high: float, delta: float) -> float:
+def upper_mean(values: npt.ArrayLike, low: float, high: float, delta: float, nats: float = 0.0) -> float:
     """Upper confidence bound on the expectation of i.i.d. values in [low, high], at level 1 - delta.
 
     The average wealth of a fixed portfolio of bets against each mean (Waudby-Smith & Ramdas 2024, theorem 3 and section
@@ -40,6 +40,8 @@ def upper_mean(values: npt.ArrayLike, low: float, high: float, delta: float) -> 
         Interval, fixed before the draw, that holds every value.
     delta
         Failure probability of this one statement.
+    nats
+        Price of what was chosen with the values in view: of a model, its message's bits times ln 2.
 
     Raises
     ------
@@ -49,12 +51,12 @@ def upper_mean(values: npt.ArrayLike, low: float, high: float, delta: float) -> 
     scaled = _scale(values, low, high)
     if not 0.0 < delta < 1.0:
         raise CertificateError(f"a failure probability of {delta}; it lies strictly between 0 and 1.")
-    return low + (high - low) * min(1.0, _smallest_refuted(scaled, delta) + _ROUNDING)
+    return low + (high - low) * min(1.0, _smallest_refuted(scaled, delta, nats) + _ROUNDING)
 
 
-def lower_mean(values: npt.ArrayLike, low: float, high: float, delta: float) -> float:
+def lower_mean(values: npt.ArrayLike, low: float, high: float, delta: float, nats: float = 0.0) -> float:
     """Lower confidence bound: `upper_mean` of the negated values (docs/bounds.md, "Sampling")."""
-    return -upper_mean(-np.asarray(values, dtype=np.float64), -high, -low, delta)
+    return -upper_mean(-np.asarray(values, dtype=np.float64), -high, -low, delta, nats)
 
 
 def _scale(values: npt.ArrayLike, low: float, high: float) -> Floats:
@@ -69,8 +71,8 @@ def _scale(values: npt.ArrayLike, low: float, high: float) -> Floats:
     return np.clip(scaled, 0.0, 1.0)
 
 
-def _smallest_refuted(values: Floats, delta: float) -> float:
-    """The smallest mean in [0, 1], rounded up, at which the wealth, increasing in the mean, reaches 1 / delta."""
+def _smallest_refuted(values: Floats, delta: float, nats: float) -> float:
+    """The smallest mean in [0, 1], rounded up, at which the wealth, increasing in the mean, reaches e^nats / delta."""
     bets = lambda_fractions(_PORTFOLIO)  # [k]
     won = sum_logs(values, bets, np.zeros(1, dtype=np.int64))[:, 0]  # sum over draws of ln(1 - bet x value) [k]
 
@@ -82,11 +84,13 @@ def _smallest_refuted(values: Floats, delta: float) -> float:
         logs: Floats = won - paid - doubt * (np.abs(won) + np.abs(paid))
         return logs
 
-    return first_refuted(log_wealths, float(values.mean()), delta, _BISECTIONS)
+    return first_refuted(log_wealths, float(values.mean()), delta, nats, _BISECTIONS)
 
 
-def first_refuted(log_wealths: Callable[[float], Floats], below: float, delta: float, bisections: int) -> float:
-    """The smallest value up to 1, rounded up, at which the average wealth of a portfolio reaches 1 / delta.
+def first_refuted(
+    log_wealths: Callable[[float], Floats], below: float, delta: float, nats: float, bisections: int
+) -> float:
+    """The smallest value up to 1, rounded up, at which the average wealth of a portfolio reaches e^nats / delta.
 
     See docs/bounds.md, "Sampling".
 
@@ -98,10 +102,12 @@ def first_refuted(log_wealths: Callable[[float], Floats], below: float, delta: f
         A value that the portfolio does not refute, such as the plain estimate.
     delta
         Failure probability.
+    nats
+        Price of what was chosen with the sample in view.
     bisections
         The answer is at most (1 - below) / 2^bisections too large.
     """
-    low, high, target = below, 1.0, math.log(1.0 / delta)
+    low, high, target = below, 1.0, nats - math.log(delta)
     for _ in range(bisections):
         middle = 0.5 * (low + high)
         logs = log_wealths(middle)

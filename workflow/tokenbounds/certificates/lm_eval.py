@@ -55,10 +55,13 @@ class Question:
         Failure probability of all intervals together.
     units
         By "byte" and "word". Losses per a unit that is absent get no interval.
+    bits
+        Of the message that decodes to the model, which may then depend on the documents; 0 for one that does not.
     """
 
     delta: float = 0.05
     units: dict[str, Unit] = field(default_factory=dict)
+    bits: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,8 @@ def lm_eval_intervals(path: Path, question: Question) -> Answer:
 
     The perplexities and bits per byte are ratios of expectations, E[loss] / E[bytes], as in lm-evaluation-harness: long
     documents count for their length (`bounds.ratio`). Accuracies are means over documents (`bounds.sampling`). Delta is
-    shared equally among the sides of all quantities; bits per byte and byte perplexity are one quantity.
+    shared equally among the sides of all quantities; bits per byte and byte perplexity are one quantity. Each side pays
+    for the message's bits.
 
     Parameters
     ----------
@@ -128,7 +132,7 @@ def lm_eval_intervals(path: Path, question: Question) -> Answer:
             f"{path}: no accuracy, and no loss whose documents are limited.{named} For bits per byte and byte "
             "perplexity state --longest-document, for word perplexity --longest-words."
         )
-    each = question.delta / (2 * len(quantities))
+    each, nats = question.delta / (2 * len(quantities)), question.bits * math.log(2.0)
     intervals: list[Interval] = []
     for name, metrics in quantities:
         found = filters[name]
@@ -136,14 +140,14 @@ def lm_eval_intervals(path: Path, question: Question) -> Answer:
         if metrics[0] in _ACCURACIES:
             span = (
                 float(values.mean()),
-                max(0.0, lower_mean(values, 0.0, 1.0, each)),
-                upper_mean(values, 0.0, 1.0, each),
+                max(0.0, lower_mean(values, 0.0, 1.0, each, nats)),
+                upper_mean(values, 0.0, 1.0, each, nats),
             )
         else:
             unit = _UNITS[metrics[0]]
             _check_limits(values, list(found.documents), unit, question.units[unit])
             limits = question.units[unit]
-            span = ratio_interval(values[:, 0], values[:, 1], limits.ceiling, limits.longest, each)
+            span = ratio_interval(values[:, 0], values[:, 1], limits.ceiling, limits.longest, each, nats)
         for metric in metrics:
             ends = [2.0**end if metric.endswith("perplexity") else end for end in span]
             intervals.append(Interval(_title(metric, name), *ends))

@@ -15,7 +15,9 @@ from tokenbounds.terminal import SafeConsole
 
 def bound(
     scores: Annotated[list[Path], typer.Argument(metavar="SCORES...", help="Parquet files, one row per scored token.")],
-    vocabulary_size: Annotated[int, typer.Option("--vocabulary-size", "-V", min=2, help="Tokens the model predicts.")],
+    vocabulary_size: Annotated[
+        int | None, typer.Option("--vocabulary-size", "-V", min=2, help="Tokens the model predicts.")
+    ] = None,
     bits: Annotated[
         int | None, typer.Option(min=0, help="Bits of the message that decodes to the scored model.")
     ] = None,
@@ -37,6 +39,12 @@ def bound(
         int | None, typer.Option("--bytes", min=1, help="With --held-out: the text's bytes, for bits per byte.")
     ] = None,
     nats: Annotated[bool, typer.Option("--nats", help="Losses are in nats, not bits.")] = False,
+    logged: Annotated[
+        bool,
+        typer.Option(
+            "--lm-eval", help="SCORES is one file of `lm_eval --log_samples`; the same as `tokenbounds lm-eval`."
+        ),
+    ] = False,
     delta: Annotated[float, typer.Option(help="Failure probability of all bounds together.")] = 0.05,
 ) -> None:
     """Compute every bound from your own Parquet of token losses: all tokens of a corpus, each once, in order.
@@ -45,6 +53,13 @@ def bound(
     """
     from tokenbounds.console import show_intervals, show_statement
 
+    if logged:
+        if len(scores) > 1:
+            raise CertificateError(f"--lm-eval reads one file of samples, and {len(scores)} were given. Give one.")
+        lm_eval(scores[0], longest_document=longest_document, bits=bits or 0, delta=delta)
+        return
+    if vocabulary_size is None:
+        raise ConfigError("give --vocabulary-size, the number of tokens that the model predicts.")
     if not 0 < delta < 1:
         raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
     if held_out != (bits is None):
@@ -90,12 +105,18 @@ def lm_eval(
         float,
         typer.Option(min=0.001, max=1000, metavar="BITS", help="The most that a document costs per word; fixed too."),
     ] = 64.0,
+    bits: Annotated[
+        int,
+        typer.Option(
+            min=0, max=MOST, help="Bits of the message that decodes to the model; 0 if it never saw the text."
+        ),
+    ] = 0,
     delta: Annotated[float, typer.Option(help="Failure probability of all intervals together.")] = 0.05,
 ) -> None:
     """Print intervals for what lm-evaluation-harness measured: bits per byte, perplexities, accuracies.
 
-    For a model that does not depend on the documents, if they are independent draws from their source. By default a
-    byte costs no more than guessing bytes uniformly does, and a word eight times that.
+    For documents that are independent draws from their source, and a model that does not depend on them or, with
+    --bits, is paid for. By default a byte costs no more than guessing bytes uniformly does, a word eight times that.
     """
     from tokenbounds.certificates.lm_eval import Question, Unit, lm_eval_intervals
     from tokenbounds.console import show_lm_eval
@@ -104,7 +125,7 @@ def lm_eval(
         raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
     stated = {"byte": (longest_document, ceiling), "word": (longest_words, word_ceiling)}
     units = {name: Unit(longest, most) for name, (longest, most) in stated.items() if longest is not None}
-    question = Question(delta, units)
+    question = Question(delta, units, bits)
     show_lm_eval(SafeConsole(), lm_eval_intervals(samples, question), question)
 
 

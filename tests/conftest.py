@@ -40,6 +40,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def run_command(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["tokenbounds", *map(str, arguments)])
         status = 0
+        capsys.readouterr()  # what fixtures wrote
         try:
             cli.main()
         except SystemExit as stop:

@@ -32,6 +32,7 @@ OTHER_MEANINGS = {
     ("published", "corpus/shards.py"),
     ("codebook", "models/pretrained/quip_sharp.py"),
     ("gptq", "models/pretrained/packed.py"),
+    ("quip_sharp", "models/pretrained/quip_sharp.py"),
 }
 
 

@@ -127,9 +127,10 @@ def test_message_decodes_alike_in_a_fresh_process(counted, corpus, tmp_path):
     nll_bits, rank = decode_chain(read_message(path)).score(corpus.document(3))
     np.save(tmp_path / "tokens.npy", corpus.document(3))
     program = (
-        "import sys, numpy as np; from tokenbounds.messages.formats.markov import decode_chain\n"
+        "import sys, numpy as np, tokenbounds.scores.scoring\n"
         "from tokenbounds.messages.container import read_message\n"
-        "chain = decode_chain(read_message(sys.argv[1]))\n"
+        "from tokenbounds.messages.counted import decode_counted\n"
+        "chain = decode_counted(read_message(sys.argv[1]))\n"
         "nll_bits, rank = chain.score(np.load(sys.argv[2] + '/tokens.npy'))\n"
         "assert 'torch' not in sys.modules\n"
         "np.save(sys.argv[2] + '/nll.npy', nll_bits); np.save(sys.argv[2] + '/rank.npy', rank)\n"

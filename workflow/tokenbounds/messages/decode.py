@@ -20,22 +20,21 @@ from transformers import PreTrainedModel
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.coding.tensors import Shape
 from tokenbounds.messages.container import Message, read_message
+from tokenbounds.messages.counted import decode_counted
 from tokenbounds.messages.formats import Format, format_of
-from tokenbounds.messages.formats.markov import decode_chain
-from tokenbounds.messages.formats.online import decode_online
 from tokenbounds.messages.side_information import (
     SideInformation,
     find_places,
     model_places,
     read_coarse,
 )
-from tokenbounds.messages.smoothing_head import KIND, SmoothingHead, has_head
+from tokenbounds.messages.smoothing_head import KIND, SmoothingHead
 from tokenbounds.models.adapters import adapter_shapes, attach_adapters, check_adapter
 from tokenbounds.models.base import find_base
 from tokenbounds.models.build import build_model, check_size, coded_parameters, coded_shapes, count_parameters, to_dense
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.markov.chain import MarkovChain
-from tokenbounds.models.online.card import OnlineCard, is_online
+from tokenbounds.models.online.card import OnlineCard
 
 # What a message with this many bytes of values may ask for. Real messages stay far below, and a small hostile one
 # cannot ask for much.
@@ -72,22 +71,11 @@ def decode_message(
     """
     message = read_message(source)
     try:
-        if is_markov(message):
-            if has_head(message):
-                raise MessageError("a Markov chain has no hidden state, but the message holds a smoothing head.")
-            return decode_chain(message)
-        if is_online(message.header):
-            return decode_online(message)
-        return _decode_transformer(message, find_places(source, side_information))
+        counted = decode_counted(message)
+        return counted if counted is not None else _decode_transformer(message, find_places(source, side_information))
     except (MessageError, ModelError) as error:
         where = "" if isinstance(source, bytes) else f"{source}: "
         raise MessageError(f"{where}{error}") from error
-
-
-def is_markov(message: Message) -> bool:
-    """Whether the message holds a Markov chain."""
-    card = message.header.get("model")
-    return isinstance(card, dict) and card.get("family") == "markov"
 
 
 def decode_format(message: Message, shapes: Mapping[str, Shape], coarse: Message | None = None) -> Format:

@@ -17,7 +17,8 @@ import torch
 from tokenbounds.errors import MessageError
 from tokenbounds.limits import GIB
 from tokenbounds.messages.container import Message
-from tokenbounds.messages.decode import HEADER_KEYS, checked_card, count_value_bytes, is_markov
+from tokenbounds.messages.counted import is_markov
+from tokenbounds.messages.decode import HEADER_KEYS, checked_card, count_value_bytes
 from tokenbounds.messages.formats import format_of
 from tokenbounds.messages.side_information import SideInformation
 from tokenbounds.models.build import coded_shapes

@@ -15,6 +15,8 @@ from tokenbounds.models.online.card import is_online
 from tokenbounds.report.records import short_labels
 
 BINS_PER_OCTAVE = 4
+_AXES = ("document", "window")
+_LOSSES = ("nll_bits", "entropy_bits")
 PART_ORDER = ("header", "side_information", "codebooks", "scales", "symbols", "container")
 _MODEL_FIELDS: dict[str, pl.DataType] = {"corpus": pl.String(), "certificate": pl.String(), "label": pl.String()}
 
@@ -113,46 +115,67 @@ def position_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
     for certificate in certificates:
         names = (certificate.corpus, certificate.name, labels[certificate.name])
         constants = [pl.lit(name).alias(column) for column, name in zip(_MODEL_FIELDS, names, strict=True)]
-        for axis in ("document", "window"):
-            frames.append(_binned(certificate, axis).select(*constants, *columns, *means))
+        binned = _binned(certificate)
+        frames += [_along(binned, axis).select(*constants, *columns, *means) for axis in _AXES]
     return pl.concat(frames)
 
 
-def _binned(certificate: Certificate, axis: str) -> pl.DataFrame:
+def _binned(certificate: Certificate) -> pl.DataFrame:
+    """Sums over the tokens that share a bin on both axes, in one pass over the scores: pairs of bins are few."""
     scores = [certificate.locate(record) for record in certificate.scores]
     plan = certificate.locate(certificate.plan)
     try:
         blocks = pl.scan_parquet(plan, glob=False).select("block", "start", "context", "draws")
         losses = pl.scan_parquet(scores, glob=False)
-        known = "entropy_bits" in losses.collect_schema()
-        losses = losses.select("block", "position", "nll_bits", *(["entropy_bits"] * known))
+        entropies = pl.col("entropy_bits") if "entropy_bits" in losses.collect_schema() else pl.lit(None)
         visible = certificate.plan.visible_tokens
-        place = pl.col("position")
-        if axis == "window":
-            in_window = place - pl.col("start") + pl.col("context")
-            place = in_window if visible is None else pl.min_horizontal(place, pl.lit(visible - 1))
-        octave_bin = (BINS_PER_OCTAVE * (place + 1).cast(pl.Float64).log(2) + 1e-9).floor().cast(pl.Int64)
-        weight = pl.col("draws").cast(pl.Int64)
-        loss, entropy = (
-            (pl.col(name).cast(pl.Float64) * weight).sum() / weight.sum() for name in ("nll_bits", "entropy_bits")
-        )
+        document = pl.col("position").cast(pl.Int64)
+        window = document - pl.col("start") + pl.col("context")
+        if visible is not None:
+            window = pl.min_horizontal(document, pl.lit(visible - 1))
+        draws = pl.col("draws").cast(pl.Int64)
         return (
-            losses.join(blocks, on="block")
-            .group_by(octave_bin.alias("bin"))
-            .agg(
-                place.min().cast(pl.Int64).alias("first"),
-                place.max().cast(pl.Int64).alias("last"),
-                weight.sum().alias("tokens"),
-                loss.alias("nll_bits"),
-                (entropy if known else pl.lit(None, pl.Float64())).alias("entropy_bits"),
+            losses.select("block", "position", "nll_bits", entropies.alias("entropy_bits"))
+            .join(blocks, on="block")
+            .select(
+                *(document.alias("document"), window.alias("window"), draws.alias("tokens")),
+                *(pl.col(name).cast(pl.Float64) * draws for name in _LOSSES),
             )
-            .sort("bin")
-            .with_columns(pl.lit(axis).alias("axis"))
+            .group_by(_octave(axis).alias(f"{axis}_bin") for axis in _AXES)
+            .agg(
+                *(pl.col(axis).min().alias(f"{axis}_first") for axis in _AXES),
+                *(pl.col(axis).max().alias(f"{axis}_last") for axis in _AXES),
+                pl.col("tokens").sum(),
+                # Null, not 0, where there are no entropies.
+                *(pl.when(pl.col(name).count() > 0).then(pl.col(name).sum()).alias(name) for name in _LOSSES),
+            )
             .collect(engine="streaming")
         )
     except (pl.exceptions.PolarsError, OSError) as error:
         name = certificate.path
         raise TokenboundsError(f"the scores named by {name} cannot be read: {error}. Run scoring again.") from error
+
+
+def _octave(axis: str) -> pl.Expr:
+    return (BINS_PER_OCTAVE * (pl.col(axis) + 1).cast(pl.Float64).log(2) + 1e-9).floor().cast(pl.Int64)
+
+
+def _along(binned: pl.DataFrame, axis: str) -> pl.DataFrame:
+    """Means by bin of one axis, in order."""
+    return (
+        binned.group_by(f"{axis}_bin")
+        .agg(
+            pl.col(f"{axis}_first").min().alias("first"),
+            pl.col(f"{axis}_last").max().alias("last"),
+            pl.col("tokens").sum(),
+            *(
+                pl.when(pl.col(name).count() > 0).then(pl.col(name).sum() / pl.col("tokens").sum()).alias(name)
+                for name in _LOSSES
+            ),
+        )
+        .sort(f"{axis}_bin")
+        .with_columns(pl.lit(axis).alias("axis"))
+    )
 
 
 def choose_series(certificates: Sequence[Certificate], limit: int = 8) -> list[Certificate]:

@@ -7,6 +7,7 @@ every tie counts against the predictor.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -19,8 +20,9 @@ import pyarrow as pa
 from tokenbounds.corpus.annotations import Annotations
 from tokenbounds.corpus.manifest import MANIFEST_NAME
 from tokenbounds.corpus.reader import Corpus
-from tokenbounds.errors import ScoreError
+from tokenbounds.errors import MessageError, ModelError, ScoreError
 from tokenbounds.files import sha256_file
+from tokenbounds.messages.container import read_message
 from tokenbounds.models.online.card import OnlineCard
 from tokenbounds.progress import Progress
 from tokenbounds.scores.plan_file import Int64Array, Plan, column, expand_blocks, read_plan
@@ -237,8 +239,6 @@ def score_message(
     Nothing but the files named here is read: message, corpus, plan, `side_information` (see `decode_message`), and the
     `original`, a dense model (see `load_base`) with whose predictions the decoded model's are compared.
     """
-    from tokenbounds.scores.placement import placed_predictor  # loads torch, which verification does not need
-
     plan = read_plan(plan_path)
     manifest = Path(corpus_directory) / MANIFEST_NAME
     if sha256_file(manifest) != plan.manifest_sha256:
@@ -251,7 +251,7 @@ def score_message(
         from tokenbounds.scores.faithfulness import Original  # loads torch, as above
 
         compared = Original.load(original)
-    with placed_predictor(Path(message), side_information, options) as predictor:
+    with _decoded(Path(message), side_information, options) as predictor:
         return score_shard(
             predictor,
             corpus,
@@ -263,6 +263,27 @@ def score_message(
             options=options,
             original=compared,
         )
+
+
+@contextlib.contextmanager
+def _decoded(path: Path, side_information: Iterable[Path | str], options: ScoringOptions) -> Iterator[Any]:
+    """A message's predictor, for `make_scorer`."""
+    from tokenbounds.messages.counted import decode_counted  # loads numba, which reading scores does not need
+
+    if options.placement in ("auto", "whole"):
+        message = read_message(path)
+        try:
+            counted = decode_counted(message)
+        except (MessageError, ModelError) as error:
+            raise MessageError(f"{path}: {error}") from error
+        if counted is not None:
+            _log.info("placement whole: the message is no dense transformer by itself")
+            yield counted
+            return
+    from tokenbounds.scores.placement import placed_predictor  # loads torch, which chains and verification do not need
+
+    with placed_predictor(path, side_information, options) as predictor:
+        yield predictor
 
 
 def _cut(rows: pa.Table, group_tokens: int, visible_tokens: int | None) -> Iterator[pa.Table]:

@@ -264,7 +264,7 @@ class _Passes:
             with self.current.block(index) as block, _Watch(self.current.model, mine) as watch:
                 for group in groups:
                     self._correct(block, group, watch, arguments)
-                    rounded = again.round(group, self.scale)
+                    rounded = dict(again.round_each(group, self.scale))
                     for matrix in group:
                         weight = self.current.model.get_parameter(matrix.name)
                         weight.copy_(torch.from_numpy(rounded[matrix.name].values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,6 +53,15 @@ class Rounder:
 
     def round(self, matrices: Sequence[Matrix], scale: float) -> dict[str, ScaledMatrix]:
         """Quantized matrices by name, as they are stored; those of an earlier round can no longer be read."""
+        rounded = {}
+        progress = Progress(LOGGER, len(matrices), "matrices", "rounded")
+        for name, matrix in self.round_each(matrices, scale):
+            rounded[name] = matrix
+            progress.add(1, f"scale {scale:.4g}")
+        return rounded
+
+    def round_each(self, matrices: Sequence[Matrix], scale: float) -> Iterator[tuple[str, ScaledMatrix]]:
+        """As `round`, one after the other by name, without a word on how far it is."""
 
         def work(matrix: Matrix) -> tuple[ScaledMatrix, RateModel, float]:
             result = self.rounding.round(matrix, self.upright(matrix), scale, self.seen.get(matrix.name))
@@ -60,12 +69,9 @@ class Rounder:
             bits = rates.bits(result.codes)
             return self._store.keep(matrix.name, result.transpose() if matrix.transposed else result), rates, bits
 
-        rounded = {}
-        progress = Progress(LOGGER, len(matrices), "matrices", "rounded")
         for matrix, found in zip(matrices, in_threads(work, matrices), strict=True):
-            rounded[matrix.name], self.seen[matrix.name], self.bits[matrix.name] = found
-            progress.add(1, f"scale {scale:.4g}")
-        return rounded
+            rounded, self.seen[matrix.name], self.bits[matrix.name] = found
+            yield matrix.name, rounded
 
     def upright(self, matrix: Matrix) -> np.ndarray:
         """A matrix's values as [outputs, inputs]."""

@@ -661,7 +661,8 @@ def check_row(row, paid, setting, what, left):
     entries = {(name, link): amount for link, part in entries.items() for name, amount in part.items()}
     stated = {(each["name"], each.get("link")): each["amount"] for each in paid["entries"]}
     need(len(stated) == len(paid["entries"]) and entries.keys() <= stated.keys(), f"{what}: its ledger lacks entries")
-    agree(stated, entries, f"the ledger of {what}")
+    # The price of an error's bets follows from the bound, whose last digits m tokens multiply.
+    agree(stated, entries, f"the ledger of {what}", 1e-8 + 1e-13 * setting.tokens)
     left += [f"ROW {what}: entry {name} of its ledger" for name, _ in stated.keys() - entries.keys()]
     known = {*found, "metric", "bound", "vacuous", "alpha", "alphas", "lambda", "kappa", "links"}
     left += [f"ROW {what}: {key}" for key in row.keys() - known]

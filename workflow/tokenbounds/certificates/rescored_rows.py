@@ -15,7 +15,7 @@ from tokenbounds.certificates.faithfulness import Faithfulness
 from tokenbounds.certificates.functionals import Difference, name_functionals, subset_prefix
 from tokenbounds.certificates.rescoring import Rescored
 from tokenbounds.certificates.schema import Certificate, Row, Stated
-from tokenbounds.certificates.tolerances import Tolerance
+from tokenbounds.certificates.tolerances import Tolerance, more_errors
 from tokenbounds.errors import CertificateError
 from tokenbounds.scores.plan_file import Plan
 from tokenbounds.scores.store import Scores, open_scores, score_writer
@@ -75,12 +75,11 @@ def compare_rows(
             other = again.row(row.metric, row.bound)
             assert other is not None, "the same settings give the same rows"
             functionals = [differences[each.name] for each in name_functionals(row, rescored, names, prefix)]
-            allowed = _allow(other, row, functionals, rescored[-1].tolerance, tokens)
-            if evidence.plan.mode != "exhaustive":
-                allowed *= _SAMPLED
             if certificate.settings.include_tolerance:
-                allowed = 0.0
-                other = replace(other, value=other.value - other.tolerance)
+                allowed, other = 0.0, replace(other, value=other.value - other.tolerance)
+            else:
+                allowed = _allow(other, row, functionals, rescored[-1].tolerance, tokens)
+                allowed *= 1.0 if evidence.plan.mode == "exhaustive" else _SAMPLED
             if other.value - row.value > allowed + _ROUNDING * abs(other.value):
                 raise CertificateError(
                     f"{certificate.path}: row {prefix}{row.metric}/{row.bound} states {row.value:.6f}, but computed "
@@ -135,13 +134,11 @@ def _write_scores(link: LinkEvidence, rescored: Rescored, plan: Plan, folder: Pa
 def _allow(again: Row, row: Row, functionals: Sequence[Difference], tolerance: Tolerance, tokens: int) -> float:
     """How much too little a row may state, in its own unit.
 
-    The price L/m only shrinks the effect of a bet's average on its bound, and so does a link's weight. A bound on
-    errors is a concave function of their share and never negative, so d more errors in `share` raise it by no more than
-    d / share of itself; the same holds for bounds on averages of documents. Entropies move one with a centre, too.
+    The price L/m only shrinks the effect of a bet's average on its bound, and so does a link's weight. Entropies move
+    one with a centre, too.
     """
     if row.metric.is_error:
-        errors = (1 + int(tolerance.error_share * tokens)) / tokens
-        hidden = again.value * min(1.0, errors / again.empirical) if again.empirical else 0.0
+        hidden = more_errors(again.value, again.empirical, tolerance.error_share, tokens)
         return hidden + sum(each.allowed for each in functionals)
     if row.links:
         return sum(link.weight * each.allowed for link, each in zip(row.links, functionals, strict=True))

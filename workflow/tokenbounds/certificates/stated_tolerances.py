@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tokenbounds.certificates.schema import Row
+from tokenbounds.certificates.tolerances import TOLERANCES, more_errors
 
 if TYPE_CHECKING:
     from tokenbounds.certificates.evidence import Evidence
@@ -37,13 +38,14 @@ class StatedTolerance:
         """What a row gets, in its metric's unit; `tokens` is how many were scored for it."""
         if not row.metric.is_error:
             return self.bits
-        more = (1 + int(self.error_share * tokens)) / tokens
-        # A bound is a concave function of the share, and never negative: d more errors in `share` raise it by no more
-        # than d / share of itself.
-        return row.value * (min(1.0, more / row.empirical) if row.empirical else 1.0)
+        # Without errors nothing is in proportion to them: then twice the bound.
+        return more_errors(row.value, row.empirical, self.error_share, tokens) if row.empirical else row.value
 
 
-STATED = {"float32": StatedTolerance(1e-4, 1e-4), "bfloat16": StatedTolerance(0.02, 0.01)}
+STATED = {
+    "float32": StatedTolerance(TOLERANCES["float32"].mean_bits, 1e-4),
+    "bfloat16": StatedTolerance(TOLERANCES["bfloat16"].mean_bits, TOLERANCES["bfloat16"].error_share),
+}
 
 
 def find_tolerance(evidence: Evidence) -> StatedTolerance | None:

@@ -80,6 +80,26 @@ TOLERANCES = {
 }
 
 
+def more_errors(value: float, empirical: float, share: float, tokens: int) -> float:
+    """How much a bound on errors grows if, besides one token, a share of the scored ones are errors that were not.
+
+    Bounds on errors are concave functions of their share and never negative: d more errors raise one by no more than
+    d / `empirical` of itself. The same holds for bounds on averages of documents.
+
+    Parameters
+    ----------
+    value
+        The bound.
+    empirical
+        The share of errors that it is computed from.
+    share
+        Of the tokens.
+    tokens
+        How many were scored.
+    """
+    return value * min(1.0, (1 + int(share * tokens)) / tokens / empirical) if empirical else 0.0
+
+
 def compare_losses(
     again: dict[str, npt.NDArray[Any]],
     stored: dict[str, npt.NDArray[Any]],

@@ -15,6 +15,7 @@ from tokenbounds.compression.calibration.calibrate import calibrate_model
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import CalibrationSpec, MessageSpec, PretrainedModel, parse_row
 from tokenbounds.corpus.memory import MemoryCorpus
+from tokenbounds.messages.container import read_message
 from tokenbounds.models.pretrained.loading import import_pretrained
 from tokenbounds.scores.placement import placed_predictor
 from tokenbounds.scores.plan import plan_scoring
@@ -78,7 +79,7 @@ def score(message: Path) -> None:
     """Decode a message and score the corpus, one block in memory at a time."""
     options = ScoringOptions(device="cpu", placement="blocks")
     rows = plan_scoring(corpus().lengths, context=CONTEXT, stride=CONTEXT, sample_tokens=None, seed=0, shards=1)
-    with placed_predictor(message, (), options) as predictor:
+    with placed_predictor(read_message(message), message, (), options) as predictor:
         scorer = make_scorer(predictor, corpus(), options)
         scored = sum(batch.num_rows for batch in score_blocks(scorer, corpus(), rows))
     assert scored == TOKENS

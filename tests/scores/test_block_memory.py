@@ -13,7 +13,7 @@ import json, pathlib, sys
 import numpy as np
 from peak_memory import forget_peak, peak_kibibytes
 from tokenbounds.corpus.memory import MemoryCorpus
-from tokenbounds.messages.container import render_message
+from tokenbounds.messages.container import read_message, render_message
 from tokenbounds.messages.formats.uniform import UniformFormat
 from tokenbounds.models.build import coded_shapes
 from tokenbounds.models.card import ModelCard
@@ -39,7 +39,8 @@ def write(layers):
 def peak(layers, placement):
     options = ScoringOptions(device="cpu", placement=placement)
     forget_peak()
-    with placed_predictor(pathlib.Path(sys.argv[1]) / f"{layers}.tbm", (), options) as predictor:
+    path = pathlib.Path(sys.argv[1]) / f"{layers}.tbm"
+    with placed_predictor(read_message(path), path, (), options) as predictor:
         scored = sum(batch.num_rows for batch in score_blocks(make_scorer(predictor, corpus, options), corpus, rows))
     assert scored == 40
     return peak_kibibytes()

@@ -9,7 +9,7 @@ import torch
 from scoring_cases import VOCABULARY, make_corpus, make_plan
 from small_checkpoints import CONFIGS
 from tokenbounds.errors import ScoreError
-from tokenbounds.messages.container import parse_message, render_message
+from tokenbounds.messages.container import parse_message, read_message, render_message
 from tokenbounds.messages.formats.uniform import UniformFormat
 from tokenbounds.messages.smoothing_head import SmoothingHead
 from tokenbounds.messages.spool import spool_message, spoolable_card
@@ -54,7 +54,7 @@ def scored(folder, message, visible_tokens=None, stride=None, **options):
     corpus, options = make_corpus(), ScoringOptions(device="cpu", batch_tokens=50, **options)
     plan = make_plan(folder, corpus, stride=stride, visible_tokens=visible_tokens)
     out = folder / "scores.parquet"
-    with placed_predictor(message, (), options) as predictor:
+    with placed_predictor(read_message(message), message, (), options) as predictor:
         score_shard(predictor, corpus, plan, 0, out, message_sha256="me", options=options)
     return pq.read_table(out)
 
@@ -110,7 +110,7 @@ def test_placements_on_a_gpu(where, tmp_path):
     expected = scored(tmp_path, message, placement="whole")
     corpus, options = make_corpus(), ScoringOptions(device="cuda", batch_tokens=50, placement=where)
     out = tmp_path / "gpu.parquet"
-    with placed_predictor(message, (), options) as predictor:
+    with placed_predictor(read_message(message), message, (), options) as predictor:
         plan = read_plan(tmp_path / "plan.parquet")
         score_shard(predictor, corpus, plan, 0, out, message_sha256="me", options=options)
     np.testing.assert_allclose(pq.read_table(out)["nll_bits"].to_numpy(), expected["nll_bits"].to_numpy(), atol=1e-4)

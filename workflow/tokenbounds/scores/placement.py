@@ -18,7 +18,7 @@ from torch import nn
 
 from tokenbounds.errors import ScoreError
 from tokenbounds.limits import GIB, memory_limit
-from tokenbounds.messages.container import Message, read_message
+from tokenbounds.messages.container import Message
 from tokenbounds.messages.decode import attach_head, decode_message
 from tokenbounds.messages.spool import spool_message, spoolable_card
 from tokenbounds.models.blockwise import BlockwiseModel
@@ -99,8 +99,10 @@ def _free_memory() -> int:
 
 
 @contextlib.contextmanager
-def placed_predictor(path: Path, side_information: Iterable[Path | str], options: ScoringOptions) -> Iterator[Any]:
-    """Decode a message to where it scores: a predictor for `scoring.make_scorer`.
+def placed_predictor(
+    message: Message, path: Path, side_information: Iterable[Path | str], options: ScoringOptions
+) -> Iterator[Any]:
+    """Decode a message, read from `path`, to where it scores: a predictor for `scoring.make_scorer`.
 
     Scratch files are in a new folder under TMPDIR, which is removed at the end.
 
@@ -111,8 +113,6 @@ def placed_predictor(path: Path, side_information: Iterable[Path | str], options
     ScoreError
         If the options want a placement that this message or machine cannot have.
     """
-    message: Message | None = read_message(path)
-    assert message is not None
     card = spoolable_card(message)
     if card is None and options.placement not in ("auto", "whole"):
         raise ScoreError(
@@ -125,7 +125,6 @@ def placed_predictor(path: Path, side_information: Iterable[Path | str], options
     if placement == "auto":
         placement = "whole" if sizes is None else choose_placement(sizes)
     if card is None or sizes is None or placement == "whole":
-        message = None  # it is read again, and must not be in memory twice
         _log_placement(placement, sizes, options)
         yield decode_message(path, side_information)
         return
@@ -136,12 +135,10 @@ def placed_predictor(path: Path, side_information: Iterable[Path | str], options
         if placement == "dispatch":
             model = load_dispatched(source, card, dtype, _room(sizes, device))
             attach_head(model, message)
-            message = None
             yield model
         else:
             blocks = BlockwiseModel(source, card, device, dtype)
             attach_head(blocks.model, message)
-            message = None
             yield BlockwiseTrunk(blocks, folder, SCRATCH_BYTES)
 
 

@@ -270,19 +270,18 @@ def _decoded(path: Path, side_information: Iterable[Path | str], options: Scorin
     """A message's predictor, for `make_scorer`."""
     from tokenbounds.messages.counted import decode_counted  # loads numba, which reading scores does not need
 
+    message = read_message(path)
     if options.placement in ("auto", "whole"):
-        message = read_message(path)
         try:
             counted = decode_counted(message)
         except (MessageError, ModelError) as error:
             raise MessageError(f"{path}: {error}") from error
         if counted is not None:
-            _log.info("placement whole: the message is no dense transformer by itself")
             yield counted
             return
     from tokenbounds.scores.placement import placed_predictor  # loads torch, which chains and verification do not need
 
-    with placed_predictor(path, side_information, options) as predictor:
+    with placed_predictor(message, path, side_information, options) as predictor:
         yield predictor
 
 

@@ -261,10 +261,6 @@ def read_message(source: Path | str | bytes) -> Message:
         raise MessageError(f"{path}: {error}") from error
 
 
-def _checksum(body: Data | memoryview) -> bytes:
-    return _digest(body).digest()[:CHECKSUM_BYTES]
-
-
 def _digest(body: Data | memoryview) -> hashlib._Hash:
     digest = hashlib.sha256()
     for piece in pieces(body):

@@ -28,24 +28,16 @@ def encode_lattice_codes(layers: Callable[[], Iterable[Codes]], bits: int, head:
     return spool.finish()
 
 
-def decode_lattice_codes(
+def open_lattice_codes(
     data: Data, offset: int, shapes: Sequence[tuple[int, int]], bits: int
-) -> tuple[list[Codes], int]:
-    """Decode what `encode_lattice_codes` wrote for layers [rows, blocks]; return them and the offset after them.
+) -> tuple[Iterator[Codes], int]:
+    """What `encode_lattice_codes` wrote for layers [rows, blocks], each decoded when it is taken; the offset after all.
 
     Raises
     ------
     MessageError
-        If the bytes are cut off or detectably damaged.
+        If the bytes are cut off or detectably damaged; some damage shows only when a layer is taken.
     """
-    layers, end = open_lattice_codes(data, offset, shapes, bits)
-    return list(layers), end
-
-
-def open_lattice_codes(
-    data: Data, offset: int, shapes: Sequence[tuple[int, int]], bits: int
-) -> tuple[Iterator[Codes], int]:
-    """As `decode_lattice_codes`, but layers are decoded when they are taken; some damage shows only then."""
     count = sum(rows * blocks for rows, blocks in shapes)
     planes = []
     for _ in range(plane_count(bits)):

@@ -103,22 +103,18 @@ def iter_codes(
         If the bytes are detectably damaged, which may show only at the end.
     """
     machines = machines or [None] * len(shapes)
-    if coder == "adaptive":
-        order = _order(shapes)
-        planes = [plane_shape(shapes[index]) for index in order]
-        known = None if sides is None else _planes(sides, shapes)
-        decoded = iter_planes(data, planes, [machines[index] for index in order], known)
-        for index, array in zip(order, decoded, strict=True):
-            yield index, array.reshape(shapes[index])
-    elif coder == "parallel":
+    if coder != "adaptive":
         _refuse_sides(sides)
+    if coder in ("adaptive", "parallel"):
         order = _order(shapes)
-        planes = [plane_shape(shapes[index]) for index in order]
-        decoded = iter_streams(data, planes, [machines[index] for index in order])
+        planes, own = [plane_shape(shapes[index]) for index in order], [machines[index] for index in order]
+        if coder == "parallel":
+            decoded = iter_streams(data, planes, own)
+        else:
+            decoded = iter_planes(data, planes, own, None if sides is None else _planes(sides, shapes))
         for index, array in zip(order, decoded, strict=True):
             yield index, array.reshape(shapes[index])
     elif coder == "static":
-        _refuse_sides(sides)
         for index, codes in _iter_static_groups(data, shapes):
             machine = machines[index]
             if machine:

@@ -7,16 +7,14 @@ import pytest
 import torch
 import transformers
 from gguf_files import write_model
-from peak_memory import forget_peak, peak_kibibytes
 from quip_checkpoints import published_checkpoint
-from safetensors.torch import save_file
 from test_quantized_checkpoints import GPT2, GROUP, LLAMA, awq_layer, checkpoint, four_bit_layer, gptq_layer, write
 from tokenbounds.config import PretrainedModel
 from tokenbounds.errors import ModelError
 from tokenbounds.models.build import coded_parameters
 from tokenbounds.models.checkpoint import load_checkpoint, open_checkpoint, save_checkpoint
 from tokenbounds.models.identity import checkpoint_sha256
-from tokenbounds.models.pretrained import gguf_values, in_place, packed
+from tokenbounds.models.pretrained import gguf_values, packed
 from tokenbounds.models.pretrained.gguf_export import write_gguf
 from tokenbounds.models.pretrained.loading import import_pretrained, load_pretrained
 from transformers import GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
@@ -147,48 +145,3 @@ def test_a_type_that_cannot_be_decoded_is_one_error(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf, "dequantize", lambda *_: 1 / 0)
     with pytest.raises(ModelError, match=r"m\.gguf: cannot load the tensor .*division"):
         load_pretrained(spec_of(tmp_path, "m.gguf"))
-
-
-LARGE = LlamaConfig(
-    vocab_size=64, hidden_size=256, intermediate_size=512, num_hidden_layers=16, num_attention_heads=4,
-    max_position_embeddings=64, bos_token_id=1,
-)  # fmt: skip
-FLOAT_KIBIBYTES = 16 * (4 * 256**2 + 3 * 256 * 512) * 4 / 1024
-
-
-def write_large(folder, kind, monkeypatch):
-    """A random LLaMA of 16 blocks, 42 MB in float32, in a quantized file."""
-    if kind == "gguf":
-        quantizing(monkeypatch, TYPES.Q8_0)
-        write_model(LlamaForCausalLM(LARGE), folder / "m.gguf")
-        return "m.gguf"
-    with torch.device("meta"):
-        shapes = {name: tuple(value.shape) for name, value in LlamaForCausalLM(LARGE).state_dict().items()}
-    state = {}
-    for name, shape in shapes.items():
-        if "_proj" not in name:
-            state[name] = torch.ones(shape, dtype=torch.float16)
-            continue
-        (outputs, inputs), layer = shape, name.removesuffix(".weight")
-        state[f"{layer}.qweight"] = torch.randint(-(1 << 31), 1 << 31, (inputs // 8, outputs)).int()
-        state[f"{layer}.qzeros"] = torch.full((2, outputs // 8), 0x77777777).int()
-        state[f"{layer}.scales"] = torch.full((2, outputs), 0.01, dtype=torch.float16)
-    LARGE.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    settings = {"quant_method": "gptq", "bits": 4, "group_size": 128}
-    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
-    save_file(state, folder / "model.safetensors")
-    return None
-
-
-@pytest.mark.parametrize("kind", ["gguf", "gptq"])
-def test_an_import_takes_the_memory_of_a_few_tensors(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(in_place, "_RELEASED_AFTER", 1 << 20)  # as for a model that is a hundred times as large
-    file = write_large(tmp_path, kind, monkeypatch)
-    import_pretrained(spec_of(tmp_path, file), tmp_path / "first")  # what is imported late
-    before = forget_peak()
-    import_pretrained(spec_of(tmp_path, file), tmp_path / "second")
-    assert peak_kibibytes() - before < 0.5 * FLOAT_KIBIBYTES
-    before = forget_peak()
-    model = load_pretrained(spec_of(tmp_path, file))  # what the same test notices
-    assert peak_kibibytes() - before > 0.8 * FLOAT_KIBIBYTES, model

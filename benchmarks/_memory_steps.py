@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from _peak import peak_bytes as whole_peak_bytes
 from model_memory import Size
 from safetensors.torch import save_file
 from tokenbounds.compression.calibration.calibrate import calibrate_model
@@ -109,8 +109,7 @@ def peak_bytes() -> int:
     if status.is_file():
         lines = status.read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return whole_peak_bytes()
 
 
 if __name__ == "__main__":

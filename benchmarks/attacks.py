@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SECONDS, MEBIBYTES = 10.0, 1024.0  # what an attack may take
 _LONGEST = 25  # rows of the table
 _OPTIONS = ["-q", "-p", "no:cacheprovider"]
+_UNITS = 1 << (20 if sys.platform == "darwin" else 10)  # of ru_maxrss in a MiB
 _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -72,11 +73,11 @@ def _forget_peak() -> None:
 def _peak_mebibytes() -> float:
     if _STATUS.is_file() and (peak := re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())):
         return int(peak[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _UNITS
 
 
 def _children_mebibytes() -> float:
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / _UNITS
 
 
 def run_attacks(names: list[str]) -> dict[str, dict[str, Any]]:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from _peak import peak_bytes
 
 VOCABULARY = 49152
 DOCUMENT = 4096
@@ -110,7 +110,7 @@ def measure(directory: Path, mode: str) -> dict[str, float]:
         setting = Setting(spec, rows, VOCABULARY, None, entropies=mode == "centred")
         state_bounds(scores, setting, message_bits=rows // 20)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_bytes() / 2**20
     cpu = time.process_time() - cpu_start
     return {"rows": rows, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak}
 

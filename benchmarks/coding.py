@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import lzma
-import resource
 import time
 import zlib
 from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
+from _peak import peak_bytes
 from tokenbounds.messages.coding.symbols import decode_symbols, encode_symbols
 
 _ZSTD = pa.Codec("zstd", compression_level=19)
@@ -74,7 +74,7 @@ def main() -> None:
     for step in (4.0, 2.0, 1.0, 0.5, 0.2):
         for kind, spread in (("even", 0.0), ("uneven", 0.3)):
             print(row(f"{kind} Δ={step:g}", symbols_of(count, step, spread)), flush=True)
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    print(f"peak memory {peak_bytes() / 2**20:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ _MODELS = [
 _QUANTIZERS = (("uniform", "adaptive"), ("codebook", "adaptive"), ("uniform", "static"))
 _TEXT = "the cat sat on the mat, and the dog that sat on the cat sat on the mat; " * 4
 _PROGRESS = 50_000
+_UNITS = 1 << (20 if sys.platform == "darwin" else 10)  # of ru_maxrss in a MiB
 
 
 def seeds() -> list[bytes]:
@@ -274,7 +275,7 @@ def main() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     outcomes, longest = fuzz(arguments.count, arguments.seed)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / _UNITS
     print(f"{arguments.count} mutants in {time.perf_counter() - start:.0f} s: {dict(outcomes)}")
     print(f"longest decoding {longest:.2f} s of the processor, peak memory grew by {grown:.0f} MiB, no other exception")
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _peak import peak_bytes
 from tokenbounds.compression import encode as encoding
 from tokenbounds.compression.calibration.calibrate import calibrate_model
 from tokenbounds.config import CalibrationSpec, MessageSpec, parse_row
@@ -86,11 +86,11 @@ def measure(folder: str, method: str) -> None:
     with tempfile.TemporaryDirectory() as small:
         save_model(Path(small), 1, 64)
         encode(Path(small), method)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_bytes()
     start = time.process_time()
     encode(Path(folder), method)
     encoded = time.process_time() - start
-    added = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    added = peak_bytes() - before
     out = Path(folder) / "m.tbm"
     start = time.process_time()
     decode_message(out)

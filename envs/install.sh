@@ -42,8 +42,9 @@ if [ ! -x "$VENV/bin/python" ]; then
   "$PYTHON" -m venv "$VENV" ||
     die "cannot create $VENV. On Debian and Ubuntu: apt-get install python3-venv. Or set PYTHON=/path/to/python3."
 fi
-echo "install: installing ${locks[-1]} into $VENV (minutes the first time)"
-"$VENV/bin/python" -m pip install --disable-pip-version-check --quiet -r "${locks[-1]}"
+lock=${locks[${#locks[@]} - 1]} # the Bash of macOS knows no index -1
+echo "install: installing $lock into $VENV (minutes the first time)"
+"$VENV/bin/python" -m pip install --disable-pip-version-check --quiet -r "$lock"
 "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet --no-deps --editable .
 echo "$wanted" >"$stamp"
 [ "$KIND" = run ] || cat envs/requirements.lock pyproject.toml | digest >"$VENV/installed-run"

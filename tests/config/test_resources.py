@@ -172,6 +172,13 @@ def test_a_chain_asks_for_one_thread(study, message, threads):
     assert (resources.scoring_threads(study, message), resources.encoding_threads(study, message)) == threads
 
 
+@pytest.mark.parametrize(("hidden", "threads"), [(200, 1), (208, 4)])  # 24 · hidden² parameters: 960,000 and 1,038,336
+def test_a_small_network_asks_for_one_thread(hidden, threads):
+    model = {**STUDY["models"]["t"], "architecture": {"layers": 2, "hidden": hidden, "heads": 2}}
+    study = parse_study({**STUDY, "models": {**STUDY["models"], "t": model}})
+    assert resources.scoring_threads(study, "t") == threads
+
+
 # --- functions of wildcards -------------------------------------------------------------------------------------------
 
 

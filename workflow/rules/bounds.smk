@@ -19,7 +19,7 @@ rule certify_bound:
         "<benchmarks>/certify_bound/{certificate}.tsv"
     conda:
         "../../envs/environment.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=on.amount(growing(2500)),
         runtime=on.amount(growing(20, 0.02)),

@@ -53,7 +53,7 @@ rule measure_task:
         task=on.tasks(of_text=True),
     conda:
         "../../envs/environment.yaml"
-    threads: 4
+    threads: on.of(resources.scoring_threads)
     resources:
         mem_mb=on.amount(growing(4000, 60)),
         runtime=on.amount(growing(120, 10)),

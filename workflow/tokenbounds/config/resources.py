@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 OPERATIONS_PER_SECOND = 2e10
 """What a modest CPU achieves on matrices."""
 
+SMALL_PARAMETERS = 1e6
+"""Networks with fewer parameters, embedding aside, are encoded and scored on one thread."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -148,17 +151,25 @@ def calibration_minutes(study: Study, calibration: str, inputs: Inputs) -> float
 
 
 def scoring_threads(study: Study, message: str) -> int:
-    """Four for a network; one for a Markov chain and for an online reference, which do not use more."""
-    return 4 if _is_network(study, message) else 1
+    """Four for a network; one for what runs on one thread (`_is_single`)."""
+    return 1 if _is_single(study, message) else 4
 
 
 def encoding_threads(study: Study, message: str) -> int:
-    """Sixteen for a network, one for a Markov chain and for an online reference."""
-    return 16 if _is_network(study, message) else 1
+    """Sixteen for a network; one for what runs on one thread (`_is_single`)."""
+    return 1 if _is_single(study, message) else 16
 
 
-def _is_network(study: Study, message: str) -> bool:
-    return study.models[study.messages[message].model].kind not in ("markov", "online")
+def _is_single(study: Study, message: str) -> bool:
+    """Whether jobs for this message run on one thread each: Markov chains and online references do not use more.
+
+    Networks of a few hundred thousand parameters could, but side by side they are done sooner: much of such a job is
+    loading torch, coding and writing.
+    """
+    model = study.models[study.messages[message].model]
+    if model.kind == "trained":
+        return block_parameters(model) < SMALL_PARAMETERS
+    return model.kind in ("markov", "online")
 
 
 def scoring_minutes(study: Study, evaluation: str, message: str, inputs: Inputs) -> float:

@@ -23,11 +23,12 @@ from tokenbounds.certificates.averages.entropy_moments import EntropyMoments
 from tokenbounds.certificates.averages.moments import AlphaMoments, LossMoments
 from tokenbounds.errors import CertificateError
 from tokenbounds.scores.plan_file import Plan
+from tokenbounds.threads import allowed_threads
 
 Floats = npt.NDArray[np.float64]
 Moments = TypeVar("Moments", bound="_Moments")
 
-_THREADS = 2
+_MOST_THREADS = 2
 
 
 class ScoreStream(Protocol):
@@ -272,7 +273,7 @@ def _sum_scores(
 def _sum_moments(
     scores: ScoreStream, columns: tuple[str, ...], top_k: tuple[int, ...], make: Callable[[], Moments]
 ) -> Moments:
-    """Sum in a few threads, each into moments of its own.
+    """Sum in two threads, or in one if no more are allowed, each into moments of its own.
 
     Scores that come in pieces are read and checked by all threads at once, others by one thread while the rest compute.
     Which thread gets which rows does not matter, because the sums are exact.
@@ -295,8 +296,9 @@ def _sum_moments(
             raise
         return moments
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        parts: list[Any] = [future.result() for future in [pool.submit(work) for _ in range(_THREADS)]]
+    threads = min(allowed_threads(), _MOST_THREADS)
+    with ThreadPoolExecutor(threads) as pool:
+        parts: list[Any] = [future.result() for future in [pool.submit(work) for _ in range(threads)]]
     whole: Moments = parts[0]
     for other in parts[1:]:
         whole.merge(other)

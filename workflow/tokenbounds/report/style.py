@@ -12,7 +12,7 @@ import polars as pl
 
 from tokenbounds.files import atomic_path
 from tokenbounds.report.drawing import Axes, Figure, rc_context, rcParamsDefault
-from tokenbounds.report.hover import titled
+from tokenbounds.report.hover import hide_points, titled
 from tokenbounds.report.spreadsheet import write_tables
 
 SCHEMA_VERSION = 1  # of the figures' Parquet files
@@ -109,6 +109,7 @@ def save(figure: Figure, table: pl.DataFrame, directory: Path, name: str) -> Pat
         # Comments repeat texts. The reader's own sans-serif face sets the text.
         text = re.sub(r"<!--.*?-->\s*", "", temporary.read_text(encoding="utf-8"), flags=re.DOTALL)
         temporary.write_text(titled(text.replace("'DejaVu Sans'", _FONT_STACK)), encoding="utf-8")
+    hide_points(figure)
     with atomic_path(directory / f"{name}.png") as temporary:
         figure.savefig(temporary, format="png", dpi=180, metadata={"Software": None}, **_TRIM)
     write_tables({name: table}, directory, SCHEMA_VERSION)

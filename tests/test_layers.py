@@ -40,6 +40,7 @@ LATE = {
     ("certificates.original", "models.base"): "torch, where predictions were compared with another model's alone",
     ("certificates.original", "scores.faithfulness"): "torch, where predictions are compared again alone",
     ("certificates.verify", "messages.decode"): "torch, after all that can be checked without it",
+    ("tasks.run", "messages.decode"): "torch, for networks alone",
     ("messages.side_information", "models.base"): "torch, to find a base alone",
     ("models.base", "models.pretrained.loading"): "GGUF and transformers' loaders, for bases outside the study alone",
     ("models.weights", "models.pretrained.decoded"): "torch and GGUF, for values that must be decoded alone",
@@ -169,7 +170,17 @@ def _loaded(statement):
 
 
 @pytest.mark.parametrize(
-    "module", ["api", "certificates.verify", "cli", "config.graph", "report.page", "scores.scoring"]
+    "module",
+    [
+        "api",
+        "certificates.verify",
+        "cli",
+        "compression.counted",
+        "config.graph",
+        "report.page",
+        "scores.scoring",
+        "tasks.run",
+    ],
 )
 def test_what_answers_at_once_loads_neither_torch_nor_transformers(module):
     assert _loaded(f"import tokenbounds.{module}") == []

@@ -14,7 +14,7 @@ from tokenbounds.compression.posttraining import kept_codes, ldlq, roundings, sc
 from tokenbounds.compression.posttraining.kept_codes import CodeStore, KeptMatrix
 from tokenbounds.compression.posttraining.parallel import in_threads
 from tokenbounds.compression.posttraining.scale_search import Rounder, encoded_bits
-from tokenbounds.compression.subject import load_subject
+from tokenbounds.compression.transformer import load_subject
 from tokenbounds.config import CalibrationSpec, MessageSpec, parse_row
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.formats.scaled import ScaledMatrix

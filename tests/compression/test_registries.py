@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tokenbounds
 from pydantic.dataclasses import dataclass
+from tokenbounds.compression.counted import COUNTED_METHODS
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.compression.methods import METHODS
 from tokenbounds.config import MessageSpec, quantizers
@@ -73,7 +74,8 @@ NAMESAKES = {"reference": {"config/corpora.py", "config/checks.py", "corpus/mani
 @pytest.mark.parametrize("kind", sorted(QUANTIZERS))
 def test_few_modules_know_a_quantizer_by_name(kind):
     found = modules_that_know(kind) - NAMESAKES.get(kind, set())
-    assert {"config/quantizers.py", "compression/methods/__init__.py"} <= found
+    registry = "counted.py" if QUANTIZERS[kind] in COUNTED_METHODS else "methods/__init__.py"
+    assert {"config/quantizers.py", f"compression/{registry}"} <= found
     assert len(found) <= MOST_MODULES, sorted(found)
 
 

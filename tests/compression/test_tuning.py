@@ -11,7 +11,7 @@ from tokenbounds.compression.encode import encode_model
 from tokenbounds.compression.posttraining import tuning
 from tokenbounds.compression.posttraining.tuned_layers import TunedModel
 from tokenbounds.compression.posttraining.tuning import tune
-from tokenbounds.compression.subject import load_subject
+from tokenbounds.compression.transformer import load_subject
 from tokenbounds.config import CalibrationSpec, MessageSpec, parse_row
 from tokenbounds.config.quantizers import Tuning
 from tokenbounds.messages.decode import decode_format, decode_message

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +12,13 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from tokenbounds.compression.comparison import compare_coders
+from tokenbounds.compression.counted import encode_counted, is_counted
 from tokenbounds.compression.methods import METHODS
 from tokenbounds.compression.smoothing_head import train_smoothing_head
-from tokenbounds.compression.subject import Record, Sources, Subject, Transformer, load_subject
-from tokenbounds.config import MessageSpec, row_json
+from tokenbounds.compression.subject import Record, Sources, Subject
+from tokenbounds.compression.transformer import Transformer, load_subject
+from tokenbounds.compression.written import check_values, describe
+from tokenbounds.config import MessageSpec
 from tokenbounds.corpus.reader import Corpus, check_known
 from tokenbounds.errors import MessageError
 from tokenbounds.files import atomic_path, write_json
@@ -29,11 +31,8 @@ from tokenbounds.messages.side_information import SideInformation, find_places, 
 from tokenbounds.messages.smoothing_head import SmoothingHead, smoothing_head_of
 from tokenbounds.messages.spool import spoolable_card
 from tokenbounds.models.build import coded_parameters, coded_shapes
-from tokenbounds.models.markov.chain import MarkovChain
-from tokenbounds.models.online.card import OnlineCard
 
 LOGGER = logging.getLogger(__name__)
-REPORT_VERSION = 1
 _COUNTED = 1 << 16  # codes in a narrower range are counted without being sorted
 
 
@@ -78,13 +77,12 @@ def encode_model(
     CorpusError
         If the corpus holds a token that the model does not know.
     """
-    # Find the integers: the row says which sort of model it is for, the registry gives the method.
     directory, row = Path(model_directory), spec.quantizer
-    if spec.smoothing_head is not None and row.models in ("chain", "online"):
-        what = "a Markov chain" if row.models == "chain" else "an online reference"
-        raise MessageError(f"{what} has no hidden state for a smoothing head. Leave out smoothing_head.")
+    if is_counted(spec):
+        return encode_counted(directory, spec, out, report)
     if spec.smoothing_head is not None and row.models == "fixed":
         raise MessageError("a message that only names a model can hold no smoothing head. Leave out smoothing_head.")
+    # Find the integers: the row says which sort of model it is for, the registry gives the method.
     places = find_places(directory, side_information)
     subject = load_subject(directory, row.models, places)
     if corpus is not None and isinstance(subject, Transformer):
@@ -113,7 +111,7 @@ def encode_model(
             _check_streamed(message, quantized, coded_shapes(card))
         else:
             _check_decoded(temporary.read_bytes(), quantized.dequantize(), head, where)
-        described = _common_report(message, spec)
+        described = describe(message, spec)
         if isinstance(subject, Transformer):
             described |= _report(message, quantized, subject.shapes, spec.coder)
             described |= {**record, "smoothing_head": head_report}
@@ -146,19 +144,11 @@ def _check_decoded(
 ) -> None:
     """Decode from the bytes and what they name alone, and compare every tensor, and the head, bit for bit."""
     decoded = decode_message(data, where)
-    match decoded:
-        case MarkovChain():
-            again = {f"order {order}": table.weights for order, table in enumerate(decoded.tables)}
-        case OnlineCard():
-            again = {}
-        case _:
-            again = {name: value.detach().numpy() for name, value in coded_parameters(decoded).items()}
+    assert isinstance(decoded, PreTrainedModel)
     decoded_head = smoothing_head_of(decoded)
     if (decoded_head and decoded_head.to_part()) != (head and head.to_part()):
         raise MessageError("the smoothing head decodes to values other than those encoded. Report this as a defect.")
-    for name, value in values.items():
-        if again[name].tobytes() != np.ascontiguousarray(value).tobytes():
-            raise MessageError(f"{name} decodes to values other than those encoded. Report this as a defect.")
+    check_values({name: value.detach().numpy() for name, value in coded_parameters(decoded).items()}, values)
 
 
 def _check_streamed(message: Message, quantized: Format, shapes: Mapping[str, Shape]) -> None:
@@ -172,18 +162,6 @@ def _check_streamed(message: Message, quantized: Format, shapes: Mapping[str, Sh
 
 def _digest(values: np.ndarray) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(values, dtype="<f4").data).digest()
-
-
-def _common_report(message: Message, spec: MessageSpec) -> Record:
-    return {
-        "schema_version": REPORT_VERSION,
-        "size_bits": message.size_bits,
-        "breakdown": message.breakdown,
-        "sha256": message.sha256,
-        "message": json.loads(row_json(spec)),
-        "header": message.header,
-        **{name: each for name, each in vars(SideInformation.of(message)).items() if each is not None},
-    }
 
 
 def _report(message: Message, quantized: Format, shapes: Mapping[str, Shape], coder: Coder) -> Record:

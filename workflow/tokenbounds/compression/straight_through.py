@@ -14,8 +14,9 @@ from rich.progress import track
 from torch import nn
 from transformers import PreTrainedModel
 
-from tokenbounds.compression.subject import Record, Transformer
+from tokenbounds.compression.subject import Record
 from tokenbounds.compression.trainable import TrainableTensor
+from tokenbounds.compression.transformer import Transformer
 from tokenbounds.config import StraightThrough
 from tokenbounds.errors import MessageError
 from tokenbounds.models.loss import IGNORED, summed_loss_nats

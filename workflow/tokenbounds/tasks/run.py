@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from tokenbounds.config import AntibodyTask, RecoveryTask
-from tokenbounds.errors import TokenboundsError
+from tokenbounds.errors import MessageError, ModelError, TokenboundsError
 from tokenbounds.files import atomic_path, sha256_file
-from tokenbounds.messages.decode import decode_message
+from tokenbounds.messages.container import read_message
+from tokenbounds.messages.counted import decode_counted
 from tokenbounds.tasks.affinity import score_variants
 from tokenbounds.tasks.recovery import answer_questions, draw_questions
 from tokenbounds.tasks.tables import affinity_files, read_variants
@@ -36,7 +38,7 @@ def run_task(task: AntibodyTask, message: Path, out: Path, *, corpus: Path | Non
     TokenboundsError
         If a file cannot be read, or the model reads no antibodies.
     """
-    predictor = decode_message(message)
+    predictor = _decode(message)
     metadata = {"schema_version": str(SCHEMA_VERSION), "message_sha256": sha256_file(message)}
     if isinstance(task, RecoveryTask):
         if corpus is None:
@@ -49,3 +51,16 @@ def run_task(task: AntibodyTask, message: Path, out: Path, *, corpus: Path | Non
     with atomic_path(out) as temporary:
         frame.write_parquet(temporary, metadata=metadata)
     return frame
+
+
+def _decode(path: Path) -> Any:
+    """A message's predictor; torch is loaded for a network alone."""
+    try:
+        counted = decode_counted(read_message(path))
+    except (MessageError, ModelError) as error:
+        raise MessageError(f"{path}: {error}") from error
+    if counted is not None:
+        return counted
+    from tokenbounds.messages.decode import decode_message
+
+    return decode_message(path)

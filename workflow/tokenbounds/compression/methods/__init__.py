@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tokenbounds.compression.markov import quantize_counts
+from tokenbounds.compression.counted import COUNTED_METHODS
 from tokenbounds.compression.methods.codebook import quantize_codebook
-from tokenbounds.compression.methods.online import quantize_online
 from tokenbounds.compression.methods.published import quantize_published
 from tokenbounds.compression.methods.reference import quantize_reference
 from tokenbounds.compression.methods.refinement import quantize_refinement
@@ -28,9 +27,7 @@ from tokenbounds.compression.posttraining.roundings import (
 from tokenbounds.compression.subject import Record, Sources
 from tokenbounds.config.quantizers import (
     CodebookQuantizer,
-    CountsQuantizer,
     GptqQuantizer,
-    OnlineQuantizer,
     PublishedQuantizer,
     QuantizerRow,
     QuipQuantizer,
@@ -51,8 +48,7 @@ METHODS: dict[type[QuantizerRow], Method] = {
     CodebookQuantizer: quantize_codebook,
     RefinementQuantizer: quantize_refinement,
     ReferenceQuantizer: quantize_reference,
-    CountsQuantizer: quantize_counts,
-    OnlineQuantizer: quantize_online,
+    **COUNTED_METHODS,
     RtnQuantizer: quantize_to_target(RoundToNearest),
     GptqQuantizer: quantize_to_target(ErrorFeedback),
     QuipQuantizer: quantize_to_target(RotatedFeedback),

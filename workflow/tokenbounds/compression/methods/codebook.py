@@ -10,7 +10,7 @@ from torch import nn
 
 from tokenbounds.compression.grids import VECTOR_RATIO, finite, round_by_spread
 from tokenbounds.compression.straight_through import train
-from tokenbounds.compression.subject import Record, Sources, Transformer
+from tokenbounds.compression.subject import Record, Sources
 from tokenbounds.compression.trainable import (
     TrainableGrid,
     TrainableTensor,
@@ -18,6 +18,7 @@ from tokenbounds.compression.trainable import (
     interpolate,
     straight_through,
 )
+from tokenbounds.compression.transformer import Transformer
 from tokenbounds.config.quantizers import CodebookQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.formats.codebook import CodebookFormat

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenbounds.compression.subject import Record, Sources, Transformer
+from tokenbounds.compression.subject import Record, Sources
+from tokenbounds.compression.transformer import Transformer
 from tokenbounds.config.quantizers import PublishedQuantizer
 from tokenbounds.errors import MessageError, ModelError
 from tokenbounds.messages.formats.published import PublishedFormat

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from tokenbounds.compression.grids import nearest_codes
-from tokenbounds.compression.subject import Record, Sources, Transformer
+from tokenbounds.compression.subject import Record, Sources
+from tokenbounds.compression.transformer import Transformer
 from tokenbounds.config.quantizers import RefinementQuantizer
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.adaptive import MAX_MAGNITUDE

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tokenbounds.compression.grids import round_by_spread
 from tokenbounds.compression.straight_through import train
-from tokenbounds.compression.subject import Record, Sources, Transformer
+from tokenbounds.compression.subject import Record, Sources
 from tokenbounds.compression.trainable import TrainableGrid, freeze_grids
+from tokenbounds.compression.transformer import Transformer
 from tokenbounds.config.quantizers import UniformQuantizer
 from tokenbounds.messages.formats.uniform import UniformFormat
 

@@ -34,7 +34,8 @@ from tokenbounds.compression.calibration.layers import Matrix
 from tokenbounds.compression.calibration.moments import add_moments
 from tokenbounds.compression.grids import round_vectors
 from tokenbounds.compression.posttraining.scale_search import Rounder
-from tokenbounds.compression.subject import Record, Transformer
+from tokenbounds.compression.subject import Record
+from tokenbounds.compression.transformer import Transformer
 from tokenbounds.config.quantizers import Drift
 from tokenbounds.errors import CalibrationError
 from tokenbounds.messages.formats.scaled import ScaledMatrix

@@ -12,7 +12,8 @@ from tokenbounds.compression.posttraining.kept_codes import CodeStore
 from tokenbounds.compression.posttraining.ldlq import ldl_factor, ldlq
 from tokenbounds.compression.posttraining.parallel import in_threads
 from tokenbounds.compression.posttraining.quantize import open_calibration, quantize_tables
-from tokenbounds.compression.subject import Record, Sources, Transformer
+from tokenbounds.compression.subject import Record, Sources
+from tokenbounds.compression.transformer import Transformer
 from tokenbounds.config.quantizers import QuipSharpQuantizer
 from tokenbounds.messages.formats.lattice import (
     RESIDUAL_SCALES,

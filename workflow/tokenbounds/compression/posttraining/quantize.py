@@ -23,7 +23,8 @@ from tokenbounds.compression.posttraining.scale_search import (
     find_scale,
 )
 from tokenbounds.compression.posttraining.tuning import tune
-from tokenbounds.compression.subject import Record, Sources, Transformer
+from tokenbounds.compression.subject import Record, Sources
+from tokenbounds.compression.transformer import Transformer
 from tokenbounds.config import Target
 from tokenbounds.errors import CalibrationError, MessageError
 from tokenbounds.messages.coding.symbols import Coder

@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 from tokenbounds.compression.calibration.layers import matrices_of
 from tokenbounds.compression.divergence import chunks, compare_predictions, final_states, log_predictions
 from tokenbounds.compression.posttraining.tuned_layers import TunedModel
-from tokenbounds.compression.subject import Record, Transformer
+from tokenbounds.compression.subject import Record
+from tokenbounds.compression.transformer import Transformer
 from tokenbounds.config.quantizers import Tuning
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.formats.scaled import ScaledFormat

@@ -35,11 +35,9 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 LATE = {
     ("api", ""): "`import tokenbounds` is instant; a function loads what it needs",
     ("cli", ""): "a command loads only what it needs, so that --help and `show` answer at once",
-    ("certificates.audit", "messages.decode"): "torch, to audit blocks alone",
     ("certificates.evidence", "models.base"): "torch, for messages over a base alone",
     ("certificates.original", "models.base"): "torch, where predictions were compared with another model's alone",
-    ("certificates.original", "scores.faithfulness"): "torch, where predictions are compared again alone",
-    ("certificates.verify", "messages.decode"): "torch, after all that can be checked without it",
+    ("certificates.original", "scores.placement"): "torch, where predictions are compared again alone",
     ("tasks.run", "messages.decode"): "torch, for networks alone",
     ("messages.side_information", "models.base"): "torch, to find a base alone",
     ("models.base", "models.pretrained.loading"): "GGUF and transformers' loaders, for bases outside the study alone",

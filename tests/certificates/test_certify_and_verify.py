@@ -102,10 +102,10 @@ def test_invented_scores_do_not_survive_rescoring(certified, column, change, tmp
 def test_a_message_that_does_not_decode_is_named(certified, tmp_path, monkeypatch):
     from tokenbounds.errors import MessageError
 
-    def refuse(source, side_information):
+    def refuse(message):
         raise MessageError("no model in it")
 
-    monkeypatch.setattr("tokenbounds.messages.decode.decode_message", refuse)
+    monkeypatch.setattr("tokenbounds.messages.counted.decode_counted", refuse)
     with pytest.raises(CertificateError, match=f"{certified.inputs.certified.message.name} does not decode"):
         verify_certificate(certified.root / "certificates/c.json")
 

@@ -197,6 +197,16 @@ def test_blocks_are_audited_with_their_comparison(copy):
     assert "scored again" in [check.name for check in audit_blocks(path, str(copy.root / "c.blocks"), draws=3, seed=0)]
 
 
+def test_where_memory_is_small_both_models_are_verified_block_by_block(copy, monkeypatch):
+    path, _ = certify(copy)
+    whole = verify_certificate(path, rescore=ALL_BLOCKS, seed=0)
+    placed = []
+    monkeypatch.setattr("tokenbounds.scores.placement.choose_placement", lambda sizes: placed.append(sizes) or "blocks")
+    assert verify_certificate(path, rescore=ALL_BLOCKS, seed=0) == whole
+    assert len(placed) == 2  # the decoded model, and the original
+    assert "scored again" in [check.name for check in whole]
+
+
 @pytest.mark.parametrize("stated", ["", "0", "-1", "9" * 12, "٣", "1e3", "16384\n"])
 def test_an_impossible_number_of_tokens_at_once_is_not_recorded(stated):
     origin = {"message_sha256": "", "manifest_sha256": "", "plan_sha256": "", "shard": 0, "dtype": "float32"}

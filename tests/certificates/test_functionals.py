@@ -49,7 +49,7 @@ class Honest:
     scores: dict
 
     def install(self, monkeypatch):
-        monkeypatch.setattr(verify, "_decode", lambda path, _: self.scores[path.name])
+        monkeypatch.setattr(verify, "_decode", lambda _, link, __: self.scores[link.path.name])
         monkeypatch.setattr(rescoring, "make_scorer", lambda predictor, *_: predictor)
         monkeypatch.setattr(rescoring, "score_blocks", self.score)
 

@@ -1,5 +1,6 @@
 """Scores of a model that is held block by block, or spread over devices, are those of the whole model."""
 
+import contextlib
 import logging
 
 import numpy as np
@@ -7,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from scoring_cases import VOCABULARY, make_corpus, make_plan
-from small_checkpoints import CONFIGS
+from small_checkpoints import CONFIGS, save_noisy
 from tokenbounds.errors import ScoreError
 from tokenbounds.messages.container import parse_message, read_message, render_message
 from tokenbounds.messages.formats.uniform import UniformFormat
@@ -16,8 +17,16 @@ from tokenbounds.messages.spool import spool_message, spoolable_card
 from tokenbounds.models.blockwise import BlockwiseModel
 from tokenbounds.models.build import coded_shapes
 from tokenbounds.models.card import ModelCard
+from tokenbounds.models.checkpoint import load_checkpoint
 from tokenbounds.scores import placement
-from tokenbounds.scores.placement import GIB, Sizes, choose_placement, load_dispatched, placed_predictor
+from tokenbounds.scores.placement import (
+    GIB,
+    Sizes,
+    choose_placement,
+    load_dispatched,
+    placed_original,
+    placed_predictor,
+)
 from tokenbounds.scores.plan_file import read_plan
 from tokenbounds.scores.scorer import ScoringOptions
 from tokenbounds.scores.scoring import score_shard
@@ -49,13 +58,15 @@ def write_message(path, name="llama", head=False, **changes):
     return path
 
 
-def scored(folder, message, visible_tokens=None, stride=None, **options):
+def scored(folder, message, visible_tokens=None, stride=None, original=None, **options):
     """The table of a message's scores on a small corpus."""
     corpus, options = make_corpus(), ScoringOptions(device="cpu", batch_tokens=50, **options)
     plan = make_plan(folder, corpus, stride=stride, visible_tokens=visible_tokens)
     out = folder / "scores.parquet"
-    with placed_predictor(read_message(message), message, (), options) as predictor:
-        score_shard(predictor, corpus, plan, 0, out, message_sha256="me", options=options)
+    with contextlib.ExitStack() as stack:
+        predictor = stack.enter_context(placed_predictor(read_message(message), message, (), options))
+        other = None if original is None else stack.enter_context(placed_original(original, options))
+        score_shard(predictor, corpus, plan, 0, out, message_sha256="me", options=options, original=other)
     return pq.read_table(out)
 
 
@@ -76,6 +87,56 @@ def test_blocks_in_all_ways_of_scoring(settings, tmp_path):
     message = write_message(tmp_path / "m.tbm", head=settings.pop("head", False))
     whole = scored(tmp_path, message, placement="whole", **settings)
     assert scored(tmp_path, message, placement="blocks", **settings).equals(whole)
+
+
+@pytest.fixture
+def original(tmp_path):
+    """A checkpoint of the message's architecture with other values."""
+    folder = tmp_path / "original"
+    family, config = TYPES["llama"]
+    save_noisy(folder, ModelCard(family, CONFIGS[family] | config, VOCABULARY, 3, 32), noise=0.1)
+    return folder
+
+
+def test_a_comparison_block_by_block_is_that_of_whole_models(original, tmp_path, monkeypatch):
+    message = write_message(tmp_path / "m.tbm")
+    whole = scored(tmp_path, message, stride=5, placement="whole", original=original)
+    assert whole["kl_bits"].to_numpy().mean() > 0.01
+    monkeypatch.setattr(BlockwiseModel, "block", counted := CountedBlocks(BlockwiseModel.block))
+    assert scored(tmp_path, message, stride=5, placement="blocks", original=original).equals(whole)
+    # Both models' two blocks once for all batches, and once to see that losses do not depend on later tokens.
+    assert counted.calls == 8
+
+
+class CountedBlocks:
+    """A method, and how often it was called."""
+
+    def __init__(self, method):
+        self.method, self.calls = method, 0
+
+    def __get__(self, instance, owner=None):
+        self.calls += 1
+        return self.method.__get__(instance, owner)
+
+
+def test_a_whole_model_is_compared_with_one_that_is_held_block_by_block(original, tmp_path, monkeypatch):
+    message = write_message(tmp_path / "m.tbm")
+    whole = scored(tmp_path, message, placement="whole", original=original)
+    # Beside the decoded model there is no room for another.
+    chosen = iter(["whole", "blocks"])
+    monkeypatch.setattr(placement, "choose_placement", lambda _: next(chosen))
+    assert scored(tmp_path, message, original=original).equals(whole)
+    assert next(chosen, None) is None
+
+
+def test_a_folder_of_transformers_is_compared_with_as_its_checkpoint_is(original, tmp_path):
+    message = write_message(tmp_path / "m.tbm")
+    load_checkpoint(original)[0].save_pretrained(tmp_path / "folder")
+    for where in ("whole", "blocks"):
+        one, other = (
+            scored(tmp_path, message, placement=where, original=place) for place in (original, tmp_path / "folder")
+        )
+        assert one["kl_bits"].equals(other["kl_bits"])
 
 
 def test_blocks_in_another_order_are_noticed(tmp_path, monkeypatch):

@@ -231,7 +231,7 @@ def test_a_message_alone_suffices(corpus, tmp_path, monkeypatch):
     plan_corpus(tmp_path / "words", EvaluationSpec(context=16, shards=1), tmp_path / "plan.parquet")
     (tmp_path / "chain.tbm").write_bytes(b"message")
     chain = Uniform()
-    monkeypatch.setattr("tokenbounds.scores.scoring._decoded", lambda *_: contextlib.nullcontext(chain))
+    monkeypatch.setattr("tokenbounds.scores.scoring.decoded_predictor", lambda *_: contextlib.nullcontext(chain))
     arguments = (tmp_path / "chain.tbm", tmp_path / "words", tmp_path / "plan.parquet", 0, tmp_path / "s.parquet")
     assert score_message(*arguments) == 37
     scores = open_scores([tmp_path / "s.parquet"], plan=read_plan(tmp_path / "plan.parquet"))

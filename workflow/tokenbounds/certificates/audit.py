@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from tokenbounds.certificates.checks import Check
 from tokenbounds.certificates.file_records import BlocksRecord
-from tokenbounds.certificates.original import find_original, load_original
+from tokenbounds.certificates.original import find_original, placed_original
 from tokenbounds.certificates.plan_check import check_plan
-from tokenbounds.certificates.rescoring import Choice, choose_blocks, rescore_blocks
+from tokenbounds.certificates.rescoring import Choice, choose_blocks, rescore_blocks, rescoring_options
 from tokenbounds.certificates.schema import Certificate
 from tokenbounds.certificates.sealing import read_certificate
 from tokenbounds.corpus.reader import Corpus
@@ -33,6 +33,7 @@ from tokenbounds.scores.block_tree import blocks_root, decode_leaf, read_record,
 from tokenbounds.scores.checks import check_values
 from tokenbounds.scores.plan_file import column, expand_blocks, read_plan
 from tokenbounds.scores.provenance import DTYPES, ENTROPY_FIELD, KL_FIELD, Provenance
+from tokenbounds.scores.scoring import decoded_predictor
 from tokenbounds.scores.store import open_scores
 
 _SECONDS = 60.0
@@ -147,8 +148,6 @@ def audit_blocks(
     CertificateError
         If a file differs, a block is not covered by the root, or the message gives other scores.
     """
-    from tokenbounds.messages.decode import decode_message
-
     path = Path(path)
     certificate = read_certificate(path)
     if certificate.blocks is None:
@@ -170,14 +169,14 @@ def audit_blocks(
     _check_tokens(scores, corpus, place)
     own = [path.parent / base.place for base in certificate.bases]
     coarse = [certificate.locate(record) for role, record in certificate.files() if role == "coarse message"]
-    predictor = decode_message(
-        certificate.locate(certificate.message), [*coarse, *(map(Path, bases) if bases else own)]
-    )
-    original = load_original(
-        find_original(path, certificate, [Path(base) for base in bases]), scores.provenance.original_sha256
-    )
-    top_k = certificate.settings.top_k
-    again = rescore_blocks(predictor, scores, plan, corpus, choice, top_k=top_k, original=original)
+    message, beside = certificate.locate(certificate.message), [*coarse, *(map(Path, bases) if bases else own)]
+    options, top_k = rescoring_options(scores), certificate.settings.top_k
+    compared = find_original(path, certificate, [Path(base) for base in bases])
+    with (
+        decoded_predictor(message, beside, options) as predictor,
+        placed_original(compared, scores.provenance.original_sha256, options) as original,
+    ):
+        again = rescore_blocks(predictor, scores, plan, corpus, choice, top_k=top_k, original=original)
     return [*checks, Check("scored again", place, again.detail)]
 
 

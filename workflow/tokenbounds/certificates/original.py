@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbounds.certificates.schema import Certificate
 from tokenbounds.errors import CertificateError
+from tokenbounds.scores.scorer import ScoringOptions
 
 if TYPE_CHECKING:
     from tokenbounds.scores.faithfulness import Original
@@ -34,8 +36,9 @@ def find_original(path: Path, certificate: Certificate, bases: Sequence[Path]) -
     return Path(os.path.normpath(path.parent / record.place))
 
 
-def load_original(place: Path | None, sha256: str) -> Original | None:
-    """The model at a place, which must have a hash; None without a place.
+@contextlib.contextmanager
+def placed_original(place: Path | None, sha256: str, options: ScoringOptions) -> Iterator[Original | None]:
+    """The model at a place, which must have a hash, loaded to where there is room for it; None without a place.
 
     Raises
     ------
@@ -43,12 +46,13 @@ def load_original(place: Path | None, sha256: str) -> Original | None:
         If it has another.
     """
     if place is None:
-        return None
-    from tokenbounds.scores.faithfulness import Original
+        yield None
+        return
+    from tokenbounds.scores import placement  # loads torch, which checking a chain's certificate does not need
 
-    original = Original.load(place)
-    if original.sha256 != sha256:
-        raise CertificateError(
-            f"{place} is not the model with hash {sha256[:16]}… that was compared with. Name --base."
-        )
-    return original
+    with placement.placed_original(place, options) as original:
+        if original.sha256 != sha256:
+            raise CertificateError(
+                f"{place} is not the model with hash {sha256[:16]}… that was compared with. Name --base."
+            )
+        yield original

@@ -168,18 +168,27 @@ def forecast_seconds(predictor: Any, corpus: Corpus, rows: pa.Table, visible_tok
     if isinstance(predictor, ChainPredictor):
         documents = np.unique(column(rows, "document"))
         return float(corpus.lengths[documents].sum()) / _CHAIN_TOKENS_A_SECOND
-    if not _is_network(predictor):
+    if (network := _network_of(predictor)) is None:
         return corpus.tokens / _REPLAYED_TOKENS_A_SECOND
     length = column(rows, "length")
     # A limited model reads a window of its own for each token that it scores.
     read = length.sum() * visible_tokens if visible_tokens else (length + column(rows, "context")).sum()
-    parameters = sum(values.numel() for values in predictor.parameters())
+    parameters = sum(values.numel() for values in network.parameters())
     return 2.0 * parameters * float(read) / _OPERATIONS_A_SECOND
 
 
-def _is_network(predictor: Any) -> bool:
-    """Whether a predictor rounds as matrix products do; all others give the same losses on every machine."""
-    return hasattr(predictor, "parameters")
+def _network_of(predictor: Any) -> Any | None:
+    """The torch module of a predictor that rounds as matrix products do; others give the same losses on every machine.
+
+    Of a model that is held block by block it has the structure.
+    """
+    return predictor if hasattr(predictor, "parameters") else getattr(predictor, "model", None)
+
+
+def rescoring_options(scores: ScoredRows) -> ScoringOptions:
+    """How scores were computed, as far as it matters, and no more tokens at a time than memory holds."""
+    batch_tokens = min(scores.provenance.batch_tokens or _BATCH_TOKENS, _MOST_BATCH_TOKENS)
+    return ScoringOptions(dtype=scores.provenance.dtype, batch_tokens=batch_tokens)
 
 
 def rescore_blocks(
@@ -197,7 +206,7 @@ def rescore_blocks(
     Parameters
     ----------
     predictor
-        What the message decodes to.
+        What the message decodes to, with the scores' `rescoring_options`.
     scores
         What it was scored with.
     plan, corpus
@@ -219,11 +228,10 @@ def rescore_blocks(
     CertificateError
         If a loss or rank differs by more than the tolerance; the message names the score file, document and position.
     """
-    dtype, rows = scores.provenance.dtype, choice.rows
-    tolerance = TOLERANCES[dtype if _is_network(predictor) else "chain"]
-    batch_tokens = min(scores.provenance.batch_tokens or _BATCH_TOKENS, _MOST_BATCH_TOKENS)
-    scorer = make_scorer(predictor, corpus, ScoringOptions(dtype=dtype, batch_tokens=batch_tokens), original)
-    again = _columns(score_blocks(scorer, corpus, rows, batch_tokens, plan.visible_tokens))
+    options, rows = rescoring_options(scores), choice.rows
+    tolerance = TOLERANCES["chain" if _network_of(predictor) is None else options.dtype]
+    scorer = make_scorer(predictor, corpus, options, original)
+    again = _columns(score_blocks(scorer, corpus, rows, options.batch_tokens, plan.visible_tokens))
     stored = _stored(scores, rows["block"].to_numpy())
     difference = compare_losses(again, stored, tolerance, scores.files)
     compare_errors(again["rank"], stored["rank"], top_k, tolerance, scores.files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -18,10 +19,16 @@ from tokenbounds.certificates.evidence import CertificateInputs, Evidence, LinkE
 from tokenbounds.certificates.faithfulness import Faithfulness
 from tokenbounds.certificates.file_records import FileRecord
 from tokenbounds.certificates.functionals import compare_functionals, find_labels
-from tokenbounds.certificates.original import find_original, load_original
+from tokenbounds.certificates.original import find_original, placed_original
 from tokenbounds.certificates.plan_check import check_plan
 from tokenbounds.certificates.rescored_rows import compare_rows
-from tokenbounds.certificates.rescoring import Rescored, choose_blocks, forecast_seconds, rescore_blocks
+from tokenbounds.certificates.rescoring import (
+    Rescored,
+    choose_blocks,
+    forecast_seconds,
+    rescore_blocks,
+    rescoring_options,
+)
 from tokenbounds.certificates.schema import Certificate, Stated
 from tokenbounds.certificates.sealing import Json, read_certificate, to_json
 from tokenbounds.config.certificates import reason_fault
@@ -29,6 +36,8 @@ from tokenbounds.corpus.manifest import MANIFEST_NAME, read_manifest
 from tokenbounds.corpus.reader import Corpus
 from tokenbounds.errors import CertificateError, TokenboundsError
 from tokenbounds.files import canonical_json, sha256_file
+from tokenbounds.scores.scorer import ScoringOptions
+from tokenbounds.scores.scoring import decoded_predictor
 from tokenbounds.scores.store import Scores
 
 ALL_BLOCKS = -1
@@ -120,20 +129,21 @@ def _check_messages(
     plan, rescored = evidence.plan, list[Rescored | None]()
     choice = choose_blocks(plan, None if rescore == ALL_BLOCKS else rescore or CHEAP_DRAWS, seed)
     for link in evidence.links:
-        predictor = _decode(link.path, link.places)
-        yield Check("message decodes", str(link.path), f"to a model, from {link.paid_bits:,} bits")
-        folder = str(link.scores.files[0].parent)
-        seconds = forecast_seconds(predictor, corpus, choice.rows, plan.visible_tokens)
-        if rescore or (rescore is None and seconds <= CHEAP_SECONDS):
-            top_k = certificate.settings.top_k
-            compared = link.scores.provenance.original_sha256
-            original = load_original(evidence.original, compared) if link is evidence.certified else None
-            again = rescore_blocks(predictor, link.scores, plan, corpus, choice, top_k=top_k, original=original)
-            rescored.append(again)
-            yield Check("scored again", folder, again.detail)
-        else:
-            rescored.append(None)
-            yield Check("not scored again", folder, _say_unscored(seconds), made=False)
+        options, folder = rescoring_options(link.scores), str(link.scores.files[0].parent)
+        with contextlib.ExitStack() as stack:
+            predictor = _decode(stack, link, options)
+            yield Check("message decodes", str(link.path), f"to a model, from {link.paid_bits:,} bits")
+            seconds = forecast_seconds(predictor, corpus, choice.rows, plan.visible_tokens)
+            if rescore or (rescore is None and seconds <= CHEAP_SECONDS):
+                top_k, compared = certificate.settings.top_k, link.scores.provenance.original_sha256
+                place = evidence.original if link is evidence.certified else None
+                original = stack.enter_context(placed_original(place, compared, options))
+                again = rescore_blocks(predictor, link.scores, plan, corpus, choice, top_k=top_k, original=original)
+                rescored.append(again)
+                yield Check("scored again", folder, again.detail)
+            else:
+                rescored.append(None)
+                yield Check("not scored again", folder, _say_unscored(seconds), made=False)
     names = [link.path.stem for link in evidence.links]
     differences = compare_functionals(certificate, rescored, names, find_labels(certificate, evidence, choice.rows))
     if differences:
@@ -328,14 +338,12 @@ def _score_file(scores: Scores, row: int) -> Path:
     return scores.files[-1]
 
 
-def _decode(message: Path, side_information: Sequence[Path]) -> Any:
-    """The model a message decodes to."""
-    from tokenbounds.messages.decode import decode_message
-
+def _decode(stack: contextlib.ExitStack, link: LinkEvidence, options: ScoringOptions) -> Any:
+    """What a link's message decodes to, until the stack is closed."""
     try:
-        return decode_message(message, side_information)
+        return stack.enter_context(decoded_predictor(link.path, link.places, options))
     except TokenboundsError as error:
-        raise CertificateError(f"{message} does not decode to a model: {error}") from error
+        raise CertificateError(f"{link.path} does not decode to a model: {error}") from error
 
 
 def _check_recomputation(path: Path, certificate: Certificate, evidence: Evidence) -> Check:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,11 +48,37 @@ def load_base(path: Path | str) -> tuple[PreTrainedModel, ModelCard, str]:
     else:
         from tokenbounds.models.pretrained.loading import load_pretrained
 
-        where, file = (str(path.parent), path.name) if path.suffix == ".gguf" else (str(path), None)
-        model, card = load_pretrained(PretrainedModel(kind="pretrained", name=where, gguf_file=file))
+        model, card = load_pretrained(_pretrained_at(path))
     if card.parameterization["kind"] != "dense":
         raise ModelError(f"{path} is not dense, and only dense models can be named by hash.")
     return model, card, hash_model(model, card)
+
+
+@contextlib.contextmanager
+def base_checkpoint(path: Path | str) -> Iterator[Path]:
+    """A checkpoint folder of the model at `path`, see `load_base`, so that one tensor at a time can be read.
+
+    A Hugging Face folder or GGUF file is imported where it is, into a folder that is removed at the end.
+
+    Raises
+    ------
+    ModelError
+        If there is no dense transformer at `path`.
+    """
+    path = Path(path)
+    if (path / CARD_FILE).is_file():
+        yield path
+        return
+    from tokenbounds.models.pretrained.loading import import_pretrained
+
+    with tempfile.TemporaryDirectory(prefix="tokenbounds-") as folder:
+        import_pretrained(_pretrained_at(path), folder)
+        yield Path(folder)
+
+
+def _pretrained_at(path: Path) -> PretrainedModel:
+    where, file = (str(path.parent), path.name) if path.suffix == ".gguf" else (str(path), None)
+    return PretrainedModel(kind="pretrained", name=where, gguf_file=file)
 
 
 def hash_model(model: PreTrainedModel, card: ModelCard) -> str:
@@ -113,8 +141,8 @@ def locate_base(sha256: str, places: Sequence[Path], vocabulary_size: int | None
     """The first of several places whose model has the given hash; see `search_places`."""
 
     def read(place: Path) -> tuple[str, Path]:
-        # A checkpoint folder is hashed from its file, without building the model.
-        return (checkpoint_sha256(place) if (place / CARD_FILE).is_file() else load_base(place)[2]), place
+        with base_checkpoint(place) as folder:  # hashed tensor by tensor, without building the model
+            return checkpoint_sha256(folder), place
 
     return search_places(sha256, places, vocabulary_size, read)
 

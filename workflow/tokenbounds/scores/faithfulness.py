@@ -7,8 +7,8 @@ need no bound (docs/bounds.md, "Faithfulness").
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from tokenbounds.errors import ScoreError
-from tokenbounds.models.base import load_base
 from tokenbounds.scores.divergence import DIVERGENCE_ALPHA
 from tokenbounds.scores.neural import Batch, NeuralScorer
 from tokenbounds.scores.plan_file import Int64Array
@@ -27,16 +26,10 @@ _ROWS, _ELEMENTS = 128, 1 << 23  # positions, and their logits, of each model th
 
 @dataclass(frozen=True)
 class Original:
-    """The model from which a message was made, as a transformers model, and its hash (`models.identity`)."""
+    """The model from which a message was made, as `NeuralScorer` takes models, and its hash (`models.identity`)."""
 
     model: Any
     sha256: str
-
-    @classmethod
-    def load(cls, place: Path | str) -> Original:
-        """Load a dense model from a checkpoint folder, a Hugging Face folder or a GGUF file; see `load_base`."""
-        model, _, sha256 = load_base(place)
-        return cls(model, sha256)
 
 
 class ComparingScorer(NeuralScorer):
@@ -58,6 +51,7 @@ class ComparingScorer(NeuralScorer):
     def __init__(self, model: Any, start_id: int, options: ScoringOptions, original: Original) -> None:
         super().__init__(model, start_id, options)
         self._original = NeuralScorer(original.model, start_id, options)
+        self.most_inputs = max(self.most_inputs, self._original.most_inputs)
         self.original_sha256 = original.sha256
         if self._original.vocabulary_size != self.vocabulary_size:
             raise ScoreError(
@@ -69,10 +63,16 @@ class ComparingScorer(NeuralScorer):
         """Divergences in bits, and whether first choices changed."""
         return np.empty(total, np.float32), np.empty(total, np.bool_)
 
-    def observe(self, batch: Batch, states: torch.Tensor, rows: Int64Array, extra: tuple[NDArray[Any], ...]) -> None:
-        """Compare the predictions of a batch: states [n, H], and the rows where results belong [n]."""
-        self._original.check_independence(int(batch.group.width.max()))
-        originals = self._original.batch_states(batch)  # [n, H of the original]
+    def other_states(self, batches: Sequence[Batch]) -> Iterator[torch.Tensor]:
+        """States of the original [n, H of the original] for each batch."""
+        self._original.check_independence(max(int(batch.group.width.max()) for batch in batches))
+        return self._original.batch_states(batches)
+
+    def observe(
+        self, states: torch.Tensor, originals: torch.Tensor | None, rows: Int64Array, extra: tuple[NDArray[Any], ...]
+    ) -> None:
+        """Compare the predictions of a batch: states of both models [n, H], and the rows where results belong [n]."""
+        assert originals is not None
         all_divergences, all_changed = extra
         rows_at_once = max(1, min(_ROWS, _ELEMENTS // self.vocabulary_size))
         for first in range(0, len(states), rows_at_once):

@@ -15,7 +15,8 @@ H the trunk's width, V tokens in the vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -155,6 +156,7 @@ class NeuralScorer:
         if trunk is None and not hasattr(model, "hf_device_map"):  # dispatched models are where they should be
             _cast(model, self._device, self._dtype)
         self._trunk = trunk or WholeTrunk(model)
+        self.most_inputs = self._trunk.most_inputs
         self.head = ScoringHead(model.get_output_embeddings(), self._device, options.head_rows)
         self.device_kind = self._device.type
         self.order: int | None = None
@@ -184,16 +186,17 @@ class NeuralScorer:
             self.check_independence(max(int(group.width.max()) for group in run))
             batches = [Batch(group, blocks) for group in run for blocks in self._batches(group)]
             scored = {id(group): self._columns(int(group.length.sum())) for group in run}
-            inputs = (torch.from_numpy(batch.inputs(self._start_id)).to(self._device) for batch in batches)
-            for batch, states in zip(batches, self._trunk.states(inputs), strict=True):
-                picked = batch.pick(states)  # [n, H], block by block
+            # Two models go through the windows side by side, each in its own time.
+            for batch, states, others in zip(
+                batches, self.batch_states(batches), self.other_states(batches), strict=False
+            ):
                 targets, rows = batch.places()
                 nll_bits, rank, entropy, *extra, alpha = scored[id(batch.group)]
-                nll_bits[rows], rank[rows], entropy[rows] = self.head.score(picked, targets)
-                self.observe(batch, picked, rows, tuple(extra))
+                nll_bits[rows], rank[rows], entropy[rows] = self.head.score(states, targets)
+                self.observe(states, others, rows, tuple(extra))
                 if self._head_values is not None:
-                    values = self._head_values.to(picked.device)
-                    positions = grid_positions(picked, values, len(self.alphas)).long().cpu().numpy()
+                    values = self._head_values.to(states.device)
+                    positions = grid_positions(states, values, len(self.alphas)).long().cpu().numpy()
                     alpha[rows] = np.array(self.alphas, np.float32)[positions]
             for group in run:
                 *known, alpha = scored[id(group)]
@@ -211,7 +214,7 @@ class NeuralScorer:
         for group in groups:
             width = group.width
             padded = sum(len(blocks) * int(width[blocks].max()) for blocks in self._batches(group))
-            if run and inputs + padded > self._trunk.most_inputs:
+            if run and inputs + padded > self.most_inputs:
                 yield run
                 run, inputs = [], 0
             run.append(group)
@@ -223,12 +226,20 @@ class NeuralScorer:
         """Places for `total` results of what else is known about each token, before smoothing weights."""
         return ()
 
-    def observe(self, batch: Batch, states: torch.Tensor, rows: Int64Array, extra: tuple[np.ndarray, ...]) -> None:
-        """Fill `rows` [n] of the extra columns, given a batch and its states [n, H]."""
+    def other_states(self, batches: Sequence[Batch]) -> Iterator[torch.Tensor | None]:
+        """For each batch what another model, with which this one is compared, makes of it; None without one."""
+        return repeat(None)
 
-    def batch_states(self, batch: Batch) -> torch.Tensor:
-        """States of a batch's scored positions, [n, H], block by block."""
-        return batch.pick(self._states(torch.from_numpy(batch.inputs(self._start_id)).to(self._device)))
+    def observe(
+        self, states: torch.Tensor, others: torch.Tensor | None, rows: Int64Array, extra: tuple[np.ndarray, ...]
+    ) -> None:
+        """Fill `rows` [n] of the extra columns, given a batch's states [n, H] and those of the other model."""
+
+    def batch_states(self, batches: Sequence[Batch]) -> Iterator[torch.Tensor]:
+        """States of each batch's scored positions, [n, H], block by block."""
+        inputs = (torch.from_numpy(batch.inputs(self._start_id)).to(self._device) for batch in batches)
+        for batch, states in zip(batches, self._trunk.states(inputs), strict=True):
+            yield batch.pick(states)
 
     def _batches(self, group: Group) -> Iterator[Int64Array]:
         """Yield block indices, long windows first, at most `batch_tokens` padded inputs together."""

@@ -21,12 +21,16 @@ from tokenbounds.limits import GIB, memory_limit
 from tokenbounds.messages.container import Message
 from tokenbounds.messages.decode import attach_head, decode_message
 from tokenbounds.messages.spool import spool_message, spoolable_card
+from tokenbounds.models.base import base_checkpoint
 from tokenbounds.models.blockwise import BlockwiseModel
 from tokenbounds.models.build import count_parameters, empty_model
 from tokenbounds.models.card import ModelCard
+from tokenbounds.models.checkpoint import load_checkpoint, open_checkpoint
 from tokenbounds.models.families import family_of
+from tokenbounds.models.identity import checkpoint_sha256
 from tokenbounds.models.tensor_source import TensorSource
 from tokenbounds.scores.blockwise import SCRATCH_BYTES, BlockwiseTrunk
+from tokenbounds.scores.faithfulness import Original
 from tokenbounds.scores.neural import TORCH_DTYPES, device_of
 from tokenbounds.scores.scorer import Placement, ScoringOptions
 
@@ -35,6 +39,8 @@ _log = logging.getLogger(__name__)
 # Bytes of memory that decoding a whole message takes for each parameter at its peak: codes as they are decoded,
 # float32 values, and the float32 model.
 _DECODING_BYTES = 20
+# The same of loading a checkpoint: its file, and the float32 model.
+_LOADING_BYTES = 8
 # What must be left of a GPU for activations and logits, and of the machine's memory for everything else.
 _GPU_RESERVE, _HOST_RESERVE = 4 * GIB, 2 * GIB
 
@@ -75,27 +81,32 @@ def choose_placement(sizes: Sizes) -> Placement:
     return "dispatch" if sizes.model <= sum(free) else "blocks"
 
 
-def measure_sizes(card: ModelCard, device: torch.device, dtype: torch.dtype) -> Sizes:
-    """Sizes of a card's model, and what this process may use now; a device with a number is the only GPU."""
+def measure_sizes(card: ModelCard, device: torch.device, dtype: torch.dtype, building: int = _DECODING_BYTES) -> Sizes:
+    """Sizes of a card's model, and what this process may use now; a device with a number is the only GPU.
+
+    `building` is how many bytes of memory it takes for each parameter to make the model whole.
+    """
     parameters = count_parameters(card).total
     gpus: tuple[int, ...] = ()
     if device.type == "cuda":
         numbers = range(torch.cuda.device_count()) if device.index is None else [device.index]
         gpus = tuple(torch.cuda.mem_get_info(number)[0] for number in numbers)
-    return Sizes(parameters * dtype.itemsize, parameters * _DECODING_BYTES, _free_memory(), gpus)
+    return Sizes(parameters * dtype.itemsize, parameters * building, _free_memory(), gpus)
 
 
 def _free_memory() -> int:
     """Memory that this process may still use, bytes: of the machine, of its own limits, or of its SLURM job."""
     free = memory_limit()
+    with contextlib.suppress(KeyError, ValueError):
+        if megabytes := int(os.environ["SLURM_MEM_PER_NODE"]):  # 0 is all of the node
+            free = min(free, megabytes << 20)
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        free -= int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         available = next(line for line in lines if line.startswith("MemAvailable:"))
         free = min(free, 1024 * int(available.split()[1]))
-    with contextlib.suppress(KeyError, ValueError):
-        if megabytes := int(os.environ["SLURM_MEM_PER_NODE"]):  # 0 is all of the node
-            free = min(free, megabytes << 20)
-    return free
+    return max(0, free)
 
 
 @contextlib.contextmanager
@@ -142,14 +153,50 @@ def placed_predictor(
             yield BlockwiseTrunk(blocks, folder, SCRATCH_BYTES)
 
 
-def _log_placement(placement: Placement, sizes: Sizes | None, options: ScoringOptions) -> None:
+@contextlib.contextmanager
+def placed_original(place: Path | str, options: ScoringOptions) -> Iterator[Original]:
+    """Load the model that a decoded one is compared with, to where there is room for it beside that one.
+
+    Parameters
+    ----------
+    place
+        A checkpoint folder, a Hugging Face folder or a GGUF file; see `models.base.load_base`.
+    options
+        Those of the decoded model, which is placed already.
+
+    Raises
+    ------
+    ModelError
+        If there is no dense transformer at `place`.
+    ScoreError
+        If the options want a placement that this machine cannot have.
+    """
+    with base_checkpoint(place) as checkpoint, tempfile.TemporaryDirectory(prefix="tokenbounds-") as folder:
+        sha256, (source, card) = checkpoint_sha256(checkpoint), open_checkpoint(checkpoint)
+        device, dtype = device_of(options), TORCH_DTYPES[options.dtype]
+        sizes = measure_sizes(card, device, dtype, _LOADING_BYTES)
+        placement = choose_placement(sizes) if options.placement == "auto" else options.placement
+        _log_placement(placement, sizes, options, "the original")
+        model: Any
+        if placement == "whole":
+            model = load_checkpoint(checkpoint)[0]
+        elif placement == "dispatch":
+            model = load_dispatched(source, card, dtype, _room(sizes, device))
+        else:
+            model = BlockwiseTrunk(BlockwiseModel(source, card, device, dtype), Path(folder), SCRATCH_BYTES)
+        yield Original(model, sha256)
+
+
+def _log_placement(
+    placement: Placement, sizes: Sizes | None, options: ScoringOptions, model: str = "the model"
+) -> None:
     if sizes is None:
         _log.info("placement %s: the message is no dense transformer by itself", placement)
         return
     gpus = " + ".join(f"{gpu / GIB:.1f} GiB" for gpu in sizes.gpus) or "none"
-    needs = (sizes.model / GIB, options.dtype, sizes.decoding / GIB, sizes.host / GIB, gpus)
+    needs = (model, sizes.model / GIB, options.dtype, sizes.decoding / GIB, sizes.host / GIB, gpus)
     _log.info(
-        "placement %s: the model takes %.2f GiB as %s, decoding it whole %.2f GiB; free memory: %.1f GiB, GPUs: %s",
+        "placement %s: %s takes %.2f GiB as %s, making it whole %.2f GiB; free memory: %.1f GiB, GPUs: %s",
         *(placement, *needs),
     )
 

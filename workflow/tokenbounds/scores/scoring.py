@@ -246,12 +246,13 @@ def score_message(
     corpus = Corpus.open(corpus_directory, verify=True)
     annotated = corpus.manifest.annotations_file is not None
     options = options or ScoringOptions()
-    compared = None
-    if original is not None:
-        from tokenbounds.scores.faithfulness import Original  # loads torch, as above
+    with contextlib.ExitStack() as stack:
+        predictor = stack.enter_context(decoded_predictor(Path(message), side_information, options))
+        compared = None
+        if original is not None:
+            from tokenbounds.scores.placement import placed_original  # loads torch, as below
 
-        compared = Original.load(original)
-    with _decoded(Path(message), side_information, options) as predictor:
+            compared = stack.enter_context(placed_original(original, options))
         return score_shard(
             predictor,
             corpus,
@@ -266,8 +267,14 @@ def score_message(
 
 
 @contextlib.contextmanager
-def _decoded(path: Path, side_information: Iterable[Path | str], options: ScoringOptions) -> Iterator[Any]:
-    """A message's predictor, for `make_scorer`."""
+def decoded_predictor(path: Path, side_information: Iterable[Path | str], options: ScoringOptions) -> Iterator[Any]:
+    """What a message decodes to, where its size and the options put it, for `make_scorer`.
+
+    Raises
+    ------
+    TokenboundsError
+        If it does not decode; see `placement.placed_predictor`.
+    """
     from tokenbounds.messages.counted import decode_counted  # loads numba, which reading scores does not need
 
     message = read_message(path)

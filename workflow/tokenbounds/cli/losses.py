@@ -60,8 +60,7 @@ def bound(
         return
     if vocabulary_size is None:
         raise ConfigError("give --vocabulary-size, the number of tokens that the model predicts.")
-    if not 0 < delta < 1:
-        raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
+    _check_delta(delta)
     if held_out != (bits is None):
         raise CertificateError(
             "give --bits, of the message that decodes to the model, or --held-out if it never saw the text."
@@ -121,8 +120,7 @@ def lm_eval(
     from tokenbounds.certificates.lm_eval import Question, Unit, lm_eval_intervals
     from tokenbounds.console import show_lm_eval
 
-    if not 0 < delta < 1:
-        raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
+    _check_delta(delta)
     stated = {"byte": (longest_document, ceiling), "word": (longest_words, word_ceiling)}
     units = {name: Unit(longest, most) for name, (longest, most) in stated.items() if longest is not None}
     question = Question(delta, units, bits)
@@ -154,9 +152,13 @@ def plan(
     from tokenbounds.config import BoundsSpec, check_row
     from tokenbounds.console import show_forecast
 
-    if not 0 < delta < 1:
-        raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")
+    _check_delta(delta)
     spec = check_row(BoundsSpec, {"delta": delta}, "bounds")
     cut, mean = documents
     forecast = Forecast(find_pilot(losses), vocabulary_size, spec, block, cut / max(1, mean))
     show_forecast(SafeConsole(), forecast, find_bits(message), find_tokens(corpus), width)
+
+
+def _check_delta(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise ConfigError(f"--delta is {delta}; choose a probability between 0 and 1.")

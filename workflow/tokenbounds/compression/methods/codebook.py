@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tokenbounds.compression.grids import VECTOR_RATIO, finite, round_by_spread
+from tokenbounds.compression.posttraining.kept_codes import KeptCodes
 from tokenbounds.compression.straight_through import train
 from tokenbounds.compression.subject import Record, Sources
 from tokenbounds.compression.trainable import (
@@ -96,14 +97,15 @@ def nearest_index(values: np.ndarray, codebook: np.ndarray) -> np.ndarray:
 def assign(
     tensors: Mapping[str, np.ndarray], codebooks: Mapping[str, np.ndarray], vectors: GridTensors
 ) -> CodebookFormat:
-    """Round matrices to given codebooks and drop the values that none is rounded to."""
-    indices, used_books = {}, {}
+    """Round matrices to given codebooks, one in memory at a time, and drop the values that none is rounded to."""
+    indices, used_books = KeptCodes(), {}
     for name, codebook in codebooks.items():
         nearest = nearest_index(tensors[name], codebook)
-        used, inverse = np.unique(nearest, return_inverse=True)
-        indices[name] = inverse.astype(np.int32).reshape(tensors[name].shape)
+        used = np.bincount(nearest.reshape(-1), minlength=len(codebook)) > 0
+        indices[name] = (np.cumsum(used) - 1).astype(np.int32)[nearest]
         used_books[name] = codebook[used]
-    return CodebookFormat(tuple(tensors), indices, used_books, vectors)
+    shapes = {name: indices.shape(name) if name in codebooks else vectors.codes[name].shape for name in tensors}
+    return CodebookFormat(shapes, indices, used_books, vectors)
 
 
 class TrainableCodebook(TrainableTensor):

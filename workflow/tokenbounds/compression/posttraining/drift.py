@@ -250,7 +250,7 @@ class _Passes:
     @torch.no_grad()
     def all(self, layers: Sequence[Matrix]) -> dict[str, ScaledMatrix]:
         """All blocks, one after the other."""
-        again = Rounder(self.rounder.rounding, self._corrected, self.rounder.seen)
+        again = Rounder(self.rounder.rounding, self._corrected, self.rounder.seen, device=self.rounder.device)
         for batch, ids in enumerate(self.batches):
             for name, model in (("original", self.original), ("current", self.current)):
                 states, arguments = model.embed(ids)

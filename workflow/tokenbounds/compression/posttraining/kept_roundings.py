@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from tokenbounds.compression.calibration.layers import Matrix
 from tokenbounds.compression.posttraining.rates import RateModel
-from tokenbounds.compression.posttraining.roundings import Rounding
+from tokenbounds.compression.posttraining.roundings import Rounding, Unrounded
 from tokenbounds.files import write_bytes
 from tokenbounds.messages.formats import Format
 from tokenbounds.messages.formats.scaled import ScaledFormat, ScaledMatrix
@@ -40,13 +41,17 @@ class KeptRounding(Rounding):
 
     def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
         """See `Rounding`."""
-        path = self._folder / f"{_key(matrix, weight, scale, rates)}.npz"
-        kept = _read(path) if path.is_file() else None
-        if kept is not None and kept.codes.shape == weight.shape:
-            return kept
-        found = self._way.round(matrix, weight, scale, rates)
-        _write(path, found)
-        return found
+        item = Unrounded(matrix, weight, rates)
+        kept = self._find(item, scale)
+        return kept or self._keep(item, scale, self._way.round(matrix, weight, scale, rates))
+
+    def round_together(self, items: Sequence[Unrounded], scale: float, device: torch.device) -> list[ScaledMatrix]:
+        """See `Rounding`."""
+        kept = [self._find(item, scale) for item in items]
+        missing = [item for item, found in zip(items, kept, strict=True) if found is None]
+        rounded = self._way.round_together(missing, scale, device) if missing else []
+        new = iter([self._keep(item, scale, found) for item, found in zip(missing, rounded, strict=True)])
+        return [found or next(new) for found in kept]
 
     def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
         """See `Rounding`."""
@@ -55,6 +60,18 @@ class KeptRounding(Rounding):
     def finish(self, scaled: ScaledFormat, matrices: Sequence[Matrix]) -> Format:
         """See `Rounding`."""
         return self._way.finish(scaled, matrices)
+
+    def _path(self, item: Unrounded, scale: float) -> Path:
+        return self._folder / f"{_key(item.matrix, item.weight, scale, item.rates)}.npz"
+
+    def _find(self, item: Unrounded, scale: float) -> ScaledMatrix | None:
+        path = self._path(item, scale)
+        kept = _read(path) if path.is_file() else None
+        return kept if kept is not None and kept.codes.shape == item.weight.shape else None
+
+    def _keep(self, item: Unrounded, scale: float, found: ScaledMatrix) -> ScaledMatrix:
+        _write(self._path(item, scale), found)
+        return found
 
 
 def _key(matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> str:

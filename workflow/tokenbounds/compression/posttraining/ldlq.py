@@ -17,12 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.linalg import solve_triangular
 
+from tokenbounds.compression.posttraining.parallel import rounding_device
 from tokenbounds.errors import CalibrationError
 
 DAMPING = 1e-4
-_PANEL = 128  # columns whose feedback is computed one by one; later columns are updated once per panel
+PANEL = 128  # columns whose feedback is computed one by one; later columns are updated once per panel
 _PRODUCT_VALUES = 1 << 24  # values of a product that is in memory at once, 128 MB
 
 QuantizeBlock = Callable[[np.ndarray, int], np.ndarray]
@@ -68,8 +70,8 @@ def ldl_factor(hessian: np.ndarray, damping: float = DAMPING) -> LdlFactor:
     matrix[np.diag_indices(size)] += damping * mean if mean > 0 else 1.0
     try:
         # The Cholesky factor of the reversed matrix is, reversed again, upper triangular.
-        upper = np.linalg.cholesky(matrix[::-1, ::-1])[::-1, ::-1]
-    except np.linalg.LinAlgError as error:
+        upper = _cholesky(matrix[::-1, ::-1])[::-1, ::-1]
+    except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
         raise CalibrationError(
             f"second moments are not positive definite with damping {damping}. Calibrate on more tokens, or raise it."
         ) from error
@@ -78,6 +80,13 @@ def ldl_factor(hessian: np.ndarray, damping: float = DAMPING) -> LdlFactor:
     feedback = upper / roots  # upper triangular already
     np.fill_diagonal(feedback, 0.0)
     return LdlFactor(feedback, roots**2)
+
+
+def _cholesky(matrix: np.ndarray) -> np.ndarray:
+    device = rounding_device()
+    if device is None:
+        return np.linalg.cholesky(matrix)
+    return torch.linalg.cholesky(torch.from_numpy(matrix.copy()).to(device)).cpu().numpy()
 
 
 def ldlq(weight: np.ndarray, factor: LdlFactor, quantize_block: QuantizeBlock, block: int = 1) -> np.ndarray:
@@ -103,10 +112,10 @@ def ldlq(weight: np.ndarray, factor: LdlFactor, quantize_block: QuantizeBlock, b
     # Transposed, so that a column of the weight is contiguous; once a column is rounded, its values take its place.
     targets = np.array(weight.T, dtype=np.float64, order="C")
     feedback = _block_feedback(factor.feedback, block).T
-    panel = block * max(_PANEL // block, 1)
+    panel = block * max(PANEL // block, 1)
     errors = np.zeros((min(panel, columns), outputs))  # of the columns of this panel
     # The errors reach later columns in products of up to this many rows.
-    most = max(_PRODUCT_VALUES // max(outputs, 1), _PANEL)
+    most = max(_PRODUCT_VALUES // max(outputs, 1), PANEL)
     for start in range(0, columns, panel):
         stop = min(start + panel, columns)
         # Within a panel, targets include the errors made since it began: [block, done] @ [done, outputs].

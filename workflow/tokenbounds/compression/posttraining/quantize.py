@@ -13,6 +13,7 @@ from tokenbounds.compression.calibration.store import Calibration
 from tokenbounds.compression.grids import join_scaled
 from tokenbounds.compression.posttraining.drift import DriftFollower
 from tokenbounds.compression.posttraining.kept_roundings import KeptRounding
+from tokenbounds.compression.posttraining.parallel import rounding_device
 from tokenbounds.compression.posttraining.roundings import Rounding, RoundToNearest
 from tokenbounds.compression.posttraining.scale_search import (
     SLACK_BITS,
@@ -70,7 +71,7 @@ def quantize_to_target(rounding: type[Rounding]) -> Quantize:
         way, matrices = rounding(spec, calibration), matrices_of(subject.structure)
         if sources.work is not None:
             way = KeptRounding(way, sources.work)
-        rounder, shapes = Rounder(way, subject.tensors), subject.shapes
+        rounder, shapes = Rounder(way, subject.tensors, device=rounding_device()), subject.shapes
         task = _Task(spec.target, spec.embedding_bits_per_weight, rounder, matrices, shapes, sources.coder)
         rounded, drift, later = task.run(), getattr(spec, "drift", None), Record()
         if drift is not None and calibration is not None:

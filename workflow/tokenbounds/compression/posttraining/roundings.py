@@ -6,28 +6,27 @@ Matrices are upright here, [outputs, inputs], however the model stores them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from threading import Lock
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 
 from tokenbounds.compression.calibration.layers import Matrix
 from tokenbounds.compression.calibration.store import Calibration
-from tokenbounds.compression.posttraining.ldlq import LdlFactor, ldl_factor, ldlq
-from tokenbounds.compression.posttraining.rates import RateModel, round_column
-from tokenbounds.compression.posttraining.viterbi import quantize_sequences
+from tokenbounds.compression.posttraining.feedback import MAX_CODE, FeedbackTask
+from tokenbounds.compression.posttraining.feedback_on_device import round_on_device
+from tokenbounds.compression.posttraining.ldlq import LdlFactor, ldl_factor
+from tokenbounds.compression.posttraining.rates import RateModel
 from tokenbounds.config.quantizers import GptqQuantizer, QuipQuantizer, RtnQuantizer, WatersicQuantizer
-from tokenbounds.messages.coding.trellis import Trellis, trellis
 from tokenbounds.messages.formats import Format
 from tokenbounds.messages.formats.grid import STEPS_PER_OCTAVE
 from tokenbounds.messages.formats.rotated import RotatedFormat
 from tokenbounds.messages.formats.scaled import LEAST_EXPONENT, ScaledFormat, ScaledMatrix, exponents_of, steps_of
 from tokenbounds.models.pretrained.hadamard import rotate_weight, weight_rotations
 
-_MAX_CODE = float(1 << 29)
 _ROWS_AT_ONCE = 8192  # rows that are rounded together where they are independent
 # A bit is worth about 0.36 squared steps on the grid of both cosets; each coset alone has steps twice as large.
 _TRELLIS_RATE_WEIGHT = 3.0
@@ -37,8 +36,13 @@ _UNSEEN = 0.05  # of a table
 # it.
 _QUIET = 0.3
 
-# (targets in steps, column, rows that they are of) -> codes
-Choice = Callable[[np.ndarray, int, slice], np.ndarray]
+
+class Unrounded(NamedTuple):
+    """A matrix, its float32 weight [outputs, inputs], and what was learned from the codes of its previous round."""
+
+    matrix: Matrix
+    weight: np.ndarray
+    rates: RateModel | None
 
 
 class Rounding(ABC):
@@ -69,6 +73,10 @@ class Rounding(ABC):
             Learned from the codes of the previous round.
         """
 
+    def round_together(self, items: Sequence[Unrounded], scale: float, device: torch.device) -> list[ScaledMatrix]:
+        """As `round`, for matrices of one shape, with torch on a device where a way has steps that run there."""
+        return [self.round(item.matrix, item.weight, scale, item.rates) for item in items]
+
     def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
         """About the scale at which codes have a root mean square of one."""
         return 1.0
@@ -92,30 +100,55 @@ class RoundToNearest(Rounding):
         return round_plainly(weight, row_exponents, np.zeros(weight.shape[1], dtype=np.int32))
 
 
-class ErrorFeedback(Rounding):
+class FeedbackRounding(Rounding):
+    """A way that rounds column by column with error feedback: it says to which steps, and by what rule."""
+
+    @abstractmethod
+    def task(
+        self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None
+    ) -> FeedbackTask | ScaledMatrix:
+        """What is to be done, or the rounded matrix if it needs no feedback; arguments are those of `round`."""
+
+    def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
+        """See `Rounding`."""
+        task = self.task(matrix, weight, scale, rates)
+        return task.round() if isinstance(task, FeedbackTask) else task
+
+    def round_together(self, items: Sequence[Unrounded], scale: float, device: torch.device) -> list[ScaledMatrix]:
+        """See `Rounding`."""
+        tasks = [self.task(item.matrix, item.weight, scale, item.rates) for item in items]
+        found = iter(round_on_device([task for task in tasks if isinstance(task, FeedbackTask)], device))
+        return [next(found) if isinstance(task, FeedbackTask) else task for task in tasks]
+
+
+class ErrorFeedback(FeedbackRounding):
     """Steps as in `RoundToNearest`, linear layers rounded with error feedback."""
 
     def __init__(self, spec: GptqQuantizer, calibration: Calibration) -> None:
         self._spec, self._calibration = spec, calibration
 
-    def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
-        """See `Rounding`."""
+    def task(
+        self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None
+    ) -> FeedbackTask | ScaledMatrix:
+        """See `FeedbackRounding`."""
         row_exponents = rms_exponents(weight, scale, self._spec.steps)
         column_exponents = np.zeros(weight.shape[1], dtype=np.int32)
         if matrix.use != "linear":
             return round_plainly(weight, row_exponents, column_exponents)
         factor = ldl_factor(self._calibration.moments(matrix), self._spec.damping)
-        return round_with_feedback(weight, factor, row_exponents, column_exponents)
+        return FeedbackTask(weight, factor, row_exponents, column_exponents)
 
 
-class RotatedFeedback(Rounding):
+class RotatedFeedback(FeedbackRounding):
     """Linear layers rotated on both sides, one step each, rounded with error feedback."""
 
     def __init__(self, spec: QuipQuantizer, calibration: Calibration) -> None:
         self._spec, self._calibration = spec, calibration
 
-    def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
-        """See `Rounding`; codes of a linear layer are those of the rotated weight."""
+    def task(
+        self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None
+    ) -> FeedbackTask | ScaledMatrix:
+        """See `FeedbackRounding`; codes of a linear layer are those of the rotated weight."""
         column_exponents = np.zeros(weight.shape[1], dtype=np.int32)
         if matrix.use != "linear":
             return round_plainly(weight, rms_exponents(weight, scale, "row"), column_exponents)
@@ -128,7 +161,7 @@ class RotatedFeedback(Rounding):
         half = inputs.apply(self._calibration.moments(matrix).astype(np.float64))
         moments = inputs.apply(np.ascontiguousarray(half.T))
         factor = ldl_factor(moments, self._spec.damping)
-        return round_with_feedback(upright, factor, rms_exponents(upright, scale, "tensor"), column_exponents)
+        return FeedbackTask(upright, factor, rms_exponents(upright, scale, "tensor"), column_exponents)
 
     def finish(self, scaled: ScaledFormat, matrices: Sequence[Matrix]) -> Format:
         """All matrices rotated, except those that are not linear layers."""
@@ -136,7 +169,7 @@ class RotatedFeedback(Rounding):
         return RotatedFormat(scaled, self._spec.seed, plain)
 
 
-class SensitivitySteps(Rounding):
+class SensitivitySteps(FeedbackRounding):
     """Steps by sensitivity of rows and columns, feedback, and rate–distortion-optimised rounding."""
 
     def __init__(self, spec: WatersicQuantizer, calibration: Calibration) -> None:
@@ -145,24 +178,24 @@ class SensitivitySteps(Rounding):
         # a time.
         self._factor, self._factoring = lru_cache(maxsize=1)(self._factor_of), Lock()
 
-    def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
-        """See `Rounding`."""
+    def task(
+        self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None
+    ) -> FeedbackTask | ScaledMatrix:
+        """See `FeedbackRounding`."""
         # With g = sensitivity [outputs] and D [inputs], steps scale / √(g_r · D_k) make all errors cost the same loss.
         factor, sensitivity = self._sensitivity(matrix)
         row_exponents = staggered_exponents(scale / np.sqrt(sensitivity))
         column_exponents = exponents_of(1 / np.sqrt(factor.diagonal))
         if self._spec.rate_weight == 0:
-            return round_with_feedback(weight, factor, row_exponents, column_exponents)
+            return FeedbackTask(weight, factor, row_exponents, column_exponents)
         if self._spec.trellis is None:
             rates = rates or RateModel.fit(round_plainly(weight, row_exponents, column_exponents).codes)
-            choose = _by_cost(rates, self._spec.rate_weight)
-            return round_with_feedback(weight, factor, row_exponents, column_exponents, choose)
+            return FeedbackTask(weight, factor, row_exponents, column_exponents, rates, self._spec.rate_weight)
         # Every other point of a grid twice as fine.
         row_exponents = np.maximum(row_exponents - STEPS_PER_OCTAVE, LEAST_EXPONENT)
         rates = rates or RateModel.fit(round_plainly(weight, row_exponents, column_exponents).codes, grids=2)
-        choose = _along_trellis(rates, _TRELLIS_RATE_WEIGHT * self._spec.rate_weight, trellis(self._spec.trellis))
-        found = round_with_feedback(weight, factor, row_exponents, column_exponents, choose, rows_at_once=len(weight))
-        return replace(found, states=self._spec.trellis)
+        rate_weight = _TRELLIS_RATE_WEIGHT * self._spec.rate_weight
+        return FeedbackTask(weight, factor, row_exponents, column_exponents, rates, rate_weight, self._spec.trellis)
 
     def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
         """See `Rounding`."""
@@ -243,57 +276,5 @@ def round_plainly(weight: np.ndarray, row_exponents: np.ndarray, column_exponent
     row_steps, codes = steps_of(row_exponents).astype(np.float64), np.empty(weight.shape, dtype=np.int32)
     for part, steps, found in zip(parts_of(weight), parts_of(row_steps), parts_of(codes), strict=True):
         units = steps[:, None] * steps_of(column_exponents)  # [rows, columns]
-        found[:] = np.clip(np.rint(part / units), -_MAX_CODE, _MAX_CODE)
+        found[:] = np.clip(np.rint(part / units), -MAX_CODE, MAX_CODE)
     return ScaledMatrix(codes, row_exponents, column_exponents)
-
-
-def round_with_feedback(
-    weight: np.ndarray,
-    factor: LdlFactor,
-    row_exponents: np.ndarray,
-    column_exponents: np.ndarray,
-    choose: Choice | None = None,
-    rows_at_once: int = _ROWS_AT_ONCE,
-) -> ScaledMatrix:
-    """LDLQ onto the grid of the steps: to the nearest codes, or those that `choose` returns."""
-    # Outputs are independent given the inputs' moments: this many rows at a time, each part [rows, inputs].
-    codes = np.empty(weight.shape, dtype=np.int32)
-    row_steps, column_steps = steps_of(row_exponents).astype(np.float64), steps_of(column_exponents).astype(np.float64)
-    for first in range(0, len(weight), rows_at_once):
-        here = slice(first, first + rows_at_once)
-        transposed = np.empty((weight.shape[1], len(weight[here])), dtype=np.int32)
-
-        def quantize(
-            targets: np.ndarray,
-            column: int,
-            here: slice = here,
-            found: np.ndarray = transposed,
-        ) -> np.ndarray:
-            # targets [rows, 1]: the column with the errors of those before it; `units` [rows] are its steps.
-            units = row_steps[here] * column_steps[column]
-            wanted = np.clip(targets[:, 0] / units, -_MAX_CODE, _MAX_CODE)
-            found[column] = choose(wanted, column, here) if choose else np.rint(wanted)
-            return (found[column] * units)[:, None]
-
-        ldlq(weight[here], factor, quantize)
-        codes[here] = transposed.T
-    return ScaledMatrix(codes, row_exponents, column_exponents)
-
-
-def _by_cost(rates: RateModel, rate_weight: float) -> Choice:
-    """Each code on its own, for the least error and bits."""
-
-    def choose(wanted: np.ndarray, column: int, here: slice) -> np.ndarray:
-        return round_column(wanted, column, rates.rows(here), rate_weight)
-
-    return choose
-
-
-def _along_trellis(rates: RateModel, rate_weight: float, machine: Trellis) -> Choice:
-    """A column's codes together, for the least error and bits among those that a trellis allows."""
-
-    def choose(wanted: np.ndarray, column: int, here: slice) -> np.ndarray:
-        bands = rates.column_of_bands(column)[:, None]
-        return quantize_sequences(wanted[:, None], machine, rates.lengths, rate_weight, bands)[:, 0]
-
-    return choose

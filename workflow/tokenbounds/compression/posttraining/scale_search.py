@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from tokenbounds.compression.calibration.layers import Matrix
 from tokenbounds.compression.grids import finite
 from tokenbounds.compression.posttraining.kept_codes import CodeStore
 from tokenbounds.compression.posttraining.parallel import in_threads
 from tokenbounds.compression.posttraining.rates import RateModel
-from tokenbounds.compression.posttraining.roundings import Rounding
+from tokenbounds.compression.posttraining.roundings import Rounding, Unrounded
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import CodeSequence, Shape, encode_codes
@@ -29,6 +30,7 @@ _EVALUATIONS = 12
 _LEAST_STEP = 0.02  # octaves of the scale
 _SAMPLED_WEIGHTS = 8_000_000  # a scale is looked for on as many weights
 _CODED_TOGETHER = 1 << 24  # weights
+_ROUNDED_TOGETHER = 1 << 28  # values of the weights and second moments of matrices that a device rounds side by side
 
 
 @dataclass
@@ -43,11 +45,14 @@ class Rounder:
         By matrix, of the last round.
     bits : dict of str to float
         What the codes of each matrix's last round cost by their own code lengths; steps are not included.
+    device : torch device, optional
+        Where matrices are rounded, several of one shape at a time; None: by compiled code, a matrix per thread.
     """
 
     rounding: Rounding
     tensors: Mapping[str, np.ndarray]
     seen: dict[str, RateModel] = field(default_factory=dict)
+    device: torch.device | None = None
     bits: dict[str, float] = field(default_factory=dict)
     _store: CodeStore = field(default_factory=CodeStore)
 
@@ -58,20 +63,39 @@ class Rounder:
         for name, matrix in self.round_each(matrices, scale):
             rounded[name] = matrix
             progress.add(1, f"scale {scale:.4g}")
-        return rounded
+        return {matrix.name: rounded[matrix.name] for matrix in matrices}
 
     def round_each(self, matrices: Sequence[Matrix], scale: float) -> Iterator[tuple[str, ScaledMatrix]]:
-        """As `round`, one after the other by name, without a word on how far it is."""
+        """As `round`, by name as soon as each is done, without a word on how far it is."""
+        if self.device is not None:
+            for group in self._of_one_shape(matrices):
+                found = self.rounding.round_together(group, scale, self.device)
+                for item, result in zip(group, found, strict=True):
+                    yield item.matrix.name, self._learn(item.matrix, result)
+            return
 
-        def work(matrix: Matrix) -> tuple[ScaledMatrix, RateModel, float]:
+        def work(matrix: Matrix) -> tuple[str, ScaledMatrix]:
             result = self.rounding.round(matrix, self.upright(matrix), scale, self.seen.get(matrix.name))
-            rates = RateModel.fit(result.codes, grids=2 if result.states else 1)
-            bits = rates.bits(result.codes)
-            return self._store.keep(matrix.name, result.transpose() if matrix.transposed else result), rates, bits
+            return matrix.name, self._learn(matrix, result)
 
-        for matrix, found in zip(matrices, in_threads(work, matrices), strict=True):
-            rounded, self.seen[matrix.name], self.bits[matrix.name] = found
-            yield matrix.name, rounded
+        yield from in_threads(work, matrices)
+
+    def _learn(self, matrix: Matrix, result: ScaledMatrix) -> ScaledMatrix:
+        """Learn code lengths from a rounded matrix, and keep it as it is stored."""
+        rates = RateModel.fit(result.codes, grids=2 if result.states else 1)
+        self.seen[matrix.name], self.bits[matrix.name] = rates, rates.bits(result.codes)
+        return self._store.keep(matrix.name, result.transpose() if matrix.transposed else result)
+
+    def _of_one_shape(self, matrices: Sequence[Matrix]) -> Iterator[list[Unrounded]]:
+        """All matrices in groups of one shape, each small enough for a device."""
+        groups: dict[Shape, list[Unrounded]] = {}
+        for matrix in matrices:
+            weight = self.upright(matrix)
+            group = groups.setdefault(weight.shape, [])
+            group.append(Unrounded(matrix, weight, self.seen.get(matrix.name)))
+            if (len(group) + 1) * (weight.size + weight.shape[1] ** 2) > _ROUNDED_TOGETHER:
+                yield groups.pop(weight.shape)
+        yield from groups.values()
 
     def upright(self, matrix: Matrix) -> np.ndarray:
         """A matrix's values as [outputs, inputs]."""
@@ -169,7 +193,7 @@ class Sample:
     """
 
     def __init__(self, rounder: Rounder, matrices: Sequence[Matrix], shapes: Mapping[str, Shape]) -> None:
-        self._trial = Rounder(rounder.rounding, rounder.tensors)
+        self._trial = Rounder(rounder.rounding, rounder.tensors, device=rounder.device)
         sizes = {matrix.name: math.prod(shapes[matrix.name]) for matrix in matrices}
         total = sum(sizes.values())
         self._matrices = _every(matrices, max(1, round(total / _SAMPLED_WEIGHTS)))

@@ -20,7 +20,7 @@ from tokenbounds.compiled import compiled
 from tokenbounds.messages.coding.trellis import Trellis
 
 MAGNITUDES = 64  # greater ones are priced along a straight line
-_BITS_BEYOND = 1.0  # price of each further unit of magnitude
+BITS_BEYOND = 1.0  # price of each further unit of magnitude
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 
 
@@ -63,7 +63,7 @@ def quantize_sequences(
         column = np.ascontiguousarray(values[:, sequence], dtype=np.float64)
         if bands is not None:
             band[:] = bands[:, sequence]
-        last = _forward(column, prices, rate_weight * _BITS_BEYOND, band, machine, origins, choices)
+        last = _forward(column, prices, rate_weight * BITS_BEYOND, band, machine, origins, choices)
         _trace_back(last, machine.odd, origins, choices, points[:, sequence])
     return points
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.symbols import Coder
-from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes, iter_codes
+from tokenbounds.messages.coding.tensors import CodeSequence, Shape, decode_codes, encode_codes, iter_codes
 from tokenbounds.messages.container import Header, Message, Part, read_varint, write_varint
 from tokenbounds.messages.formats.base import Format
 from tokenbounds.messages.formats.grid import GridTensors, decode_exponents, encode_exponents, grid_values
@@ -28,16 +28,17 @@ class CodebookFormat(Format):
 
     Attributes
     ----------
-    names : tuple of str
+    shapes : dict of str to tuple of int
         All tensors in the model's order.
-    indices : dict of str to int32 array
+    indices : mapping of str to int32 array
+        Each may be read from a file when it is asked for.
     codebooks : dict of str to float16 array
         Strictly increasing, 1 to 256 values.
     vectors : GridTensors
     """
 
-    names: tuple[str, ...]
-    indices: dict[str, np.ndarray]
+    shapes: dict[str, Shape]
+    indices: Mapping[str, np.ndarray]
     codebooks: dict[str, np.ndarray]
     vectors: GridTensors
     kind: ClassVar[str] = "codebook"
@@ -45,23 +46,32 @@ class CodebookFormat(Format):
 
     def dequantize(self) -> dict[str, np.ndarray]:
         """Float32 tensors by name."""
-        vectors = self.vectors.dequantize()
-        return {
-            name: self.codebooks[name].astype(np.float32)[self.indices[name]] if name in self.indices else vectors[name]
-            for name in self.names
-        }
+        return dict(self.iter_values())
+
+    def iter_values(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the tensors in the model's order."""
+        for name in self.shapes:
+            if name in self.codebooks:
+                yield name, self.codebooks[name].astype(np.float32)[self.indices[name]]
+            else:
+                yield name, grid_values(name, self.vectors.codes[name], self.vectors.exponents[name])
 
     def header(self) -> Header:
         """The message's header needs nothing but the kind."""
         return {"kind": self.kind}
 
-    def symbols(self) -> list[np.ndarray]:
+    def symbols(self) -> CodeSequence:
         """Codes of all tensors in the model's order: indices from the value nearest zero, or the vectors' codes."""
-        # Counted from there, small magnitudes are frequent, as the coder expects of codes on a grid.
-        return [
-            self.indices[name] - _origin(self.codebooks[name]) if name in self.indices else self.vectors.codes[name]
-            for name in self.names
-        ]
+        names = list(self.shapes)
+
+        def make(place: int) -> np.ndarray:
+            name = names[place]
+            if name not in self.codebooks:
+                return self.vectors.codes[name]
+            # Counted from there, small magnitudes are frequent, as the coder expects of codes on a grid.
+            return self.indices[name] - np.int32(_origin(self.codebooks[name]))
+
+        return CodeSequence(list(self.shapes.values()), make)
 
     def to_parts(self, coder: Coder) -> list[Part]:
         """Codebooks, step exponents of the vectors, symbols."""
@@ -81,7 +91,7 @@ class CodebookFormat(Format):
         codes = dict(zip(shapes, decode_codes(message.content("symbols"), list(shapes.values()), coder), strict=True))
         indices = {name: _indices(name, codes[name], codebook) for name, codebook in codebooks.items()}
         quantized = GridTensors({name: codes[name] for name in exponents}, exponents)
-        return cls(tuple(shapes), indices, codebooks, quantized)
+        return cls(dict(shapes), indices, codebooks, quantized)
 
     @classmethod
     def stream_values(
@@ -90,7 +100,7 @@ class CodebookFormat(Format):
         """Yield the tensors, decoded one at a time."""
         names = list(shapes)
         codebooks, exponents = _read_scales(message, shapes)
-        cls((), {}, {}, GridTensors({}, {})).check_header(message)
+        cls({}, {}, {}, GridTensors({}, {})).check_header(message)
         for index, codes in iter_codes(message.content("symbols"), list(shapes.values()), coder):
             name = names[index]
             if name in codebooks:

@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from _coverage_sources import ALPHAS, BLOCK, DELTA, VOCABULARY, Floats, Trial, budget
+from _coverage_sources import ALPHAS, BLOCK, DELTA, VOCABULARY, Floats, Trial, both_losses, budget
 from tokenbounds.bounds.betting import betting_value, bound_errors, lambda_grid
 from tokenbounds.bounds.centred import Tangent, bound_centred, bound_centred_errors, error_centres
 from tokenbounds.bounds.sampling import pilot_draws, upper_mean
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, smooth
+from tokenbounds.scores.centres import CENTRE_TILT
 
 LAMBDAS = 16
 DRAWS = 12
@@ -30,6 +31,33 @@ def centred_excess(trial: Trial, span: float, bits: float, peek: bool) -> float:
     for alpha in ALPHAS:
         losses, ceiling = smooth(trial.nll_bits, alpha, VOCABULARY), loss_ceiling(alpha, VOCABULARY)
         gap = bound_centred(span * losses, span * entropy, span * ceiling, total, kappas=KAPPAS, lambdas=LAMBDAS).gap
+        found.append((float(losses.mean()) + gap, alpha))
+    value, alpha = min(found)
+    return float(trial.expected_bits(alpha).mean()) - value
+
+
+def crossed_excess(trial: Trial, span: float, bits: float, peek: bool) -> float:
+    """The truth minus the bound with cross-entropies as centres, under counts of what followed each context so far.
+
+    With `peek` the counts have read the token that they predict, and are sure of it.
+    """
+    token = np.where(trial.error > 0, 1.0 - trial.prediction, trial.prediction)
+    order = np.argsort(trial.context, kind="stable")  # of equal contexts, in time
+    context, ones = trial.context[order], token[order]
+    first = np.searchsorted(context, context)  # where each context's tokens begin
+    seen, before = np.arange(ones.size) - first, np.cumsum(ones) - ones
+    chance = np.empty_like(token)
+    chance[order] = (before - before[first] + 0.5) / (seen + 1.0)
+    if peek:
+        chance = np.clip(token, 0.001, 0.999)
+    total = budget(bits * trial.message_bits)
+    found = []
+    for alpha in ALPHAS:
+        losses, ceiling = smooth(trial.nll_bits, alpha, VOCABULARY), loss_ceiling(alpha, VOCABULARY)
+        one, zero = both_losses(trial.prediction, alpha)
+        weights = chance * 2.0 ** (-CENTRE_TILT * one), (1.0 - chance) * 2.0 ** (-CENTRE_TILT * zero)
+        expected = (weights[0] * one + weights[1] * zero) / (weights[0] + weights[1])
+        gap = bound_centred(span * losses, span * expected, span * ceiling, total, kappas=KAPPAS, lambdas=LAMBDAS).gap
         found.append((float(losses.mean()) + gap, alpha))
     value, alpha = min(found)
     return float(trial.expected_bits(alpha).mean()) - value

@@ -30,6 +30,7 @@ from _coverage_centres import (
     SHARE,
     centred_errors_excess,
     centred_excess,
+    crossed_excess,
     draw_blocks,
     drawn_means,
     sampled_errors_excess,
@@ -285,6 +286,7 @@ TOKEN_LEVEL = {
     "betting": excess_betting,
     "betting_by_token": excess_betting_by_token,
     "betting_centred": lambda trial, fault: centred_excess(trial, fault.span, fault.bits, fault.peek),
+    "betting_crossed": lambda trial, fault: crossed_excess(trial, fault.span, fault.bits, fault.peek),
     "inverse_kl": excess_errors,
     "errors_centred": lambda trial, fault: centred_errors_excess(trial, fault.span, fault.bits, fault.peek),
     "telescoped": excess_telescoped,
@@ -363,7 +365,7 @@ def faults_of(name: str) -> dict[str, Fault]:
     if name in STOPPED:
         return {"lambda_unpaid": Fault(unpaid=True)}
     peeking = {"weights_peek": Fault(peek=True)} if name in BY_TOKEN else {}
-    if name in ("betting_centred", "errors_centred"):
+    if name in ("betting_centred", "betting_crossed", "errors_centred"):
         peeking = {"centre_peeks": Fault(peek=True)}
     return SAMPLING_FAULT if name in SAMPLED else {**FAULTS, **peeking}
 

@@ -44,6 +44,7 @@ LATE = {
     ("models.weights", "models.pretrained.decoded"): "torch and GGUF, for values that must be decoded alone",
     ("console", "certificates.forecast"): "scipy and polars, for `tokenbounds plan` alone",
     ("scores.scoring", "messages.counted"): "numba, not to check or read scores",
+    ("scores.scoring", "scores.cross_entropies"): "torch, not to check or read scores",
     ("scores.scoring", "scores.faithfulness"): "torch, not to check or read scores",
     ("scores.scoring", "scores.placement"): "torch, not to check or read scores",
     ("scores.scoring", "scores.neural"): "torch, not to check or read scores",

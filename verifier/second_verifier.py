@@ -29,11 +29,12 @@ LN2 = math.log(2.0)
 TOP = """assumptions batch_tokens blocks bounds certificate certificate_sha256 chain corpus delta dtype faithfulness
     ledger manifest message model notes plan prior reference rows schema_version scored_tokens scores software study
     subsets tokens vocabulary_size""".split()
-SETTINGS = """alphas bounds certificates_per_sample delta faithfulness include_tolerance kappas lambdas link_alphas
-    link_betas sampling_share subsets top_k""".split()
+SETTINGS = """alphas bounds centre_order certificates_per_sample delta faithfulness include_tolerance kappas lambdas
+    link_alphas link_betas sampling_share subsets top_k""".split()
 # What rows of networks contain for rounding, where that is asked for: bits, and a share of tokens for errors.
 TOLERANCES = {"none": (0.0, 0.0), "float32": (1e-4, 1e-4), "bfloat16": (0.02, 0.01)}
 SINGLE, CHAINED = ("azuma", "freedman", "betting"), ("telescoped", "mixture", "control_variates")
+ENTROPIES = ("entropy_bits", "cross_entropy_bits")  # what centres are made of, the second if centre_order says so
 UNITS = {unit + how: unit for unit in ("documents", "sequences") for how in ("", "_betting")}
 UNSEEN = ["that messages decode to what gives the scores", "assumptions, notes, software", "the values of bases"]
 PLAN = ("context", "stride", "shards", "draws", "seed", "blocks", "visible_tokens", "blocks_per_document")
@@ -324,7 +325,7 @@ class Model:
     """A message and its scores, whose rows are compared with plan and corpus."""
 
     def __init__(self, link, folder, plan, named, paid):
-        message, found = link["message"], []
+        message, found, self.centred = link["message"], [], 0  # which of ENTROPIES its centres are made of
         self.name, self.paths = message["name"], [folder / each["file"] for each in link["scores"]]
         held = (message.get("coarse", message), message) if paid else ()
         self.messages = {each["sha256"]: each["size_bits"] for each in held}
@@ -336,7 +337,7 @@ class Model:
             need(right and file.num_rows == record["rows"], f"{path} was made from something else")
             self.size = int(meta["vocabulary_size"])
             self.alphas = tuple(json.loads(meta["alphas"])) if "alpha" in self.columns else ()
-            self.original = meta.get("original_sha256")
+            self.original, self.order = meta.get("original_sha256"), int(meta.get("centre_order", "0"))
             found.append(int(meta["shard"]))
         need(found == list(range(plan.shards)), f"{self.paths[0].parent} has not the plan's shards, each once")
         card = message["header"]["model"]
@@ -353,13 +354,15 @@ class Model:
         for name, values in told.items():
             need(np.array_equal(columns[name], values), f"{path}: column {name} is not that of plan and corpus")
         rank, most = columns["rank"], math.log2(self.size)
-        loss, entropy, strays = (columns.get(name, np.zeros(1)) for name in ("nll_bits", "entropy_bits", "kl_bits"))
+        loss, strays, *known = (columns.get(name, np.zeros(len(rank))) for name in ("nll_bits", "kl_bits", *ENTROPIES))
         right = (loss >= 0) & (loss < np.inf) & (rank >= 1) & (rank <= self.size)
-        right &= (strays >= 0) & (strays <= most + 16) & (8 * entropy == np.rint(8 * entropy))
-        right &= (entropy >= 0) & (8 * entropy <= math.ceil(8 * most))
+        right &= (strays >= 0) & (strays <= most + 16)
+        for entropy in known:
+            right &= (entropy >= 0) & (8 * entropy <= math.ceil(8 * most)) & (8 * entropy == np.rint(8 * entropy))
         # So many tokens are at least as probable as the true one; 2^-10 bit allows for rounding.
         right &= loss >= np.log2(np.maximum(rank, 1)) - 2**-10
         right &= not self.alphas or np.isin(columns["alpha"], self.alphas)
+        columns["centred"] = known[self.centred]
         need(right.all(), f"{path} has an impossible loss, rank, entropy, divergence or weight")
         return columns
 
@@ -373,14 +376,13 @@ def read_parts(models, plan, corpus, codes):
             labels[name] = find(told["token"], place)
             right = np.array_equal(tables[-1].get(name, labels[name]), labels[name])
             need(right, f"label {name} of scores is not the corpus's")
-        entropies = [table.get("entropy_bits", np.zeros(len(row))) for table in tables]
-        losses = [table["nll_bits"] for table in tables]
+        entropies, losses = ([table[name] for table in tables] for name in ("centred", "nll_bits"))
         yield tables[-1] | {"row": row, "nll": losses, "entropy": entropies, "labels": labels}
 
 
 def check_blocks(record, model, plan, parts):
     """The Merkle root over the scores' blocks."""
-    names = ("token", "nll_bits", "rank", "entropy_bits", "kl_bits", "first_choice_changed", "alpha")
+    names = ("token", "nll_bits", "rank", *ENTROPIES, "kl_bits", "first_choice_changed", "alpha")
     names = [name for name in names if name in model.columns]
     need(record["columns"] == names, "the tree over blocks has other columns")
     hashes = []
@@ -965,6 +967,8 @@ def verify(path):
     plan = Plan(folder / content["plan"]["file"], content["plan"], record["sha256"], corpus, manifest.get("reference"))
     named = {"manifest_sha256": record["sha256"], "plan_sha256": content["plan"]["sha256"]}
     models = [Model(link, folder, plan, named, content["prior"]["kind"] != "held_out") for link in links]
+    models[-1].centred = (order := content["bounds"].get("centre_order", 0)) > 0
+    need(order in (0, models[-1].order), "its scores have no cross-entropies of this order")
     need(models[-1].size == content["vocabulary_size"] and plan.scored == content["scored_tokens"], "other scores")
     for link, model in zip(links, models, strict=True):
         if "blocks" in link:

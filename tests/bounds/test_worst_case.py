@@ -192,3 +192,35 @@ def test_no_source_makes_a_bound_with_a_control_variate_fail_more_often_than_it_
     betas = (0.3, 0.6, 1.0)
     assert worst_case(np.minimum.reduce([variate_values(40, total, beta) for beta in betas])) <= 0.05
     assert worst_case(variate_values(40, total, 1.0, bounded=False)) > 0.05
+
+
+def worst_case_of_centres_that_learn(half, peeks, lambda_=0.97, kappa=0.9):
+    """How often a source can make the bound fail whose centre is the share of errors so far: over all histories.
+
+    With `peeks` the centre has counted the token itself, as if it were sure of it.
+    """
+    m, total = 2 * half, math.log(1 / 0.05)
+    sums = np.arange(m * GRID + 1)
+
+    def worst(errors, seen, centre, log):
+        """By the sum of chances so far, in steps of 1 / GRID."""
+        if seen == m:
+            value = centre / m + betting_value(log / m, lambda_, total, m)
+            return (sums / (GRID * m) > value + 1e-12).astype(float)
+        after = []
+        for error in (0, 1):
+            known = kappa * (0.98 * error + 0.01 if peeks else (errors + 1) / (seen + 2))
+            bet = math.log1p(-lambda_ * (error - known))
+            after.append(worst(errors + error, seen + 1, centre + known, log + bet))
+        best = np.zeros(sums.size)
+        for step in range(GRID + 1):
+            share, size = step / GRID, sums.size - step
+            best[:size] = np.maximum(best[:size], (1 - share) * after[0][step:] + share * after[1][step:])
+        return best
+
+    return worst(0, 0, 0.0, 0.0)[0]
+
+
+def test_no_source_makes_a_bound_fail_whose_centre_learns_and_one_that_peeks_is_caught():
+    assert worst_case_of_centres_that_learn(3, peeks=False) <= 0.05
+    assert worst_case_of_centres_that_learn(3, peeks=True) > 0.05

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 from tokenbounds.config import parse_study
-from tokenbounds.config.graph import training_corpora
+from tokenbounds.config.graph import centre_order, training_corpora
 from tokenbounds.errors import ConfigError
 
 BECAUSE = {"held_out_because": "Published on 2025-01-31, before the text was written."}
@@ -61,6 +61,16 @@ def test_chains_priors_and_units_that_work():
             {"bounds": {"faithfulness": True}},
             "compared with those of a dense network, trained or pretrained, and 'one'",
         ),
+        ({"bounds": {"centre_order": 3}}, "c.bounds.centre_order: is for networks, and 'one' is none"),
+        ({"message": "published", "bounds": {"centre_order": 9}}, "centre_order"),
+        (
+            {"message": "published", "bounds": {"centre_order": 3, "bounds": ["azuma"]}},
+            "c.bounds.centre_order: no bound has centres",
+        ),
+        (
+            {"message": "published", "bounds": {"centre_order": 3, "faithfulness": True}},
+            "c.bounds.centre_order: cannot be scored together with 'faithfulness'",
+        ),
         ({"prior": "heldout"}, "message"),
         ({"prior": "held_out", "message": "other"}, "c.held_out_because: is missing"),
         ({"prior": "held_out", "message": "other", "held_out_because": "It is."}, "c.held_out_because: names no date"),
@@ -96,6 +106,21 @@ def test_no_more_certificates_share_a_sample_than_are_paid_for():
     raw["certificates"]["f"]["corpus"] = "there"
     raw["certificates"]["a"].pop("bounds")
     parse_study(raw)
+
+
+def test_scores_hold_cross_entropies_of_one_order_where_a_certificate_wants_them():
+    row = {"message": "published", "corpus": "here"}
+    raw = copy.deepcopy(STUDY)
+    raw["certificates"] = {"c": row, "d": {**row, "bounds": {"centre_order": 2}}}
+    study = parse_study(raw)
+    assert centre_order(study, "here", "default", "published") == 2
+    assert centre_order(study, "here", "sample", "published") == centre_order(study, "here", "default", "one") == 0
+    raw["certificates"]["c"] = {**row, "bounds": {"centre_order": 3}}
+    with pytest.raises(ConfigError, match=r"d\.bounds\.centre_order: another certificate .* has order 3"):
+        parse_study(raw)
+    raw["certificates"]["c"] = {**row, "bounds": {"faithfulness": True}}
+    with pytest.raises(ConfigError, match=r"d\.bounds\.centre_order: 'published' is scored with a comparison"):
+        parse_study(raw)
 
 
 def test_training_corpora_of_a_certificate_and_its_chain():

@@ -53,5 +53,6 @@ rule score_shard:
         gres="",
     params:
         row=on.row("evaluations", "evaluation"),
+        centre_order=on.of(graph.centre_order),
     script:
         "../scripts/score_shard.py"

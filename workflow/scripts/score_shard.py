@@ -22,4 +22,5 @@ if __name__ == "__main__":
                 dtype=evaluation.dtype, batch_tokens=evaluation.batch_tokens, placement=evaluation.placement
             ),
             original=next(iter(places_of_files(snakemake.input.original)), None),
+            centre_order=snakemake.params.centre_order,
         )

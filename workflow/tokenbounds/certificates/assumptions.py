@@ -252,6 +252,23 @@ def state_unit_assumptions(bounds: Sequence[BoundKind]) -> list[str]:
     return [sentence for unit, sentence in sentences.items() if unit in units]
 
 
+def state_centre_assumptions(centre_order: int | None) -> list[str]:
+    """What centres that are not made of entropies rest on.
+
+    Parameters
+    ----------
+    centre_order
+        Of the n-grams that expect the model's losses; None if centres are made of entropies.
+    """
+    if centre_order is None:
+        return []
+    return [
+        "Centres are multiples of what the certified model is expected to lose by online n-grams of order "
+        f"{centre_order}, which learn along the corpus in its order: a function of the tokens before each one. The "
+        "n-grams and their order were fixed before the scores were seen. They are no part of the certified model."
+    ]
+
+
 def state_subset_assumptions(columns: Sequence[str], bounds: Sequence[BoundKind]) -> list[str]:
     """What rows over subsets of tokens assume, and what they are about.
 

@@ -32,7 +32,7 @@ from tokenbounds.messages.smoothing_head import read_alphas
 from tokenbounds.scores.block_tree import blocks_root, decode_leaf, read_record, record_places, write_blocks
 from tokenbounds.scores.checks import check_values
 from tokenbounds.scores.plan_file import column, expand_blocks, read_plan
-from tokenbounds.scores.provenance import DTYPES, ENTROPY_FIELD, KL_FIELD, Provenance
+from tokenbounds.scores.provenance import CROSS_ENTROPY_FIELD, DTYPES, ENTROPY_FIELD, KL_FIELD, Provenance
 from tokenbounds.scores.scoring import decoded_predictor
 from tokenbounds.scores.store import open_scores
 
@@ -212,6 +212,7 @@ def _fetch_scores(
         alphas=read_alphas(read_message(certificate.locate(certificate.message))),
         entropies=ENTROPY_FIELD.name in names,
         original_sha256=_original_sha256(certificate, names),
+        centre_order=(certificate.settings.centre_order or 0) if CROSS_ENTROPY_FIELD.name in names else 0,
     )
     keys = expand_blocks(choice.rows)
     values = {**keys, **columns}

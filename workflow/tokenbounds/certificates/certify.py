@@ -11,6 +11,7 @@ from tokenbounds.bounds.smoothing import TokenAlphas
 from tokenbounds.certificates.assumptions import (
     state_assumptions,
     state_base_assumptions,
+    state_centre_assumptions,
     state_chain_assumptions,
     state_faithfulness_assumptions,
     state_head_assumptions,
@@ -192,6 +193,7 @@ def _assume(evidence: Evidence, records: EvidenceRecord, spec: BoundsSpec) -> li
         *state_reference_assumptions(
             evidence.corpus.manifest.reference, evidence.corpus.manifest.documents, records.plan
         ),
+        *state_centre_assumptions(spec.centre_order),
         *state_subset_assumptions(spec.subsets, spec.bounds),
         *state_head_assumptions(own.scores.provenance.alphas),
     ]
@@ -206,6 +208,11 @@ def _check_drawn(evidence: Evidence, spec: BoundsSpec) -> None:
         raise CertificateError(
             f"{what} cannot be stated for {manifest.corpus}, a corpus by reference. State azuma, freedman or betting, "
             "and score all that was drawn, or some blocks of each document (blocks_per_document)."
+        )
+    if spec.centre_order:
+        raise CertificateError(
+            f"centre_order is for n-grams that read a corpus in its order, and of {manifest.corpus}, a corpus by "
+            "reference, only a draw was read. Leave it out."
         )
     if is_online(own.message.header):
         raise CertificateError(f"{own.path} learns along a corpus in its order, and a draw of documents has none.")
@@ -248,11 +255,13 @@ def state_rows(evidence: Evidence, spec: BoundsSpec) -> tuple[Statement, tuple[S
         bits, messages = (0, None) if evidence.prior.held_out else (link.paid_bits, link.paid_messages)
         known = link.scores.provenance.entropies
         models.append(ChainModel(link.path.stem, bits, link.vocabulary_size, link.scores, messages, known))
-    own = models[-1]
+    # Its centres may be multiples of another column than that of its entropies.
+    centred = certified.scores.with_centres(spec.centre_order) if spec.centre_order else certified.scores
+    own = models[-1] = replace(models[-1], scores=centred)
     tolerance = find_tolerance(evidence) if spec.include_tolerance else None
     scores, columns, subsets = own.scores, {}, []
     if spec.subsets:
-        scores = LabelledScores.of(certified.scores, evidence.corpus.folder, spec.subsets)
+        scores = LabelledScores.of(centred, evidence.corpus.folder, spec.subsets)
         columns = {name: column.categories for name, column in scores.columns.items()}
         subsets = find_subsets(scores, columns)
     setting, inner = share_delta(setting, subsets, columns)

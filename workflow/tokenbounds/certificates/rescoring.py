@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,11 +35,12 @@ from tokenbounds.scores.scoring import make_scorer, score_blocks
 if TYPE_CHECKING:
     from tokenbounds.scores.faithfulness import Original
 
-_COLUMNS = ("block", "document", "position", "token", "nll_bits", "rank", "entropy_bits", "alpha")
+_COLUMNS = ("block", "document", "position", "token", "nll_bits", "rank", "entropy_bits", "cross_entropy_bits", "alpha")
 _COMPARED_COLUMNS = ("kl_bits", "first_choice_changed")
 _BATCH_TOKENS, _MOST_BATCH_TOKENS = 4096, 1 << 16  # where scores do not record it; and whatever they record
 _CHAIN_TOKENS_A_SECOND = 1e6  # of a Markov chain, which scores whole documents
 _REPLAYED_TOKENS_A_SECOND = 2e5  # of a predictor that reads the whole corpus in its order
+_COUNTED_TOKENS_A_SECOND = 3e6  # of n-grams that do
 _OPERATIONS_A_SECOND = 1e10  # of a network on two processor cores; each token takes two per parameter
 
 
@@ -88,6 +89,11 @@ class Rescored:
     tolerance: Tolerance
     files: tuple[Path, ...]
     detail: str
+
+    def with_centres(self) -> Rescored:
+        """The same, with cross-entropies in the place of entropies."""
+        again, stored = ({**each, "entropy_bits": each["cross_entropy_bits"]} for each in (self.again, self.stored))
+        return replace(self, again=again, stored=stored)
 
 
 @dataclass(frozen=True)
@@ -155,7 +161,9 @@ def choose_blocks(plan: Plan, draws: int | None, seed: int | None) -> Choice:
     return Choice(pa.Table.from_batches(rows), np.concatenate(numbers), draws, seed)
 
 
-def forecast_seconds(predictor: Any, corpus: Corpus, rows: pa.Table, visible_tokens: int | None) -> float:
+def forecast_seconds(
+    predictor: Any, corpus: Corpus, rows: pa.Table, visible_tokens: int | None, centre_order: int = 0
+) -> float:
     """About how long scoring rows of a plan takes on two processor cores, seconds.
 
     Parameters
@@ -164,6 +172,8 @@ def forecast_seconds(predictor: Any, corpus: Corpus, rows: pa.Table, visible_tok
         What a message decodes to: a network, a Markov chain, or what must replay the whole corpus.
     corpus, rows, visible_tokens
         See `score_blocks`.
+    centre_order
+        Of the n-grams that read the whole corpus for cross-entropies; 0 if none do.
     """
     if isinstance(predictor, ChainPredictor):
         documents = np.unique(column(rows, "document"))
@@ -174,7 +184,8 @@ def forecast_seconds(predictor: Any, corpus: Corpus, rows: pa.Table, visible_tok
     # A limited model reads a window of its own for each token that it scores.
     read = length.sum() * visible_tokens if visible_tokens else (length + column(rows, "context")).sum()
     parameters = sum(values.numel() for values in network.parameters())
-    return 2.0 * parameters * float(read) / _OPERATIONS_A_SECOND
+    replayed = corpus.tokens / _COUNTED_TOKENS_A_SECOND if centre_order else 0.0
+    return 2.0 * parameters * float(read) / _OPERATIONS_A_SECOND + replayed
 
 
 def _network_of(predictor: Any) -> Any | None:
@@ -230,13 +241,14 @@ def rescore_blocks(
     """
     options, rows = rescoring_options(scores), choice.rows
     tolerance = TOLERANCES["chain" if _network_of(predictor) is None else options.dtype]
-    scorer = make_scorer(predictor, corpus, options, original)
+    scorer = make_scorer(predictor, corpus, options, original, scores.provenance.centre_order)
     again = _columns(score_blocks(scorer, corpus, rows, options.batch_tokens, plan.visible_tokens))
     stored = _stored(scores, rows["block"].to_numpy())
     difference = compare_losses(again, stored, tolerance, scores.files)
     compare_errors(again["rank"], stored["rank"], top_k, tolerance, scores.files)
-    if "entropy_bits" in stored:
-        compare_entropies(again, stored, tolerance, scores.files)
+    for name in ("entropy_bits", "cross_entropy_bits"):
+        if name in stored:
+            compare_entropies(name, again, stored, tolerance, scores.files)
     strayed = ""
     if "kl_bits" in again:
         further = compare_faithfulness(again, stored, tolerance, scores.files)

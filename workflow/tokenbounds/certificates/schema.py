@@ -34,7 +34,7 @@ from tokenbounds.files import canonical_json, write_bytes
 SCHEMA_VERSION: Literal[1] = 1
 SCHEMA_FILE = Path("workflow/schemas/certificate.schema.json")
 _BOUNDS_SPEC = TypeAdapter(BoundsSpec)
-_LATER = ("faithfulness", "include_tolerance")
+_LATER = ("faithfulness", "include_tolerance", "centre_order")
 
 
 def dump_settings(spec: BoundsSpec) -> dict[str, Any]:

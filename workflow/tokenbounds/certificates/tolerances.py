@@ -150,25 +150,26 @@ def compare_errors(
 
 
 def compare_entropies(
+    name: str,
     again: dict[str, npt.NDArray[Any]],
     stored: dict[str, npt.NDArray[Any]],
     tolerance: Tolerance,
     files: tuple[Path, ...],
 ) -> None:
-    """Refuse entropies that rounding does not explain, one by one or in their number.
+    """Refuse entropies, or the cross-entropies of another column, that rounding does not explain, one by one or many.
 
     What they move in a row is compared with that row's average (`functionals`).
     """
-    if "entropy_bits" not in again:
-        raise CertificateError(f"{files[0].parent} states entropies, but the decoded message gives none. Score again.")
-    off = np.abs(again["entropy_bits"].astype(np.float64) - stored["entropy_bits"])
+    if name not in again:
+        raise CertificateError(f"{files[0].parent} states {name}, but the decoded message gives none. Score again.")
+    off = np.abs(again[name].astype(np.float64) - stored[name])
     allowed = 1 + int(tolerance.entropy_share * len(off))
     if np.any(off > ENTROPY_STEP_BITS + tolerance.token_bits) or np.count_nonzero(off) > allowed:
         at = int(np.argmax(off))
         raise CertificateError(
             f"{files[0].parent}: document {stored['document'][at]} position {stored['position'][at]} is stored with "
-            f"an entropy of {stored['entropy_bits'][at]:g} bits, but the decoded message gives "
-            f"{again['entropy_bits'][at]:g}; of {len(off):,} entropies {np.count_nonzero(off):,} differ, and "
+            f"{name} {stored[name][at]:g}, but the decoded message gives "
+            f"{again[name][at]:g}; of {len(off):,} of them {np.count_nonzero(off):,} differ, and "
             f"{allowed:,} may, by a step of {ENTROPY_STEP_BITS:g}. Score again."
         )
 

@@ -133,7 +133,8 @@ def _check_messages(
         with contextlib.ExitStack() as stack:
             predictor = _decode(stack, link, options)
             yield Check("message decodes", str(link.path), f"to a model, from {link.paid_bits:,} bits")
-            seconds = forecast_seconds(predictor, corpus, choice.rows, plan.visible_tokens)
+            order = link.scores.provenance.centre_order
+            seconds = forecast_seconds(predictor, corpus, choice.rows, plan.visible_tokens, order)
             if rescore or (rescore is None and seconds <= CHEAP_SECONDS):
                 top_k, compared = certificate.settings.top_k, link.scores.provenance.original_sha256
                 place = evidence.original if link is evidence.certified else None
@@ -145,7 +146,11 @@ def _check_messages(
                 rescored.append(None)
                 yield Check("not scored again", folder, _say_unscored(seconds), made=False)
     names = [link.path.stem for link in evidence.links]
-    differences = compare_functionals(certificate, rescored, names, find_labels(certificate, evidence, choice.rows))
+    own = rescored[-1]
+    centred = own.with_centres() if own is not None and certificate.settings.centre_order else own
+    differences = compare_functionals(
+        certificate, [*rescored[:-1], centred], names, find_labels(certificate, evidence, choice.rows)
+    )
     if differences:
         far = max(differences.values(), key=lambda each: abs(each.found))
         detail = f"{len(differences)}, which differ by at most {abs(far.found):.2g} bits (tolerance {far.allowed:.2g})"

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, get_args
 
 from tokenbounds.config.base import Checked, Section, nested, references
+from tokenbounds.config.certificates import LARGEST_CENTRED_VOCABULARY
 from tokenbounds.config.explain import nearest
 from tokenbounds.config.graph import (
     base_corpora,
     coarse_message,
+    compared_model,
     training_corpora,
 )
 from tokenbounds.config.quantizers import QUANTIZERS, Models
@@ -235,6 +237,36 @@ def _faithfulness_faults(where: str, study: Study, row: CertificateSpec) -> Iter
     )
 
 
+def _centre_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str]:
+    """Yield a line if a certificate wants cross-entropies that its scores cannot hold."""
+    if not row.bounds.centre_order:
+        return
+    name, corpus = study.messages[row.message].model, study.corpora[row.corpus]
+    if study.models[name].kind not in ("trained", "pretrained"):
+        yield f"{where}.bounds.centre_order: is for networks, and '{name}' is none. Leave it out."
+    if corpus.source.kind == "reference":
+        yield f"{where}.bounds.centre_order: n-grams cannot read '{row.corpus}', a corpus by reference. Leave it out."
+    if (corpus.tokenizer.vocabulary_size or 0) > LARGEST_CENTRED_VOCABULARY:
+        yield (
+            f"{where}.bounds.centre_order: is for at most {LARGEST_CENTRED_VOCABULARY} tokens, and corpus "
+            f"'{row.corpus}' has {corpus.tokenizer.vocabulary_size}. Leave it out."
+        )
+    if compared_model(study, row.message) is not None:
+        yield (
+            f"{where}.bounds.centre_order: '{row.message}' is scored with a comparison (faithfulness) for another "
+            "certificate, and not with both. Leave one of the two out."
+        )
+    scored = (row.corpus, row.evaluation, row.message)
+    for other in study.certificates.values():
+        order = other.bounds.centre_order
+        if (other.corpus, other.evaluation, other.message) == scored and order and order > row.bounds.centre_order:
+            yield (
+                f"{where}.bounds.centre_order: another certificate of '{row.message}' by '{row.evaluation}' has order "
+                f"{order}, and scores hold one. Give both the same."
+            )
+            break
+
+
 def _certificate_faults(where: str, study: Study, row: CertificateSpec) -> Iterator[str]:
     yield from _window_faults(where, study, row)
     yield from _sample_faults(where, study, row)
@@ -265,6 +297,7 @@ def _certificate_faults(where: str, study: Study, row: CertificateSpec) -> Itera
                 f"Name one with predictor: ngrams and vocabulary_size: {size}."
             )
     yield from _faithfulness_faults(where, study, row)
+    yield from _centre_faults(where, study, row)
     by_unit = [bound for bound in row.bounds.bounds if bound.unit]
     if online and by_unit:
         yield (

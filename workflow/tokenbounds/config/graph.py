@@ -167,6 +167,16 @@ def compared_model(study: Study, message: str) -> str | None:
     return study.messages[message].model if asked else None
 
 
+def centre_order(study: Study, corpus: str, evaluation: str, message: str) -> int:
+    """For score_shard: order of the n-grams of which a certificate with this message wants cross-entropies, or 0."""
+    asked = [
+        row.bounds.centre_order or 0
+        for row in study.certificates.values()
+        if (row.corpus, row.evaluation, row.message) == (corpus, evaluation, message)
+    ]
+    return max(asked, default=0)
+
+
 def original_model(study: Study, message: str) -> list[str]:
     """For score_shard: the model with whose predictions a message's are compared, if they are."""
     model = compared_model(study, message)

@@ -2,8 +2,8 @@
 
 The leaves of a Merkle tree (`tokenbounds.merkle`) are the blocks of the plan in its order. A leaf's data are the
 block's number (int64) and then its scored tokens' columns, one after the other: `token` (int32), `nll_bits` (float32),
-`rank` (int32), and `entropy_bits`, `kl_bits` (float32), `first_choice_changed` (int32: 0 or 1) and `alpha` (float32)
-where the scores have them; everything little-endian. Labels are left out: they are the corpus's.
+`rank` (int32), and `entropy_bits`, `cross_entropy_bits`, `kl_bits` (float32), `first_choice_changed` (int32: 0 or 1)
+and `alpha` (float32) where the scores have them; everything little-endian. Labels are left out: they are the corpus's.
 
 A *block file* holds for each block the proof that its leaf is in the tree, digests from the bottom, and the leaf's
 data. Where a block's record begins follows from the plan alone, so an auditor reads one range of bytes for it.
@@ -20,13 +20,13 @@ import numpy.typing as npt
 from tokenbounds import merkle
 from tokenbounds.files import atomic_path
 from tokenbounds.scores.plan_file import Plan, column
-from tokenbounds.scores.provenance import ALPHA_FIELD, CHANGED_FIELD, ENTROPY_FIELD, KL_FIELD
+from tokenbounds.scores.provenance import ALPHA_FIELD, CHANGED_FIELD, CROSS_ENTROPY_FIELD, ENTROPY_FIELD, KL_FIELD
 from tokenbounds.scores.store import Scores
 
 MAGIC = b"tokenbounds blocks 1\n"
 _DIGEST_BYTES = 32
 _TYPES = {"token": "<i4", "nll_bits": "<f4", "rank": "<i4", ENTROPY_FIELD.name: "<f4"}
-_TYPES |= {KL_FIELD.name: "<f4", CHANGED_FIELD.name: "<i4", ALPHA_FIELD.name: "<f4"}
+_TYPES |= {CROSS_ENTROPY_FIELD.name: "<f4", KL_FIELD.name: "<f4", CHANGED_FIELD.name: "<i4", ALPHA_FIELD.name: "<f4"}
 
 
 def leaf_columns(names: list[str]) -> list[str]:

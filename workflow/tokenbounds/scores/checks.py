@@ -186,12 +186,12 @@ def check_values(batch: pa.RecordBatch, vocabulary_size: int, path: Path) -> Non
     if {"rank", "nll_bits"} <= set(batch.schema.names) and batch.num_rows:
         rank, nll_bits = (batch[name].to_numpy(zero_copy_only=False) for name in ("rank", "nll_bits"))
         _check_ranks(rank, nll_bits, path)
-    if "entropy_bits" in batch.schema.names and batch.num_rows:
-        steps = batch["entropy_bits"].to_numpy(zero_copy_only=False) * np.float32(1.0 / ENTROPY_STEP_BITS)
+    for name in {"entropy_bits", "cross_entropy_bits"} & set(batch.schema.names) if batch.num_rows else ():
+        steps = batch[name].to_numpy(zero_copy_only=False) * np.float32(1.0 / ENTROPY_STEP_BITS)
         most = most_entropy(vocabulary_size)
         if not (steps.min() >= 0 and steps.max() * ENTROPY_STEP_BITS <= most and np.array_equal(np.rint(steps), steps)):
             raise ScoreError(
-                f"{path}: column entropy_bits has a value that is no multiple of {ENTROPY_STEP_BITS} bit from 0 to "
+                f"{path}: column {name} has a value that is no multiple of {ENTROPY_STEP_BITS} bit from 0 to "
                 f"{most}. Score this shard again."
             )
 

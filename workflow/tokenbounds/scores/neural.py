@@ -165,6 +165,7 @@ class NeuralScorer:
         self.alphas = head.alphas if head else ()
         self.entropies = True
         self.original_sha256 = ""
+        self.centre_order = 0
         self._head_values = torch.from_numpy(head.values()).to(self._device) if head else None
         try:
             self.vocabulary_size = self._probe(model) if trunk is None else model.get_output_embeddings().out_features

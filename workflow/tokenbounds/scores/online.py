@@ -32,6 +32,7 @@ class OnlineScorer:
     alphas: tuple[float, ...] = ()
     entropies = False
     original_sha256 = ""
+    centre_order = 0
 
     def __init__(self, card: OnlineCard, corpus: TokenReader) -> None:
         self.vocabulary_size = card.vocabulary_size

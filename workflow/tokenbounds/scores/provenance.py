@@ -13,14 +13,16 @@ import pyarrow as pa
 from tokenbounds.corpus.labels import LabelColumn, labels_json
 from tokenbounds.errors import ScoreError
 from tokenbounds.files import canonical_json, parse_json
+from tokenbounds.models.online.card import LONGEST_ORDER
 
 # Plain; with a smoothing weight for each token; with labels (version 3 had fixed ones, and is no longer read); with
-# entropies, and perhaps the others; with all that and a comparison with the original model. Files of every version
-# certify; without entropies they have no centres.
-SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION, ENTROPY_VERSION, ORIGINAL_VERSION = 1, 2, 4, 5, 6
-_VERSIONS = (SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION, ENTROPY_VERSION, ORIGINAL_VERSION)
+# entropies, and perhaps the others; with all that and a comparison with the original model; with entropies, perhaps the
+# others of version 5, and cross-entropies. Files of every version certify; without entropies they have no centres.
+SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION, ENTROPY_VERSION, ORIGINAL_VERSION, CROSS_VERSION = 1, 2, 4, 5, 6, 7
+_VERSIONS = (SCHEMA_VERSION, ALPHA_VERSION, LABEL_VERSION, ENTROPY_VERSION, ORIGINAL_VERSION, CROSS_VERSION)
 Dtype = Literal["float32", "bfloat16"]
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
+ORDERS = tuple(range(1, LONGEST_ORDER + 1))
 SCORE_SCHEMA = pa.schema(
     [
         ("block", pa.int64()),
@@ -32,9 +34,11 @@ SCORE_SCHEMA = pa.schema(
     ]
 )
 ENTROPY_FIELD = pa.field("entropy_bits", pa.float32())
+CROSS_ENTROPY_FIELD = pa.field("cross_entropy_bits", pa.float32())
 KL_FIELD = pa.field("kl_bits", pa.float32())
 CHANGED_FIELD = pa.field("first_choice_changed", pa.bool_())
 ALPHA_FIELD = pa.field("alpha", pa.float32())
+_OPTIONAL = ("alphas", "labels", "original_sha256", "centre_order")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ class Provenance:
     are the smoothing weights that the message's head chooses from, increasing; none without a head. `labels` are the
     columns that say what is known about each row's token, as the corpus declares them. `entropies` says whether
     there is a column of the predictions' entropies. `original_sha256` is the hash of the model with whose predictions
-    the message's were compared (`scores.faithfulness`); empty if they were not.
+    the message's were compared (`scores.faithfulness`); empty if they were not. `centre_order` is the order of the
+    n-grams under whose predictions there are cross-entropies (`scores.cross_entropies`); 0 if there are none.
     """
 
     message_sha256: str
@@ -60,6 +65,7 @@ class Provenance:
     labels: tuple[LabelColumn, ...] = ()
     entropies: bool = False
     original_sha256: str = ""
+    centre_order: int = 0
 
     @property
     def batch_tokens(self) -> int | None:
@@ -70,7 +76,7 @@ class Provenance:
     @property
     def schema(self) -> pa.Schema:
         """The file's columns: those of every file, those that the scorer knows more of, and those of labels."""
-        known = known_fields(self.entropies, bool(self.original_sha256), bool(self.alphas))
+        known = known_fields(self.entropies, bool(self.original_sha256), bool(self.alphas), bool(self.centre_order))
         return pa.schema([*SCORE_SCHEMA, *known, *(column.field for column in self.labels)])
 
     def to_metadata(self) -> dict[str, str]:
@@ -78,6 +84,8 @@ class Provenance:
         version = LABEL_VERSION if self.labels else ALPHA_VERSION if self.alphas else SCHEMA_VERSION
         if self.entropies:
             version = ORIGINAL_VERSION if self.original_sha256 else ENTROPY_VERSION
+        if self.centre_order:
+            version = CROSS_VERSION
         metadata = {"schema_version": str(version)}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -85,7 +93,7 @@ class Provenance:
                 text = labels_json(value)
             else:
                 text = value if isinstance(value, str) else canonical_json(value)
-            if field.name != "entropies" and (value or field.name not in ("alphas", "labels", "original_sha256")):
+            if field.name != "entropies" and (value or field.name not in _OPTIONAL):
                 metadata[field.name] = text
         return metadata
 
@@ -106,7 +114,8 @@ class Provenance:
             known = ", ".join(map(str, _VERSIONS))
             raise ScoreError(f"{path} has schema version {version}, none of {known}. Score with this release.")
         compared = version == str(ORIGINAL_VERSION)
-        entropies = compared or version == str(ENTROPY_VERSION)
+        crossed = version == str(CROSS_VERSION)
+        entropies = compared or crossed or version == str(ENTROPY_VERSION)
         headed = version == str(ALPHA_VERSION) or (version != str(SCHEMA_VERSION) and "alphas" in found)
         labelled = version == str(LABEL_VERSION) or (entropies and "labels" in found)
         try:
@@ -123,12 +132,13 @@ class Provenance:
                 labels=_read_labels(found["labels"]) if labelled else (),
                 entropies=entropies,
                 original_sha256=found["original_sha256"] if compared else "",
+                centre_order=ORDERS[ORDERS.index(int(found["centre_order"]))] if crossed else 0,
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise ScoreError(f"{path} has no readable provenance ({error!r}). Score this shard again.") from error
 
 
-def known_fields(entropies: bool, compared: bool, weighted: bool) -> list[pa.Field]:
+def known_fields(entropies: bool, compared: bool, weighted: bool, crossed: bool = False) -> list[pa.Field]:
     """Columns of what a scorer may know besides loss and rank, in their order in a file.
 
     Parameters
@@ -139,8 +149,11 @@ def known_fields(entropies: bool, compared: bool, weighted: bool) -> list[pa.Fie
         Whether it compares them with those of the original model.
     weighted
         Whether it chooses a smoothing weight for each token.
+    crossed
+        Whether it knows their cross-entropies under the predictions of n-grams.
     """
-    return [*([ENTROPY_FIELD] * entropies), *([KL_FIELD, CHANGED_FIELD] * compared), *([ALPHA_FIELD] * weighted)]
+    of_predictions = [*([ENTROPY_FIELD] * entropies), *([CROSS_ENTROPY_FIELD] * crossed)]
+    return [*of_predictions, *([KL_FIELD, CHANGED_FIELD] * compared), *([ALPHA_FIELD] * weighted)]
 
 
 def _read_grid(text: str) -> tuple[float, ...]:

@@ -72,7 +72,8 @@ class Scorer(Protocol):
 
     `order` is the number of preceding tokens it sees in any window; None if it sees only its window. `alphas` are
     the smoothing weights that it chooses from for each token, increasing; none if it does not. `entropies` says whether
-    it knows the entropy of each prediction, `original_sha256` with which model it compares them, if with any.
+    it knows the entropy of each prediction, `original_sha256` with which model it compares them, if with any,
+    `centre_order` of which n-grams it knows the cross-entropy under their prediction, 0 if of none.
     """
 
     vocabulary_size: int
@@ -82,12 +83,14 @@ class Scorer(Protocol):
     alphas: tuple[float, ...]
     entropies: bool
     original_sha256: str
+    centre_order: int
 
     def score(self, group: Group) -> tuple[NDArray[Any], ...]:
         """Losses in bits, float32[sum of length], and ranks, int32.
 
-        There follow with `entropies` these, rounded, float32; with `original_sha256` divergences in bits, float32, and
-        whether first choices differ, bool; with `alphas` smoothing weights, float32.
+        There follow with `entropies` these, rounded, float32; with `centre_order` cross-entropies, rounded, float32;
+        with `original_sha256` divergences in bits, float32, and whether first choices differ, bool; with `alphas`
+        smoothing weights, float32.
         """
 
 
@@ -118,6 +121,7 @@ class ChainScorer:
     device_kind = "cpu"
     alphas: tuple[float, ...] = ()
     original_sha256 = ""
+    centre_order = 0
 
     def __init__(self, chain: ChainPredictor, corpus: TokenReader) -> None:
         self.vocabulary_size = chain.vocabulary_size

@@ -49,7 +49,11 @@ _BATCHES_PER_GROUP = 16
 
 
 def make_scorer(
-    predictor: Any, corpus: TokenReader, options: ScoringOptions, original: Original | None = None
+    predictor: Any,
+    corpus: TokenReader,
+    options: ScoringOptions,
+    original: Original | None = None,
+    centre_order: int = 0,
 ) -> Scorer:
     """Wrap a predictor for a corpus.
 
@@ -60,6 +64,8 @@ def make_scorer(
         (`neural.Trunk`); a `ChainPredictor`; or the card of an online reference.
     original
         The model with whose predictions a transformer's are compared, if they are to be.
+    centre_order
+        Of the n-grams under whose predictions a transformer's cross-entropies are wanted; 0 if they are not.
 
     Raises
     ------
@@ -69,6 +75,10 @@ def make_scorer(
     scorer: Scorer
     if original is not None and isinstance(predictor, ChainPredictor | OnlineCard):
         raise ScoreError("only a network is compared with the model that it was made from. Drop the comparison.")
+    if centre_order and (original is not None or isinstance(predictor, ChainPredictor | OnlineCard)):
+        raise ScoreError(
+            "centre_order is for a network whose predictions are compared with no other model's. Leave it out."
+        )
     if isinstance(predictor, ChainPredictor):
         scorer = ChainScorer(predictor, corpus)
     elif isinstance(predictor, OnlineCard):
@@ -79,6 +89,10 @@ def make_scorer(
         from tokenbounds.scores.faithfulness import ComparingScorer  # loads torch, as below
 
         scorer = ComparingScorer(predictor, corpus.start_id, options, original)
+    elif centre_order:
+        from tokenbounds.scores.cross_entropies import CrossEntropyScorer  # loads torch, as below
+
+        scorer = CrossEntropyScorer(predictor, corpus, options, centre_order)
     else:
         from tokenbounds.scores.neural import NeuralScorer  # loads torch, which Markov chains do not need
 
@@ -126,7 +140,8 @@ def score_blocks(
             f"the plan's windows have up to {longest} tokens, but the model has positions for only "
             f"{scorer.longest_window}. Choose a smaller context for this evaluation."
         )
-    fields = known_fields(scorer.entropies, bool(scorer.original_sha256), bool(scorer.alphas))
+    compared, weighted, crossed = bool(scorer.original_sha256), bool(scorer.alphas), bool(scorer.centre_order)
+    fields = known_fields(scorer.entropies, compared, weighted, crossed)
     names = ("nll_bits", "rank", *(field.name for field in fields))
     schema = pa.schema([*SCORE_SCHEMA, *fields])
     waiting: deque[tuple[pa.Table, Group]] = deque()  # read, but not scored: a scorer may read many groups at once
@@ -160,6 +175,7 @@ def score_shard(
     annotations: Annotations | None = None,
     options: ScoringOptions | None = None,
     original: Original | None = None,
+    centre_order: int = 0,
 ) -> int:
     """Score one shard of a plan and write it; `out` appears only if all went well.
 
@@ -175,6 +191,8 @@ def score_shard(
         Labels of the corpus's tokens, which are then added to the rows; see `docs/labels.md`.
     original
         The model with whose predictions the decoded model's are compared, if they are to be.
+    centre_order
+        See `make_scorer`.
 
     Returns
     -------
@@ -192,7 +210,7 @@ def score_shard(
     if corpus.tokens != plan.tokens:
         raise ScoreError(f"the plan is for {plan.tokens} tokens, the corpus has {corpus.tokens}. Plan again.")
     rows = plan.shard(shard)
-    scorer = make_scorer(predictor, corpus, options, original)
+    scorer = make_scorer(predictor, corpus, options, original, centre_order)
     provenance = Provenance(
         message_sha256=message_sha256,
         manifest_sha256=plan.manifest_sha256,
@@ -209,6 +227,7 @@ def score_shard(
         labels=() if annotations is None else tuple(label for label in annotations.columns if label.is_scored),
         entropies=scorer.entropies,
         original_sha256=scorer.original_sha256,
+        centre_order=scorer.centre_order,
     )
     progress = Progress(_log, int(column(rows, "length").sum()), "tokens", "scored")
     with score_writer(out, provenance) as writer:
@@ -233,11 +252,13 @@ def score_message(
     side_information: Iterable[Path | str] = (),
     options: ScoringOptions | None = None,
     original: Path | str | None = None,
+    centre_order: int = 0,
 ) -> int:
     """Decode a message and score one shard with it; see `score_shard`.
 
     Nothing but the files named here is read: message, corpus, plan, `side_information` (see `decode_message`), and the
-    `original`, a dense model (see `load_base`) with whose predictions the decoded model's are compared.
+    `original`, a dense model (see `load_base`) with whose predictions the decoded model's are compared. With
+    `centre_order` the scores hold cross-entropies under n-grams of this order (`scores.cross_entropies`).
     """
     plan = read_plan(plan_path)
     manifest = Path(corpus_directory) / MANIFEST_NAME
@@ -263,6 +284,7 @@ def score_message(
             annotations=Annotations.open(corpus_directory, corpus) if annotated else None,
             options=options,
             original=compared,
+            centre_order=centre_order,
         )
 
 

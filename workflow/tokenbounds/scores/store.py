@@ -24,7 +24,7 @@ from tokenbounds.parquet_pages import check_pages
 from tokenbounds.scores.batches import group_rows, read_batches
 from tokenbounds.scores.checks import KEYS, PlannedRows, PlanPieces, check_alphas, check_increasing, check_values
 from tokenbounds.scores.plan_file import Plan, column
-from tokenbounds.scores.provenance import Provenance
+from tokenbounds.scores.provenance import CROSS_ENTROPY_FIELD, ENTROPY_FIELD, Provenance
 from tokenbounds.seals import BLANK_SEAL, SEAL_KEY, seal
 
 _ROWS_PER_GROUP = 1 << 20
@@ -135,10 +135,13 @@ class Scores:
         The shard files, in order of shards and hence in corpus order.
     plan
         What the rows are checked against, if given.
+    centres
+        Name of the column that is read where entropies are asked for (`with_centres`).
     """
 
     parts: tuple[_ScoreFile, ...]
     plan: Plan | None
+    centres: str = ENTROPY_FIELD.name
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -176,7 +179,7 @@ class Scores:
         """
         names = self.provenance.schema.names
         wanted = list(columns) if columns is not None else names
-        read = [name for name in names if name in {*wanted, *KEYS}]
+        read = self._to_read(wanted)
         last = (-1, -1)
         for part in self.parts:
             planned = None
@@ -188,7 +191,7 @@ class Scores:
                 else:
                     last = check_increasing(batch, last, part.path)
                 self._check_values(batch, part.path)
-                yield batch.select(wanted)
+                yield self._select(batch, wanted)
 
     def iter_pieces(self, columns: Sequence[str], batch_rows: int = 1 << 18) -> Iterator[Iterator[pa.RecordBatch]]:
         """Stream the scores as pieces that can be read in any order, or at one time by different threads.
@@ -215,11 +218,38 @@ class Scores:
     def _read_piece(
         self, path: Path, group: int, checker: PlannedRows, wanted: list[str], batch_rows: int
     ) -> Iterator[pa.RecordBatch]:
-        read = [name for name in self.provenance.schema.names if name in {*wanted, *KEYS}]
-        for batch in read_batches(path, read, batch_rows, [group]):
+        for batch in read_batches(path, self._to_read(wanted), batch_rows, [group]):
             checker.check(batch)
             self._check_values(batch, path)
-            yield batch.select(wanted)
+            yield self._select(batch, wanted)
+
+    def with_centres(self, centre_order: int) -> Scores:
+        """The same scores, with cross-entropies in the place of entropies, as a certificate of this order reads them.
+
+        Raises
+        ------
+        ScoreError
+            If there are none under the predictions of n-grams of this order.
+        """
+        found = self.provenance.centre_order
+        if found != centre_order:
+            what = f"those of order {found}" if found else "none"
+            raise ScoreError(
+                f"{self.files[0]} should hold cross-entropies under n-grams of order {centre_order} (centre_order), "
+                f"and has {what}. Score again."
+            )
+        return replace(self, centres=CROSS_ENTROPY_FIELD.name)
+
+    def _stored(self, name: str) -> str:
+        return self.centres if name == ENTROPY_FIELD.name else name
+
+    def _to_read(self, wanted: Sequence[str]) -> list[str]:
+        """The columns of the files that are needed to check rows and to hand out the wanted ones."""
+        needed = {*map(self._stored, wanted), *KEYS}
+        return [name for name in self.provenance.schema.names if name in needed]
+
+    def _select(self, batch: pa.RecordBatch, wanted: Sequence[str]) -> pa.RecordBatch:
+        return pa.RecordBatch.from_arrays([batch[self._stored(name)] for name in wanted], names=list(wanted))
 
     def check(self) -> int:
         """Read everything once, with all checks of `iter_batches`; return the number of rows."""

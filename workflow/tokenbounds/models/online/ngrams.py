@@ -105,8 +105,26 @@ class Ngrams:
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < size:
             raise ModelError(f"the text has tokens beyond the {size} of this reference. Name its vocabulary_size.")
         nll_bits = np.empty(tokens.size)
-        _follow(tokens, nll_bits, self._order, self._state, self._log2)
+        _follow(tokens, 0, nll_bits, self._order, self._state, self._log2, np.empty((0, size)))
         return nll_bits.astype(np.float32)
+
+    def predictions(self, document: npt.NDArray[np.int64], first: int, start: int, end: int) -> npt.NDArray[np.float64]:
+        """Learn tokens `first` to `end` - 1 of a document, and keep the whole predictions from token `start` on.
+
+        Parameters
+        ----------
+        document
+            Tokens [n], integers from 0 to V - 1, contiguous. Those before `first` were learned already.
+        first, start, end
+            0 <= first <= start <= end <= n.
+
+        Returns
+        -------
+        float64 [end - start, V]: of every token its probability, before it is known which one follows.
+        """
+        full = np.empty((end - start, self._state.unigrams.size))
+        _follow(document[:end], first, np.empty(end - first), self._order, self._state, self._log2, full)
+        return full
 
 
 @_inlined
@@ -164,14 +182,63 @@ def _count(entries: np.ndarray, line: int, place: int, token: int) -> None:
 
 
 @_compiled
-def _follow(tokens: np.ndarray, nll_bits: np.ndarray, order: int, state: _State, logarithms: np.ndarray) -> None:
-    """Predict and learn `tokens` [n] int64; write each one's bits to `nll_bits` [n] float64."""
+def _predict_all(
+    index: int, order: int, lines: np.ndarray, hashes: np.ndarray, state: _State, units: np.ndarray
+) -> None:
+    """The prediction for token `index` as `units` [V] int64 of 2^-46 each: what `_follow` gives the true one, for all.
+
+    Nothing is learned.
+    """
+    entries, unigrams = state.entries, state.unigrams
+    units[:] = (1 << ONE_BITS) // units.size
+    if state.total[0] > 0:
+        e = state.escapes[math.frexp(float(state.total[0]))[1] * FOLLOWERS]
+        for token in range(units.size):
+            own = ((unigrams[token] << 33) // state.total[0]) << (ONE_BITS - 33)
+            units[token] = (((65536 - e) * own) >> 16) + ((e * units[token]) >> 16)
+    for k in range(min(order, index)):
+        line = _find_line(entries, lines[k], hashes[k])
+        total: Any = 0
+        followers: Any = 0
+        for other in range(1, LINE):
+            count = np.int64(entries[line + other]) & COUNTS
+            total += count
+            followers += count > 0
+        if total > 0:
+            e = state.escapes[((1 + k) * TOTALS + _class_of(total)) * FOLLOWERS + followers]
+            for token in range(units.size):
+                units[token] = (e * units[token]) >> 16
+            for other in range(1, LINE):
+                entry = np.int64(entries[line + other])
+                own = ((entry & COUNTS) << ONE_BITS) // total
+                if own > 0:
+                    units[entry >> 8] += ((65536 - e) * own) >> 16
+    for token in range(units.size):
+        units[token] = (units[token] * ((1 << _FLOOR_BITS) - 1)) >> _FLOOR_BITS
+        units[token] += (1 << (ONE_BITS - _FLOOR_BITS)) // units.size
+
+
+@_compiled
+def _follow(
+    tokens: np.ndarray,
+    first: int,
+    nll_bits: np.ndarray,
+    order: int,
+    state: _State,
+    logarithms: np.ndarray,
+    full: np.ndarray,
+) -> None:
+    """Predict and learn `tokens` [n] int64 from the `first` on; write each one's bits to `nll_bits` [n - first].
+
+    The whole predictions for the last ones go to `full` [any number of them, V] float64.
+    """
     entries, unigrams = state.entries, state.unigrams
     size, vocabulary_size = entries.size // order, unigrams.size
     hashes = np.zeros((RING, order), np.uint64)  # of each length of context, for the tokens ahead
     lines = np.zeros((RING, order), np.int64)  # where these begin
     places = np.zeros(order, np.int64)  # of the token within each line, 0 if it is not there
-    for ahead in range(tokens.size + AHEAD):
+    units = np.zeros(full.shape[1] if len(full) else 0, np.int64)  # of a whole prediction
+    for ahead in range(first, tokens.size + AHEAD):
         # Whoever replays a corpus has it, so lines can be fetched early; what they hold is read when their turn comes.
         if ahead < tokens.size:
             context: Any = np.uint64(0)
@@ -183,9 +250,13 @@ def _follow(tokens: np.ndarray, nll_bits: np.ndarray, order: int, state: _State,
                 lines[ahead & (RING - 1), k] = k * size + int(context & np.uint64(size // LINE - 1)) * LINE
                 prefetch(entries, lines[ahead & (RING - 1), k])
         index = ahead - AHEAD
-        if index < 0:
+        if index < first:
             continue
         token = tokens[index]
+        slot = index & (RING - 1)
+        if index >= tokens.size - len(full):
+            _predict_all(index, order, lines[slot], hashes[slot], state, units)
+            full[index - tokens.size + len(full)] = units * 2.0**-ONE_BITS
 
         # The empty context, above the uniform distribution; then longer and longer ones.
         probability: Any = (1 << ONE_BITS) // vocabulary_size
@@ -214,7 +285,7 @@ def _follow(tokens: np.ndarray, nll_bits: np.ndarray, order: int, state: _State,
                 longest = k
         probability = (probability * ((1 << _FLOOR_BITS) - 1)) >> _FLOOR_BITS
         probability += (1 << (ONE_BITS - _FLOOR_BITS)) // vocabulary_size
-        nll_bits[index] = ONE_BITS - log2(float(probability), logarithms)
+        nll_bits[index - first] = ONE_BITS - log2(float(probability), logarithms)
 
         for k in range(max(longest, 0), known):
             _count(entries, lines[index & (RING - 1), k], places[k], token)

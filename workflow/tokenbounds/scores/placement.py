@@ -54,7 +54,7 @@ class Sizes:
     model
         Of the decoded model in the type that it scores in.
     decoding
-        Of the machine's memory that decoding the whole message takes.
+        Of the machine's memory that decoding the whole message, or loading a whole checkpoint, takes.
     host
         Of memory that may be used.
     gpus

@@ -40,6 +40,8 @@ def limit_memory(size: int) -> str:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "linux":
         return "memory is not limited on this system"
+    allowed = resource.getrlimit(resource.RLIMIT_DATA)[1]  # a process may lower its limit, and never raise it
+    size = size if allowed == resource.RLIM_INFINITY else min(size, allowed)
     resource.setrlimit(resource.RLIMIT_DATA, (size, size))
     return f"at most {size / GIB:,.1f} GiB of memory"
 

@@ -42,13 +42,8 @@ def load_base(path: Path | str) -> tuple[PreTrainedModel, ModelCard, str]:
     ModelError
         If there is no dense transformer at `path`.
     """
-    path = Path(path)
-    if (path / CARD_FILE).is_file():
-        model, card = load_checkpoint(path)
-    else:
-        from tokenbounds.models.pretrained.loading import load_pretrained
-
-        model, card = load_pretrained(_pretrained_at(path))
+    with base_checkpoint(path) as folder:
+        model, card = load_checkpoint(folder)
     if card.parameterization["kind"] != "dense":
         raise ModelError(f"{path} is not dense, and only dense models can be named by hash.")
     return model, card, hash_model(model, card)
@@ -72,13 +67,9 @@ def base_checkpoint(path: Path | str) -> Iterator[Path]:
     from tokenbounds.models.pretrained.loading import import_pretrained
 
     with tempfile.TemporaryDirectory(prefix="tokenbounds-") as folder:
-        import_pretrained(_pretrained_at(path), folder)
+        where, file = (str(path.parent), path.name) if path.suffix == ".gguf" else (str(path), None)
+        import_pretrained(PretrainedModel(kind="pretrained", name=where, gguf_file=file), folder)
         yield Path(folder)
-
-
-def _pretrained_at(path: Path) -> PretrainedModel:
-    where, file = (str(path.parent), path.name) if path.suffix == ".gguf" else (str(path), None)
-    return PretrainedModel(kind="pretrained", name=where, gguf_file=file)
 
 
 def hash_model(model: PreTrainedModel, card: ModelCard) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from scoring_cases import make_corpus, make_model
 from tokenbounds.config.certificates import LARGEST_CENTRED_VOCABULARY
 from tokenbounds.errors import ScoreError
 from tokenbounds.models.online.ngrams import Ngrams
+from tokenbounds.scores import scoring
 from tokenbounds.scores.centres import CENTRE_ALPHA, CENTRE_TILT
 from tokenbounds.scores.cross_entropies import CrossEntropyScorer, Replay, cross_entropies
+from tokenbounds.scores.plan import plan_scoring
 from tokenbounds.scores.scorer import ScoringOptions
 from tokenbounds.scores.scoring import make_scorer
-from tokenbounds.scores.windows import Group
+from tokenbounds.scores.windows import Group, gather_windows
 
 V = 7
 
@@ -59,6 +63,27 @@ def test_predictions_do_not_depend_on_how_the_plan_is_cut_or_on_going_back():
     parts = [cut.predictions(group(block)) for block in [(0, 30, 10), (0, 40, 30), *blocks[1:]]]
     assert np.array_equal(np.concatenate(parts), expected)
     assert np.array_equal(cut.predictions(group(*blocks)), expected)
+
+
+@pytest.mark.parametrize("held", [1 << 20, 1])
+def test_few_whole_predictions_are_held_where_the_vocabulary_is_large(held, monkeypatch):
+    at_once, predictions = [], Replay.predictions
+
+    def counting(self, asked):
+        at_once.append(int(asked.length.sum()))
+        return predictions(self, asked)
+
+    monkeypatch.setattr(Replay, "predictions", counting)
+    monkeypatch.setattr(scoring, "_PREDICTED_VALUES", held)
+    text = make_corpus()
+    rows = plan_scoring(text.lengths, context=8, stride=8, sample_tokens=None, seed=0, shards=1)
+    scorer = make_scorer(make_model("gpt2"), text, ScoringOptions(batch_tokens=20), centre_order=2)
+    found = pa.Table.from_batches(scoring.score_blocks(scorer, text, rows, batch_tokens=20))
+    assert found.num_rows == text.tokens == sum(at_once)
+    assert (max(at_once) <= 20) == (held == 1)
+    # Windows that are scored by themselves have the same cross-entropies.
+    alone = [scorer.score(gather_windows(rows.slice(row, 1), text)) for row in range(rows.num_rows)]
+    assert np.array_equal(found["cross_entropy_bits"], np.concatenate([columns[3] for columns in alone]))
 
 
 def test_a_prediction_depends_on_nothing_from_its_token_on():

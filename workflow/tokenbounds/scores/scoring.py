@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _PACKAGES = ("torch", "transformers", "pyarrow", "numpy")
 _BATCHES_PER_GROUP = 16
+_PREDICTED_VALUES = 1 << 26  # probabilities that n-grams give to all tokens, held for a group where they are wanted
 
 
 def make_scorer(
@@ -114,7 +115,8 @@ def score_blocks(
     rows
         Any rows of a plan, in corpus order.
     batch_tokens
-        Windows are reordered by length within groups of 16 times as many tokens.
+        Windows are reordered by length within groups of 16 times as many tokens, or fewer with cross-entropies of a
+        large vocabulary.
     visible_tokens
         The plan's: how many tokens the model sees before each one it predicts; None for its whole window.
 
@@ -144,10 +146,13 @@ def score_blocks(
     fields = known_fields(scorer.entropies, compared, weighted, crossed)
     names = ("nll_bits", "rank", *(field.name for field in fields))
     schema = pa.schema([*SCORE_SCHEMA, *fields])
+    batches = _BATCHES_PER_GROUP
+    if crossed:
+        batches = max(1, min(batches, _PREDICTED_VALUES // (scorer.vocabulary_size * batch_tokens)))
     waiting: deque[tuple[pa.Table, Group]] = deque()  # read, but not scored: a scorer may read many groups at once
 
     def groups() -> Iterator[Group]:
-        for part in _cut(rows, batch_tokens * _BATCHES_PER_GROUP, visible_tokens if limited else None):
+        for part in _cut(rows, batch_tokens * batches, visible_tokens if limited else None):
             group = gather_windows(part, corpus)
             _check_known(group, scorer.vocabulary_size, corpus)
             waiting.append((part, group))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenbounds.compression.checkpoint import mean_loss_bits, read_text
+from tokenbounds.compression.checkpoint import read_text
 from tokenbounds.messages.decode import decode_message
+from tokenbounds.scores.documents import score_documents
 from transformers import GPT2Config, GPT2LMHeadModel
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
@@ -104,7 +105,8 @@ def test_a_gguf_file_becomes_a_message_that_decodes_to_what_the_report_says(run,
         assert not torch.equal(value, expected)
     text = read_text(tmp_path / "text.txt", str(tmp_path / "model"), "tiny.gguf", 20)
     assert report["scored"]["tokens"] == text.tokens > 100
-    assert report["scored"]["loss_bits"]["after"] == mean_loss_bits(decoded, text)
+    losses = score_documents(decoded, text, context=1024, stride=1024)[0].nll_bits
+    assert report["scored"]["loss_bits"]["after"] == losses.mean(dtype=float)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ PER_BLOCK = 4 * WIDTH * WIDTH + 3 * WIDTH * INSIDE
 QUANTIZERS = {
     "scaled": {"kind": "rtn", "target": {"scale": 0.8}},
     "codebook": {"kind": "codebook", "levels": 8},
+    "uniform": {"kind": "uniform", "step_ratio": 0.8},
 }
 
 

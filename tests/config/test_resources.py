@@ -103,15 +103,20 @@ def test_encoding_of_large_models_asks_for_a_few_matrices(inputs, tmp_path, smal
         "rtn": {"kind": "rtn", "target": {"scale": 1}},
         "published": {"kind": "published"},
         "uniform": {"kind": "uniform"},
+        "codebook": {"kind": "codebook", "levels": 8},
+        "trained": {"kind": "uniform", "straight_through": {"steps": 3}},
         "tuned": {"kind": "watersic", "calibration": "cal", "target": {"scale": 1}, "tuning": {}},
     }
     messages = {name: {"model": "p", "quantizer": row} for name, row in rows.items()}
     messages["head"] = {"model": "t", "quantizer": rows["rtn"], "smoothing_head": {}}
+    messages["trained"]["model"] = "t"
+    messages["finetuned"] = {"model": "f", "quantizer": rows["uniform"]}
     study = parse_study(STUDY | {"messages": STUDY["messages"] | messages})
     job = inputs(model=["original.json"])
     for name in messages:
         whole = 6000 + 6 * megabytes
-        few = 8000 + 0.5 * megabytes if name in ("rtn", "published") else whole
+        per_megabyte = {"rtn": 0.5, "published": 0.5, "uniform": 1, "codebook": 1}.get(name)
+        few = whole if per_megabyte is None else 8000 + per_megabyte * megabytes
         assert resources.encoding_megabytes(study, name, job) == min(whole, few), name
 
 
@@ -146,14 +151,16 @@ def test_scoring_takes_the_time_of_the_model_that_is_decoded(study, inputs, mess
     job = inputs(message=["message.tbm"], side_information=beside, manifest=["manifest.json"])
     # Half of 12e6 tokens, each seen in two windows.
     minutes = 120 + 2 / 4 + 6e6 * (5e-5 + 2 * parameters * 2 / 2e10) / 60
-    assert resources.scoring_minutes(study, "e", message, job) == pytest.approx(minutes)
+    assert resources.scoring_minutes(study, "c", "e", message, job) == pytest.approx(minutes)
 
 
 def test_a_sample_is_scored_in_less(study, inputs):
     job = inputs(message=["message.tbm"], side_information=["base.safetensors"], manifest=["manifest.json"])
-    assert resources.scoring_minutes(study, "sampled", "m", job) == pytest.approx(120 + 0.5 + 600 * 5e-5 / 60)
+    assert resources.scoring_minutes(study, "c", "sampled", "m", job) == pytest.approx(120 + 0.5 + 600 * 5e-5 / 60)
     # 60 for each MB of message and manifest, 2 for each of the base, 16 bytes per token.
-    assert resources.scoring_megabytes(study, "sampled", "m", job) == pytest.approx(4000 + 180 + 60 + 16 * 600 / 1e6)
+    assert resources.scoring_megabytes(study, "c", "sampled", "m", job) == pytest.approx(
+        4000 + 180 + 60 + 16 * 600 / 1e6
+    )
 
 
 def test_messages_that_are_decoded_in_blocks_need_little_memory(study, inputs, tmp_path):
@@ -161,10 +168,26 @@ def test_messages_that_are_decoded_in_blocks_need_little_memory(study, inputs, t
         stream.truncate(1_900_000_000)  # 7 billion parameters at 2 bits
     job = inputs(message=["large.tbm"], side_information=[], manifest=["manifest.json"])
     scored = 16 * 600 / 1e6
-    assert resources.scoring_megabytes(study, "sampled", "p", job) == pytest.approx(16000 + 3 * 1900 + scored)
+    assert resources.scoring_megabytes(study, "c", "sampled", "p", job) == pytest.approx(16000 + 3 * 1900 + scored)
     whole = {**STUDY["evaluations"], "sampled": {**STUDY["evaluations"]["sampled"], "placement": "whole"}}
     study = parse_study({**STUDY, "evaluations": whole})
-    assert resources.scoring_megabytes(study, "sampled", "p", job) == pytest.approx(4000 + 60 * 1901 + scored)
+    assert resources.scoring_megabytes(study, "c", "sampled", "p", job) == pytest.approx(4000 + 60 * 1901 + scored)
+
+
+def test_centres_take_whole_predictions_of_ngrams(study, inputs):
+    job = inputs(message=["message.tbm"], side_information=[], manifest=["manifest.json"])
+    centred = {**STUDY["certificates"]["t"], "bounds": {"centre_order": 3}}
+    with_centres = parse_study({**STUDY, "certificates": {"t": centred}})
+    # Three tables of 2^22 entries; 2^26 probabilities thrice, in float32, and those of 100 tokens in float64.
+    more = (3 * 4 * 2**22 + 12 * 2**26 + 8 * 500 * 100) / 1e6
+    before, after = (resources.scoring_megabytes(each, "c", "e", "t", job) for each in (study, with_centres))
+    assert after - before == pytest.approx(more)
+    before, after = (resources.scoring_minutes(each, "c", "e", "t", job) for each in (study, with_centres))
+    assert after - before == pytest.approx((12e6 / 2e5 + 6e6 * 5e-8 * 500) / 60)
+    # Nothing for other evaluations and messages.
+    for evaluation, message in (("sampled", "t"), ("e", "p")):
+        amounts = (resources.scoring_megabytes(each, "c", evaluation, message, job) for each in (study, with_centres))
+        assert len(set(amounts)) == 1
 
 
 @pytest.mark.parametrize(("message", "threads"), [("t", (4, 16)), ("p", (4, 16)), ("f", (4, 16)), ("m", (1, 1))])

@@ -5,6 +5,7 @@ import pytest
 from small_checkpoints import TENSORS
 from tokenbounds.compression.grids import round_by_spread, round_to_steps
 from tokenbounds.compression.methods.codebook import assign, learn_codebook
+from tokenbounds.compression.posttraining import kept_codes
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.container import Part, parse_message, render_message
 from tokenbounds.messages.formats import format_of
@@ -44,6 +45,18 @@ def test_defaults():
 
 def uniform():
     return UniformFormat(**vars(round_by_spread(TENSORS, 0.5)))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_golden_bytes_whether_codes_are_in_files_or_in_memory(monkeypatch, kept):
+    monkeypatch.setattr(kept_codes, "_SMALL", 0)
+    values = {"w": (np.arange(-30, 30, dtype=np.float32) ** 3 / 1000).reshape(6, 10)}
+    values["n.weight"] = 1 + np.arange(4, dtype=np.float32) / 16
+    rounded = round_by_spread(values, 0.5, kept_codes.KeptCodes() if kept else None)
+    shapes = {name: each.shape for name, each in values.items()}
+    scales, symbols = UniformFormat(rounded.codes, rounded.exponents, shapes).to_parts("adaptive")
+    assert bytes(scales.data).hex() == "c703ffff0420"
+    assert bytes(symbols.data).hex() == "bd6334f990e03a74316c8100a3e061cf335dd37f2a7c2f"
 
 
 def codebook():

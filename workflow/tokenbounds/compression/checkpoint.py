@@ -11,15 +11,10 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
-from transformers import PreTrainedModel
-
 from tokenbounds import __version__
 from tokenbounds.compression.calibration.calibrate import calibrate_model
-from tokenbounds.compression.calibration.windows import pack_windows
-from tokenbounds.compression.divergence import compare_predictions
 from tokenbounds.compression.encode import encode_model
+from tokenbounds.compression.scored_text import score_text
 from tokenbounds.compression.subject import Record
 from tokenbounds.config import (
     ByteTokenizer,
@@ -36,18 +31,14 @@ from tokenbounds.corpus.memory import MemoryCorpus
 from tokenbounds.corpus.tokenizers import load_tokenizer
 from tokenbounds.errors import ConfigError, CorpusError
 from tokenbounds.files import read_json, sha256_file, write_json
-from tokenbounds.messages.decode import decode_message
-from tokenbounds.models.checkpoint import load_card, load_checkpoint
+from tokenbounds.models.checkpoint import load_card
 from tokenbounds.models.pretrained.loading import import_pretrained
 from tokenbounds.models.weights import CARD_FILE, weights_file
-from tokenbounds.scores.documents import score_documents
-from tokenbounds.scores.scorer import ScoringOptions
 
 LOGGER = logging.getLogger(__name__)
 MODEL_ROW = "model"
 _CALIBRATION_ROW = "text"
 _CALIBRATION_TOKENS = 65536
-_CONTEXT = 1024
 _WORK_FILE = "encoding.json"
 _DEFAULT_BITS = 2.0  # a linear weight
 
@@ -203,16 +194,7 @@ def encode_checkpoint(
         described = {**read_json(report), "source": source, "source_sha256": sha256_file(weights_file(directory))}
         if texts.scored is not None:
             text = read_text(texts.scored, source, gguf_file, card.vocabulary_size)
-            decoded = decode_message(out)
-            assert isinstance(decoded, PreTrainedModel)
-            model, _ = load_checkpoint(directory)
-            losses = {"before": mean_loss_bits(model, text), "after": mean_loss_bits(decoded, text)}
-            described["scored"] = {
-                "text": str(texts.scored),
-                "tokens": text.tokens,
-                "loss_bits": losses,
-                **_compare(model, decoded, text, card.context),
-            }
+            described["scored"] = {"text": str(texts.scored), **score_text(out, directory, text)}
     write_json(report, described)
     if work is not None:
         shutil.rmtree(work)
@@ -256,20 +238,6 @@ def _check_outputs(out: Path, report: Path, source: str, texts: Texts) -> None:
             raise ConfigError(f"{path} is read, and would be written over. Choose another name.")
         if path.is_dir():
             raise ConfigError(f"{path} is a folder. Name the file to write.")
-
-
-def mean_loss_bits(model: PreTrainedModel, text: MemoryCorpus) -> float:
-    """Mean loss in bits per token over all tokens of a text, in adjacent windows of up to 1024 tokens, float32."""
-    scores = score_documents(model, text, context=_CONTEXT, stride=_CONTEXT, options=ScoringOptions(batch_tokens=4096))
-    return float(np.concatenate([each.nll_bits for each in scores]).mean(dtype=np.float64))
-
-
-def _compare(model: PreTrainedModel, decoded: PreTrainedModel, text: MemoryCorpus, longest: int) -> Record:
-    """How far predictions on a text are from the original's, in windows as long as the losses'."""
-    context = min(_CONTEXT, longest, text.tokens)
-    windows = pack_windows(text, text.tokens, context, seed=0)
-    inputs, targets = torch.from_numpy(windows.inputs), torch.from_numpy(windows.targets)
-    return compare_predictions(model, decoded, inputs, targets)
 
 
 def _calibrate(directory: Path, source: str, gguf_file: str | None, texts: Texts, scratch: Path) -> Path:

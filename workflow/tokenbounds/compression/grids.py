@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 import numpy as np
 
@@ -19,27 +19,36 @@ _VECTOR_PRECISION = 1 / 128
 _MOST_STEPS = 1 << 29
 
 
-def round_by_spread(tensors: Mapping[str, np.ndarray], step_ratio: float) -> GridTensors:
+def round_by_spread(
+    tensors: Mapping[str, np.ndarray], step_ratio: float, codes: MutableMapping[str, np.ndarray] | None = None
+) -> GridTensors:
     """Round to steps of `step_ratio` × the root mean square of differences from the default, more finely for vectors.
 
     Parameters
     ----------
     tensors : mapping of str to float32 array, any shapes
+        Each is asked for once.
     step_ratio : float
+    codes : mapping, optional
+        Where the codes are kept; by default in memory.
 
     Raises
     ------
     MessageError
         If a value is not finite, or too large for its step.
     """
+    codes = {} if codes is None else codes
     exponents = {}
     for name, tensor in tensors.items():
         if not np.all(np.isfinite(tensor)):
             raise MessageError(f"{name} holds values that are not finite. Train or load the model again.")
-        offset = tensor.astype(np.float64) - default_value(name, tensor.shape)
+        offset = tensor.astype(np.float64)
+        offset -= default_value(name, tensor.shape)
         ratio = step_ratio if tensor.ndim >= 2 else step_ratio / _VECTOR_FINENESS
         exponents[name] = exponent_of(ratio * float(np.sqrt(np.mean(offset**2))) if tensor.size else 0.0)
-    return round_to_steps(tensors, exponents)
+        del offset  # nearest_codes has its own
+        codes[name] = nearest_codes(name, tensor, step_of(exponents[name])).astype(np.int32)
+    return GridTensors(codes, exponents)
 
 
 def round_vectors(vectors: Mapping[str, np.ndarray]) -> GridTensors:
@@ -76,10 +85,13 @@ def nearest_codes(name: str, tensor: np.ndarray, step: np.float32) -> np.ndarray
     MessageError
         If there are more than 2^29 steps to a value, or it is not finite.
     """
-    scaled = (tensor.astype(np.float64) - default_value(name, tensor.shape)) / step
+    # In place: a tensor may be as large as an embedding.
+    scaled = tensor.astype(np.float64)
+    scaled -= default_value(name, tensor.shape)
+    scaled /= step
     if not np.all(np.abs(scaled) < _MOST_STEPS):
         raise MessageError(f"{name} holds values that are not finite, or too large for the step {step}.")
-    return np.rint(scaled).astype(np.int64)
+    return np.rint(scaled, out=scaled).astype(np.int64)
 
 
 def join_scaled(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenbounds.config.graph import base_model, compared_model
+from tokenbounds.config.graph import base_model, centre_order, compared_model
 from tokenbounds.files import parse_json
 
 if TYPE_CHECKING:
@@ -112,15 +112,21 @@ def import_megabytes(study: Study, model: str, inputs: Inputs) -> float:
 def encoding_megabytes(study: Study, message: str, inputs: Inputs) -> float:
     """6000 and 6 per MB of what is read; at most 8000 and a half where matrices are rounded a few at a time.
 
-    That is what rounding eight matrices side by side takes, and the factor of second moments. Tuning and a smoothing
-    head train the whole model.
+    That is what rounding eight matrices side by side takes, and the factor of second moments. Grids and codebooks of a
+    dense model, without training, are found for one matrix at a time, the embedding among them, which may be a tenth of
+    the model and takes up to 44 bytes for each value: 8000 and one per MB. Training, tuning and a smoothing head need
+    the whole model.
     """
     row = study.messages[message]
-    whole = 6000 + 6 * inputs.megabytes()
-    trains = row.smoothing_head is not None or getattr(row.quantizer, "tuning", None) is not None
-    if row.quantizer.models not in ("dense", "imported") or trains:
+    needs, whole = row.quantizer.needs(), 6000 + 6 * inputs.megabytes()
+    if needs.training_steps or getattr(row.quantizer, "tuning", None) is not None or row.smoothing_head is not None:
         return whole
-    return min(whole, 8000 + 0.5 * inputs.megabytes())
+    if row.quantizer.models in ("dense", "imported"):
+        return min(whole, 8000 + 0.5 * inputs.megabytes())
+    model = study.models[row.model]
+    if needs.coarse or model.kind not in ("trained", "pretrained") or not model.is_dense:
+        return whole
+    return min(whole, 8000 + inputs.megabytes())
 
 
 def _is_quantized(inputs: Inputs) -> bool:
@@ -172,11 +178,12 @@ def _is_single(study: Study, message: str) -> bool:
     return model.kind in ("markov", "online")
 
 
-def scoring_minutes(study: Study, evaluation: str, message: str, inputs: Inputs) -> float:
+def scoring_minutes(study: Study, corpus: str, evaluation: str, message: str, inputs: Inputs) -> float:
     """Two hours and 15 s per MB of messages to decode, plus 50 µs per token and its operations, which
     double where predictions are compared with another model's.
 
-    An online reference reads the whole corpus, at 200 000 tokens per second even on a slow machine.
+    An online reference reads the whole corpus, at 200 000 tokens per second even on a slow machine; so do the n-grams
+    of `centre_order`, whose whole prediction of a token takes 50 ns for each token that there is.
     """
     if study.models[study.messages[message].model].kind == "online":
         return 20 + inputs.corpus()[0] / 2e5 / 60
@@ -185,16 +192,21 @@ def scoring_minutes(study: Study, evaluation: str, message: str, inputs: Inputs)
     models = 1 if compared_model(study, message) is None else 2
     operations = 2 * models * _scored_parameters(study, message, inputs) * passes
     token_seconds = 5e-5 + operations / OPERATIONS_PER_SECOND
-    return 120 + inputs.megabytes(suffix=".tbm") / 4 + _scored_tokens(study, evaluation, inputs) * token_seconds / 60
+    seconds = 15 * inputs.megabytes(suffix=".tbm")
+    if centre_order(study, corpus, evaluation, message):
+        tokens, vocabulary = inputs.corpus()
+        seconds += tokens / 2e5
+        token_seconds += 5e-8 * vocabulary
+    return 120 + (seconds + _scored_tokens(study, evaluation, inputs) * token_seconds) / 60
 
 
-def scoring_megabytes(study: Study, evaluation: str, message: str, inputs: Inputs) -> float:
+def scoring_megabytes(study: Study, corpus: str, evaluation: str, message: str, inputs: Inputs) -> float:
     """4000, plus 60 per MB of messages and tables, 2 per MB of a base to decode or of a model that the
     message's is compared with, and 16 bytes per scored token.
 
     A message that is decoded block by block where memory is short (`placement`) need not ask for more than 16000 and 3
     per MB of it. The tables of an online reference take 40 bytes per entry of one, and counts of its vocabulary 8 per
-    token.
+    token. What `centre_order` takes comes on top (`_centre_megabytes`).
     """
     model = study.models[study.messages[message].model]
     if model.kind == "online":
@@ -203,6 +215,7 @@ def scoring_megabytes(study: Study, evaluation: str, message: str, inputs: Input
     base += inputs.megabytes("original")
     decoding = 60 * (inputs.megabytes() - base) + 2 * base
     tokens = 16 * _scored_tokens(study, evaluation, inputs) / 1e6
+    tokens += _centre_megabytes(study, corpus, evaluation, message, inputs)
     placement = study.evaluations[evaluation].placement
     if (
         placement == "whole"
@@ -212,6 +225,20 @@ def scoring_megabytes(study: Study, evaluation: str, message: str, inputs: Input
     ):
         return 4000 + decoding + tokens
     return min(4000 + decoding, 16000 + 3 * inputs.megabytes("message")) + tokens
+
+
+def _centre_megabytes(study: Study, corpus: str, evaluation: str, message: str, inputs: Inputs) -> float:
+    """Tables of the n-grams of `centre_order`, 2^22 entries of 4 bytes for each length, and their whole predictions.
+
+    These are held for a group of windows, at least 2^26 probabilities or those of one batch: float32, with those of
+    the group before, and those of a batch; and float64 for a window.
+    """
+    order, (_, vocabulary) = centre_order(study, corpus, evaluation, message), inputs.corpus()
+    if not order:
+        return 0.0
+    row = study.evaluations[evaluation]
+    held = max(1 << 26, vocabulary * row.batch_tokens)
+    return (4 * (order << 22) + 12 * held + 8 * vocabulary * row.context) / 1e6
 
 
 def _trained(study: Study, model: str) -> TrainedModel:

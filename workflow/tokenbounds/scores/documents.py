@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +11,9 @@ from tokenbounds.scores.plan import plan_scoring
 from tokenbounds.scores.scorer import Float32Array, Int32Array, ScoringOptions
 from tokenbounds.scores.scoring import make_scorer, score_blocks
 from tokenbounds.scores.windows import TokenReader
+
+if TYPE_CHECKING:
+    from tokenbounds.scores.faithfulness import Original
 
 _LONGEST_WINDOW = 1 << 20  # of predictors that have no positions, such as Markov chains
 
@@ -53,18 +55,44 @@ def score_documents(
     ScoreError
         If there are no tokens, or the model cannot be scored.
     """
-    options = options or ScoringOptions()
-    scorer = make_scorer(predictor, corpus, options)
-    longest = scorer.longest_window or _LONGEST_WINDOW
-    context = min(context or longest, longest)
-    stride = min(stride or max(1, context // 2), context)
-    rows = plan_scoring(corpus.lengths, context=context, stride=stride, sample_tokens=None, seed=0, shards=1)
-    scores = _join(score_blocks(scorer, corpus, rows, options.batch_tokens))
-    ends = np.cumsum(corpus.lengths)  # rows of the plan are in corpus order: documents follow one another
+    scores = _join(score_table(predictor, corpus, context=context, stride=stride, options=options))
+    ends = np.cumsum(corpus.lengths)  # rows of the table are in corpus order: documents follow one another
     return [
         TokenScores(scores.nll_bits[end - length : end], scores.rank[end - length : end])
         for end, length in zip(ends, corpus.lengths, strict=True)
     ]
+
+
+def score_table(
+    predictor: Any,
+    corpus: TokenReader,
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    options: ScoringOptions | None = None,
+    original: Original | None = None,
+) -> pa.Table:
+    """Score every token of every document, with all that is known about each: a score file's columns, in corpus order.
+
+    Parameters
+    ----------
+    predictor, corpus, context, stride, options
+        As for `score_documents`; the predictor may also be what `placement.placed_predictor` yields.
+    original
+        The model with whose predictions a transformer's are compared, if they are to be.
+
+    Raises
+    ------
+    ScoreError
+        As for `score_documents`; also if the two models cannot be compared.
+    """
+    options = options or ScoringOptions()
+    scorer = make_scorer(predictor, corpus, options, original)
+    longest = scorer.longest_window or _LONGEST_WINDOW
+    context = min(context or longest, longest)
+    stride = min(stride or max(1, context // 2), context)
+    rows = plan_scoring(corpus.lengths, context=context, stride=stride, sample_tokens=None, seed=0, shards=1)
+    return pa.Table.from_batches(score_blocks(scorer, corpus, rows, options.batch_tokens))
 
 
 def score_windows(
@@ -79,9 +107,8 @@ def score_windows(
     """
     options = options or ScoringOptions()
     scorer = make_scorer(predictor, corpus, options)
-    return _join(score_blocks(scorer, corpus, rows, options.batch_tokens))
+    return _join(pa.Table.from_batches(score_blocks(scorer, corpus, rows, options.batch_tokens)))
 
 
-def _join(batches: Iterator[pa.RecordBatch]) -> TokenScores:
-    table = pa.Table.from_batches(batches)
+def _join(table: pa.Table) -> TokenScores:
     return TokenScores(table["nll_bits"].to_numpy(), table["rank"].to_numpy())

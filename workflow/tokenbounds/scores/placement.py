@@ -171,20 +171,39 @@ def placed_original(place: Path | str, options: ScoringOptions) -> Iterator[Orig
     ScoreError
         If the options want a placement that this machine cannot have.
     """
-    with base_checkpoint(place) as checkpoint, tempfile.TemporaryDirectory(prefix="tokenbounds-") as folder:
-        sha256, (source, card) = checkpoint_sha256(checkpoint), open_checkpoint(checkpoint)
-        device, dtype = device_of(options), TORCH_DTYPES[options.dtype]
-        sizes = measure_sizes(card, device, dtype, _LOADING_BYTES)
-        placement = choose_placement(sizes) if options.placement == "auto" else options.placement
-        _log_placement(placement, sizes, options, "the original")
-        model: Any
-        if placement == "whole":
-            model = load_checkpoint(checkpoint)[0]
-        elif placement == "dispatch":
-            model = load_dispatched(source, card, dtype, _room(sizes, device))
-        else:
-            model = BlockwiseTrunk(BlockwiseModel(source, card, device, dtype), Path(folder), SCRATCH_BYTES)
-        yield Original(model, sha256)
+    with base_checkpoint(place) as checkpoint:
+        sha256 = checkpoint_sha256(checkpoint)
+        with placed_checkpoint(checkpoint, options) as model:
+            yield Original(model, sha256)
+
+
+@contextlib.contextmanager
+def placed_checkpoint(checkpoint: Path, options: ScoringOptions) -> Iterator[Any]:
+    """Load the model of a checkpoint folder to where it scores: a predictor for `scoring.make_scorer`.
+
+    A model that is not dense is `whole`, whatever the options say.
+
+    Raises
+    ------
+    ModelError
+        If the folder holds no transformer, or a file is damaged.
+    ScoreError
+        If the options want a placement that this machine cannot have.
+    """
+    source, card = open_checkpoint(checkpoint)
+    device, dtype = device_of(options), TORCH_DTYPES[options.dtype]
+    sizes = measure_sizes(card, device, dtype, _LOADING_BYTES)
+    placement = choose_placement(sizes) if options.placement == "auto" else options.placement
+    if card.parameterization["kind"] != "dense":
+        placement = "whole"
+    _log_placement(placement, sizes, options, "the original")
+    if placement == "whole":
+        yield load_checkpoint(checkpoint)[0]
+    elif placement == "dispatch":
+        yield load_dispatched(source, card, dtype, _room(sizes, device))
+    else:
+        with tempfile.TemporaryDirectory(prefix="tokenbounds-") as folder:
+            yield BlockwiseTrunk(BlockwiseModel(source, card, device, dtype), Path(folder), SCRATCH_BYTES)
 
 
 def _log_placement(

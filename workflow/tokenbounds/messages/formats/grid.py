@@ -5,6 +5,7 @@ In every format norms and biases are such tensors; in the simplest format all te
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 
@@ -60,17 +61,23 @@ class GridTensors:
 
     Attributes
     ----------
-    codes : dict of str to int32 array
+    codes : mapping of str to int32 array
+        Each may be read from a file when it is asked for.
     exponents : dict of str to int
         In [-512, 512); the step is 2^(exponent / 8).
     """
 
-    codes: dict[str, np.ndarray]
+    codes: Mapping[str, np.ndarray]
     exponents: dict[str, int]
 
     def dequantize(self) -> dict[str, np.ndarray]:
         """Float32 tensors by name."""
-        return {name: grid_values(name, codes, self.exponents[name]) for name, codes in self.codes.items()}
+        return dict(self.iter_values())
+
+    def iter_values(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield names and float32 tensors, one after the other."""
+        for name, codes in self.codes.items():
+            yield name, grid_values(name, codes, self.exponents[name])
 
 
 def encode_exponents(exponents: list[int]) -> bytes:

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import numpy as np
 
 from tokenbounds.messages.coding.symbols import Coder
-from tokenbounds.messages.coding.tensors import Shape, decode_codes, encode_codes, iter_codes
+from tokenbounds.messages.coding.tensors import CodeSequence, Shape, decode_codes, encode_codes, iter_codes
 from tokenbounds.messages.container import Header, Message, Part
 from tokenbounds.messages.formats.base import Format
 from tokenbounds.messages.formats.grid import GridTensors, decode_exponents, encode_exponents, grid_values
 
 
+@dataclass(frozen=True)
 class UniformFormat(GridTensors, Format):
-    """A model whose tensors are `GridTensors`; its message can be refined."""
+    """A model whose tensors are `GridTensors`; its message can be refined.
 
+    Attributes
+    ----------
+    shapes : mapping of str to tuple of int
+        Of all tensors, in the model's order; if they are not given, those of the codes.
+    """
+
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
     kind: ClassVar[str] = "uniform"
     part_kinds: ClassVar[tuple[str, ...]] = ("scales", "symbols")
+
+    def __post_init__(self) -> None:
+        if not self.shapes:
+            object.__setattr__(self, "shapes", {name: codes.shape for name, codes in self.codes.items()})
 
     def header(self) -> Header:
         """The message's header needs nothing but the kind."""
         return {"kind": self.kind}
 
-    def symbols(self) -> list[np.ndarray]:
-        """All codes."""
-        return list(self.codes.values())
+    def symbols(self) -> CodeSequence:
+        """Codes of all tensors in the model's order."""
+        names = list(self.shapes)
+        return CodeSequence(list(self.shapes.values()), lambda place: self.codes[names[place]])
 
     def to_parts(self, coder: Coder) -> list[Part]:
         """Exponents as scales, codes as symbols."""

@@ -1,9 +1,12 @@
 """Memory and time that jobs ask for, in numbers, and functions of wildcards."""
 
 import json
+import re
 
 import pytest
+import yaml
 from tokenbounds.config import graph, parse_study, resources
+from tokenbounds.config.docs import ROOT
 from tokenbounds.config.resources import Inputs, growing
 from tokenbounds.config.wildcards import Functions, one_of
 
@@ -202,6 +205,16 @@ def test_a_small_network_asks_for_one_thread(hidden, threads):
     assert resources.scoring_threads(study, "t") == threads
 
 
+def test_the_profile_for_gpus_names_every_rule_that_can_use_one():
+    asks = yaml.safe_load((ROOT / "slurm/gpu/config.yaml").read_text())["set-resources"]
+    able = set()
+    for path in (ROOT / "workflow/rules").glob("*.smk"):
+        for name, body in re.findall(r"^rule (\w+):\n((?:[ ].*\n|\n)*)", path.read_text(), re.MULTILINE):
+            able |= {name} if "        gres=" in body else set()
+    assert set(asks) == able - {"encode_model"}  # which uses one only for large models
+    assert "measure_task" in able and "tokenize_corpus" not in able
+
+
 # --- functions of wildcards -------------------------------------------------------------------------------------------
 
 
@@ -219,8 +232,6 @@ def test_names_are_the_wildcards_that_are_called_so(study, inputs):
 
 
 def test_regular_expressions_of_names():
-    import re
-
     assert re.fullmatch(one_of(["a.b", "a"]), "a.b")
     assert not re.fullmatch(one_of(["a.b"]), "axb")
     assert not re.fullmatch(one_of([]), "")

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from tokenbounds.cli import app
 from tokenbounds.config import ByteTokenizer, CorpusSpec, ReferenceSource
+from tokenbounds.corpus import arrow_rows, reference
 from tokenbounds.corpus import pins as pins_module
-from tokenbounds.corpus import reference
 from tokenbounds.corpus.manifest import read_manifest
 from tokenbounds.corpus.pins import PinnedFile, Pins, pin_files, read_pins, read_rows
 from tokenbounds.corpus.reader import Corpus
@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 
 ROWS = 500
 TEXTS = [f"document {i} " + "x" * (i % 37) for i in range(ROWS)]
+STREAMS = {".stream.arrow": pa.ipc.new_stream, ".file.arrow": pa.ipc.new_file}
 
 
 def write_lines(path, texts):
@@ -40,6 +41,13 @@ def write_lines(path, texts):
     path.write_bytes(pack(data.encode()))
 
 
+def write_batches(path, texts, make):
+    """Arrow, 40 rows a batch, with another column before the text."""
+    table = pa.table({"n": list(range(len(texts))), "text": texts})
+    with make(str(path), table.schema) as writer:
+        writer.write_table(table, max_chunksize=40)
+
+
 def write_files(folder, ending):
     """Three files of 200, 1 and 299 rows."""
     folder.mkdir(exist_ok=True)
@@ -47,11 +55,13 @@ def write_files(folder, ending):
         path = folder / f"part-{number}{ending}"
         if ending == ".parquet":
             pq.write_table(pa.table({"text": TEXTS[first:last]}), path, row_group_size=40)
+        elif ending in STREAMS:
+            write_batches(path, TEXTS[first:last], STREAMS[ending])
         else:
             write_lines(path, TEXTS[first:last])
 
 
-@pytest.fixture(params=[".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst"])
+@pytest.fixture(params=[".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", *STREAMS])
 def pinned(request, tmp_path, monkeypatch):
     """A list of files of each kind, offsets every seven lines."""
     monkeypatch.setattr(pins_module, "_LINES_PER_OFFSET", 7)
@@ -96,6 +106,30 @@ def test_only_what_is_drawn_is_decoded(tmp_path, monkeypatch):
     found = list(read_rows(pins.files[0], "parquet", [41, 42, 199], "text", tmp_path))
     assert found == [TEXTS[row] for row in (41, 42, 199)]
     assert groups == [1, 4]
+
+
+@pytest.mark.parametrize("ending", STREAMS)
+def test_batches_of_arrow_that_hold_no_drawn_row_are_not_read(tmp_path, monkeypatch, ending):
+    write_files(tmp_path / "data", ending)
+    (file,) = pin_files([str(tmp_path / "data" / f"part-0{ending}")], tmp_path / "pins.json").files
+    assert file.batches == (40,) * 5
+    numbers, read = [], arrow_rows._batch
+    monkeypatch.setattr(arrow_rows, "_batch", lambda *found: numbers.append(found[-1]) or read(*found))
+    found = list(read_rows(file, "arrow", [41, 42, 199], "text", tmp_path))
+    assert found == [TEXTS[row] for row in (41, 42, 199)]
+    assert numbers == [1, 4]
+    with pytest.raises(CorpusError, match=r"no column 'words' \(it has: n, text\)"):
+        list(read_rows(file, "arrow", [0], "words", tmp_path))
+    with pytest.raises(CorpusError, match="not those that were pinned"):
+        list(read_rows(replace(file, batches=(41, 39, 120)), "arrow", [0], "text", tmp_path))
+
+
+def test_damaged_arrow_is_named(tmp_path):
+    write_files(tmp_path / "data", ".file.arrow")
+    for number, data in enumerate((b"", b"ARROW1", (tmp_path / "data/part-0.file.arrow").read_bytes()[:-200])):
+        (tmp_path / f"{number}.arrow").write_bytes(data)
+        with pytest.raises(CorpusError, match=rf"cannot read .*{number}\.arrow"):
+            pin_files([str(tmp_path / f"{number}.arrow")], tmp_path / "pins.json")
 
 
 def test_files_elsewhere_are_read_by_ranges(tmp_path):
@@ -167,6 +201,7 @@ def test_a_row_without_text_is_named(tmp_path):
         (lambda raw: raw["files"][0].update(rows=-1), "out of its range"),
         (lambda raw: raw["files"][0].update(rows=10**30), "out of its range"),
         (lambda raw: raw["files"][0].update(path="\x1b[2J"), "no text"),
+        (lambda raw: raw.update(kind="arrow"), "batches do not add up"),
         (lambda raw: raw["files"][0].pop("rows"), "not a list of pinned files"),
         (lambda raw: raw.update(files=[]) or raw.update(rows=0), "no row"),
     ],

@@ -26,7 +26,6 @@ rule draw_questions:
     resources:
         mem_mb=on.amount(growing(2000, 20)),
         runtime=on.amount(growing(30)),
-        gres="",
     params:
         row=on.row("tasks", "task"),
         tokenizer=on.of(graph.question_tokenizer),

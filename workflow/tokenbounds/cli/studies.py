@@ -151,7 +151,9 @@ def studies(
 def pin(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILES...", help="Parquet or JSON lines: files, folders, patterns, or addresses (://)."),
+        typer.Argument(
+            metavar="FILES...", help="Parquet, Arrow or JSON lines: files, folders, patterns, or addresses (://)."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PINS", help="The list to write (.json).")],
 ) -> None:

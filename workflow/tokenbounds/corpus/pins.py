@@ -1,8 +1,9 @@
 """Pinned files: the list of all files of a corpus by reference, made once and checked when a file is read.
 
 A file is on disk, or anywhere that fsspec reads by ranges: `https://…`, `hf://datasets/org/name@revision/…`, `s3://…`.
-Of Parquet only the footer and the row groups with drawn rows are read, of JSON lines only the drawn lines and a few
-around them; compressed JSON lines are read from their beginning to the last drawn line.
+Of Parquet only the footer and the row groups with drawn rows are read, of Arrow files with a footer the batches with
+drawn rows, of JSON lines only the drawn lines and a few around them; compressed JSON lines and Arrow streams are read
+from their beginning to the last drawn row.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, cast, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tokenbounds.corpus.arrow_rows import arrow_rows, count_rows
 from tokenbounds.corpus.source_files import check_plain, find_files, hash_blocks
 from tokenbounds.errors import CorpusError, TokenboundsError
 from tokenbounds.files import parse_json, read_json, sha256_bytes, write_json
@@ -26,12 +28,15 @@ from tokenbounds.files import parse_json, read_json, sha256_bytes, write_json
 SCHEMA_VERSION = 1
 PINS_NAME = "pins.json"
 MOST_ROWS = 1 << 48
-_SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".jsonl.zst": "jsonl"}
+_SUFFIXES = {
+    **{".parquet": "parquet", ".arrow": "arrow"},
+    **dict.fromkeys((".jsonl", ".jsonl.gz", ".jsonl.zst"), "jsonl"),
+}
 _LINES_PER_OFFSET = 4096
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
 _BATCH_ROWS = 64
 
-Kind = Literal["parquet", "jsonl"]
+Kind = Literal["parquet", "jsonl", "arrow"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class PinnedFile:
     path
         Relative to the list's folder, absolute, or an address that fsspec opens.
     size_bytes, rows
-        Its size and its number of documents: rows of Parquet, lines of JSON that are not blank.
+        Its size and its number of documents: rows of Parquet and Arrow, lines of JSON that are not blank.
     blocks_sha256
         SHA-256 of a file on disk, above 4 MiB of 64 blocks of 64 KiB from end to end: files of any size are checked
         whenever they are read. None for one elsewhere.
@@ -51,6 +56,8 @@ class PinnedFile:
         The server's name for this version of it, where it gives one.
     offsets
         Of JSON lines that are not compressed: where every 4096th document begins, bytes.
+    batches
+        Of Arrow: rows of each batch.
     """
 
     path: str
@@ -59,6 +66,7 @@ class PinnedFile:
     blocks_sha256: str | None = None
     etag: str | None = None
     offsets: tuple[int, ...] = ()
+    batches: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ def pin_files(patterns: Sequence[str], out: Path) -> Pins:
     Parameters
     ----------
     patterns
-        Files, folders or patterns of Parquet or JSON lines (plain, `.gz`, `.zst`) on disk, or addresses with `://`,
+        Files, folders or patterns of Parquet, Arrow or JSON lines (plain, `.gz`, `.zst`) on disk, or addresses with `://`,
         which may hold patterns where their server lists folders. One kind of file.
     out
         The list, JSON; paths of files below its folder are written relative to it.
@@ -98,7 +106,7 @@ def pin_files(patterns: Sequence[str], out: Path) -> Pins:
     names = [name for pattern in patterns for name in _expand(pattern)]
     kinds = {_kind(name) for name in names}
     if len(kinds) != 1:
-        raise CorpusError(f"the files are of {len(kinds)} kinds. Pin Parquet or JSON lines, one kind in one list.")
+        raise CorpusError(f"the files are of {len(kinds)} kinds. Pin files of one kind: Parquet, Arrow or JSON lines.")
     kind = kinds.pop()
     files = tuple(_pin(name, kind, out.parent) for name in dict.fromkeys(names))
     pins = Pins(kind, files)
@@ -121,16 +129,19 @@ def read_pins(path: Path | str) -> Pins:
     except TokenboundsError as error:
         raise CorpusError(f"{error} (`tokenbounds pin` writes such a list.)") from error
     try:
-        if raw["schema_version"] != SCHEMA_VERSION or raw["kind"] not in ("parquet", "jsonl"):
+        if raw["schema_version"] != SCHEMA_VERSION or raw["kind"] not in get_args(Kind):
             raise ValueError("another version, or another kind of files")
-        files = tuple(PinnedFile(**{**file, "offsets": tuple(file.get("offsets", ()))}) for file in raw["files"])
+        lists = [{name: tuple(file.get(name, ())) for name in ("offsets", "batches")} for file in raw["files"]]
+        files = tuple(PinnedFile(**{**file, **more}) for file, more in zip(raw["files"], lists, strict=True))
         pins = Pins(raw["kind"], files)
-        numbers = [number for file in files for number in (file.size_bytes, file.rows, *file.offsets)]
+        numbers = [number for file in files for number in (file.size_bytes, file.rows, *file.offsets, *file.batches)]
         texts = [file.path for file in files]
         if not all(type(number) is int and 0 <= number <= MOST_ROWS for number in numbers):
             raise ValueError("a number is out of its range")
         if not all(isinstance(text, str) and text.isprintable() for text in texts) or raw["rows"] != pins.rows:
             raise ValueError("its rows do not add up, or a path is no text")
+        if raw["kind"] == "arrow" and any(sum(file.batches) != file.rows for file in files):
+            raise ValueError("rows of batches do not add up")
         if not 0 < pins.rows <= MOST_ROWS:
             raise ValueError("it lists no row")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -152,7 +163,12 @@ def read_rows(file: PinnedFile, kind: Kind, rows: Sequence[int], field: str, fol
     try:
         with _open(name) as stream:
             _check_same(file, name, stream)
-            found = _parquet_rows(stream, rows, field) if kind == "parquet" else _json_rows(stream, file, rows, field)
+            if kind == "parquet":
+                found = _parquet_rows(stream, rows, field)
+            elif kind == "arrow":
+                found = arrow_rows(stream, file.batches, rows, field)
+            else:
+                found = _json_rows(stream, file, rows, field)
             for row, text in zip(rows, found, strict=True):
                 if not isinstance(text, str):
                     raise CorpusError(f"{name}:{row} has no text under '{field}'. Set the source's 'field'.")
@@ -180,21 +196,25 @@ def _kind(name: str) -> Kind:
     for suffix, kind in _SUFFIXES.items():
         if name.endswith(suffix):
             return cast(Kind, kind)
-    raise CorpusError(f"{name} is neither Parquet nor JSON lines. Pin files named {', '.join(_SUFFIXES)}.")
+    raise CorpusError(f"{name} is neither Parquet nor Arrow nor JSON lines. Pin files named {', '.join(_SUFFIXES)}.")
 
 
 def _pin(name: str, kind: Kind, folder: Path) -> PinnedFile:
     local = "://" not in name
     try:
-        if local and kind == "parquet":
+        if local and kind != "jsonl":
             check_plain(Path(name))
         with _open(name) as stream:
             size, etag = _size(stream), _etag(stream)
             blocks = _hash_blocks(stream, size) if local else None
             offsets: tuple[int, ...] = ()
+            batches: tuple[int, ...] = ()
             if kind == "parquet":
                 with pq.ParquetFile(stream) as table:
                     rows = int(table.metadata.num_rows)
+            elif kind == "arrow":
+                batches = count_rows(stream)
+                rows = sum(batches)
             else:
                 rows, offsets = _count_lines(stream, name)
     except (OSError, EOFError, pa.ArrowException) as error:
@@ -206,6 +226,7 @@ def _pin(name: str, kind: Kind, folder: Path) -> PinnedFile:
         blocks_sha256=blocks,
         etag=etag,
         offsets=offsets,
+        batches=batches,
     )
 
 

@@ -25,9 +25,10 @@ from tokenbounds.certificates.functionals import name_functionals
 from tokenbounds.certificates.rows.chains import ChainModel, bound_chains
 from tokenbounds.certificates.rows.variates import VariateProblem
 from tokenbounds.certificates.sealing import read_certificate
-from tokenbounds.certificates.sentence import state_result
+from tokenbounds.certificates.sentence import name_models, state_result
 from tokenbounds.certificates.verify import verify_certificate
 from tokenbounds.config import BoundsSpec
+from tokenbounds.report.plain_words import plain_words
 
 V = 256
 GRIDS = {"alphas": (0.01, 0.1), "link_alphas": (0.05, 0.2, 0.4), "link_betas": (0.4, 0.8), "lambdas": 12}
@@ -195,6 +196,10 @@ def test_the_sentence_and_the_assumptions_are_about_the_model_by_itself(inputs, 
     assert found.best.bound == "control_variates"
     assert found.best.mixed_messages == () and found.best.cheaper_messages == ("chain",)
     assert "mixed" not in state_result(found)
+    assert not any("mixed" in sentence for sentence in plain_words(found).says)
+    reference, rest = (name_models(found.best, link) for link in found.best.links)
+    weight, (first, second) = found.best.links[0].weight, found.best.links[1].alphas
+    assert (reference, rest) == (f"chain ({first:g})", f"large ({second:g}) − {weight:g} × chain ({first:g})")
     assert any("is about the certified model by itself" in each for each in certificate["assumptions"])
     assert not any("mixed with" in each for each in certificate["assumptions"])
 

@@ -262,3 +262,14 @@ def test_rounding_is_never_refused(dtype, size):
             for lambda_, kappa in ((None, 0), (0.02, 1), (0.06, 0), (0.06, 0.5)):
                 found = functionals._compare(make_functional(lambda_, kappa=kappa), [rescored], None)
                 assert abs(found.found) <= found.allowed
+
+
+def test_a_bet_of_everything_on_a_subset_without_errors_is_compared():
+    """Tokens outside the subset are wrong, and the bet would lose all of them: they do not count."""
+    wrong = np.arange(60) % 3 == 0
+    columns = {"nll_bits": np.ones(60), "entropy_bits": np.full(60, 2.0), "rank": 1 + wrong.astype(np.int32)}
+    rescored = Rescored(columns, columns, np.ones(60), 256, TOLERANCES["chain"], (), "")
+    losses = lambda each: (each[0]["rank"] > 1).astype(np.float64)  # noqa: E731
+    functional = Functional("test", (0,), losses, 1.0, kappas=(0.0,), error_k=1)
+    found = functionals._compare(functional, [rescored], ~wrong)
+    assert (found.found, np.isfinite(found.allowed)) == (0.0, True)

@@ -120,6 +120,8 @@ def test_the_terminal_and_the_page_say_what_is_held_out_or_mixed(paths):
     assert "the held-out model's expected loss" in said["held"]
     assert "mixed with cheaper ones (small)" in said["chained"]
     shown = {one.name: " ".join(card["text"] for card in cards(one)) for one in certificates}
+    of_new = [card for card in cards(certificates[[*said].index("documented")]) if "new document" in card["text"]]
+    assert [card["value"] for card in of_new] == ["0.500"] and "new document" not in shown["chained"] + shown["held"]
     assert "none paid for" in shown["held"] and "100 of cheaper models, all paid for" in shown["chained"]
 
 

@@ -240,6 +240,8 @@ def study(**row):
         ({"corpus": "open"}, "corpus: the base of 'base' was trained on corpus 'open' itself"),
         ({"messages": ["online"]}, "'online' knows nothing before it reads a corpus"),
         ({"prior": "held_out"}, "held_out_because: say in a sentence"),
+        ({"prior": "held_out", "held_out_because": "They are new."}, "held_out_because: names no date"),
+        ({"prior": "held_out", "held_out_because": "On 2025-02-30."}, "held_out_because: names no date"),
         ({"held_out_because": BECAUSE}, "held_out_because: the messages are paid for"),
         ({"messages": ["tuned", "tuned"]}, "messages: a message appears twice"),
     ],

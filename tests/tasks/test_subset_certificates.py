@@ -85,7 +85,8 @@ def test_rows_of_regions_hold_jointly_with_all_others(study, certificate):
     stated = {(each["column"], each["label"]): Fraction(each["ledger"]["delta"]) for each in raw["subsets"]}
     assert len(spent) < len(stated)
     assert spent == {first: stated[first] for first in spent}
-    assert any("given the labels" in text for text in raw["assumptions"])
+    (given,) = (text for text in raw["assumptions"] if "given the labels" in text)
+    assert "none of these rows holds for one that its collector ends at will" in given
     assert any("'documents_betting' of a subset" in text for text in raw["assumptions"])
 
 

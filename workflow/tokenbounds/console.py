@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenbounds.certificates.schema import Certificate, Ledger, LedgerEntry, LedgerRow, Row
-from tokenbounds.certificates.sentence import state_faithfulness_in_words, state_result
+from tokenbounds.certificates.sentence import name_models, state_faithfulness_in_words, state_result
 from tokenbounds.messages.container import Header
 from tokenbounds.rounding import round_down, round_up
 
@@ -207,9 +207,10 @@ def _links_table(rows: Sequence[Row]) -> Table:
     table = _columns(["row", "models and the weights of what each is mixed with"], headings)
     for row in rows:
         for link in row.links:
-            models = " ← ".join(f"{name} ({alpha:g})" for name, alpha in zip(link.messages, link.alphas, strict=True))
-            numbers = (link.beta, link.weight, link.value, link.empirical, link.range, link.lambda_, link.kappa)
-            table.add_row(row.bound, models, *(f"{number:.4g}" for number in numbers))
+            bounds = (round_up(number, _DIGITS) for number in (link.value, link.empirical))
+            factors, rest = (link.beta, link.weight), (link.range, link.lambda_, link.kappa)
+            cells = [*(f"{each:g}" for each in factors), *bounds, *(f"{each:.4g}" for each in rest)]
+            table.add_row(row.bound, name_models(row, link), *cells)
     return table
 
 

@@ -285,7 +285,8 @@ def state_subset_assumptions(columns: Sequence[str], bounds: Sequence[BoundKind]
     sentences = [
         f"Rows over subsets by {names} are given the labels: what they bound is the average, over the subset's tokens, "
         "of the expected loss of each token given everything before it and the labels of all tokens of the corpus. "
-        "The model does not see the labels; the process whose expectation it is knows them. Labels were assigned "
+        "The model does not see the labels; the process whose expectation it is knows them, and with them how long the "
+        "corpus is, so that none of these rows holds for one that its collector ends at will. Labels were assigned "
         "without looking at the model or its scores. The more they reveal about the tokens, the less such a row says "
         "beyond what was measured."
     ]

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from tokenbounds.bounds.kinds import Metric
 from tokenbounds.certificates.file_records import BaseRecord
-from tokenbounds.certificates.schema import Certificate, Row
+from tokenbounds.certificates.schema import Certificate, Link, Row
 from tokenbounds.rounding import percent_up, round_up
 
 
@@ -55,6 +55,20 @@ def assumed_bases(row: Row, certificate: Certificate) -> tuple[BaseRecord, ...]:
         return ()
     own = certificate.message.base
     return certificate.bases if row.cheaper_messages else (own,) if own else ()
+
+
+def name_models(row: Row, link: Link) -> str:
+    """The models that a link depends on, each with the weight of what it is mixed with.
+
+    Of a chain, `a (0.01) ← b (0.1)`: b is mixed with a. Of control variates, `b (0.01) − 0.5 × a (0.001)`.
+    """
+    named = [f"{name} ({alpha:g})" for name, alpha in zip(link.messages, link.alphas, strict=True)]
+    if row.bound.mixes:
+        return " ← ".join(named)
+    *others, own = named
+    parts = {each.messages[0]: each.weight for each in row.links[:-1]}
+    subtracted = [f"{parts[name]:g} × {shown}" for name, shown in zip(link.messages, others, strict=False)]
+    return " − ".join([own, *subtracted])
 
 
 def _quantity(row: Row, certificate: Certificate) -> str:

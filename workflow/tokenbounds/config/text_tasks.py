@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from tokenbounds.config.base import STRICT, Called, Checked, Fault, Paths, PositiveInt, Probability, Reference
+from tokenbounds.config.certificates import reason_fault
 
 TaskMessages = Annotated[
     tuple[Annotated[str, Reference("messages")], ...],
@@ -70,8 +71,10 @@ class GenerationTask(Checked):
     def faults(self) -> Iterator[Fault]:
         """Yield a message that is named twice, and a prior that its reason does not fit."""
         yield from repeated_messages(self.messages)
-        if self.prior == "held_out" and not self.held_out_because:
+        if self.prior == "held_out" and self.held_out_because is None:
             yield Fault("held_out_because", "say in a sentence with a date why the models never saw these prompts.")
+        elif self.prior == "held_out" and (fault := reason_fault(self.held_out_because or "")):
+            yield Fault("held_out_because", fault)
         if self.prior == "message" and self.held_out_because is not None:
             yield Fault("held_out_because", "the messages are paid for. Leave it out, or set prior: held_out.")
 

@@ -12,7 +12,12 @@ from urllib.parse import quote
 from tokenbounds.bounds.kinds import BPD
 from tokenbounds.certificates.schema import Certificate, LedgerEntry, Row
 from tokenbounds.certificates.sealing import to_json
-from tokenbounds.certificates.sentence import assumed_bases, state_faithfulness_in_words, state_result
+from tokenbounds.certificates.sentence import (
+    assumed_bases,
+    name_models,
+    state_faithfulness_in_words,
+    state_result,
+)
 from tokenbounds.files import canonical_json, relative_path, sha256_bytes
 from tokenbounds.report.figure_data import part_order
 from tokenbounds.report.formats import (
@@ -102,12 +107,23 @@ def cards(certificate: Certificate) -> list[dict[str, str]]:
         if metric.is_error:
             text = f"{metric.label} at most; guessing: {short_guess(row)}"
         result.append({"value": format_value(metric, row.value), "text": text})
+    result += _of_new_documents(certificate)
     result.append({"value": format_bytes(certificate.message.whole_bits), "text": _paid(certificate)})
     scored = certificate.scored_tokens
     how = "every one scored" if scored == certificate.tokens else f"{scored:,} of them scored"
     evidence = f"{token}s of evidence, {how}"
     result.append({"value": _short_count(certificate.tokens), "text": evidence})
     return result
+
+
+def _of_new_documents(certificate: Certificate) -> list[dict[str, str]]:
+    """A card for the bound on a new document's loss, the only one about other text; none if there is no such row."""
+    rows = [row for row in certificate.rows if row.metric == BPD and row.bound.unit == "documents"]
+    row = min(rows, key=lambda each: each.value, default=None)
+    if row is None or certificate.best.bound.unit:
+        return []
+    text = f"bits per {certificate.manifest.token} at most in a new document, if documents are independent draws"
+    return [{"value": format_value(BPD, row.value), "text": text}]
 
 
 def _paid(certificate: Certificate) -> str:
@@ -257,10 +273,9 @@ def _facts(certificate: Certificate) -> list[tuple[str, str]]:
 
 def _links(row: Row) -> str:
     """The models of a row's chain with the weights of what each is mixed with, and what each link adds to the bound."""
-    last = row.links[-1]
-    chain = " ← ".join(f"{name} ({alpha:g})" for name, alpha in zip(last.messages, last.alphas, strict=True))
+    models = name_models(row, row.links[-1])
     bounds = [f"{link.weight:g} × {format_value(row.metric, link.value)}" for link in row.links]
-    return f"{chain}; bounds of the links: {' + '.join(bounds)}"
+    return f"{models}; bounds of the links: {' + '.join(bounds)}"
 
 
 def assumptions(certificates: Sequence[Certificate]) -> list[dict[str, str]]:

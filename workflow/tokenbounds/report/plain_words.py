@@ -44,8 +44,8 @@ def _says(certificate: Certificate, row: Row) -> str:
         guesses = "one guess" if k == 1 else f"{k} guesses"
         cost = f"misses the next {token} with {guesses} at most {value} of the time, and guessing uniformly {guess}"
     who = "The model"
-    if row.cheaper_messages:
-        who = f"The model, mixed with cheaper ones ({', '.join(row.cheaper_messages)}),"
+    if row.mixed_messages:
+        who = f"The model, mixed with cheaper ones ({', '.join(row.mixed_messages)}),"
     if (visible := certificate.plan.visible_tokens) is not None:
         who = f"{who.rstrip(',')}, which sees the last {visible} {token}{'s' if visible > 1 else ''} only,"
     if row.bound.unit:

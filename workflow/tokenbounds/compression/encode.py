@@ -103,7 +103,8 @@ def encode_model(
         parts.append(head.to_part())
     # Nothing is written unless the bytes alone decode to the values of the codes.
     with atomic_path(out) as temporary:
-        _write(temporary, render_pieces(header, parts))
+        with temporary.open("wb") as file:
+            file.writelines(render_pieces(header, parts))
         del parts  # their scratch files are as large as the message
         message = read_message(temporary)
         card = spoolable_card(message) if isinstance(subject, Transformer) and head is None else None
@@ -118,11 +119,6 @@ def encode_model(
     write_json(report, described)
     LOGGER.info("%s: %d bits", out, message.size_bits)
     return message
-
-
-def _write(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    with path.open("wb") as file:
-        file.writelines(pieces)
 
 
 def _smoothing_head(

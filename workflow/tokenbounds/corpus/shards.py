@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -231,7 +230,8 @@ class _Writer:
         self._token_type = self._schema.field("tokens").type.value_type
         paths = [stack.enter_context(atomic_path(directory / shard_name(i))) for i in range(shards)]
         table_path = stack.enter_context(atomic_path(directory / DOCUMENTS_NAME))
-        self._shards = [stack.enter_context(_new_stream(path, self._schema)) for path in paths]
+        sinks = [stack.enter_context(pa.OSFile(str(path), "wb")) for path in paths]
+        self._shards = [stack.enter_context(pa.ipc.new_stream(sink, self._schema)) for sink in sinks]
         self._table = stack.enter_context(pq.ParquetWriter(table_path, _DOCUMENTS_SCHEMA, compression="zstd"))
         self.repeats = RepeatCounter()
         self.documents = np.zeros(shards, dtype=np.int64)
@@ -331,12 +331,6 @@ class _LabelColumns:
     def found(self) -> tuple[LabelColumn, ...]:
         """The columns with all their labels, once every document has been read."""
         return (*self._declared, *(labels.column() for labels in self._of_documents.values()))
-
-
-@contextmanager
-def _new_stream(path: Path, schema: pa.Schema) -> Iterator[Any]:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
-        yield stream
 
 
 def _small_groups(rows: list[int], tokens: list[np.ndarray]) -> Iterator[list[int]]:

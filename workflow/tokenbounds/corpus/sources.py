@@ -20,7 +20,6 @@ from tokenbounds.antibodies.counts import ReadingCounts
 from tokenbounds.antibodies.documents import antibody_documents
 from tokenbounds.config import (
     AirrSource,
-    AntibodySource,
     ArithmeticSource,
     CsvSource,
     FastaSource,
@@ -111,7 +110,8 @@ def read_documents(source: Source, counts: ReadingCounts | None = None) -> Itera
         case ReferenceSource():
             return (Document(name, text) for name, text in read_drawn(source))
         case AirrSource() | OasSource() | FastaSource() | CsvSource():
-            return _read_antibodies(source, counts or ReadingCounts())
+            documents = antibody_documents(source, source_files(source), counts or ReadingCounts())
+            return (Document(each.name, each.text, token_labels=token_values(each.labels)) for each in documents)
     raise CorpusError(f"source of kind {getattr(source, 'kind', source)!r} is not known.")
 
 
@@ -132,11 +132,6 @@ def source_licence(source: Source) -> str:
     if isinstance(source, ArithmeticSource | IntegerSequenceSource):
         return "CC0-1.0"
     return "PSF-2.0" if isinstance(source, PythonStdlibSource | PythonTopicsSource) else source.licence
-
-
-def _read_antibodies(source: AntibodySource, counts: ReadingCounts) -> Iterator[Document]:
-    for document in antibody_documents(source, source_files(source), counts):
-        yield Document(document.name, document.text, token_labels=token_values(document.labels))
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -104,7 +104,8 @@ def token_alpha_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
         if by_entropy is None:
             continue
         alphas, vocabulary = sorted(one.settings.alphas), one.vocabulary_size
-        fixed = min((fixed_choice(by_entropy, alpha, vocabulary, row, one.tokens) for alpha in alphas), key=_value)
+        choices = [fixed_choice(by_entropy, alpha, vocabulary, row, one.tokens) for alpha in alphas]
+        fixed = min(choices, key=lambda choice: choice.value)
         by_head = read_groups(one, BY_HEAD)
         if by_head is None:
             groups, chosen_by = by_entropy, BY_ENTROPY
@@ -124,10 +125,6 @@ def token_alpha_table(certificates: Sequence[Certificate]) -> pl.DataFrame:
                 }
             )
     return pl.DataFrame(rows, schema=SCHEMA)
-
-
-def _value(choice: Choice) -> float:
-    return choice.value
 
 
 def read_groups(certificate: Certificate, by: str) -> Groups | None:

@@ -101,19 +101,15 @@ class PlannedRows:
         start = 0
         while start < batch.num_rows:
             if self._done == (self._ends[-1] if len(self._ends) else 0):
-                self._advance()
+                self._slice = next(self._slices, PLAN_SCHEMA.empty_table())
+                self._ends = np.cumsum(column(self._slice, "length"))
+                self._done, self._skipped = self._skipped, 0
             stop = start + min(batch.num_rows - start, int(self._ends[-1]) - self._done if len(self._ends) else 0)
             if stop == start:
                 self._refuse("block", found["block"][start], None)
             self._check_piece({name: values[start:stop] for name, values in found.items()})
             self._done += stop - start
             start = stop
-
-    def _advance(self) -> None:
-        """Load the next slice of the plan."""
-        self._slice = next(self._slices, PLAN_SCHEMA.empty_table())
-        self._ends = np.cumsum(column(self._slice, "length"))
-        self._done, self._skipped = self._skipped, 0
 
     def _check_piece(self, found: dict[str, Int64Array]) -> None:
         """Check rows that are within the current slice."""

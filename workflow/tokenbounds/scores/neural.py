@@ -252,9 +252,6 @@ class NeuralScorer:
                 yield order[first : first + count]
                 first += count
 
-    def _states(self, inputs: torch.Tensor) -> torch.Tensor:
-        return next(iter(self._trunk.states([inputs])))
-
     def _refuse_unknown_logits(self, model: Any) -> None:
         config = getattr(model, "config", None)
         head = getattr(model, "get_output_embeddings", lambda: None)()
@@ -275,7 +272,7 @@ class NeuralScorer:
         # Two windows that differ only in their last token: results before it must not differ.
         inputs = torch.stack([tokens, tokens]) % model.config.get_text_config().vocab_size
         inputs[1, -1] = inputs[0, 0]
-        states = self._states(inputs)
+        states = next(iter(self._trunk.states([inputs])))
         ours = torch.stack([self.head.logits(each).float().clone() for each in states])
         theirs = model(input_ids=inputs, use_cache=False).logits.float()
         tolerance = _PROBE_TOLERANCE[self._dtype] * max(1.0, float(theirs.abs().amax()))

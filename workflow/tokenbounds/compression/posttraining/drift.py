@@ -93,7 +93,10 @@ class DriftFollower:
         source, card = open_checkpoint(self._subject.directory)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         original = BlockwiseModel(source, card, device, self._dtype)
-        quantized = _with_quantized(source, self._subject, tables)
+        # Tables, norms and biases in their quantized values; layers as they were, until they are rounded.
+        shapes = self._subject.shapes
+        vectors = {name: self._subject.tensors[name] for name, shape in shapes.items() if len(shape) < 2}
+        quantized = _Overlaid(source, round_vectors(vectors).dequantize(), tables)
         current = BlockwiseModel(quantized, card, device, self._dtype)
         with tempfile.TemporaryDirectory(prefix="tokenbounds-drift-") as folder:
             scratch = _Scratch(Path(folder), self._dtype)
@@ -162,12 +165,6 @@ class _Overlaid:
         if name in self.tables:
             return torch.from_numpy(self.tables[name].values())
         return torch.from_numpy(self.values[name]) if name in self.values else self.source.read(name)
-
-
-def _with_quantized(source: TensorSource, subject: Transformer, tables: Mapping[str, ScaledMatrix]) -> TensorSource:
-    """Tables, norms and biases in their quantized values; layers as they were, until they are rounded."""
-    vectors = {name: subject.tensors[name] for name, shape in subject.shapes.items() if len(shape) < 2}
-    return _Overlaid(source, round_vectors(vectors).dequantize(), tables)
 
 
 class _Scratch:

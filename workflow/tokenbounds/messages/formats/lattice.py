@@ -152,12 +152,9 @@ class LatticeFormat(Format):
             return code_bytes(self.matrices[name].codes, self.settings.bits)
 
         planes = plane_count(self.settings.bits)
-        sizes = dict(zip(self.matrices, (math.prod(size) for size in self._sizes()), strict=True))
+        sizes = {name: math.prod(code_shape(self.shapes[name], self.settings)) for name in self.matrices}
         shapes = [(sizes[name], planes) if name in sizes else self.shapes[name] for name in names]
         return CodeSequence(shapes, make)
-
-    def _sizes(self) -> list[tuple[int, int]]:
-        return [code_shape(self.shapes[name], self.settings) for name in self.matrices]
 
     def to_parts(self, coder: Coder) -> list[Part]:
         """Lattice layers in `values`: the upper halves of their scales, then their codes; the rest as in `scaled`."""

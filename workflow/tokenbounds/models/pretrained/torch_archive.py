@@ -216,10 +216,6 @@ def _set_item(stack: list[Any], _: Any) -> None:
     _set_items(stack, [key, value])
 
 
-def _drop(stack: list[Any]) -> None:
-    stack.pop()
-
-
 def _tuple_of(size: int) -> Callable[[list[Any], Any], None]:
     def step(stack: list[Any], _: Any) -> None:
         if size > len(stack):
@@ -248,5 +244,5 @@ _STEPS: dict[str, Callable[[list[Any], Any], None]] = {
     "SETITEM": _set_item,
     "SETITEMS": lambda stack, _: _set_items(stack, _pop_to_mark(stack)),
     # The state of a dictionary is metadata of torch's modules, which nothing here needs.
-    "BUILD": lambda stack, _: _drop(stack),
+    "BUILD": lambda stack, _: stack.pop(),
 }

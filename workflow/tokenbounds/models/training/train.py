@@ -243,18 +243,13 @@ def _trainer(
         model=_WithLoss(model),
         args=arguments,
         train_dataset=_StepDataset(sampler, training.steps, arguments.world_size),
-        data_collator=_only_item,
+        data_collator=lambda items: items[0],  # each item of the dataset is a whole batch already
         optimizers=_optimizer(model, training),
         callbacks=[watch, *callbacks],
     )
     watch.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _only_item(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Each item of the dataset is a whole batch already."""
-    return items[0]
 
 
 def _arguments(training: Training, workdir: Path) -> TrainingArguments:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import tokenbounds.progress as progress_module
-from tokenbounds.display import STAGES, RunDisplay, RunState, wait_until_still
+from tokenbounds.display import STAGES, RunDisplay, RunState, plain_error, wait_until_still
 from tokenbounds.jobs import job
 from tokenbounds.progress import Progress, clock, last_words
 from tokenbounds.terminal import SafeConsole, progress_bar
@@ -86,6 +86,16 @@ def test_lines_without_a_terminal_and_the_end_of_a_failed_log(tmp_path):
     assert "2 jobs: models 2" in text and "fit_markov a: no" in text
     assert f"fit_markov a failed; the end of {log}:" in text
     assert "line 29\n" in text and "line 28\n" not in text and "\x1b" not in text
+
+
+def test_an_error_to_correct_is_shown_without_where_it_was_raised():
+    raised = (
+        'CorpusError in file "common.smk", line 26:\nno file.\n  Name one.\n  File "common.smk", line 26, in <module>'
+    )
+    assert plain_error(raised) == "error: no file.\n  Name one."
+    # Of a defect, everything is shown.
+    defect = raised.replace("CorpusError", "KeyError")
+    assert plain_error(defect) == defect
 
 
 @pytest.mark.workflow

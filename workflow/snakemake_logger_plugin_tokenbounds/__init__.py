@@ -14,7 +14,7 @@ from pathlib import Path
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
-from tokenbounds.display import RunDisplay, name_of
+from tokenbounds.display import RunDisplay, name_of, plain_error
 from tokenbounds.terminal import SafeConsole
 
 LOGS = Path("logs/run")
@@ -69,7 +69,7 @@ class LogHandler(LogHandlerBase):
                 self._display.fail(said["jobid"], said["rule_name"], log)
             case None | LogEvent.ERROR if record.levelno >= logging.ERROR:
                 if not any(words in record.getMessage() for words in _REPEATS):
-                    self._display.say(record.getMessage(), "red")
+                    self._display.say(plain_error(record.getMessage()), "red")
             case None if record.getMessage().startswith("Nothing to be done"):
                 self._display.say(record.getMessage())
 

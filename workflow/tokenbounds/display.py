@@ -7,6 +7,7 @@ on a terminal, or into one line per minute elsewhere. Jobs write how far they ar
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tokenbounds import errors
 from tokenbounds.progress import clock, last_words
 from tokenbounds.terminal import SafeConsole
 
@@ -37,6 +39,15 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "report": ("tabulate_certificates", "draw_figures", "write_report", "sum_published"),
 }
 _STAGE_OF = {rule: stage for stage, rules in STAGES.items() for rule in rules}
+
+
+def plain_error(text: str) -> str:
+    """What Snakemake says of an error; of one that a user can correct, not where in the workflow it was raised."""
+    first, _, rest = text.partition("\n")
+    raised = re.match(r"(\w+) in file ", first)
+    if raised is None or not hasattr(errors, raised[1]):
+        return text
+    return "error: " + "\n".join(line for line in rest.splitlines() if not line.startswith('  File "'))
 
 
 @dataclass

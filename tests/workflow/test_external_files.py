@@ -57,7 +57,7 @@ def test_names_that_snakemake_would_read_otherwise_count_by_the_fingerprint(stud
 def test_missing_files_end_a_run_and_not_a_dry_run(study, tmp_path, capsys):
     for path in (tmp_path / "texts").iterdir():
         path.unlink()
-    with pytest.raises(CorpusError, match=r"^corpora\.texts\.of\.source: .*texts holds no \*\.txt file"):
+    with pytest.raises(CorpusError, match=r"^corpora\.texts\.of\.source: .*texts holds no \*\.txt file\. Name other"):
         ExternalFiles(study).find_all()
     dry = ExternalFiles(study, dry_run=True)
     dry.find_all()

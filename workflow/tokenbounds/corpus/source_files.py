@@ -67,8 +67,10 @@ def find_files(patterns: tuple[str, ...], suffixes: tuple[str, ...], root: Path 
             ) from error
         if not matches:
             wanted = " or ".join(f"*{suffix}" for suffix in suffixes)
-            state = f"holds no {wanted} file" if path.is_dir() else "matches no file"
-            raise CorpusError(f"{path} {state}. Correct the source's 'paths'.")
+            if path.is_dir():
+                other = f"Name other files by a pattern, e.g. '{path}/**/*.md', or correct the source's 'paths'."
+                raise CorpusError(f"{path} holds no {wanted} file. {other}")
+            raise CorpusError(f"{path} matches no file. Correct the source's 'paths'.")
         found |= matches
     return sorted(found, key=lambda item: item.as_posix())
 

@@ -1,6 +1,8 @@
 """Losses of a text before and after encoding: placed models give what whole ones do."""
 
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -48,6 +50,21 @@ def test_a_block_at_a_time_gives_what_whole_models_do(encoded, text, monkeypatch
         monkeypatch.setattr(placement, name, lambda *_: pytest.fail("a whole model was loaded"))
     assert scored(encoded, text, "blocks") == whole
     assert scored(encoded, text, "blocks")["tokens"] == 3 * CONTEXT
+
+
+def test_one_original_at_a_time_is_in_memory(encoded, text, monkeypatch):
+    load, loaded = placement.load_checkpoint, []
+
+    def one_at_a_time(folder):
+        gc.collect()
+        assert all(model() is None for model in loaded)
+        model, card = load(folder)
+        loaded.append(weakref.ref(model))
+        return model, card
+
+    monkeypatch.setattr(placement, "load_checkpoint", one_at_a_time)
+    scored(encoded, text)
+    assert len(loaded) == 2
 
 
 def test_losses_and_divergences_are_those_of_the_two_models(encoded, text):

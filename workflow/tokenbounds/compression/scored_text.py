@@ -45,8 +45,7 @@ def score_text(message: Path, checkpoint: Path, text: MemoryCorpus, options: Sco
         If the checkpoint or the message is damaged, or their models cannot be scored.
     """
     options = options or ScoringOptions(batch_tokens=4096)
-    with placed_checkpoint(checkpoint, options) as model:
-        before = score_table(model, text, context=_CONTEXT, stride=_CONTEXT, options=options)
+    before = _score_alone(checkpoint, text, options)
     # The decoded model is placed first, and the original gets what room it leaves.
     with (
         placed_predictor(read_message(message), message, (checkpoint,), options) as decoded,
@@ -61,6 +60,12 @@ def score_text(message: Path, checkpoint: Path, text: MemoryCorpus, options: Sco
         "kl_bits": _mean(after, "kl_bits"),
         "changed_first_choices": _mean(after, "first_choice_changed"),
     }
+
+
+def _score_alone(checkpoint: Path, text: MemoryCorpus, options: ScoringOptions) -> pa.Table:
+    """A function of its own, at whose end the model is gone: others need its place."""
+    with placed_checkpoint(checkpoint, options) as model:
+        return score_table(model, text, context=_CONTEXT, stride=_CONTEXT, options=options)
 
 
 def _mean(scores: pa.Table, column: str) -> float:

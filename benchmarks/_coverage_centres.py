@@ -7,8 +7,10 @@ import math
 import numpy as np
 import numpy.typing as npt
 from _coverage_sources import ALPHAS, BLOCK, DELTA, VOCABULARY, Floats, Trial, both_losses, budget
-from tokenbounds.bounds.betting import betting_value, bound_errors, lambda_grid
+from tokenbounds.bounds.betting import betting_value, bound_errors, lambda_grid, mean_log
 from tokenbounds.bounds.centred import Tangent, bound_centred, bound_centred_errors, error_centres
+from tokenbounds.bounds.freedman import freedman_value
+from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.bounds.sampling import pilot_draws, upper_mean
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, smooth
 from tokenbounds.scores.centres import CENTRE_TILT
@@ -19,7 +21,7 @@ SHARE = 0.4  # of delta, for sampling
 KAPPAS = (0.0, 0.5, 1.0)
 
 
-def centred_excess(trial: Trial, span: float, bits: float, peek: bool) -> float:
+def centred_excess(trial: Trial, span: float, bits: float, peek: bool, bound: BoundKind = BoundKind.BETTING) -> float:
     """The truth minus the bound, with factors on the range and on the message's bits.
 
     What stands for the entropy is known from the last token. With `peek` it is known from the token itself, as the
@@ -30,10 +32,28 @@ def centred_excess(trial: Trial, span: float, bits: float, peek: bool) -> float:
     found = []
     for alpha in ALPHAS:
         losses, ceiling = smooth(trial.nll_bits, alpha, VOCABULARY), loss_ceiling(alpha, VOCABULARY)
-        gap = bound_centred(span * losses, span * entropy, span * ceiling, total, kappas=KAPPAS, lambdas=LAMBDAS).gap
+        if bound is BoundKind.BETTING:
+            stated = bound_centred(span * losses, span * entropy, span * ceiling, total, kappas=KAPPAS, lambdas=LAMBDAS)
+            gap = stated.gap
+        else:
+            gap = _freedman_gap(span * losses, span * entropy, span * ceiling, total)
         found.append((float(losses.mean()) + gap, alpha))
     value, alpha = min(found)
     return float(trial.expected_bits(alpha).mean()) - value
+
+
+def _freedman_gap(losses: Floats, entropy: Floats, ceiling: float, total: float) -> float:
+    """The gap of Freedman's bound with the best centre and lambda of priced grids, as rows of certificates have it."""
+    total += math.log(LAMBDAS * len(KAPPAS))
+    values = []
+    for kappa in KAPPAS:
+        grid = lambda_grid(LAMBDAS, ceiling)
+        logs = mean_log(losses - kappa * entropy, grid)
+        values += [
+            kappa * float(entropy.mean()) + freedman_value(float(log), float(each), total, losses.size)
+            for log, each in zip(logs, grid, strict=True)
+        ]
+    return min(values) - float(losses.mean())
 
 
 def crossed_excess(trial: Trial, span: float, bits: float, peek: bool) -> float:
@@ -75,7 +95,7 @@ def drawn_means(values: Floats, blocks: npt.NDArray[np.int64]) -> Floats:
     return means
 
 
-def sampled_excess(trial: Trial, bits: float, ignore: bool) -> float:
+def sampled_excess(trial: Trial, bits: float, ignore: bool, bound: BoundKind = BoundKind.BETTING) -> float:
     """The truth minus the bound from a sample, whose first draw chooses weight, centre and lambda.
 
     With `ignore` the average over the draws is taken for that over all tokens.
@@ -92,10 +112,12 @@ def sampled_excess(trial: Trial, bits: float, ignore: bool) -> float:
             for lambda_ in lambda_grid(LAMBDAS, ceiling).tolist():
                 logs = np.log1p(-lambda_ * (losses - kappa * entropy)).mean(axis=1)
                 guess = float(logs[:pilot].mean())
-                value = float(centre[:pilot].mean()) + betting_value(guess, lambda_, total, m)
+                stated = betting_value if bound is BoundKind.BETTING else freedman_value
+                value = float(centre[:pilot].mean()) + stated(guess, lambda_, total, m)
                 found.append((value, alpha, kappa, lambda_, guess, centre, logs))
     _, alpha, kappa, lambda_, guess, centre, logs = min(found, key=lambda cell: cell[0])
-    tangent = Tangent.of_betting(guess, lambda_, total, m)
+    betting = Tangent.of_betting(guess, lambda_, total, m)
+    tangent = betting if bound is BoundKind.BETTING else Tangent.of_freedman(lambda_, total, m)
     parts = centre - tangent.slope * logs
     ends = tangent.interval(loss_floor(alpha, VOCABULARY), loss_ceiling(alpha, VOCABULARY), 4.0 * kappa)
     mean = float(parts.mean()) if ignore else upper_mean(parts[pilot:], *ends, DELTA * SHARE)

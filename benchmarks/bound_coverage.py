@@ -296,7 +296,9 @@ OWN_SOURCES: dict[str, Violated] = {
     "faithfulness_sampled": lambda n, seed, fault: faithfulness_violated(n, seed, ignore=fault.ignore_sampling),
 }
 NAMES = (*TOKEN_LEVEL, *SAMPLED, *OWN_SOURCES)
-SEARCHED = tuple(name for name in NAMES if name.startswith(("chain", "mixture", "variates")))
+SLOW = tuple(
+    name for name in NAMES if name.startswith(("chain", "mixture", "variates", "by_reference", "faithfulness"))
+)
 PEEKS = {
     **dict.fromkeys(("azuma_predictable", "betting_by_token", "kinked_by_class"), "weights_peek"),
     **dict.fromkeys(("freedman_centred", "betting_centred", "betting_crossed", "errors_centred"), "centre_peeks"),

@@ -23,8 +23,8 @@ _SPEC.loader.exec_module(coverage)
 
 REPLICATIONS = 1000
 BROKEN_REPLICATIONS = 300
-SEARCHED_REPLICATIONS = 200  # each searches chains, which takes ten times as long as the others
-SEARCHED_BROKEN_REPLICATIONS = 100
+SLOW_REPLICATIONS = 200  # of what takes several times as long as the others
+SLOW_BROKEN_REPLICATIONS = 100
 NAMES = coverage.NAMES
 BROKEN = [(name, fault) for name in NAMES for fault in coverage.faults_of(name)]
 
@@ -57,7 +57,7 @@ def test_every_kind_of_row_is_simulated_and_has_variants_that_must_be_caught():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bound_fails_at_most_as_often_as_it_says(name):
-    replications = SEARCHED_REPLICATIONS if name in coverage.SEARCHED else REPLICATIONS
+    replications = SLOW_REPLICATIONS if name in coverage.SLOW else REPLICATIONS
     size = max(replications, coverage.least_replications(name))
     assert coverage.violations(name, coverage.Fault(), size) <= coverage.allowed(size)
 
@@ -65,7 +65,7 @@ def test_a_bound_fails_at_most_as_often_as_it_says(name):
 @pytest.mark.parametrize(("name", "fault"), BROKEN)
 def test_a_broken_bound_is_caught(name, fault):
     broken = coverage.faults_of(name)[fault]
-    replications = SEARCHED_BROKEN_REPLICATIONS if name in coverage.SEARCHED else BROKEN_REPLICATIONS
+    replications = SLOW_BROKEN_REPLICATIONS if name in coverage.SLOW else BROKEN_REPLICATIONS
     size = max(replications, coverage.least_replications(name))
     assert coverage.violations(name, broken, size) > coverage.allowed(size)
 

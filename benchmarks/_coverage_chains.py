@@ -74,7 +74,10 @@ def chain_excess(
     ]
     spec = BoundsSpec(
         bounds=(kind,),
-        **{"alphas": ALPHAS, "link_alphas": ALPHAS, "link_betas": (0.5, 1.0), "kappas": (0.0, 1.0)},
+        alphas=ALPHAS,
+        link_alphas=ALPHAS,
+        link_betas=(0.5, 1.0),
+        kappas=(0.0, 1.0),
         lambdas=LAMBDAS,
     )
     share = SHARE if sampled else None

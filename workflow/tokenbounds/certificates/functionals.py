@@ -295,13 +295,13 @@ def _variate_functional(
 def _compare(functional: Functional, rescored: Sequence[Rescored], chosen: npt.NDArray[np.bool_] | None) -> Difference:
     """Compare one functional; every message has the same tokens in the same order."""
     # Tokens that do not count are left out: a bet of everything on no error, which they may lose, is infinite there.
-    places = np.arange(len(rescored[0].weights)) if chosen is None else np.flatnonzero(chosen)
-    weights = rescored[0].weights[places]
+    places = None if chosen is None else np.flatnonzero(chosen)
+    weights = rescored[0].weights if places is None else rescored[0].weights[places]
     weights = weights / weights.sum()
 
     def chunks(kind: str) -> Iterator[tuple[Floats, list[Columns]]]:
-        for start in range(0, len(places), _CHUNK):
-            part = places[start : start + _CHUNK]
+        for start in range(0, len(weights), _CHUNK):
+            part: Any = slice(start, start + _CHUNK) if places is None else places[start : start + _CHUNK]
             columns = [{name: each[part] for name, each in getattr(one, kind).items()} for one in rescored]
             if functional.error_k is not None:
                 columns[0]["rank"] = rescored[0].stored["rank"][part]

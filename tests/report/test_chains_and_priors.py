@@ -9,6 +9,7 @@ from rich.console import Console
 from tokenbounds.certificates.sentence import state_result
 from tokenbounds.report.figure_data import size_table
 from tokenbounds.report.page_content import cards, headline
+from tokenbounds.report.plain_words import plain_words
 from tokenbounds.report.records import best_rows, comparable, read_certificates
 from tokenbounds.report.tables import SCHEMA, print_table, tabulate
 
@@ -121,6 +122,8 @@ def test_the_terminal_and_the_page_say_what_is_held_out_or_mixed(paths):
     assert "mixed with cheaper ones (small)" in said["chained"]
     shown = {one.name: " ".join(card["text"] for card in cards(one)) for one in certificates}
     of_new = [card for card in cards(certificates[[*said].index("documented")]) if "new document" in card["text"]]
+    limits = {one.name: " ".join(plain_words(one).says_not) for one in certificates}
+    assert "rows over documents are about a new one" in limits["documented"] and "new one" not in limits["held"]
     assert [card["value"] for card in of_new] == ["0.500"] and "new document" not in shown["chained"] + shown["held"]
     assert "none paid for" in shown["held"] and "100 of cheaper models, all paid for" in shown["chained"]
 

@@ -76,7 +76,10 @@ def _confidence(certificate: Certificate, row: Row) -> str:
 def _beyond(certificate: Certificate, row: Row) -> str:
     if row.bound.unit:
         return "Nothing about text from any other source."
-    return "Nothing about other text, be it from another source or what this one writes next."
+    limit = "Nothing about other text, be it from another source or what this one writes next."
+    if any(each.bound.unit == "documents" for each in certificate.rows):
+        return limit + " Only the rows over documents are about a new one, if documents are independent draws."
+    return limit
 
 
 def _own_limits(certificate: Certificate, row: Row) -> list[str]:

@@ -8,6 +8,7 @@ from report_study import certificate_dict
 from rich.console import Console
 from tokenbounds.certificates.sentence import state_result
 from tokenbounds.report.figure_data import size_table
+from tokenbounds.report.page import write_certificate_page
 from tokenbounds.report.page_content import cards, headline
 from tokenbounds.report.plain_words import plain_words
 from tokenbounds.report.records import best_rows, comparable, read_certificates
@@ -110,6 +111,17 @@ def test_a_row_over_documents_is_no_certificate_s_headline(paths):
     documented = next(one for one in read_certificates(paths) if one.name == "documented")
     assert documented.row("bpd").bound == "betting"
     assert documented.row("bpd", "documents").value == 0.5
+
+
+def test_a_certificate_about_documents_alone_says_so_on_its_page(tmp_path):
+    raw = with_documents(certificate_dict("documented"))
+    for rows in (raw["rows"], raw["ledger"]["rows"]):
+        rows[:] = [row for row in rows if row["bound"] == "documents"]
+    write_certificate(tmp_path / "documented.json", raw)
+    write_certificate_page(tmp_path / "documented.json", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "on a new document of stdlib’s source; guessing" in page
+    assert "if documents are independent draws" in page and "This is an average over the corpus" not in page
 
 
 def test_the_terminal_and_the_page_say_what_is_held_out_or_mixed(paths):

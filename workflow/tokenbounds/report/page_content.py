@@ -68,7 +68,7 @@ def headline(certificates: Sequence[Certificate], anchors: dict[str, str]) -> di
         "guess": short_guess(row),
         "unit": "" if metric.is_error else f"bits per {best.manifest.token}",
         "model": _model(best, row),
-        "corpus": best.corpus,
+        "place": f"a new {row.bound.unit[:-1]} of {best.corpus}’s source" if row.bound.unit else best.corpus,
         "tokens": f"{best.tokens:,}",
         "token": best.manifest.token,
         "confidence": format_confidence(best.delta),

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,8 +82,11 @@ def test_finetuning_lowers_loss_and_rate_weight_lowers_bits(checkpoint, tmp_path
     assert decode_message(tmp_path / "b.tbm") is not None
 
 
-def test_finetuning_is_reproducible(checkpoint, tmp_path, corpus):
-    spec = spec_of("uniform", steps=3, batch_tokens=64)
+@pytest.mark.parametrize("by_sensitivity", [False, True])
+def test_finetuning_is_reproducible(checkpoint, tmp_path, corpus, by_sensitivity):
+    spec = spec_of("uniform", steps=3, batch_tokens=64, rate_weight=0.3)
+    if by_sensitivity:
+        spec = replace(spec, quantizer=replace(spec.quantizer, sensitivity_tokens=64, drop_values=True))
     names = ("a", "b")
     for name in names:
         encode_model(checkpoint("llama"), spec, tmp_path / f"{name}.tbm", tmp_path / f"{name}.json", corpus)

@@ -202,17 +202,39 @@ class CodebookQuantizer(QuantizerRow):
 
 
 @dataclass(frozen=True, config=STRICT)
-class UniformQuantizer(QuantizerRow):
+class UniformQuantizer(QuantizerRow, Checked):
     """Each tensor's values are rounded to multiples of a step: `step_ratio` × its root mean square."""
 
     kind: Literal["uniform"]
     step_ratio: Annotated[
         float, Field(gt=0, description="Step between values, as a share of the tensor's root mean square.")
     ] = 0.5
+    sensitivity_tokens: Annotated[
+        PositiveInt | None,
+        Field(
+            description="With straight-through training: on how many tokens of its corpus it is measured how much the "
+            "loss depends on each value. Tensors that matter more start with finer steps; `step_ratio` is then the "
+            "geometric mean over all values. `null`: the same ratio for all matrices, an eighth of it for vectors."
+        ),
+    ] = None
+    drop_values: Annotated[
+        bool,
+        Field(
+            description="With `sensitivity_tokens`: training starts without the values that add less to the loss than "
+            "their bits cost at its `rate_weight`."
+        ),
+    ] = False
     straight_through: Annotated[StraightThrough, Field(description="Further training of quantized values.")] = Field(
         default_factory=StraightThrough
     )
     refinable: ClassVar[bool] = True
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield sensitivities that no training starts from, and values to be dropped without sensitivities."""
+        if self.sensitivity_tokens is not None and not self.straight_through.steps:
+            yield Fault("sensitivity_tokens", "needs straight-through training. Set straight_through.steps.")
+        if self.drop_values and self.sensitivity_tokens is None:
+            yield Fault("drop_values", "needs sensitivities. Set sensitivity_tokens.")
 
     def needs(self) -> Needs:
         """A corpus, if it is trained."""

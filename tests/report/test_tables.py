@@ -161,9 +161,18 @@ def test_terminal_table_has_a_row_a_certificate_and_names_the_report(study):
     print_table(study[0], "results/report.html", console=Console(file=buffer, width=160))
     lines = buffer.getvalue().splitlines()
     for path in study[0]:
-        assert sum(f"│ {path.stem} " in line for line in lines) == 1
+        assert sum(line.startswith(f" {path.stem} ") for line in lines) == 1
     assert lines[-1] == "Report: results/report.html"
     assert sum("3.752" in line and "*" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(("width", "errors"), [(100, 3), (80, 1), (70, 0)])
+def test_a_narrow_terminal_has_all_names_and_bounds_and_the_errors_that_fit(study, width, errors):
+    buffer = io.StringIO()
+    print_table(study[0], console=Console(file=buffer, width=width))
+    text = buffer.getvalue()
+    assert all(f" {path.stem} " in text for path in study[0]) and " 3.752 *" in text and "…" not in text
+    assert text.count("top-") == errors
 
 
 def test_terminal_table_takes_markup_as_text(tmp_path):

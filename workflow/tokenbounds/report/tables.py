@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tokenbounds.bounds.kinds import BPD
+from tokenbounds.bounds.kinds import BPD, Metric
 from tokenbounds.certificates.faithfulness import MEASURES
 from tokenbounds.certificates.schema import Certificate, Row
 from tokenbounds.certificates.sentence import state_faithfulness_in_words
@@ -211,17 +214,25 @@ def _cell(text: str) -> str:
 def print_table(
     certificate_paths: Iterable[Path | str], report: Path | str | None = None, *, console: Console | None = None
 ) -> None:
-    """Print one row per certificate to stdout, and where the report is: colours on a terminal, plain text elsewhere."""
+    """Print one row per certificate to stdout, and where the report is: colours on a terminal, plain text elsewhere.
+
+    A narrow terminal shows the top-k errors that fit, smallest k first.
+    """
     certificates = read_certificates(certificate_paths)
     if console is None:
         console = SafeConsole() if sys.stdout.isatty() else SafeConsole(width=160, no_color=True, force_terminal=False)
     for corpus in dict.fromkeys(certificate.corpus for certificate in certificates):
-        console.print(_terminal_table([one for one in certificates if one.corpus == corpus]))
+        shown = [one for one in certificates if one.corpus == corpus]
+        errors = [metric for metric in metrics_of(shown) if metric.is_error]
+        table = _terminal_table(shown, errors)
+        while errors and Measurement.get(console, console.options.update_width(10_000), table).maximum > console.width:
+            table = _terminal_table(shown, errors := errors[:-1])
+        console.print(table)
     if report is not None:
         console.print(Text(f"Report: {report}"))
 
 
-def _terminal_table(certificates: Sequence[Certificate]) -> RichTable:
+def _terminal_table(certificates: Sequence[Certificate], errors: Sequence[Metric]) -> RichTable:
     first, compared = certificates[0], any(one.faithfulness for one in certificates)
     table = RichTable(
         title=Text(f"{first.study} · {first.corpus}: upper bounds, {first.tokens:,} {first.manifest.token}s"),
@@ -232,15 +243,16 @@ def _terminal_table(certificates: Sequence[Certificate]) -> RichTable:
             + (" KL: divergence from the original, bits; changed: first choices." if compared else "")
         ),
         caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     kinds = list(dict.fromkeys(kind for one in certificates for kind in one.kinds))
-    errors = [metric for metric in metrics_of(certificates) if metric.is_error]
-    for name in ("certificate", "message"):
-        table.add_column(Text(name), justify="left" if name == "certificate" else "right", no_wrap=name == "message")
+    table.add_column(Text("certificate"), overflow="fold")
+    table.add_column(Text("message"), justify="right", no_wrap=True)
     columns = [f"BPD {kind}" for kind in kinds] + ["empirical", "of guess"] + [metric.label for metric in errors]
     columns += ["KL", "changed"] if compared else []
     for name in columns:
-        table.add_column(Text(name), justify="right", no_wrap=True)
+        table.add_column(Text(re.sub("[ _]", "\n", name)), justify="right", no_wrap=True)
     best = [row for _, row in best_rows(certificates).values()]
     for one in certificates:
         cells = [Text(one.name + one.prior.remark), Text(format_bytes(one.message.whole_bits))]

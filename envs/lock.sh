@@ -17,7 +17,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 frozen() { # the environment's packages, one `name==version` per line
-  "$work/venv/bin/pip" freeze --exclude pip --exclude setuptools --exclude wheel |
+  # Setuptools is one of them: torch needs it, and environments of uv and of Python 3.12 have none.
+  "$work/venv/bin/pip" freeze --all --exclude pip --exclude wheel |
     sed -e 's/+cpu$//' | grep -Eiv '^(nvidia-|cuda-|triton==)' | sort -f
 }
 

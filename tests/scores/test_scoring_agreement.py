@@ -1,6 +1,7 @@
 """Scores against an independent float64 reference: naive loops, full logits, explicit windows."""
 
 import copy
+import logging
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from scoring_cases import CONTEXT, VOCABULARY, make_corpus, make_model, make_plan
+from tokenbounds import progress
 from tokenbounds.scores.scorer import ScoringOptions
 from tokenbounds.scores.scoring import score_shard
 
@@ -125,6 +127,14 @@ def test_bfloat16_keeps_rotary_frequencies_exact(corpus, tmp_path):
     score_shard(model, corpus, plan, 0, tmp_path / "s.parquet", message_sha256="me", options=options)
     assert model.lm_head.weight.dtype == torch.bfloat16
     assert torch.equal(model.model.rotary_emb.inv_freq, frequencies)
+
+
+def test_the_log_says_how_far_scoring_is_within_a_group_of_windows(corpus, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(progress.Progress.__init__, "__defaults__", ("", 0, 0.0))  # each message, not one in 10 s
+    caplog.set_level(logging.INFO, "tokenbounds.scores.scoring")
+    tokens = scored(make_model("gpt2"), corpus, make_plan(tmp_path, corpus), tmp_path, batch_tokens=32).num_rows
+    done = [int(record.getMessage().split()[1].replace(",", "")) for record in caplog.records]
+    assert len(done) > 2 and done == sorted(set(done)) and done[-1] == tokens
 
 
 def test_ties_count_against_the_model(corpus, tmp_path):

@@ -15,7 +15,7 @@ H the trunk's width, V tokens in the vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any, Protocol, runtime_checkable
 
@@ -166,6 +166,7 @@ class NeuralScorer:
         self.entropies = True
         self.original_sha256 = ""
         self.centre_order = 0
+        self.on_scored: Callable[[int], object] = lambda tokens: None
         self._head_values = torch.from_numpy(head.values()).to(self._device) if head else None
         try:
             self.vocabulary_size = self._probe(model) if trunk is None else model.get_output_embeddings().out_features
@@ -199,6 +200,7 @@ class NeuralScorer:
                     values = self._head_values.to(states.device)
                     positions = grid_positions(states, values, len(self.alphas)).long().cpu().numpy()
                     alpha[rows] = np.array(self.alphas, np.float32)[positions]
+                self.on_scored(len(rows))
             for group in run:
                 *known, alpha = scored[id(group)]
                 yield (*known, alpha) if self.alphas else tuple(known)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -104,7 +104,15 @@ class EntropyPredictor(Protocol):
 
 @runtime_checkable
 class GroupsScorer(Protocol):
-    """A `Scorer` through whose model many groups may pass together."""
+    """A `Scorer` through whose model many groups may pass together.
+
+    Attributes
+    ----------
+    on_scored
+        Called with a number of tokens as soon as these are scored, long before their group is.
+    """
+
+    on_scored: Callable[[int], object]
 
     def score_groups(self, groups: Iterable[Group]) -> Iterator[tuple[NDArray[Any], ...]]:
         """What `Scorer.score` returns, for each group in turn; several may be read before the first is scored."""

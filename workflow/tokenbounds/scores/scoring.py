@@ -235,6 +235,8 @@ def score_shard(
         centre_order=scorer.centre_order,
     )
     progress = Progress(_log, int(column(rows, "length").sum()), "tokens", "scored")
+    if isinstance(scorer, GroupsScorer):
+        scorer.on_scored = progress.add
     with score_writer(out, provenance) as writer:
         for batch in score_blocks(scorer, corpus, rows, options.batch_tokens, plan.visible_tokens):
             if annotations is not None:
@@ -243,7 +245,8 @@ def score_shard(
                 labels = [pa.array(codes[name]) for name in provenance.schema.names[batch.num_columns :]]
                 batch = pa.RecordBatch.from_arrays([*batch.columns, *labels], schema=provenance.schema)
             writer.write(batch)
-            progress.add(batch.num_rows)
+            if not isinstance(scorer, GroupsScorer):
+                progress.add(batch.num_rows)
     return progress.done
 
 

@@ -210,7 +210,7 @@ def _log_placement(
     placement: Placement, sizes: Sizes | None, options: ScoringOptions, model: str = "the model"
 ) -> None:
     if sizes is None:
-        _log.info("placement %s: the message is no dense transformer by itself", placement)
+        _log.info("placement %s: the message alone does not say how large the model is", placement)
         return
     gpus = " + ".join(f"{gpu / GIB:.1f} GiB" for gpu in sizes.gpus) or "none"
     needs = (model, sizes.model / GIB, options.dtype, sizes.decoding / GIB, sizes.host / GIB, gpus)

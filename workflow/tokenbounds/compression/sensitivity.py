@@ -1,4 +1,4 @@
-"""How much a model's loss depends on the values of each tensor, and the steps that follow from it."""
+"""How much a model's loss depends on each of its values: which deserve fine steps, and which no bits at all."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from tokenbounds.corpus.reader import Corpus
 
 _BATCH_WINDOWS = 4  # few: in many, the mean gradient would count for more than the spread that shows the curvature
+_BITS_A_VALUE = 2.5  # what a value takes, about, before it is known how fine its tensor's steps are
 _WIDEST_RATIO = 4.0  # of a step to the root mean square: beyond, hardly a value would be anything but its default
 
 
-def mean_curvatures(
+def loss_curvatures(
     model: PreTrainedModel, corpus: Corpus, *, context: int, tokens: int, seed: int
-) -> dict[str, float]:
-    """Second derivatives of the mean loss near a minimum, averaged over each tensor: the empirical Fisher information.
+) -> dict[str, np.ndarray]:
+    """The diagonal of the empirical Fisher information: near a minimum, the second derivatives of the mean loss.
 
     Parameters
     ----------
@@ -40,8 +41,8 @@ def mean_curvatures(
 
     Returns
     -------
-    dict of str to float
-        By tensor, in the model's order; bits per token, per squared unit of a value.
+    dict of str to float32 array
+        By tensor, in the model's order and the tensors' shapes; bits per token, per squared unit of the value.
 
     Notes
     -----
@@ -49,45 +50,66 @@ def mean_curvatures(
     """
     sampler = BlockSampler(corpus, context, _BATCH_WINDOWS * context, seed)
     parameters = coded_parameters(model)
-    sums = dict.fromkeys(parameters, 0.0)
+    sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     count = 0
     for number in range(-(-tokens // (_BATCH_WINDOWS * context))):
         inputs, targets = (torch.from_numpy(array) for array in sampler.batch(number))
         loss = summed_loss_nats(model, inputs, targets)
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        for name, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None and gradient.numel():
-                sums[name] += float(gradient.square().mean())
+        for total, gradient in zip(sums.values(), gradients, strict=True):
+            if gradient is not None:
+                total += gradient.square()
         count += int((targets != IGNORED).sum())
-    return {name: total / (max(count, 1) * math.log(2)) for name, total in sums.items()}
+    return {name: (total / (max(count, 1) * math.log(2))).numpy() for name, total in sums.items()}
+
+
+def drop_values(
+    tensors: Mapping[str, np.ndarray], curvatures: Mapping[str, np.ndarray], bit_price: float
+) -> dict[str, np.ndarray]:
+    """Tensors with those values at their default whose difference from it adds less to the loss than its bits cost.
+
+    To second order a value's difference d from its default is worth curvature · d² / 2 (optimal brain damage: LeCun,
+    Denker and Solla, 1989).
+
+    Parameters
+    ----------
+    tensors, curvatures : mappings of str to float32 arrays, of the same shapes
+    bit_price : float
+        What a bit of the message is worth, in bits of loss per token.
+    """
+    kept = {}
+    for name, tensor in tensors.items():
+        default = default_value(name, tensor.shape)
+        worth = curvatures[name] * np.square(tensor - default) / 2
+        kept[name] = np.where(worth < bit_price * _BITS_A_VALUE, default, tensor)
+    return kept
 
 
 def exponents_by_curvature(
-    tensors: Mapping[str, np.ndarray], curvatures: Mapping[str, float], step_ratio: float
+    tensors: Mapping[str, np.ndarray], curvatures: Mapping[str, np.ndarray], step_ratio: float
 ) -> dict[str, int]:
     """Step exponents with which the rounding of every tensor's values adds about the same to the loss.
 
     An error of e steps adds curvature · (e · step)² / 2, and a bit more or less halves or doubles the step whatever the
     tensor, so that at a given number of bits the loss is least where all curvature · step² are equal (reverse
-    water-filling). Steps are thus ∝ 1 / √curvature.
+    water-filling). Steps are thus ∝ 1 / √(mean curvature).
 
     Parameters
     ----------
-    tensors : mapping of str to float32 array, any shapes
-        Each is asked for once.
-    curvatures : mapping of str to float
-        Averages over each tensor's values; a tensor of none has the ratio itself.
+    tensors, curvatures : mappings of str to float32 arrays, of the same shapes
+        A tensor of no curvature has the ratio itself.
     step_ratio : float
         Geometric mean, over all values, of the ratio of steps to their tensors' root mean square differences from the
         default. No tensor's is above 4.
     """
-    spreads, sizes, logs = {}, {}, {}
+    spreads, logs, count = {}, {}, 0
     for name, tensor in tensors.items():
         offset = tensor.astype(np.float64) - default_value(name, tensor.shape)
         spreads[name] = float(np.sqrt(np.mean(offset**2))) if tensor.size else 0.0
-        if spreads[name] > 0 and curvatures[name] > 0:
-            logs[name] = -0.5 * math.log(curvatures[name]) - math.log(spreads[name])
-            sizes[name] = tensor.size
-    mean = sum(sizes[name] * log for name, log in logs.items()) / max(sum(sizes.values()), 1)
+        curvature = float(np.mean(curvatures[name], dtype=np.float64)) if tensor.size else 0.0
+        if spreads[name] > 0 and curvature > 0:
+            logs[name] = -0.5 * math.log(curvature) - math.log(spreads[name])
+            count += tensor.size
+    mean = sum(tensors[name].size * log for name, log in logs.items()) / max(count, 1)
     ratios = {name: min(step_ratio * math.exp(log - mean), _WIDEST_RATIO) for name, log in logs.items()}
     return {name: exponent_of(ratios.get(name, step_ratio) * spread) for name, spread in spreads.items()}

@@ -217,15 +217,24 @@ class UniformQuantizer(QuantizerRow, Checked):
             "geometric mean over all values. `null`: the same ratio for all matrices, an eighth of it for vectors."
         ),
     ] = None
+    drop_values: Annotated[
+        bool,
+        Field(
+            description="With `sensitivity_tokens`: training starts without the values that add less to the loss than "
+            "their bits cost at its `rate_weight`."
+        ),
+    ] = False
     straight_through: Annotated[StraightThrough, Field(description="Further training of quantized values.")] = Field(
         default_factory=StraightThrough
     )
     refinable: ClassVar[bool] = True
 
     def faults(self) -> Iterator[Fault]:
-        """Yield sensitivities that no training starts from."""
+        """Yield sensitivities that no training starts from, and values to be dropped without sensitivities."""
         if self.sensitivity_tokens is not None and not self.straight_through.steps:
             yield Fault("sensitivity_tokens", "needs straight-through training. Set straight_through.steps.")
+        if self.drop_values and self.sensitivity_tokens is None:
+            yield Fault("drop_values", "needs sensitivities. Set sensitivity_tokens.")
 
     def needs(self) -> Needs:
         """A corpus, if it is trained."""

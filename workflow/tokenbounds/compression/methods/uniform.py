@@ -1,13 +1,17 @@
 """Uniform quantization: one step per tensor by its spread, then straight-through training of weights and steps.
 
-Training may start from steps that follow what the loss depends on.
+Training may start from steps that follow what the loss depends on, and without the values that it hardly depends on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from tokenbounds.compression.grids import round_by_spread
 from tokenbounds.compression.posttraining.kept_codes import KeptCodes
-from tokenbounds.compression.sensitivity import exponents_by_curvature, mean_curvatures
+from tokenbounds.compression.sensitivity import drop_values, exponents_by_curvature, loss_curvatures
 from tokenbounds.compression.straight_through import train
 from tokenbounds.compression.subject import Record, Sources
 from tokenbounds.compression.trainable import TrainableGrid, freeze_grids
@@ -22,19 +26,25 @@ def quantize_uniform(spec: UniformQuantizer, subject: Transformer, sources: Sour
     tensors = subject.tensors
     quantized, history = round_by_spread(tensors, spec.step_ratio, KeptCodes()), None
     if spec.straight_through.steps:
-        exponents = quantized.exponents
+        exponents: Mapping[str, int] = quantized.exponents
         if spec.sensitivity_tokens is not None:
-            exponents = _exponents(spec, spec.sensitivity_tokens, subject, sources)
+            tensors, exponents = _by_sensitivity(spec, spec.sensitivity_tokens, subject, sources)
         grids = {name: TrainableGrid(name, tensor, exponents[name]) for name, tensor in tensors.items()}
         history = train(subject, grids, spec.straight_through, sources.corpus)
         quantized = freeze_grids(grids)
     return UniformFormat(quantized.codes, quantized.exponents, subject.shapes), {"straight_through": history}
 
 
-def _exponents(spec: UniformQuantizer, tokens: int, subject: Transformer, sources: Sources) -> dict[str, int]:
-    """Step exponents by what the loss depends on."""
+def _by_sensitivity(
+    spec: UniformQuantizer, tokens: int, subject: Transformer, sources: Sources
+) -> tuple[Mapping[str, np.ndarray], dict[str, int]]:
+    """Tensors and step exponents to start training from."""
     if sources.corpus is None:
         raise MessageError("sensitivities need a corpus. Pass it, or leave out sensitivity_tokens.")
-    context, seed = subject.card.context, spec.straight_through.seed
-    curvatures = mean_curvatures(subject.model, sources.corpus, context=context, tokens=tokens, seed=seed)
-    return exponents_by_curvature(subject.tensors, curvatures, spec.step_ratio)
+    training, tensors = spec.straight_through, subject.tensors
+    curvatures = loss_curvatures(
+        subject.model, sources.corpus, context=subject.card.context, tokens=tokens, seed=training.seed
+    )
+    if spec.drop_values:
+        tensors = drop_values(tensors, curvatures, training.rate_weight / max(sources.corpus.tokens, 1))
+    return tensors, exponents_by_curvature(tensors, curvatures, spec.step_ratio)

@@ -104,7 +104,7 @@ def test_a_mistake_in_a_study_is_named_with_its_place_and_remedy(tmp_path, capsy
         (["bound", "gone.parquet", "-V", "256"], "give --bits"),
         (["bound", "gone.parquet", "--bits", "8", "-V", "256", "--delta", "5"], "choose a probability between 0 and 1"),
         (["certify", "gone/a/b", "--corpus", "notes.txt"], "gone/a/b is neither a folder"),
-        (["pin", "notes.txt", "-o", "pins.json"], "neither Parquet nor JSON lines"),
+        (["pin", "notes.txt", "-o", "pins.json"], "neither Parquet nor Arrow nor JSON lines"),
         (["studies", "."], "holds no study (*.yaml)"),
     ],
 )

@@ -29,8 +29,11 @@ SCHEMA_VERSION = 1
 PINS_NAME = "pins.json"
 MOST_ROWS = 1 << 48
 _SUFFIXES = {
-    **{".parquet": "parquet", ".arrow": "arrow"},
-    **dict.fromkeys((".jsonl", ".jsonl.gz", ".jsonl.zst"), "jsonl"),
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".jsonl": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".jsonl.zst": "jsonl",
 }
 _LINES_PER_OFFSET = 4096
 _CODECS = {".gz": "gzip", ".zst": "zstd"}

@@ -6,7 +6,9 @@ import pytest
 from json_certificates import write_certificate
 from report_study import certificate_dict
 from rich.console import Console
+from tokenbounds.certificates.sealing import read_certificate
 from tokenbounds.certificates.sentence import state_result
+from tokenbounds.console import show_certificate
 from tokenbounds.report.figure_data import size_table
 from tokenbounds.report.page import write_certificate_page
 from tokenbounds.report.page_content import cards, headline
@@ -65,6 +67,15 @@ def test_the_table_says_what_was_paid_under_which_prior(paths, tmp_path):
     assert {row["paid_bits"] for row in rows if row["bound"] == "azuma" and row["certificate"] == "chained"} == {
         251_904
     }
+
+
+def test_links_keep_their_numbers_in_terminals_of_80_columns(paths):
+    text = io.StringIO()
+    show_certificate(Console(file=text, width=80), read_certificate(paths[0]))
+    links = text.getvalue().split("Links\n")[1].split("\nMessage")[0]
+    assert "…" not in links
+    for number in ("0.01", "0.2", "0.5", "1.5000", "1.4000", "9", "0.1"):
+        assert number in links.replace("(", " ").replace(")", " ").split()
 
 
 def test_only_rows_that_assume_no_more_than_others_are_called_best(paths, tmp_path):

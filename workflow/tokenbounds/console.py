@@ -48,7 +48,7 @@ def show_certificate(console: Console, certificate: Certificate) -> None:
     console.print(Padding(Text("\n".join(sentences)), (1, 2), expand=False))
     _section(console, "Bounds", _rows_table(certificate.rows))
     if any(row.links for row in certificate.rows):
-        _section(console, "Links", _links_table(certificate.rows))
+        _section(console, "Links", _links_tables(certificate.rows))
     _section(console, "Message", _breakdown_table(certificate.message.whole_breakdown))
     _section(console, f"Failure probability: {certificate.delta:g} in all", _ledger_tables(certificate.ledger))
     _section(console, "Evidence", _hash_table(certificate))
@@ -201,17 +201,22 @@ def _rows_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _links_table(rows: Sequence[Row]) -> Table:
-    """The links of rows that use the chain: the models each depends on, and its part of the row's value."""
-    headings = ["β", "factor", "value", "empirical", "range", "λ", "κ"]
-    table = _columns(["row", "models and the weights of what each is mixed with"], headings)
-    for row in rows:
+def _links_tables(rows: Sequence[Row]) -> Group:
+    """A table for each row that uses the chain: what each link depends on, and its part of the row's value.
+
+    Numbers keep their columns in narrow terminals; names of models and what they are mixed with are wrapped.
+    """
+    tables = []
+    for row in (row for row in rows if row.links):
+        table = _columns([f"{row.metric} {row.bound}"], ["β", "factor", "value", "empirical", "range", "λ", "κ"])
+        table.columns[0].no_wrap = False
         for link in row.links:
             bounds = (round_up(number, _DIGITS) for number in (link.value, link.empirical))
             factors, rest = (link.beta, link.weight), (link.range, link.lambda_, link.kappa)
             cells = [*(f"{each:g}" for each in factors), *bounds, *(f"{each:.4g}" for each in rest)]
-            table.add_row(row.bound, name_models(row, link), *cells)
-    return table
+            table.add_row(name_models(row, link), *cells)
+        tables.append(table)
+    return Group(*tables)
 
 
 def _breakdown_table(breakdown: dict[str, int]) -> Table:

@@ -37,18 +37,27 @@ def round_by_spread(
     MessageError
         If a value is not finite, or too large for its step.
     """
-    codes = {} if codes is None else codes
-    exponents = {}
+    codes, exponents = {} if codes is None else codes, {}
     for name, tensor in tensors.items():
-        if not np.all(np.isfinite(tensor)):
-            raise MessageError(f"{name} holds values that are not finite. Train or load the model again.")
-        offset = tensor.astype(np.float64)
-        offset -= default_value(name, tensor.shape)
-        ratio = step_ratio if tensor.ndim >= 2 else step_ratio / _VECTOR_FINENESS
-        exponents[name] = exponent_of(ratio * float(np.sqrt(np.mean(offset**2))) if tensor.size else 0.0)
-        del offset  # nearest_codes has its own
+        exponents[name] = exponent_by_spread(name, tensor, step_ratio)
         codes[name] = nearest_codes(name, tensor, step_of(exponents[name])).astype(np.int32)
     return GridTensors(codes, exponents)
+
+
+def exponent_by_spread(name: str, tensor: np.ndarray, step_ratio: float) -> int:
+    """The step's exponent of one tensor in `round_by_spread`.
+
+    Raises
+    ------
+    MessageError
+        If a value is not finite.
+    """
+    if not np.all(np.isfinite(tensor)):
+        raise MessageError(f"{name} holds values that are not finite. Train or load the model again.")
+    offset = tensor.astype(np.float64)
+    offset -= default_value(name, tensor.shape)
+    ratio = step_ratio if tensor.ndim >= 2 else step_ratio / _VECTOR_FINENESS
+    return exponent_of(ratio * float(np.sqrt(np.mean(offset**2))) if tensor.size else 0.0)
 
 
 def round_vectors(vectors: Mapping[str, np.ndarray]) -> GridTensors:
@@ -61,8 +70,9 @@ def round_vectors(vectors: Mapping[str, np.ndarray]) -> GridTensors:
     MessageError
         As in `round_by_spread`.
     """
-    exponents = round_by_spread(vectors, VECTOR_RATIO).exponents
+    exponents = {}
     for name, vector in vectors.items():
+        exponents[name] = exponent_by_spread(name, vector, VECTOR_RATIO)
         size = float(np.sqrt(np.mean(vector.astype(np.float64) ** 2))) if vector.size else 0.0
         if size > 0:
             exponents[name] = min(exponents[name], exponent_of(_VECTOR_PRECISION * size))

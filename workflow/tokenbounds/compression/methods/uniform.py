@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tokenbounds.compression.grids import round_by_spread
+from tokenbounds.compression.grids import exponent_by_spread, round_by_spread
 from tokenbounds.compression.posttraining.kept_codes import KeptCodes
 from tokenbounds.compression.sensitivity import drop_values, exponents_by_curvature, loss_curvatures
 from tokenbounds.compression.straight_through import train
@@ -23,27 +23,28 @@ from tokenbounds.messages.formats.uniform import UniformFormat
 
 def quantize_uniform(spec: UniformQuantizer, subject: Transformer, sources: Sources) -> tuple[UniformFormat, Record]:
     """Round every tensor to its own grid, one in memory at a time, and train weights and steps if the row says so."""
-    tensors = subject.tensors
-    quantized, history = round_by_spread(tensors, spec.step_ratio, KeptCodes()), None
+    history = None
     if spec.straight_through.steps:
-        exponents: Mapping[str, int] = quantized.exponents
-        if spec.sensitivity_tokens is not None:
-            tensors, exponents = _by_sensitivity(spec, spec.sensitivity_tokens, subject, sources)
+        tensors, exponents = _starting_point(spec, subject, sources)
         grids = {name: TrainableGrid(name, tensor, exponents[name]) for name, tensor in tensors.items()}
         history = train(subject, grids, spec.straight_through, sources.corpus)
         quantized = freeze_grids(grids)
+    else:
+        quantized = round_by_spread(subject.tensors, spec.step_ratio, KeptCodes())
     return UniformFormat(quantized.codes, quantized.exponents, subject.shapes), {"straight_through": history}
 
 
-def _by_sensitivity(
-    spec: UniformQuantizer, tokens: int, subject: Transformer, sources: Sources
+def _starting_point(
+    spec: UniformQuantizer, subject: Transformer, sources: Sources
 ) -> tuple[Mapping[str, np.ndarray], dict[str, int]]:
-    """Tensors and step exponents to start training from."""
+    """Tensors and step exponents to start training from: by spread, or by sensitivity if the row says so."""
+    training, tensors = spec.straight_through, subject.tensors
+    if spec.sensitivity_tokens is None:
+        return tensors, {name: exponent_by_spread(name, tensor, spec.step_ratio) for name, tensor in tensors.items()}
     if sources.corpus is None:
         raise MessageError("sensitivities need a corpus. Pass it, or leave out sensitivity_tokens.")
-    training, tensors = spec.straight_through, subject.tensors
     curvatures = loss_curvatures(
-        subject.model, sources.corpus, context=subject.card.context, tokens=tokens, seed=training.seed
+        subject.model, sources.corpus, context=subject.card.context, tokens=spec.sensitivity_tokens, seed=training.seed
     )
     if spec.drop_values:
         tensors = drop_values(tensors, curvatures, training.rate_weight / max(sources.corpus.tokens, 1))

@@ -69,18 +69,26 @@ def quantize_sequences(
 
 
 @compiled(**_OPTIONS)
-def _best_code(value: float, prices: np.ndarray, beyond: float, odd: int, parity: int) -> tuple[int, float]:
-    """The cheapest code of a parity on one grid: among the two that enclose the value and the two next to zero."""
-    # Codes k of one parity on one grid are the points m = 2k + odd, four apart: m ≡ 2 · parity + odd modulo 4.
-    below = 2 * int(np.floor((value - odd - 2 * parity) / 4)) + parity
-    best, least = below, np.inf
-    for candidate in (below, below + 2, parity, parity - 2):
-        point = 2 * candidate + odd
-        inside = min(abs(point), MAGNITUDES - 1)
-        cost = (value - point) ** 2 + prices[inside] + beyond * (abs(point) - inside)
+def _best_point(value: float, base: int, prices: np.ndarray, beyond: float, residue: int) -> tuple[int, float]:
+    """The cheapest point with this residue modulo 4: among the two that enclose the value and the two next to zero.
+
+    `base` is the last multiple of 4 that is no greater than the value.
+    """
+    below = base + residue
+    if below > value:
+        below -= 4
+    best, least = below, _cost(value, below, prices, beyond)
+    for point in (below + 4, residue, residue - 4):
+        cost = _cost(value, point, prices, beyond)
         if cost < least:
-            best, least = candidate, cost
+            best, least = point, cost
     return best, least
+
+
+@compiled(**_OPTIONS)
+def _cost(value: float, point: int, prices: np.ndarray, beyond: float) -> float:
+    inside = min(abs(point), MAGNITUDES - 1)
+    return (value - point) ** 2 + prices[inside] + beyond * (abs(point) - inside)
 
 
 @compiled(**_OPTIONS)
@@ -98,20 +106,24 @@ def _forward(
     costs, extended = np.full(odd.size, np.inf), np.empty(odd.size)  # [states]: least cost of a path that ends there
     branches = np.empty(4)  # cost of the best code by 2 · grid + parity
     costs[0] = 0.0  # every sequence starts in state 0
+    # [states, 2]: the two branches, 2 · state + parity, that lead to each state.
+    entries = np.argsort(following.reshape(-1), kind="mergesort").reshape(-1, 2)
+    used = 2 * odd[entries.reshape(-1) >> 1].reshape(-1, 2) + (entries & 1)
     for place in range(values.size):
+        value, own = values[place], prices[bands[place]]
+        base = 4 * int(np.floor(value / 4))
         for branch in range(4):
-            grid, parity = branch >> 1, branch & 1
-            code, cost = _best_code(values[place], prices[bands[place]], beyond, grid, parity)
-            branches[branch], choices[place, branch] = cost, code
-        # Four branch costs serve all states: a state's grid and the code's parity say which, and where it leads.
-        extended[:] = np.inf
-        for state in range(odd.size):
-            for parity in range(2):
-                cost = costs[state] + branches[2 * odd[state] + parity]
-                reached = following[state, parity]
-                if cost < extended[reached]:
-                    extended[reached] = cost
-                    origins[place, reached] = 2 * state + parity
+            # Codes k of one parity on one grid are the points m = 2k + grid with m = 2 · parity + grid modulo 4.
+            residue = 2 * (branch & 1) + (branch >> 1)
+            point, branches[branch] = _best_point(value, base, own, beyond, residue)
+            choices[place, branch] = point >> 1
+        # Four branch costs serve all states: a state's grid and the code's parity say which.
+        for reached in range(odd.size):
+            first, second = entries[reached, 0], entries[reached, 1]
+            cost = costs[first >> 1] + branches[used[reached, 0]]
+            other = costs[second >> 1] + branches[used[reached, 1]]
+            extended[reached] = min(cost, other)
+            origins[place, reached] = second if other < cost else first
         costs, extended = extended, costs
     return int(np.argmin(costs))
 

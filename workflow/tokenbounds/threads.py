@@ -22,21 +22,26 @@ def allowed_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def workers(items: int, threads: int) -> int:
+    """How many of so many threads `in_threads` uses."""
+    return max(min(items, threads, _MOST_WORKERS), 1)
+
+
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item], threads: int) -> Iterator[Result]:
     """Apply a function to items in so many threads, at most eight; results in the items' order.
 
     What comes out is the same whatever their number, if `work` depends on its item alone. No more items are begun than
     there are threads before the first result is taken.
     """
-    workers = min(len(items), threads, _MOST_WORKERS)
-    if workers < 2:
+    side_by_side = workers(len(items), threads)
+    if side_by_side < 2:
         yield from map(work, items)
         return
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(side_by_side) as pool:
         running: deque[Future[Result]] = deque()
         try:
             for item in items:
-                if len(running) == workers:
+                if len(running) == side_by_side:
                     yield running.popleft().result()
                 running.append(pool.submit(work, item))
             while running:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import lzma
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tokenbounds.messages.coding.lossless import encode_bytes
 from tokenbounds.messages.coding.symbols import Coder
 from tokenbounds.messages.coding.tensors import encode_codes, plane_shape
+from tokenbounds.threads import allowed_threads, in_threads
 
-SAMPLED_SYMBOLS = 1 << 22
+COMPARED_WHOLE = 1 << 22
+_SAMPLED = 1 / 4  # of that many, where there are more symbols: general-purpose compressors are slow
 
 
-def compare_coders(symbols: Sequence[np.ndarray], coder: Coder, limit: int = SAMPLED_SYMBOLS) -> dict[str, int]:
+def compare_coders(symbols: Sequence[np.ndarray], coder: Coder, limit: int = COMPARED_WHOLE) -> dict[str, int]:
     """Sizes of the same symbols in bits, coded by ourselves and by gzip, xz and zstd.
 
     Parameters
@@ -25,7 +27,8 @@ def compare_coders(symbols: Sequence[np.ndarray], coder: Coder, limit: int = SAM
         The codes of each tensor; uint8 [values, bytes] where bytes are coded column by column, see `exact`.
     coder : {"adaptive", "static"}
     limit : int
-        If there are more symbols than this, only the first rows of each tensor are compared, the same share of each.
+        If there are more symbols than this, only the first rows of each tensor are compared, the same share of each,
+        together a quarter of the limit.
 
     Returns
     -------
@@ -51,12 +54,13 @@ def compressed_bits(symbols: Sequence[np.ndarray]) -> dict[str, int]:
     # xz at its best, with no larger a dictionary than the data: its memory is cleared each time.
     dictionary = min(max(len(data), 1 << 12), 1 << 26)
     xz = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": dictionary}
-    deflater = zlib.compressobj(9, zlib.DEFLATED, 31)
-    return {
-        "gzip": 8 * len(deflater.compress(data) + deflater.flush()),
-        "xz": 8 * len(lzma.compress(data, filters=[xz])),
-        "zstd": 8 * len(pa.Codec("zstd", compression_level=19).compress(data, asbytes=True)),
+    compressors: dict[str, Callable[[bytes], bytes]] = {
+        "xz": lambda data: lzma.compress(data, filters=[xz]),
+        "zstd": lambda data: pa.Codec("zstd", compression_level=19).compress(data, asbytes=True),
+        "gzip": lambda data: zlib.compress(data, 9, 31),
     }
+    sizes = in_threads(lambda name: 8 * len(compressors[name](data)), list(compressors), allowed_threads())
+    return dict(zip(compressors, sizes, strict=True))
 
 
 def _our_bits(symbols: Sequence[np.ndarray], coder: Coder) -> int:
@@ -76,5 +80,5 @@ def _first_rows(symbols: Sequence[np.ndarray], limit: int) -> list[np.ndarray]:
     sample = []
     for codes in symbols:
         plane = codes.reshape(plane_shape(codes.shape))
-        sample.append(plane[: math.ceil(len(plane) * limit / total)].copy())  # a view would keep the whole
+        sample.append(plane[: math.ceil(len(plane) * _SAMPLED * limit / total)].copy())  # a view would keep the whole
     return sample

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from tokenbounds import threads
 
@@ -14,8 +15,13 @@ Result = TypeVar("Result")
 
 
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """See `threads.in_threads`."""
-    return threads.in_threads(work, items, torch.get_num_threads())
+    """See `threads.in_threads`; linear algebra in each thread gets an equal share of the threads that torch may use.
+
+    Without a share of its own each call would take all, and calls of other threads would wait for one another.
+    """
+    allowed = torch.get_num_threads()
+    with threadpool_limits(max(allowed // threads.workers(len(items), allowed), 1), user_api="blas"):
+        yield from threads.in_threads(work, items, allowed)
 
 
 def rounding_device() -> torch.device | None:

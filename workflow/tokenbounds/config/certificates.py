@@ -69,7 +69,11 @@ class EvaluationSpec(Checked):
         Field(description="Precision of the model's matrix products; losses are computed in float32."),
     ] = "float32"
     batch_tokens: Annotated[
-        PositiveInt, Field(description="Tokens in one forward pass. This affects only speed and memory.")
+        PositiveInt,
+        Field(
+            description="Most tokens in one forward pass; fewer where the activations of a wide model's block would "
+            "take more than 512 MiB. This affects only speed and memory."
+        ),
     ] = 16384
     placement: Annotated[
         Literal["auto", "whole", "dispatch", "blocks"],

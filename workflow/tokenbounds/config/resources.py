@@ -114,11 +114,14 @@ def encoding_megabytes(study: Study, message: str, inputs: Inputs) -> float:
 
     That is what rounding eight matrices side by side takes, and the factor of second moments. Grids and codebooks of a
     dense model, without training, are found for one matrix at a time, the embedding among them, which may be a tenth of
-    the model and takes up to 44 bytes for each value: 8000 and one per MB. Training, tuning and a smoothing head need
-    the whole model.
+    the model and takes up to 44 bytes for each value: 8000 and one per MB. Tuning and a smoothing head need the whole
+    model. So does training codes, which takes up to 66 bytes for each value: 6000 and 17 per MB; not of adapters, as
+    their base is not trained.
     """
     row = study.messages[message]
     needs, whole = row.quantizer.needs(), 6000 + 6 * inputs.megabytes()
+    if needs.training_steps and study.models[row.model].kind == "trained":
+        return 6000 + 17 * inputs.megabytes()
     if needs.training_steps or getattr(row.quantizer, "tuning", None) is not None or row.smoothing_head is not None:
         return whole
     if row.quantizer.models in ("dense", "imported"):

@@ -1,4 +1,4 @@
-"""A model held one block at a time, so that it may be larger than the memory of the CPU or GPU."""
+"""A model held one part at a time, so that it may be larger than the memory of the CPU or GPU."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from accelerate.utils import set_module_tensor_to_device
 from torch import nn
 
 from tokenbounds.errors import ModelError
+from tokenbounds.limits import release_freed_memory
 from tokenbounds.models.build import empty_model
 from tokenbounds.models.card import ModelCard
 from tokenbounds.models.families import family_of
@@ -41,6 +42,9 @@ class BlockwiseModel:
     card : ModelCard
     device, dtype
         Where and in which precision it computes.
+    keep_vocabulary
+        Whether embeddings and head stay in memory, too. Otherwise they are there within `embeddings()` and `head()`,
+        and nothing else that is large is then: a table of a large vocabulary may take more than a block.
 
     Attributes
     ----------
@@ -55,7 +59,14 @@ class BlockwiseModel:
         If a tensor cannot be read.
     """
 
-    def __init__(self, source: TensorSource, card: ModelCard, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        source: TensorSource,
+        card: ModelCard,
+        device: torch.device,
+        dtype: torch.dtype,
+        keep_vocabulary: bool = True,
+    ) -> None:
         if card.parameterization["kind"] != "dense":
             kind = card.parameterization["kind"]
             raise ModelError(f"a model with the parameterization '{kind}' cannot be held block by block.")
@@ -68,7 +79,10 @@ class BlockwiseModel:
         self._blocks = cast(nn.ModuleList, self.model.get_submodule(family.blocks))
         self._final_norm = self.model.get_submodule(family.final_norm)
         self._prefix = f"{family.blocks}."
-        self._load([name for name, _ in self.model.named_parameters() if not name.startswith(self._prefix)])
+        others = [name for name, _ in self.model.named_parameters() if not name.startswith(self._prefix)]
+        self._kept_vocabulary = keep_vocabulary
+        tables = () if keep_vocabulary else self._tables(self.model.get_input_embeddings(), self.model.lm_head)
+        self._load([name for name in others if name not in tables])
         self.model.tie_weights()
         for name, buffer in self.model.named_buffers():
             set_module_tensor_to_device(self.model, name, device, value=buffer)
@@ -122,13 +136,20 @@ class BlockwiseModel:
     @contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:
         """Block `index` with its weights, which are released at the end."""
-        names = self.block_parameters(index)
-        self._load(names)
-        try:
+        with self._loaded(self.block_parameters(index)):
             yield self._blocks[index]
-        finally:
-            for name in names:
-                set_module_tensor_to_device(self.model, name, "meta")
+
+    @contextmanager
+    def embeddings(self) -> Iterator[None]:
+        """While `embed` may be called."""
+        with self._loaded(() if self._kept_vocabulary else self._tables(self.model.get_input_embeddings())):
+            yield
+
+    @contextmanager
+    def head(self) -> Iterator[None]:
+        """While logits may be computed."""
+        with self._loaded(() if self._kept_vocabulary else self._tables(self.model.lm_head)):
+            yield
 
     @staticmethod
     def run(block: nn.Module, hidden: torch.Tensor, arguments: BlockArguments) -> torch.Tensor:
@@ -142,6 +163,24 @@ class BlockwiseModel:
     def logits(self, normed: torch.Tensor) -> torch.Tensor:
         """Logits in float32."""
         return cast(torch.Tensor, self.model.lm_head(normed).float())
+
+    def _tables(self, *modules: nn.Module) -> list[str]:
+        """Names of the modules' parameters; a tied one has that of the embedding."""
+        own = [parameter for module in modules for parameter in module.parameters()]
+        return [name for name, value in self.model.named_parameters() if any(value is each for each in own)]
+
+    @contextmanager
+    def _loaded(self, names: Sequence[str]) -> Iterator[None]:
+        """Values of some parameters, which are released at the end."""
+        self._load(names)
+        self.model.tie_weights()
+        try:
+            yield
+        finally:
+            for name in names:
+                set_module_tensor_to_device(self.model, name, "meta")
+            self.model.tie_weights()
+            release_freed_memory()
 
     def _load(self, names: Sequence[str]) -> None:
         for name in names:

@@ -30,11 +30,12 @@ class _Place(NamedTuple):
 
 
 class BlockwiseTrunk:
-    """The layers of a model of which one block at a time is in memory; see `neural.Trunk`.
+    """The layers of a model of which one part at a time is in memory; see `neural.Trunk`.
 
     Parameters
     ----------
     model
+        Whose embeddings and head need not be kept: each is loaded when all batches are at it.
     folder
         Of the scratch file, on a disk of the machine that computes.
     scratch_bytes
@@ -54,18 +55,20 @@ class BlockwiseTrunk:
                 places: list[_Place] = []
                 arguments: dict[tuple[int, ...], BlockArguments] = {}  # they depend on a batch's shape alone
                 end = 0
-                for inputs in batches:
-                    hidden, arguments[tuple(inputs.shape)] = model.embed(inputs)
-                    places.append(_Place(end, tuple(hidden.shape), hidden.dtype))
-                    end += hidden.numel() * hidden.dtype.itemsize
-                    _write(file, places[-1], hidden)
+                with model.embeddings():
+                    for inputs in batches:
+                        hidden, arguments[tuple(inputs.shape)] = model.embed(inputs)
+                        places.append(_Place(end, tuple(hidden.shape), hidden.dtype))
+                        end += hidden.numel() * hidden.dtype.itemsize
+                        _write(file, places[-1], hidden)
                 for index in range(model.blocks):
                     with model.block(index) as block:
                         for place in places:
                             hidden = _read(file, place).to(model.device)
                             _write(file, place, model.run(block, hidden, arguments[place.shape[:2]]))
-                for place in places:
-                    yield model.final_norm(_read(file, place).to(model.device))
+                with model.head():
+                    for place in places:
+                        yield model.final_norm(_read(file, place).to(model.device))
         except OSError as error:
             raise ScoreError(
                 f"hidden states cannot be kept in {self._path.parent}: {error.strerror or error}. Let TMPDIR name a "

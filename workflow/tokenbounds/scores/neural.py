@@ -47,6 +47,8 @@ _PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 # What a token's loss may differ by from batch to batch, bits: as much as rescoring allows (docs/certificates.md).
 _LOSS_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 _COMPARED_TOKENS = 8
+# What the activations of one block may take in one forward pass, bytes.
+_ACTIVATION_BYTES = 1 << 29
 
 
 @runtime_checkable
@@ -65,7 +67,10 @@ class Trunk(Protocol):
     most_inputs: int
 
     def states(self, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Yield the last hidden states [B, T, H] of each batch of inputs [B, T]."""
+        """Yield the last hidden states [B, T, H] of each batch of inputs [B, T].
+
+        The output embedding may be used until the next are asked for.
+        """
 
 
 class WholeTrunk:
@@ -150,9 +155,9 @@ class NeuralScorer:
         self._name = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
         self._device = device_of(options)
         self._dtype = TORCH_DTYPES[options.dtype]
-        self._batch_tokens = options.batch_tokens
         self._start_id = start_id
         self._refuse_unknown_logits(model)
+        self._batch_tokens = min(options.batch_tokens, _most_tokens(model.config.get_text_config(), self._dtype))
         if trunk is None and not hasattr(model, "hf_device_map"):  # dispatched models are where they should be
             _cast(model, self._device, self._dtype)
         self._trunk = trunk or WholeTrunk(model)
@@ -305,16 +310,14 @@ class NeuralScorer:
         tokens = torch.arange(self._start_id, self._start_id + width, device=self._device) * 7919 % self.vocabulary_size
         others = (tokens[:half] + 1 + torch.arange(half, device=self._device)) % self.vocabulary_size
         compared = torch.linspace(0, half - 1, min(half, _COMPARED_TOKENS), device=self._device).round().long()
-        targets = tokens[(compared + 1) % width][:, None]
+        targets = tokens[(compared + 1) % width][:, None].cpu()
         # Short windows first: what a long one changes in a model may last.
-        both = self._trunk.states([torch.stack([others, others, others, tokens[:half]]), tokens[None]])
-        among, alone = (states[-1, compared.to(states.device)] for states in both)
-        losses = [
-            -self.head.logits(each).float().log_softmax(-1).cpu().gather(1, targets.cpu()) / math.log(2)
-            for each in (alone, among)
-        ]
+        among, alone = (
+            self.head.logits(states[-1, compared.to(states.device)]).float().log_softmax(-1).cpu().gather(1, targets)
+            for states in self._trunk.states([torch.stack([others, others, others, tokens[:half]]), tokens[None]])
+        )
         # Where they are not finite, scoring says at which document.
-        if bool(((losses[0] - losses[1]).abs() > _LOSS_TOLERANCE[self._dtype]).any()):
+        if bool(((alone - among).abs() / math.log(2) > _LOSS_TOLERANCE[self._dtype]).any()):
             raise ScoreError(
                 f"model family '{self._name}' scores a token by more than what precedes it: its loss depends on later "
                 "tokens, on the length of the window or on the rest of the batch. Use a causal language model."
@@ -333,6 +336,15 @@ def _cast(model: Any, device: torch.device, dtype: torch.dtype) -> None:
     for name, value in frequencies.items():
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, value.to(device))
+
+
+def _most_tokens(config: Any, dtype: torch.dtype) -> int:
+    """How many tokens may pass through a block together; by the model alone, so that rounding is that of any placement.
+
+    For each token, about six vectors of the trunk's width and three of the feed-forward layer's are there at one time.
+    """
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
+    return max(1, _ACTIVATION_BYTES // (dtype.itemsize * (6 * config.hidden_size + 3 * inner)))
 
 
 def _order_windows(group: Group) -> tuple[Int64Array, Int64Array]:

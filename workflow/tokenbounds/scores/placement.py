@@ -148,7 +148,7 @@ def placed_predictor(
             attach_head(model, message)
             yield model
         else:
-            blocks = BlockwiseModel(source, card, device, dtype)
+            blocks = BlockwiseModel(source, card, device, dtype, keep_vocabulary=False)
             attach_head(blocks.model, message)
             yield BlockwiseTrunk(blocks, folder, SCRATCH_BYTES)
 
@@ -203,7 +203,9 @@ def placed_checkpoint(checkpoint: Path, options: ScoringOptions) -> Iterator[Any
         yield load_dispatched(source, card, dtype, _room(sizes, device))
     else:
         with tempfile.TemporaryDirectory(prefix="tokenbounds-") as folder:
-            yield BlockwiseTrunk(BlockwiseModel(source, card, device, dtype), Path(folder), SCRATCH_BYTES)
+            yield BlockwiseTrunk(
+                BlockwiseModel(source, card, device, dtype, keep_vocabulary=False), Path(folder), SCRATCH_BYTES
+            )
 
 
 def _log_placement(

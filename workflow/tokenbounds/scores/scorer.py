@@ -32,7 +32,8 @@ class ScoringOptions:
     dtype
         Of the model's weights and matrix products. Log-sum-exp is always float32.
     batch_tokens
-        Most tokens (padding included) in one forward pass, unless a single window is longer.
+        Most tokens (padding included) in one forward pass, unless a single window is longer; fewer where a block's
+        activations would take more than 512 MiB.
     device
         A torch device; None takes CUDA if available.
     head_rows

@@ -10,7 +10,7 @@ from torch import nn
 
 from tokenbounds.compression.grids import VECTOR_RATIO, finite, round_by_spread
 from tokenbounds.compression.posttraining.kept_codes import KeptCodes
-from tokenbounds.compression.straight_through import train
+from tokenbounds.compression.straight_through import check_training, train
 from tokenbounds.compression.subject import Record, Sources
 from tokenbounds.compression.trainable import (
     TrainableGrid,
@@ -30,18 +30,19 @@ _ITERATIONS = 64
 
 def quantize_codebook(spec: CodebookQuantizer, subject: Transformer, sources: Sources) -> tuple[CodebookFormat, Record]:
     """Learn one codebook per matrix, put vectors on grids, and train both if the row says so."""
-    tensors = subject.tensors
+    tensors, training = subject.tensors, spec.straight_through
+    corpus = check_training(subject.shapes, sources.corpus) if training.steps else None
     codebooks = {
         name: learn_codebook(finite(name, tensor), spec.levels) for name, tensor in tensors.items() if tensor.ndim >= 2
     }
     vectors = round_by_spread({name: tensor for name, tensor in tensors.items() if tensor.ndim < 2}, VECTOR_RATIO)
     quantized = assign(tensors, codebooks, vectors)
-    if not spec.straight_through.steps:
+    if corpus is None:
         return quantized, {"straight_through": None}
     matrices = {name: TrainableCodebook(tensors[name], book) for name, book in quantized.codebooks.items()}
     grids = {name: TrainableGrid(name, tensors[name], step) for name, step in vectors.exponents.items()}
     trained: dict[str, TrainableTensor] = {name: matrices.get(name) or grids[name] for name in tensors}
-    history = train(subject, trained, spec.straight_through, sources.corpus)
+    history = train(subject, trained, training, corpus)
     books = {name: round_codebook(matrix.codebook.detach().cpu().numpy()) for name, matrix in matrices.items()}
     weights = {name: tensor.values() for name, tensor in trained.items()}
     return assign(weights, books, freeze_grids(grids)), {"straight_through": history}

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from tokenbounds.messages.coding.trellis import grid_points, trellis
 from tokenbounds.messages.container import CHECKSUM_BYTES, Message, parse_message, render_message, write_varint
 from tokenbounds.messages.decode import decode_message
 from tokenbounds.messages.formats.published import PublishedFormat
-from tokenbounds.messages.formats.scaled import ScaledFormat, ScaledMatrix
+from tokenbounds.messages.formats.scaled import Centre, ScaledFormat, ScaledMatrix
 from tokenbounds.messages.smoothing_head import SmoothingHead
 from tokenbounds.models.adapters import AdapterCard, attach_adapters, check_adapter
 from tokenbounds.models.base import load_base
@@ -115,7 +116,10 @@ def canonical_header(data: bytes) -> bytes:
 
 
 def on_trellis(data: bytes) -> bytes:
-    """The model with codes of matrices taken for halves of grid points on a trellis; every other one is transposed."""
+    """The model with codes of matrices taken for halves of grid points on a trellis.
+
+    Every other one is transposed, and the first, an embedding, gets a centre.
+    """
     message = parse_message(data)
     model = build_model(ModelCard.from_dict(message.header["model"]))
     shapes = {name: tuple(value.shape) for name, value in coded_parameters(model).items()}
@@ -126,6 +130,9 @@ def on_trellis(data: bytes) -> bytes:
         points = grid_points(along.codes, trellis(8)).astype(np.int32)
         found = ScaledMatrix(points, along.row_exponents, along.column_exponents, 8)
         matrices[name] = found.transpose() if index % 2 else found
+    first = next(iter(matrices))
+    centre = Centre(np.arange(len(matrices[first].column_exponents), dtype=np.int32), -16)
+    matrices[first] = replace(matrices[first], centre=centre)
     quantized = ScaledFormat(plain.shapes, matrices, plain.vectors)
     return render_message({**message.header, "quantizer": quantized.header()}, quantized.to_parts("adaptive"))
 

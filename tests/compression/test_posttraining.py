@@ -12,7 +12,7 @@ from tokenbounds.compression.calibration.layers import Matrix, matrices_of, of_u
 from tokenbounds.compression.calibration.store import Calibration
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.compression.posttraining.roundings import SensitivitySteps, staggered_exponents
-from tokenbounds.compression.posttraining.scale_search import find_scale
+from tokenbounds.compression.posttraining.scale_search import Rounder, encoded_bits, find_scale
 from tokenbounds.config import CalibrationSpec, MessageSpec, parse_row
 from tokenbounds.corpus.memory import MemoryCorpus
 from tokenbounds.errors import CalibrationError, CorpusError, MessageError
@@ -133,6 +133,33 @@ def test_embeddings_can_have_a_rate_of_their_own(encoded):
     assert report["quantization"]["linear"]["bits_per_weight"] == pytest.approx(2.5, rel=0.05)
 
 
+@pytest.mark.parametrize("shared", [1.0, 0.0])
+def test_centred_tables_take_fewer_bits_at_equal_error_where_rows_have_much_in_common(shared):
+    """Where they have nothing in common, a centre gains nothing."""
+    rng = np.random.default_rng(3)
+    table = (shared * rng.normal(size=16) + rng.normal(size=(400, 16))).astype(np.float32)
+    bits, errors = [], []
+    for centred in (False, True):
+        rounding = SensitivitySteps(spec_of("watersic", centred_tables=centred).quantizer, EqualTokens())
+        rounder = Rounder(rounding, {"w": table})
+        for _ in range(3):  # code lengths are learned
+            found = rounder.round([Matrix("w", "lookup", False, "lookup")], 1.0)
+        bits.append(encoded_bits(found))
+        errors.append(np.mean((found["w"].values() - table) ** 2))
+        assert (found["w"].centre is not None) == centred
+    assert errors[1] == pytest.approx(errors[0], rel=0.05)  # the steps are the same
+    assert bits[1] < (0.93 if shared else 1.05) * bits[0]
+    assert shared or bits[1] > bits[0]
+
+
+def test_a_message_with_centred_tables_decodes_to_what_was_rounded(encoded):
+    spec = spec_of("watersic", target={"bits_per_weight": 2.5}, embedding_bits_per_weight=3.0, centred_tables=True)
+    message, report, path = encoded("llama", spec)
+    assert message.header["quantizer"]["centred"][0] == 0 and len(message.header["quantizer"]["centred"]) == 2
+    assert report["quantization"]["embedding"]["bits_per_weight"] == pytest.approx(3.0, abs=0.6)
+    assert all(np.isfinite(value).all() for value in values_of(decode_message(path)).values())
+
+
 def test_the_report_names_the_calibration(encoded):
     record = encoded("qwen2", spec_of("gptq"))[1]["quantization"]["calibration"]
     assert record["tokens"] > 300
@@ -215,6 +242,16 @@ class EqualInputs:
 
     def outputs(self, matrix):
         return np.array([1, 1, 1, 0, 1, 1, 1, 1], dtype=np.float32)
+
+
+class EqualTokens:
+    """A calibration of a table whose rows and columns all matter as much."""
+
+    def lookup_moments(self):
+        return np.eye(16, dtype=np.float32)
+
+    def row_frequencies(self, matrix):
+        return np.ones(400, dtype=np.float32)
 
 
 @pytest.mark.parametrize("trellis", [None, 8])

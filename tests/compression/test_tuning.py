@@ -21,8 +21,9 @@ CALIBRATION = CalibrationSpec(model="m", corpus="c", tokens=384, context=16, bat
 FAMILIES = ("gpt2", "llama", "qwen2")  # biases and positions; an untied head; a tied table with biases
 
 
-def encode(directory, calibration, path, tuned=None):
+def encode(directory, calibration, path, tuned=None, centred=False):
     quantizer = {"kind": "watersic", "calibration": "c", "target": {"scale": 0.01}, "tuning": tuned}
+    quantizer["centred_tables"] = centred
     spec = parse_row(MessageSpec, json.dumps({"model": "m", "quantizer": quantizer}))
     return encode_model(directory, spec, path, path.with_suffix(".json"), calibration=calibration)
 
@@ -59,10 +60,12 @@ def test_tuning_brings_predictions_closer_and_leaves_the_codes(rounded, family):
     )
 
 
-def test_a_tuned_message_decodes_to_the_model_that_was_tuned(calibrate, tmp_path):
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_tuned_message_decodes_to_the_model_that_was_tuned(calibrate, tmp_path, centred):
     directory, calibration = calibrate("gpt2", CALIBRATION)
     settings = {"passes": 3, "batch_tokens": 64, "learning_rate": 0.01}
-    message = encode(directory, calibration, tmp_path / "m.tbm", settings)
+    message = encode(directory, calibration, tmp_path / "m.tbm", settings, centred)
+    assert message.header["quantizer"].get("centred") == ([0, 1] if centred else None)
     record = json.loads((tmp_path / "m.json").read_text())["quantization"]["tuning"]
     assert record["steps"] == 18 and record["judged_tokens"] == 16
     subject = load_subject(directory, "dense", [])

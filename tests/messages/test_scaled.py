@@ -1,5 +1,7 @@
 """Row and column steps: hand-computed values, exact round trips, hostile tables refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tokenbounds.compression.grids import join_scaled
@@ -10,6 +12,7 @@ from tokenbounds.messages.coding.trellis import grid_points, trellis
 from tokenbounds.messages.container import Part, parse_message, render_message
 from tokenbounds.messages.formats.rotated import RotatedFormat
 from tokenbounds.messages.formats.scaled import (
+    Centre,
     ScaledFormat,
     ScaledMatrix,
     decode_scales,
@@ -74,8 +77,8 @@ def test_scale_tables_come_back_and_constant_ones_cost_little():
         ),
         ScaledMatrix(np.zeros((5, 4), dtype=np.int32), ints(*[-496] * 5), ints(*[496] * 4)),
     ]
-    pairs, vectors = decode_scales(encode_scales(matrices, [-512, 511]), [(300, 200), (5, 4)], 2)
-    assert vectors == [-512, 511]
+    pairs, vectors, centres = decode_scales(encode_scales(matrices, [-512, 511]), [(300, 200), (5, 4)], 2)
+    assert vectors == [-512, 511] and not centres
     for matrix, (rows, columns) in zip(matrices, pairs, strict=True):
         assert np.array_equal(rows, matrix.row_exponents)
         assert np.array_equal(columns, matrix.column_exponents)
@@ -108,12 +111,62 @@ def test_damaged_tables_give_tables_or_the_one_error():
             assert {name: value.shape for name, value in decoded.dequantize().items()} == SHAPES
 
 
+def centred(tensors, ratio):
+    """As `scaled`, the first matrix as differences from a row."""
+    plain = scaled(tensors, ratio)
+    name, matrix = next(iter(plain.matrices.items()))
+    centre = Centre(RNG.integers(-40, 40, len(matrix.column_exponents)).astype(np.int32), -32)
+    return ScaledFormat(plain.shapes, {**plain.matrices, name: replace(matrix, centre=centre)}, plain.vectors), centre
+
+
+def test_a_centre_is_added_to_every_row():
+    matrix = ScaledMatrix(np.array([[1, -2], [3, 0]], dtype=np.int32), ints(0, 8), ints(-8, 16), 0, False, None)
+    centre = Centre(ints(3, -1), 8)
+    assert centre.values().tolist() == [6.0, -2.0]
+    assert replace(matrix, centre=centre).values().tolist() == [[6.5, -10.0], [9.0, -2.0]]
+
+
+@pytest.mark.parametrize("coder", ["adaptive", "static"])
+def test_centres_come_back_exactly_and_only_where_the_header_says(coder):
+    quantized, centre = centred(TENSORS, 0.5)
+    assert quantized.header() == {"kind": "scaled", "centred": [0]}
+    parts = quantized.to_parts(coder)
+    message = parse_message(render_message({"quantizer": quantized.header()}, parts))
+    decoded = ScaledFormat.from_message(message, SHAPES, coder)
+    assert decoded.header() == quantized.header()
+    for name, value in quantized.dequantize().items():
+        assert value.tobytes() == decoded.dequantize()[name].tobytes()
+    difference = quantized.dequantize()["wte.weight"] - scaled(TENSORS, 0.5).dequantize()["wte.weight"]
+    assert np.allclose(difference, centre.values(), atol=1e-5)
+    other = parse_message(render_message({"quantizer": {"kind": "scaled"}}, parts))
+    with pytest.raises(MessageError):  # without the list bytes are left over
+        ScaledFormat.from_message(other, SHAPES, coder)
+
+
+@pytest.mark.parametrize("listed", [["0"], [0.0], [True], 0, {"0": 0}])
+def test_hostile_lists_of_centres_are_refused(listed):
+    parts = centred(TENSORS, 0.5)[0].to_parts("adaptive")
+    message = parse_message(render_message({"quantizer": {"kind": "scaled", "centred": listed}}, parts))
+    with pytest.raises(MessageError, match="centre"):
+        ScaledFormat.from_message(message, SHAPES, "adaptive")
+
+
+@pytest.mark.parametrize("listed", [[], [0, 0], [0, 7], [-1, 0]])
+def test_a_list_of_centres_is_as_the_format_writes_it(listed):
+    parts = centred(TENSORS, 0.5)[0].to_parts("adaptive")
+    message = parse_message(render_message({"quantizer": {"kind": "scaled", "centred": listed}}, parts))
+    with pytest.raises(MessageError):
+        ScaledFormat.from_message(message, SHAPES, "adaptive").check_header(message)
+
+
 GOLDEN = "f7414d679cdf80"
+GOLDEN_CENTRED = "f7423fac920cb5842078"
 
 
 def test_golden_bytes_of_scales():
     matrices = [ScaledMatrix(np.zeros((3, 2), dtype=np.int32), ints(3, 4, 3), ints(-40, 2))]
     assert encode_scales(matrices, [5]).hex() == GOLDEN
+    assert encode_scales([replace(matrices[0], centre=Centre(ints(3, -2), -40))], [5]).hex() == GOLDEN_CENTRED
 
 
 @pytest.mark.parametrize(

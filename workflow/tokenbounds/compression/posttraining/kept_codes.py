@@ -77,6 +77,7 @@ class KeptMatrix(ScaledMatrix):
             "column_exponents": matrix.column_exponents,
             "states": matrix.states,
             "transposed": matrix.transposed,
+            "centre": matrix.centre,
             "_stored": _StoredCodes.write(matrix.codes, path),
             "_folder": folder,  # it is removed with the last matrix that is kept in it
         }

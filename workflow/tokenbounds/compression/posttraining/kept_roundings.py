@@ -20,7 +20,7 @@ from tokenbounds.compression.posttraining.rates import RateModel
 from tokenbounds.compression.posttraining.roundings import Rounding, Unrounded
 from tokenbounds.files import write_bytes
 from tokenbounds.messages.formats import Format
-from tokenbounds.messages.formats.scaled import ScaledFormat, ScaledMatrix
+from tokenbounds.messages.formats.scaled import Centre, ScaledFormat, ScaledMatrix
 
 _ARRAYS = ("codes", "row_exponents", "column_exponents")
 
@@ -87,6 +87,8 @@ def _write(path: Path, matrix: ScaledMatrix) -> None:
     largest = int(np.abs(matrix.codes).max(initial=0))
     narrow = next(dtype for dtype in (np.int8, np.int16, np.int32) if largest <= np.iinfo(dtype).max)
     arrays = {name: getattr(matrix, name) for name in _ARRAYS} | {"codes": matrix.codes.astype(narrow)}
+    if matrix.centre is not None:
+        arrays["centre"] = np.append(matrix.centre.codes, matrix.centre.exponent)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, states=np.array([matrix.states, matrix.transposed]), **arrays)
     write_bytes(path, buffer.getvalue())
@@ -98,6 +100,8 @@ def _read(path: Path) -> ScaledMatrix | None:
         with np.load(path, allow_pickle=False) as file:
             codes, rows, columns = (file[name].astype(np.int32) for name in _ARRAYS)
             states, transposed = (int(value) for value in file["states"])
+            kept = file["centre"].astype(np.int32) if "centre" in file else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return ScaledMatrix(codes, rows, columns, states, bool(transposed))
+    centre = None if kept is None else Centre(kept[:-1], int(kept[-1]))
+    return ScaledMatrix(codes, rows, columns, states, bool(transposed), centre)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from threading import Lock
 from typing import Any, ClassVar, NamedTuple
@@ -22,9 +23,16 @@ from tokenbounds.compression.posttraining.ldlq import LdlFactor, ldl_factor
 from tokenbounds.compression.posttraining.rates import RateModel
 from tokenbounds.config.quantizers import GptqQuantizer, QuipQuantizer, RtnQuantizer, WatersicQuantizer
 from tokenbounds.messages.formats import Format
-from tokenbounds.messages.formats.grid import STEPS_PER_OCTAVE
+from tokenbounds.messages.formats.grid import STEPS_PER_OCTAVE, exponent_of, step_of
 from tokenbounds.messages.formats.rotated import RotatedFormat
-from tokenbounds.messages.formats.scaled import LEAST_EXPONENT, ScaledFormat, ScaledMatrix, exponents_of, steps_of
+from tokenbounds.messages.formats.scaled import (
+    LEAST_EXPONENT,
+    Centre,
+    ScaledFormat,
+    ScaledMatrix,
+    exponents_of,
+    steps_of,
+)
 from tokenbounds.models.pretrained.hadamard import rotate_weight, weight_rotations
 
 _ROWS_AT_ONCE = 8192  # rows that are rounded together where they are independent
@@ -32,6 +40,8 @@ _ROWS_AT_ONCE = 8192  # rows that are rounded together where they are independen
 _TRELLIS_RATE_WEIGHT = 3.0
 # Sensitivity that every row has at least, as a share of the mean, for what calibration did not see.
 _UNSEEN = 0.05  # of a table
+# Step of a centre, as a share of its root mean square: codes make up for its error, so that it need not be fine.
+_CENTRE_STEP = 1 / 16
 # Of a linear layer. A unit that was almost never active would get so large a step that errors in other layers activate
 # it.
 _QUIET = 0.3
@@ -178,6 +188,26 @@ class SensitivitySteps(FeedbackRounding):
         # a time.
         self._factor, self._factoring = lru_cache(maxsize=1)(self._factor_of), Lock()
 
+    def round(self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None) -> ScaledMatrix:
+        """See `Rounding`; a table is centred first, if it is to be."""
+        if not self._is_centred(matrix):
+            return super().round(matrix, weight, scale, rates)
+        centre = centre_of(weight)
+        return replace(super().round(matrix, weight - centre.values(), scale, rates), centre=centre)
+
+    def round_together(self, items: Sequence[Unrounded], scale: float, device: torch.device) -> list[ScaledMatrix]:
+        """See `Rounding`."""
+        centres = [centre_of(item.weight) if self._is_centred(item.matrix) else None for item in items]
+        shifted = [
+            item if centre is None else item._replace(weight=item.weight - centre.values())
+            for item, centre in zip(items, centres, strict=True)
+        ]
+        rounded = super().round_together(shifted, scale, device)
+        return [replace(found, centre=centre) for found, centre in zip(rounded, centres, strict=True)]
+
+    def _is_centred(self, matrix: Matrix) -> bool:
+        return self._spec.centred_tables and matrix.use != "linear" and not matrix.transposed
+
     def task(
         self, matrix: Matrix, weight: np.ndarray, scale: float, rates: RateModel | None
     ) -> FeedbackTask | ScaledMatrix:
@@ -200,6 +230,8 @@ class SensitivitySteps(FeedbackRounding):
     def unit(self, matrix: Matrix, weight: np.ndarray) -> float:
         """See `Rounding`."""
         factor, sensitivity = self._sensitivity(matrix)
+        if self._is_centred(matrix):
+            weight = weight - centre_of(weight).values()
         means = [np.mean(part.astype(np.float64) ** 2 * factor.diagonal, axis=1) for part in parts_of(weight)]
         return float(np.sqrt(np.concatenate(means) @ sensitivity / len(weight)))
 
@@ -239,6 +271,14 @@ def table_sensitivity(calibration: Calibration, matrix: Matrix) -> tuple[np.ndar
     moments = sum((part * rows.sum() for part, rows in weighted), np.zeros_like(weighted[0][0]))
     traces = sum((np.trace(part) * rows for part, rows in weighted), np.zeros_like(weighted[0][1]))
     return moments, traces / max(float(np.trace(moments)), 1e-300)
+
+
+def centre_of(weight: np.ndarray) -> Centre:
+    """The mean of a weight's rows [rows, columns], roughly rounded."""
+    sums = np.sum([part.sum(axis=0, dtype=np.float64) for part in parts_of(weight)], axis=0)
+    mean = sums / max(len(weight), 1)
+    exponent = exponent_of(_CENTRE_STEP * float(np.sqrt(np.mean(mean**2))))
+    return Centre(np.rint(mean / step_of(exponent)).astype(np.int32), exponent)
 
 
 def parts_of(array: np.ndarray) -> Iterator[np.ndarray]:

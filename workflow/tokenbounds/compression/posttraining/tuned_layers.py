@@ -52,11 +52,14 @@ class TunedMatrix(nn.Module):
     """Codes [rows, columns] with steps that are trained: of a layer, or of a table and a head that share it."""
 
     codes: torch.Tensor
+    centre: torch.Tensor | None
 
     def __init__(self, matrix: ScaledMatrix, dtype: torch.dtype) -> None:
         super().__init__()
         # Codes up to 256 are exact in bfloat16, and larger ones are too rare to matter for the search for steps.
         self.register_buffer("codes", torch.from_numpy(np.ascontiguousarray(matrix.codes)).to(dtype))
+        # What is added to every row stays as it is, like the codes.
+        self.register_buffer("centre", None if matrix.centre is None else torch.from_numpy(matrix.centre.values()))
         self.rows = TunedSteps(matrix.row_exponents)
         self.columns = TunedSteps(matrix.column_exponents)
 
@@ -65,16 +68,21 @@ class TunedMatrix(nn.Module):
         first, last = (self.rows, self.columns) if transposed else (self.columns, self.rows)
         scaled = (values * first()).to(self.codes.dtype)
         product = scaled @ self.codes if transposed else functional.linear(scaled, self.codes)
-        return product.float() * last()
+        outputs = product.float() * last()
+        if self.centre is None:
+            return outputs
+        assert not transposed, "no matrix with a centre is stored transposed"
+        return outputs + (values @ self.centre)[..., None]
 
     def lookup(self, ids: torch.Tensor) -> torch.Tensor:
         """Rows by number, float32 [..., columns]."""
-        return self.codes[ids].float() * self.rows()[ids][..., None] * self.columns()
+        found = self.codes[ids].float() * self.rows()[ids][..., None] * self.columns()
+        return found if self.centre is None else found + self.centre
 
     def settle(self, matrix: ScaledMatrix) -> ScaledMatrix:
         """The matrix with the steps as they are now."""
         exponents = self.rows.exponents(), self.columns.exponents()
-        return ScaledMatrix(matrix.codes, *exponents, matrix.states, matrix.transposed)
+        return ScaledMatrix(matrix.codes, *exponents, matrix.states, matrix.transposed, matrix.centre)
 
 
 class TunedLayer(nn.Module):

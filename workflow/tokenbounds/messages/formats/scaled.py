@@ -1,8 +1,9 @@
 """Integers times a step for each row and a step for each column: the form of all post-training scalar quantizers.
 
 A matrix's value is (code × row step) × column step, both products rounded to float32, steps on the logarithmic scale
-of `grid`. A quantizer that needs no column (or row) steps sends constant ones, which cost next to nothing. Vectors
-(norms, biases) are coded as in `grid`, with a fine step.
+of `grid`. A quantizer that needs no column (or row) steps sends constant ones, which cost next to nothing. Codes may be
+of differences from one row, the matrix's centre, which is then added. Vectors (norms, biases) are coded as in `grid`,
+with a fine step.
 """
 
 from __future__ import annotations
@@ -55,6 +56,27 @@ def scaled_values(codes: np.ndarray, row_exponents: np.ndarray, column_exponents
 
 
 @dataclass(frozen=True)
+class Centre:
+    """A row that all rows of a matrix are differences from.
+
+    Attributes
+    ----------
+    codes : int32 array [columns]
+    exponent : int
+        In [-512, 512); the step is 2^(exponent / 8).
+    """
+
+    codes: np.ndarray
+    exponent: int
+
+    def values(self) -> np.ndarray:
+        """Float32 values [columns]."""
+        values: np.ndarray = self.codes.astype(np.float32)
+        values *= step_of(self.exponent)
+        return values
+
+
+@dataclass(frozen=True)
 class ScaledMatrix:
     """A quantized matrix as it is stored.
 
@@ -69,6 +91,8 @@ class ScaledMatrix:
         Of the trellis that determines which grid, even or odd, each code is on; 0 without one.
     transposed : bool
         Whether codes are coded transposed, because the trellis runs along rows; otherwise it runs along columns.
+    centre : Centre, optional
+        What is added to every row. A matrix with one is never transposed.
     """
 
     codes: np.ndarray
@@ -76,6 +100,7 @@ class ScaledMatrix:
     column_exponents: np.ndarray
     states: int = 0
     transposed: bool = False
+    centre: Centre | None = None
 
     @property
     def machine(self) -> Trellis | None:
@@ -84,7 +109,10 @@ class ScaledMatrix:
 
     def values(self) -> np.ndarray:
         """Float32 values [rows, columns]."""
-        return scaled_values(self.codes, self.row_exponents, self.column_exponents)
+        values = scaled_values(self.codes, self.row_exponents, self.column_exponents)
+        if self.centre is not None:
+            values += self.centre.values()
+        return values
 
     @property
     def coded(self) -> np.ndarray:
@@ -136,14 +164,19 @@ class ScaledFormat(Format):
                 yield name, grid_values(name, self.vectors.codes[name], self.vectors.exponents[name])
 
     def header(self) -> Header:
-        """The kind; with a trellis its states, and which matrices, by number, have none and which are transposed."""
+        """The kind; with a trellis its states, and which matrices, by number, have none and which are transposed.
+
+        Matrices with a centre are listed, too, if there are any.
+        """
+        centred = [index for index, matrix in enumerate(self.matrices.values()) if matrix.centre is not None]
+        settings: Header = {"kind": self.kind} | ({"centred": centred} if centred else {})
         states = max((matrix.states for matrix in self.matrices.values()), default=0)
         if not states:
-            return {"kind": self.kind}
+            return settings
         plain = [index for index, matrix in enumerate(self.matrices.values()) if not matrix.states]
         transposed = [index for index, matrix in enumerate(self.matrices.values()) if matrix.transposed]
         # The key in messages is older than the field's name.
-        return {"kind": self.kind, "trellis": states, "plain": plain} | ({"turned": transposed} if transposed else {})
+        return settings | {"trellis": states, "plain": plain} | ({"turned": transposed} if transposed else {})
 
     def symbols(self) -> Sequence[np.ndarray]:
         """All codes, in the model's order; on a trellis, half of each grid point, which is what is coded."""
@@ -213,6 +246,8 @@ class _Frame:
     ----------
     steps : dict of str to two int32 arrays
         Exponents of each matrix's rows [rows] and columns [columns].
+    centres : dict of str to Centre
+        Of the matrices that have one.
     trellises : dict of str to (int, bool)
         States of each matrix's trellis, and whether it is coded transposed.
     exponents : dict of str to int
@@ -224,6 +259,7 @@ class _Frame:
     """
 
     steps: dict[str, tuple[np.ndarray, np.ndarray]]
+    centres: dict[str, Centre]
     trellises: dict[str, tuple[int, bool]]
     exponents: dict[str, int]
     coded: list[Shape]
@@ -234,20 +270,33 @@ class _Frame:
         """Read scales and settings; MessageError if they are damaged."""
         planes = {name: plane_shape(shape) for name, shape in shapes.items() if len(shape) >= 2}
         vectors = [name for name in shapes if name not in planes]
-        steps, exponents = decode_scales(message.part("scales"), list(planes.values()), len(vectors))
-        trellises = dict(zip(planes, _read_trellises(message.header.get("quantizer"), len(planes)), strict=True))
+        settings = message.header.get("quantizer")
+        centred = [name for name, has_one in zip(planes, _read_centred(settings, len(planes)), strict=True) if has_one]
+        widths = [planes[name][1] for name in centred]
+        steps, exponents, centres = decode_scales(message.part("scales"), list(planes.values()), len(vectors), widths)
+        trellises = dict(zip(planes, _read_trellises(settings, len(planes)), strict=True))
         coded: dict[str, Shape] = dict(shapes)
         for name, (rows, columns) in planes.items():
             coded[name] = (columns, rows) if trellises[name][1] else (rows, columns)
         machines = [trellis(states) if (states := trellises.get(name, (0,))[0]) else None for name in shapes]
-        of_matrices = dict(zip(planes, steps, strict=True))
-        return cls(of_matrices, trellises, dict(zip(vectors, exponents, strict=True)), list(coded.values()), machines)
+        of_matrices, of_centred = dict(zip(planes, steps, strict=True)), dict(zip(centred, centres, strict=True))
+        of_vectors = dict(zip(vectors, exponents, strict=True))
+        return cls(of_matrices, of_centred, trellises, of_vectors, list(coded.values()), machines)
 
     def matrix(self, name: str, codes: np.ndarray) -> ScaledMatrix:
         """A matrix from its codes as they were coded."""
         states, transposed = self.trellises[name]
         upright = np.ascontiguousarray(codes.T) if transposed else codes
-        return ScaledMatrix(upright, *self.steps[name], states, transposed)
+        return ScaledMatrix(upright, *self.steps[name], states, transposed, self.centres.get(name))
+
+
+def _read_centred(settings: Any, matrices: int) -> list[bool]:
+    """Whether each matrix has a centre, from the header's settings; MessageError if they are not a list of integers."""
+    settings = settings if isinstance(settings, dict) else {}
+    centred = settings.get("centred", []) if settings.get("kind") == ScaledFormat.kind else []
+    if not isinstance(centred, list) or any(type(index) is not int for index in centred):
+        raise MessageError("the list of matrices with a centre holds more than integers.")
+    return [index in set(centred) for index in range(matrices)]
 
 
 def _read_trellises(settings: Any, matrices: int) -> list[tuple[int, bool]]:
@@ -275,7 +324,7 @@ def encode_scales(matrices: Sequence[ScaledMatrix], vectors: Sequence[int]) -> b
     """Code all exponents in one adaptive stream: medians of rows and columns, then vectors, then differences.
 
     Exponents of a matrix are coded as differences from their median: the columns, which follow the inputs' spread, in
-    one plane, the rows in another.
+    one plane, the rows in another. Exponents of centres follow those of vectors, and their codes all else.
     """
     medians = np.zeros((len(matrices), 2), dtype=np.int64)  # of each matrix's rows and columns
     planes = []
@@ -284,13 +333,18 @@ def encode_scales(matrices: Sequence[ScaledMatrix], vectors: Sequence[int]) -> b
             if exponents.size:
                 medians[index, side] = np.sort(exponents)[exponents.size // 2]
             planes.append((exponents.astype(np.int64) - medians[index, side])[None])
-    return bytes(encode_planes([medians, np.array(vectors, dtype=np.int64)[None], *planes]))
+    centres = [matrix.centre for matrix in matrices if matrix.centre is not None]
+    single = np.array([*vectors, *(centre.exponent for centre in centres)], dtype=np.int64)
+    planes += [centre.codes.astype(np.int64)[None] for centre in centres]
+    return bytes(encode_planes([medians, single[None], *planes]))
 
 
 def decode_scales(
-    data: bytes, planes: Sequence[tuple[int, int]], vectors: int
-) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[int]]:
-    """Decode what `encode_scales` wrote: row and column exponents of each matrix, and the vectors' exponents.
+    data: bytes, planes: Sequence[tuple[int, int]], vectors: int, centred: Sequence[int] = ()
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[int], list[Centre]]:
+    """Decode what `encode_scales` wrote: row and column exponents of each matrix, the vectors' exponents, and centres.
+
+    `planes` are the matrices' shapes, `centred` the columns of those that have a centre.
 
     Raises
     ------
@@ -298,7 +352,8 @@ def decode_scales(
         If an exponent lies outside its range.
     """
     lines = [(1, side) for plane in planes for side in plane]
-    medians, single, *rest = decode_planes(data, [(len(planes), 2), (1, vectors), *lines])
+    lines += [(1, columns) for columns in centred]
+    medians, single, *rest = decode_planes(data, [(len(planes), 2), (1, vectors + len(centred)), *lines])
     found = []
     for index in range(len(planes)):
         pair = []
@@ -309,5 +364,8 @@ def decode_scales(
             pair.append(exponents.astype(np.int32))
         found.append((pair[0], pair[1]))
     if single.size and not -512 <= int(single.min()) <= int(single.max()) < 512:
-        raise MessageError("a vector's step lies outside the range of steps.")
-    return found, [int(value) for value in single[0]]
+        raise MessageError("a vector's step or a centre's lies outside the range of steps.")
+    singles = [int(value) for value in single[0]]
+    codes = [plane[0].astype(np.int32) for plane in rest[2 * len(planes) :]]
+    centres = [Centre(*pair) for pair in zip(codes, singles[vectors:], strict=True)]
+    return found, singles[:vectors], centres

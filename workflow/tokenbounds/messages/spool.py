@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tokenbounds.errors import MessageError
-from tokenbounds.limits import GIB
+from tokenbounds.limits import GIB, release_freed_memory
 from tokenbounds.messages.container import Message
 from tokenbounds.messages.counted import is_markov
 from tokenbounds.messages.decode import HEADER_KEYS, checked_card, count_value_bytes
@@ -92,6 +92,8 @@ def spool_message(message: Message, card: ModelCard, path: Path, dtype: torch.dt
                 tensor = torch.from_numpy(np.ascontiguousarray(values)).to(dtype)
                 file.seek(8 + len(text) + offsets[name])
                 file.write(tensor.view(-1).view(torch.uint8).numpy().data)
+                del values, tensor  # not kept while the next one is decoded
+                release_freed_memory()
     except OSError as error:
         raise MessageError(f"cannot write {path}: {error.strerror or error}. Free space, or set TMPDIR.") from error
     return SafetensorsSource(SafetensorsFiles.open([path]))

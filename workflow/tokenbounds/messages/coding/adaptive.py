@@ -249,5 +249,6 @@ def iter_planes(
         decoded = codes.astype(np.int32).reshape(rows, cols)
         del codes, plane  # twice as large; they would stay as long as the caller works with this array
         yield decoded
+        del decoded  # the next one is decoded before it would be replaced
     if window.leaves_bytes():
         raise MessageError("bytes are left over after the coded symbols.")

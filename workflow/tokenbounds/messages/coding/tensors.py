@@ -112,8 +112,11 @@ def iter_codes(
             decoded = iter_streams(data, planes, own)
         else:
             decoded = iter_planes(data, planes, own, None if sides is None else _planes(sides, shapes))
-        for index, array in zip(order, decoded, strict=True):
+        places = iter(order)
+        for array in decoded:  # zip would keep each array while the next is decoded
+            index = next(places)
             yield index, array.reshape(shapes[index])
+            del array
     elif coder == "static":
         for index, codes in _iter_static_groups(data, shapes):
             machine = machines[index]

@@ -236,6 +236,7 @@ class ScaledFormat(Format):
                 yield name, frame.matrix(name, codes).values().reshape(shapes[name])
             else:
                 yield name, grid_values(name, codes, frame.exponents[name])
+            del codes  # not kept while the next are decoded
 
 
 @dataclass(frozen=True)

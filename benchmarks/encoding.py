@@ -30,9 +30,9 @@ WORKER = """
 import json, sys, time
 from tokenbounds.compression.encode import encode_model
 from tokenbounds.config import MessageSpec, parse_row
-model, calibration, out, quantizer = sys.argv[1:]
+model, calibration, out, quantizer, coder = sys.argv[1:]
 begun, spent = time.monotonic(), time.process_time()
-spec = parse_row(MessageSpec, json.dumps({"model": "m", "quantizer": json.loads(quantizer)}))
+spec = parse_row(MessageSpec, json.dumps({"model": "m", "quantizer": json.loads(quantizer), "coder": coder}))
 message = encode_model(model, spec, out, out + ".json", calibration=calibration)
 seconds = time.monotonic() - begun, time.process_time() - spent
 record = json.load(open(out + ".json"))["quantization"]
@@ -79,12 +79,12 @@ def prepare(folder: Path, checkpoint: str | None, text: str | None) -> Path:
     return folder / "model"
 
 
-def encode(tree: Path, folder: Path, quantizer: dict[str, object], threads: int) -> Encoding:
+def encode(tree: Path, folder: Path, quantizer: dict[str, object], threads: int, coder: str = "adaptive") -> Encoding:
     """An encoding by the library in `tree`."""
     limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     environment = {**os.environ, **limits, "PYTHONPATH": str(tree / "workflow")}
     command = [sys.executable, "-c", WORKER, str(folder / "model"), str(folder / "calibration.safetensors")]
-    command += [str(folder / "out.tbm"), json.dumps(quantizer)]
+    command += [str(folder / "out.tbm"), json.dumps(quantizer), coder]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
@@ -99,6 +99,9 @@ def main() -> None:
     parser.add_argument("--text", help="what it is calibrated on")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--coder", default="adaptive", help="of this tree's messages at two bits"
+    )
     parser.add_argument("--skip-equality", action="store_true", help="leave out the encodings at a fixed scale")
     arguments = parser.parse_args()
     rows: dict[str, dict[str, object]] = {
@@ -116,7 +119,8 @@ def main() -> None:
                 print("at a fixed scale the bytes are", "equal" if len(set(hashes)) == 1 else "different", flush=True)
             ratios = []
             for number in range(arguments.rounds):
-                before, after = (encode(tree, folder, rows["2 bits"], arguments.threads) for tree in (other, ROOT))
+                before = encode(other, folder, rows["2 bits"], arguments.threads)
+                after = encode(ROOT, folder, rows["2 bits"], arguments.threads, arguments.coder)
                 wall = after.wall_seconds / before.wall_seconds
                 ratios.append((wall, after.processor_seconds / before.processor_seconds))
                 print(f"round {number + 1}: {before}, then {after}")

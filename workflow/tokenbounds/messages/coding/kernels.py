@@ -194,8 +194,9 @@ def _code_mixed(stream: Stream, model: Model, tables: Tables, which: int, bit: i
         weights[k] += (model.inputs[k] * error + (1 << 19)) >> 20
         # Learn the context: its probability moves towards the bit by about one over the times it was seen.
         slot = _at(model.bases[k] + which)
-        state = np.int64(model.states[slot])
-        chance, count = state >> _COUNT_BITS, state & COUNTS
+        learned: Any = np.int64(model.states[slot])
+        chance: Any = learned >> _COUNT_BITS
+        count: Any = learned & COUNTS
         chance += ((target - chance) * tables.rates[_at(count)]) >> 16
         chance = min(max(chance, 64), (1 << _STATE_BITS) - 64)
         model.states[slot] = chance << _COUNT_BITS | min(count + 1, COUNTS)

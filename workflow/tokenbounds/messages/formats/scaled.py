@@ -297,7 +297,8 @@ def _read_centred(settings: Any, matrices: int) -> list[bool]:
     centred = settings.get("centred", []) if settings.get("kind") == ScaledFormat.kind else []
     if not isinstance(centred, list) or any(type(index) is not int for index in centred):
         raise MessageError("the list of matrices with a centre holds more than integers.")
-    return [index in set(centred) for index in range(matrices)]
+    numbers = set(centred)
+    return [index in numbers for index in range(matrices)]
 
 
 def _read_trellises(settings: Any, matrices: int) -> list[tuple[int, bool]]:

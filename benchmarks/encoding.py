@@ -99,9 +99,7 @@ def main() -> None:
     parser.add_argument("--text", help="what it is calibrated on")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--coder", default="adaptive", help="of this tree's messages at two bits"
-    )
+    parser.add_argument("--coder", default="adaptive", help="of this tree's messages at two bits")
     parser.add_argument("--skip-equality", action="store_true", help="leave out the encodings at a fixed scale")
     arguments = parser.parse_args()
     rows: dict[str, dict[str, object]] = {
